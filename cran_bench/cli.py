@@ -1,0 +1,321 @@
+"""The command line.  Heavy modules are imported by the verbs that need them, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cran_bench.errors import BadInput
+from cran_bench.progress import say
+
+if TYPE_CHECKING:
+    from cran_bench.dataset import Collection, Dataset
+    from cran_bench.registry import Configured
+
+app = typer.Typer(
+    name="cran-bench",
+    help="Benchmark suite for image-text retrieval.  Start with: cran-bench run --quick",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "cran-bench"
+
+
+DatasetOption = Annotated[
+    str, typer.Option("-d", "--dataset", metavar="DATASET", help="Dataset, with options: 'scenes[train=600]'.")
+]
+MethodsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-m",
+        "--method",
+        metavar="METHOD",
+        help="Method, 'cca', 'cca:paper', 'cca[ridge=0.01]' or 'mine.py:Mine'; repeat for more. Default: all.",
+    ),
+]
+DataOption = Annotated[
+    Path, typer.Option("--data", envvar="CRAN_BENCH_DATA", metavar="DIR", help="Folder that holds the datasets.")
+]
+ResultsOption = Annotated[
+    Path, typer.Option("--results", envvar="CRAN_BENCH_RESULTS", metavar="DIR", help="Folder of records.")
+]
+CacheOption = Annotated[
+    Path,
+    typer.Option("--cache", envvar="CRAN_BENCH_CACHE", metavar="DIR", help="Folder of features and fits."),
+]
+ImagesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--images-with", metavar="SPEC", help="Backbone: 'pixels[dim=512]', 'onnx:FILE[tensor=NAME]', 'npy:FILE[ids=FILE]'."
+    ),
+]
+RegionsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--regions-with", metavar="SPEC", help="Regions: 'boxes', 'grid', 'nanodet:FILE', 'npy:FILE[boxes=FILE]', 'none'."
+    ),
+]
+VectorsOption = Annotated[
+    str, typer.Option("--vectors", metavar="SPEC", help="Word vectors: 'ppmi-svd', 'glove:FILE', 'word2vec:FILE'.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
+
+
+@app.command("list")
+def list_plugins() -> None:
+    """Methods and datasets that are installed, and those whose import failed."""
+    from cran_bench.registry import DATASETS, METHODS
+
+    for registry in (METHODS, DATASETS):
+        typer.echo(f"{registry.kind}s")
+        for name in registry.names():
+            plugin = registry.plugins[name]
+            presets = f"  [{', '.join(plugin.presets)}]" if plugin.presets else ""
+            typer.echo(f"  {name:<18} {_first_line(plugin.cls)}{presets}")
+        for name, reason in registry.failures.items():
+            typer.echo(f"  {name:<18} could not be imported: {reason}")
+
+
+@app.command()
+def info(name: Annotated[str, typer.Argument(metavar="NAME", help="A method or dataset, or file.py:Name.")]) -> None:
+    """What a method or dataset is, its fields and its presets.
+
+    Example: cran-bench info cca
+    """
+    import dataclasses
+    import inspect
+
+    from cran_bench.errors import did_you_mean
+    from cran_bench.registry import DATASETS, METHODS
+    from cran_bench.specs import format_value, parse_spec
+
+    head = parse_spec(name).name
+    if not head.endswith(".py") and head not in (*METHODS.names(), *DATASETS.names()):
+        raise BadInput(f"there is no method or dataset '{head}'{did_you_mean(head, METHODS.names() + DATASETS.names())}")
+    plugin = (DATASETS if head in DATASETS.names() else METHODS).configure(name).plugin
+    module = inspect.getdoc(sys.modules[plugin.cls.__module__])
+    typer.echo(f"{module or ''}\n\n{inspect.getdoc(plugin.cls) or ''}\n")
+    for field in dataclasses.fields(plugin.cls):  # type: ignore[arg-type]
+        default = "required" if field.default is dataclasses.MISSING else format_value(field.default)
+        typer.echo(f"  {field.name:<14} {field.type!s:<22} {default}")
+    for preset, values in plugin.presets.items():
+        changes = ", ".join(f"{key}={format_value(value)}" for key, value in values.items())
+        typer.echo(f"  preset {preset:<10} {changes or 'the defaults above'}")
+
+
+@app.command()
+def prepare(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset, such as scenes or flickr8k.")],
+    data: DataOption = Path("data"),
+    images_with: ImagesOption = None,
+    regions_with: RegionsOption = None,
+    cache: CacheOption = _cache(),  # noqa: B008 - the default is shown in --help
+    force: Annotated[bool, typer.Option("--force", help="Extract again what is finished.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="DIR", help="Only write images (PNG) and captions, to look at.")
+    ] = None,
+) -> None:
+    """Validate a dataset and extract its features, once.  Can be stopped at any moment and started again.
+
+    Example: cran-bench prepare flickr8k --data DIR --images-with "onnx:net.onnx[tensor=penultimate]"
+    --regions-with nanodet:detector.onnx
+
+    Example: cran-bench prepare scenes --export look/
+    """
+    from cran_bench import runner
+    from cran_bench.registry import DATASETS
+
+    configured = DATASETS.configure(dataset)
+    if export is not None:
+        _export(configured, data, export)
+        return
+    made = runner.prepare(configured, data, cache, images_with, regions_with, force=force, skip_bad=skip_bad)
+    typer.echo(f"{configured.label} is ready: {made.features.label}")
+
+
+@app.command()
+def run(
+    methods: MethodsOption = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help="More methods.")] = None,
+    dataset: DatasetOption = "scenes",
+    protocol: Annotated[
+        str, typer.Option("-p", "--protocol", metavar="NAMES", help="captions, documents, mean, single, or all; comma between.")
+    ] = "captions",
+    seeds: Annotated[str, typer.Option("-s", "--seeds", metavar="SEEDS", help="0, 0,3 or 0:5 (0 to 4).")] = "0",
+    quick: Annotated[bool, typer.Option("--quick", help="Less data, same code; not for comparison.")] = False,
+    folds: Annotated[int, typer.Option("--folds", min=0, help="Mean over this many folds of the test images.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Fit and rank again what is recorded.")] = False,
+    data: DataOption = Path("data"),
+    images_with: ImagesOption = None,
+    regions_with: RegionsOption = None,
+    vectors: VectorsOption = "ppmi-svd",
+    results: ResultsOption = Path("results"),
+    cache: CacheOption = _cache(),  # noqa: B008
+    device: DeviceOption = "auto",
+) -> None:
+    """Fit methods, rank the test split both ways and print the table.  What is recorded is reused.
+
+    Example: cran-bench run
+
+    Example: cran-bench run -m cca -m cca:paper -m mine.py:Mine -d flickr8k -p captions,documents -s 0:3
+    """
+    from cran_bench import runner
+    from cran_bench.environment import pick_device
+    from cran_bench.protocols import parse_protocols
+    from cran_bench.registry import DATASETS, METHODS
+    from cran_bench.tables import build_tables, render
+
+    rows = [METHODS.configure(text) for text in [*(methods or []), *(more or [])] or METHODS.names()]
+    protocols, numbers, where = parse_protocols(protocol), runner.parse_seeds(seeds), pick_device(device)
+    configured = DATASETS.configure(_quick(dataset) if quick else dataset)
+    prepared = runner.find_prepared(configured, data, cache, images_with, regions_with, vectors)
+    job = runner.Runner(prepared, results, cache, where, folds, force)
+    outcomes = job.run(rows, protocols, numbers)
+    finished = [(o.record, job.store.ranks(o.address)) for o in outcomes if o.record is not None]
+    failures = [o.failure for o in outcomes if o.failure is not None]
+    typer.echo(render(build_tables(finished, failures), "terminal"))
+    say(f"records: {job.store.root}")
+    if failures:
+        first = f"{failures[0].method_label}: {failures[0].error}"
+        raise BadInput(f"{len(failures)} of {len(outcomes)} runs failed, the first is {first}")
+
+
+@app.command()
+def table(
+    dataset: Annotated[str | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only this dataset.")] = None,
+    protocol: Annotated[str, typer.Option("-p", "--protocol", metavar="NAMES", help="Only these protocols.")] = "all",
+    methods: MethodsOption = None,
+    style: Annotated[
+        str, typer.Option("-f", "--format", metavar="FORMAT", help="terminal, markdown, csv or latex.")
+    ] = "terminal",
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write to a file.")] = None,
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Tables of what is recorded.
+
+    Example: cran-bench table -d flickr8k -p captions -f markdown -o results/flickr8k/captions.md
+    """
+    from cran_bench.protocols import parse_protocols
+    from cran_bench.registry import DATASETS, METHODS
+    from cran_bench.results import ResultStore, read_ranks
+    from cran_bench.storage import write_text
+    from cran_bench.tables import build_tables, render
+
+    store = ResultStore(results)
+    wanted = set(parse_protocols(protocol))
+    label = DATASETS.configure(dataset).label if dataset else None
+    labels = [METHODS.configure(text).label for text in methods or []]
+
+    def shown(data: str, row: str, name: str) -> bool:
+        return (label is None or data == label) and (not labels or row in labels) and name in wanted
+
+    runs = [
+        (record, read_ranks(path))
+        for path, record in store.records()
+        if shown(record.data.label, record.method.label, record.protocol)
+    ]
+    failures = [f for f in store.failures() if shown(f.data_label, f.method_label, f.protocol)]
+    if not runs and not failures:
+        raise BadInput(f"there are no such records below {store.root}: make some with cran-bench run")
+    text = render(build_tables(runs, failures), style)
+    if out is None:
+        typer.echo(text)
+    else:
+        write_text(out, text)
+        say(f"wrote {out}")
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(metavar="METHOD", help="A method, or file.py:Name.")],
+    data: DataOption = Path("data"),
+    cache: CacheOption = _cache(),  # noqa: B008
+    device: DeviceOption = "auto",
+) -> None:
+    """Try every promise of the method contract on a small set of scenes.
+
+    Example: cran-bench check mine.py:Mine
+    """
+    from cran_bench.checks import check_method
+    from cran_bench.environment import pick_device
+    from cran_bench.registry import METHODS
+
+    verdicts = check_method(METHODS.configure(name), data, cache, pick_device(device))
+    for verdict in verdicts:
+        typer.echo(f"  {'ok    ' if verdict.broken is None else 'BROKEN'} {verdict.promise}")
+        if verdict.broken is not None:
+            typer.echo(f"         {verdict.broken}")
+    broken = sum(verdict.broken is not None for verdict in verdicts)
+    typer.echo(f"{name}: {len(verdicts) - broken} of {len(verdicts)} promises kept")
+    if broken:
+        raise typer.Exit(1)
+
+
+def _quick(dataset: str) -> str:
+    from cran_bench.specs import format_options, parse_spec
+
+    spec = parse_spec(dataset)
+    if spec.argument and spec.argument != "quick":
+        raise BadInput(f"--quick means the preset quick; leave it out, or write {spec.name} instead of {dataset}")
+    return f"{spec.name}:quick{format_options(spec.options)}"
+
+
+def _export(dataset: Configured[Dataset], data: Path, folder: Path) -> None:
+    from cran_bench.dataset import SPLITS
+    from cran_bench.progress import track
+    from cran_bench.storage import write_atomically, write_text
+
+    collection: Collection = dataset.build().load(data)
+    for split in SPLITS:
+        rows = collection.splits[split]
+        for row in track(rows.tolist(), f"writing {split}", total=len(rows)):
+            image: Any = collection.images.read(row)
+            name = Path(collection.images.ids[row]).stem
+            write_atomically(folder / split / f"{name}.png", lambda file, image=image: image.save(file, format="PNG"))
+        texts, owner = collection.captions_of(rows)
+        names = [Path(collection.images.ids[row]).stem for row in rows.tolist()]
+        lines = [f"{names[image]}.png\t{text}\n" for text, image in zip(texts, owner.tolist(), strict=True)]
+        write_text(folder / split / "captions.tsv", "".join(lines))
+    say(f"wrote the images and captions.tsv of every split to {folder}")
+
+
+def _first_line(cls: type) -> str:
+    doc = sys.modules[cls.__module__].__doc__ or cls.__doc__ or ""
+    return doc.strip().splitlines()[0] if doc.strip() else ""
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C or a polite kill."""
+
+
+def _interrupt(*_: object) -> None:
+    raise _Interrupted
+
+
+def main() -> None:
+    """Entry point: errors a user can cure are one sentence and exit code 2."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        app()
+    except _Interrupted:
+        _end("interrupted; what was finished is kept, run the same command to go on")
+    except BadInput as error:
+        _end(str(error))
+
+
+def _end(sentence: str) -> None:
+    say(f"error: {sentence}")
+    sys.exit(2)

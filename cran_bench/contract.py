@@ -1,0 +1,101 @@
+"""The page to read before writing a method: what it is given, what it must answer, and what the runner lends it.
+
+A method computes no metric, reads no clock, opens no file and picks no device; it asks its `Run` for those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from cran_bench.ranking import Metrics
+from cran_bench.similarity import Embedding, Similarity
+from cran_bench.split import Split
+
+T = TypeVar("T")
+P = TypeVar("P", bound="Part")
+
+
+class Part(Protocol):
+    """Something fitted once per fingerprint and stored: a method, or a named piece that several methods share.
+
+    A dataclass; its fields are its hyper-parameters and, with the data and the seed, its fingerprint.
+    """
+
+    def fit(self, train: Split, val: Split, run: Run) -> None:
+        """Learn from `train`; choose between candidates on `val` through `run.score`.  Deterministic for `run.seed`."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything `fit` learned, as tensors, so that `load` on a fresh instance gives the same embeddings."""
+        ...
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        ...
+
+
+class Method(Part, Protocol):
+    """One row of a table.
+
+    Attributes:
+        similarity: how the runner compares an image with a text: `COSINE`, `DOT` or `MultiLevel(top=3)`.
+    """
+
+    @property
+    def similarity(self) -> Similarity:
+        """See above; a class attribute does."""
+        ...
+
+    def embed_images(self, split: Split) -> Embedding:
+        """(N, D) float32, or `Levels` of N rows: row i is image i of the split and depends on no other row."""
+        ...
+
+    def embed_texts(self, split: Split) -> Embedding:
+        """(T, D) float32, or `Levels` of T rows: row k is text k of the split and depends on no other row."""
+        ...
+
+
+class Run(Protocol):
+    """What the runner lends a method while it fits."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of every random choice; torch's global generator was seeded with it."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute."""
+        ...
+
+    def score(self, images: Embedding, texts: Embedding, similarity: Similarity | None = None) -> Metrics:
+        """Recall of embeddings of the validation split by the suite's own ranking; `.rsum` is the usual criterion.
+
+        Raises:
+            BadInput: the embeddings are not finite, or not of the validation split.
+        """
+        ...
+
+    def progress(self, items: Iterable[T], label: str, total: int) -> Iterator[T]:
+        """Yield `items` and show how far the fit is."""
+        ...
+
+    def chose(self, **values: Any) -> None:
+        """Note what validation chose, for the record: ``run.chose(ridge=0.01, dim=128)``."""
+        ...
+
+    def checkpoint(self, state: Mapping[str, Tensor]) -> None:
+        """Store the state of an unfinished fit; the last one stored survives a kill."""
+        ...
+
+    def resume(self) -> dict[str, Tensor] | None:
+        """The last checkpoint of this very fit, or None."""
+        ...
+
+    def part(self, spec: P) -> P:
+        """`spec` fitted: loaded where a fit with this fingerprint is stored, else fitted on this run's data and stored."""
+        ...

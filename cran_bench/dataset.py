@@ -1,0 +1,160 @@
+"""What a dataset is to the engine: images that can be read one by one, captions, whose they are, and splits."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cran_bench.errors import BadInput
+from cran_bench.images import open_image
+from cran_bench.storage import sha256_bytes, sha256_file
+
+SPLITS = ("train", "val", "test")
+
+
+class ImageSource(ABC):
+    """N images, by row.  `ids` are unique and never change for the same data."""
+
+    ids: Sequence[str]
+
+    @abstractmethod
+    def read(self, row: int) -> Image.Image:
+        """Image `row` as upright 8-bit RGB.
+
+        Raises:
+            UnreadableImage: the file is missing, truncated or no image; the message says which and why.
+        """
+
+    @abstractmethod
+    def digest(self, row: int) -> str:
+        """sha256 that changes when the pixels of image `row` may have changed."""
+
+
+class FolderImages(ImageSource):
+    """Images that are files of one folder; the file names are the ids."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.folder, self.ids = folder, names
+
+    def read(self, row: int) -> Image.Image:
+        """See ImageSource."""
+        return open_image(self.folder / self.ids[row])
+
+    def digest(self, row: int) -> str:
+        """See ImageSource."""
+        return sha256_file(self.folder / self.ids[row])
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A validated dataset.
+
+    Attributes:
+        name: label as the command line writes it, ``flickr8k`` or ``scenes[train=600]``.
+        images: N images.
+        captions: T sentences.
+        image_of: (T,) int64, the image row each caption describes, in non-decreasing order.
+        splits: image rows of 'train', 'val' and 'test'; disjoint.
+        boxes: (N, 5, 4) float32 or None: x0 y0 x1 y1 of the data's own regions, as fractions of width and height.
+        twins: (N,) int64 or None: row of the image with the same objects in exchanged places.
+        labels: (N, C) uint8 or None: multi-hot categories.
+        folds: test folds the data is also reported on (5 for MS-COCO's 1K protocol), 0 for none.
+        remarks: lines worth printing once, such as how many captions were ignored.
+    """
+
+    name: str
+    images: ImageSource
+    captions: Sequence[str]
+    image_of: NDArray[np.int64]
+    splits: Mapping[str, NDArray[np.int64]]
+    boxes: NDArray[np.float32] | None = None
+    twins: NDArray[np.int64] | None = None
+    labels: NDArray[np.uint8] | None = None
+    folds: int = 0
+    remarks: Sequence[str] = field(default=())
+
+    def __post_init__(self) -> None:
+        counts = np.bincount(self.image_of, minlength=len(self.images.ids))
+        if len(set(self.images.ids)) != len(self.images.ids):
+            raise BadInput(f"{self.name}: two images have the same id; ids must be unique")
+        if np.any(np.diff(self.image_of) < 0):
+            raise BadInput(f"{self.name}: image_of must be in non-decreasing order; sort the captions by image")
+        seen: dict[int, str] = {}
+        for split in SPLITS:
+            rows = self.splits.get(split)
+            if rows is None or len(rows) == 0:
+                raise BadInput(f"{self.name}: the {split} split is empty; a dataset needs train, val and test images")
+            for row in rows.tolist():
+                if row in seen:
+                    other = f"in {seen[row]} and in {split}" if seen[row] != split else f"twice in {split}"
+                    raise BadInput(f"{self.name}: image {self.images.ids[row]} is {other}; splits must not overlap")
+                seen[row] = split
+            bare = rows[counts[rows] == 0]
+            if len(bare):
+                raise BadInput(
+                    f"{self.name}: {len(bare)} images of the {split} split have no caption, "
+                    f"the first is {self.images.ids[bare[0]]}; give each at least one"
+                )
+
+    def captions_of(self, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
+        """The captions of image `rows`, in that order, and for each the position of its image in `rows`."""
+        first = np.searchsorted(self.image_of, rows, side="left")
+        last = np.searchsorted(self.image_of, rows, side="right")
+        texts = [self.captions[k] for a, b in zip(first, last, strict=True) for k in range(a, b)]
+        return texts, np.repeat(np.arange(len(rows)), last - first)
+
+    def split_sha(self) -> str:
+        """sha256 over every split's image ids and captions, in order."""
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            digest.update(f"\0{split}\0".encode())
+            texts, image_of = self.captions_of(self.splits[split])
+            for row in self.splits[split].tolist():
+                digest.update(f"{self.images.ids[row]}\n".encode())
+            for text, image in zip(texts, image_of.tolist(), strict=True):
+                digest.update(f"{image}\t{text}\n".encode())
+        return digest.hexdigest()
+
+    def images_sha(self, digests: Iterable[str]) -> str:
+        """One sha256 for all images, from the `digests` of every row in order."""
+        lines = "".join(f"{name} {digest}\n" for name, digest in zip(self.images.ids, digests, strict=True))
+        return sha256_bytes(lines.encode())
+
+    def without(self, rows: Iterable[int]) -> Collection:
+        """The same collection with image `rows` taken out of every split (unreadable images under --skip-bad)."""
+        drop = np.fromiter(rows, dtype=np.int64)
+        if not len(drop):
+            return self
+        return replace(self, splits={k: v[~np.isin(v, drop)] for k, v in self.splits.items()})
+
+    def describe(self) -> str:
+        """``1000 images, 5000 captions, split sha 1a2b3c4d`` for each split, one line each."""
+        lines = []
+        for split in SPLITS:
+            texts, _ = self.captions_of(self.splits[split])
+            lines.append(f"  {split:<5} {len(self.splits[split]):>7,} images {len(texts):>8,} captions")
+        return f"{self.name}, split sha {self.split_sha()[:12]}\n" + "\n".join(lines)
+
+
+class Dataset(Protocol):
+    """A dataset plugin: a dataclass whose fields are its options.  Registered with ``@register_dataset("name")``."""
+
+    def load(self, data: Path) -> Collection:
+        """Read and validate the data below the folder `data`.
+
+        Raises:
+            BadInput: something is missing or wrong; the message names file, line and cure.
+        """
+        ...
+
+    def defaults(self) -> Mapping[str, Any]:
+        """Front-end specs that suit the data where the user names none: ``{"images": "pixels", "regions": "grid"}``."""
+        ...

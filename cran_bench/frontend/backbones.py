@@ -1,0 +1,83 @@
+"""Image backbones: from a picture, or a crop of one, to a vector.  ``pixels``, ``onnx:FILE`` and ``npy:FILE``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.specs import Spec, build, parse_spec
+
+if TYPE_CHECKING:
+    from cran_bench.frontend.precomputed import PrecomputedImages
+
+
+class Backbone(Protocol):
+    """An image network that embeds whole images and crops alike."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a feature."""
+        ...
+
+    def identity(self) -> Mapping[str, Any]:
+        """JSON values of everything that determines the features: name, options, sha256 of the weights."""
+        ...
+
+    def prepare(self, image: Image.Image) -> NDArray[Any]:
+        """One RGB picture as the array the network takes, all of one shape and dtype; runs in decoding threads."""
+        ...
+
+    def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """(B, ...) prepared pictures to (B, dim) features."""
+        ...
+
+
+def open_backbone(text: str) -> Backbone | PrecomputedImages:
+    """The image features of a spec: ``pixels``, ``onnx:FILE[tensor=NAME]`` or ``npy:FILE[ids=FILE]``.
+
+    Raises:
+        BadInput: an unknown name or field, or a file that is missing or of another kind.
+    """
+    spec = parse_spec(text)
+    if spec.name not in BACKBONES:
+        raise BadInput(f"there is no backbone '{spec.name}'{did_you_mean(spec.name, BACKBONES)}")
+    return BACKBONES[spec.name](spec)
+
+
+def fields_of(spec: Spec, file: bool) -> dict[str, str]:
+    """The fields of a spec, among them `file`, what stands behind the colon, for those that take one.
+
+    Raises:
+        BadInput: the file is not given, or something is that means nothing.
+    """
+    if not file and spec.argument:
+        raise BadInput(f"'{spec.name}' takes nothing after a colon, not '{spec.argument}'; write {spec.name}")
+    if file and not spec.argument:
+        raise BadInput(f"'{spec.name}' needs a file; write {spec.name}:FILE")
+    return {**spec.options, "file": spec.argument} if file else dict(spec.options)
+
+
+def _pixels(spec: Spec) -> Backbone:
+    from cran_bench.frontend.pixels import Pixels
+
+    return build(Pixels, fields_of(spec, file=False), spec.name)
+
+
+def _onnx(spec: Spec) -> Backbone:
+    from cran_bench.frontend.onnx_models import OnnxBackbone
+
+    return OnnxBackbone.open(spec.argument, fields_of(spec, file=True))
+
+
+def _npy(spec: Spec) -> PrecomputedImages:
+    from cran_bench.frontend.precomputed import PrecomputedImages
+
+    return build(PrecomputedImages, fields_of(spec, file=True), spec.name)
+
+
+BACKBONES: dict[str, Callable[[Spec], Backbone | PrecomputedImages]] = {"pixels": _pixels, "onnx": _onnx, "npy": _npy}

@@ -1,0 +1,308 @@
+"""From images to features on disk, in shards: can be killed at any moment and goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cran_bench.dataset import Collection
+from cran_bench.errors import BadInput
+from cran_bench.frontend.backbones import Backbone, open_backbone
+from cran_bench.frontend.features import MANIFEST, SCHEMA, Features, ids_sha, load_features, read_manifest
+from cran_bench.frontend.precomputed import PrecomputedImages, PrecomputedRegions
+from cran_bench.frontend.regions import REGIONS, Proposals, Proposer, open_proposer
+from cran_bench.images import UnreadableImage
+from cran_bench.progress import say, track
+from cran_bench.storage import clear_os_errors, locked, sha256_file, sha256_json, write_json
+
+SHARD = 64
+BATCH = 64
+JOURNAL = "journal.json"
+FULL_IMAGE = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """How images become features: the two specs a user gives, opened."""
+
+    images_with: str
+    regions_with: str
+    backbone: Backbone | PrecomputedImages
+    proposer: Proposer | PrecomputedRegions | None
+
+    @classmethod
+    def open(cls, images_with: str, regions_with: str, collection: Collection) -> FrontEnd:
+        """Open both specs.
+
+        Raises:
+            BadInput: an unknown spec, a missing file, or two that do not go together.
+        """
+        backbone = open_backbone(images_with)
+        proposer = open_proposer(regions_with, collection)
+        precomputed = isinstance(backbone, PrecomputedImages)
+        if precomputed and proposer is not None and not isinstance(proposer, PrecomputedRegions):
+            raise BadInput(
+                f"'{images_with}' holds finished vectors and cannot embed crops: "
+                "use --regions-with npy:FILE[boxes=FILE] or --regions-with none"
+            )
+        return cls(images_with, regions_with, backbone, proposer)
+
+    def identity(self) -> dict[str, Any]:
+        """JSON of everything that determines the features, but for the images."""
+        proposer = {"name": "none"} if self.proposer is None else dict(self.proposer.identity())
+        return {"backbone": dict(self.backbone.identity()), "proposer": proposer}
+
+    def folder(self, root: Path, collection: Collection) -> Path:
+        """Where these features of these images lie below `root`."""
+        return root / sha256_json({**self.identity(), "ids": ids_sha(collection.images.ids)})[:16]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What was computed of some consecutive images."""
+
+    rows: range
+    arrays: Mapping[str, NDArray[Any]]
+    failed: Mapping[int, str]
+
+
+def extract(
+    collection: Collection, front_end: FrontEnd, root: Path, *, force: bool = False, skip_bad: bool = False
+) -> Features:
+    """Extract the features of every image of `collection` below `root`, or take them where they are finished.
+
+    Args:
+        collection: the images.
+        front_end: backbone and region proposer.
+        root: folder of this dataset's features.
+        force: extract again even what is finished.
+        skip_bad: leave out images that cannot be read instead of ending with an error.
+
+    Raises:
+        BadInput: images that cannot be read (all others are finished then), images that changed since, a full disk.
+    """
+    folder = front_end.folder(root, collection)
+    with locked(folder, "extracting these features"):
+        if force and folder.exists():
+            shutil.rmtree(folder)
+        digests = list(track(_digests(collection), "reading images", total=len(collection.images.ids)))
+        images_sha = collection.images_sha(digests)
+        if (folder / MANIFEST).exists():
+            if read_manifest(folder)["images_sha"] != images_sha:
+                raise BadInput(
+                    f"the images of {collection.name} have changed since their features were extracted to {folder}: "
+                    "prepare with --force to extract them again"
+                )
+            say(f"features of {collection.name} are prepared already: {folder}")
+            return load_features(folder, collection.images.ids)
+        job = _Extraction(collection, front_end, folder, images_sha, skip_bad)
+        job.run()
+    return load_features(folder, collection.images.ids)
+
+
+class _Extraction:
+    def __init__(
+        self, collection: Collection, front_end: FrontEnd, folder: Path, images_sha: str, skip_bad: bool
+    ) -> None:
+        self.collection, self.front_end, self.folder = collection, front_end, folder
+        self.images_sha, self.skip_bad = images_sha, skip_bad
+        n = len(collection.images.ids)
+        self.shards = [range(a, min(a + SHARD, n)) for a in range(0, n, SHARD)]
+        dim = front_end.backbone.dim
+        self.shapes: dict[str, tuple[tuple[int, ...], str]] = {"globals": ((n, dim), "float32")}
+        if front_end.proposer is not None:
+            region_dim = front_end.proposer.dim if isinstance(front_end.proposer, PrecomputedRegions) else dim
+            self.shapes |= {
+                "regions": ((n, REGIONS, region_dim), "float32"),
+                "boxes": ((n, REGIONS, 4), "float32"),
+                "scores": ((n, REGIONS), "float32"),
+                "mask": ((n, REGIONS), "bool"),
+            }
+
+    def run(self) -> None:
+        done, spent, failed = self._journal()
+        self._allocate()
+        size = sum(np.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.shapes.values())
+        n, left = len(self.collection.images.ids), len(self.shards) - len(done)
+        say(f"extracting {self.front_end.images_with} + {self.front_end.regions_with} of {n:,} images, {size / 1e6:,.0f} MB")
+        if done:
+            say(f"going on: {len(done)} of {len(self.shards)} shards were finished before")
+        unreadable: dict[int, str] = {}
+        start = time.perf_counter()
+        todo = [shard for k, shard in enumerate(self.shards) if k not in done]
+        for shard in track(self._computed(todo), "extracting", total=len(self.shards), done=len(self.shards) - left):
+            unreadable |= shard.failed
+            self._write(shard)
+            if shard.failed and not self.skip_bad:
+                continue
+            done.add(shard.rows.start // SHARD)
+            failed |= {str(row): reason for row, reason in shard.failed.items()}
+            seconds = spent + time.perf_counter() - start
+            write_json(
+                self.folder / JOURNAL,
+                {"images_sha": self.images_sha, "done": sorted(done), "seconds": seconds, "failed": failed},
+            )
+        for reason in unreadable.values():
+            say(f"  unreadable: {reason}")
+        if unreadable and not self.skip_bad:
+            raise BadInput(
+                f"{len(unreadable)} of {n} images cannot be read (listed above); all others are extracted: "
+                "mend them and prepare again, or leave them out with --skip-bad"
+            )
+        self._finish(spent + time.perf_counter() - start, failed)
+
+    def _journal(self) -> tuple[set[int], float, dict[str, str]]:
+        path = self.folder / JOURNAL
+        if path.exists():
+            journal = json.loads(path.read_text())
+            if journal["images_sha"] == self.images_sha:
+                return set(journal["done"]), float(journal["seconds"]), dict(journal["failed"])
+            say("the images have changed since this extraction began; starting it anew")
+            shutil.rmtree(self.folder)
+        return set(), 0.0, {}
+
+    def _allocate(self) -> None:
+        with clear_os_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name, (shape, dtype) in self.shapes.items():
+                path = self.folder / f"{name}.npy"
+                if not path.exists():
+                    np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+
+    def _write(self, shard: Shard) -> None:
+        # Plain writes, not stores to the map: a full disk is then an error and not a signal.
+        for name, values in shard.arrays.items():
+            path = self.folder / f"{name}.npy"
+            whole = np.load(path, mmap_mode="r", allow_pickle=False)
+            assert isinstance(whole, np.memmap)
+            row_bytes = whole.itemsize * int(np.prod(whole.shape[1:]))
+            with clear_os_errors(path), path.open("r+b") as file:
+                file.seek(whole.offset + shard.rows.start * row_bytes)
+                file.write(np.ascontiguousarray(values, dtype=whole.dtype).tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _computed(self, shards: list[range]) -> Iterator[Shard]:
+        """Shards in order; the images of the next are decoded while the present one is embedded."""
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            waiting: list[Future[tuple[list[Image.Image | None], dict[int, str]]]] = []
+            for k, rows in enumerate(shards):
+                for ahead in shards[k + len(waiting) : k + 2]:
+                    waiting.append(pool.submit(self._decode, ahead))
+                images, failed = waiting.pop(0).result()
+                yield self._compute(rows, images, failed)
+
+    def _decode(self, rows: range) -> tuple[list[Image.Image | None], dict[int, str]]:
+        images: list[Image.Image | None] = []
+        failed: dict[int, str] = {}
+        if isinstance(self.front_end.backbone, PrecomputedImages):
+            return [None] * len(rows), failed
+        for row in rows:
+            try:
+                images.append(self.collection.images.read(row))
+            except UnreadableImage as error:
+                failed[row] = str(error)
+                images.append(None)
+        return images, failed
+
+    def _compute(self, rows: range, images: list[Image.Image | None], failed: dict[int, str]) -> Shard:
+        backbone, proposer = self.front_end.backbone, self.front_end.proposer
+        arrays = {name: np.zeros((len(rows), *shape[1:]), dtype) for name, (shape, dtype) in self.shapes.items()}
+        ids = [self.collection.images.ids[row] for row in rows]
+        if isinstance(proposer, PrecomputedRegions):
+            found = proposer.regions(ids)
+            arrays |= {name: getattr(found, name) for name in ("regions", "boxes", "scores", "mask")}
+        if isinstance(backbone, PrecomputedImages):
+            arrays["globals"] = backbone.features(ids)
+            return Shard(rows, arrays, failed)
+        pictures: list[NDArray[Any]] = []
+        places: list[tuple[int, int]] = []  # (position in the shard, region or -1 for the whole image)
+        for position, (row, image) in enumerate(zip(rows, images, strict=True)):
+            if image is None:
+                continue
+            pictures.append(backbone.prepare(image))
+            places.append((position, -1))
+            if proposer is None or isinstance(proposer, PrecomputedRegions):
+                continue
+            proposals = proposer.propose(row, image)
+            count = self._place(arrays, position, proposals)
+            for region in range(count):
+                pictures.append(backbone.prepare(_crop(image, arrays["boxes"][position, region])))
+                places.append((position, region))
+        for a in range(0, len(pictures), BATCH):
+            vectors = backbone.embed(np.stack(pictures[a : a + BATCH]))
+            for (position, region), vector in zip(places[a : a + BATCH], vectors, strict=True):
+                if region < 0:
+                    arrays["globals"][position] = vector
+                    if "regions" in arrays and not isinstance(proposer, PrecomputedRegions):
+                        arrays["regions"][position, ~arrays["mask"][position]] = vector
+                else:
+                    arrays["regions"][position, region] = vector
+        bad = np.flatnonzero(~np.isfinite(arrays["globals"]).all(axis=1))
+        if len(bad):
+            raise BadInput(f"{self.front_end.images_with} gives NaN or infinity for image {ids[bad[0]]}; check its options")
+        return Shard(rows, arrays, failed)
+
+    @staticmethod
+    def _place(arrays: dict[str, NDArray[Any]], position: int, proposals: Proposals) -> int:
+        count = min(REGIONS, len(proposals.boxes))
+        arrays["boxes"][position] = FULL_IMAGE
+        arrays["boxes"][position, :count] = proposals.boxes[:count]
+        arrays["scores"][position, :count] = proposals.scores[:count]
+        arrays["mask"][position, :count] = True
+        return count
+
+    def _finish(self, seconds: float, failed: Mapping[str, str]) -> None:
+        arrays = {
+            name: {"shape": list(shape), "dtype": dtype, "sha256": sha256_file(self.folder / f"{name}.npy")}
+            for name, (shape, dtype) in self.shapes.items()
+        }
+        manifest = {
+            "schema": SCHEMA,
+            "dataset": self.collection.name,
+            "images_with": _without_folders(self.front_end.images_with),
+            "regions_with": _without_folders(self.front_end.regions_with),
+            **self.front_end.identity(),
+            "images": len(self.collection.images.ids),
+            "ids_sha": ids_sha(self.collection.images.ids),
+            "images_sha": self.images_sha,
+            "arrays": arrays,
+            "failed": {row: self.collection.images.ids[int(row)] for row in failed},
+            "seconds": round(seconds, 1),
+        }
+        write_json(self.folder / MANIFEST, manifest)
+        (self.folder / JOURNAL).unlink(missing_ok=True)
+
+
+def _digests(collection: Collection) -> Iterator[str]:
+    for row in range(len(collection.images.ids)):
+        try:
+            yield collection.images.digest(row)
+        except BadInput:  # a file that cannot be read is reported when it is decoded
+            yield "unreadable"
+
+
+def _crop(image: Image.Image, box: NDArray[np.float32]) -> Image.Image:
+    """The part of an image inside a box of fractions, at least one pixel wide and high."""
+    width, height = image.size
+    x0, y0 = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
+    x1, y1 = max(round(float(box[2]) * width), x0 + 1), max(round(float(box[3]) * height), y0 + 1)
+    return image.crop((x0, y0, min(x1, width), min(y1, height)))
+
+
+def _without_folders(spec: str) -> str:
+    """``onnx:/data/net.onnx[tensor=a/b]`` -> ``onnx:net.onnx[tensor=a/b]``: labels name no machine's folders."""
+    head, bracket, options = spec.partition("[")
+    name, colon, file = head.partition(":")
+    return name + colon + Path(file).name + bracket + options if colon else spec

@@ -1,0 +1,117 @@
+"""Extracted image features on disk: memory-mapped arrays and a manifest that says exactly what they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cran_bench.errors import BadInput
+from cran_bench.storage import sha256_bytes, sha256_json
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of every image of a collection, N rows in the collection's order.
+
+    Attributes:
+        folder: where they lie.
+        manifest: what they are.
+        globals: (N, D) float32, memory-mapped.
+        regions: (N, 5, D) float32, memory-mapped, or None where no regions were asked for.
+        boxes: (N, 5, 4) float32 fractions x0 y0 x1 y1.
+        scores: (N, 5) float32.
+        mask: (N, 5) bool, False where the full image pads.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    globals: NDArray[np.float32]
+    regions: NDArray[np.float32] | None = None
+    boxes: NDArray[np.float32] | None = None
+    scores: NDArray[np.float32] | None = None
+    mask: NDArray[np.bool_] | None = None
+
+    @property
+    def label(self) -> str:
+        """``onnx:mobilenet.onnx + nanodet:nanodet.onnx``: the specs they were made with."""
+        return f"{self.manifest['images_with']} + {self.manifest['regions_with']}"
+
+    @property
+    def seconds(self) -> float:
+        """What the extraction took."""
+        return float(self.manifest["seconds"])
+
+    @property
+    def failed(self) -> list[int]:
+        """Rows of images that could not be read and were skipped."""
+        return [int(row) for row in self.manifest["failed"]]
+
+    def fingerprint(self) -> str:
+        """sha256 of the arrays and of everything they were made from."""
+        keys = ("dataset", "images_sha", "ids_sha", "backbone", "proposer", "arrays", "failed")
+        return sha256_json({key: self.manifest[key] for key in keys})
+
+
+def ids_sha(ids: Sequence[str]) -> str:
+    """sha256 of image ids in order."""
+    return sha256_bytes("\n".join(ids).encode())
+
+
+def load_features(folder: Path, ids: Sequence[str]) -> Features:
+    """Map the features of a folder, refusing any that are not those of the images `ids`.
+
+    Raises:
+        BadInput: no manifest, one of another schema, of other images, or arrays that do not match it.
+    """
+    manifest = read_manifest(folder)
+    if manifest["ids_sha"] != ids_sha(ids):
+        raise BadInput(f"{folder} holds features of other images (their ids differ): prepare the dataset again")
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, about in manifest["arrays"].items():
+        path = folder / f"{name}.npy"
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{path} cannot be read ({error}): prepare the dataset again with --force") from error
+        if list(array.shape) != about["shape"] or array.dtype.name != about["dtype"]:
+            raise BadInput(
+                f"{path} has shape {array.shape} of {array.dtype}, the manifest says {tuple(about['shape'])} of "
+                f"{about['dtype']}: prepare the dataset again with --force"
+            )
+        arrays[name] = array
+    return Features(folder, manifest, **arrays)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a features folder.
+
+    Raises:
+        BadInput: it is missing, damaged or of another schema.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"{folder} has no {MANIFEST}: its extraction has not ended; run prepare again") from None
+    except (ValueError, OSError) as error:
+        raise BadInput(f"{path} is damaged ({error}): prepare the dataset again with --force") from error
+    if manifest.get("schema") != SCHEMA:
+        raise BadInput(
+            f"{path} has schema {manifest.get('schema')}, this version reads {SCHEMA}: prepare the dataset again"
+        )
+    return manifest
+
+
+def prepared(root: Path) -> list[Path]:
+    """Folders below `root` whose extraction has ended, newest first."""
+    found = [path.parent for path in root.glob(f"*/{MANIFEST}")]
+    return sorted(found, key=lambda folder: (folder / MANIFEST).stat().st_mtime, reverse=True)

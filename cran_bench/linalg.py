@@ -1,0 +1,180 @@
+"""Covariances by block, whitening and truncated decompositions, in float64: the mathematics the closed forms share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from cran_bench.errors import BadInput
+
+Matrix: TypeAlias = NDArray[np.float64]
+Texts: TypeAlias = "Tensor | sparse.csr_array"
+
+TEXT_BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Means and covariances of (image, text) pairs, one pair per text; divisor T - 1.
+
+    Attributes:
+        mean_x: (p,) mean image feature, an image counting once per text.
+        mean_y: (q,) mean text feature.
+        xx: (p, p) covariance of the images.
+        yy: (q, q) covariance of the texts.
+        xy: (p, q) cross-covariance.
+    """
+
+    mean_x: Matrix
+    mean_y: Matrix
+    xx: Matrix
+    yy: Matrix
+    xy: Matrix
+
+
+def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments:
+    """The moments of all (image, text) pairs, in float64, each image's features used once for all its texts.
+
+    Args:
+        images: blocks of rows, (N, p) in all.
+        texts: (T, q) dense, or sparse.
+        image_of: (T,) non-decreasing image row of each text.
+
+    Returns:
+        Moments; memory beyond the results is one block.
+
+    Raises:
+        BadInput: fewer than two pairs.
+    """
+    owner = image_of.numpy()
+    total = len(owner)
+    if total < 2:
+        raise BadInput(f"covariances need at least two pairs of image and text, not {total}")
+    yy, sum_y = _text_moments(texts)
+    xx = xy = sum_x = None
+    row = 0
+    for block in images:
+        X = block.double().numpy()
+        if xx is None or xy is None or sum_x is None:
+            p = X.shape[1]
+            xx, xy, sum_x = np.zeros((p, p)), np.zeros((p, yy.shape[0])), np.zeros(p)
+        first, last = np.searchsorted(owner, [row, row + len(X)])
+        counts = np.bincount(owner[first:last] - row, minlength=len(X)).astype(np.float64)
+        weighted = X * np.sqrt(counts)[:, None]
+        xx += weighted.T @ weighted  # numpy sees the product with itself and takes the symmetric kernel
+        xy += X.T @ _sums_per_image(texts, owner, row, row + len(X), first, last)
+        sum_x += counts @ X
+        row += len(X)
+    if xx is None or xy is None or sum_x is None:
+        raise BadInput("covariances need images; there are none")
+    mean_x, mean_y = sum_x / total, sum_y / total
+    xx -= total * np.outer(mean_x, mean_x)
+    yy -= total * np.outer(mean_y, mean_y)
+    xy -= total * np.outer(mean_x, mean_y)
+    for matrix in (xx, yy, xy):
+        matrix /= total - 1
+    return Moments(mean_x, mean_y, xx, yy, xy)
+
+
+def _text_moments(texts: Texts) -> tuple[Matrix, Matrix]:
+    """Uncentred second moment (q, q) and sum (q,) of the texts."""
+    if not isinstance(texts, Tensor):
+        Y = texts.astype(np.float64)
+        return (Y.T @ Y).toarray(), np.asarray(Y.sum(axis=0)).ravel()
+    q = texts.shape[1]
+    yy, total = np.zeros((q, q)), np.zeros(q)
+    for a in range(0, len(texts), TEXT_BLOCK):
+        Y = texts[a : a + TEXT_BLOCK].double().numpy()
+        yy += Y.T @ Y
+        total += Y.sum(axis=0)
+    return yy, total
+
+
+def _sums_per_image(
+    texts: Texts, owner: NDArray[np.int64], start: int, stop: int, first: int, last: int
+) -> Matrix:
+    """(stop - start, q): the sum of each image's texts, which are rows first to last."""
+    count = last - first
+    gather = sparse.csr_array(
+        (np.ones(count), (owner[first:last] - start, np.arange(count))), shape=(stop - start, count)
+    )
+    if isinstance(texts, Tensor):
+        return np.asarray(gather @ texts[first:last].double().numpy())
+    return np.asarray((gather @ texts[first:last].astype(np.float64)).toarray())
+
+
+def spectral_norm(covariance: Matrix) -> float:
+    """The largest eigenvalue of a symmetric positive semi-definite matrix."""
+    n = len(covariance)
+    top = scipy.linalg.eigh(covariance, eigvals_only=True, subset_by_index=[n - 1, n - 1])
+    return float(top[0])
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """C + r I = L L^T.  `half` applies L^-1, `back` applies L^-T, both to the columns of a matrix."""
+
+    lower: Matrix
+
+    @classmethod
+    def of(cls, covariance: Matrix, ridge: float) -> Whitening:
+        """Factorise.
+
+        Raises:
+            BadInput: C + r I is not positive definite.
+        """
+        regular = covariance.copy()
+        regular[np.diag_indices_from(regular)] += ridge
+        try:
+            return cls(scipy.linalg.cholesky(regular, lower=True, overwrite_a=True, check_finite=True))
+        except (np.linalg.LinAlgError, ValueError) as error:
+            raise BadInput(
+                f"a covariance of {len(covariance)} dimensions with ridge {ridge:.3g} cannot be inverted ({error}): "
+                "raise the ridge"
+            ) from error
+
+    def half(self, matrix: Matrix) -> Matrix:
+        """L^-1 M."""
+        return np.asarray(scipy.linalg.solve_triangular(self.lower, matrix, lower=True, check_finite=False))
+
+    def back(self, matrix: Matrix) -> Matrix:
+        """L^-T M."""
+        return np.asarray(
+            scipy.linalg.solve_triangular(self.lower, matrix, lower=True, trans="T", check_finite=False)
+        )
+
+
+def truncated_svd(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix, Matrix]:
+    """The `rank` largest singular triplets, through the eigenvectors of the smaller Gram matrix.
+
+    Args:
+        matrix: (p, q).
+        rank: how many; triplets below 1e-7 of the largest are left out, as the Gram matrix cannot resolve them.
+
+    Returns:
+        U (p, k), s (k,) in falling order, V (q, k), k <= rank.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        V, s, U = truncated_svd(np.ascontiguousarray(matrix.T), rank)
+        return U, s, V
+    gram = matrix @ matrix.T
+    n = len(gram)
+    low = max(0, n - rank)
+    # A small part of the spectrum is cheaper one by one, the whole by divide and conquer.
+    if n - low <= n // 2:
+        values, U = scipy.linalg.eigh(gram, subset_by_index=[low, n - 1], check_finite=False)
+    else:
+        values, U = np.linalg.eigh(gram)
+        values, U = values[low:], U[:, low:]
+    s = np.sqrt(np.maximum(values[::-1], 0.0))
+    keep = s > 1e-7 * s[0] if len(s) and s[0] > 0 else np.zeros(len(s), dtype=bool)
+    U, s = np.ascontiguousarray(U[:, ::-1][:, keep]), s[keep]
+    return U, s, (matrix.T @ U) / s
+

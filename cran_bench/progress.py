@@ -1,0 +1,70 @@
+"""Progress for people: bars with a remaining time on a terminal, one line per step elsewhere.  All on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+_LINE_EVERY = 15.0
+
+
+def _console() -> Console:
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Print one line on stderr."""
+    _console().print(message, markup=False)
+
+
+def duration(seconds: float) -> str:
+    """``75 -> '1 min 15 s'``, ``0.42 -> '0.4 s'``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def track(items: Iterable[T], label: str, total: int, done: int = 0, quiet_below: float = 2.0) -> Iterator[T]:
+    """Yield `items`, showing how many of `total` are through and how long the rest will take.
+
+    On a terminal a bar; elsewhere a line every 15 seconds.  Nothing is shown of what ends within `quiet_below` seconds.
+    `done` items of `total` were through before (a resumed job).
+    """
+    console = _console()
+    start = time.monotonic()
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task(label, total=total, completed=done, visible=False)
+            for count, item in enumerate(items, 1):
+                yield item
+                progress.update(task, completed=done + count, visible=time.monotonic() - start > quiet_below)
+    else:
+        shown = start
+        for count, item in enumerate(items, 1):
+            yield item
+            now = time.monotonic()
+            if now - shown > _LINE_EVERY and done + count < total:
+                left = (now - start) / count * (total - done - count)
+                say(f"{label}: {done + count} of {total}, about {duration(left)} left")
+                shown = now
+    if time.monotonic() - start > quiet_below:
+        say(f"{label}: {total} of {total} in {duration(time.monotonic() - start)}")

@@ -1,0 +1,255 @@
+"""Result records: one JSON file and one file of integer ranks per run, content-addressed, whole or absent."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cran_bench.errors import BadInput
+from cran_bench.protocols import Protocol, Unit
+from cran_bench.ranking import Ranks
+from cran_bench.storage import sha256_bytes, sha256_json, write_atomically, write_json
+
+SCHEMA = 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataInfo(_Strict):
+    """What was ranked: the test split and the features it was seen through."""
+
+    label: str
+    quick: bool
+    split_sha: str
+    images: int
+    captions: int
+    front_end: str
+    features_sha: str
+    vectors: str
+
+
+class MethodInfo(_Strict):
+    """What ranked it."""
+
+    label: str
+    name: str
+    preset: str
+    paper_row: str | None
+    parameters: dict[str, Any]
+    chose: dict[str, Any]
+    unit: Unit
+    code_sha: str
+    fit_fingerprint: str
+
+
+class Seconds(_Strict):
+    """Wall-clock seconds per phase; `features` and `fit` are those of the run that made them, also where reused."""
+
+    features: float
+    fit: float
+    embed: float
+    similarity: float
+    rank: float
+
+
+class SimilarityInfo(_Strict):
+    """How pairs were scored."""
+
+    name: str
+    kernel: str
+    dtype: str
+
+
+class Record(_Strict):
+    """One run: dataset x protocol x method x preset x seed.
+
+    Attributes:
+        metrics: recalls in percent, ranks from 1, `rsum`, and `twin_accuracy` in percent where the data has twins.
+        ties: queries whose rank depends on the order of ties.
+        folds: 0 for the whole test split, else the number of folds `metrics` is the mean of.
+        peak_memory: largest resident set of the process up to this run, bytes.
+        ranks_sha: sha256 of the file of ranks beside this one.
+        checksum: sha256 of this record without the field itself.
+    """
+
+    schema_version: int = SCHEMA
+    fingerprint: str
+    data: DataInfo
+    method: MethodInfo
+    protocol: Protocol
+    folds: int
+    seed: int
+    metrics: dict[str, float]
+    ties: int
+    seconds: Seconds
+    similarity: SimilarityInfo
+    peak_memory: int
+    environment: dict[str, Any]
+    started: str
+    ranks_sha: str
+    checksum: str = ""
+
+    def sealed(self) -> Record:
+        """The same record with its checksum."""
+        return self.model_copy(update={"checksum": self._sum()})
+
+    def is_intact(self) -> bool:
+        """Whether the record is as it was written."""
+        return self.checksum == self._sum()
+
+    def _sum(self) -> str:
+        return sha256_json(self.model_dump(exclude={"checksum"}))
+
+
+class Failure(_Strict):
+    """A run that ended with an error; shown in tables, tried again next time."""
+
+    schema_version: int = SCHEMA
+    kind: Literal["failure"] = "failure"
+    data_label: str
+    front_end: str
+    quick: bool
+    method_label: str
+    protocol: Protocol
+    folds: int
+    seed: int
+    error: str
+    traceback: str
+    started: str
+    environment: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a run's files lie: ``<dataset>/<protocol>/<method>-s<seed>-<fingerprint>``."""
+
+    dataset: str
+    protocol: Protocol
+    folds: int
+    method: str
+    seed: int
+    fingerprint: str
+
+    def stem(self) -> Path:
+        """Relative path without suffix."""
+        folds = f"-{self.folds}folds" if self.folds else ""
+        name = f"{_slug(self.method)}-s{self.seed}-{self.fingerprint[:12]}"
+        return Path(_slug(self.dataset)) / f"{self.protocol}{folds}" / name
+
+
+class ResultStore:
+    """Records below a folder ``runs``."""
+
+    def __init__(self, results: Path) -> None:
+        self.root = results / "runs"
+
+    def path(self, address: Address) -> Path:
+        """The record's file."""
+        return self._with(address, ".json")
+
+    def find(self, address: Address) -> Record | None:
+        """The finished record at an address, or None.
+
+        Raises:
+            BadInput: it was changed by hand, is of a newer schema, or is damaged.
+        """
+        path = self.path(address)
+        return read_record(path) if path.exists() else None
+
+    def write(self, address: Address, record: Record, ranks: Ranks) -> Record:
+        """Store ranks, then the record that names them; a failure recorded earlier is removed."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **ranks.arrays())  # type: ignore[arg-type]
+        data = buffer.getvalue()
+        sealed = record.model_copy(update={"ranks_sha": sha256_bytes(data)}).sealed()
+        write_atomically(self._with(address, ".npz"), lambda file: file.write(data))
+        write_json(self.path(address), sealed.model_dump())
+        self._with(address, ".error.json").unlink(missing_ok=True)
+        return sealed
+
+    def write_failure(self, address: Address, failure: Failure) -> None:
+        """Store that a run failed, and how."""
+        write_json(self._with(address, ".error.json"), failure.model_dump())
+
+    def ranks(self, address: Address) -> Ranks:
+        """The integer ranks of a finished record."""
+        return read_ranks(self.path(address))
+
+    def records(self) -> Iterator[tuple[Path, Record]]:
+        """Every finished record."""
+        for path in sorted(self.root.rglob("*.json")):
+            if not path.name.endswith(".error.json"):
+                yield path, read_record(path)
+
+    def failures(self) -> Iterator[Failure]:
+        """Every recorded failure."""
+        for path in sorted(self.root.rglob("*.error.json")):
+            try:
+                yield Failure.model_validate_json(path.read_bytes())
+            except ValidationError as error:
+                raise BadInput(f"{path} is not an error record ({_first(error)}): delete it") from error
+
+    def _with(self, address: Address, suffix: str) -> Path:
+        stem = self.root / address.stem()
+        return stem.with_name(stem.name + suffix)
+
+
+def read_record(path: Path) -> Record:
+    """Read and verify a record.
+
+    Raises:
+        BadInput: it is damaged, of a newer schema, or was changed after it was written.
+    """
+    try:
+        raw: Mapping[str, Any] = json.loads(path.read_bytes())
+        schema = raw.get("schema_version")
+    except (ValueError, AttributeError) as error:
+        raise BadInput(f"{path} is not a record ({error}): delete it and run again") from error
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise BadInput(f"{path} has schema {schema}, this version reads up to {SCHEMA}: upgrade cran-bench")
+    try:
+        record = Record.model_validate(raw)
+    except ValidationError as error:
+        raise BadInput(f"{path} is not a record ({_first(error)}): delete it and run again") from error
+    if not record.is_intact():
+        raise BadInput(
+            f"{path} was changed after it was written (its checksum does not match): delete it and run again, "
+            "or run with --force"
+        )
+    return record
+
+
+def read_ranks(path: Path) -> Ranks:
+    """The integer ranks beside a record.
+
+    Raises:
+        BadInput: they are missing or not those of the record.
+    """
+    record, file = read_record(path), path.with_suffix(".npz")
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise BadInput(f"{file} is missing beside its record: run again with --force") from None
+    if sha256_bytes(data) != record.ranks_sha:
+        raise BadInput(f"{file} is not the file its record names (sha256 differs): run again with --force")
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return Ranks.from_arrays(dict(arrays))
+
+
+def _slug(label: str) -> str:
+    """A label as a file name: ``cran:paper[top=5]`` -> ``cran-paper-top-5``."""
+    return "-".join(filter(None, "".join(c if c.isalnum() or c in "._" else "-" for c in label).split("-")))
+
+
+def _first(error: ValidationError) -> str:
+    found = error.errors()[0]
+    return f"{'.'.join(map(str, found['loc'])) or 'record'}: {found['msg']}"

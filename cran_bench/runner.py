@@ -1,0 +1,466 @@
+"""Running methods on a dataset: fit or reuse, embed, rank, record.  One method's error never stops the others."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cran_bench.contract import Method
+from cran_bench.dataset import Collection, Dataset
+from cran_bench.environment import environment, peak_memory
+from cran_bench.errors import BadInput, CannotWrite
+from cran_bench.fits import Fit, FitStore, fields_json
+from cran_bench.frontend.extraction import FrontEnd, extract
+from cran_bench.frontend.features import Features, load_features, prepared, read_manifest
+from cran_bench.frontend.text import TextFrontEnd
+from cran_bench.frontend.vectors import vector_source
+from cran_bench.progress import duration, say
+from cran_bench.protocols import Protocol, Unit, as_queries, fold_rows, unit_of
+from cran_bench.ranking import Clock, Counts, Metrics, Ranks, mean_metrics, rank, twin_accuracy
+from cran_bench.registry import Configured
+from cran_bench.results import (
+    Address,
+    DataInfo,
+    Failure,
+    MethodInfo,
+    Record,
+    ResultStore,
+    Seconds,
+    SimilarityInfo,
+)
+from cran_bench.similarity import Embedding, MultiLevel, Similarity, on_device, rows_of
+from cran_bench.source import code_sha
+from cran_bench.split import MissingFeature, Split
+from cran_bench.storage import locked, sha256_json
+
+KERNEL = "reference"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset with its features: what every method of a run shares.
+
+    Attributes:
+        vectors: spec of the word vectors.
+    """
+
+    dataset: Configured[Dataset]
+    collection: Collection
+    features: Features
+    vectors: str
+    _text: dict[Unit, TextFrontEnd] = field(default_factory=dict)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """JSON of everything about data and front end that determines a fit."""
+        return {
+            "split": self.collection.split_sha(),
+            "features": self.features.fingerprint(),
+            "vectors": vector_source(self.vectors).identity(),
+        }
+
+    def text(self, fit_unit: Unit) -> TextFrontEnd:
+        """The text front end fitted on the training texts of a unit."""
+        if fit_unit not in self._text:
+            captions, owner = self.collection.captions_of(self.collection.splits["train"])
+            if fit_unit == "documents":
+                first = np.searchsorted(owner, np.arange(len(self.collection.splits["train"]) + 1))
+                captions = [" ".join(captions[a:b]) for a, b in zip(first[:-1], first[1:], strict=True)]
+            self._text[fit_unit] = TextFrontEnd.fit(captions, self.vectors)
+        return self._text[fit_unit]
+
+    def split(self, name: str, unit: Unit, fit_unit: Unit | None = None) -> Split:
+        """A split whose texts are `unit`, seen through a front end fitted on training texts of `fit_unit`."""
+        return Split(name, unit, self.collection, self.features, self.text(fit_unit or unit))
+
+
+def prepare(
+    dataset: Configured[Dataset],
+    data: Path,
+    cache: Path,
+    images_with: str | None = None,
+    regions_with: str | None = None,
+    vectors: str = "ppmi-svd",
+    force: bool = False,
+    skip_bad: bool = False,
+) -> Prepared:
+    """Load a dataset and extract its features below `cache`, or take them where they are finished.
+
+    Raises:
+        BadInput: data, specs or images that are not usable.
+    """
+    collection, defaults = _load(dataset, data)
+    say(collection.describe())
+    for remark in collection.remarks:
+        say(f"  {remark}")
+    front_end = FrontEnd.open(images_with or defaults["images"], regions_with or defaults["regions"], collection)
+    features = extract(collection, front_end, _features_root(cache, dataset), force=force, skip_bad=skip_bad)
+    vector_source(vectors).identity()
+    return Prepared(dataset, collection.without(features.failed), features, vectors)
+
+
+def find_prepared(
+    dataset: Configured[Dataset],
+    data: Path,
+    cache: Path,
+    images_with: str | None = None,
+    regions_with: str | None = None,
+    vectors: str = "ppmi-svd",
+) -> Prepared:
+    """A dataset with the features named by the specs; with no specs, those there are; where there are none, prepare.
+
+    Raises:
+        BadInput: several are prepared and no spec says which, or those named are not usable.
+    """
+    root = _features_root(cache, dataset)
+    collection, defaults = _load(dataset, data)
+    ids = collection.images.ids
+    if images_with or regions_with:
+        front_end = FrontEnd.open(images_with or defaults["images"], regions_with or defaults["regions"], collection)
+        folder = front_end.folder(root, collection)
+        if not (folder / "manifest.json").exists():
+            return prepare(dataset, data, cache, images_with, regions_with, vectors)
+        features = load_features(folder, ids)
+    else:
+        folders = prepared(root)
+        if not folders:
+            return prepare(dataset, data, cache, vectors=vectors)
+        if len(folders) > 1:
+            made = "; ".join(
+                f"--images-with {m['images_with']} --regions-with {m['regions_with']}"
+                for m in map(read_manifest, folders)
+            )
+            raise BadInput(f"{dataset.label} is prepared in {len(folders)} ways, say which: {made}")
+        features = load_features(folders[0], ids)
+    say(collection.describe())
+    return Prepared(dataset, collection.without(features.failed), features, vectors)
+
+
+def _load(dataset: Configured[Dataset], data: Path) -> tuple[Collection, Mapping[str, Any]]:
+    plugin = dataset.build()
+    collection = plugin.load(data)
+    return collection, plugin.defaults()
+
+
+def _features_root(cache: Path, dataset: Configured[Dataset]) -> Path:
+    return cache / "features" / "".join(c if c.isalnum() else "-" for c in dataset.label).strip("-")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run: a record, with its ranks, or a failure."""
+
+    address: Address
+    record: Record | None
+    failure: Failure | None
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell of the plan."""
+
+    method: Configured[Method]
+    seed: int
+    protocol: Protocol
+
+
+@dataclass
+class Runner:
+    """Runs jobs on prepared data.
+
+    Attributes:
+        results: folder of the records.
+        cache: folder of fits and features.
+        folds: 0 to rank the whole test split, else how many folds to average over.
+        force: run again what is recorded.
+    """
+
+    data: Prepared
+    results: Path
+    cache: Path
+    device: torch.device
+    folds: int = 0
+    force: bool = False
+
+    @property
+    def store(self) -> ResultStore:
+        """Where the records lie."""
+        return ResultStore(self.results)
+
+    def run(
+        self, methods: Sequence[Configured[Method]], protocols: Sequence[Protocol], seeds: Sequence[int]
+    ) -> list[Outcome]:
+        """Every method with every seed under every protocol, in that order, with progress and remaining time."""
+        plan = [
+            (method, seed, [p for p in protocols if fit_unit(method, p) == unit])
+            for method in methods
+            for seed in seeds
+            for unit in dict.fromkeys(fit_unit(method, p) for p in protocols)
+        ]
+        total = sum(len(group) for _, _, group in plan)
+        outcomes: list[Outcome] = []
+        spent, worked = 0.0, 0
+        for method, seed, group in plan:
+            fitted = _Fitted(self, method, seed, fit_unit(method, group[0]))
+            for protocol in group:
+                start = time.perf_counter()
+                outcome = self._one(fitted, protocol)
+                outcomes.append(outcome)
+                if not outcome.reused:
+                    spent, worked = spent + time.perf_counter() - start, worked + 1
+                left = spent / worked * (total - len(outcomes)) if worked else 0.0
+                say(f"[{len(outcomes)}/{total}] {_line(outcome)}" + (f"; about {duration(left)} left" if left > 2 else ""))
+        return outcomes
+
+    def _one(self, fitted: _Fitted, protocol: Protocol) -> Outcome:
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        method, seed = fitted.method, fitted.seed
+        dataset = self.data.dataset.label
+        address = Address(dataset, protocol, self.folds, method.label, seed, "")
+        try:
+            fingerprint = self._fingerprint(fitted, protocol)
+            address = Address(dataset, protocol, self.folds, method.label, seed, fingerprint)
+            with locked(self.store.path(address), f"running {method.label}"):
+                found = None if self.force else self.store.find(address)
+                if found is not None:
+                    return Outcome(address, found, None, reused=True)
+                record, ranks = self._evaluate(fitted, protocol, fingerprint, started)
+                record = self.store.write(address, record, ranks)
+            return Outcome(address, record, None, reused=False)
+        except Exception as error:  # recorded with its traceback; the other rows go on
+            if isinstance(error, CannotWrite):
+                raise
+            text = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+            if isinstance(error, MissingFeature):
+                text = f"{method.label} cannot run on {dataset}: {text}"
+            failure = Failure(
+                data_label=dataset,
+                front_end=self.data.features.label,
+                quick=is_quick(self.data.dataset),
+                method_label=method.label,
+                protocol=protocol,
+                folds=self.folds,
+                seed=seed,
+                error=text,
+                traceback=traceback.format_exc(),
+                started=started,
+                environment=environment(),
+            )
+            self.store.write_failure(address, failure)
+            return Outcome(address, None, failure, reused=False)
+
+    def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
+        return sha256_json(
+            {
+                "fit": fitted.store.fingerprint(fitted.method.build(), fitted.seed),
+                "protocol": protocol,
+                "folds": self.folds,
+                "kernel": KERNEL,
+                "ranking": code_sha("cran_bench.ranking") + code_sha("cran_bench.protocols"),
+            }
+        )
+
+    def _evaluate(
+        self, fitted: _Fitted, protocol: Protocol, fingerprint: str, started: str
+    ) -> tuple[Record, Ranks]:
+        fit = fitted.fit
+        similarity = fit.part.similarity
+        test, images, texts, embed_seconds = fitted.embeddings(unit_of(protocol))
+        image_of = test.image_of.to(self.device)
+        queries, query_of = as_queries(protocol, texts, image_of, len(test), similarity)
+        clock = Clock(self.device)
+        ranks, metrics = evaluate(images, queries, query_of, similarity, self.folds, clock)
+        values = metrics.values()
+        twins = test.twins
+        if twins is not None:
+            values["twin_accuracy"] = twin_accuracy(images, queries, query_of, twins, similarity)
+        collection = self.data.collection
+        record = Record(
+            fingerprint=fingerprint,
+            data=DataInfo(
+                label=self.data.dataset.label,
+                quick=is_quick(self.data.dataset),
+                split_sha=collection.split_sha(),
+                images=len(test),
+                captions=len(collection.captions_of(collection.splits["test"])[0]),
+                front_end=self.data.features.label,
+                features_sha=self.data.features.fingerprint(),
+                vectors=_file_name(self.data.vectors),
+            ),
+            method=MethodInfo(
+                label=fitted.method.label,
+                name=fitted.method.plugin.name,
+                preset=fitted.method.preset,
+                paper_row=fitted.method.plugin.paper_row,
+                parameters=fields_json(fit.part),
+                chose=dict(fit.chose),
+                unit=fitted.unit,
+                code_sha=code_sha(fitted.method.plugin.cls.__module__),
+                fit_fingerprint=fit.fingerprint,
+            ),
+            protocol=protocol,
+            folds=self.folds,
+            seed=fitted.seed,
+            metrics=values,
+            ties=ranks.ties(),
+            seconds=Seconds(
+                features=self.data.features.seconds,
+                fit=fit.seconds,
+                embed=embed_seconds,
+                similarity=clock.similarity,
+                rank=clock.rank,
+            ),
+            similarity=SimilarityInfo(name=_similarity_name(similarity), kernel=KERNEL, dtype="float64"),
+            peak_memory=peak_memory(),
+            environment=environment(),
+            started=started,
+            ranks_sha="",
+        )
+        return record, ranks
+
+
+class _Fitted:
+    """A method fitted on one unit with one seed, and its test embeddings, each made once and only when asked for."""
+
+    def __init__(self, runner: Runner, method: Configured[Method], seed: int, unit: Unit) -> None:
+        self.runner, self.method, self.seed, self.unit = runner, method, seed, unit
+        self._fit: Fit[Method] | Exception | None = None
+        self._embedded: dict[Unit, tuple[Split, Embedding, Embedding, float]] = {}
+
+    @cached_property
+    def store(self) -> FitStore:
+        data = self.runner.data
+        return FitStore(
+            self.runner.cache / "fits",
+            data.identity,
+            data.split("train", self.unit),
+            data.split("val", self.unit),
+            self.runner.device,
+            self.runner.force,
+        )
+
+    @property
+    def fit(self) -> Fit[Method]:
+        """The fit, made or loaded once; one that failed is not tried again for the next protocol."""
+        if self._fit is None:
+            try:
+                self._fit = self.store.fitted(self.method.build(), self.seed, self.method.label)
+            except Exception as error:
+                self._fit = error
+        if isinstance(self._fit, Exception):
+            raise self._fit
+        return self._fit
+
+    def embeddings(self, unit: Unit) -> tuple[Split, Embedding, Embedding, float]:
+        """Test split, image and text embeddings on the device, and the seconds they took."""
+        if unit not in self._embedded:
+            test = self.runner.data.split("test", unit, self.unit)
+            start = time.perf_counter()
+            images, texts = embed(self.fit.part, test, self.method.label)
+            seconds = time.perf_counter() - start
+            device = self.runner.device
+            self._embedded[unit] = test, on_device(images, device), on_device(texts, device), seconds
+        return self._embedded[unit]
+
+
+def embed(method: Method, split: Split, label: str) -> tuple[Embedding, Embedding]:
+    """Image and text embeddings of a split, with as many rows as it has.
+
+    Raises:
+        BadInput: another number of rows.
+    """
+    with torch.inference_mode():
+        images, texts = method.embed_images(split), method.embed_texts(split)
+    for side, found, expected in (("images", images, len(split)), ("texts", texts, len(split.texts))):
+        if len(found) != expected:
+            raise BadInput(f"{label}: embed_{side} gave {len(found)} rows for {expected} {side}; give one for each")
+    return images, texts
+
+
+def evaluate(
+    images: Embedding, texts: Embedding, image_of: Tensor, similarity: Similarity, folds: int, clock: Clock
+) -> tuple[Ranks, Metrics]:
+    """Ranks and metrics of N images and T texts, over the whole or as the mean over folds of images.
+
+    Under folds every query is ranked within its fold, and the ranks are put together again.
+    """
+    if not folds:
+        ranks = rank(images, texts, image_of, similarity, clock)
+        return ranks, ranks.metrics()
+    parts: list[Ranks] = []
+    for rows in fold_rows(len(images), folds):
+        inside = ((image_of >= int(rows[0])) & (image_of <= int(rows[-1]))).nonzero().flatten()
+        part_images = rows_of(images, slice(int(rows[0]), int(rows[-1]) + 1))
+        parts.append(rank(part_images, rows_of(texts, inside), image_of[inside] - int(rows[0]), similarity, clock))
+    size = len(parts[0].i2t.better)
+    joined = Ranks(
+        _joined([part.i2t for part in parts]),
+        _joined([part.t2i for part in parts]),
+        np.concatenate([part.image_of + k * size for k, part in enumerate(parts)]),
+    )
+    return joined, mean_metrics([part.metrics() for part in parts])
+
+
+def fit_unit(method: Configured[Method], protocol: Protocol) -> Unit:
+    """What a method trains on for a protocol: the protocol's own unit, or the one asked for with ``[unit=...]``."""
+    return cast("Unit", method.unit) if method.unit else unit_of(protocol)
+
+
+def is_quick(dataset: Configured[Dataset]) -> bool:
+    """Whether the dataset is cut down for a quick look."""
+    return dataset.preset == "quick"
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``0``, ``0,3`` or ``0:5`` (0 to 4).
+
+    Raises:
+        BadInput: anything else.
+    """
+    try:
+        if ":" in text:
+            first, last = (int(part) for part in text.split(":"))
+            seeds = list(range(first, last))
+        else:
+            seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0:
+        raise BadInput(f"seeds are whole numbers from 0, as 0 or 0,3 or 0:5 (which is 0 to 4), not '{text}'")
+    return list(dict.fromkeys(seeds))
+
+
+def _joined(counts: Sequence[Counts]) -> Counts:
+    return Counts(*(np.concatenate([getattr(c, name) for c in counts]) for name in ("better", "tied", "right")))
+
+
+def _similarity_name(similarity: Similarity) -> str:
+    measure = "cosine" if similarity.cosine else "dot"
+    return f"multi-level {measure}, top {similarity.top}" if isinstance(similarity, MultiLevel) else measure
+
+
+def _file_name(spec: str) -> str:
+    name, colon, file = spec.partition(":")
+    return f"{name}:{Path(file).name}" if colon else spec
+
+
+def _line(outcome: Outcome) -> str:
+    where = f"{outcome.address.method} · {outcome.address.protocol} · seed {outcome.address.seed}"
+    if outcome.record is None:
+        assert outcome.failure is not None
+        return f"{where}: FAILED, {outcome.failure.error}"
+    metrics, seconds = outcome.record.metrics, outcome.record.seconds
+    found = f"R@1 {metrics['i2t_r1']:.1f} / {metrics['t2i_r1']:.1f}, rsum {metrics['rsum']:.1f}"
+    return f"{where}: {found} ({'reused' if outcome.reused else f'fit {duration(seconds.fit)}'})"
+

@@ -1,0 +1,327 @@
+"""Similarities a method can declare, and their reference kernels in float64.
+
+`COSINE` and `DOT` compare one vector of an image with one of a text.  `MultiLevel` adds, to the global level, the mean of
+the `top` best regions and the mean of the `top` best ordered region pairs (CRAN, Eq. 11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from cran_bench.errors import BadInput
+
+Rows: TypeAlias = slice | Tensor
+
+
+@dataclass(frozen=True)
+class Relations:
+    """Ordered region pairs of N images kept factored: r_jk = (first_j + second_k) / norm_jk, for all j != k.
+
+    A linear layer on the concatenation [l_j; l_k] is such a sum, so n + n vectors stand for n(n - 1).
+
+    Attributes:
+        first: (N, n, D).
+        second: (N, n, D); a bias belongs into one of the two.
+        norm: (N, n, n) positive divisors, the diagonal unused; None for no division.
+    """
+
+    first: Tensor
+    second: Tensor
+    norm: Tensor | None = None
+
+    def rows(self, rows: Rows) -> Relations:
+        """The relations of some images."""
+        return Relations(self.first[rows], self.second[rows], None if self.norm is None else self.norm[rows])
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Embeddings on up to three levels; a level left out is None on both sides.
+
+    Attributes:
+        globals: (N, D) for images and for texts.
+        regions: (N, n, D) for images, (T, D) for texts.
+        relations: `Relations` or (N, P, D) for images, (T, D) for texts.
+        mask: (N, n) bool for images, True where a region exists; None for all.
+    """
+
+    globals: Tensor | None = None
+    regions: Tensor | None = None
+    relations: Tensor | Relations | None = None
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if all(level is None for level in (self.globals, self.regions, self.relations)):
+            raise BadInput("Levels needs at least one of globals, regions and relations")
+
+    def __len__(self) -> int:
+        return len(self.tensors()[0])
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor of embeddings held, without norms and masks."""
+        found: list[Tensor] = []
+        for level in (self.globals, self.regions, self.relations):
+            if isinstance(level, Relations):
+                found += [level.first, level.second]
+            elif level is not None:
+                found.append(level)
+        return found
+
+    def rows(self, rows: Rows) -> Levels:
+        """The embeddings of some images or texts."""
+        return Levels(
+            None if self.globals is None else self.globals[rows],
+            None if self.regions is None else self.regions[rows],
+            self.relations.rows(rows)
+            if isinstance(self.relations, Relations)
+            else None
+            if self.relations is None
+            else self.relations[rows],
+            None if self.mask is None else self.mask[rows],
+        )
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Levels:
+        """`function` applied to every tensor, norms and mask included."""
+        relations = self.relations
+        if isinstance(relations, Relations):
+            norm = None if relations.norm is None else function(relations.norm)
+            relations = Relations(function(relations.first), function(relations.second), norm)
+        elif relations is not None:
+            relations = function(relations)
+        return Levels(
+            None if self.globals is None else function(self.globals),
+            None if self.regions is None else function(self.regions),
+            relations,
+            None if self.mask is None else function(self.mask),
+        )
+
+
+Embedding: TypeAlias = Tensor | Levels
+
+
+def as_levels(embedding: Embedding) -> Levels:
+    """A plain (N, D) tensor is the global level alone."""
+    return embedding if isinstance(embedding, Levels) else Levels(globals=embedding)
+
+
+def require_finite(embedding: Embedding, what: str) -> None:
+    """Refuse NaN and infinite values.
+
+    Raises:
+        BadInput: naming `what`, the first bad row and how many there are.
+    """
+    for tensor in as_levels(embedding).tensors():
+        bad = (~torch.isfinite(tensor.reshape(len(tensor), -1))).any(dim=1).nonzero().flatten()
+        if len(bad):
+            raise BadInput(f"{what}: {len(bad)} of {len(tensor)} vectors contain NaN or infinity, the first is {bad[0]}")
+
+
+# A product of image vectors (N, R, D) and text vectors: (N, R, T) for all pairs, (N, R, 1) for row-wise pairs.
+Product: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+def _all_pairs(vectors: Tensor, texts: Tensor) -> Tensor:
+    n, r, d = vectors.shape
+    return (vectors.reshape(n * r, d) @ texts.T).view(n, r, len(texts))
+
+
+def _row_pairs(vectors: Tensor, texts: Tensor) -> Tensor:
+    return (vectors * texts[:, None]).sum(-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """One vector per image and per text.
+
+    Attributes:
+        cosine: every vector is divided by its length; a zero vector stays zero and scores 0.
+    """
+
+    cosine: bool
+
+    def prepare(self, embedding: Embedding) -> Levels:
+        """A block of embeddings in float64, normalised if this is a cosine."""
+        levels = as_levels(embedding).map(lambda x: x if x.dtype == torch.bool else x.double())
+        if not self.cosine:
+            return levels
+        relations = levels.relations
+        if isinstance(relations, Relations):
+            lengths = (relations.first[:, :, None] + relations.second[:, None]).norm(dim=-1)
+            relations = Relations(relations.first, relations.second, lengths.clamp_min(1e-300))
+        elif relations is not None:
+            relations = _unit(relations)
+        return replace(
+            levels,
+            globals=None if levels.globals is None else _unit(levels.globals),
+            regions=None if levels.regions is None else _unit(levels.regions),
+            relations=relations,
+        )
+
+    def scores(self, images: Embedding, texts: Embedding) -> Tensor:
+        """All pairs of a block of N images and T texts: (N, T) float64, larger is more similar."""
+        return self._combine(self.prepare(images), self.prepare(texts), _all_pairs)
+
+    def paired(self, images: Embedding, texts: Embedding) -> Tensor:
+        """Row-wise pairs of N images and N texts: (N,) float64, equal to `scores` up to `rounding`."""
+        return self._combine(self.prepare(images), self.prepare(texts), _row_pairs).squeeze(1)
+
+    def rounding(self, images: Embedding, texts: Embedding) -> float:
+        """A bound on how far two float64 evaluations of one score can differ: scores closer than this are tied.
+
+        The inputs are float32, so distinct scores are many orders further apart.  gamma_D |x| |y| summed over levels.
+        """
+        bound = 0.0
+        for image, text in self._level_pairs(as_levels(images), as_levels(texts)):
+            bound += 4 * text.shape[-1] * torch.finfo(torch.float64).eps * self._reach(image) * self._reach(text)
+        return bound
+
+    def check(self, images: Embedding, texts: Embedding) -> None:
+        """Refuse embeddings that do not fit this similarity or each other.
+
+        Raises:
+            BadInput: other levels on the two sides, other dimensions, or a level this similarity does not read.
+        """
+        left, right = as_levels(images), as_levels(texts)
+        for name in ("globals", "regions", "relations"):
+            a, b = getattr(left, name), getattr(right, name)
+            if (a is None) != (b is None):
+                raise BadInput(f"the {name} level is given for {'texts' if a is None else 'images'} only; give both sides")
+            if a is None:
+                continue
+            if name != "globals" and not isinstance(self, MultiLevel):
+                raise BadInput(f"the {name} level needs similarity = MultiLevel(...), not COSINE or DOT")
+            image_dim = (a.first if isinstance(a, Relations) else a).shape[-1]
+            if image_dim != b.shape[-1]:
+                raise BadInput(
+                    f"images have {image_dim} and texts {b.shape[-1]} dimensions on the {name} level; they must agree"
+                )
+
+    def _reach(self, level: Tensor | Relations) -> float:
+        if isinstance(level, Relations):
+            divisor = 1.0
+            if level.norm is not None and not self.cosine:
+                divisor = float(level.norm.abs()[:, ~torch.eye(level.norm.shape[-1], dtype=torch.bool)].min())
+            return (self._reach(level.first) + self._reach(level.second)) / max(divisor, 1e-12)
+        return 1.0 if self.cosine else float(level.double().norm(dim=-1).max())
+
+    @staticmethod
+    def _level_pairs(images: Levels, texts: Levels) -> list[tuple[Tensor | Relations, Tensor]]:
+        pairs = ((images.globals, texts.globals), (images.regions, texts.regions), (images.relations, texts.relations))
+        return [(a, b) for a, b in pairs if a is not None and isinstance(b, Tensor)]
+
+    def _combine(self, images: Levels, texts: Levels, product: Product) -> Tensor:
+        assert images.globals is not None and texts.globals is not None
+        return product(images.globals[:, None], texts.globals)[:, 0]
+
+
+@dataclass(frozen=True)
+class MultiLevel(Similarity):
+    """Sum over levels: global + mean of the `top` best regions + mean of the `top` best region pairs (CRAN, Eq. 11).
+
+    Regions that are masked never count: the mean is over min(top, existing) of them, and a level without any adds 0.
+
+    Attributes:
+        top: K of Eq. 11.
+        weights: of the global, region and relation level.
+    """
+
+    cosine: bool = False
+    top: int = 3
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise BadInput(f"MultiLevel: top is a number of regions, at least 1, not {self.top}")
+
+    def _combine(self, images: Levels, texts: Levels, product: Product) -> Tensor:
+        total: Tensor | float = 0.0
+        if images.globals is not None and texts.globals is not None:
+            total = self.weights[0] * product(images.globals[:, None], texts.globals)[:, 0]
+        if images.regions is not None and texts.regions is not None:
+            scores = product(images.regions, texts.regions)
+            total = total + self.weights[1] * self._top_mean(scores, images.mask)
+        if images.relations is not None and isinstance(texts.relations, Tensor):
+            scores, valid = self._relation_scores(images, texts.relations, product)
+            total = total + self.weights[2] * self._top_mean(scores, valid)
+        assert isinstance(total, Tensor)
+        return total
+
+    def _relation_scores(self, images: Levels, texts: Tensor, product: Product) -> tuple[Tensor, Tensor | None]:
+        relations = images.relations
+        if not isinstance(relations, Relations):
+            assert relations is not None
+            if images.mask is None:
+                return product(relations, texts), None
+            return product(relations, texts), _pair_mask(images.mask)
+        first, second = product(relations.first, texts), product(relations.second, texts)
+        n = first.shape[1]
+        pairs = ordered_pairs(n).to(first.device)
+        scores = first[:, pairs[:, 0]] + second[:, pairs[:, 1]]
+        if relations.norm is not None:
+            scores = scores / relations.norm[:, pairs[:, 0], pairs[:, 1]][:, :, None]
+        return scores, None if images.mask is None else _pair_mask(images.mask)
+
+    def _top_mean(self, scores: Tensor, valid: Tensor | None) -> Tensor:
+        """(N, R, T) scores and (N, R) validity to (N, T)."""
+        if scores.shape[1] == 0:
+            return scores.sum(dim=1)
+        top = min(self.top, scores.shape[1])
+        if valid is None:
+            return scores.topk(top, dim=1).values.mean(dim=1)
+        best = scores.masked_fill(~valid[:, :, None], -torch.inf).topk(top, dim=1).values
+        count = valid.sum(dim=1).clamp(1, top)
+        return best.masked_fill(best == -torch.inf, 0.0).sum(dim=1) / count[:, None]
+
+
+def ordered_pairs(regions: int) -> Tensor:
+    """(n(n - 1), 2) region indices of every ordered pair j != k, row-major: (0, 1), (0, 2), ... (1, 0), ..."""
+    j, k = torch.meshgrid(torch.arange(regions), torch.arange(regions), indexing="ij")
+    pairs = torch.stack([j.flatten(), k.flatten()], dim=1)
+    return pairs[pairs[:, 0] != pairs[:, 1]]
+
+
+def mean_by_image(texts: Embedding, image_of: Tensor, images: int, similarity: Similarity) -> Embedding:
+    """Average the text embeddings of each image (protocol `mean`); under a cosine the vectors are unit before.
+
+    Shapes: T text rows and (T,) owners to `images` rows.
+    """
+    counts = torch.bincount(image_of, minlength=images).clamp_min(1)
+
+    def mean(x: Tensor) -> Tensor:
+        x = _unit(x.double()) if similarity.cosine else x.double()
+        total = torch.zeros(images, x.shape[1], dtype=torch.float64, device=x.device).index_add_(0, image_of, x)
+        return (total / counts[:, None]).float()
+
+    averaged = as_levels(texts).map(mean)
+    return averaged if isinstance(texts, Levels) else averaged.tensors()[0]
+
+
+def rows_of(embedding: Embedding, rows: Rows) -> Embedding:
+    """Some rows of a tensor or of levels."""
+    return embedding.rows(rows) if isinstance(embedding, Levels) else embedding[rows]
+
+
+def on_device(embedding: Embedding, device: torch.device) -> Embedding:
+    """The embedding on a device."""
+    moved = as_levels(embedding).map(lambda x: x.to(device))
+    return moved if isinstance(embedding, Levels) else moved.tensors()[0]
+
+
+
+
+def _pair_mask(mask: Tensor) -> Tensor:
+    pairs = ordered_pairs(mask.shape[1]).to(mask.device)
+    return mask[:, pairs[:, 0]] & mask[:, pairs[:, 1]]
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+
+
+COSINE = Similarity(cosine=True)
+DOT = Similarity(cosine=False)

@@ -1,0 +1,174 @@
+"""What the shared front end gives every method: named features of one split, on demand, each of a documented shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from cran_bench.dataset import Collection
+from cran_bench.errors import BadInput
+from cran_bench.frontend import characters
+from cran_bench.frontend.features import Features
+from cran_bench.frontend.text import TextFrontEnd
+from cran_bench.protocols import Unit
+from cran_bench.similarity import ordered_pairs
+
+
+class MissingFeature(BadInput):
+    """A method asked for a feature that the data does not have."""
+
+
+class Split:
+    """N images and T texts of one split.
+
+    Texts are captions or documents, by `unit`.  Everything fitted (vocabulary, idf, word vectors) was fitted on the
+    training split of the unit the method trains on.  Arrays are read from disk when asked for.
+
+    Attributes:
+        name: 'train', 'val' or 'test'.
+        unit: 'captions' or 'documents'.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        unit: Unit,
+        collection: Collection,
+        features: Features,
+        text: TextFrontEnd,
+        rows: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.name, self.unit = name, unit
+        self._collection, self._features, self._text = collection, features, text
+        self._rows = collection.splits[name] if rows is None else rows
+
+    def __len__(self) -> int:
+        """N, the number of images."""
+        return len(self._rows)
+
+    def take(self, positions: NDArray[np.int64]) -> Split:
+        """The images at `positions` of this split with their texts, in that order."""
+        return Split(self.name, self.unit, self._collection, self._features, self._text, self._rows[positions])
+
+    # images -----------------------------------------------------------------------------------------------------
+
+    @property
+    def image_ids(self) -> list[str]:
+        """N names."""
+        return [self._collection.images.ids[row] for row in self._rows.tolist()]
+
+    @cached_property
+    def images(self) -> Tensor:
+        """(N, D) float32, the global feature of each image."""
+        return torch.from_numpy(self._features.globals[self._rows].astype(np.float32, copy=False))
+
+    def image_blocks(self, size: int = 4096) -> Iterator[Tensor]:
+        """The rows of `images`, at most `size` at a time, without holding them all."""
+        for a in range(0, len(self), size):
+            block = self._features.globals[self._rows[a : a + size]]
+            yield torch.from_numpy(block.astype(np.float32, copy=False))
+
+    @cached_property
+    def regions(self) -> Tensor:
+        """(N, 5, D) float32, the feature of each region, best first; where `region_mask` is False, the full image's."""
+        return torch.from_numpy(self._region_array("regions").astype(np.float32, copy=False))
+
+    @cached_property
+    def boxes(self) -> Tensor:
+        """(N, 5, 4) float32, x0 y0 x1 y1 as fractions of width and height."""
+        return torch.from_numpy(self._region_array("boxes"))
+
+    @cached_property
+    def box_scores(self) -> Tensor:
+        """(N, 5) float32, the proposer's confidence."""
+        return torch.from_numpy(self._region_array("scores"))
+
+    @cached_property
+    def region_mask(self) -> Tensor:
+        """(N, 5) bool, False where there was no region and the full image stands in."""
+        return torch.from_numpy(self._region_array("mask"))
+
+    @cached_property
+    def relation_pairs(self) -> Tensor:
+        """(20, 2) int64, the ordered pairs (j, k), j != k, of the regions, row-major."""
+        return ordered_pairs(self._region_array("boxes").shape[1])
+
+    @property
+    def labels(self) -> Tensor:
+        """(N, C) uint8, multi-hot categories."""
+        if self._collection.labels is None:
+            raise MissingFeature(f"{self._collection.name} has no category labels")
+        return torch.from_numpy(self._collection.labels[self._rows])
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether `regions`, `boxes`, `box_scores`, `region_mask` can be asked for."""
+        return self._features.regions is not None
+
+    def _region_array(self, name: str) -> NDArray[np.generic]:
+        array: NDArray[np.generic] | None = getattr(self._features, name)
+        if array is None:
+            raise MissingFeature(
+                f"{self._collection.name} was prepared without regions; prepare it again with --regions-with"
+            )
+        return np.ascontiguousarray(array[self._rows])
+
+    # texts ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _captions(self) -> tuple[list[str], NDArray[np.int64]]:
+        return self._collection.captions_of(self._rows)
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """T captions, or N documents: an image's captions joined by a space."""
+        captions, owner = self._captions
+        if self.unit == "captions":
+            return captions
+        first = np.searchsorted(owner, np.arange(len(self) + 1))
+        return [" ".join(captions[a:b]) for a, b in zip(first[:-1], first[1:], strict=True)]
+
+    @cached_property
+    def image_of(self) -> Tensor:
+        """(T,) int64, the position in this split of each text's image; non-decreasing."""
+        return torch.from_numpy(self._captions[1]) if self.unit == "captions" else torch.arange(len(self))
+
+    def chars(self, length: int = 201) -> Tensor:
+        """(T, length) uint8 alphabet indices, 0 for padding (Reed's alphabet; see `frontend.characters`)."""
+        return torch.from_numpy(characters.encode(self.texts, length))
+
+    @cached_property
+    def tokens(self) -> tuple[Tensor, Tensor]:
+        """(T, L) int32 word ids, 0 for padding and 1 for unknown; and (T,) int32 lengths."""
+        ids, lengths = self._text.tokens(self.texts)
+        return torch.from_numpy(ids), torch.from_numpy(lengths)
+
+    def bow(self, size: int = 3000) -> sparse.csr_array:
+        """(T, V) float32 counts of the `size` most frequent training words, V <= size."""
+        return self._text.bow(self.texts, size)
+
+    def tfidf(self, size: int = 3000, sublinear: bool = False) -> sparse.csr_array:
+        """(T, V) float32 tf-idf of the `size` most frequent training words, unit rows, V <= size."""
+        return self._text.tfidf(self.texts, size, sublinear)
+
+    def mean_vectors(self) -> Tensor:
+        """(T, D) float32, the mean word vector, unit length; zero where no word is known."""
+        return self._text.mean_vectors(self.texts)
+
+    # twins ------------------------------------------------------------------------------------------------------
+
+    @property
+    def twins(self) -> Tensor | None:
+        """(N,) int64, the position in this split of each image's twin; None where the data has none."""
+        if self._collection.twins is None:
+            return None
+        position = np.full(len(self._collection.images.ids), -1, dtype=np.int64)
+        position[self._rows] = np.arange(len(self))
+        twins = position[self._collection.twins[self._rows]]
+        return torch.from_numpy(twins) if bool((twins >= 0).all()) else None

@@ -1,0 +1,116 @@
+"""Files that are whole or absent: written beside their place, synced, then renamed.  Locks between processes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+
+from cran_bench.errors import BadInput, CannotWrite
+from cran_bench.progress import say
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hexadecimal sha256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hexadecimal sha256 of a JSON value in canonical form (sorted keys, no spaces)."""
+    return sha256_bytes(canonical_json(value).encode())
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no white space: one text for one value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def clear_os_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a folder without write permission into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CannotWrite(
+                f"the disk is full while writing {path}: free some space or choose another folder; nothing was lost"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise CannotWrite(f"cannot write {path}: {error.strerror}; choose another folder") from error
+        raise
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, sync it and rename it into place.
+
+    Raises:
+        CannotWrite: the disk is full or the folder is read-only; `path` keeps its old content, if any.
+    """
+    with clear_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value, indented, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """Hold the lock of `path` between processes; say so where another process holds it.  Freed when a process dies."""
+    with clear_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(path.name + ".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"another process is {doing}; waiting for it")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

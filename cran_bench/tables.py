@@ -1,0 +1,259 @@
+"""Tables of records: mean and spread over seeds, intervals over images, seconds per phase; failed rows stay visible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.protocols import MEANING, PROTOCOLS
+from cran_bench.ranking import Ranks
+from cran_bench.results import Failure, Record
+from cran_bench.statistics import FIGURES, Interval, interval, paired_difference
+
+Format = Literal["terminal", "markdown", "csv", "latex"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+_STYLE = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
+_PHASES = ("features", "fit", "embed", "similarity", "rank")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that may stand in one table: same data, same front end, same protocol."""
+
+    dataset: str
+    quick: bool
+    front_end: str
+    vectors: str
+    protocol: str
+    folds: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method over its seeds.
+
+    Attributes:
+        records: with their ranks, one per seed, in order of seed.
+        failures: of seeds that failed.
+    """
+
+    label: str
+    records: Sequence[tuple[Record, Ranks]]
+    failures: Sequence[Failure]
+
+    def mean(self, figure: str) -> float:
+        """Mean over seeds; NaN where none finished."""
+        values = [record.metrics[figure] for record, _ in self.records if figure in record.metrics]
+        return float(np.mean(values)) if values else float("nan")
+
+    def deviation(self, figure: str) -> float:
+        """Sample standard deviation over seeds; NaN for fewer than two."""
+        values = [record.metrics[figure] for record, _ in self.records if figure in record.metrics]
+        return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+    def seconds(self, phase: str) -> float:
+        """Mean over seeds of a phase's seconds."""
+        values = [getattr(record.seconds, phase) for record, _ in self.records]
+        return float(np.mean(values)) if values else float("nan")
+
+    @property
+    def ranks(self) -> list[Ranks]:
+        """The ranks of every seed."""
+        return [ranks for _, ranks in self.records]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one group, best last."""
+
+    group: Group
+    rows: Sequence[Row]
+
+    @property
+    def title(self) -> str:
+        """What the numbers are of, in one line."""
+        group, facts = self.group, []
+        for row in self.rows:
+            for record, _ in row.records:
+                facts = [f"{record.data.images:,} images, {record.data.captions:,} captions"]
+        folds = [f"mean of {group.folds} folds"] if group.folds else []
+        return " · ".join([group.dataset, f"protocol {group.protocol}", *folds, *facts, group.front_end])
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader needs to know to read the figures."""
+        lines = [f"Protocol {self.group.protocol}: {MEANING[p]}." for p in PROTOCOLS if p == self.group.protocol]
+        lines.append(f"Recall in percent; front end {self.group.front_end}, word vectors {self.group.vectors}.")
+        if sum(bool(row.records) for row in self.rows) > 1:
+            lines.append("Behind best: rsum minus the best row's, with its 95 % paired bootstrap interval over images.")
+        if any(len(row.records) > 1 for row in self.rows):
+            lines.append("± is the standard deviation over seeds.")
+        for row in self.rows:
+            lines += [f"{row.label} seed {f.seed} FAILED: {f.error}" for f in row.failures]
+        return lines
+
+    def behind_best(self) -> dict[str, Interval]:
+        """rsum of each finished row minus the best one's; the best row has none."""
+        finished = [row for row in self.rows if row.records]
+        if len(finished) < 2:
+            return {}
+        best = max(finished, key=lambda row: row.mean("rsum"))
+        return {row.label: paired_difference(row.ranks, best.ranks, "rsum") for row in finished if row is not best}
+
+    def frame(self) -> pd.DataFrame:
+        """Every figure as a number, one line per method: what the CSV holds."""
+        behind = self.behind_best()
+        lines: list[dict[str, Any]] = []
+        for row in self.rows:
+            line: dict[str, Any] = {
+                "dataset": self.group.dataset,
+                "quick": self.group.quick,
+                "front_end": self.group.front_end,
+                "vectors": self.group.vectors,
+                "protocol": self.group.protocol,
+                "folds": self.group.folds,
+                "method": row.label,
+                "seeds": " ".join(str(record.seed) for record, _ in row.records),
+                "status": "failed" if row.failures else "ok",
+            }
+            for figure in _figures(self.rows):
+                line[figure] = round(row.mean(figure), 4)
+                if any(len(other.records) > 1 for other in self.rows):
+                    line[f"{figure}_sd"] = round(row.deviation(figure), 4)
+            for figure in ("i2t_r1", "t2i_r1", "rsum"):
+                if row.records:
+                    found = interval(row.ranks, figure)
+                    line[f"{figure}_low"], line[f"{figure}_high"] = round(found.low, 4), round(found.high, 4)
+            if row.label in behind:
+                gap = behind[row.label]
+                line |= {"behind_best": round(gap.value, 4)}
+                line |= {"behind_best_low": round(gap.low, 4), "behind_best_high": round(gap.high, 4)}
+            line |= {f"{phase}_s": round(row.seconds(phase), 4) for phase in _PHASES}
+            if row.records:
+                record = row.records[0][0]
+                line |= {
+                    "split_sha": record.data.split_sha[:12],
+                    "unit": record.method.unit,
+                    "kernel": record.similarity.kernel,
+                    "cpu": record.environment["cpu"],
+                    "gpu": record.environment["gpu"],
+                    "torch": record.environment["torch"],
+                    "commit": record.environment["commit"],
+                }
+            lines.append(line)
+        return pd.DataFrame(lines)
+
+    def display(self) -> pd.DataFrame:
+        """The table as people read it: texts, one line per method."""
+        behind = self.behind_best()
+        lines = []
+        for row in self.rows:
+            line = {"method": row.label}
+            for figure in FIGURES:
+                line[f"{figure[:3]} R@{figure[5:]}"] = self._cell(row, figure)
+            line["MedR"] = (
+                f"{row.mean('i2t_medr'):.4g} / {row.mean('t2i_medr'):.4g}" if row.records else "failed"
+            )
+            line["rsum"] = self._cell(row, "rsum")
+            if "twin_accuracy" in _figures(self.rows):
+                line["twins"] = self._cell(row, "twin_accuracy")
+            if any(behind):
+                gap = behind.get(row.label)
+                line["behind best"] = (
+                    f"{gap.value:.1f} [{gap.low:.1f}, {gap.high:.1f}]" if gap else "best" if row.records else ""
+                )
+            for phase in _PHASES[1:]:
+                line[f"{phase} s"] = f"{row.seconds(phase):.2f}" if row.records else ""
+            lines.append(line)
+        return pd.DataFrame(lines)
+
+    def _cell(self, row: Row, figure: str) -> str:
+        if not row.records:
+            return "failed"
+        text = f"{row.mean(figure):.1f}"
+        return f"{text} ± {row.deviation(figure):.1f}" if len(row.records) > 1 else text
+
+
+def build_tables(runs: Iterable[tuple[Record, Ranks]], failures: Iterable[Failure]) -> list[Table]:
+    """Group runs into tables; of several records of one cell the newest counts, and a failure only if none finished.
+
+    Rows keep the order in which they are given.
+    """
+    found: dict[Group, dict[str, dict[int, tuple[Record, Ranks] | Failure]]] = {}
+    for record, ranks in runs:
+        data = record.data
+        group = Group(data.label, data.quick, data.front_end, data.vectors, record.protocol, record.folds)
+        seeds = found.setdefault(group, {}).setdefault(record.method.label, {})
+        old = seeds.get(record.seed)
+        if not isinstance(old, tuple) or old[0].started < record.started:
+            seeds[record.seed] = (record, ranks)
+    for failure in failures:
+        groups = [
+            group
+            for group in found
+            if (group.dataset, group.front_end, group.protocol, group.folds)
+            == (failure.data_label, failure.front_end, failure.protocol, failure.folds)
+        ] or [Group(failure.data_label, failure.quick, failure.front_end, "", failure.protocol, failure.folds)]
+        for group in groups:
+            found.setdefault(group, {}).setdefault(failure.method_label, {}).setdefault(failure.seed, failure)
+    return [
+        Table(
+            group,
+            [
+                Row(
+                    label,
+                    [run for _, run in sorted(seeds.items()) if isinstance(run, tuple)],
+                    [run for _, run in sorted(seeds.items()) if isinstance(run, Failure)],
+                )
+                for label, seeds in rows.items()
+            ],
+        )
+        for group, rows in found.items()
+    ]
+
+
+def render(tables: Sequence[Table], style: str) -> str:
+    """Tables as text in one of the formats.
+
+    Raises:
+        BadInput: an unknown format.
+    """
+    if style not in FORMATS:
+        raise BadInput(f"there is no table format '{style}'{did_you_mean(style, FORMATS)}")
+    if style == "csv":
+        frames = [table.frame() for table in tables]
+        return str(pd.concat(frames).to_csv(index=False)) if frames else ""
+    parts: list[str] = []
+    for table in tables:
+        shown = table.display()
+        body = tabulate(
+            [list(line) for line in shown.itertuples(index=False)],
+            headers=list(shown.columns),
+            tablefmt=_STYLE[style],
+            disable_numparse=True,
+            colalign=("left", *["right"] * (len(shown.columns) - 1)),
+        )
+        quick = ["quick: not for comparison"] if table.group.quick else []
+        if style == "markdown":
+            heading = [f"### {table.title}", "", *[f"**{line}**\n" for line in quick]]
+            parts.append("\n".join([*heading, body, "", *[f"{line}  " for line in table.notes], ""]))
+        elif style == "latex":
+            parts.append("\n".join([*[f"% {line}" for line in (table.title, *quick, *table.notes)], body, ""]))
+        else:
+            parts.append("\n".join([table.title, *quick, "", body, "", *table.notes, ""]))
+    return "\n".join(parts)
+
+
+def _figures(rows: Sequence[Row]) -> list[str]:
+    names: dict[str, None] = {}
+    for row in rows:
+        for record, _ in row.records:
+            names |= dict.fromkeys(record.metrics)
+    return list(names)

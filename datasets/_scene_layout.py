@@ -1,0 +1,117 @@
+"""What a scene is made of, and how a scene and its twin are drawn by lot."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+COLOURS = ("red", "green", "blue", "yellow", "purple", "black")
+SHAPES = ("circle", "square", "triangle", "cross", "star")
+RADII = {"small": 8, "large": 12}
+
+SIDE = 96  # of every picture, in the units of places and radii
+REGIONS = 5
+SPACING = 2 * max(RADII.values()) + 4
+BORDER = max(RADII.values()) + 2
+
+
+class Stream:
+    """Random draws that are the same on every platform and Python version: only `getrandbits` is relied on."""
+
+    def __init__(self, seed: str) -> None:
+        self._bits = random.Random(seed).getrandbits
+
+    def below(self, n: int) -> int:
+        """A whole number from 0 to n - 1."""
+        width = (n - 1).bit_length()
+        while True:
+            draw = self._bits(width) if width else 0
+            if draw < n:
+                return draw
+
+    def choose(self, items: Sequence[T]) -> T:
+        """One of `items`."""
+        return items[self.below(len(items))]
+
+    def shuffle(self, items: Sequence[T]) -> list[T]:
+        """`items` in random order."""
+        deck = list(items)
+        for k in range(len(deck) - 1, 0, -1):
+            j = self.below(k + 1)
+            deck[k], deck[j] = deck[j], deck[k]
+        return deck
+
+
+class Thing(NamedTuple):
+    """An object.  `shade` is added to the red, green and blue of its colour."""
+
+    colour: str
+    shape: str
+    size: str
+    shade: tuple[int, int, int]
+
+
+class Place(NamedTuple):
+    """The centre of an object or of an empty region; x grows to the right, y downwards."""
+
+    x: int
+    y: int
+
+
+class Backdrop(NamedTuple):
+    """A light ground: a tint, and faint stripes of a period in 96ths of the side along a direction."""
+
+    tint: tuple[int, int, int]
+    direction: tuple[int, int]
+    period: int
+
+
+class Scene(NamedTuple):
+    """Two to four things, their places in the same order, and empty regions that fill up to five."""
+
+    things: tuple[Thing, ...]
+    places: tuple[Place, ...]
+    empty: tuple[tuple[Place, str], ...]
+    backdrop: Backdrop
+
+
+def draw_twins(stream: Stream) -> tuple[Scene, Scene]:
+    """A scene and its twin: the same things, none of them at its old place, and all else alike.
+
+    Each place has room for the largest thing and lies at least `SPACING` from the others along one of the axes.
+    """
+    count = stream.choose((2, 2, 3, 3, 4))
+    kinds = stream.shuffle([(colour, shape) for colour in COLOURS for shape in SHAPES])[:count]
+    sizes = [stream.choose(tuple(RADII)) for _ in range(REGIONS)]
+    things = tuple(Thing(*kind, size, _jitter(stream, 12)) for kind, size in zip(kinds, sizes, strict=False))
+    places = _draw_places(stream)
+    order = stream.shuffle(range(count))
+    while any(k == moved for k, moved in enumerate(order)):
+        order = stream.shuffle(range(count))
+    empty = tuple(zip(places[count:], sizes[count:], strict=True))
+    red, green, blue = _jitter(stream, 8)
+    direction = stream.choose(((1, 0), (0, 1), (1, 1), (1, -1), (2, 1), (1, 2), (2, -1), (1, -2)))
+    backdrop = Backdrop((238 + red, 238 + green, 238 + blue), direction, 4 + stream.below(9))
+    scene = Scene(things, tuple(places[:count]), empty, backdrop)
+    return scene, scene._replace(places=tuple(places[k] for k in order))
+
+
+def _jitter(stream: Stream, most: int) -> tuple[int, int, int]:
+    red, green, blue = (stream.below(2 * most + 1) - most for _ in range(3))
+    return red, green, blue
+
+
+def _draw_places(stream: Stream) -> list[Place]:
+    room = SIDE - 2 * BORDER + 1
+    places: list[Place] = []
+    misses = 0
+    while len(places) < REGIONS:
+        new = Place(BORDER + stream.below(room), BORDER + stream.below(room))
+        if all(max(abs(new.x - old.x), abs(new.y - old.y)) >= SPACING for old in places):
+            places.append(new)
+        elif (misses := misses + 1) > 20:  # the first few may leave no room for the rest
+            places, misses = [], 0
+    return stream.shuffle(places)

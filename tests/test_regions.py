@@ -1,0 +1,205 @@
+"""Regions: the data's own boxes, the grid, and NanoDet's decoding against the obvious loops."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cran_bench.dataset import Collection, FolderImages
+from cran_bench.errors import BadInput
+from cran_bench.frontend.nanodet import decode, suppress
+from cran_bench.frontend.regions import open_proposer
+
+PHOTO = Image.new("RGB", (64, 48), (90, 120, 30))
+
+
+def collection(boxes=None):
+    return Collection(
+        name="three",
+        images=FolderImages(Path("nowhere"), ["a", "b", "c"]),
+        captions=["a", "b", "c"],
+        image_of=np.arange(3),
+        splits={"train": np.array([0]), "val": np.array([1]), "test": np.array([2])},
+        boxes=boxes,
+    )
+
+
+def test_none_and_unknown_names():
+    assert open_proposer("none", collection()) is None
+    with pytest.raises(BadInput, match=r"there are no regions 'gird'; did you mean 'grid'\?"):
+        open_proposer("gird", collection())
+    for text in ("none[a=1]", "boxes[a=1]"):
+        with pytest.raises(BadInput, match="have no fields"):
+            open_proposer(text, collection())
+    with pytest.raises(BadInput, match="takes nothing after a colon"):
+        open_proposer("grid:5", collection())
+    with pytest.raises(BadInput, match="'nanodet' needs a file"):
+        open_proposer("nanodet", collection())
+    with pytest.raises(BadInput, match="there is no ONNX model"):
+        open_proposer("nanodet:gone.onnx", collection())
+
+
+def test_boxes_are_the_datas_own():
+    own = np.random.default_rng(0).random((3, 5, 4)).astype(np.float32)
+    proposer = open_proposer("boxes", collection(own))
+    proposals = proposer.propose(1, PHOTO)
+    assert np.array_equal(proposals.boxes, own[1])
+    assert proposals.scores.tolist() == [1] * 5
+    assert proposer.identity() != open_proposer("boxes", collection(own / 2)).identity()
+    with pytest.raises(BadInput, match="three has no boxes of its own; choose grid"):
+        open_proposer("boxes", collection())
+
+
+def test_grid_is_the_centre_and_the_corners():
+    proposals = open_proposer("grid[side=0.5]", collection()).propose(0, PHOTO)
+    assert proposals.boxes.tolist() == [
+        [0.25, 0.25, 0.75, 0.75],
+        [0, 0, 0.5, 0.5],
+        [0.5, 0, 1, 0.5],
+        [0, 0.5, 0.5, 1],
+        [0.5, 0.5, 1, 1],
+    ]
+    default = open_proposer("grid", collection())
+    assert default.propose(0, PHOTO).boxes.max() == 1
+    assert default.identity() == {"name": "grid", "side": 0.6}
+    with pytest.raises(BadInput, match="side must be above 0"):
+        open_proposer("grid[side=0]", collection())
+
+
+SIZE, STRIDES = 32, (8, 16)
+
+
+def maps(seed=0, classes=4):
+    """Scores and distributions of two strides, as a NanoDet of `classes` classes gives them."""
+    rng = np.random.default_rng(seed)
+    cells = [(SIZE // stride) ** 2 for stride in STRIDES]
+    scores = [rng.random((1, n, classes)).astype(np.float32) for n in cells]
+    sides = [rng.normal(size=(1, n, 32)).astype(np.float32) * 3 for n in cells]
+    return scores, sides
+
+
+def test_decode_is_the_expected_distance_from_each_cells_centre():
+    scores, sides = maps()
+    boxes, best, classes = decode([sides[1], *scores, sides[0]], SIZE)
+    expected = {}
+    for stride, score, side in zip(STRIDES, scores, sides, strict=True):
+        grid = SIZE // stride
+        for cell in range(grid * grid):
+            distances = []
+            for k in range(4):
+                weights = np.exp(side[0, cell, 8 * k : 8 * k + 8].astype(float))
+                distances.append(stride * sum(i * w for i, w in enumerate(weights)) / weights.sum())
+            x, y = (cell % grid + 0.5) * stride, (cell // grid + 0.5) * stride
+            box = [x - distances[0], y - distances[1], x + distances[2], y + distances[3]]
+            expected[float(score[0, cell].max())] = (int(score[0, cell].argmax()), box)
+    assert len(boxes) == len(expected) == 20
+    for box, score, label in zip(boxes, best, classes, strict=True):
+        assert expected[float(score)][0] == label
+        np.testing.assert_allclose(box, expected[float(score)][1], rtol=1e-4, atol=1e-4)
+
+
+def test_decode_refuses_other_shapes():
+    scores, sides = maps()
+    for outputs in (
+        scores,
+        sides,
+        [*scores, sides[0]],
+        [scores[0][0], sides[0][0]],
+        [scores[0][:, :7], sides[0][:, :7]],
+    ):
+        with pytest.raises(ValueError, match="expected scores"):
+            decode(outputs, SIZE)
+
+
+def overlap(a, b):
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("most", [5, 1000])
+def test_suppression_is_the_greedy_loop(seed, most):
+    rng = np.random.default_rng(seed)
+    corners = rng.random((60, 2))
+    boxes = np.concatenate([corners, corners + 0.1 + 0.5 * rng.random((60, 2))], axis=1).astype(np.float32)
+    scores, groups = rng.random(60).astype(np.float32), rng.integers(0, 2, 60)
+    kept = []
+    for k in np.argsort(-scores):
+        if all(groups[k] != groups[j] or overlap(boxes[k], boxes[j]) <= 0.4 for j in kept) and len(kept) < most:
+            kept.append(k)
+    assert suppress(boxes, scores, groups, 0.4, most).tolist() == kept
+    assert len(suppress(boxes[:0], scores[:0], groups[:0], 0.4, most)) == 0
+
+
+@pytest.fixture
+def detector(tmp_path):
+    """A network that sees the same objects in every image."""
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    scores, sides = maps()
+    constants = dict(zip("abcd", [*scores, *sides], strict=True))
+    make, value, real = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    nodes = [
+        make("ReduceMean", ["image"], ["mean"], keepdims=0),
+        make("Sub", ["mean", "mean"], ["zero"]),
+        *(make("Add", [name, "zero"], [name + "_out"]) for name in constants),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "detector",
+        [value("image", real, [1, 3, SIZE, SIZE])],
+        [value(name + "_out", real, list(array.shape)) for name, array in constants.items()],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    path = tmp_path / "detector.onnx"
+    opset = [onnx.helper.make_opsetid("", 13)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
+    return path
+
+
+def test_nanodet_gives_the_best_five_as_fractions(detector):
+    proposer = open_proposer(f"nanodet:{detector}[iou=0.4]", collection())
+    proposals = proposer.propose(0, PHOTO)
+    scores, sides = maps()
+    boxes, best, classes = decode([*scores, *sides], SIZE)
+    kept = suppress(boxes.clip(0, SIZE), best, classes, 0.4, 5)
+    np.testing.assert_allclose(proposals.boxes, boxes[kept].clip(0, SIZE) / SIZE, rtol=1e-5)
+    np.testing.assert_allclose(proposals.scores, best[kept])
+    assert proposals.boxes.dtype == proposals.scores.dtype == np.float32
+    assert proposer.identity() == {
+        "name": "nanodet",
+        "file": "detector.onnx",
+        "sha256": proposer.identity()["sha256"],
+        "iou": 0.4,
+        "threshold": 0.0,
+        "size": SIZE,
+    }
+
+
+def test_a_threshold_may_leave_fewer_or_none(detector):
+    top = open_proposer(f"nanodet:{detector}", collection()).propose(0, PHOTO).scores
+    few = open_proposer(f"nanodet:{detector}[threshold={top[2]:.7f}]", collection()).propose(0, PHOTO)
+    assert 1 <= len(few.boxes) <= 3
+    assert open_proposer(f"nanodet:{detector}[threshold=0.9999]", collection()).propose(0, PHOTO).boxes.shape == (0, 4)
+    for wrong in ("iou=0", "threshold=1", "size=64"):
+        with pytest.raises(BadInput, match=wrong.split("=")[0]):
+            open_proposer(f"nanodet:{detector}[{wrong}]", collection())
+
+
+@pytest.mark.real
+def test_the_real_nanodet():
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    if "CRAN_BENCH_DATA" not in os.environ:
+        pytest.skip("CRAN_BENCH_DATA does not name the folder of the real data")
+    data = Path(os.environ["CRAN_BENCH_DATA"])
+    proposer = open_proposer(f"nanodet:{data / 'models/nanodet_m_coco.onnx'}", collection())
+    photos = sorted((data / "flickr8k/images").glob("*.jpg"))[100:4000:650]
+    found = [proposer.propose(0, Image.open(path).convert("RGB")) for path in photos]
+    assert all(len(p.boxes) == 5 and np.all(np.diff(p.scores) <= 0) for p in found)
+    # The skier of the third photograph, as drawn and looked at.
+    np.testing.assert_allclose(found[2].boxes[0], [0.695, 0.174, 0.935, 0.825], atol=0.02)
+    with pytest.raises(BadInput, match="is not a NanoDet-m"):
+        open_proposer(f"nanodet:{data / 'models/mobilenet_v2_imagenet.onnx'}", collection())
