@@ -101,7 +101,9 @@ class _Trial:
     def declares(self) -> None:
         part = self.method.build()
         if not isinstance(getattr(part, "similarity", None), Similarity):
-            raise Broken(f"similarity must be COSINE, DOT or MultiLevel(...), not {getattr(part, 'similarity', None)!r}")
+            raise Broken(
+                f"similarity must be COSINE, DOT or MultiLevel(...), not {getattr(part, 'similarity', None)!r}"
+            )
         if not dataclasses.is_dataclass(part):
             raise Broken("put @dataclass above the class")
         code_sha(type(part).__module__)
@@ -152,7 +154,9 @@ class _Trial:
         found = interval([rank(images, texts, test.image_of, self.fit.part.similarity)], "rsum")
         chance = 2 * sum(100.0 * k / len(test) for k in KS)
         if found.low <= chance:
-            raise Broken(f"rsum {found.value:.1f} [{found.low:.1f}, {found.high:.1f}] is not above chance, {chance:.1f}")
+            raise Broken(
+                f"rsum {found.value:.1f} [{found.low:.1f}, {found.high:.1f}] is not above chance, {chance:.1f}"
+            )
 
 
 def _same(a: tuple[Embedding, Embedding], b: tuple[Embedding, Embedding], tolerance: float, otherwise: str) -> None:

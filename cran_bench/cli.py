@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -57,13 +58,17 @@ CacheOption = Annotated[
 ImagesOption = Annotated[
     str | None,
     typer.Option(
-        "--images-with", metavar="SPEC", help="Backbone: 'pixels[dim=512]', 'onnx:FILE[tensor=NAME]', 'npy:FILE[ids=FILE]'."
+        "--images-with",
+        metavar="SPEC",
+        help="Backbone: pixels[dim=512], onnx:FILE[tensor=NAME], npy:FILE[ids=FILE].",
     ),
 ]
 RegionsOption = Annotated[
     str | None,
     typer.Option(
-        "--regions-with", metavar="SPEC", help="Regions: 'boxes', 'grid', 'nanodet:FILE', 'npy:FILE[boxes=FILE]', 'none'."
+        "--regions-with",
+        metavar="SPEC",
+        help="Regions: boxes, grid, nanodet:FILE, npy:FILE[boxes=FILE] or none.",
     ),
 ]
 VectorsOption = Annotated[
@@ -102,7 +107,9 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME", help="A method or d
 
     head = parse_spec(name).name
     if not head.endswith(".py") and head not in (*METHODS.names(), *DATASETS.names()):
-        raise BadInput(f"there is no method or dataset '{head}'{did_you_mean(head, METHODS.names() + DATASETS.names())}")
+        raise BadInput(
+            f"there is no method or dataset '{head}'{did_you_mean(head, METHODS.names() + DATASETS.names())}"
+        )
     plugin = (DATASETS if head in DATASETS.names() else METHODS).configure(name).plugin
     module = inspect.getdoc(sys.modules[plugin.cls.__module__])
     typer.echo(f"{module or ''}\n\n{inspect.getdoc(plugin.cls) or ''}\n")
@@ -151,7 +158,8 @@ def run(
     more: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help="More methods.")] = None,
     dataset: DatasetOption = "scenes",
     protocol: Annotated[
-        str, typer.Option("-p", "--protocol", metavar="NAMES", help="captions, documents, mean, single, or all; comma between.")
+        str,
+        typer.Option("-p", "--protocol", metavar="NAMES", help="captions, documents, mean, single, or all."),
     ] = "captions",
     seeds: Annotated[str, typer.Option("-s", "--seeds", metavar="SEEDS", help="0, 0,3 or 0:5 (0 to 4).")] = "0",
     quick: Annotated[bool, typer.Option("--quick", help="Less data, same code; not for comparison.")] = False,
@@ -194,7 +202,9 @@ def run(
 
 @app.command()
 def table(
-    dataset: Annotated[str | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only this dataset.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only this dataset.")
+    ] = None,
     protocol: Annotated[str, typer.Option("-p", "--protocol", metavar="NAMES", help="Only these protocols.")] = "all",
     methods: MethodsOption = None,
     style: Annotated[
@@ -281,9 +291,9 @@ def _export(dataset: Configured[Dataset], data: Path, folder: Path) -> None:
     for split in SPLITS:
         rows = collection.splits[split]
         for row in track(rows.tolist(), f"writing {split}", total=len(rows)):
-            image: Any = collection.images.read(row)
+            image = collection.images.read(row)
             name = Path(collection.images.ids[row]).stem
-            write_atomically(folder / split / f"{name}.png", lambda file, image=image: image.save(file, format="PNG"))
+            write_atomically(folder / split / f"{name}.png", partial(image.save, format="PNG"))
         texts, owner = collection.captions_of(rows)
         names = [Path(collection.images.ids[row]).stem for row in rows.tolist()]
         lines = [f"{names[image]}.png\t{text}\n" for text, image in zip(texts, owner.tolist(), strict=True)]

@@ -97,5 +97,5 @@ class Run(Protocol):
         ...
 
     def part(self, spec: P) -> P:
-        """`spec` fitted: loaded where a fit with this fingerprint is stored, else fitted on this run's data and stored."""
+        """`spec` fitted on this run's data: loaded where this very fit is stored, else made and stored."""
         ...

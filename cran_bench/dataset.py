@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from cran_bench.errors import BadInput
 from cran_bench.images import open_image
+from cran_bench.protocols import Unit
 from cran_bench.storage import sha256_bytes, sha256_file
 
 SPLITS = ("train", "val", "test")
@@ -110,6 +112,14 @@ class Collection:
         last = np.searchsorted(self.image_of, rows, side="right")
         texts = [self.captions[k] for a, b in zip(first, last, strict=True) for k in range(a, b)]
         return texts, np.repeat(np.arange(len(rows)), last - first)
+
+    def texts_of(self, rows: NDArray[np.int64], unit: Unit) -> tuple[list[str], NDArray[np.int64]]:
+        """The texts of image `rows` and whose they are: captions, or one document per image, its captions joined."""
+        captions, owner = self.captions_of(rows)
+        if unit == "captions":
+            return captions, owner
+        first = np.searchsorted(owner, np.arange(len(rows) + 1))
+        return [" ".join(captions[a:b]) for a, b in pairwise(first)], np.arange(len(rows))
 
     def split_sha(self) -> str:
         """sha256 over every split's image ids and captions, in order."""

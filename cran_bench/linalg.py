@@ -86,8 +86,8 @@ def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments
 def _text_moments(texts: Texts) -> tuple[Matrix, Matrix]:
     """Uncentred second moment (q, q) and sum (q,) of the texts."""
     if not isinstance(texts, Tensor):
-        Y = texts.astype(np.float64)
-        return (Y.T @ Y).toarray(), np.asarray(Y.sum(axis=0)).ravel()
+        sparse_texts = texts.astype(np.float64)
+        return (sparse_texts.T @ sparse_texts).toarray(), sparse_texts.T @ np.ones(sparse_texts.shape[0])
     q = texts.shape[1]
     yy, total = np.zeros((q, q)), np.zeros(q)
     for a in range(0, len(texts), TEXT_BLOCK):
@@ -97,9 +97,7 @@ def _text_moments(texts: Texts) -> tuple[Matrix, Matrix]:
     return yy, total
 
 
-def _sums_per_image(
-    texts: Texts, owner: NDArray[np.int64], start: int, stop: int, first: int, last: int
-) -> Matrix:
+def _sums_per_image(texts: Texts, owner: NDArray[np.int64], start: int, stop: int, first: int, last: int) -> Matrix:
     """(stop - start, q): the sum of each image's texts, which are rows first to last."""
     count = last - first
     gather = sparse.csr_array(
@@ -146,9 +144,7 @@ class Whitening:
 
     def back(self, matrix: Matrix) -> Matrix:
         """L^-T M."""
-        return np.asarray(
-            scipy.linalg.solve_triangular(self.lower, matrix, lower=True, trans="T", check_finite=False)
-        )
+        return np.asarray(scipy.linalg.solve_triangular(self.lower, matrix, lower=True, trans="T", check_finite=False))
 
 
 def truncated_svd(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix, Matrix]:
@@ -177,4 +173,3 @@ def truncated_svd(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix, Matrix]:
     keep = s > 1e-7 * s[0] if len(s) and s[0] > 0 else np.zeros(len(s), dtype=bool)
     U, s = np.ascontiguousarray(U[:, ::-1][:, keep]), s[keep]
     return U, s, (matrix.T @ U) / s
-

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 
-_LINE_EVERY = 15.0
+_LINE_EVERY = 30.0
 
 
 def _console() -> Console:
@@ -38,7 +38,7 @@ def duration(seconds: float) -> str:
 def track(items: Iterable[T], label: str, total: int, done: int = 0, quiet_below: float = 2.0) -> Iterator[T]:
     """Yield `items`, showing how many of `total` are through and how long the rest will take.
 
-    On a terminal a bar; elsewhere a line every 15 seconds.  Nothing is shown of what ends within `quiet_below` seconds.
+    On a terminal a bar; elsewhere a line every 30 seconds.  Nothing is shown of what ends within `quiet_below` seconds.
     `done` items of `total` were through before (a resumed job).
     """
     console = _console()

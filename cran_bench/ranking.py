@@ -57,7 +57,7 @@ class Counts:
 
     def ranks(self) -> NDArray[np.float64]:
         """(Q,) expected rank of the first right answer, from 1: better + tied / (right + 1) + 1."""
-        return self.better + self.tied / (self.right + 1.0) + 1.0
+        return np.asarray(self.better + self.tied / (self.right + 1.0) + 1.0, dtype=np.float64)
 
     def take(self, queries: NDArray[np.int64]) -> Counts:
         """The counts of some queries."""

@@ -55,7 +55,7 @@ class Configured(Generic[T]):
     Attributes:
         label: the shortest spec that builds the same thing; what changes the model changes the label.
         preset: the preset's name, '' where the plugin has none.
-        unit: for methods, what to train on whatever the protocol: 'captions', 'documents', or '' for the protocol's own.
+        unit: for methods, what to train on: 'captions', 'documents', or '' for the protocol's own.
     """
 
     plugin: Plugin[T]

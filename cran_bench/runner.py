@@ -72,11 +72,8 @@ class Prepared:
     def text(self, fit_unit: Unit) -> TextFrontEnd:
         """The text front end fitted on the training texts of a unit."""
         if fit_unit not in self._text:
-            captions, owner = self.collection.captions_of(self.collection.splits["train"])
-            if fit_unit == "documents":
-                first = np.searchsorted(owner, np.arange(len(self.collection.splits["train"]) + 1))
-                captions = [" ".join(captions[a:b]) for a, b in zip(first[:-1], first[1:], strict=True)]
-            self._text[fit_unit] = TextFrontEnd.fit(captions, self.vectors)
+            texts, _ = self.collection.texts_of(self.collection.splits["train"], fit_unit)
+            self._text[fit_unit] = TextFrontEnd.fit(texts, self.vectors)
         return self._text[fit_unit]
 
     def split(self, name: str, unit: Unit, fit_unit: Unit | None = None) -> Split:
@@ -220,7 +217,10 @@ class Runner:
                 if not outcome.reused:
                     spent, worked = spent + time.perf_counter() - start, worked + 1
                 left = spent / worked * (total - len(outcomes)) if worked else 0.0
-                say(f"[{len(outcomes)}/{total}] {_line(outcome)}" + (f"; about {duration(left)} left" if left > 2 else ""))
+                say(
+                    f"[{len(outcomes)}/{total}] {_line(outcome)}"
+                    + (f"; about {duration(left)} left" if left > 2 else "")
+                )
         return outcomes
 
     def _one(self, fitted: _Fitted, protocol: Protocol) -> Outcome:
@@ -271,9 +271,7 @@ class Runner:
             }
         )
 
-    def _evaluate(
-        self, fitted: _Fitted, protocol: Protocol, fingerprint: str, started: str
-    ) -> tuple[Record, Ranks]:
+    def _evaluate(self, fitted: _Fitted, protocol: Protocol, fingerprint: str, started: str) -> tuple[Record, Ranks]:
         fit = fitted.fit
         similarity = fit.part.similarity
         test, images, texts, embed_seconds = fitted.embeddings(unit_of(protocol))
@@ -463,4 +461,3 @@ def _line(outcome: Outcome) -> str:
     metrics, seconds = outcome.record.metrics, outcome.record.seconds
     found = f"R@1 {metrics['i2t_r1']:.1f} / {metrics['t2i_r1']:.1f}, rsum {metrics['rsum']:.1f}"
     return f"{where}: {found} ({'reused' if outcome.reused else f'fit {duration(seconds.fit)}'})"
-

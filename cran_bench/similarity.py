@@ -1,7 +1,7 @@
 """Similarities a method can declare, and their reference kernels in float64.
 
-`COSINE` and `DOT` compare one vector of an image with one of a text.  `MultiLevel` adds, to the global level, the mean of
-the `top` best regions and the mean of the `top` best ordered region pairs (CRAN, Eq. 11).
+`COSINE` and `DOT` compare one vector of an image with one of a text.  `MultiLevel` adds, to the global level, the mean
+of the `top` best regions and the mean of the `top` best ordered region pairs (CRAN, Eq. 11).
 """
 
 from __future__ import annotations
@@ -118,10 +118,12 @@ def require_finite(embedding: Embedding, what: str) -> None:
     for tensor in as_levels(embedding).tensors():
         bad = (~torch.isfinite(tensor.reshape(len(tensor), -1))).any(dim=1).nonzero().flatten()
         if len(bad):
-            raise BadInput(f"{what}: {len(bad)} of {len(tensor)} vectors contain NaN or infinity, the first is {bad[0]}")
+            raise BadInput(
+                f"{what}: {len(bad)} of {len(tensor)} vectors contain NaN or infinity, the first is {bad[0]}"
+            )
 
 
-# A product of image vectors (N, R, D) and text vectors: (N, R, T) for all pairs, (N, R, 1) for row-wise pairs.
+# Image vectors (N, R, D) times text vectors: (N, R, T) for all pairs, (N, R, 1) for row-wise pairs.
 Product: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -190,7 +192,9 @@ class Similarity:
         for name in ("globals", "regions", "relations"):
             a, b = getattr(left, name), getattr(right, name)
             if (a is None) != (b is None):
-                raise BadInput(f"the {name} level is given for {'texts' if a is None else 'images'} only; give both sides")
+                raise BadInput(
+                    f"the {name} level is given for {'texts' if a is None else 'images'} only; give both sides"
+                )
             if a is None:
                 continue
             if name != "globals" and not isinstance(self, MultiLevel):
@@ -312,15 +316,14 @@ def on_device(embedding: Embedding, device: torch.device) -> Embedding:
     return moved if isinstance(embedding, Levels) else moved.tensors()[0]
 
 
-
-
 def _pair_mask(mask: Tensor) -> Tensor:
     pairs = ordered_pairs(mask.shape[1]).to(mask.device)
     return mask[:, pairs[:, 0]] & mask[:, pairs[:, 1]]
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+    length: Tensor = x.norm(dim=-1, keepdim=True)
+    return x / length.clamp_min(1e-300)
 
 
 COSINE = Similarity(cosine=True)

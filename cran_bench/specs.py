@@ -1,7 +1,8 @@
 """The command line's grammar for things with options: ``name:argument[field=value,field=value]``.
 
 ``cca``, ``cca:paper``, ``cran:paper[margin=0.2,top=5]``, ``pixels[dim=256]``, ``onnx:model.onnx[tensor=pool]`` and
-``mine.py:Mine`` are all specs.  A field that holds several candidates takes them separated by ``|``: ``ridge=0.01|0.1``.
+``mine.py:Mine`` are all specs.  A field that holds several candidates takes them separated by ``|``, as in
+``ridge=0.01|0.1``.
 """
 
 from __future__ import annotations

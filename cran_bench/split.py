@@ -122,22 +122,18 @@ class Split:
     # texts ------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _captions(self) -> tuple[list[str], NDArray[np.int64]]:
-        return self._collection.captions_of(self._rows)
+    def _texts(self) -> tuple[list[str], NDArray[np.int64]]:
+        return self._collection.texts_of(self._rows, self.unit)
 
-    @cached_property
+    @property
     def texts(self) -> list[str]:
         """T captions, or N documents: an image's captions joined by a space."""
-        captions, owner = self._captions
-        if self.unit == "captions":
-            return captions
-        first = np.searchsorted(owner, np.arange(len(self) + 1))
-        return [" ".join(captions[a:b]) for a, b in zip(first[:-1], first[1:], strict=True)]
+        return self._texts[0]
 
-    @cached_property
+    @property
     def image_of(self) -> Tensor:
         """(T,) int64, the position in this split of each text's image; non-decreasing."""
-        return torch.from_numpy(self._captions[1]) if self.unit == "captions" else torch.arange(len(self))
+        return torch.from_numpy(self._texts[1])
 
     def chars(self, length: int = 201) -> Tensor:
         """(T, length) uint8 alphabet indices, 0 for padding (Reed's alphabet; see `frontend.characters`)."""

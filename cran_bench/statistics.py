@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,8 +61,7 @@ def _mean_resampled(seeds: Sequence[Ranks], figure: str, draws: int) -> tuple[ND
 def _resampled(ranks: Ranks, figure: str, draws: int) -> tuple[NDArray[np.float64], float]:
     """(draws,) values of the figure on resampled images, and its value on the images as they are."""
     n = len(ranks.i2t.better)
-    # Drawing n of n images with replacement is drawing how often each one counts.
-    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1.0 / n), size=draws).astype(np.float64)
+    weights = _weights(n, draws)
     names = FIGURES if figure == "rsum" else (figure,)
     samples, value = np.zeros(draws), 0.0
     for name in names:
@@ -69,13 +69,20 @@ def _resampled(ranks: Ranks, figure: str, draws: int) -> tuple[NDArray[np.float6
             raise BadInput(f"there is no figure '{name}'; known: {', '.join(FIGURES)}, rsum")
         direction, k = name[:3], int(name[5:])
         if direction == "i2t":
-            hits, queries = ranks.i2t.hits(k), np.ones(n)
+            hits, owners = ranks.i2t.hits(k), np.arange(n, dtype=np.int64)
         else:
-            hits = np.bincount(ranks.image_of, weights=ranks.t2i.hits(k), minlength=n)
-            queries = np.bincount(ranks.image_of, minlength=n).astype(np.float64)
-        samples += 100.0 * (weights @ hits) / (weights @ queries)
-        value += 100.0 * hits.sum() / queries.sum()
+            hits, owners = ranks.t2i.hits(k), ranks.image_of
+        per_image = np.bincount(owners, weights=hits, minlength=n)
+        queries = np.bincount(owners, minlength=n)
+        samples += 100.0 * (weights @ per_image) / (weights @ queries)
+        value += 100.0 * hits.mean()
     return samples, float(value)
+
+
+@functools.lru_cache(maxsize=1)
+def _weights(n: int, draws: int) -> NDArray[np.float64]:
+    """(draws, n): how often each of n images counts when n are drawn with replacement."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1.0 / n), size=draws).astype(np.float64)
 
 
 def _percentiles(samples: NDArray[np.float64], value: float) -> Interval:

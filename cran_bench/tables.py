@@ -84,7 +84,7 @@ class Table:
             for record, _ in row.records:
                 facts = [f"{record.data.images:,} images, {record.data.captions:,} captions"]
         folds = [f"mean of {group.folds} folds"] if group.folds else []
-        return " · ".join([group.dataset, f"protocol {group.protocol}", *folds, *facts, group.front_end])
+        return " · ".join([group.dataset, f"protocol {group.protocol}", *folds, *facts])
 
     @property
     def notes(self) -> list[str]:
@@ -100,7 +100,7 @@ class Table:
         return lines
 
     def behind_best(self) -> dict[str, Interval]:
-        """rsum of each finished row minus the best one's; the best row has none."""
+        """Sum of recalls of each finished row minus the best one's; the best row has none."""
         finished = [row for row in self.rows if row.records]
         if len(finished) < 2:
             return {}
@@ -158,9 +158,7 @@ class Table:
             line = {"method": row.label}
             for figure in FIGURES:
                 line[f"{figure[:3]} R@{figure[5:]}"] = self._cell(row, figure)
-            line["MedR"] = (
-                f"{row.mean('i2t_medr'):.4g} / {row.mean('t2i_medr'):.4g}" if row.records else "failed"
-            )
+            line["MedR"] = f"{row.mean('i2t_medr'):.4g} / {row.mean('t2i_medr'):.4g}" if row.records else "failed"
             line["rsum"] = self._cell(row, "rsum")
             if "twin_accuracy" in _figures(self.rows):
                 line["twins"] = self._cell(row, "twin_accuracy")

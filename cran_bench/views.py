@@ -17,7 +17,7 @@ TextFeature = Literal["tfidf", "bow", "vectors"]
 
 
 def image_view(split: Split, scaling: ImageScaling) -> Iterator[Tensor]:
-    """Blocks of (n, p) global features: rows of unit length, the unit rows of their signed square roots, or as they are."""
+    """Blocks of (n, p) global features: unit rows, unit rows of their signed square roots, or as they are."""
     for block in split.image_blocks():
         if scaling == "sqrt":
             block = block.sign() * block.abs().sqrt()

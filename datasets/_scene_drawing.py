@@ -49,7 +49,8 @@ def draw(scene: Scene, size: int) -> NDArray[np.uint8]:
         window = picture[top : top + len(cover), left : left + len(cover)]
         ink = np.array(RGB[thing.colour]) + thing.shade
         window[:] = (window * (steps - cover) + ink * cover + steps // 2) // steps
-    return picture.clip(0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = picture.clip(0, 255).astype(np.uint8)
+    return pixels
 
 
 def frames(scene: Scene, size: int) -> list[tuple[int, int, int, int]]:
@@ -89,7 +90,8 @@ def _cover(shape: str, radius: int) -> NDArray[np.int64]:
         for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
             turn = (x - x0) * (y1 - y0) - (x1 - x0) * (y - y0)
             inside ^= ((y0 > y) != (y1 > y)) & ((turn < 0) == (y1 > y0))
-    return inside.reshape(2 * radius, SAMPLES, 2 * radius, SAMPLES).sum(axis=(1, 3), dtype=np.int64)
+    cover: NDArray[np.int64] = inside.reshape(2 * radius, SAMPLES, 2 * radius, SAMPLES).sum(axis=(1, 3), dtype=np.int64)
+    return cover
 
 
 @lru_cache(maxsize=256)

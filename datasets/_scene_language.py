@@ -1,4 +1,4 @@
-"""From a scene and its twin to English: a sentence is built from a logical form that holds in one and fails in the other."""
+"""From a scene and its twin to English: a sentence is built from a form that holds in one and fails in the other."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ _DIRECTIONS = (
     ),
 )
 
-# {a} {b} {c} are things, {some_a} a thing with 'a'; {of} relates a to b, {of2} the second pair, {its} and {way} likewise.
+# {a} {b} {c} are things, {some_a} one with "a"; {of} relates the first pair, {of2} the next; {its} and {way} too.
 _SIMPLE = (
     "{a} is {of} {b}",
     "{a} {of} {b}",
@@ -206,8 +206,8 @@ def describe(stream: Stream, scene: Scene, twin: Scene, count: int) -> list[Capt
         if not slots.keys() >= set("".join(pairs)):
             continue
         form = tuple(
-            Fact(way.axis, slots[a], slots[b]) if way.ahead else Fact(way.axis, slots[b], slots[a])
-            for (a, b), way in zip(pairs, directions, strict=True)
+            Fact(way.axis, *(slots[slot] for slot in (pair if way.ahead else pair[::-1])))
+            for pair, way in zip(pairs, directions, strict=True)
         )
         if holds(form, scene) and fails(form, twin):
             text = _say(stream, scene, pattern, slots, directions)

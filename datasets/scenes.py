@@ -45,7 +45,7 @@ class Scenes:
 
     Every scene has a twin in its split: the same shapes, none of them at its old place.  A caption is true of its
     scene and false of the twin, so a model that sees objects but no relations ranks the two by a coin.  Regions
-    are the shapes in random order, then empty ground, five in all.  A split's scenes do not depend on the others' sizes.
+    are the shapes in random order, then empty ground, five in all.  The sizes of the splits do not change the scenes.
 
     Attributes:
         train: images for training, twins counted.

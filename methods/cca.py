@@ -56,9 +56,7 @@ class CCA:
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Covariances once, one decomposition per ridge; `run.score` on `val` chooses ridge, dim and power."""
-        C = moments(
-            image_view(train, self.image), text_view(train, self.text, self.vocabulary), train.image_of
-        )
+        C = moments(image_view(train, self.image), text_view(train, self.text, self.vocabulary), train.image_of)
         self.mean_x, self.mean_y = torch.from_numpy(C.mean_x), torch.from_numpy(C.mean_y)
         scale_x, scale_y = spectral_norm(C.xx), spectral_norm(C.yy)
         best = -1.0

@@ -2,9 +2,9 @@
 
     max  tr(A' X' Y B)   subject to   A' A = B' B = I
 
-solved by the singular value decomposition of the centred cross-product X' Y = U S V': A = U_k, B = V_k.  (For square A, B
-this is the minimum of |XA - YB|; for fewer columns the decomposition is the definition.)  Nothing is inverted, so
-nothing needs a ridge.  Every (image, text) pair is one sample; projections are compared by their cosine.
+solved by the singular value decomposition of the centred cross-product X' Y = U S V': A = U_k, B = V_k.  (For square
+A and B this is the minimum of |XA - YB|; for fewer columns the decomposition is the definition.)  Nothing is inverted,
+so nothing needs a ridge.  Every (image, text) pair is one sample; projections are compared by their cosine.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ class CFA:
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """One decomposition; `run.score` on `val` chooses dim and power."""
-        C = moments(
-            image_view(train, self.image), text_view(train, self.text, self.vocabulary), train.image_of
-        )
+        C = moments(image_view(train, self.image), text_view(train, self.text, self.vocabulary), train.image_of)
         self.mean_x, self.mean_y = torch.from_numpy(C.mean_x), torch.from_numpy(C.mean_y)
         A, S, B = (torch.from_numpy(part) for part in truncated_svd(C.xy, max(self.dim)))
         a, b = self._images(val, A), self._texts(val, B)

@@ -24,6 +24,7 @@ from cran_bench.frontend.precomputed import PrecomputedImages, PrecomputedRegion
 from cran_bench.frontend.regions import REGIONS, Proposals, Proposer, open_proposer
 from cran_bench.images import UnreadableImage
 from cran_bench.progress import say, track
+from cran_bench.specs import Spec, parse_spec
 from cran_bench.storage import clear_os_errors, locked, sha256_file, sha256_json, write_json
 
 SHARD = 64
@@ -135,7 +136,8 @@ class _Extraction:
         self._allocate()
         size = sum(np.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.shapes.values())
         n, left = len(self.collection.images.ids), len(self.shards) - len(done)
-        say(f"extracting {self.front_end.images_with} + {self.front_end.regions_with} of {n:,} images, {size / 1e6:,.0f} MB")
+        made_with = f"{self.front_end.images_with} + {self.front_end.regions_with}"
+        say(f"extracting {made_with} of {n:,} images, {size / 1e6:,.0f} MB")
         if done:
             say(f"going on: {len(done)} of {len(self.shards)} shards were finished before")
         unreadable: dict[int, str] = {}
@@ -219,12 +221,12 @@ class _Extraction:
     def _compute(self, rows: range, images: list[Image.Image | None], failed: dict[int, str]) -> Shard:
         backbone, proposer = self.front_end.backbone, self.front_end.proposer
         arrays = {name: np.zeros((len(rows), *shape[1:]), dtype) for name, (shape, dtype) in self.shapes.items()}
-        ids = [self.collection.images.ids[row] for row in rows]
+        ids = self.collection.images.ids
         if isinstance(proposer, PrecomputedRegions):
-            found = proposer.regions(ids)
+            found = proposer.regions(ids, rows)
             arrays |= {name: getattr(found, name) for name in ("regions", "boxes", "scores", "mask")}
         if isinstance(backbone, PrecomputedImages):
-            arrays["globals"] = backbone.features(ids)
+            arrays["globals"] = backbone.features(ids, rows)
             return Shard(rows, arrays, failed)
         pictures: list[NDArray[Any]] = []
         places: list[tuple[int, int]] = []  # (position in the shard, region or -1 for the whole image)
@@ -251,7 +253,8 @@ class _Extraction:
                     arrays["regions"][position, region] = vector
         bad = np.flatnonzero(~np.isfinite(arrays["globals"]).all(axis=1))
         if len(bad):
-            raise BadInput(f"{self.front_end.images_with} gives NaN or infinity for image {ids[bad[0]]}; check its options")
+            name = ids[rows[int(bad[0])]]
+            raise BadInput(f"{self.front_end.images_with} gives NaN or infinity for image {name}; check its options")
         return Shard(rows, arrays, failed)
 
     @staticmethod
@@ -301,8 +304,8 @@ def _crop(image: Image.Image, box: NDArray[np.float32]) -> Image.Image:
     return image.crop((x0, y0, min(x1, width), min(y1, height)))
 
 
-def _without_folders(spec: str) -> str:
+def _without_folders(text: str) -> str:
     """``onnx:/data/net.onnx[tensor=a/b]`` -> ``onnx:net.onnx[tensor=a/b]``: labels name no machine's folders."""
-    head, bracket, options = spec.partition("[")
-    name, colon, file = head.partition(":")
-    return name + colon + Path(file).name + bracket + options if colon else spec
+    spec = parse_spec(text)
+    options = {key: Path(value).name if key in ("ids", "boxes") else value for key, value in spec.options.items()}
+    return str(Spec(spec.name, Path(spec.argument).name, options))

@@ -1,0 +1,97 @@
+"""CCA against what one would use instead, and at the size of Flickr-30K.
+
+`tox -e benchmarks -- -k cca`.  The full-size fit needs 6 GiB and a minute; sizes the others can do are small.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from cran_bench.linalg import Whitening, moments, spectral_norm, truncated_svd
+
+# One process of its own, so that the peak it prints is the fit's: 29,000 images of 4096-d, 145,000 dense texts of 3000-d.
+FULL_SIZE = """
+import resource, time, torch
+from cran_bench.linalg import Whitening, moments, spectral_norm, truncated_svd
+images, texts, p, q = 29_000, 145_000, 4096, 3000
+rng = torch.Generator().manual_seed(0)
+latent = torch.randn(images, 256, generator=rng)
+X = torch.empty(images, p)
+Y = torch.empty(texts, q)
+A, B = torch.randn(256, p, generator=rng), torch.randn(256, q, generator=rng)
+for a in range(0, images, 4096):
+    X[a:a+4096] = latent[a:a+4096] @ A + 16 * torch.randn(X[a:a+4096].shape, generator=rng)
+owner = torch.arange(texts) // 5
+for a in range(0, texts, 8192):
+    Y[a:a+8192] = latent[owner[a:a+8192]] @ B + 32 * torch.randn(Y[a:a+8192].shape, generator=rng)
+start = time.perf_counter()
+C = moments(X.split(4096), Y, owner)
+covariances = time.perf_counter() - start
+Lx, Ly = Whitening.of(C.xx, 1e-2 * spectral_norm(C.xx)), Whitening.of(C.yy, 1e-2 * spectral_norm(C.yy))
+U, R, V = truncated_svd(Ly.half(Lx.half(C.xy).T).T, 1024)
+Wx, Wy = Lx.back(U), Ly.back(V)
+total = time.perf_counter() - start
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+print(f"{covariances:.1f} {total:.1f} {peak:.2f} {R[0]:.4f}")
+"""
+
+
+def test_full_size_fit(benchmark):
+    def fit() -> list[float]:
+        done = subprocess.run([sys.executable, "-c", FULL_SIZE], capture_output=True, text=True, check=True)
+        return [float(value) for value in done.stdout.split()]
+
+    covariances, total, peak, first = benchmark.pedantic(fit, rounds=1)
+    benchmark.extra_info |= {"fit_s": total, "covariances_s": covariances, "peak_GiB": peak, "first_correlation": first}
+    print(f"\n145,000 x (4096, 3000): {total:.1f} s, of which covariances {covariances:.1f} s; peak {peak:.2f} GiB")  # noqa: T201
+
+
+@pytest.fixture(scope="module")
+def views() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    latent = rng.standard_normal((4000, 16))
+    X = latent @ rng.standard_normal((16, 512)) + 4 * rng.standard_normal((4000, 512))
+    Y = latent @ rng.standard_normal((16, 256)) + 4 * rng.standard_normal((4000, 256))
+    return X, Y
+
+
+def _ours(X: np.ndarray, Y: np.ndarray, dim: int) -> np.ndarray:
+    C = moments([torch.from_numpy(X)], torch.from_numpy(Y), torch.arange(len(X)))
+    Lx, Ly = Whitening.of(C.xx, 1e-9 * spectral_norm(C.xx)), Whitening.of(C.yy, 1e-9 * spectral_norm(C.yy))
+    U, R, V = truncated_svd(Ly.half(Lx.half(C.xy).T).T, dim)
+    Lx.back(U), Ly.back(V)
+    return R
+
+
+def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.array([np.corrcoef(a[:, k], b[:, k])[0, 1] for k in range(a.shape[1])])
+
+
+@pytest.mark.benchmark(group="cca 4000 x (512, 256), 8 components")
+def test_ours(benchmark, views):
+    benchmark(lambda: _ours(*views, 8))
+
+
+@pytest.mark.benchmark(group="cca 4000 x (512, 256), 8 components")
+def test_scikit_learn(benchmark, views):
+    cross = pytest.importorskip("sklearn.cross_decomposition")
+    X, Y = views
+    model = cross.CCA(n_components=8, scale=False, max_iter=500)
+    benchmark.pedantic(lambda: model.fit(X, Y), rounds=1)
+    theirs = np.abs(_correlations(*model.transform(X, Y)))
+    assert np.allclose(np.sort(theirs)[::-1], _ours(X, Y, 8), atol=2e-3)
+
+
+@pytest.mark.benchmark(group="cca 4000 x (512, 256), 8 components")
+def test_cca_zoo(benchmark, views):
+    linear = pytest.importorskip("cca_zoo.linear")
+    X, Y = views
+    model = linear.CCA(latent_dimensions=8)
+    benchmark(lambda: model.fit([X, Y]))
+    theirs = np.abs(_correlations(*model.transform([X, Y])))
+    assert np.allclose(np.sort(theirs)[::-1], _ours(X, Y, 8), atol=1e-6)
