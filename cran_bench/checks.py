@@ -78,7 +78,7 @@ class _Trial:
 
     def fitted(self, name: str, prepared: Prepared | None = None, unit: Unit = "captions") -> Fit[Method]:
         data = prepared or self.prepared
-        splits = data.split("train", unit), data.split("val", unit)
+        splits = data.split("train", unit, self.device), data.split("val", unit, self.device)
         store = FitStore(self.folder / name, data.identity, *splits, self.device)
         return store.fitted(self.method.build(), SEED, self.method.label)
 
@@ -96,7 +96,7 @@ class _Trial:
         return self._fit
 
     def embeddings(self, fit: Fit[Method]) -> tuple[Embedding, Embedding]:
-        return embed(fit.part, self.prepared.split("test", "captions"), self.method.label)
+        return embed(fit.part, self.prepared.split("test", "captions", self.device), self.method.label)
 
     def declares(self) -> None:
         part = self.method.build()
@@ -122,13 +122,14 @@ class _Trial:
         _same(self.embeddings(self.fit), self.embeddings(self.fitted("again")), 0.0, "two fits with one seed differ")
 
     def independent(self) -> None:
-        test = self.prepared.split("test", "captions")
+        test = self.prepared.split("test", "captions", self.device)
         order = np.random.default_rng(0).permutation(len(test))[: len(test) // 2]
         images, texts = self.embeddings(self.fit)
         part_images, part_texts = embed(self.fit.part, test.take(order), self.method.label)
-        owners = test.image_of.numpy()
+        owners = test.image_of.cpu().numpy()
         rows = np.concatenate([np.flatnonzero(owners == image) for image in order])
-        whole = rows_of(images, torch.from_numpy(order)), rows_of(texts, torch.from_numpy(rows))
+        taken = torch.from_numpy(order).to(self.device), torch.from_numpy(rows).to(self.device)
+        whole = rows_of(images, taken[0]), rows_of(texts, taken[1])
         _same(whole, (part_images, part_texts), 1e-4, "an item's embedding changes with the rest of its split")
 
     def blind(self) -> None:
@@ -146,10 +147,10 @@ class _Trial:
 
     def documents(self) -> None:
         fit = self.fitted("documents", unit="documents")
-        embed(fit.part, self.prepared.split("test", "documents"), self.method.label)
+        embed(fit.part, self.prepared.split("test", "documents", self.device), self.method.label)
 
     def learns(self) -> None:
-        test = self.prepared.split("test", "captions")
+        test = self.prepared.split("test", "captions", self.device)
         images, texts = self.embeddings(self.fit)
         found = interval([rank(images, texts, test.image_of, self.fit.part.similarity)], "rsum")
         chance = 2 * sum(100.0 * k / len(test) for k in KS)

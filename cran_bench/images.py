@@ -41,12 +41,13 @@ def open_image(path: Path) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode as 8-bit RGB."""
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, dtype=np.float64)
-        # 16-bit greys span 0..65535; a float image spans 0..1 or 0..255.
-        top = 65535.0 if image.mode.startswith("I") and values.max(initial=0) > 255 else 255.0
+        # 16-bit greys span 0..65535, and so do 32-bit ones above 255; a float image spans 0..1 or 0..255.
+        wide = image.mode.startswith("I;16") or (image.mode == "I" and values.max(initial=0) > 255)
+        top = 65535.0 if wide else 255.0
         top = 1.0 if image.mode == "F" and values.max(initial=0) <= 1 else top
         grey = np.clip(np.rint(values * (255.0 / top)), 0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")

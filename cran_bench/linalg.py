@@ -53,7 +53,7 @@ def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments
     Raises:
         BadInput: fewer than two pairs.
     """
-    owner = image_of.numpy()
+    owner = image_of.cpu().numpy()
     total = len(owner)
     if total < 2:
         raise BadInput(f"covariances need at least two pairs of image and text, not {total}")
@@ -61,7 +61,7 @@ def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments
     xx = xy = sum_x = None
     row = 0
     for block in images:
-        X = block.double().numpy()
+        X = block.cpu().double().numpy()
         if xx is None or xy is None or sum_x is None:
             p = X.shape[1]
             xx, xy, sum_x = np.zeros((p, p)), np.zeros((p, yy.shape[0])), np.zeros(p)
@@ -91,7 +91,7 @@ def _text_moments(texts: Texts) -> tuple[Matrix, Matrix]:
     q = texts.shape[1]
     yy, total = np.zeros((q, q)), np.zeros(q)
     for a in range(0, len(texts), TEXT_BLOCK):
-        Y = texts[a : a + TEXT_BLOCK].double().numpy()
+        Y = texts[a : a + TEXT_BLOCK].cpu().double().numpy()
         yy += Y.T @ Y
         total += Y.sum(axis=0)
     return yy, total
@@ -104,7 +104,7 @@ def _sums_per_image(texts: Texts, owner: NDArray[np.int64], start: int, stop: in
         (np.ones(count), (owner[first:last] - start, np.arange(count))), shape=(stop - start, count)
     )
     if isinstance(texts, Tensor):
-        return np.asarray(gather @ texts[first:last].double().numpy())
+        return np.asarray(gather @ texts[first:last].cpu().double().numpy())
     return np.asarray((gather @ texts[first:last].astype(np.float64)).toarray())
 
 

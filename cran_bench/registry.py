@@ -152,6 +152,7 @@ class Registry(Generic[T]):
     def _from_file(self, path: Path, class_name: str) -> Plugin[T]:
         if not path.is_file():
             raise BadInput(f"there is no file {path}; write the path of a Python file and the class, {path}:Name")
+        self._load()  # so that a name which the suite has is refused
         module = _import_file(path)
         here = {p.cls.__name__: p for p in self.plugins.values() if p.cls.__module__ == module.__name__}
         if not class_name:

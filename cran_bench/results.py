@@ -210,7 +210,7 @@ def read_record(path: Path) -> Record:
         BadInput: it is damaged, of a newer schema, or was changed after it was written.
     """
     try:
-        raw: Mapping[str, Any] = json.loads(path.read_bytes())
+        raw: Mapping[str, Any] = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
         schema = raw.get("schema_version")
     except (ValueError, AttributeError) as error:
         raise BadInput(f"{path} is not a record ({error}): delete it and run again") from error
@@ -248,6 +248,10 @@ def read_ranks(path: Path) -> Ranks:
 def _slug(label: str) -> str:
     """A label as a file name: ``cran:paper[top=5]`` -> ``cran-paper-top-5``."""
     return "-".join(filter(None, "".join(c if c.isalnum() or c in "._" else "-" for c in label).split("-")))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def _first(error: ValidationError) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +20,10 @@ from cran_bench.dataset import Collection, Dataset
 from cran_bench.environment import environment, peak_memory
 from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.fits import Fit, FitStore, fields_json
-from cran_bench.frontend.extraction import FrontEnd, extract
+from cran_bench.frontend.backbones import open_backbone
+from cran_bench.frontend.extraction import FrontEnd, extract, is_at_hand, proposer_identity, without_folders
 from cran_bench.frontend.features import Features, load_features, prepared, read_manifest
+from cran_bench.frontend.regions import open_proposer
 from cran_bench.frontend.text import TextFrontEnd
 from cran_bench.frontend.vectors import vector_source
 from cran_bench.progress import duration, say
@@ -41,7 +43,7 @@ from cran_bench.results import (
 from cran_bench.similarity import Embedding, MultiLevel, Similarity, on_device, rows_of
 from cran_bench.source import code_sha
 from cran_bench.split import MissingFeature, Split
-from cran_bench.storage import locked, sha256_json
+from cran_bench.storage import canonical_json, locked, sha256_json
 
 KERNEL = "reference"
 
@@ -76,9 +78,9 @@ class Prepared:
             self._text[fit_unit] = TextFrontEnd.fit(texts, self.vectors)
         return self._text[fit_unit]
 
-    def split(self, name: str, unit: Unit, fit_unit: Unit | None = None) -> Split:
+    def split(self, name: str, unit: Unit, device: torch.device, fit_unit: Unit | None = None) -> Split:
         """A split whose texts are `unit`, seen through a front end fitted on training texts of `fit_unit`."""
-        return Split(name, unit, self.collection, self.features, self.text(fit_unit or unit))
+        return Split(name, unit, self.collection, self.features, self.text(fit_unit or unit), device)
 
 
 def prepare(
@@ -116,37 +118,46 @@ def find_prepared(
 ) -> Prepared:
     """A dataset with the features named by the specs; with no specs, those there are; where there are none, prepare.
 
+    A spec whose file is not at hand names prepared features by their label.
+
     Raises:
         BadInput: several are prepared and no spec says which, or those named are not usable.
     """
     root = _features_root(cache, dataset)
-    collection, defaults = _load(dataset, data)
-    ids = collection.images.ids
-    if images_with or regions_with:
-        front_end = FrontEnd.open(images_with or defaults["images"], regions_with or defaults["regions"], collection)
-        folder = front_end.folder(root, collection)
-        if not (folder / "manifest.json").exists():
-            return prepare(dataset, data, cache, images_with, regions_with, vectors)
-        features = load_features(folder, ids)
-    else:
-        folders = prepared(root)
-        if not folders:
-            return prepare(dataset, data, cache, vectors=vectors)
-        if len(folders) > 1:
-            made = "; ".join(
-                f"--images-with {m['images_with']} --regions-with {m['regions_with']}"
-                for m in map(read_manifest, folders)
-            )
-            raise BadInput(f"{dataset.label} is prepared in {len(folders)} ways, say which: {made}")
-        features = load_features(folders[0], ids)
+    collection, _ = _load(dataset, data)
+    folders = [folder for folder in prepared(root) if _is_made_with(folder, images_with, regions_with, collection)]
+    if not folders:
+        return prepare(dataset, data, cache, images_with, regions_with, vectors)
+    if len(folders) > 1:
+        ways = "; ".join(
+            f"--images-with '{made['images_with']}' --regions-with '{made['regions_with']}'"
+            for made in map(read_manifest, folders)
+        )
+        raise BadInput(f"{dataset.label} is prepared in {len(folders)} ways, say which: {ways}")
+    features = load_features(folders[0], collection.images.ids)
     say(collection.describe())
     return Prepared(dataset, collection.without(features.failed), features, vectors)
 
 
 def _load(dataset: Configured[Dataset], data: Path) -> tuple[Collection, Mapping[str, Any]]:
     plugin = dataset.build()
-    collection = plugin.load(data)
+    collection = replace(plugin.load(data), name=dataset.label)
     return collection, plugin.defaults()
+
+
+def _is_made_with(folder: Path, images_with: str | None, regions_with: str | None, collection: Collection) -> bool:
+    """Whether features are those of the specs given: by content, or by label where a spec's file is not at hand."""
+    made = read_manifest(folder)
+    images, regions = images_with or made["images_with"], regions_with or made["regions_with"]
+    if [made["images_with"], made["regions_with"]] != [without_folders(images), without_folders(regions)]:
+        return False
+    same = True
+    if is_at_hand(images):
+        same = canonical_json(dict(open_backbone(images).identity())) == canonical_json(made["backbone"])
+    if same and is_at_hand(regions):
+        found = proposer_identity(open_proposer(regions, collection))
+        same = canonical_json(found) == canonical_json(made["proposer"])
+    return same
 
 
 def _features_root(cache: Path, dataset: Configured[Dataset]) -> Path:
@@ -275,8 +286,7 @@ class Runner:
         fit = fitted.fit
         similarity = fit.part.similarity
         test, images, texts, embed_seconds = fitted.embeddings(unit_of(protocol))
-        image_of = test.image_of.to(self.device)
-        queries, query_of = as_queries(protocol, texts, image_of, len(test), similarity)
+        queries, query_of = as_queries(protocol, texts, test.image_of, len(test), similarity)
         clock = Clock(self.device)
         ranks, metrics = evaluate(images, queries, query_of, similarity, self.folds, clock)
         values = metrics.values()
@@ -342,8 +352,8 @@ class _Fitted:
         return FitStore(
             self.runner.cache / "fits",
             data.identity,
-            data.split("train", self.unit),
-            data.split("val", self.unit),
+            data.split("train", self.unit, self.runner.device),
+            data.split("val", self.unit, self.runner.device),
             self.runner.device,
             self.runner.force,
         )
@@ -363,7 +373,7 @@ class _Fitted:
     def embeddings(self, unit: Unit) -> tuple[Split, Embedding, Embedding, float]:
         """Test split, image and text embeddings on the device, and the seconds they took."""
         if unit not in self._embedded:
-            test = self.runner.data.split("test", unit, self.unit)
+            test = self.runner.data.split("test", unit, self.runner.device, self.unit)
             start = time.perf_counter()
             images, texts = embed(self.fit.part, test, self.method.label)
             seconds = time.perf_counter() - start

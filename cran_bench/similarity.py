@@ -175,11 +175,20 @@ class Similarity:
     def rounding(self, images: Embedding, texts: Embedding) -> float:
         """A bound on how far two float64 evaluations of one score can differ: scores closer than this are tied.
 
-        The inputs are float32, so distinct scores are many orders further apart.  gamma_D |x| |y| summed over levels.
+        The inputs are float32, so distinct scores are many orders further apart.  gamma_D |w x| |y| summed over levels.
         """
+        left, right = as_levels(images), as_levels(texts)
         bound = 0.0
-        for image, text in self._level_pairs(as_levels(images), as_levels(texts)):
-            bound += 4 * text.shape[-1] * torch.finfo(torch.float64).eps * self._reach(image) * self._reach(text)
+        for weight, image, text in zip(
+            self._level_weights(),
+            (left.globals, left.regions, left.relations),
+            (right.globals, right.regions, right.relations),
+            strict=True,
+        ):
+            if image is None or not isinstance(text, Tensor):
+                continue
+            reach = self._pair_reach(image, left.mask) if isinstance(image, Relations) else self._reach(image)
+            bound += 4 * text.shape[-1] * torch.finfo(torch.float64).eps * abs(weight) * reach * self._reach(text)
         return bound
 
     def check(self, images: Embedding, texts: Embedding) -> None:
@@ -205,18 +214,25 @@ class Similarity:
                     f"images have {image_dim} and texts {b.shape[-1]} dimensions on the {name} level; they must agree"
                 )
 
-    def _reach(self, level: Tensor | Relations) -> float:
-        if isinstance(level, Relations):
-            divisor = 1.0
-            if level.norm is not None and not self.cosine:
-                divisor = float(level.norm.abs()[:, ~torch.eye(level.norm.shape[-1], dtype=torch.bool)].min())
-            return (self._reach(level.first) + self._reach(level.second)) / max(divisor, 1e-12)
+    def _reach(self, level: Tensor) -> float:
         return 1.0 if self.cosine else float(level.double().norm(dim=-1).max())
 
-    @staticmethod
-    def _level_pairs(images: Levels, texts: Levels) -> list[tuple[Tensor | Relations, Tensor]]:
-        pairs = ((images.globals, texts.globals), (images.regions, texts.regions), (images.relations, texts.relations))
-        return [(a, b) for a, b in pairs if a is not None and isinstance(b, Tensor)]
+    def _pair_reach(self, relations: Relations, mask: Tensor | None) -> float:
+        """The largest (|first_j| + |second_k|) / norm_jk of the pairs that exist; 2 under a cosine."""
+        if self.cosine:
+            return 2.0
+        first, second = relations.first.double().norm(dim=-1), relations.second.double().norm(dim=-1)
+        reach = first[:, :, None] + second[:, None]
+        if relations.norm is not None:
+            reach = reach / relations.norm.double().abs()
+        pairs = ordered_pairs(reach.shape[1]).to(reach.device)
+        reach = reach[:, pairs[:, 0], pairs[:, 1]]
+        if mask is not None:
+            reach = reach[_pair_mask(mask)]
+        return float(reach.max()) if reach.numel() else 0.0
+
+    def _level_weights(self) -> tuple[float, float, float]:
+        return (1.0, 1.0, 1.0)
 
     def _combine(self, images: Levels, texts: Levels, product: Product) -> Tensor:
         assert images.globals is not None and texts.globals is not None
@@ -241,6 +257,9 @@ class MultiLevel(Similarity):
     def __post_init__(self) -> None:
         if self.top < 1:
             raise BadInput(f"MultiLevel: top is a number of regions, at least 1, not {self.top}")
+
+    def _level_weights(self) -> tuple[float, float, float]:
+        return self.weights
 
     def _combine(self, images: Levels, texts: Levels, product: Product) -> Tensor:
         total: Tensor | float = 0.0

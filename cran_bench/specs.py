@@ -47,7 +47,8 @@ def format_value(value: object) -> str:
     if isinstance(value, tuple | list):
         return "|".join(format_value(item) for item in value)
     if isinstance(value, float):
-        return f"{value:g}"
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

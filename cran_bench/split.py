@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ class Split:
     """N images and T texts of one split.
 
     Texts are captions or documents, by `unit`.  Everything fitted (vocabulary, idf, word vectors) was fitted on the
-    training split of the unit the method trains on.  Arrays are read from disk when asked for.
+    training split of the unit the method trains on.  Arrays are read from disk when asked for; tensors are given on the
+    run's device, sparse matrices in memory.
 
     Attributes:
         name: 'train', 'val' or 'test'.
@@ -42,10 +44,11 @@ class Split:
         collection: Collection,
         features: Features,
         text: TextFrontEnd,
+        device: torch.device,
         rows: NDArray[np.int64] | None = None,
     ) -> None:
         self.name, self.unit = name, unit
-        self._collection, self._features, self._text = collection, features, text
+        self._collection, self._features, self._text, self._device = collection, features, text, device
         self._rows = collection.splits[name] if rows is None else rows
 
     def __len__(self) -> int:
@@ -54,7 +57,12 @@ class Split:
 
     def take(self, positions: NDArray[np.int64]) -> Split:
         """The images at `positions` of this split with their texts, in that order."""
-        return Split(self.name, self.unit, self._collection, self._features, self._text, self._rows[positions])
+        rows = self._rows[positions]
+        return Split(self.name, self.unit, self._collection, self._features, self._text, self._device, rows)
+
+    def _tensor(self, array: NDArray[Any], dtype: type[np.generic] | None = None) -> Tensor:
+        array = array if dtype is None else array.astype(dtype, copy=False)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
     # images -----------------------------------------------------------------------------------------------------
 
@@ -66,45 +74,44 @@ class Split:
     @cached_property
     def images(self) -> Tensor:
         """(N, D) float32, the global feature of each image."""
-        return torch.from_numpy(self._features.globals[self._rows].astype(np.float32, copy=False))
+        return self._tensor(self._features.globals[self._rows], np.float32)
 
     def image_blocks(self, size: int = 4096) -> Iterator[Tensor]:
         """The rows of `images`, at most `size` at a time, without holding them all."""
         for a in range(0, len(self), size):
-            block = self._features.globals[self._rows[a : a + size]]
-            yield torch.from_numpy(block.astype(np.float32, copy=False))
+            yield self._tensor(self._features.globals[self._rows[a : a + size]], np.float32)
 
     @cached_property
     def regions(self) -> Tensor:
         """(N, 5, D) float32, the feature of each region, best first; where `region_mask` is False, the full image's."""
-        return torch.from_numpy(self._region_array("regions").astype(np.float32, copy=False))
+        return self._tensor(self._region_array("regions"), np.float32)
 
     @cached_property
     def boxes(self) -> Tensor:
         """(N, 5, 4) float32, x0 y0 x1 y1 as fractions of width and height."""
-        return torch.from_numpy(self._region_array("boxes"))
+        return self._tensor(self._region_array("boxes"))
 
     @cached_property
     def box_scores(self) -> Tensor:
         """(N, 5) float32, the proposer's confidence."""
-        return torch.from_numpy(self._region_array("scores"))
+        return self._tensor(self._region_array("scores"))
 
     @cached_property
     def region_mask(self) -> Tensor:
         """(N, 5) bool, False where there was no region and the full image stands in."""
-        return torch.from_numpy(self._region_array("mask"))
+        return self._tensor(self._region_array("mask"))
 
     @cached_property
     def relation_pairs(self) -> Tensor:
         """(20, 2) int64, the ordered pairs (j, k), j != k, of the regions, row-major."""
-        return ordered_pairs(self._region_array("boxes").shape[1])
+        return ordered_pairs(self._region_array("boxes").shape[1]).to(self._device)
 
     @property
     def labels(self) -> Tensor:
         """(N, C) uint8, multi-hot categories."""
         if self._collection.labels is None:
             raise MissingFeature(f"{self._collection.name} has no category labels")
-        return torch.from_numpy(self._collection.labels[self._rows])
+        return self._tensor(self._collection.labels[self._rows])
 
     @property
     def has_regions(self) -> bool:
@@ -117,7 +124,7 @@ class Split:
             raise MissingFeature(
                 f"{self._collection.name} was prepared without regions; prepare it again with --regions-with"
             )
-        return np.ascontiguousarray(array[self._rows])
+        return array[self._rows]
 
     # texts ------------------------------------------------------------------------------------------------------
 
@@ -133,17 +140,17 @@ class Split:
     @property
     def image_of(self) -> Tensor:
         """(T,) int64, the position in this split of each text's image; non-decreasing."""
-        return torch.from_numpy(self._texts[1])
+        return self._tensor(self._texts[1])
 
     def chars(self, length: int = 201) -> Tensor:
         """(T, length) uint8 alphabet indices, 0 for padding (Reed's alphabet; see `frontend.characters`)."""
-        return torch.from_numpy(characters.encode(self.texts, length))
+        return self._tensor(characters.encode(self.texts, length))
 
     @cached_property
     def tokens(self) -> tuple[Tensor, Tensor]:
         """(T, L) int32 word ids, 0 for padding and 1 for unknown; and (T,) int32 lengths."""
         ids, lengths = self._text.tokens(self.texts)
-        return torch.from_numpy(ids), torch.from_numpy(lengths)
+        return self._tensor(ids), self._tensor(lengths)
 
     def bow(self, size: int = 3000) -> sparse.csr_array:
         """(T, V) float32 counts of the `size` most frequent training words, V <= size."""
@@ -155,7 +162,7 @@ class Split:
 
     def mean_vectors(self) -> Tensor:
         """(T, D) float32, the mean word vector, unit length; zero where no word is known."""
-        return self._text.mean_vectors(self.texts)
+        return self._text.mean_vectors(self.texts).to(self._device)
 
     # twins ------------------------------------------------------------------------------------------------------
 
@@ -167,4 +174,4 @@ class Split:
         position = np.full(len(self._collection.images.ids), -1, dtype=np.int64)
         position[self._rows] = np.arange(len(self))
         twins = position[self._collection.twins[self._rows]]
-        return torch.from_numpy(twins) if bool((twins >= 0).all()) else None
+        return self._tensor(twins) if bool((twins >= 0).all()) else None

@@ -17,6 +17,8 @@ from filelock import FileLock, Timeout
 from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.progress import say
 
+_NOT_WRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+
 
 def sha256_bytes(data: bytes) -> str:
     """Hexadecimal sha256 of bytes."""
@@ -48,7 +50,7 @@ def sha256_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def clear_os_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a folder without write permission into one sentence."""
+    """Turn a full disk, or a place where nothing can be written, into one sentence."""
     try:
         yield
     except OSError as error:
@@ -56,7 +58,7 @@ def clear_os_errors(path: Path) -> Iterator[None]:
             raise CannotWrite(
                 f"the disk is full while writing {path}: free some space or choose another folder; nothing was lost"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in _NOT_WRITABLE:
             raise CannotWrite(f"cannot write {path}: {error.strerror}; choose another folder") from error
         raise
 

@@ -150,27 +150,24 @@ class Table:
             lines.append(line)
         return pd.DataFrame(lines)
 
-    def display(self) -> pd.DataFrame:
-        """The table as people read it: texts, one line per method."""
-        behind = self.behind_best()
+    def display(self) -> tuple[list[str], list[list[str]]]:
+        """The table as people read it: headings, and a line of texts per method."""
+        behind, twins = self.behind_best(), "twin_accuracy" in _figures(self.rows)
+        headings = ["method", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "MedR", "rsum"]
+        headings += ["twins"] * twins + ["behind best"] * bool(behind)
+        headings += [f"{phase} s" for phase in _PHASES[1:]]
         lines = []
         for row in self.rows:
-            line = {"method": row.label}
-            for figure in FIGURES:
-                line[f"{figure[:3]} R@{figure[5:]}"] = self._cell(row, figure)
-            line["MedR"] = f"{row.mean('i2t_medr'):.4g} / {row.mean('t2i_medr'):.4g}" if row.records else "failed"
-            line["rsum"] = self._cell(row, "rsum")
-            if "twin_accuracy" in _figures(self.rows):
-                line["twins"] = self._cell(row, "twin_accuracy")
-            if any(behind):
+            line = [row.label, *(self._cell(row, figure) for figure in FIGURES)]
+            line += [f"{row.mean('i2t_medr'):.4g} / {row.mean('t2i_medr'):.4g}" if row.records else "failed"]
+            line += [self._cell(row, figure) for figure in ("rsum", *["twin_accuracy"] * twins)]
+            if behind:
                 gap = behind.get(row.label)
-                line["behind best"] = (
-                    f"{gap.value:.1f} [{gap.low:.1f}, {gap.high:.1f}]" if gap else "best" if row.records else ""
-                )
-            for phase in _PHASES[1:]:
-                line[f"{phase} s"] = f"{row.seconds(phase):.2f}" if row.records else ""
+                best = "best" if row.records else ""
+                line.append(f"{gap.value:.1f} [{gap.low:.1f}, {gap.high:.1f}]" if gap else best)
+            line += [f"{row.seconds(phase):.2f}" if row.records else "" for phase in _PHASES[1:]]
             lines.append(line)
-        return pd.DataFrame(lines)
+        return headings, lines
 
     def _cell(self, row: Row, figure: str) -> str:
         if not row.records:
@@ -230,13 +227,13 @@ def render(tables: Sequence[Table], style: str) -> str:
         return str(pd.concat(frames).to_csv(index=False)) if frames else ""
     parts: list[str] = []
     for table in tables:
-        shown = table.display()
+        headings, lines = table.display()
         body = tabulate(
-            [list(line) for line in shown.itertuples(index=False)],
-            headers=list(shown.columns),
+            lines,
+            headers=headings,
             tablefmt=_STYLE[style],
             disable_numparse=True,
-            colalign=("left", *["right"] * (len(shown.columns) - 1)),
+            colalign=("left", *["right"] * (len(headings) - 1)),
         )
         quick = ["quick: not for comparison"] if table.group.quick else []
         if style == "markdown":

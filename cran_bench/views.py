@@ -9,7 +9,6 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from cran_bench.linalg import Matrix
 from cran_bench.split import Split
 
 ImageScaling = Literal["l2", "sqrt", "none"]
@@ -39,6 +38,8 @@ def project_images(split: Split, scaling: ImageScaling, mean: Tensor, weights: T
 def project_texts(split: Split, feature: TextFeature, vocabulary: int, mean: Tensor, weights: Tensor) -> Tensor:
     """(T, k) float32: (y - mean) W, computed in float64; a sparse view is never made dense."""
     view = text_view(split, feature, vocabulary)
-    W: Matrix = weights.numpy()
-    projected = (view.double() if isinstance(view, Tensor) else view) @ W
-    return (torch.as_tensor(projected) - mean @ weights).float()
+    if isinstance(view, Tensor):
+        projected = view.double() @ weights
+    else:
+        projected = torch.from_numpy(view @ weights.cpu().numpy()).to(weights.device)
+    return (projected - mean @ weights).float()

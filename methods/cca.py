@@ -42,7 +42,7 @@ class CCA:
     text: TextFeature = "tfidf"
     vocabulary: int = 3000
     image: ImageScaling = "l2"
-    ridge: tuple[float, ...] = (1e-3, 1e-2, 3e-2, 1e-1)
+    ridge: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1)
     dim: tuple[int, ...] = (64, 128, 256, 512, 1024)
     power: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)
 
@@ -57,13 +57,13 @@ class CCA:
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Covariances once, one decomposition per ridge; `run.score` on `val` chooses ridge, dim and power."""
         C = moments(image_view(train, self.image), text_view(train, self.text, self.vocabulary), train.image_of)
-        self.mean_x, self.mean_y = torch.from_numpy(C.mean_x), torch.from_numpy(C.mean_y)
+        self.mean_x, self.mean_y = (torch.from_numpy(mean).to(run.device) for mean in (C.mean_x, C.mean_y))
         scale_x, scale_y = spectral_norm(C.xx), spectral_norm(C.yy)
         best = -1.0
         for ridge in run.progress(self.ridge, "ridge", len(self.ridge)):
             Lx, Ly = Whitening.of(C.xx, ridge * scale_x), Whitening.of(C.yy, ridge * scale_y)
             U, R, V = truncated_svd(Ly.half(Lx.half(C.xy).T).T, max(self.dim))
-            Wx, Wy, rho = torch.from_numpy(Lx.back(U)), torch.from_numpy(Ly.back(V)), torch.from_numpy(R)
+            Wx, Wy, rho = (torch.from_numpy(found).to(run.device) for found in (Lx.back(U), Ly.back(V), R))
             a, b = self._images(val, Wx), self._texts(val, Wy)
             for dim, power in product(self.dim, self.power):
                 weight = rho[:dim] ** power

@@ -48,8 +48,8 @@ class CFA:
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """One decomposition; `run.score` on `val` chooses dim and power."""
         C = moments(image_view(train, self.image), text_view(train, self.text, self.vocabulary), train.image_of)
-        self.mean_x, self.mean_y = torch.from_numpy(C.mean_x), torch.from_numpy(C.mean_y)
-        A, S, B = (torch.from_numpy(part) for part in truncated_svd(C.xy, max(self.dim)))
+        self.mean_x, self.mean_y = (torch.from_numpy(mean).to(run.device) for mean in (C.mean_x, C.mean_y))
+        A, S, B = (torch.from_numpy(part).to(run.device) for part in truncated_svd(C.xy, max(self.dim)))
         a, b = self._images(val, A), self._texts(val, B)
         best = -1.0
         for dim, power in product(self.dim, self.power):

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from PIL import Image
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
 from cran_bench.frontend.backbones import Backbone, open_backbone
-from cran_bench.frontend.features import MANIFEST, SCHEMA, Features, ids_sha, load_features, read_manifest
+from cran_bench.frontend.features import MANIFEST, SCHEMA, Features, folder_name, ids_sha, load_features, read_manifest
 from cran_bench.frontend.precomputed import PrecomputedImages, PrecomputedRegions
 from cran_bench.frontend.regions import REGIONS, Proposals, Proposer, open_proposer
 from cran_bench.images import UnreadableImage
@@ -61,12 +61,11 @@ class FrontEnd:
 
     def identity(self) -> dict[str, Any]:
         """JSON of everything that determines the features, but for the images."""
-        proposer = {"name": "none"} if self.proposer is None else dict(self.proposer.identity())
-        return {"backbone": dict(self.backbone.identity()), "proposer": proposer}
+        return {"backbone": dict(self.backbone.identity()), "proposer": proposer_identity(self.proposer)}
 
     def folder(self, root: Path, collection: Collection) -> Path:
         """Where these features of these images lie below `root`."""
-        return root / sha256_json({**self.identity(), "ids": ids_sha(collection.images.ids)})[:16]
+        return root / folder_name(self.identity(), ids_sha(collection.images.ids))
 
 
 @dataclass(frozen=True)
@@ -107,19 +106,27 @@ def extract(
                 )
             say(f"features of {collection.name} are prepared already: {folder}")
             return load_features(folder, collection.images.ids)
-        job = _Extraction(collection, front_end, folder, images_sha, skip_bad)
+        job = _Extraction(collection, front_end, folder, digests, images_sha, skip_bad)
         job.run()
     return load_features(folder, collection.images.ids)
 
 
 class _Extraction:
     def __init__(
-        self, collection: Collection, front_end: FrontEnd, folder: Path, images_sha: str, skip_bad: bool
+        self,
+        collection: Collection,
+        front_end: FrontEnd,
+        folder: Path,
+        digests: Sequence[str],
+        images_sha: str,
+        skip_bad: bool,
     ) -> None:
         self.collection, self.front_end, self.folder = collection, front_end, folder
         self.images_sha, self.skip_bad = images_sha, skip_bad
         n = len(collection.images.ids)
-        self.shards = [range(a, min(a + SHARD, n)) for a in range(0, n, SHARD)]
+        self.shards = {
+            (rows := range(a, min(a + SHARD, n))): sha256_json(digests[a : rows.stop]) for a in range(0, n, SHARD)
+        }
         dim = front_end.backbone.dim
         self.shapes: dict[str, tuple[tuple[int, ...], str]] = {"globals": ((n, dim), "float32")}
         if front_end.proposer is not None:
@@ -132,28 +139,28 @@ class _Extraction:
             }
 
     def run(self) -> None:
-        done, spent, failed = self._journal()
-        self._allocate()
+        whole = self._allocate()
+        done, spent, failed = self._journal() if whole else ({}, 0.0, {})
         size = sum(np.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.shapes.values())
-        n, left = len(self.collection.images.ids), len(self.shards) - len(done)
+        n = len(self.collection.images.ids)
         made_with = f"{self.front_end.images_with} + {self.front_end.regions_with}"
         say(f"extracting {made_with} of {n:,} images, {size / 1e6:,.0f} MB")
         if done:
             say(f"going on: {len(done)} of {len(self.shards)} shards were finished before")
         unreadable: dict[int, str] = {}
         start = time.perf_counter()
-        todo = [shard for k, shard in enumerate(self.shards) if k not in done]
-        for shard in track(self._computed(todo), "extracting", total=len(self.shards), done=len(self.shards) - left):
+        todo = [rows for rows in self.shards if _name(rows) not in done]
+        for shard in track(self._computed(todo), "extracting", total=len(self.shards), done=len(done)):
             unreadable |= shard.failed
             self._write(shard)
             if shard.failed and not self.skip_bad:
                 continue
-            done.add(shard.rows.start // SHARD)
+            done[_name(shard.rows)] = self.shards[shard.rows]
             failed |= {str(row): reason for row, reason in shard.failed.items()}
             seconds = spent + time.perf_counter() - start
             write_json(
                 self.folder / JOURNAL,
-                {"images_sha": self.images_sha, "done": sorted(done), "seconds": seconds, "failed": failed},
+                {"done": done, "seconds": seconds, "failed": failed},
             )
         for reason in unreadable.values():
             say(f"  unreadable: {reason}")
@@ -164,23 +171,39 @@ class _Extraction:
             )
         self._finish(spent + time.perf_counter() - start, failed)
 
-    def _journal(self) -> tuple[set[int], float, dict[str, str]]:
-        path = self.folder / JOURNAL
-        if path.exists():
-            journal = json.loads(path.read_text())
-            if journal["images_sha"] == self.images_sha:
-                return set(journal["done"]), float(journal["seconds"]), dict(journal["failed"])
-            say("the images have changed since this extraction began; starting it anew")
-            shutil.rmtree(self.folder)
-        return set(), 0.0, {}
+    def _journal(self) -> tuple[dict[str, str], float, dict[str, str]]:
+        """Of the shards finished before whose images are the same still: their digests, seconds and unreadable rows."""
+        try:
+            journal = json.loads((self.folder / JOURNAL).read_text())
+            now = {_name(rows): digest for rows, digest in self.shards.items()}
+            done = {name: digest for name, digest in journal["done"].items() if now.get(name) == digest}
+            rows = {str(row) for shard in self.shards if _name(shard) in done for row in shard}
+            failed = {row: reason for row, reason in journal["failed"].items() if row in rows}
+            return done, float(journal["seconds"]), failed
+        except FileNotFoundError:
+            return {}, 0.0, {}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            say(f"{self.folder / JOURNAL} is damaged ({error}); starting this extraction anew")
+            return {}, 0.0, {}
 
-    def _allocate(self) -> None:
+    def _allocate(self) -> bool:
+        """Whether every array was there already; those that were not are made, of zeros."""
+        whole = True
         with clear_os_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             for name, (shape, dtype) in self.shapes.items():
                 path = self.folder / f"{name}.npy"
-                if not path.exists():
-                    np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+                try:
+                    whole &= np.load(path, mmap_mode="r", allow_pickle=False).shape == shape
+                except (FileNotFoundError, EOFError, ValueError):
+                    whole = False
+                    part = path.with_suffix(".npy.part")
+                    try:
+                        np.lib.format.open_memmap(part, mode="w+", dtype=np.dtype(dtype), shape=shape)
+                        part.replace(path)
+                    finally:
+                        part.unlink(missing_ok=True)
+        return whole
 
     def _write(self, shard: Shard) -> None:
         # Plain writes, not stores to the map: a full disk is then an error and not a signal.
@@ -274,8 +297,8 @@ class _Extraction:
         manifest = {
             "schema": SCHEMA,
             "dataset": self.collection.name,
-            "images_with": _without_folders(self.front_end.images_with),
-            "regions_with": _without_folders(self.front_end.regions_with),
+            "images_with": without_folders(self.front_end.images_with),
+            "regions_with": without_folders(self.front_end.regions_with),
             **self.front_end.identity(),
             "images": len(self.collection.images.ids),
             "ids_sha": ids_sha(self.collection.images.ids),
@@ -296,6 +319,10 @@ def _digests(collection: Collection) -> Iterator[str]:
             yield "unreadable"
 
 
+def _name(rows: range) -> str:
+    return f"{rows.start}-{rows.stop}"
+
+
 def _crop(image: Image.Image, box: NDArray[np.float32]) -> Image.Image:
     """The part of an image inside a box of fractions, at least one pixel wide and high."""
     width, height = image.size
@@ -304,7 +331,18 @@ def _crop(image: Image.Image, box: NDArray[np.float32]) -> Image.Image:
     return image.crop((x0, y0, min(x1, width), min(y1, height)))
 
 
-def _without_folders(text: str) -> str:
+def proposer_identity(proposer: Proposer | PrecomputedRegions | None) -> dict[str, Any]:
+    """JSON of what determines the regions."""
+    return {"name": "none"} if proposer is None else dict(proposer.identity())
+
+
+def is_at_hand(text: str) -> bool:
+    """Whether a spec can be opened: it names no file, or one that exists."""
+    argument = parse_spec(text).argument
+    return not argument or Path(argument).exists()
+
+
+def without_folders(text: str) -> str:
     """``onnx:/data/net.onnx[tensor=a/b]`` -> ``onnx:net.onnx[tensor=a/b]``: labels name no machine's folders."""
     spec = parse_spec(text)
     options = {key: Path(value).name if key in ("ids", "boxes") else value for key, value in spec.options.items()}

@@ -17,6 +17,9 @@ from cran_bench.storage import sha256_bytes, sha256_json
 MANIFEST = "manifest.json"
 SCHEMA = 1
 
+_WHAT = ("dataset", "images_sha", "ids_sha", "backbone", "proposer", "arrays", "failed")
+_KEYS = (*_WHAT, "images_with", "regions_with", "seconds")
+
 
 @dataclass(frozen=True)
 class Features:
@@ -53,12 +56,11 @@ class Features:
     @property
     def failed(self) -> list[int]:
         """Rows of images that could not be read and were skipped."""
-        return [int(row) for row in self.manifest["failed"]]
+        return sorted(int(row) for row in self.manifest["failed"])
 
     def fingerprint(self) -> str:
         """sha256 of the arrays and of everything they were made from."""
-        keys = ("dataset", "images_sha", "ids_sha", "backbone", "proposer", "arrays", "failed")
-        return sha256_json({key: self.manifest[key] for key in keys})
+        return sha256_json({key: self.manifest[key] for key in _WHAT})
 
 
 def ids_sha(ids: Sequence[str]) -> str:
@@ -66,21 +68,31 @@ def ids_sha(ids: Sequence[str]) -> str:
     return sha256_bytes("\n".join(ids).encode())
 
 
+def folder_name(identity: Mapping[str, Any], ids: str) -> str:
+    """The folder of the features that a front end of an identity makes of images whose `ids_sha` is `ids`."""
+    return sha256_json({"backbone": identity["backbone"], "proposer": identity["proposer"], "ids": ids})[:16]
+
+
 def load_features(folder: Path, ids: Sequence[str]) -> Features:
     """Map the features of a folder, refusing any that are not those of the images `ids`.
 
     Raises:
-        BadInput: no manifest, one of another schema, of other images, or arrays that do not match it.
+        BadInput: no manifest, one of another schema, of other images or weights, or arrays that do not match it.
     """
     manifest = read_manifest(folder)
     if manifest["ids_sha"] != ids_sha(ids):
         raise BadInput(f"{folder} holds features of other images (their ids differ): prepare the dataset again")
+    if folder_name(manifest, manifest["ids_sha"]) != folder.name:
+        raise BadInput(
+            f"{folder} holds features of other weights or regions than its name says: "
+            "prepare the dataset again with --force"
+        )
     arrays: dict[str, NDArray[Any]] = {}
     for name, about in manifest["arrays"].items():
         path = folder / f"{name}.npy"
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise BadInput(f"{path} cannot be read ({error}): prepare the dataset again with --force") from error
         if list(array.shape) != about["shape"] or array.dtype.name != about["dtype"]:
             raise BadInput(
@@ -99,15 +111,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
+        manifest: Any = json.loads(path.read_text())
     except FileNotFoundError:
         raise BadInput(f"{folder} has no {MANIFEST}: its extraction has not ended; run prepare again") from None
     except (ValueError, OSError) as error:
         raise BadInput(f"{path} is damaged ({error}): prepare the dataset again with --force") from error
+    if not isinstance(manifest, dict):
+        raise BadInput(f"{path} is damaged (it is no object): prepare the dataset again with --force")
     if manifest.get("schema") != SCHEMA:
         raise BadInput(
             f"{path} has schema {manifest.get('schema')}, this version reads {SCHEMA}: prepare the dataset again"
         )
+    absent = [key for key in _KEYS if key not in manifest]
+    if absent:
+        raise BadInput(f"{path} is damaged (it lacks {', '.join(absent)}): prepare the dataset again with --force")
     return manifest
 
 

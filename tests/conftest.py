@@ -1,0 +1,208 @@
+"""Shared by the tests: the command line called in this process, and two tiny datasets."""
+
+import shutil
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """The error, which is the last line and the only one of its kind."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1 and self.err.splitlines()[-1] == lines[0], self.err
+        assert "Traceback" not in self.err + self.out
+        return lines[0].removeprefix("error: ")
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """``command("run", "-m", "cca")``: cran-bench as typed, in this process."""
+    from cran_bench.cli import main
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cran-bench", *map(str, arguments)])
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        said = capsys.readouterr()
+        return Said(code, said.out, said.err)
+
+    return call
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A dataset that is prepared below `cache`."""
+
+    spec: str
+    images_with: str
+    data: Path
+    cache: Path
+
+    @property
+    def arguments(self) -> list[str]:
+        """For ``cran-bench run``."""
+        return ["-d", self.spec, "--data", str(self.data), "--cache", str(self.cache)]
+
+
+def _prepare(spec, images_with, data, cache):
+    from cran_bench.registry import DATASETS
+    from cran_bench.runner import prepare
+
+    prepare(DATASETS.configure(spec), data, cache, images_with)
+    return Tiny(spec, images_with, data, cache)
+
+
+@pytest.fixture(scope="session")
+def prepared_scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    return _prepare("scenes[train=60,val=20,test=20]", "pixels[dim=64]", folder, folder / "cache")
+
+
+@pytest.fixture
+def quick_scenes(prepared_scenes, tmp_path):
+    """A hundred scenes, prepared, with a cache of the test's own."""
+    shutil.copytree(prepared_scenes.cache, tmp_path / "cache")
+    return Tiny(prepared_scenes.spec, prepared_scenes.images_with, prepared_scenes.data, tmp_path / "cache")
+
+
+@pytest.fixture(scope="session")
+def drawn_photographs(tmp_path_factory):
+    home = tmp_path_factory.mktemp("photographs") / "flickr8k"
+    (home / "images").mkdir(parents=True)
+    colours = {"red": (200, 30, 30), "green": (30, 160, 40), "blue": (30, 50, 200), "yellow": (230, 200, 30)}
+    rng, lines = np.random.default_rng(0), []
+    for owners, count in (("train", 18), ("dev", 6), ("test", 6)):
+        names = [f"{owners}{k:02}.jpg" for k in range(count)]
+        (home / f"Flickr_8k.{owners}Images.txt").write_text("\n".join(names) + "\n")
+        for k, name in enumerate(names):
+            first, second = (list(colours)[j % 4] for j in (k, k // 4 + 1))
+            values = rng.integers(0, 30, (48, 64, 3)) + np.array(colours[first])
+            values[:, 32:] = colours[second]
+            Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(home / "images" / name)
+            lines += [f"{name}#{j}\t{a} beside {b} ." for j, (a, b) in enumerate(((first, second), (second, first)))]
+    (home / "Flickr8k.token.txt").write_text("\n".join(lines) + "\n")
+    return home
+
+
+@pytest.fixture
+def flickr(drawn_photographs, tmp_path):
+    """A folder of data with thirty JPEGs as flickr8k: 18 for training, 6 for validation and 6 for testing."""
+    shutil.copytree(drawn_photographs, tmp_path / "data" / "flickr8k")
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Real train, val and test splits of 100 invented images with one to four captions, without pixels or files."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from cran_bench.dataset import Collection, ImageSource
+    from cran_bench.frontend.features import Features
+    from cran_bench.frontend.text import TextFrontEnd
+    from cran_bench.split import Split
+
+    class NoImages(ImageSource):
+        ids = [f"image{row}" for row in range(100)]
+
+        def read(self, row):
+            raise NotImplementedError
+
+        def digest(self, row):
+            raise NotImplementedError
+
+    random = np.random.default_rng(0)
+    topics = random.integers(0, 6, (100, 2))
+    captions, owner = [], []
+    for row, (first, second) in enumerate(topics.tolist()):
+        for _ in range(int(random.integers(1, 5))):
+            words = [f"thing{first}", f"thing{second}", f"word{random.integers(8)}", f"word{random.integers(8)}"]
+            captions.append(" ".join(random.permutation(words)))
+            owner.append(row)
+    sight = random.normal(size=(6, 16))
+    seen = sight[topics[:, 0]] + sight[topics[:, 1]] + 0.3 * random.normal(size=(100, 16))
+    splits = {"train": np.arange(60), "val": np.arange(60, 84), "test": np.arange(84, 100)}
+    collection = Collection("tiny", NoImages(), captions, np.array(owner), splits)
+    features = Features(Path("nowhere"), {}, seen.astype(np.float32))
+    text = TextFrontEnd.fit(collection.captions_of(splits["train"])[0], "ppmi-svd[min_count=1]")
+    return SimpleNamespace(
+        **{
+            name: Split(name, "captions", collection, features, text, device=torch.device("cpu"))
+            for name in ("train", "val", "test")
+        }
+    )
+
+
+@pytest.fixture
+def plain_split():
+    """``plain_split(images, texts, image_of)``: what the linear methods ask of a split, with given matrices."""
+    import torch
+
+    class Plain:
+        def __init__(self, images, texts, image_of=None):
+            self.images = torch.as_tensor(images)
+            self.vectors = torch.as_tensor(texts)
+            self.texts = [""] * len(texts)
+            self.image_of = torch.arange(len(images)) if image_of is None else torch.as_tensor(image_of)
+
+        def __len__(self):
+            return len(self.images)
+
+        def image_blocks(self, size=7):
+            yield from self.images.split(size)
+
+        def mean_vectors(self):
+            return self.vectors
+
+    return Plain
+
+
+@pytest.fixture
+def run_on():
+    """``run_on(val, similarity)``: a run that keeps what a fit scored and chose."""
+    import torch
+
+    from cran_bench.ranking import rank
+
+    class Notes:
+        seed, device = 0, torch.device("cpu")
+
+        def __init__(self, val, similarity):
+            self.val, self.similarity = val, similarity
+            self.scored, self.choices = [], {}
+
+        def score(self, images, texts, similarity=None):
+            metrics = rank(images, texts, self.val.image_of, similarity or self.similarity).metrics()
+            self.scored.append(metrics.rsum)
+            return metrics
+
+        def progress(self, items, label, total):
+            return iter(items)
+
+        def chose(self, **values):
+            self.choices.update(values)
+
+    return Notes

@@ -1,0 +1,207 @@
+from itertools import product
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from sklearn.cross_decomposition import CCA as Reference
+
+from cran_bench.errors import BadInput
+from cran_bench.fits import FitStore
+from cran_bench.methods.cca import CCA
+from cran_bench.registry import METHODS
+from cran_bench.similarity import COSINE
+
+
+def correlated(n=500, p=6, q=5, shared=4, seed=0):
+    random = np.random.default_rng(seed)
+    z = random.normal(size=(n, shared)) * np.linspace(2, 0.5, shared)
+    X = z @ random.normal(size=(shared, p)) + random.normal(size=(n, p)) + 1
+    Y = z @ random.normal(size=(shared, q)) + random.normal(size=(n, q)) - 2
+    return X, Y
+
+
+@pytest.fixture
+def fit(plain_split, run_on):
+    """``fit(X, Y)``: everything kept, unweighted, with features as they are."""
+
+    def fitted(X, Y, ridge=0.0, image_of=None):
+        train = plain_split(X, Y, image_of)
+        method = CCA(text="vectors", image="none", ridge=(ridge,), dim=(1000,), power=(0.0,))
+        method.fit(train, train, run_on(train, COSINE))
+        return method
+
+    return fitted
+
+
+def covariances(X, Y, ridge=0.0):
+    p = X.shape[1]
+    C = np.cov(X.T, Y.T)
+    Cxx, Cyy = C[:p, :p], C[p:, p:]
+    rx, ry = (ridge * np.linalg.eigvalsh(part)[-1] for part in (Cxx, Cyy))
+    return Cxx + rx * np.eye(len(Cxx)), C[:p, p:], Cyy + ry * np.eye(len(Cyy))
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-2])
+@pytest.mark.parametrize("shape", [(6, 5), (4, 9)])
+def test_the_correlations_solve_the_eigenproblems(fit, ridge, shape):
+    X, Y = correlated(p=shape[0], q=shape[1])
+    rho = fit(X, Y, ridge).rho.numpy()
+    Cxx, Cxy, Cyy = covariances(X, Y, ridge)
+    squared = np.linalg.eigvals(np.linalg.solve(Cxx, Cxy) @ np.linalg.solve(Cyy, Cxy.T)).real
+    np.testing.assert_allclose(rho, np.sqrt(np.sort(squared)[::-1][: len(rho)]), atol=1e-8)
+
+    whole = np.block([[Cxx, Cxy], [Cxy.T, Cyy]])
+    values = scipy.linalg.eigh(whole, scipy.linalg.block_diag(Cxx, Cyy), eigvals_only=True)
+    np.testing.assert_allclose(rho, values[::-1][: len(rho)] - 1, atol=1e-8)
+    assert len(rho) == min(shape)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-2])
+def test_the_constraints_hold(fit, ridge):
+    X, Y = correlated()
+    method = fit(X, Y, ridge)
+    Cxx, Cxy, Cyy = covariances(X, Y, ridge)
+    Wx, Wy = method.Wx.numpy(), method.Wy.numpy()
+    np.testing.assert_allclose(Wx.T @ Cxx @ Wx, np.eye(5), atol=1e-9)
+    np.testing.assert_allclose(Wy.T @ Cyy @ Wy, np.eye(5), atol=1e-9)
+    np.testing.assert_allclose(Wx.T @ Cxy @ Wy, np.diag(method.rho.numpy()), atol=1e-9)
+
+
+def test_invertible_maps_of_either_view_change_nothing(fit):
+    X, Y = correlated()
+    random = np.random.default_rng(5)
+    A, B = random.normal(size=(6, 6)), random.normal(size=(5, 5))
+    before, after = fit(X, Y, 1e-13), fit(X @ A + 3, Y @ B, 1e-13)
+    np.testing.assert_allclose(after.rho, before.rho, atol=1e-8)
+    scaled = fit(X @ A, Y, 1e-1)
+    assert not np.allclose(scaled.rho, before.rho, atol=1e-3)
+
+
+def test_scikit_learn_agrees(fit, plain_split):
+    X, Y = correlated(n=500, p=6, q=5)
+    method = fit(X, Y)
+    reference = Reference(n_components=5, scale=False, max_iter=100_000, tol=1e-14).fit(X, Y)
+    # sklearn deflates pair by pair, so only its scores are comparable, and only up to sign and scale.
+    for ours, theirs in zip(
+        (method.embed_images(plain_split(X, Y)), method.embed_texts(plain_split(X, Y))),
+        reference.transform(X, Y),
+        strict=True,
+    ):
+        for k in range(5):
+            assert abs(np.corrcoef(ours[:, k], theirs[:, k])[0, 1]) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_projections_are_as_correlated_as_the_method_says(fit, plain_split):
+    X, Y = correlated()
+    method, split = fit(X, Y), plain_split(X, Y)
+    a, b = method.embed_images(split).double().numpy(), method.embed_texts(split).double().numpy()
+    found = [np.corrcoef(a[:, k], b[:, k])[0, 1] for k in range(5)]
+    np.testing.assert_allclose(found, method.rho, atol=1e-5)
+    np.testing.assert_allclose(a.mean(axis=0), 0, atol=1e-6)
+
+
+def test_independent_views_are_hardly_correlated(fit):
+    random = np.random.default_rng(0)
+    n, p, q = 5000, 6, 5
+    rho = fit(random.normal(size=(n, p)), random.normal(size=(n, q))).rho
+    assert float(rho.max()) < 2 * np.sqrt((p + q) / n)
+
+
+def test_every_caption_is_a_sample(fit):
+    random = np.random.default_rng(1)
+    owner = np.repeat(np.arange(120), random.integers(0, 5, 120))
+    X, _ = correlated(n=120)
+    Y = X[owner] @ random.normal(size=(6, 5)) + 2 * random.normal(size=(len(owner), 5))
+    rho = fit(X, Y, image_of=owner).rho
+    np.testing.assert_allclose(rho, fit(X[owner], Y).rho, atol=1e-10)
+
+
+def test_a_repeated_column_needs_a_ridge(fit):
+    X, Y = correlated()
+    X = np.hstack([X, X[:, :1], 0 * X[:, :1]])
+    with pytest.raises(BadInput, match="raise the ridge"):
+        fit(X, Y, 0.0)
+    assert float(fit(X, Y, 1e-3).rho.max()) < 1
+
+
+# through the suite ------------------------------------------------------------------------------------------------
+
+
+def fitted(method, tiny, folder):
+    return FitStore(folder, {}, tiny.train, tiny.val, torch.device("cpu")).fitted(method, 0, "cca")
+
+
+@pytest.mark.parametrize("text", ["tfidf", "bow", "vectors"])
+@pytest.mark.parametrize("image", ["l2", "sqrt", "none"])
+def test_it_learns_and_comes_back_the_same(tiny, tmp_path, text, image):
+    made = fitted(CCA(text=text, image=image), tiny, tmp_path)
+    images, texts = made.part.embed_images(tiny.test), made.part.embed_texts(tiny.test)
+    assert images.dtype == texts.dtype == torch.float32
+    assert (len(images), len(texts)) == (len(tiny.test), len(tiny.test.texts))
+    loaded = fitted(CCA(text=text, image=image), tiny, tmp_path)
+    assert (made.reused, loaded.reused) == (False, True)
+    assert loaded.chose == made.chose
+    assert torch.equal(loaded.part.embed_images(tiny.test), images)
+    assert torch.equal(loaded.part.embed_texts(tiny.test), texts)
+    scores = COSINE.scores(images, texts)
+    own = torch.zeros_like(scores, dtype=torch.bool)
+    own[tiny.test.image_of, torch.arange(len(texts))] = True
+    assert float(scores[own].mean()) > float(scores[~own].mean()) + 0.2
+
+
+def test_the_state_is_everything(tiny, tmp_path):
+    made = fitted(CCA(), tiny, tmp_path).part
+    fresh = CCA()
+    fresh.load({key: value.clone() for key, value in made.state().items()})
+    assert torch.equal(fresh.embed_texts(tiny.test), made.embed_texts(tiny.test))
+    assert torch.equal(fresh.embed_images(tiny.test), made.embed_images(tiny.test))
+
+
+def test_validation_chooses_the_best_of_the_grid(tiny, run_on):
+    grid = {"ridge": (1e-3, 1e-1), "dim": (2, 6, 4096), "power": (0.0, 1.0, 2.0)}
+    run = run_on(tiny.val, COSINE)
+    method = CCA(**grid)
+    method.fit(tiny.train, tiny.val, run)
+    singles = {}
+    for ridge, dim, power in product(*grid.values()):
+        alone = run_on(tiny.val, COSINE)
+        CCA(ridge=(ridge,), dim=(dim,), power=(power,)).fit(tiny.train, tiny.val, alone)
+        singles[ridge, alone.choices["dim"], power] = alone.scored[0]
+    assert len(singles) == len(run.scored) == 18
+    best = max(singles.values())
+    assert max(run.scored) == pytest.approx(best)
+    assert singles[run.choices["ridge"], run.choices["dim"], run.choices["power"]] == pytest.approx(best)
+    embedded = run.score(method.embed_images(tiny.val), method.embed_texts(tiny.val))
+    assert embedded.rsum == pytest.approx(best)
+
+
+def test_dim_is_at_most_the_rank(tiny, run_on):
+    run = run_on(tiny.val, COSINE)
+    CCA(ridge=(0.01,), dim=(4096,), power=(0.0,)).fit(tiny.train, tiny.val, run)
+    assert run.choices["dim"] <= min(tiny.train.images.shape[1], tiny.train.tfidf().shape[1])
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("cca[ridge=-1]", "ridge and power are not negative"),
+        ("cca[power=1|-0.5]", "ridge and power are not negative"),
+        ("cca[dim=0]", "vocabulary and dim are at least 1"),
+        ("cca[vocabulary=0]", "vocabulary and dim are at least 1"),
+        ("cca[dim=1.5]", "field 'dim' takes a whole number, not '1.5'"),
+        ("cca[ridge=small]", "field 'ridge' takes a number, not 'small'"),
+        ("cca[image=l1]", "field 'image' is 'l1'; did you mean 'l2'"),
+        ("cca[rdige=1]", "no field 'rdige'; did you mean 'ridge'"),
+    ],
+)
+def test_wrong_fields_are_refused(spec, message):
+    with pytest.raises(BadInput, match=message):
+        METHODS.configure(spec)
+
+
+def test_the_preset_of_the_paper():
+    configured = METHODS.configure("cca:paper")
+    assert configured.build() == CCA(ridge=(1e-8,), dim=(4096,), power=(0.0,))
+    assert configured.plugin.paper_row == "CCA"
+    assert METHODS.configure("cca").build() == CCA()

@@ -1,0 +1,459 @@
+"""Extraction: the right numbers, nothing lost to a kill, and every way that images and finished features can be wrong."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cran_bench.dataset import Collection, ImageSource
+from cran_bench.errors import BadInput, CannotWrite
+from cran_bench.frontend import extraction
+from cran_bench.frontend.extraction import FrontEnd, extract
+from cran_bench.frontend.features import load_features
+from cran_bench.frontend.precomputed import PrecomputedImages
+from cran_bench.frontend.regions import Proposals
+from cran_bench.images import UnreadableImage
+from cran_bench.registry import DATASETS, METHODS
+from cran_bench.runner import Runner, find_prepared
+from cran_bench.split import MissingFeature
+from cran_bench.storage import sha256_bytes
+
+WIDTH, HEIGHT = 32, 24
+NAMES = ("globals", "regions", "boxes", "scores", "mask")
+
+
+class Noise(ImageSource):
+    """Pictures in memory; rows in `bad` cannot be read."""
+
+    def __init__(self, count):
+        self.ids = [f"{k}.png" for k in range(count)]
+        self.values = np.random.default_rng(7).integers(0, 256, (count, HEIGHT, WIDTH, 3), dtype=np.uint8)
+        self.bad = set()
+
+    def read(self, row):
+        if row in self.bad:
+            raise UnreadableImage(f"{self.ids[row]} cannot be decoded (torn): copy it again from its source")
+        return Image.fromarray(self.values[row])
+
+    def digest(self, row):
+        return "bad" if row in self.bad else sha256_bytes(self.values[row].tobytes())
+
+
+class Moments:
+    """A backbone: mean and deviation of each colour.  Notes how many pictures it embeds."""
+
+    dim = 6
+
+    def __init__(self, delay=0.0, log=None):
+        self.delay, self.log, self.pictures = delay, log, 0
+
+    def identity(self):
+        return {"name": "moments"}
+
+    def prepare(self, image):
+        return moments(np.asarray(image))
+
+    def embed(self, batch):
+        time.sleep(self.delay)
+        self.pictures += len(batch)
+        if self.log:
+            with Path(self.log).open("a") as file:
+                file.write(f"{len(batch)}\n")
+        return batch
+
+
+class Two:
+    """A proposer of two boxes for every picture."""
+
+    def identity(self):
+        return {"name": "two"}
+
+    def count(self, row):
+        return 2
+
+    def propose(self, row, image):
+        rng, count = np.random.default_rng(row), self.count(row)
+        corners = rng.integers(0, 4, (count, 2))
+        boxes = np.concatenate([corners, corners + rng.integers(1, 5, (count, 2))], axis=1) / 8
+        return Proposals(boxes.astype(np.float32), rng.random(count, dtype=np.float32))
+
+
+class Varied(Two):
+    """None to six boxes."""
+
+    def count(self, row):
+        return row % 7
+
+
+def moments(values):
+    values = values.astype(np.float64)
+    return np.concatenate([values.mean(axis=(0, 1)), values.std(axis=(0, 1))]).astype(np.float32)
+
+
+def collection(count=40):
+    rows = np.arange(count)
+    return Collection(
+        name="noise",
+        images=Noise(count),
+        captions=[f"caption {k}" for k in rows],
+        image_of=rows,
+        splits={"train": rows[: count - 8], "val": rows[count - 8 : count - 4], "test": rows[count - 4 :]},
+    )
+
+
+def front_end(proposer=None, **options):
+    return FrontEnd("moments", "two", Moments(**options), proposer or Two())
+
+
+def same(a, b):
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in NAMES)
+
+
+def leftovers(folder):
+    return [path.name for path in folder.rglob("*") if path.name.endswith((".part", "journal.json"))]
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(extraction, "SHARD", 4)
+    monkeypatch.setattr(extraction, "BATCH", 5)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # slow, and no test pulls the plug
+
+
+def test_every_array_is_what_direct_computation_gives(tmp_path):
+    data = collection(21)
+    found = extract(data, front_end(Varied()), tmp_path)
+    assert found.label == "moments + two"
+    for row in range(21):
+        picture, wanted = data.images.values[row], Varied().propose(row, None)
+        whole, count = moments(picture), min(5, row % 7)
+        assert np.array_equal(found.globals[row], whole)
+        assert found.mask[row].tolist() == [True] * count + [False] * (5 - count)
+        assert np.array_equal(found.scores[row], np.append(wanted.scores[:count], np.zeros(5 - count, np.float32)))
+        assert np.array_equal(found.boxes[row, :count], wanted.boxes[:count])
+        assert np.array_equal(found.boxes[row, count:], np.tile([0, 0, 1, 1], (5 - count, 1)))
+        assert np.array_equal(found.regions[row, count:], np.tile(whole, (5 - count, 1)))
+        for box, vector in zip(wanted.boxes[:count], found.regions[row], strict=False):
+            x0, y0, x1, y1 = (box * [WIDTH, HEIGHT, WIDTH, HEIGHT]).astype(int)
+            assert np.array_equal(vector, moments(picture[y0:y1, x0:x1]))
+    assert leftovers(tmp_path) == []
+
+
+def test_boxes_thinner_than_a_pixel_still_give_a_crop(tmp_path):
+    class Thin(Two):
+        def propose(self, row, image):
+            edge = np.array([[0.5, 0.5, 0.501, 0.501], [0.999, 0.999, 1, 1], [1, 1, 1, 1]], np.float32)
+            return Proposals(edge, np.ones(3, np.float32))
+
+    data = collection(12)
+    found = extract(data, front_end(Thin()), tmp_path)
+    assert np.array_equal(found.regions[3, 0, :3], data.images.values[3, HEIGHT // 2, WIDTH // 2])
+    assert np.array_equal(found.regions[3, 1], found.regions[3, 2])
+    assert np.array_equal(found.regions[3, 1, :3], data.images.values[3, -1, -1])
+
+
+def test_what_is_finished_is_taken_and_force_extracts_again(tmp_path, capsys):
+    data, first, second = collection(), front_end(), front_end()
+    made = extract(data, first, tmp_path)
+    assert first.backbone.pictures == 120
+    assert same(extract(data, second, tmp_path), made)
+    assert second.backbone.pictures == 0
+    assert "features of noise are prepared already" in capsys.readouterr().err
+    again = extract(data, second, tmp_path, force=True)
+    assert second.backbone.pictures == 120
+    assert again.fingerprint() == made.fingerprint()
+
+
+DRIVER = """
+import importlib.util, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("driven", sys.argv[1])
+driven = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(driven)
+driven.extraction.SHARD = 4
+driven.extract(driven.collection(), driven.front_end(delay=0.05, log=sys.argv[3]), Path(sys.argv[2]))
+"""
+
+
+def test_after_a_kill_less_than_one_shard_is_redone(tmp_path):
+    data, log = collection(), tmp_path / "log"
+    whole = extract(data, front_end(), tmp_path / "whole")
+    command = [sys.executable, "-c", DRIVER, __file__, str(tmp_path / "killed"), str(log)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and len(log.read_text().split()) > 4) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    assert not list((tmp_path / "killed").rglob("manifest.json"))
+    embedded = sum(map(int, log.read_text().split()))
+    assert 0 < embedded < 120
+    rest = front_end()
+    found = extract(data, rest, tmp_path / "killed")
+    assert embedded + rest.backbone.pictures - 120 <= 3 * 4
+    assert rest.backbone.pictures < 120
+    assert same(found, whole)
+    assert found.fingerprint() == whole.fingerprint()
+    assert leftovers(tmp_path) == []
+
+
+def stop_after(monkeypatch, syncs, error):
+    """Make the file system fail at one of the next writes."""
+    real, left = os.fsync, [syncs]
+
+    def fail(descriptor):
+        left[0] -= 1
+        if left[0] < 0:
+            raise error
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+
+@pytest.mark.parametrize("syncs", [0, 3, 5, 17, 29, 60])
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, syncs):
+    data = collection()
+    with monkeypatch.context() as patch:
+        stop_after(patch, syncs, OSError(errno.ENOSPC, "No space left on device"))
+        with pytest.raises(CannotWrite, match="the disk is full while writing .*: free some space"):
+            extract(data, front_end(), tmp_path)
+    assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("manifest.json"))
+    rest = front_end()
+    found = extract(data, rest, tmp_path)
+    assert rest.backbone.pictures == 12 * (10 - syncs // 6)
+    assert same(found, extract(data, front_end(), tmp_path / "again"))
+
+
+def test_a_disk_that_is_full_at_the_first_byte(tmp_path, monkeypatch):
+    def full(path, **_):
+        Path(path).touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np.lib.format, "open_memmap", full)
+        with pytest.raises(CannotWrite, match="the disk is full"):
+            extract(collection(), front_end(), tmp_path)
+    assert not list(tmp_path.rglob("*.npy*"))
+    extract(collection(), front_end(), tmp_path)
+
+
+def interrupt(tmp_path, monkeypatch, syncs=30):
+    with monkeypatch.context() as patch:
+        stop_after(patch, syncs, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            extract(collection(), front_end(), tmp_path)
+    return next(tmp_path.rglob("journal.json"))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"done": 3, "seconds": 1, "failed": {}}', ""])
+def test_a_damaged_journal_starts_anew(tmp_path, monkeypatch, text):
+    interrupt(tmp_path, monkeypatch).write_text(text)
+    rest = front_end()
+    extract(collection(), rest, tmp_path)
+    assert rest.backbone.pictures == 120
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate", "empty"])
+def test_an_unfinished_array_that_is_damaged_starts_anew(tmp_path, monkeypatch, damage):
+    path = interrupt(tmp_path, monkeypatch).with_name("regions.npy")
+    if damage == "delete":
+        path.unlink()
+    else:
+        os.truncate(path, 1000 if damage == "truncate" else 0)
+    rest = front_end()
+    found = extract(collection(), rest, tmp_path)
+    assert rest.backbone.pictures == 120
+    assert same(found, extract(collection(), front_end(), tmp_path / "again"))
+
+
+def test_a_journal_of_other_shards_is_not_misread(tmp_path, monkeypatch):
+    interrupt(tmp_path, monkeypatch)
+    monkeypatch.setattr(extraction, "SHARD", 7)
+    found = extract(collection(), front_end(), tmp_path)
+    assert same(found, extract(collection(), front_end(), tmp_path / "again"))
+
+
+def test_bad_images_are_listed_and_all_others_done(tmp_path, capsys):
+    data = collection()
+    data.images.bad = {5, 22}
+    with pytest.raises(BadInput, match=r"2 of 40 images cannot be read \(listed above\); .* --skip-bad"):
+        extract(data, front_end(), tmp_path)
+    err = capsys.readouterr().err
+    assert "unreadable: 5.png cannot be decoded (torn)" in err and "unreadable: 22.png" in err
+    assert not list(tmp_path.rglob("manifest.json"))
+
+    rest = front_end()
+    found = extract(data, rest, tmp_path, skip_bad=True)
+    assert rest.backbone.pictures == 2 * 3 * 3
+    assert found.failed == [5, 22]
+    assert not found.globals[[5, 22]].any()
+    kept = data.without(found.failed)
+    assert {5, 22}.isdisjoint(kept.splits["train"]) and len(kept.splits["train"]) == 30
+    assert load_features(found.folder, data.images.ids).failed == [5, 22]
+
+
+def test_of_a_mended_image_only_its_shard_is_redone(tmp_path):
+    data = collection()
+    data.images.bad = {5, 22}
+    with pytest.raises(BadInput):
+        extract(data, front_end(), tmp_path)
+    data.images.bad = {22}
+    rest = front_end()
+    with pytest.raises(BadInput, match="1 of 40 images cannot be read"):
+        extract(data, rest, tmp_path)
+    assert rest.backbone.pictures == (4 + 3) * 3
+    data.images.bad = set()
+    rest = front_end()
+    assert extract(data, rest, tmp_path).failed == []
+    assert rest.backbone.pictures == 4 * 3
+
+
+def test_an_image_that_changes_between_two_starts_is_redone(tmp_path, monkeypatch):
+    interrupt(tmp_path, monkeypatch)
+    data, rest = collection(), front_end()
+    data.images.values[1] = 255 - data.images.values[1]
+    found = extract(data, rest, tmp_path)
+    assert rest.backbone.pictures == 12 * (10 - 5 + 1)
+    assert np.array_equal(found.globals[1], moments(data.images.values[1]))
+
+
+def test_images_that_change_after_the_end_are_refused(tmp_path):
+    data = collection()
+    before = extract(data, front_end(), tmp_path)
+    data.images.values[7] = 0
+    with pytest.raises(BadInput, match=r"the images of noise have changed since .*: prepare with --force"):
+        extract(data, front_end(), tmp_path)
+    found = extract(data, front_end(), tmp_path, force=True)
+    assert found.fingerprint() != before.fingerprint()
+    assert not found.globals[7].any()
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path):
+    class Broken(Moments):
+        def embed(self, batch):
+            return np.full_like(batch, np.nan)
+
+    with pytest.raises(BadInput, match=r"broken gives NaN or infinity for image 0\.png; check its options"):
+        extract(collection(), FrontEnd("broken", "none", Broken(), None), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is damaged"),
+        ("", "is damaged"),
+        ("[]", "is damaged"),
+        ("{}", "has schema None, this version reads 1: prepare the dataset again"),
+        ('{"schema": 2}', "has schema 2, this version reads 1"),
+        ('{"schema": 1}', "is damaged"),
+    ],
+)
+def test_a_manifest_that_is_damaged_or_of_another_schema(tmp_path, text, message):
+    data = collection()
+    made = extract(data, front_end(), tmp_path)
+    (made.folder / "manifest.json").write_text(text)
+    for attempt in (lambda: load_features(made.folder, data.images.ids), lambda: extract(data, front_end(), tmp_path)):
+        with pytest.raises(BadInput, match=f"manifest.json {message}"):
+            attempt()
+    extract(data, front_end(), tmp_path, force=True)
+
+
+def test_a_manifest_of_other_weights_or_images(tmp_path):
+    data = collection()
+    made = extract(data, front_end(), tmp_path)
+    path = made.folder / "manifest.json"
+    text = path.read_text()
+    assert text.count('"name": "moments"') == 1
+    path.write_text(text.replace('"name": "moments"', '"name": "others"'))
+    for attempt in (lambda: load_features(made.folder, data.images.ids), lambda: extract(data, front_end(), tmp_path)):
+        with pytest.raises(BadInput, match=r"holds features of other weights or regions .*: prepare"):
+            attempt()
+    path.write_text(text)
+    with pytest.raises(BadInput, match=r"holds features of other images \(their ids differ\)"):
+        load_features(made.folder, data.images.ids[::-1])
+    path.unlink()
+    with pytest.raises(BadInput, match=r"has no manifest\.json: its extraction has not ended; run prepare again"):
+        load_features(made.folder, data.images.ids)
+
+
+def test_arrays_that_do_not_match_the_manifest(tmp_path):
+    data = collection()
+    made = extract(data, front_end(), tmp_path)
+    path = made.folder / "globals.npy"
+    os.truncate(path, path.stat().st_size - 10)
+    with pytest.raises(BadInput, match=r"globals\.npy cannot be read .*: prepare the dataset again with --force"):
+        load_features(made.folder, data.images.ids)
+    os.truncate(path, 0)
+    with pytest.raises(BadInput, match=r"globals\.npy cannot be read"):
+        load_features(made.folder, data.images.ids)
+    np.save(path, np.zeros((40, 7), np.float32))
+    with pytest.raises(BadInput, match=r"has shape \(40, 7\) of float32, the manifest says \(40, 6\) of float32"):
+        load_features(made.folder, data.images.ids)
+    path.unlink()
+    with pytest.raises(BadInput, match=r"globals\.npy cannot be read .*No such file"):
+        load_features(made.folder, data.images.ids)
+
+
+def test_finished_vectors_are_found_by_id(tmp_path):
+    data = collection()
+    rows = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    order = np.random.default_rng(1).permutation(40)
+    np.save(tmp_path / "f.npy", rows[order])
+    (tmp_path / "ids.txt").write_text("\n".join(data.images.ids[k] for k in order))
+    opened = FrontEnd.open(f"npy:{tmp_path}/f.npy[ids={tmp_path}/ids.txt]", "none", data)
+    assert isinstance(opened.backbone, PrecomputedImages)
+    found = extract(data, opened, tmp_path)
+    assert np.array_equal(found.globals, rows)
+    assert found.regions is None
+    assert found.label == "npy:f.npy[ids=ids.txt] + none"
+    assert str(tmp_path) not in (found.folder / "manifest.json").read_text()
+
+
+def test_finished_vectors_whose_ids_do_not_match(tmp_path):
+    data = collection()
+    np.save(tmp_path / "f.npy", np.zeros((40, 3)))
+    (tmp_path / "ids.txt").write_text("\n".join(["other.png", *data.images.ids[1:]]))
+    opened = FrontEnd.open(f"npy:{tmp_path}/f.npy[ids={tmp_path}/ids.txt]", "none", data)
+    with pytest.raises(BadInput, match=r"1 of 40 images have no row in .*ids\.txt, the first is 0\.png"):
+        extract(data, opened, tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("manifest.json"))
+    with pytest.raises(BadInput, match="holds finished vectors and cannot embed crops: use --regions-with"):
+        FrontEnd.open(f"npy:{tmp_path}/f.npy", "grid", data)
+
+
+def test_without_regions_a_method_that_needs_them_is_told(tmp_path):
+    script = tmp_path / "needs.py"
+    script.write_text(
+        "from dataclasses import dataclass\n"
+        "from cran_bench import COSINE\n"
+        "@dataclass\n"
+        "class Needs:\n"
+        "    similarity = COSINE\n"
+        "    def fit(self, train, val, run):\n"
+        "        train.regions\n"
+        "    def embed_images(self, split): ...\n"
+        "    def embed_texts(self, split): ...\n"
+        "    def state(self): ...\n"
+        "    def load(self, state): ...\n"
+    )
+    scenes = DATASETS.configure("scenes[train=4,val=2,test=2]")
+    prepared = find_prepared(scenes, tmp_path, tmp_path / "cache", "pixels[dim=16]", "none")
+    split = prepared.split("train", "captions", torch.device("cpu"))
+    assert not split.has_regions and split.images.shape == (4, 16)
+    for name in ("regions", "boxes", "box_scores", "region_mask"):
+        with pytest.raises(MissingFeature, match="was prepared without regions; prepare it again with --regions-with"):
+            getattr(split, name)
+    runner = Runner(prepared, tmp_path / "results", tmp_path / "cache", torch.device("cpu"))
+    (outcome,) = runner.run([METHODS.configure(f"{script}:Needs")], ["captions"], [0])
+    assert outcome.record is None
+    assert outcome.failure.error.startswith("Needs cannot run on scenes[test=2,train=4,val=2]: scenes")
+    assert "prepared without regions" in outcome.failure.error
+    assert json.loads(next((tmp_path / "results").rglob("*.error.json")).read_text())["error"] == outcome.failure.error

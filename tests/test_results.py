@@ -1,0 +1,337 @@
+"""Records: what was written is what is read, anything else is refused; and the tables made of them."""
+
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cran_bench.errors import BadInput
+from cran_bench.ranking import rank
+from cran_bench.results import (
+    SCHEMA,
+    Address,
+    DataInfo,
+    Failure,
+    MethodInfo,
+    Record,
+    ResultStore,
+    Seconds,
+    SimilarityInfo,
+    read_ranks,
+    read_record,
+)
+from cran_bench.similarity import COSINE
+from cran_bench.tables import FORMATS, build_tables, render
+
+ENVIRONMENT = {"cpu": "a cpu", "gpu": None, "torch": "2.9", "commit": "abc"}
+ADDRESS = Address("scenes[train=60]", "captions", 0, "cca:paper[dim=8]", 3, "0123456789abcdef")
+
+
+def run(method="cca:tuned", seed=0, *, noise=1.0, started="2026-01-01T00:00:00+00:00", protocol="captions", **data):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(12, 6, generator=generator)
+    image_of = torch.arange(12).repeat_interleave(2)
+    texts = images[image_of] + noise * torch.randn(24, 6, generator=generator)
+    ranks = rank(images, texts, image_of, COSINE)
+    about = {"label": "scenes", "quick": False, "split_sha": "5" * 64, "images": 12, "captions": 24}
+    about |= {"front_end": "pixels + boxes", "features_sha": "f" * 64, "vectors": "ppmi-svd"}
+    record = Record(
+        fingerprint="0" * 64,
+        data=DataInfo(**{**about, **data}),
+        method=MethodInfo(
+            label=method,
+            name=method.split(":")[0],
+            preset="tuned",
+            paper_row="CCA",
+            parameters={"dim": [8, 16], "text": "tfidf"},
+            chose={"dim": 8},
+            unit="captions",
+            code_sha="c" * 64,
+            fit_fingerprint="d" * 64,
+        ),
+        protocol=protocol,
+        folds=0,
+        seed=seed,
+        metrics=ranks.metrics().values(),
+        ties=ranks.ties(),
+        seconds=Seconds(features=2.0, fit=1.25, embed=0.5, similarity=0.25, rank=0.125),
+        similarity=SimilarityInfo(name="cosine", kernel="reference", dtype="float64"),
+        peak_memory=1 << 30,
+        environment=ENVIRONMENT,
+        started=started,
+        ranks_sha="",
+    )
+    return record, ranks
+
+
+def failure(method="cfa:tuned", seed=0, label="scenes", front_end="pixels + boxes", quick=False):
+    return Failure(
+        data_label=label,
+        front_end=front_end,
+        quick=quick,
+        method_label=method,
+        protocol="captions",
+        folds=0,
+        seed=seed,
+        error="it gave | NaN_1",
+        traceback="Traceback ...",
+        started="2026-01-01T00:00:00+00:00",
+        environment=ENVIRONMENT,
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ResultStore(tmp_path)
+
+
+@pytest.fixture
+def written(store):
+    store.write(ADDRESS, *run())
+    return store.path(ADDRESS)
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_round_trip(store):
+    record, ranks = run()
+    assert store.find(ADDRESS) is None
+    sealed = store.write(ADDRESS, record, ranks)
+    assert store.find(ADDRESS) == sealed
+    assert sealed.is_intact() and not record.is_intact()
+    assert sealed.model_copy(update={"checksum": "", "ranks_sha": ""}) == record
+    back = store.ranks(ADDRESS)
+    assert back.metrics() == ranks.metrics()
+    assert all(np.array_equal(a, b) for a, b in zip(back.arrays().values(), ranks.arrays().values(), strict=True))
+    assert [(path, found) for path, found in store.records()] == [(store.path(ADDRESS), sealed)]
+
+
+def test_where_it_lies(store, written):
+    assert written.relative_to(store.root).as_posix() == (
+        "scenes-train-60/captions/cca-paper-dim-8-s3-0123456789ab.json"
+    )
+    folds = dataclasses.replace(ADDRESS, folds=5)
+    assert store.path(folds).parent.name == "captions-5folds"
+    assert sorted(path.name for path in written.parent.iterdir()) == [written.name, written.stem + ".npz"]
+
+
+def test_a_record_is_readable_json_without_folders(written, tmp_path):
+    text = written.read_text()
+    assert json.loads(text)["schema_version"] == SCHEMA
+    assert text.endswith("}\n") and text.count("\n") > 50
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize("changes", [{"seed": 4}, {"ties": 7}, {"checksum": ""}, {"checksum": "0" * 64}])
+def test_a_record_changed_by_hand(store, written, changes):
+    edit(written, **changes)
+    for read in (lambda: read_record(written), lambda: store.find(ADDRESS), lambda: list(store.records())):
+        with pytest.raises(BadInput, match=r"was changed after it was written .*: delete it .*--force"):
+            read()
+
+
+def test_a_better_recall_by_hand(written):
+    metrics = json.loads(written.read_text())["metrics"]
+    for value in (100.0, float("nan"), float("inf")):
+        edit(written, metrics={**metrics, "i2t_r1": value})
+        with pytest.raises(BadInput, match="was changed after it was written|is not a record"):
+            read_record(written)
+
+
+def test_a_newer_schema(written):
+    edit(written, schema_version=SCHEMA + 1, something="new")
+    with pytest.raises(BadInput, match=rf"has schema {SCHEMA + 1}, this version reads up to {SCHEMA}: upgrade"):
+        read_record(written)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not a record"),
+        ("{", "is not a record"),
+        ("[]", "is not a record"),
+        ("\x00\xff", "is not a record"),
+        ("{}", r"is not a record \(fingerprint: Field required\)"),
+    ],
+)
+def test_a_damaged_record(written, text, message):
+    written.write_bytes(text.encode("latin-1"))
+    with pytest.raises(BadInput, match=rf"\.json {message}"):
+        read_record(written)
+
+
+def test_fields_that_do_not_belong(written):
+    edit(written, comment="mine")
+    with pytest.raises(BadInput, match=r"is not a record \(comment: Extra inputs are not permitted\): delete it"):
+        read_record(written)
+    edit(written, protocol="words")
+    with pytest.raises(BadInput, match=r"is not a record \(protocol: "):
+        read_record(written)
+
+
+def test_ranks_that_are_missing_or_of_another_record(store, written):
+    other = dataclasses.replace(ADDRESS, seed=4)
+    store.write(other, *run(seed=4))
+    ranks = written.with_suffix(".npz")
+    ranks.write_bytes(store.path(other).with_suffix(".npz").read_bytes())
+    with pytest.raises(BadInput, match=r"\.npz is not the file its record names .*: run again with --force"):
+        read_ranks(written)
+    ranks.unlink()
+    with pytest.raises(BadInput, match=r"\.npz is missing beside its record: run again with --force"):
+        read_ranks(written)
+
+
+def test_failures_are_kept_until_the_run_finishes(store):
+    store.write_failure(ADDRESS, failure())
+    assert list(store.failures()) == [failure()]
+    assert list(store.records()) == []
+    assert store.find(ADDRESS) is None
+    store.write(ADDRESS, *run())
+    assert list(store.failures()) == []
+
+
+def test_a_damaged_failure(store):
+    store.write_failure(ADDRESS, failure())
+    path = next(store.root.rglob("*.error.json"))
+    for text in ("", '{"kind": "failure"}'):
+        path.write_text(text)
+        with pytest.raises(BadInput, match=r"\.error\.json is not an error record \(.*\): delete it"):
+            list(store.failures())
+
+
+# tables ---------------------------------------------------------------------------------------------------------
+
+
+def parse(text):
+    return pd.read_csv(io.StringIO(text))
+
+
+def test_the_newest_record_of_a_cell_counts():
+    old, new = run(noise=5.0, started="2026-01-01T00:00:00+00:00"), run(noise=0.1, started="2026-01-02T00:00:00+00:00")
+    for order in ([old, new], [new, old]):
+        (table,) = build_tables(order, [])
+        assert [row.records for row in table.rows] == [[new]]
+
+
+def test_mean_and_deviation_over_seeds():
+    runs = [run(seed=seed) for seed in (2, 0, 1)]
+    (table,) = build_tables([*runs, run("cfa:tuned")], [])
+    row = table.rows[0]
+    assert [record.seed for record, _ in row.records] == [0, 1, 2]
+    values = [record.metrics["rsum"] for record, _ in runs]
+    assert row.mean("rsum") == pytest.approx(np.mean(values))
+    assert row.deviation("rsum") == pytest.approx(np.std(values, ddof=1))
+    frame = parse(render([table], "csv"))
+    assert frame.loc[0, "rsum"] == pytest.approx(np.mean(values), abs=1e-4)
+    assert frame.loc[0, "rsum_sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-4)
+    assert frame.loc[0, "seeds"] == "0 1 2" and np.isnan(frame.loc[1, "rsum_sd"])
+    assert f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}" in render([table], "terminal")
+    assert "± is the standard deviation over seeds." in render([table], "markdown")
+
+
+def test_runs_on_other_data_or_protocols_stand_apart():
+    runs = [
+        run(),
+        run(label="flickr8k"),
+        run(protocol="mean"),
+        run(front_end="onnx:a.onnx + grid"),
+        run(vectors="glove:a.txt"),
+    ]
+    assert len(build_tables(runs, [])) == 5
+
+
+def test_csv_holds_raw_numbers():
+    tables = build_tables([run(), run("cfa:tuned", noise=4.0), run(label="flickr8k")], [failure("cran:tuned")])
+    frame = parse(render(tables, "csv"))
+    assert frame["method"].tolist() == ["cca:tuned", "cfa:tuned", "cran:tuned", "cca:tuned"]
+    assert frame["status"].tolist() == ["ok", "ok", "failed", "ok"]
+    assert frame["dataset"].tolist() == ["scenes"] * 3 + ["flickr8k"]
+    for figure, value in run()[0].metrics.items():
+        assert frame[figure].dtype == np.float64
+        assert frame.loc[0, figure] == pytest.approx(value, abs=1e-4)
+    assert frame.loc[0, "rsum_low"] <= frame.loc[0, "rsum"] <= frame.loc[0, "rsum_high"]
+    assert frame.loc[0, "fit_s"] == 1.25
+    assert np.isnan(frame.loc[2, "rsum"])
+    behind = frame.loc[1, ["behind_best_low", "behind_best", "behind_best_high"]].tolist()
+    assert behind == sorted(behind) and behind[2] < 0
+    assert behind[1] == pytest.approx(frame.loc[1, "rsum"] - frame.loc[0, "rsum"], abs=1e-3)
+
+
+def test_a_table_of_failures_alone():
+    alone = build_tables([], [failure()])
+    both = build_tables([run(label="flickr8k")], [failure()])
+    for style in FORMATS:
+        assert "cfa:tuned" in render(alone, style)
+        assert "failed" in render(both, style)
+    assert parse(render(both, "csv"))["status"].tolist() == ["ok", "failed"]
+
+
+def test_failed_rows_stay_visible_beside_finished_ones():
+    (table,) = build_tables([run()], [failure(seed=2)])
+    text = render([table], "terminal")
+    assert text.splitlines()[5].split()[:3] == ["cfa:tuned", "failed", "failed"]
+    assert "cfa:tuned seed 2 FAILED: it gave | NaN_1" in text
+    assert "FAILED" in render([table], "latex") and "FAILED" in render([table], "markdown")
+
+
+def test_a_finished_run_hides_its_earlier_failure_but_not_that_of_another_seed():
+    (table,) = build_tables([run("cfa:tuned", seed=0)], [failure(seed=0), failure(seed=1)])
+    (row,) = table.rows
+    assert len(row.records) == 1 and [f.seed for f in row.failures] == [1]
+    assert "seed 1 FAILED" in render([table], "terminal")
+
+
+def lines_of(text, mark):
+    return [line for line in text.splitlines() if line.startswith(mark)]
+
+
+def test_every_format_lines_up():
+    tables = build_tables([run(), run(seed=1), run("a-method-with-a-long-name:tuned[dim=8]")], [failure()])
+    terminal = render(tables, "terminal").splitlines()
+    body = terminal[2:7]
+    assert set(body[1]) == {"-", " "}
+    ends = [k for k, (a, b) in enumerate(zip(body[1], body[1][1:] + " ", strict=True)) if (a, b) == ("-", " ")]
+    assert all(len(line) <= len(body[1]) for line in body)
+    assert all(line[end + 1 : end + 3].strip() == "" for line in body for end in ends)
+    grid = lines_of(render(tables, "markdown"), "|")
+    assert len(grid) == 5 and len({len(line) for line in grid}) == 1
+    assert len({line.count("|") for line in grid}) == 1
+    latex = render(tables, "latex").splitlines()
+    rows = [line for line in latex if line.endswith(r"\\")]
+    assert len(rows) == 4 and len({line.count("&") for line in rows}) == 1
+    assert r"\begin{tabular}" in "\n".join(latex) and r"\toprule" in latex
+
+
+def test_markdown_and_latex_escape_what_they_must():
+    label = "onnx_like:tuned[text=a|b]"
+    tables = build_tables([run(label), run()], [])
+    grid = lines_of(render(tables, "markdown"), "|")
+    assert len({line.replace(r"\|", "").count("|") for line in grid}) == 1
+    assert r"onnx\_like" in render(tables, "latex")
+
+
+def test_quick_runs_say_so():
+    quick = build_tables([run(label="scenes:quick", quick=True)], [])
+    for style in ("terminal", "markdown", "latex"):
+        assert "quick: not for comparison" in render(quick, style)
+        assert "quick" not in render(build_tables([run()], []), style)
+    assert parse(render(quick, "csv"))["quick"].tolist() == [True]
+
+
+def test_an_unknown_format():
+    with pytest.raises(BadInput, match=r"there is no table format 'latx'; did you mean 'latex'\?"):
+        render([], "latx")
+    assert render([], "csv") == ""
+
+
+def test_twins_have_a_column_only_where_there_are_twins():
+    record, ranks = run()
+    twins = record.model_copy(update={"metrics": {**record.metrics, "twin_accuracy": 62.5}})
+    assert "62.5" in render(build_tables([(twins, ranks)], []), "terminal")
+    assert "twins" not in render(build_tables([run()], []), "terminal")

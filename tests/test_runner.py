@@ -1,0 +1,409 @@
+"""The runner: nothing is computed twice, nothing that fails stops the rest, and what is recorded is what was asked for."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cran_bench.contract import Run
+from cran_bench.errors import BadInput
+from cran_bench.ranking import mean_metrics, rank
+from cran_bench.registry import DATASETS, METHODS, Configured, Plugin
+from cran_bench.results import Failure, read_record
+from cran_bench.runner import Runner, evaluate, find_prepared, parse_seeds
+from cran_bench.similarity import COSINE
+from cran_bench.split import Split
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Toy:
+    """Ridge regression from words to image features."""
+
+    ridge: float = 1.0
+
+    similarity = COSINE
+    calls = []
+
+    def note(self, what):
+        Toy.calls.append(f"{what} {type(self).__name__}")
+
+    def fit(self, train: Split, val: Split, run: Run):
+        self.note(f"fit {train.unit}")
+        self.mean = train.images.mean(dim=0)
+        x, y = words(train), (train.images - self.mean)[train.image_of].double()
+        self.W = torch.linalg.solve(x.T @ x + self.ridge * torch.eye(x.shape[1]), x.T @ y).float()
+        run.chose(ridge=self.ridge, score=round(run.score(self.embed_images(val), self.embed_texts(val)).rsum, 1))
+
+    def embed_images(self, split):
+        self.note(f"images of {split.name}")
+        return split.images - self.mean
+
+    def embed_texts(self, split):
+        return words(split).float() @ self.W
+
+    def state(self):
+        return {"mean": self.mean, "W": self.W}
+
+    def load(self, state):
+        self.note("load")
+        self.mean, self.W = state["mean"], state["W"]
+
+
+def words(split):
+    return torch.from_numpy(split.tfidf(300).toarray()).double()
+
+
+def configured(cls=Toy, unit="", label="", **options):
+    return Configured(Plugin(cls.__name__.lower(), cls, {}), "", label or cls.__name__.lower(), options, unit)
+
+
+@pytest.fixture(autouse=True)
+def calls():
+    Toy.calls.clear()
+    return Toy.calls
+
+
+def fits(calls):
+    return [call for call in calls if call.startswith("fit ")]
+
+
+@pytest.fixture
+def prepared(quick_scenes):
+    return find_prepared(DATASETS.configure(quick_scenes.spec), quick_scenes.data, quick_scenes.cache)
+
+
+@pytest.fixture
+def runner(prepared, quick_scenes, tmp_path):
+    return Runner(prepared, tmp_path / "results", quick_scenes.cache, CPU)
+
+
+def again(runner, **changes):
+    about = {"folds": runner.folds, "force": runner.force, **changes}
+    return Runner(runner.data, runner.results, runner.cache, CPU, **about)
+
+
+def one(outcomes):
+    (outcome,) = outcomes
+    if outcome.failure is not None:
+        raise AssertionError(outcome.failure.traceback)
+    return outcome
+
+
+def test_a_record_says_what_was_run(runner, prepared):
+    outcome = one(runner.run([configured()], ["captions"], [3]))
+    record = outcome.record
+    assert not outcome.reused
+    assert (record.protocol, record.folds, record.seed, record.ties) == ("captions", 0, 3, record.ties)
+    assert record.data.label == prepared.dataset.label == "scenes[test=20,train=60,val=20]"
+    assert (record.data.images, record.data.captions, record.data.quick) == (20, 100, False)
+    assert record.data.front_end == "pixels[dim=64] + boxes"
+    assert record.data.split_sha == prepared.collection.split_sha()
+    assert record.method.parameters == {"ridge": 1.0}
+    assert record.method.chose["ridge"] == 1.0 and record.method.chose["score"] > 0
+    assert record.method.unit == "captions"
+    assert record.metrics["rsum"] > 160 * 1.2
+    assert min(record.seconds.model_dump().values()) >= 0 and record.seconds.fit > 0
+    assert record.environment["torch"] == torch.__version__.split("+")[0] or record.environment["torch"]
+    assert read_record(runner.store.path(outcome.address)) == record
+
+
+def test_metrics_are_those_of_the_embeddings(runner, prepared):
+    outcome = one(runner.run([configured()], ["captions"], [0]))
+    method = Toy()
+
+    class Lent:
+        def chose(self, **_): ...
+
+        def score(self, *_):
+            return outcome.record and type("M", (), {"rsum": 0.0})
+
+    train, test = (prepared.split(name, "captions", CPU) for name in ("train", "test"))
+    method.fit(train, prepared.split("val", "captions", CPU), Lent())
+    found = rank(method.embed_images(test), method.embed_texts(test), test.image_of, COSINE)
+    assert {k: v for k, v in outcome.record.metrics.items() if k != "twin_accuracy"} == found.metrics().values()
+
+
+def test_a_second_run_computes_nothing(runner, monkeypatch):
+    first = one(runner.run([configured()], ["captions"], [0]))
+
+    def refuse(*_):
+        raise AssertionError("computed again")
+
+    for name in ("fit", "embed_images", "embed_texts", "load"):
+        monkeypatch.setattr(Toy, name, refuse)
+    second = one(again(runner).run([configured()], ["captions"], [0]))
+    assert second.reused and second.record == first.record
+
+
+def test_force_computes_again_to_the_same_figures(runner, calls):
+    first = one(runner.run([configured()], ["captions"], [0]))
+    second = one(again(runner, force=True).run([configured()], ["captions"], [0]))
+    assert not second.reused and len(fits(calls)) == 2
+    assert second.record.metrics == first.record.metrics
+    assert second.record.ranks_sha == first.record.ranks_sha
+    assert len(list(runner.store.records())) == 1
+
+
+def test_one_fit_serves_captions_mean_and_single(runner, calls):
+    outcomes = runner.run([configured()], ["captions", "mean", "single"], [0])
+    assert fits(calls) == ["fit captions Toy"]
+    assert calls.count("images of test Toy") == 1
+    records = [outcome.record for outcome in outcomes]
+    assert [record.protocol for record in records] == ["captions", "mean", "single"]
+    assert len({record.method.fit_fingerprint for record in records}) == 1
+    assert len({record.fingerprint for record in records}) == 3
+    assert len(outcomes[0].record.metrics) == len(outcomes[2].record.metrics)
+    assert len(runner.store.ranks(outcomes[0].address).image_of) == 100
+    assert len(runner.store.ranks(outcomes[1].address).image_of) == 20
+
+
+def test_documents_are_fitted_apart(runner, calls):
+    outcomes = runner.run([configured()], ["captions", "documents", "mean"], [0])
+    assert sorted(fits(calls)) == ["fit captions Toy", "fit documents Toy"]
+    units = {outcome.record.protocol: outcome.record.method.unit for outcome in outcomes}
+    assert units == {"captions": "captions", "mean": "captions", "documents": "documents"}
+
+
+def test_the_unit_can_be_chosen(runner, calls):
+    outcomes = runner.run([configured(unit="documents", label="toy[unit=documents]")], ["captions", "documents"], [0])
+    assert fits(calls) == ["fit documents Toy"]
+    assert [outcome.record.method.unit for outcome in outcomes] == ["documents", "documents"]
+    assert len(runner.store.ranks(outcomes[0].address).image_of) == 100
+    assert METHODS.configure("cca[unit=documents]").label == "cca:tuned[unit=documents]"
+    with pytest.raises(BadInput, match=r"unit is 'document'; did you mean 'documents'\?"):
+        METHODS.configure("cca[unit=document]")
+
+
+def test_what_determines_a_result_determines_its_fingerprint(runner, calls):
+    methods = [configured(), configured(ridge=2.0, label="toy[ridge=2]")]
+    outcomes = runner.run(methods, ["captions"], [0, 1]) + again(runner, folds=2).run(methods[:1], ["captions"], [0])
+    assert len({outcome.record.fingerprint for outcome in outcomes}) == 5
+    assert len(fits(calls)) == 4
+
+
+def test_folds_are_recorded_and_averaged(runner, prepared, calls):
+    whole = one(runner.run([configured()], ["captions"], [0]))
+    folded = one(again(runner, folds=4).run([configured()], ["captions"], [0]))
+    assert len(fits(calls)) == 1
+    assert (whole.record.folds, folded.record.folds) == (0, 4)
+    assert runner.store.path(folded.address).parent.name == "captions-4folds"
+    assert folded.record.metrics["rsum"] > whole.record.metrics["rsum"]
+    assert len(runner.store.ranks(folded.address).image_of) == 100
+
+    generator = torch.Generator().manual_seed(0)
+    images, image_of = torch.randn(8, 4, generator=generator), torch.arange(8).repeat_interleave(3)
+    texts = images[image_of] + torch.randn(24, 4, generator=generator)
+    ranks, metrics = evaluate(images, texts, image_of, COSINE, 2, _clock())
+    halves = [rank(images[a : a + 4], texts[3 * a : 3 * a + 12], image_of[:12], COSINE) for a in (0, 4)]
+    assert metrics == mean_metrics([half.metrics() for half in halves])
+    assert np.array_equal(ranks.t2i.better, np.concatenate([half.t2i.better for half in halves]))
+    assert np.array_equal(ranks.image_of, image_of)
+
+
+def _clock():
+    from cran_bench.ranking import Clock
+
+    return Clock(CPU)
+
+
+def test_more_folds_than_images_is_told(runner):
+    (outcome,) = again(runner, folds=21).run([configured()], ["captions"], [0])
+    assert outcome.failure.error == "21 folds need at least 21 images; there are 20"
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0", [0]), ("0,3", [0, 3]), ("2:5", [2, 3, 4]), ("3,3,1", [3, 1]), (" 1 , 2 ", [1, 2])]
+)
+def test_seeds(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "-1", "5:5", "0:2:4", "1.5", "0,", ":"])
+def test_seeds_that_are_none(text):
+    with pytest.raises(BadInput, match=rf"seeds are whole numbers from 0, .* not '{text}'"):
+        parse_seeds(text)
+
+
+# parts ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Centre:
+    """A part: the mean image."""
+
+    scale: float = 1.0
+
+    def fit(self, train: Split, val: Split, run: Run):
+        Toy.calls.append("fit Centre")
+        self.mean = train.images.mean(dim=0) * self.scale
+
+    def state(self):
+        return {"mean": self.mean}
+
+    def load(self, state):
+        self.mean = state["mean"]
+
+
+@dataclass
+class First(Toy):
+    scale: float = 1.0
+
+    def fit(self, train, val, run):
+        self.centre = run.part(Centre(self.scale))
+        super().fit(train, val, run)
+
+
+@dataclass
+class Second(First):
+    pass
+
+
+def test_a_part_is_fitted_once_for_all_methods_that_name_it(runner, calls):
+    methods = [configured(First), configured(Second)]
+    assert all(outcome.record for outcome in runner.run(methods, ["captions"], [0]))
+    assert calls.count("fit Centre") == 1
+    assert all(o.record for o in runner.run([configured(First, scale=2.0, label="first[scale=2]")], ["captions"], [0]))
+    assert calls.count("fit Centre") == 2
+    assert all(outcome.record for outcome in runner.run(methods, ["captions"], [1]))
+    assert calls.count("fit Centre") == 3
+
+
+# checkpoints ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Steps(Toy):
+    """Counts to five; stops once at `stop`, as a killed process would."""
+
+    stop = None
+    started_at = []
+
+    def fit(self, train, val, run):
+        state = run.resume()
+        step = int(state["step"]) if state else 0
+        Steps.started_at.append(step)
+        while step < 5:
+            step += 1
+            run.checkpoint({"step": torch.tensor(step)})
+            if Steps.stop == step:
+                Steps.stop = None
+                raise KeyboardInterrupt
+        super().fit(train, val, run)
+
+
+def test_a_stopped_fit_goes_on_from_its_checkpoint(runner, quick_scenes, capsys):
+    Steps.stop, Steps.started_at = 3, []
+    with pytest.raises(KeyboardInterrupt):
+        runner.run([configured(Steps)], ["captions"], [0])
+    assert list(runner.store.records()) == [] and list(runner.store.failures()) == []
+    assert len(list(quick_scenes.cache.rglob("*.checkpoint"))) == 1
+    stopped = one(again(runner).run([configured(Steps)], ["captions"], [0]))
+    assert Steps.started_at == [0, 3]
+    assert "steps: going on from the last checkpoint" in capsys.readouterr().err
+    assert list(quick_scenes.cache.rglob("*.checkpoint")) == []
+    straight = one(again(runner, force=True).run([configured(Steps)], ["captions"], [0]))
+    assert Steps.started_at == [0, 3, 0]
+    assert straight.record.metrics == stopped.record.metrics
+
+
+def test_a_damaged_checkpoint_is_not_used(runner, quick_scenes):
+    Steps.stop, Steps.started_at = 3, []
+    with pytest.raises(KeyboardInterrupt):
+        runner.run([configured(Steps)], ["captions"], [0])
+    next(quick_scenes.cache.rglob("*.checkpoint")).write_bytes(b"\x00" * 20)
+    one(again(runner).run([configured(Steps)], ["captions"], [0]))
+    assert Steps.started_at == [0, 0]
+
+
+def test_a_damaged_fit_is_made_again(runner, quick_scenes, calls, capsys):
+    first = one(runner.run([configured()], ["captions"], [0]))
+    (fit,) = quick_scenes.cache.rglob("toy-*.safetensors")
+    fit.write_bytes(fit.read_bytes()[:100])
+    second = one(again(runner).run([configured()], ["mean"], [0]))
+    assert len(fits(calls)) == 2
+    assert f"the stored fit {fit.name} is damaged" in capsys.readouterr().err
+    assert second.record.method.fit_fingerprint == first.record.method.fit_fingerprint
+
+
+# failures -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class TrainScores(Toy):
+    def fit(self, train, val, run):
+        super().fit(train, val, run)
+        run.score(self.embed_images(train), self.embed_texts(train))
+
+
+@dataclass
+class TooFew(Toy):
+    def embed_texts(self, split):
+        return super().embed_texts(split)[: 1 if split.name == "test" else None]
+
+
+@dataclass
+class Raises(Toy):
+    def fit(self, train, val, run):
+        self.note("fit")
+        raise RuntimeError("over\nseveral   lines")
+
+
+def test_scores_are_bound_to_validation(runner):
+    (outcome,) = runner.run([configured(TrainScores)], ["captions"], [0])
+    assert outcome.failure.error == (
+        "trainscores: run.score takes embeddings of the validation split, 20 images and 100 texts; "
+        "it was given 60 and 300"
+    )
+
+
+def test_embeddings_of_other_rows_are_refused(runner):
+    (outcome,) = runner.run([configured(TooFew)], ["captions"], [0])
+    assert outcome.failure.error == "toofew: embed_texts gave 1 rows for 100 texts; give one for each"
+
+
+def test_one_failure_does_not_stop_the_others_and_is_tried_again(runner, calls, capsys):
+    methods = [configured(Raises), configured()]
+    outcomes = runner.run(methods, ["captions", "mean"], [0])
+    assert [outcome.record is None for outcome in outcomes] == [True, True, False, False]
+    assert fits(calls) == ["fit Raises", "fit captions Toy"]
+    (path, _) = sorted(runner.store.root.rglob("*.error.json"))
+    stored = Failure.model_validate(json.loads(path.read_text()))
+    assert stored.error == "RuntimeError: over several lines"
+    assert "Traceback" in stored.traceback and "raise RuntimeError" in stored.traceback
+    assert "[1/4] raises · captions · seed 0: FAILED, RuntimeError: over several lines\n" in capsys.readouterr().err
+    outcomes = again(runner).run(methods, ["captions"], [0])
+    assert [outcome.reused for outcome in outcomes] == [False, True]
+    assert fits(calls)[-1] == "fit Raises"
+
+
+def test_twin_accuracy_is_of_scenes_only(runner, flickr, tmp_path):
+    assert "twin_accuracy" in one(runner.run([configured()], ["captions"], [0])).record.metrics
+    photographs = find_prepared(DATASETS.configure("flickr8k"), flickr, tmp_path / "c", "pixels[dim=16]", "grid")
+    outcome = one(Runner(photographs, tmp_path / "r", tmp_path / "c", CPU).run([configured()], ["captions"], [0]))
+    assert "twin_accuracy" not in outcome.record.metrics
+    assert outcome.record.data.images == 6
+
+
+# what is prepared -----------------------------------------------------------------------------------------------
+
+
+def test_prepared_in_two_ways_one_must_be_named(quick_scenes, capsys):
+    scenes = DATASETS.configure(quick_scenes.spec)
+    find_prepared(scenes, quick_scenes.data, quick_scenes.cache, "pixels[dim=16]", "none")
+    with pytest.raises(BadInput, match=r"is prepared in 2 ways, say which: --images-with .*; --images-with ") as error:
+        find_prepared(scenes, quick_scenes.data, quick_scenes.cache)
+    assert "--images-with pixels[dim=16] --regions-with none" in str(error.value)
+    found = find_prepared(scenes, quick_scenes.data, quick_scenes.cache, "pixels[dim=64]")
+    assert found.features.globals.shape == (100, 64)
+
+
+def test_what_is_not_prepared_is_prepared(tmp_path):
+    scenes = DATASETS.configure("scenes[train=4,val=2,test=2]")
+    made = find_prepared(scenes, Path(), tmp_path, "pixels[dim=16]")
+    assert made.features.globals.shape == (8, 16) and made.features.regions.shape == (8, 5, 16)
+    assert find_prepared(scenes, Path(), tmp_path).identity == made.identity

@@ -1,0 +1,311 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cran_bench.errors import BadInput
+from cran_bench.similarity import (
+    COSINE,
+    DOT,
+    Levels,
+    MultiLevel,
+    Relations,
+    Similarity,
+    mean_by_image,
+    on_device,
+    ordered_pairs,
+    rows_of,
+)
+
+N, T, R, D = 5, 4, 5, 6
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def texts():
+    return Levels(normal(T, D, seed=1), normal(T, D, seed=2), normal(T, D, seed=3))
+
+
+@pytest.fixture
+def images():
+    """Three levels, the relations as explicit vectors; from all regions masked to none."""
+    mask = torch.arange(R) >= torch.arange(N)[:, None]
+    mask[-1] = False
+    return Levels(normal(N, D, seed=4), normal(N, R, D, seed=5), normal(N, R * (R - 1), D, seed=6), mask)
+
+
+@pytest.fixture(params=[False, True])
+def factored(request, images):
+    """Three levels, the relations factored, with and without a norm."""
+    norm = normal(N, R, R, seed=9).abs() + 0.5 if request.param else None
+    relations = Relations(normal(N, R, D, seed=7), normal(N, R, D, seed=8), norm)
+    return Levels(images.globals, images.regions, relations, images.mask)
+
+
+def close(found, expected, tolerance=1e-12):
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found.numpy(), np.asarray(expected), rtol=0, atol=tolerance)
+
+
+# one vector -------------------------------------------------------------------------------------------------------
+
+
+def test_dot_and_cosine_are_numpys():
+    images, texts = normal(N, D), normal(T, D, seed=1)
+    x, y = images.double().numpy(), texts.double().numpy()
+    close(DOT.scores(images, texts), x @ y.T)
+    lengths = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(y, axis=1)
+    close(COSINE.scores(images, texts), x @ y.T / lengths)
+
+
+def test_a_zero_vector_scores_zero():
+    images, texts = normal(N, D), normal(T, D, seed=1)
+    images[2], texts[1] = 0, 0
+    for similarity in (COSINE, DOT):
+        scores = similarity.scores(images, texts)
+        assert not scores[2].any()
+        assert not scores[:, 1].any()
+        assert bool(scores[0, 0])
+
+
+def test_a_cosine_does_not_depend_on_length():
+    images, texts = normal(N, D), normal(T, D, seed=1)
+    close(COSINE.scores(images * 2.0**-60, texts * 2.0**60), COSINE.scores(images, texts))
+
+
+# levels -----------------------------------------------------------------------------------------------------------
+
+
+def unit(vector):
+    return vector / np.linalg.norm(vector)
+
+
+def explicit(relations, cosine):
+    """All ordered pairs of factored relations as vectors."""
+    first, second = relations.first.double(), relations.second.double()
+    rows = []
+    for i in range(len(first)):
+        row = []
+        for j in range(first.shape[1]):
+            for k in range(first.shape[1]):
+                if j != k:
+                    divisor = 1.0 if relations.norm is None or cosine else float(relations.norm[i, j, k])
+                    row.append((first[i, j] + second[i, k]) / divisor)
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+def by_loops(images, texts, similarity):
+    """Eq. 11 read literally, for explicit relations."""
+    length = unit if similarity.cosine else np.asarray
+    scores = np.zeros((N, T))
+    for i in range(N):
+        exists = np.ones(R, dtype=bool) if images.mask is None else images.mask[i].numpy()
+        pairs = [exists[j] and exists[k] for j in range(R) for k in range(R) if j != k]
+        for t in range(T):
+            if images.globals is not None:
+                x, y = images.globals[i].double().numpy(), texts.globals[t].double().numpy()
+                scores[i, t] += similarity.weights[0] * length(x) @ length(y)
+            for weight, vectors, text, valid in (
+                (similarity.weights[1], images.regions, texts.regions, exists),
+                (similarity.weights[2], images.relations, texts.relations, pairs),
+            ):
+                if vectors is None:
+                    continue
+                y = length(text[t].double().numpy())
+                found = [length(v) @ y for v, there in zip(vectors[i].double().numpy(), valid, strict=True) if there]
+                best = sorted(found, reverse=True)[: similarity.top]
+                scores[i, t] += weight * np.mean(best) if best else 0.0
+    return scores
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("top", [1, 3, 5, 100])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (0.5, 2.0, 0.0), (0.0, 0.0, 3.0)])
+def test_multi_level_against_loops(images, texts, cosine, top, masked, weights):
+    similarity = MultiLevel(cosine=cosine, top=top, weights=weights)
+    if not masked:
+        images = Levels(images.globals, images.regions, images.relations)
+    close(similarity.scores(images, texts), by_loops(images, texts, similarity))
+
+
+@pytest.mark.parametrize("missing", ["globals", "regions", "relations"])
+def test_a_level_left_out_adds_nothing(images, texts, missing):
+    images = Levels(**{**vars(images), missing: None})
+    texts = Levels(**{**vars(texts), missing: None})
+    similarity = MultiLevel()
+    similarity.check(images, texts)
+    close(similarity.scores(images, texts), by_loops(images, texts, similarity))
+
+
+def test_an_image_with_one_region_has_no_relation(images, texts):
+    mask = torch.zeros(N, R, dtype=torch.bool)
+    mask[:, 3] = True
+    alone = Levels(relations=images.relations, mask=mask)
+    assert not MultiLevel().scores(alone, Levels(relations=texts.relations)).any()
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_factored_relations_are_the_explicit_ones(factored, texts, cosine, masked):
+    similarity = MultiLevel(cosine=cosine)
+    mask = factored.mask if masked else None
+    vectors = Levels(factored.globals, factored.regions, explicit(factored.relations, cosine), mask)
+    factored = Levels(factored.globals, factored.regions, factored.relations, mask)
+    close(similarity.scores(factored, texts), similarity.scores(vectors, texts), 1e-10)
+    close(similarity.scores(factored, texts), by_loops(vectors, texts, similarity), 1e-10)
+    one_each = rows_of(texts, torch.arange(N) % T)
+    close(similarity.paired(factored, one_each), similarity.paired(vectors, one_each), 1e-10)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_the_order_of_regions_does_not_matter(factored, texts, cosine):
+    order = torch.tensor([3, 0, 4, 1, 2])
+    relations = factored.relations
+    norm = None if relations.norm is None else relations.norm[:, order][:, :, order]
+    moved = Levels(
+        factored.globals,
+        factored.regions[:, order],
+        Relations(relations.first[:, order], relations.second[:, order], norm),
+        factored.mask[:, order],
+    )
+    similarity = MultiLevel(cosine=cosine)
+    close(similarity.scores(moved, texts), similarity.scores(factored, texts))
+
+
+def test_relations_know_which_region_comes_first(texts):
+    first, second = normal(N, R, D, seed=7), normal(N, R, D, seed=8)
+    texts = Levels(relations=texts.relations)
+    one, other = (Levels(relations=Relations(a, b)) for a, b in ((first, second), (second, first)))
+    close(MultiLevel().scores(one, texts), MultiLevel().scores(other, texts))  # all pairs j != k: the set is the same
+    one, other = (Levels(relations=Relations(a, b, normal(N, R, R).abs() + 1)) for a, b in ((first, second), (second, first)))
+    assert not torch.allclose(MultiLevel().scores(one, texts), MultiLevel().scores(other, texts))
+
+
+@pytest.mark.parametrize("similarity", [COSINE, DOT, MultiLevel(), MultiLevel(cosine=True, top=2)])
+def test_paired_is_the_diagonal(similarity, factored, texts):
+    rows = torch.arange(N) % T
+    if not isinstance(similarity, MultiLevel):
+        factored, texts = factored.globals, texts.globals
+    expected = similarity.scores(factored, texts)[torch.arange(N), rows]
+    close(similarity.paired(factored, rows_of(texts, rows)), expected)
+
+
+def test_blocks_are_parts_of_the_whole(factored, texts):
+    whole = MultiLevel().scores(factored, texts)
+    rows = torch.tensor([4, 0, 4])
+    close(MultiLevel().scores(rows_of(factored, rows), rows_of(texts, slice(1, 3))), whole[rows, 1:3])
+    close(MultiLevel().scores(on_device(factored, torch.device("cpu")), texts), whole)
+    assert (len(factored), len(texts)) == (N, T)
+
+
+def test_ordered_pairs_are_row_major():
+    assert ordered_pairs(3).tolist() == [[0, 1], [0, 2], [1, 0], [1, 2], [2, 0], [2, 1]]
+    assert ordered_pairs(5).shape == (20, 2)
+    assert ordered_pairs(1).shape == (0, 2)
+
+
+# rounding ---------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from(
+        [COSINE, DOT, MultiLevel(), MultiLevel(cosine=True), MultiLevel(weights=(1e6, 1e6, 1e6)), MultiLevel(top=1)]
+    ),
+    st.sampled_from([1, 3, 17, 400]),
+    st.floats(1e-6, 1e6),
+    st.integers(0, 10**6),
+)
+def test_two_ways_to_one_score_differ_by_less_than_the_rounding(similarity, dim, scale, seed):
+    images, texts = scale * normal(12, dim, seed=seed), normal(12, dim, seed=seed + 1)
+    if isinstance(similarity, MultiLevel):
+        parts = normal(12, 4, dim, seed=seed + 2)
+        norm = normal(12, 4, 4, seed=seed + 3).abs() + 0.1
+        images = Levels(images, scale * parts, Relations(parts, parts.flip(0), None if similarity.cosine else norm))
+        texts = Levels(texts, texts.flip(0), texts.flip(1))
+    difference = (similarity.paired(images, texts) - similarity.scores(images, texts).diagonal()).abs().max()
+    assert float(difference) <= similarity.rounding(images, texts)
+
+
+def test_the_rounding_is_far_below_what_float32_can_tell_apart():
+    images, texts = normal(50, 1024), normal(50, 1024, seed=1)
+    assert COSINE.rounding(images, texts) < 1e-11
+    gap = COSINE.scores(images, texts).flatten().sort().values.diff().min()
+    assert COSINE.rounding(images, texts) < float(gap)
+
+
+def test_masked_pairs_do_not_widen_the_rounding():
+    """A pair that does not exist may have no length either."""
+    parts, norm, mask = normal(6, 3, 8), torch.ones(6, 3, 3), torch.ones(6, 3, dtype=torch.bool)
+    norm[2, 0, 1], mask[2, 1] = 0, False
+    images, texts = Levels(relations=Relations(parts, parts, norm), mask=mask), Levels(relations=normal(6, 8, seed=1))
+    assert bool(torch.isfinite(MultiLevel().scores(images, texts)).all())
+    assert MultiLevel().rounding(images, texts) < 1e-11
+
+
+def test_one_region_has_no_pair_to_round():
+    parts = normal(6, 1, 8)
+    images, texts = Levels(relations=Relations(parts, parts, torch.ones(6, 1, 1))), Levels(relations=normal(6, 8))
+    assert MultiLevel().rounding(images, texts) == 0
+    assert not MultiLevel().scores(images, texts).any()
+
+
+# averages over captions -------------------------------------------------------------------------------------------
+
+
+def test_mean_by_image():
+    texts, image_of = normal(6, D), torch.tensor([0, 1, 1, 1, 3, 3])
+    plain = mean_by_image(texts, image_of, 4, DOT)
+    assert plain.dtype == torch.float32
+    expected = torch.stack([texts[0], texts[1:4].mean(0), torch.zeros(D), texts[4:].mean(0)])
+    torch.testing.assert_close(plain, expected)
+    directions = mean_by_image(texts, image_of, 4, COSINE)
+    torch.testing.assert_close(directions[1], torch.nn.functional.normalize(texts[1:4]).mean(0))
+
+
+def test_mean_by_image_works_on_every_level(texts):
+    averaged = mean_by_image(texts, torch.tensor([0, 0, 1, 1]), 2, MultiLevel())
+    for name in ("globals", "regions", "relations"):
+        torch.testing.assert_close(getattr(averaged, name)[1], getattr(texts, name)[2:].mean(0))
+
+
+# refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_levels_needs_one_level():
+    with pytest.raises(BadInput, match="at least one of globals, regions and relations"):
+        Levels(mask=torch.ones(2, 5, dtype=torch.bool))
+
+
+def test_top_is_positive():
+    with pytest.raises(BadInput, match="top is a number of regions, at least 1, not 0"):
+        MultiLevel(top=0)
+
+
+@pytest.mark.parametrize("name", ["globals", "regions", "relations"])
+def test_a_level_on_one_side_only_is_refused(factored, texts, name):
+    images = Levels(**{**vars(factored), name: None})
+    with pytest.raises(BadInput, match=f"the {name} level is given for texts only"):
+        MultiLevel().check(images, texts)
+    with pytest.raises(BadInput, match=f"the {name} level is given for images only"):
+        MultiLevel().check(factored, Levels(**{**vars(texts), name: None}))
+
+
+@pytest.mark.parametrize("name", ["globals", "regions", "relations"])
+def test_other_dimensions_on_a_level_are_refused(factored, texts, name):
+    with pytest.raises(BadInput, match=rf"images have 6 and texts 5 dimensions on the {name} level"):
+        MultiLevel().check(factored, Levels(**{**vars(texts), name: getattr(texts, name)[:, :5]}))
+
+
+@pytest.mark.parametrize("similarity", [COSINE, DOT, Similarity(cosine=True)])
+@pytest.mark.parametrize("name", ["regions", "relations"])
+def test_one_vector_similarities_refuse_other_levels(factored, texts, similarity, name):
+    images, texts = (Levels(**{name: getattr(side, name)}) for side in (factored, texts))
+    with pytest.raises(BadInput, match=f"the {name} level needs similarity = MultiLevel"):
+        similarity.check(images, texts)
