@@ -79,7 +79,10 @@ DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", 
 
 @app.command("list")
 def list_plugins() -> None:
-    """Methods and datasets that are installed, and those whose import failed."""
+    """Methods and datasets that are installed, and those whose import failed.
+
+    Example: cran-bench list
+    """
     from cran_bench.registry import DATASETS, METHODS
 
     for registry in (METHODS, DATASETS):

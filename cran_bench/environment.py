@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from cran_bench.errors import BadInput, did_you_mean
+
 PACKAGES = ("cran-bench", "torch", "numpy", "scipy", "scikit-learn", "pandas", "onnxruntime")
 
 
@@ -44,9 +46,18 @@ def peak_memory() -> int:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the GPU where there is one."""
+    """``auto`` is the GPU where there is one.
+
+    Raises:
+        BadInput: an unknown device, or a GPU where there is none.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise BadInput(f"there is no device '{name}'{did_you_mean(name, ('auto', 'cpu', 'cuda'))}")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise BadInput(f"torch finds {torch.cuda.device_count()} GPUs here, so there is no '{name}'; use --device cpu")
     return torch.device(name)
 
 

@@ -162,8 +162,13 @@ class LentRun:
         """See contract.Run."""
         if self.store.force or not self.checkpoint_path.exists():
             return None
+        try:
+            state = safetensors.torch.load_file(self.checkpoint_path, device=str(self.device))
+        except safetensors.SafetensorError as error:
+            say(f"{self.label}: the last checkpoint is damaged ({error}); fitting from the start")
+            return None
         say(f"{self.label}: going on from the last checkpoint")
-        return safetensors.torch.load_file(self.checkpoint_path, device=str(self.device))
+        return state
 
     def part(self, spec: P) -> P:
         """See contract.Run."""

@@ -156,6 +156,9 @@ def truncated_svd(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix, Matrix]:
 
     Returns:
         U (p, k), s (k,) in falling order, V (q, k), k <= rank.
+
+    Raises:
+        BadInput: the matrix is zero.
     """
     if matrix.shape[0] > matrix.shape[1]:
         V, s, U = truncated_svd(np.ascontiguousarray(matrix.T), rank)
@@ -170,6 +173,8 @@ def truncated_svd(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix, Matrix]:
         values, U = np.linalg.eigh(gram)
         values, U = values[low:], U[:, low:]
     s = np.sqrt(np.maximum(values[::-1], 0.0))
-    keep = s > 1e-7 * s[0] if len(s) and s[0] > 0 else np.zeros(len(s), dtype=bool)
+    if not s[0] > 0:
+        raise BadInput("the two views do not vary together: their cross-covariance is zero, nothing can be learned")
+    keep = s > 1e-7 * s[0]
     U, s = np.ascontiguousarray(U[:, ::-1][:, keep]), s[keep]
     return U, s, (matrix.T @ U) / s

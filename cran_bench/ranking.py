@@ -184,6 +184,8 @@ def rank(
         raise BadInput(f"ranking needs images and texts; there are {n} images and {t} texts")
     if len(image_of) != t:
         raise BadInput(f"image_of names the image of each text: {t} texts came with {len(image_of)} entries")
+    if not 0 <= int(image_of.min()) <= int(image_of.max()) < n:
+        raise BadInput(f"image_of names image {int(image_of.max())}, but there are {n} images, counted from 0")
     similarity.check(images, texts)
     require_finite(images, "image embeddings")
     require_finite(texts, "text embeddings")

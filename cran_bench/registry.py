@@ -53,7 +53,7 @@ class Configured(Generic[T]):
     """A plugin with its fields set: what one row of a table, or one dataset, is made of.
 
     Attributes:
-        label: the shortest spec that builds the same thing; what changes the model changes the label.
+        label: name, preset and what differs from it; what changes the model changes the label.
         preset: the preset's name, '' where the plugin has none.
         unit: for methods, what to train on: 'captions', 'documents', or '' for the protocol's own.
     """

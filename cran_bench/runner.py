@@ -123,6 +123,7 @@ def find_prepared(
     Raises:
         BadInput: several are prepared and no spec says which, or those named are not usable.
     """
+    vector_source(vectors).identity()
     root = _features_root(cache, dataset)
     collection, _ = _load(dataset, data)
     folders = [folder for folder in prepared(root) if _is_made_with(folder, images_with, regions_with, collection)]
@@ -252,7 +253,7 @@ class Runner:
         except Exception as error:  # recorded with its traceback; the other rows go on
             if isinstance(error, CannotWrite):
                 raise
-            text = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+            text = " ".join((str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}").split())
             if isinstance(error, MissingFeature):
                 text = f"{method.label} cannot run on {dataset}: {text}"
             failure = Failure(

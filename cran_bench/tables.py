@@ -229,7 +229,7 @@ def render(tables: Sequence[Table], style: str) -> str:
     for table in tables:
         headings, lines = table.display()
         body = tabulate(
-            lines,
+            [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in line] for line in lines],
             headers=headings,
             tablefmt=_STYLE[style],
             disable_numparse=True,

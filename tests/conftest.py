@@ -126,7 +126,7 @@ def tiny():
     from cran_bench.split import Split
 
     class NoImages(ImageSource):
-        ids = [f"image{row}" for row in range(100)]
+        ids = tuple(f"image{row}" for row in range(100))
 
         def read(self, row):
             raise NotImplementedError

@@ -110,7 +110,7 @@ def test_independent_views_are_hardly_correlated(fit):
 
 def test_every_caption_is_a_sample(fit):
     random = np.random.default_rng(1)
-    owner = np.repeat(np.arange(120), random.integers(0, 5, 120))
+    owner = np.repeat(np.arange(120), random.integers(1, 5, 120))
     X, _ = correlated(n=120)
     Y = X[owner] @ random.normal(size=(6, 5)) + 2 * random.normal(size=(len(owner), 5))
     rho = fit(X, Y, image_of=owner).rho

@@ -1,4 +1,4 @@
-"""Extraction: the right numbers, nothing lost to a kill, and every way that images and finished features can be wrong."""
+"""Extraction: the right numbers, nothing lost to a kill, and each way that images and features can be wrong."""
 
 import errno
 import json
@@ -179,7 +179,7 @@ spec = importlib.util.spec_from_file_location("driven", sys.argv[1])
 driven = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(driven)
 driven.extraction.SHARD = 4
-driven.extract(driven.collection(), driven.front_end(delay=0.05, log=sys.argv[3]), Path(sys.argv[2]))
+driven.extract(driven.collection(), driven.front_end(delay=0.1, log=sys.argv[3]), Path(sys.argv[2]))
 """
 
 
@@ -223,7 +223,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, syncs):
     data = collection()
     with monkeypatch.context() as patch:
         stop_after(patch, syncs, OSError(errno.ENOSPC, "No space left on device"))
-        with pytest.raises(CannotWrite, match="the disk is full while writing .*: free some space"):
+        with pytest.raises(CannotWrite, match=r"the disk is full while writing .*: free some space"):
             extract(data, front_end(), tmp_path)
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("manifest.json"))
     rest = front_end()

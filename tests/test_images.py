@@ -151,5 +151,7 @@ def test_an_image_of_absurd_size_is_refused_without_being_decoded(saved, monkeyp
 
 def test_multi_page_files_give_their_first_page(saved):
     pages = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    path = saved(pages[0], "a.tif", save_all=True, append_images=pages[1:], tiffinfo=TiffImagePlugin.ImageFileDirectory_v2())
+    path = saved(
+        pages[0], "a.tif", save_all=True, append_images=pages[1:], tiffinfo=TiffImagePlugin.ImageFileDirectory_v2()
+    )
     assert pixels(path)[0, 0].tolist() == [255, 0, 0]

@@ -116,9 +116,7 @@ def test_folds_are_ranked_apart_and_averaged(levels):
     size, parts = 4, []
     for fold in range(5):
         inside = [t for t in range(len(image_of)) if fold * size <= int(image_of[t]) < (fold + 1) * size]
-        parts.append(
-            rank(images[fold * size : (fold + 1) * size], texts[inside], image_of[inside] - fold * size, DOT)
-        )
+        parts.append(rank(images[fold * size : (fold + 1) * size], texts[inside], image_of[inside] - fold * size, DOT))
     for name, value in metrics.values().items():
         assert value == pytest.approx(np.mean([part.metrics().values()[name] for part in parts])), name
     assert ranks.i2t.better.tolist() == [b for part in parts for b in part.i2t.better.tolist()]

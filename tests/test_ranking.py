@@ -66,7 +66,10 @@ def test_dot_products_are_counted_exactly(embeddings, tile_bytes):
 def test_cosines_are_counted_as_if_without_rounding(embeddings, tile_bytes):
     images, texts, image_of = embeddings
     ranks = rank(images, texts, image_of, COSINE, tile_bytes=tile_bytes)
-    unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30) for x in (images.double().numpy(), texts.double().numpy())]
+    unit = [
+        x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
+        for x in (images.double().numpy(), texts.double().numpy())
+    ]
     # Distinct cosines of such vectors are further apart than 1e-9.
     of_images, of_texts = count(np.round(unit[0] @ unit[1].T, 9) + 0.0, image_of.tolist())
     assert triples(ranks.i2t) == of_images
@@ -283,7 +286,7 @@ def test_values_that_are_not_finite_are_found_on_every_level():
     second[1, 0, 2] = torch.nan
     images = Levels(globals=torch.ones(3, 4), relations=Relations(first, second))
     texts = Levels(globals=torch.ones(3, 4), relations=torch.ones(3, 4))
-    with pytest.raises(BadInput, match="image embeddings: 1 of 3 .* the first is 1"):
+    with pytest.raises(BadInput, match=r"image embeddings: 1 of 3 .* the first is 1"):
         rank(images, texts, torch.arange(3), MultiLevel())
 
 
@@ -366,3 +369,8 @@ def test_no_tensor_is_larger_than_the_tile_allows(levels, monkeypatch):
         rank(images, texts, owners([3] * n), similarity, tile_bytes=tile_bytes)
     assert sum(tiles) == n * t * 8
     assert max(tiles) <= largest.bytes <= tile_bytes < n * t * 8
+
+
+def test_an_owner_that_is_no_image_is_refused():
+    with pytest.raises(BadInput, match="names image 2, but there are 2 images"):
+        rank(torch.ones(2, 2), torch.ones(3, 2), torch.tensor([0, 1, 2]), COSINE)

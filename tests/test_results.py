@@ -140,7 +140,7 @@ def test_a_better_recall_by_hand(written):
     metrics = json.loads(written.read_text())["metrics"]
     for value in (100.0, float("nan"), float("inf")):
         edit(written, metrics={**metrics, "i2t_r1": value})
-        with pytest.raises(BadInput, match="was changed after it was written|is not a record"):
+        with pytest.raises(BadInput, match=r"was changed after it was written|is not a record"):
             read_record(written)
 
 

@@ -1,16 +1,18 @@
-"""The runner: nothing is computed twice, nothing that fails stops the rest, and what is recorded is what was asked for."""
+"""The runner: nothing is computed twice, a failure stops nothing else, and what was asked for is what is recorded."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cran_bench.contract import Run
 from cran_bench.errors import BadInput
-from cran_bench.ranking import mean_metrics, rank
+from cran_bench.ranking import Clock, mean_metrics, rank
 from cran_bench.registry import DATASETS, METHODS, Configured, Plugin
 from cran_bench.results import Failure, read_record
 from cran_bench.runner import Runner, evaluate, find_prepared, parse_seeds
@@ -27,7 +29,7 @@ class Toy:
     ridge: float = 1.0
 
     similarity = COSINE
-    calls = []
+    calls: ClassVar = []
 
     def note(self, what):
         Toy.calls.append(f"{what} {type(self).__name__}")
@@ -98,7 +100,7 @@ def test_a_record_says_what_was_run(runner, prepared):
     outcome = one(runner.run([configured()], ["captions"], [3]))
     record = outcome.record
     assert not outcome.reused
-    assert (record.protocol, record.folds, record.seed, record.ties) == ("captions", 0, 3, record.ties)
+    assert (record.protocol, record.folds, record.seed, record.ties) == ("captions", 0, 3, 0)
     assert record.data.label == prepared.dataset.label == "scenes[test=20,train=60,val=20]"
     assert (record.data.images, record.data.captions, record.data.quick) == (20, 100, False)
     assert record.data.front_end == "pixels[dim=64] + boxes"
@@ -108,22 +110,15 @@ def test_a_record_says_what_was_run(runner, prepared):
     assert record.method.unit == "captions"
     assert record.metrics["rsum"] > 160 * 1.2
     assert min(record.seconds.model_dump().values()) >= 0 and record.seconds.fit > 0
-    assert record.environment["torch"] == torch.__version__.split("+")[0] or record.environment["torch"]
+    assert record.environment["torch"] and record.environment["cores"] > 0
     assert read_record(runner.store.path(outcome.address)) == record
 
 
 def test_metrics_are_those_of_the_embeddings(runner, prepared):
     outcome = one(runner.run([configured()], ["captions"], [0]))
-    method = Toy()
-
-    class Lent:
-        def chose(self, **_): ...
-
-        def score(self, *_):
-            return outcome.record and type("M", (), {"rsum": 0.0})
-
-    train, test = (prepared.split(name, "captions", CPU) for name in ("train", "test"))
-    method.fit(train, prepared.split("val", "captions", CPU), Lent())
+    (fit,) = (runner.cache / "fits").glob("toy-*.safetensors")
+    method, test = Toy(), prepared.split("test", "captions", CPU)
+    method.load(load_file(fit))
     found = rank(method.embed_images(test), method.embed_texts(test), test.image_of, COSINE)
     assert {k: v for k, v in outcome.record.metrics.items() if k != "twin_accuracy"} == found.metrics().values()
 
@@ -198,17 +193,11 @@ def test_folds_are_recorded_and_averaged(runner, prepared, calls):
     generator = torch.Generator().manual_seed(0)
     images, image_of = torch.randn(8, 4, generator=generator), torch.arange(8).repeat_interleave(3)
     texts = images[image_of] + torch.randn(24, 4, generator=generator)
-    ranks, metrics = evaluate(images, texts, image_of, COSINE, 2, _clock())
+    ranks, metrics = evaluate(images, texts, image_of, COSINE, 2, Clock(CPU))
     halves = [rank(images[a : a + 4], texts[3 * a : 3 * a + 12], image_of[:12], COSINE) for a in (0, 4)]
     assert metrics == mean_metrics([half.metrics() for half in halves])
     assert np.array_equal(ranks.t2i.better, np.concatenate([half.t2i.better for half in halves]))
     assert np.array_equal(ranks.image_of, image_of)
-
-
-def _clock():
-    from cran_bench.ranking import Clock
-
-    return Clock(CPU)
 
 
 def test_more_folds_than_images_is_told(runner):
@@ -281,7 +270,7 @@ class Steps(Toy):
     """Counts to five; stops once at `stop`, as a killed process would."""
 
     stop = None
-    started_at = []
+    started_at: ClassVar = []
 
     def fit(self, train, val, run):
         state = run.resume()
@@ -397,7 +386,7 @@ def test_prepared_in_two_ways_one_must_be_named(quick_scenes, capsys):
     find_prepared(scenes, quick_scenes.data, quick_scenes.cache, "pixels[dim=16]", "none")
     with pytest.raises(BadInput, match=r"is prepared in 2 ways, say which: --images-with .*; --images-with ") as error:
         find_prepared(scenes, quick_scenes.data, quick_scenes.cache)
-    assert "--images-with pixels[dim=16] --regions-with none" in str(error.value)
+    assert "--images-with 'pixels[dim=16]' --regions-with 'none'" in str(error.value)
     found = find_prepared(scenes, quick_scenes.data, quick_scenes.cache, "pixels[dim=64]")
     assert found.features.globals.shape == (100, 64)
 

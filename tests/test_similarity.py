@@ -183,7 +183,9 @@ def test_relations_know_which_region_comes_first(texts):
     texts = Levels(relations=texts.relations)
     one, other = (Levels(relations=Relations(a, b)) for a, b in ((first, second), (second, first)))
     close(MultiLevel().scores(one, texts), MultiLevel().scores(other, texts))  # all pairs j != k: the set is the same
-    one, other = (Levels(relations=Relations(a, b, normal(N, R, R).abs() + 1)) for a, b in ((first, second), (second, first)))
+    one, other = (
+        Levels(relations=Relations(a, b, normal(N, R, R).abs() + 1)) for a, b in ((first, second), (second, first))
+    )
     assert not torch.allclose(MultiLevel().scores(one, texts), MultiLevel().scores(other, texts))
 
 

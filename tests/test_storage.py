@@ -11,7 +11,15 @@ import time
 import pytest
 
 from cran_bench.errors import BadInput, CannotWrite
-from cran_bench.storage import canonical_json, locked, sha256_file, sha256_json, write_atomically, write_json, write_text
+from cran_bench.storage import (
+    canonical_json,
+    locked,
+    sha256_file,
+    sha256_json,
+    write_atomically,
+    write_json,
+    write_text,
+)
 
 
 def names(folder):
@@ -74,7 +82,7 @@ def test_a_folder_without_write_permission(tmp_path, monkeypatch, number):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_real_read_only_folder(tmp_path):
     tmp_path.chmod(0o555)
-    with pytest.raises(CannotWrite, match="cannot write .*: Permission denied"):
+    with pytest.raises(CannotWrite, match=r"cannot write .*: Permission denied"):
         write_text(tmp_path / "a.txt", "a")
     with pytest.raises(CannotWrite, match="cannot write"), locked(tmp_path / "a.txt", "testing"):
         pass
@@ -88,7 +96,7 @@ def test_a_file_where_a_folder_is_needed(tmp_path):
         with pytest.raises(CannotWrite, match="cannot write"), locked(path, "testing"):
             pass
     (tmp_path / "folder").mkdir()
-    with pytest.raises(CannotWrite, match="cannot write .*folder: .*directory"):
+    with pytest.raises(CannotWrite, match=r"cannot write .*folder: .*directory"):
         write_text(tmp_path / "folder", "x")
     assert names(tmp_path) == ["a", "folder"]
 
@@ -125,7 +133,7 @@ def test_one_text_for_one_value():
 
 
 def test_digest_of_a_missing_file(tmp_path):
-    with pytest.raises(BadInput, match="cannot read .*gone: No such file"):
+    with pytest.raises(BadInput, match=r"cannot read .*gone: No such file"):
         sha256_file(tmp_path / "gone")
 
 

@@ -1,0 +1,114 @@
+"""What the linear methods share: two views of the data, projected by two matrices and compared by cosine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from cran_bench import COSINE, Run, Split
+from cran_bench.linalg import Matrix, Moments, moments
+
+
+@dataclass
+class LinearMethod:
+    """Projections of an image vector and a text vector; of several candidates the validation split chooses.
+
+    Attributes:
+        text: text feature: tf-idf, word counts (bow), or the mean word vector (vectors).
+        vocabulary: words of tf-idf or counts, the most frequent ones.
+        image: scaling of image features: rows to unit length (l2), their signed square roots likewise (sqrt), or none.
+        dim: dimensions kept, at most the rank.
+        power: exponent of the spectrum (correlations, singular values) that weights the dimensions; 0 for none.
+    """
+
+    text: Literal["tfidf", "bow", "vectors"] = "tfidf"
+    vocabulary: int = 3000
+    image: Literal["l2", "sqrt", "none"] = "sqrt"
+    dim: tuple[int, ...] = (64, 96, 128, 192, 256, 512)
+    power: tuple[float, ...] = (0.5, 1.0, 1.5)
+
+    similarity = COSINE
+
+    def __post_init__(self) -> None:
+        if min(self.vocabulary, *self.dim) < 1:
+            raise ValueError(f"vocabulary and dim are at least 1, not {min(self.vocabulary, *self.dim)}")
+
+    def image_view(self, split: Split) -> Iterator[Tensor]:
+        """Blocks of (n, p) image features."""
+        for block in split.image_blocks():
+            scaled = block.sign() * block.abs().sqrt() if self.image == "sqrt" else block
+            yield scaled if self.image == "none" else torch.nn.functional.normalize(scaled)
+
+    def text_view(self, split: Split) -> Tensor | sparse.csr_array:
+        """(T, q) text features."""
+        if self.text == "tfidf":
+            return split.tfidf(self.vocabulary)
+        return split.bow(self.vocabulary) if self.text == "bow" else split.mean_vectors()
+
+    def moments(self, train: Split, run: Run) -> Moments:
+        """Means and covariances over all pairs of an image and one of its texts; forgets an earlier fit."""
+        C = moments(self.image_view(train), self.text_view(train), train.image_of)
+        self.mean_x, self.mean_y = (torch.from_numpy(mean).to(run.device) for mean in (C.mean_x, C.mean_y))
+        self.best = -1.0
+        return C
+
+    def offer(self, val: Split, run: Run, Wx: Matrix, Wy: Matrix, spectrum: Matrix, **choice: float) -> float:
+        """Try every dim and power on these projections and keep the best seen in this fit.
+
+        Args:
+            val: the validation split.
+            run: gives the score.
+            Wx: (p, k), columns in falling order of importance.
+            Wy: (q, k), likewise.
+            spectrum: (k,) positive weights of the columns.
+            choice: what led to these projections, noted if they are kept.
+
+        Returns:
+            The best rsum of these projections.
+        """
+        A, B, s = (torch.from_numpy(found).to(run.device) for found in (Wx, Wy, spectrum / spectrum[0]))
+        images, texts = self.project_images(val, A), self.project_texts(val, B)
+        found = -1.0
+        for dim, power in product(self.dim, self.power):
+            weight = s[:dim] ** power
+            rsum = run.score(images[:, :dim] * weight, texts[:, :dim] * weight).rsum
+            found = max(found, rsum)
+            if rsum > self.best:
+                self.best, self.Wx, self.Wy = rsum, A[:, :dim] * weight, B[:, :dim] * weight
+                run.chose(**choice, dim=len(weight), power=power)
+        return found
+
+    def project_images(self, split: Split, W: Tensor) -> Tensor:
+        """(N, k) float32: (x - mean) W, computed in float64."""
+        return torch.cat([((block.double() - self.mean_x) @ W).float() for block in self.image_view(split)])
+
+    def project_texts(self, split: Split, W: Tensor) -> Tensor:
+        """(T, k) float32: (y - mean) W, computed in float64; a sparse view is never made dense."""
+        view = self.text_view(split)
+        if isinstance(view, Tensor):
+            projected = view.double() @ W
+        else:
+            projected = torch.from_numpy(view @ W.cpu().numpy()).to(W.device)
+        return (projected - self.mean_y @ W).float()
+
+    def embed_images(self, split: Split) -> Tensor:
+        """(N, k)."""
+        return self.project_images(split, self.Wx)
+
+    def embed_texts(self, split: Split) -> Tensor:
+        """(T, k)."""
+        return self.project_texts(split, self.Wy)
+
+    def state(self) -> dict[str, Tensor]:
+        """Means and projections."""
+        return {"mean_x": self.mean_x, "mean_y": self.mean_y, "Wx": self.Wx, "Wy": self.Wy}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """See `state`."""
+        self.mean_x, self.mean_y, self.Wx, self.Wy = (state[key] for key in ("mean_x", "mean_y", "Wx", "Wy"))
