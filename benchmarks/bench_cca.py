@@ -14,7 +14,7 @@ import torch
 
 from cran_bench.linalg import Whitening, moments, spectral_norm, truncated_svd
 
-# One process of its own, so that the peak it prints is the fit's: 29,000 images of 4096-d, 145,000 dense texts of 3000-d.
+# A process of its own, so that the peak is the fit's: 29,000 images of 4096-d, 145,000 dense texts of 3000-d.
 FULL_SIZE = """
 import resource, time, torch
 from cran_bench.linalg import Whitening, moments, spectral_norm, truncated_svd
@@ -48,7 +48,7 @@ def test_full_size_fit(benchmark):
 
     covariances, total, peak, first = benchmark.pedantic(fit, rounds=1)
     benchmark.extra_info |= {"fit_s": total, "covariances_s": covariances, "peak_GiB": peak, "first_correlation": first}
-    print(f"\n145,000 x (4096, 3000): {total:.1f} s, of which covariances {covariances:.1f} s; peak {peak:.2f} GiB")  # noqa: T201
+    print(f"\n145,000 x (4096, 3000): {total:.1f} s, covariances {covariances:.1f} s; peak {peak:.2f} GiB")  # noqa: T201
 
 
 @pytest.fixture(scope="module")

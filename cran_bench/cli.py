@@ -144,14 +144,14 @@ def prepare(
 
     Example: cran-bench prepare scenes --export look/
     """
-    from cran_bench import runner
+    from cran_bench import preparation
     from cran_bench.registry import DATASETS
 
     configured = DATASETS.configure(dataset)
     if export is not None:
         _export(configured, data, export)
         return
-    made = runner.prepare(configured, data, cache, images_with, regions_with, force=force, skip_bad=skip_bad)
+    made = preparation.prepare(configured, data, cache, images_with, regions_with, force=force, skip_bad=skip_bad)
     typer.echo(f"{configured.label} is ready: {made.features.label}")
 
 
@@ -184,6 +184,7 @@ def run(
     """
     from cran_bench import runner
     from cran_bench.environment import pick_device
+    from cran_bench.preparation import find_prepared
     from cran_bench.protocols import parse_protocols
     from cran_bench.registry import DATASETS, METHODS
     from cran_bench.tables import build_tables, render
@@ -191,7 +192,7 @@ def run(
     rows = [METHODS.configure(text) for text in [*(methods or []), *(more or [])] or METHODS.names()]
     protocols, numbers, where = parse_protocols(protocol), runner.parse_seeds(seeds), pick_device(device)
     configured = DATASETS.configure(_quick(dataset) if quick else dataset)
-    prepared = runner.find_prepared(configured, data, cache, images_with, regions_with, vectors)
+    prepared = find_prepared(configured, data, cache, images_with, regions_with, vectors)
     job = runner.Runner(prepared, results, cache, where, folds, force)
     outcomes = job.run(rows, protocols, numbers)
     finished = [(o.record, job.store.ranks(o.address)) for o in outcomes if o.record is not None]
@@ -327,6 +328,8 @@ def main() -> None:
         _end("interrupted; what was finished is kept, run the same command to go on")
     except BadInput as error:
         _end(str(error))
+    except OSError as error:
+        _end(f"{error.filename or 'the system'}: {error.strerror or error}")
 
 
 def _end(sentence: str) -> None:

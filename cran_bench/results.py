@@ -13,9 +13,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cran_bench.errors import BadInput
+from cran_bench.progress import say
 from cran_bench.protocols import Protocol, Unit
 from cran_bench.ranking import Ranks
-from cran_bench.storage import sha256_bytes, sha256_json, write_atomically, write_json
+from cran_bench.storage import sha256_bytes, sha256_file, sha256_json, write_atomically, write_json
 
 SCHEMA = 1
 
@@ -157,13 +158,19 @@ class ResultStore:
         return self._with(address, ".json")
 
     def find(self, address: Address) -> Record | None:
-        """The finished record at an address, or None.
+        """The finished record at an address, or None where there is none or its ranks are missing or others.
 
         Raises:
             BadInput: it was changed by hand, is of a newer schema, or is damaged.
         """
         path = self.path(address)
-        return read_record(path) if path.exists() else None
+        if not path.exists():
+            return None
+        record, file = read_record(path), path.with_suffix(".npz")
+        if not file.exists() or sha256_file(file) != record.ranks_sha:
+            say(f"{file} is not what its record names; running again")
+            return None
+        return record
 
     def write(self, address: Address, record: Record, ranks: Ranks) -> Record:
         """Store ranks, then the record that names them; a failure recorded earlier is removed."""

@@ -81,6 +81,7 @@ class LinearMethod:
             found = max(found, rsum)
             if rsum > self.best:
                 self.best, self.Wx, self.Wy = rsum, A[:, :dim] * weight, B[:, :dim] * weight
+                self.spectrum = torch.from_numpy(spectrum).to(run.device)
                 run.chose(**choice, dim=len(weight), power=power)
         return found
 
@@ -106,9 +107,11 @@ class LinearMethod:
         return self.project_texts(split, self.Wy)
 
     def state(self) -> dict[str, Tensor]:
-        """Means and projections."""
-        return {"mean_x": self.mean_x, "mean_y": self.mean_y, "Wx": self.Wx, "Wy": self.Wy}
+        """Means, weighted projections, and the spectrum they come with."""
+        return {name: getattr(self, name) for name in ("mean_x", "mean_y", "Wx", "Wy", "spectrum")}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """See `state`."""
-        self.mean_x, self.mean_y, self.Wx, self.Wy = (state[key] for key in ("mean_x", "mean_y", "Wx", "Wy"))
+        self.mean_x, self.mean_y, self.Wx, self.Wy, self.spectrum = (
+            state[name] for name in ("mean_x", "mean_y", "Wx", "Wy", "spectrum")
+        )

@@ -67,8 +67,8 @@ class Tiny:
 
 
 def _prepare(spec, images_with, data, cache):
+    from cran_bench.preparation import prepare
     from cran_bench.registry import DATASETS
-    from cran_bench.runner import prepare
 
     prepare(DATASETS.configure(spec), data, cache, images_with)
     return Tiny(spec, images_with, data, cache)

@@ -27,7 +27,7 @@ def fit(plain_split, run_on):
 
     def fitted(X, Y, ridge=0.0, image_of=None):
         train = plain_split(X, Y, image_of)
-        method = CCA(text="vectors", image="none", ridge=(ridge,), dim=(1000,), power=(0.0,))
+        method = CCA(text="vectors", image="none", ridge_image=(ridge,), ridge_text=(ridge,), dim=(1000,), power=(0.0,))
         method.fit(train, train, run_on(train, COSINE))
         return method
 
@@ -46,7 +46,7 @@ def covariances(X, Y, ridge=0.0):
 @pytest.mark.parametrize("shape", [(6, 5), (4, 9)])
 def test_the_correlations_solve_the_eigenproblems(fit, ridge, shape):
     X, Y = correlated(p=shape[0], q=shape[1])
-    rho = fit(X, Y, ridge).rho.numpy()
+    rho = fit(X, Y, ridge).spectrum.numpy()
     Cxx, Cxy, Cyy = covariances(X, Y, ridge)
     squared = np.linalg.eigvals(np.linalg.solve(Cxx, Cxy) @ np.linalg.solve(Cyy, Cxy.T)).real
     np.testing.assert_allclose(rho, np.sqrt(np.sort(squared)[::-1][: len(rho)]), atol=1e-8)
@@ -65,7 +65,7 @@ def test_the_constraints_hold(fit, ridge):
     Wx, Wy = method.Wx.numpy(), method.Wy.numpy()
     np.testing.assert_allclose(Wx.T @ Cxx @ Wx, np.eye(5), atol=1e-9)
     np.testing.assert_allclose(Wy.T @ Cyy @ Wy, np.eye(5), atol=1e-9)
-    np.testing.assert_allclose(Wx.T @ Cxy @ Wy, np.diag(method.rho.numpy()), atol=1e-9)
+    np.testing.assert_allclose(Wx.T @ Cxy @ Wy, np.diag(method.spectrum.numpy()), atol=1e-9)
 
 
 def test_invertible_maps_of_either_view_change_nothing(fit):
@@ -73,9 +73,9 @@ def test_invertible_maps_of_either_view_change_nothing(fit):
     random = np.random.default_rng(5)
     A, B = random.normal(size=(6, 6)), random.normal(size=(5, 5))
     before, after = fit(X, Y, 1e-13), fit(X @ A + 3, Y @ B, 1e-13)
-    np.testing.assert_allclose(after.rho, before.rho, atol=1e-8)
+    np.testing.assert_allclose(after.spectrum, before.spectrum, atol=1e-8)
     scaled = fit(X @ A, Y, 1e-1)
-    assert not np.allclose(scaled.rho, before.rho, atol=1e-3)
+    assert not np.allclose(scaled.spectrum, before.spectrum, atol=1e-3)
 
 
 def test_scikit_learn_agrees(fit, plain_split):
@@ -97,14 +97,14 @@ def test_the_projections_are_as_correlated_as_the_method_says(fit, plain_split):
     method, split = fit(X, Y), plain_split(X, Y)
     a, b = method.embed_images(split).double().numpy(), method.embed_texts(split).double().numpy()
     found = [np.corrcoef(a[:, k], b[:, k])[0, 1] for k in range(5)]
-    np.testing.assert_allclose(found, method.rho, atol=1e-5)
+    np.testing.assert_allclose(found, method.spectrum, atol=1e-5)
     np.testing.assert_allclose(a.mean(axis=0), 0, atol=1e-6)
 
 
 def test_independent_views_are_hardly_correlated(fit):
     random = np.random.default_rng(0)
     n, p, q = 5000, 6, 5
-    rho = fit(random.normal(size=(n, p)), random.normal(size=(n, q))).rho
+    rho = fit(random.normal(size=(n, p)), random.normal(size=(n, q))).spectrum
     assert float(rho.max()) < 2 * np.sqrt((p + q) / n)
 
 
@@ -113,8 +113,8 @@ def test_every_caption_is_a_sample(fit):
     owner = np.repeat(np.arange(120), random.integers(1, 5, 120))
     X, _ = correlated(n=120)
     Y = X[owner] @ random.normal(size=(6, 5)) + 2 * random.normal(size=(len(owner), 5))
-    rho = fit(X, Y, image_of=owner).rho
-    np.testing.assert_allclose(rho, fit(X[owner], Y).rho, atol=1e-10)
+    rho = fit(X, Y, image_of=owner).spectrum
+    np.testing.assert_allclose(rho, fit(X[owner], Y).spectrum, atol=1e-10)
 
 
 def test_a_repeated_column_needs_a_ridge(fit):
@@ -122,7 +122,7 @@ def test_a_repeated_column_needs_a_ridge(fit):
     X = np.hstack([X, X[:, :1], 0 * X[:, :1]])
     with pytest.raises(BadInput, match="raise the ridge"):
         fit(X, Y, 0.0)
-    assert float(fit(X, Y, 1e-3).rho.max()) < 1
+    assert float(fit(X, Y, 1e-3).spectrum.max()) < 1
 
 
 # through the suite ------------------------------------------------------------------------------------------------
@@ -159,40 +159,55 @@ def test_the_state_is_everything(tiny, tmp_path):
 
 
 def test_validation_chooses_the_best_of_the_grid(tiny, run_on):
-    grid = {"ridge": (1e-3, 1e-1), "dim": (2, 6, 4096), "power": (0.0, 1.0, 2.0)}
+    grid = {"ridge_image": (1e-3, 1e-1), "dim": (2, 6, 4096), "power": (0.0, 1.0, 2.0)}
     run = run_on(tiny.val, COSINE)
-    method = CCA(**grid)
+    method = CCA(ridge_text=(1e-2,), **grid)
     method.fit(tiny.train, tiny.val, run)
     singles = {}
     for ridge, dim, power in product(*grid.values()):
         alone = run_on(tiny.val, COSINE)
-        CCA(ridge=(ridge,), dim=(dim,), power=(power,)).fit(tiny.train, tiny.val, alone)
+        CCA(ridge_image=(ridge,), ridge_text=(1e-2,), dim=(dim,), power=(power,)).fit(tiny.train, tiny.val, alone)
         singles[ridge, alone.choices["dim"], power] = alone.scored[0]
     assert len(singles) == len(run.scored) == 18
     best = max(singles.values())
     assert max(run.scored) == pytest.approx(best)
-    assert singles[run.choices["ridge"], run.choices["dim"], run.choices["power"]] == pytest.approx(best)
+    assert singles[run.choices["ridge_image"], run.choices["dim"], run.choices["power"]] == pytest.approx(best)
     embedded = run.score(method.embed_images(tiny.val), method.embed_texts(tiny.val))
     assert embedded.rsum == pytest.approx(best)
 
 
+def test_the_image_ridge_is_chosen_first_then_the_text_ridge(tiny, run_on):
+    ridges = (1e-4, 1e-2, 1.0)
+    one = {"dim": (6,), "power": (1.0,)}
+    singles = {}
+    for rx, ry in product(ridges, ridges):
+        alone = run_on(tiny.val, COSINE)
+        CCA(ridge_image=(rx,), ridge_text=(ry,), **one).fit(tiny.train, tiny.val, alone)
+        singles[rx, ry] = alone.scored[0]
+    run = run_on(tiny.val, COSINE)
+    CCA(ridge_image=ridges, ridge_text=ridges, **one).fit(tiny.train, tiny.val, run)
+    assert len(run.scored) == 5  # three image ridges under the middle text ridge, then the two other text ridges
+    image = max(ridges, key=lambda rx: singles[rx, 1e-2])
+    assert max(run.scored) == pytest.approx(max(singles[image, ry] for ry in ridges))
+
+
 def test_dim_is_at_most_the_rank(tiny, run_on):
     run = run_on(tiny.val, COSINE)
-    CCA(ridge=(0.01,), dim=(4096,), power=(0.0,)).fit(tiny.train, tiny.val, run)
+    CCA(ridge_image=(0.01,), ridge_text=(0.01,), dim=(4096,), power=(0.0,)).fit(tiny.train, tiny.val, run)
     assert run.choices["dim"] <= min(tiny.train.images.shape[1], tiny.train.tfidf().shape[1])
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("cca[ridge=-1]", "ridge and power are not negative"),
-        ("cca[power=1|-0.5]", "ridge and power are not negative"),
+        ("cca[ridge_image=-1]", "ridge_image and ridge_text are not negative"),
+        ("cca[ridge_text=1|-0.5]", "ridge_image and ridge_text are not negative"),
         ("cca[dim=0]", "vocabulary and dim are at least 1"),
         ("cca[vocabulary=0]", "vocabulary and dim are at least 1"),
         ("cca[dim=1.5]", "field 'dim' takes a whole number, not '1.5'"),
-        ("cca[ridge=small]", "field 'ridge' takes a number, not 'small'"),
+        ("cca[ridge_text=small]", "field 'ridge_text' takes a number, not 'small'"),
         ("cca[image=l1]", "field 'image' is 'l1'; did you mean 'l2'"),
-        ("cca[rdige=1]", "no field 'rdige'; did you mean 'ridge'"),
+        ("cca[rigde_text=1]", "no field 'rigde_text'; did you mean 'ridge_text'"),
     ],
 )
 def test_wrong_fields_are_refused(spec, message):
@@ -202,6 +217,6 @@ def test_wrong_fields_are_refused(spec, message):
 
 def test_the_preset_of_the_paper():
     configured = METHODS.configure("cca:paper")
-    assert configured.build() == CCA(ridge=(1e-8,), dim=(4096,), power=(0.0,))
+    assert configured.build() == CCA(image="l2", ridge_image=(1e-8,), ridge_text=(1e-8,), dim=(4096,), power=(0.0,))
     assert configured.plugin.paper_row == "CCA"
     assert METHODS.configure("cca").build() == CCA()

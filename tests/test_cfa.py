@@ -24,9 +24,9 @@ def correlated(n=300, p=6, q=5, seed=0):
 def fit(plain_split, run_on):
     """``fit(X, Y)``: everything kept, unweighted, with features as they are."""
 
-    def fitted(X, Y, dim=1000, power=0.0, image_of=None):
+    def fitted(X, Y, dim=1000, power=0.0, image_of=None, evening=0.0):
         train = plain_split(X, Y, image_of)
-        method = CFA(text="vectors", image="none", dim=(dim,), power=(power,))
+        method = CFA(text="vectors", image="none", dim=(dim,), power=(power,), evening=(evening,))
         method.fit(train, train, run_on(train, COSINE))
         return method
 
@@ -42,7 +42,7 @@ def cross(X, Y):
 def test_the_trace_is_the_sum_of_the_singular_values(fit, dim, shape):
     X, Y = correlated(p=shape[0], q=shape[1])
     method = fit(X, Y, dim)
-    A, B = method.A.numpy(), method.B.numpy()
+    A, B = method.Wx.numpy(), method.Wy.numpy()
     np.testing.assert_allclose(A.T @ A, np.eye(dim), atol=1e-10)
     np.testing.assert_allclose(B.T @ B, np.eye(dim), atol=1e-10)
     values = np.linalg.svd(cross(X, Y), compute_uv=False)
@@ -53,7 +53,7 @@ def test_the_trace_is_the_sum_of_the_singular_values(fit, dim, shape):
 def test_no_other_orthonormal_maps_have_a_larger_trace(fit):
     X, Y = correlated()
     method, random = fit(X, Y, 3), np.random.default_rng(1)
-    best = np.trace(method.A.numpy().T @ cross(X, Y) @ method.B.numpy())
+    best = np.trace(method.Wx.numpy().T @ cross(X, Y) @ method.Wy.numpy())
     for _ in range(200):
         A, B = (np.linalg.qr(random.normal(size=(dim, 3)))[0] for dim in (6, 5))
         assert np.trace(A.T @ cross(X, Y) @ B) < best
@@ -63,10 +63,10 @@ def test_scikit_learn_agrees(fit, plain_split):
     X, Y = correlated()
     method, split = fit(X, Y), plain_split(X, Y)
     reference = PLSSVD(n_components=5, scale=False).fit(X, Y)
-    for ours, theirs in ((method.A, reference.x_weights_), (method.B, reference.y_weights_)):
+    for ours, theirs in ((method.Wx, reference.x_weights_), (method.Wy, reference.y_weights_)):
         np.testing.assert_allclose(np.abs(ours.numpy().T @ theirs), np.eye(5), atol=1e-8)
     a, b = reference.transform(X, Y)
-    signs = np.sign(np.diag(method.A.numpy().T @ reference.x_weights_))
+    signs = np.sign(np.diag(method.Wx.numpy().T @ reference.x_weights_))
     np.testing.assert_allclose(method.embed_images(split), a * signs, atol=1e-4)
     np.testing.assert_allclose(method.embed_texts(split), b * signs, atol=1e-4)
     # The covariance of the k-th scores is the k-th singular value.
@@ -76,9 +76,9 @@ def test_scikit_learn_agrees(fit, plain_split):
 
 def test_scaling_a_column_changes_the_solution(fit):
     X, Y = correlated()
-    before = fit(X, Y, 1).A.numpy().ravel()
+    before = fit(X, Y, 1).Wx.numpy().ravel()
     X[:, 2] *= 10
-    assert abs(before @ fit(X, Y, 1).A.numpy().ravel()) < 0.99
+    assert abs(before @ fit(X, Y, 1).Wx.numpy().ravel()) < 0.99
 
 
 def test_views_that_are_turned_coincide_when_projected(fit, plain_split):
@@ -94,7 +94,7 @@ def test_views_that_are_turned_coincide_when_projected(fit, plain_split):
 def test_power_weights_the_dimensions(fit):
     X, Y = correlated()
     values = np.linalg.svd(cross(X, Y), compute_uv=False)
-    plain, weighted = fit(X, Y).A.numpy(), fit(X, Y, power=-0.25).A.numpy()
+    plain, weighted = fit(X, Y).Wx.numpy(), fit(X, Y, power=-0.25).Wx.numpy()
     np.testing.assert_allclose(weighted, plain * (values / values[0]) ** -0.25, atol=1e-8)
 
 
@@ -104,7 +104,7 @@ def test_every_caption_is_a_sample(fit):
     X, _ = correlated(n=80)
     Y = X[owner] @ random.normal(size=(6, 5)) + random.normal(size=(len(owner), 5))
     one, other = fit(X, Y, image_of=owner), fit(X[owner], Y)
-    np.testing.assert_allclose((one.A.T @ other.A).abs().numpy(), np.eye(5), atol=1e-8)
+    np.testing.assert_allclose((one.Wx.T @ other.Wx).abs().numpy(), np.eye(5), atol=1e-8)
     np.testing.assert_allclose(one.mean_x, X[owner].mean(axis=0), atol=1e-10)
 
 
@@ -136,20 +136,30 @@ def test_it_learns_and_comes_back_the_same(tiny, tmp_path, text, image):
 
 
 def test_validation_chooses_the_best_of_the_grid(tiny, run_on):
-    grid = {"dim": (1, 3, 6, 4096), "power": (-0.5, 0.0, 1.0)}
+    grid = {"dim": (1, 3, 4096), "power": (-0.5, 0.0, 1.0), "evening": (0.0, 0.5)}
     run = run_on(tiny.val, COSINE)
     method = CFA(**grid)
     method.fit(tiny.train, tiny.val, run)
     singles = {}
-    for dim, power in product(*grid.values()):
+    for dim, power, evening in product(*grid.values()):
         alone = run_on(tiny.val, COSINE)
-        CFA(dim=(dim,), power=(power,)).fit(tiny.train, tiny.val, alone)
-        singles[alone.choices["dim"], power] = alone.scored[0]
-    assert len(singles) == len(run.scored) == 12
+        CFA(dim=(dim,), power=(power,), evening=(evening,)).fit(tiny.train, tiny.val, alone)
+        singles[alone.choices["dim"], power, evening] = alone.scored[0]
+    assert len(singles) == len(run.scored) == 18
     best = max(singles.values())
-    assert singles[run.choices["dim"], run.choices["power"]] == pytest.approx(best)
+    assert singles[run.choices["dim"], run.choices["power"], run.choices["evening"]] == pytest.approx(best)
     embedded = run.score(method.embed_images(tiny.val), method.embed_texts(tiny.val))
     assert embedded.rsum == pytest.approx(best)
+
+
+def test_evening_is_the_method_on_scaled_text_columns(fit, plain_split):
+    X, Y = correlated()
+    Y[:, 1] *= 20
+    whole = fit(X, Y, evening=1.0)
+    scaled = (Y - Y.mean(axis=0)) / Y.std(axis=0, ddof=1)
+    np.testing.assert_allclose(whole.spectrum, np.linalg.svd(cross(X, scaled), compute_uv=False), atol=1e-8)
+    expected = fit(X, scaled).embed_texts(plain_split(X, scaled))
+    np.testing.assert_allclose(whole.embed_texts(plain_split(X, Y)).abs(), expected.abs(), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -169,5 +179,5 @@ def test_wrong_fields_are_refused(spec, message):
 
 def test_the_preset_of_the_paper():
     configured = METHODS.configure("cfa:paper")
-    assert configured.build() == CFA(dim=(300,), power=(0.0,))
+    assert configured.build() == CFA(image="l2", dim=(300,), power=(0.0,), evening=(0.0,))
     assert configured.plugin.paper_row == "CFA"

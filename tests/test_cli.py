@@ -53,14 +53,14 @@ def run(command, quick_scenes, tmp_path):
         (["-d", "scenez"], "there is no dataset 'scenez'; did you mean 'scenes'?"),
         (["-d", "scenes:quik"], "scenes has no preset 'quik'; did you mean 'quick'?"),
         (["-m", "cca:papr"], "cca has no preset 'papr'; did you mean 'paper'?"),
-        (["-m", "cca[rigde=1]"], "cca has no field 'rigde'; did you mean 'ridge'?"),
+        (["-m", "cca[rigde_text=1]"], "cca has no field 'rigde_text'; did you mean 'ridge_text'?"),
         (["-d", "scenes[trian=4]"], "scenes has no field 'trian'; did you mean 'train'?"),
         (["-p", "caption"], "there is no protocol 'caption'; did you mean 'captions'?"),
         (["-p", "captions,meen"], "there is no protocol 'meen'; did you mean 'mean'?"),
         (["-m", "cca[text=tdidf]"], "field 'text' is 'tdidf'; did you mean 'tfidf'?"),
         (["-m", "cca[unit=document]"], "unit is 'document'; did you mean 'documents'?"),
         (["-m", "cca[vocabulary=0]"], "cca: vocabulary and dim are at least 1"),
-        (["-m", "cca[ridge=-1]"], "cca: ridge and power are not negative"),
+        (["-m", "cca[ridge_text=-1]"], "cca: ridge_image and ridge_text are not negative"),
         (["-m", "cca[vocabulary=many]"], "field 'vocabulary' takes a whole number, not 'many'"),
         (["-d", "scenes[train=3]"], "scenes: train is 3, but scenes come in twins"),
         (["-m", "cca[ridge"], "'cca[ridge' is not of the form name, name:preset"),
@@ -503,7 +503,7 @@ def test_info(command, mine):
     assert said.code == 0
     assert said.out.startswith("CCA: canonical correlation analysis")
     assert re.search(r"^  vocabulary +int +3000$", said.out, re.MULTILINE)
-    assert re.search(r"^  preset paper +.*ridge=1e-08", said.out, re.MULTILINE)
+    assert re.search(r"^  preset paper +.*ridge_text=1e-08", said.out, re.MULTILINE)
     assert "Rendered scenes" in command("info", "scenes").out
     assert command("info", mine()).code == 0
 

@@ -21,8 +21,9 @@ from cran_bench.frontend.features import load_features
 from cran_bench.frontend.precomputed import PrecomputedImages
 from cran_bench.frontend.regions import Proposals
 from cran_bench.images import UnreadableImage
+from cran_bench.preparation import find_prepared
 from cran_bench.registry import DATASETS, METHODS
-from cran_bench.runner import Runner, find_prepared
+from cran_bench.runner import Runner
 from cran_bench.split import MissingFeature
 from cran_bench.storage import sha256_bytes
 

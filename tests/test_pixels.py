@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cran_bench.datasets.scenes import Scenes
 from PIL import Image
 
+from cran_bench.datasets.scenes import Scenes
 from cran_bench.frontend.pixels import Pixels
 
 COLOURS = ((210, 40, 40), (40, 90, 210), (40, 150, 60), (240, 200, 40))

@@ -165,10 +165,10 @@ def test_did_you_mean():
         ("cca:tuned", "cca:tuned"),
         ("cca:paper", "cca:paper"),
         ("cca:paper[power=0]", "cca:paper"),
-        ("cca:paper[ridge=1e-8,dim=4096]", "cca:paper"),
-        ("cca:paper[dim=64,ridge=0.00000001]", "cca:paper[dim=64]"),
+        ("cca:paper[ridge_text=1e-8,dim=4096]", "cca:paper"),
+        ("cca:paper[dim=64,ridge_text=0.00000001]", "cca:paper[dim=64]"),
         ("cca[vocabulary=3000]", "cca:tuned"),
-        ("cca[ridge=0.10|1e-2]", "cca:tuned[ridge=0.1|0.01]"),
+        ("cca[ridge_text=0.10|1e-2]", "cca:tuned[ridge_text=0.1|0.01]"),
         ("cca[unit=documents]", "cca:tuned[unit=documents]"),
         ("cca:paper[unit=captions,dim=8]", "cca:paper[dim=8,unit=captions]"),
     ],
@@ -193,12 +193,12 @@ numbers = st.lists(st.floats(0, 1e3), min_size=1, max_size=3)
 )
 def test_a_label_builds_the_same_method(head, ridge, dim, text, unit):
     given_ridge, given_dim = "|".join(map(repr, ridge)), "|".join(map(str, dim))
-    configured = METHODS.configure(f"{head}[ridge={given_ridge},dim={given_dim},text={text}{unit}]")
+    configured = METHODS.configure(f"{head}[ridge_text={given_ridge},dim={given_dim},text={text}{unit}]")
     again = METHODS.configure(configured.label)
     assert again.label == configured.label
     assert again.build() == configured.build()
     assert again.unit == configured.unit == unit.partition("=")[2]
-    assert configured.build().ridge == tuple(ridge)
+    assert configured.build().ridge_text == tuple(ridge)
 
 
 @pytest.mark.parametrize(

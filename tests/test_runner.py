@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 
 from cran_bench.contract import Run
 from cran_bench.errors import BadInput
+from cran_bench.preparation import find_prepared
 from cran_bench.ranking import Clock, mean_metrics, rank
 from cran_bench.registry import DATASETS, METHODS, Configured, Plugin
 from cran_bench.results import Failure, read_record
-from cran_bench.runner import Runner, evaluate, find_prepared, parse_seeds
+from cran_bench.runner import Runner, evaluate, parse_seeds
 from cran_bench.similarity import COSINE
 from cran_bench.split import Split
 

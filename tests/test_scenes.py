@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from cran_bench.datasets._scene_drawing import RGB, draw, frames
 from cran_bench.datasets._scene_language import PATTERNS, can_tell_apart, describe, fails, holds
 from cran_bench.datasets._scene_layout import COLOURS, REGIONS, SHAPES, Stream, draw_twins
 from cran_bench.datasets.scenes import Scenes
-
 from cran_bench.errors import BadInput
 from cran_bench.registry import DATASETS
 from cran_bench.storage import sha256_bytes

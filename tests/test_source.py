@@ -68,14 +68,14 @@ def test_a_plugin_is_known_by_its_content(plugin):
 
 
 def test_a_plugins_imports_count(plugin):
-    unused = PLUGIN.replace("from cran_bench.linalg import moments", "from cran_bench.views import text_view")
+    unused = PLUGIN.replace("from cran_bench.linalg import moments", "from cran_bench.preparation import prepare")
     assert plugin("five", unused) != plugin("one")
 
 
 @pytest.mark.parametrize("method", ["cca", "cfa"])
 def test_a_method_depends_on_what_changes_its_numbers(closure, method):
     found = closure(f"cran_bench.methods.{method}")
-    names = ("linalg", "views", "split", "similarity", "ranking", "frontend.text", "frontend.vectors", "protocols")
+    names = ("linalg", "split", "similarity", "ranking", "frontend.text", "frontend.vectors", "protocols")
     assert {f"cran_bench.methods.{method}", *(f"cran_bench.{name}" for name in names)} <= found
     assert all(name.startswith("cran_bench") for name in found)
 

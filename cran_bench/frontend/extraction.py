@@ -191,6 +191,8 @@ class _Extraction:
         whole = True
         with clear_os_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            for left_by_a_kill in self.folder.glob(".*.part"):
+                left_by_a_kill.unlink()
             for name, (shape, dtype) in self.shapes.items():
                 path = self.folder / f"{name}.npy"
                 try:

@@ -1,0 +1,142 @@
+"""From a dataset's name to its features: what every method of a run shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cran_bench.dataset import Collection, Dataset
+from cran_bench.errors import BadInput
+from cran_bench.frontend.backbones import open_backbone
+from cran_bench.frontend.extraction import FrontEnd, extract, is_at_hand, proposer_identity, without_folders
+from cran_bench.frontend.features import Features, load_features, prepared, read_manifest
+from cran_bench.frontend.regions import open_proposer
+from cran_bench.frontend.text import TextFrontEnd
+from cran_bench.frontend.vectors import vector_source
+from cran_bench.progress import say
+from cran_bench.protocols import Unit
+from cran_bench.registry import Configured
+from cran_bench.split import Split
+from cran_bench.storage import canonical_json
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset with its features: what every method of a run shares.
+
+    Attributes:
+        vectors: spec of the word vectors.
+    """
+
+    dataset: Configured[Dataset]
+    collection: Collection
+    features: Features
+    vectors: str
+    _text: dict[Unit, TextFrontEnd] = field(default_factory=dict)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """JSON of everything about data and front end that determines a fit."""
+        return {
+            "split": self.collection.split_sha(),
+            "features": self.features.fingerprint(),
+            "vectors": vector_source(self.vectors).identity(),
+        }
+
+    def text(self, fit_unit: Unit) -> TextFrontEnd:
+        """The text front end fitted on the training texts of a unit."""
+        if fit_unit not in self._text:
+            texts, _ = self.collection.texts_of(self.collection.splits["train"], fit_unit)
+            self._text[fit_unit] = TextFrontEnd.fit(texts, self.vectors)
+        return self._text[fit_unit]
+
+    def split(self, name: str, unit: Unit, device: torch.device, fit_unit: Unit | None = None) -> Split:
+        """A split whose texts are `unit`, seen through a front end fitted on training texts of `fit_unit`."""
+        return Split(name, unit, self.collection, self.features, self.text(fit_unit or unit), device)
+
+
+def prepare(
+    dataset: Configured[Dataset],
+    data: Path,
+    cache: Path,
+    images_with: str | None = None,
+    regions_with: str | None = None,
+    vectors: str = "ppmi-svd",
+    force: bool = False,
+    skip_bad: bool = False,
+) -> Prepared:
+    """Load a dataset and extract its features below `cache`, or take them where they are finished.
+
+    Raises:
+        BadInput: data, specs or images that are not usable.
+    """
+    collection, defaults = _load(dataset, data)
+    say(collection.describe())
+    for remark in collection.remarks:
+        say(f"  {remark}")
+    front_end = FrontEnd.open(images_with or defaults["images"], regions_with or defaults["regions"], collection)
+    features = extract(collection, front_end, _features_root(cache, dataset), force=force, skip_bad=skip_bad)
+    vector_source(vectors).identity()
+    return Prepared(dataset, collection.without(features.failed), features, vectors)
+
+
+def find_prepared(
+    dataset: Configured[Dataset],
+    data: Path,
+    cache: Path,
+    images_with: str | None = None,
+    regions_with: str | None = None,
+    vectors: str = "ppmi-svd",
+) -> Prepared:
+    """A dataset with the features named by the specs; with no specs, those there are; where there are none, prepare.
+
+    A spec whose file is not at hand names prepared features by their label.
+
+    Raises:
+        BadInput: several are prepared and no spec says which, or those named are not usable.
+    """
+    vector_source(vectors).identity()
+    root = _features_root(cache, dataset)
+    collection, _ = _load(dataset, data)
+    folders = [folder for folder in prepared(root) if _is_made_with(folder, images_with, regions_with, collection)]
+    if not folders:
+        return prepare(dataset, data, cache, images_with, regions_with, vectors)
+    if len(folders) > 1:
+        ways = "; ".join(
+            f"--images-with '{made['images_with']}' --regions-with '{made['regions_with']}'"
+            for made in map(read_manifest, folders)
+        )
+        raise BadInput(f"{dataset.label} is prepared in {len(folders)} ways, say which: {ways}")
+    features = load_features(folders[0], collection.images.ids)
+    say(collection.describe())
+    return Prepared(dataset, collection.without(features.failed), features, vectors)
+
+
+def _load(dataset: Configured[Dataset], data: Path) -> tuple[Collection, Mapping[str, Any]]:
+    plugin = dataset.build()
+    collection = replace(plugin.load(data), name=dataset.label)
+    return collection, plugin.defaults()
+
+
+def _is_made_with(folder: Path, images_with: str | None, regions_with: str | None, collection: Collection) -> bool:
+    """Whether features are those of the specs given: by content, or by label where a spec's file is not at hand."""
+    made = read_manifest(folder)
+    images, regions = images_with or made["images_with"], regions_with or made["regions_with"]
+    if [made["images_with"], made["regions_with"]] != [without_folders(images), without_folders(regions)]:
+        return False
+    same = True
+    if is_at_hand(images):
+        same = canonical_json(dict(open_backbone(images).identity())) == canonical_json(made["backbone"])
+    if same and is_at_hand(regions):
+        found = proposer_identity(open_proposer(regions, collection))
+        same = canonical_json(found) == canonical_json(made["proposer"])
+    return same
+
+
+def _features_root(cache: Path, dataset: Configured[Dataset]) -> Path:
+    return cache / "features" / "".join(c if c.isalnum() else "-" for c in dataset.label).strip("-")
