@@ -36,7 +36,7 @@ class CFA(LinearMethod):
             is Li's method, 1 gives every word the same variance.
     """
 
-    power: tuple[float, ...] = (0.0,)
+    power: tuple[float, ...] = (-0.5, -0.25, 0.0)
     evening: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
