@@ -51,16 +51,15 @@ def test_full_size_fit(benchmark):
     print(f"\n145,000 x (4096, 3000): {total:.1f} s, covariances {covariances:.1f} s; peak {peak:.2f} GiB")  # noqa: T201
 
 
-@pytest.fixture(scope="module")
-def views() -> tuple[np.ndarray, np.ndarray]:
+def views(n: int, p: int, q: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    latent = rng.standard_normal((4000, 16))
-    X = latent @ rng.standard_normal((16, 512)) + 4 * rng.standard_normal((4000, 512))
-    Y = latent @ rng.standard_normal((16, 256)) + 4 * rng.standard_normal((4000, 256))
+    latent = rng.standard_normal((n, 16))
+    X = latent @ rng.standard_normal((16, p)) + 4 * rng.standard_normal((n, p))
+    Y = latent @ rng.standard_normal((16, q)) + 4 * rng.standard_normal((n, q))
     return X, Y
 
 
-def _ours(X: np.ndarray, Y: np.ndarray, dim: int) -> np.ndarray:
+def ours(X: np.ndarray, Y: np.ndarray, dim: int) -> np.ndarray:
     C = moments([torch.from_numpy(X)], torch.from_numpy(Y), torch.arange(len(X)))
     Lx, Ly = Whitening.of(C.xx, 1e-9 * spectral_norm(C.xx)), Whitening.of(C.yy, 1e-9 * spectral_norm(C.yy))
     U, R, V = truncated_svd(Ly.half(Lx.half(C.xy).T).T, dim)
@@ -68,30 +67,36 @@ def _ours(X: np.ndarray, Y: np.ndarray, dim: int) -> np.ndarray:
     return R
 
 
-def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.array([np.corrcoef(a[:, k], b[:, k])[0, 1] for k in range(a.shape[1])])
+def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    found = [abs(np.corrcoef(a[:, k], b[:, k])[0, 1]) for k in range(a.shape[1])]
+    return np.sort(found)[::-1]
 
 
-@pytest.mark.benchmark(group="cca 4000 x (512, 256), 8 components")
-def test_ours(benchmark, views):
-    benchmark(lambda: _ours(*views, 8))
+SMALL, LARGE = (4000, 512, 256), (29_000, 2048, 1000)
+small = pytest.mark.benchmark(group=f"cca {SMALL}, 8 components")
+large = pytest.mark.benchmark(group=f"cca {LARGE}, 8 components")
 
 
-@pytest.mark.benchmark(group="cca 4000 x (512, 256), 8 components")
-def test_scikit_learn(benchmark, views):
+@pytest.mark.parametrize("size", [pytest.param(SMALL, marks=small), pytest.param(LARGE, marks=large)])
+def test_ours(benchmark, size):
+    X, Y = views(*size)
+    benchmark.pedantic(lambda: ours(X, Y, 8), rounds=5 if size == SMALL else 2, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("size", [pytest.param(SMALL, marks=small), pytest.param(LARGE, marks=large)])
+def test_cca_zoo(benchmark, size):
+    linear = pytest.importorskip("cca_zoo.linear")
+    X, Y = views(*size)
+    model = linear.CCA(n_components=8)
+    benchmark.pedantic(lambda: model.fit([X, Y]), rounds=5 if size == SMALL else 2, warmup_rounds=1)
+    assert np.allclose(correlations(*model.transform([X, Y])), ours(X, Y, 8), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Maximum number of iterations")
+@small
+def test_scikit_learn(benchmark):
     cross = pytest.importorskip("sklearn.cross_decomposition")
-    X, Y = views
+    X, Y = views(*SMALL)
     model = cross.CCA(n_components=8, scale=False, max_iter=500)
     benchmark.pedantic(lambda: model.fit(X, Y), rounds=1)
-    theirs = np.abs(_correlations(*model.transform(X, Y)))
-    assert np.allclose(np.sort(theirs)[::-1], _ours(X, Y, 8), atol=2e-3)
-
-
-@pytest.mark.benchmark(group="cca 4000 x (512, 256), 8 components")
-def test_cca_zoo(benchmark, views):
-    linear = pytest.importorskip("cca_zoo.linear")
-    X, Y = views
-    model = linear.CCA(latent_dimensions=8)
-    benchmark(lambda: model.fit([X, Y]))
-    theirs = np.abs(_correlations(*model.transform([X, Y])))
-    assert np.allclose(np.sort(theirs)[::-1], _ours(X, Y, 8), atol=1e-6)
+    assert np.allclose(correlations(*model.transform(X, Y)), ours(X, Y, 8), atol=2e-3)
