@@ -11,19 +11,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from cran_bench.contract import Method
 from cran_bench.dataset import Dataset
 from cran_bench.environment import environment, peak_memory
 from cran_bench.errors import BadInput, CannotWrite
+from cran_bench.evaluation import evaluate
 from cran_bench.fits import Fit, FitStore, fields_json
 from cran_bench.preparation import Prepared
 from cran_bench.progress import duration, say
-from cran_bench.protocols import Protocol, Unit, as_queries, fold_rows, unit_of
-from cran_bench.ranking import Clock, Counts, Metrics, Ranks, mean_metrics, rank, twin_accuracy
+from cran_bench.protocols import Protocol, Unit, unit_of
+from cran_bench.ranking import Ranks
 from cran_bench.registry import Configured
 from cran_bench.results import (
     Address,
@@ -35,7 +34,7 @@ from cran_bench.results import (
     Seconds,
     SimilarityInfo,
 )
-from cran_bench.similarity import Embedding, MultiLevel, Similarity, on_device, rows_of
+from cran_bench.similarity import Embedding, MultiLevel, Similarity, on_device
 from cran_bench.source import code_sha
 from cran_bench.split import MissingFeature, Split
 from cran_bench.storage import locked, sha256_json
@@ -157,7 +156,7 @@ class Runner:
                 "protocol": protocol,
                 "folds": self.folds,
                 "kernel": KERNEL,
-                "ranking": code_sha("cran_bench.ranking") + code_sha("cran_bench.protocols"),
+                "evaluation": code_sha("cran_bench.evaluation"),
             }
         )
 
@@ -165,13 +164,7 @@ class Runner:
         fit = fitted.fit
         similarity = fit.part.similarity
         test, images, texts, embed_seconds = fitted.embeddings(unit_of(protocol))
-        queries, query_of = as_queries(protocol, texts, test.image_of, len(test), similarity)
-        clock = Clock(self.device)
-        ranks, metrics = evaluate(images, queries, query_of, similarity, self.folds, clock)
-        values = metrics.values()
-        twins = test.twins
-        if twins is not None:
-            values["twin_accuracy"] = twin_accuracy(images, queries, query_of, twins, similarity)
+        found = evaluate(images, texts, test.image_of, test.twins, similarity, protocol, self.folds)
         collection = self.data.collection
         record = Record(
             fingerprint=fingerprint,
@@ -199,14 +192,14 @@ class Runner:
             protocol=protocol,
             folds=self.folds,
             seed=fitted.seed,
-            metrics=values,
-            ties=ranks.ties(),
+            metrics=dict(found.metrics),
+            ties=found.ranks.ties(),
             seconds=Seconds(
                 features=self.data.features.seconds,
                 fit=fit.seconds,
                 embed=embed_seconds,
-                similarity=clock.similarity,
-                rank=clock.rank,
+                similarity=found.clock.similarity,
+                rank=found.clock.rank,
             ),
             similarity=SimilarityInfo(name=_similarity_name(similarity), kernel=KERNEL, dtype="float64"),
             peak_memory=peak_memory(),
@@ -214,7 +207,7 @@ class Runner:
             started=started,
             ranks_sha="",
         )
-        return record, ranks
+        return record, found.ranks
 
 
 class _Fitted:
@@ -275,30 +268,6 @@ def embed(method: Method, split: Split, label: str) -> tuple[Embedding, Embeddin
     return images, texts
 
 
-def evaluate(
-    images: Embedding, texts: Embedding, image_of: Tensor, similarity: Similarity, folds: int, clock: Clock
-) -> tuple[Ranks, Metrics]:
-    """Ranks and metrics of N images and T texts, over the whole or as the mean over folds of images.
-
-    Under folds every query is ranked within its fold, and the ranks are put together again.
-    """
-    if not folds:
-        ranks = rank(images, texts, image_of, similarity, clock)
-        return ranks, ranks.metrics()
-    parts: list[Ranks] = []
-    for rows in fold_rows(len(images), folds):
-        inside = ((image_of >= int(rows[0])) & (image_of <= int(rows[-1]))).nonzero().flatten()
-        part_images = rows_of(images, slice(int(rows[0]), int(rows[-1]) + 1))
-        parts.append(rank(part_images, rows_of(texts, inside), image_of[inside] - int(rows[0]), similarity, clock))
-    size = len(parts[0].i2t.better)
-    joined = Ranks(
-        _joined([part.i2t for part in parts]),
-        _joined([part.t2i for part in parts]),
-        np.concatenate([part.image_of + k * size for k, part in enumerate(parts)]),
-    )
-    return joined, mean_metrics([part.metrics() for part in parts])
-
-
 def fit_unit(method: Configured[Method], protocol: Protocol) -> Unit:
     """What a method trains on for a protocol: the protocol's own unit, or the one asked for with ``[unit=...]``."""
     return cast("Unit", method.unit) if method.unit else unit_of(protocol)
@@ -326,10 +295,6 @@ def parse_seeds(text: str) -> list[int]:
     if not seeds or min(seeds) < 0:
         raise BadInput(f"seeds are whole numbers from 0, as 0 or 0,3 or 0:5 (which is 0 to 4), not '{text}'")
     return list(dict.fromkeys(seeds))
-
-
-def _joined(counts: Sequence[Counts]) -> Counts:
-    return Counts(*(np.concatenate([getattr(c, name) for c in counts]) for name in ("better", "tied", "right")))
 
 
 def _similarity_name(similarity: Similarity) -> str:

@@ -458,3 +458,16 @@ def test_without_regions_a_method_that_needs_them_is_told(tmp_path):
     assert outcome.failure.error.startswith("Needs cannot run on scenes[test=2,train=4,val=2]: scenes")
     assert "prepared without regions" in outcome.failure.error
     assert json.loads(next((tmp_path / "results").rglob("*.error.json")).read_text())["error"] == outcome.failure.error
+
+
+def test_features_change_only_with_their_schema(tmp_path):
+    """Stored features are reused by schema and front end: raise features.SCHEMA when these numbers change."""
+    scenes = DATASETS.configure("scenes[train=2,val=2,test=2]").build().load(tmp_path)
+    found = extract(scenes, FrontEnd.open("pixels[dim=16]", "grid", scenes), tmp_path)
+    kept = np.array([found.globals[0, :4], found.regions[3, 0, 4:8], found.regions[5, 4, 8:12]])
+    golden = [
+        [0.38758, 1.21826, 3.50960, 0.0],
+        [0.36298, 0.0, 1.44164, 0.06818],
+        [0.95944, 0.79317, 0.0, 0.0],
+    ]
+    np.testing.assert_allclose(kept, golden, atol=1e-4)

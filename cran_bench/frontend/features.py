@@ -16,8 +16,9 @@ from cran_bench.storage import sha256_bytes, sha256_json
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+"""To be raised with every change of the manifest or of what is computed: reading, proposing, cropping, embedding."""
 
-_WHAT = ("dataset", "images_sha", "ids_sha", "backbone", "proposer", "arrays", "failed")
+_WHAT = ("schema", "dataset", "images_sha", "ids_sha", "backbone", "proposer", "arrays", "failed")
 _KEYS = (*_WHAT, "images_with", "regions_with", "seconds")
 
 
@@ -70,7 +71,7 @@ def ids_sha(ids: Sequence[str]) -> str:
 
 def folder_name(identity: Mapping[str, Any], ids: str) -> str:
     """The folder of the features that a front end of an identity makes of images whose `ids_sha` is `ids`."""
-    return sha256_json({"backbone": identity["backbone"], "proposer": identity["proposer"], "ids": ids})[:16]
+    return sha256_json({**{key: identity[key] for key in ("backbone", "proposer")}, "ids": ids, "schema": SCHEMA})[:16]
 
 
 def load_features(folder: Path, ids: Sequence[str]) -> Features:
@@ -128,7 +129,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def _schema(path: Path) -> object:
+    try:
+        return json.loads(path.read_text())["schema"]
+    except (ValueError, KeyError, TypeError):
+        return SCHEMA  # damaged, which is for `read_manifest` to say
+
+
 def prepared(root: Path) -> list[Path]:
-    """Folders below `root` whose extraction has ended, newest first."""
-    found = [path.parent for path in root.glob(f"*/{MANIFEST}")]
+    """Folders below `root` whose extraction has ended, newest first; those of another schema do not count."""
+    found = [path.parent for path in root.glob(f"*/{MANIFEST}") if _schema(path) == SCHEMA]
     return sorted(found, key=lambda folder: (folder / MANIFEST).stat().st_mtime, reverse=True)
