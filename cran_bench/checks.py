@@ -40,13 +40,13 @@ class Verdict:
     broken: str | None
 
 
-def check_method(method: Configured[Method], data: Path, cache: Path, device: torch.device) -> list[Verdict]:
+def check_method(method: Configured[Method], cache: Path, device: torch.device) -> list[Verdict]:
     """Try every promise of the contract on a small set of scenes; one broken promise does not hide the others.
 
     Raises:
         BadInput: the scenes cannot be prepared.
     """
-    prepared = find_prepared(DATASETS.configure(DATASET), data, cache)
+    prepared = find_prepared(DATASETS.configure(DATASET), Path(), cache)
     with tempfile.TemporaryDirectory() as folder:
         trial = _Trial(method, prepared, Path(folder), device)
         checks: list[tuple[str, Callable[[], None]]] = [
@@ -163,8 +163,20 @@ class _Trial:
 
 def _same(a: tuple[Embedding, Embedding], b: tuple[Embedding, Embedding], tolerance: float, otherwise: str) -> None:
     for left, right in zip(a, b, strict=True):
-        for x, y in zip(as_levels(left).tensors(), as_levels(right).tensors(), strict=True):
+        for x, y in zip(_all_tensors(left), _all_tensors(right), strict=True):
             scale = float(x.abs().max()) or 1.0
             gap = float((x - y).abs().max()) / scale if x.shape == y.shape else float("inf")
             if not gap <= tolerance:
                 raise Broken(f"{otherwise} (by {gap:.2g} of the largest value)")
+
+
+def _all_tensors(embedding: Embedding) -> list[torch.Tensor]:
+    """Vectors, norms and masks as float tensors."""
+    found: list[torch.Tensor] = []
+
+    def take(x: torch.Tensor) -> torch.Tensor:
+        found.append(x.float())
+        return x
+
+    as_levels(embedding).map(take)
+    return found

@@ -7,7 +7,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,7 +34,7 @@ def _cache() -> Path:
 
 
 DatasetOption = Annotated[
-    str, typer.Option("-d", "--dataset", metavar="DATASET", help="Dataset, with options: 'scenes[train=600]'.")
+    str, typer.Option("-d", "--dataset", metavar="DATASET", help="Dataset, with options as in 'scenes[train=600]'.")
 ]
 MethodsOption = Annotated[
     list[str] | None,
@@ -42,7 +42,7 @@ MethodsOption = Annotated[
         "-m",
         "--method",
         metavar="METHOD",
-        help="Method, 'cca', 'cca:paper', 'cca[ridge=0.01]' or 'mine.py:Mine'; repeat for more. Default: all.",
+        help="Method: cca, cca:paper, 'cca[dim=128]', mine.py:Mine; repeat for more. Default: all.",
     ),
 ]
 DataOption = Annotated[
@@ -72,7 +72,7 @@ RegionsOption = Annotated[
     ),
 ]
 VectorsOption = Annotated[
-    str, typer.Option("--vectors", metavar="SPEC", help="Word vectors: 'ppmi-svd', 'glove:FILE', 'word2vec:FILE'.")
+    str, typer.Option("--vectors", metavar="SPEC", help="Word vectors: ppmi-svd, glove:FILE or word2vec:FILE.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 
@@ -96,8 +96,10 @@ def list_plugins() -> None:
 
 
 @app.command()
-def info(name: Annotated[str, typer.Argument(metavar="NAME", help="A method or dataset, or file.py:Name.")]) -> None:
-    """What a method or dataset is, its fields and its presets.
+def info(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A method or dataset, or the method file.py:Name.")],
+) -> None:
+    """What a method or dataset is, its fields with their values, and its presets.
 
     Example: cran-bench info cca
     """
@@ -113,14 +115,17 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME", help="A method or d
         raise BadInput(
             f"there is no method or dataset '{head}'{did_you_mean(head, METHODS.names() + DATASETS.names())}"
         )
-    plugin = (DATASETS if head in DATASETS.names() else METHODS).configure(name).plugin
+    configured: Configured[Any] = (DATASETS if head in DATASETS.names() else METHODS).configure(name)
+    plugin = configured.plugin
     module = inspect.getdoc(sys.modules[plugin.cls.__module__])
     typer.echo(f"{module or ''}\n\n{inspect.getdoc(plugin.cls) or ''}\n")
-    for field in dataclasses.fields(plugin.cls):  # type: ignore[arg-type]
-        default = "required" if field.default is dataclasses.MISSING else format_value(field.default)
-        typer.echo(f"  {field.name:<14} {field.type!s:<22} {default}")
-    for preset, values in plugin.presets.items():
-        changes = ", ".join(f"{key}={format_value(value)}" for key, value in values.items())
+    values = configured.build()
+    for field in dataclasses.fields(plugin.cls):
+        typer.echo(f"  {field.name:<14} {field.type!s:<22} {format_value(getattr(values, field.name))}")
+    if head not in DATASETS.names():
+        typer.echo(f"  {'unit':<14} {'what to train on':<22} captions, or documents for the protocol documents")
+    for preset, fields in plugin.presets.items():
+        changes = ", ".join(f"{key}={format_value(value)}" for key, value in fields.items())
         typer.echo(f"  preset {preset:<10} {changes or 'the defaults above'}")
 
 
@@ -158,7 +163,9 @@ def prepare(
 @app.command()
 def run(
     methods: MethodsOption = None,
-    more: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help="More methods.")] = None,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[METHOD]...", help="Methods may also be given without -m.")
+    ] = None,
     dataset: DatasetOption = "scenes",
     protocol: Annotated[
         str,
@@ -189,7 +196,10 @@ def run(
     from cran_bench.registry import DATASETS, METHODS
     from cran_bench.tables import build_tables, render
 
-    rows = [METHODS.configure(text) for text in [*(methods or []), *(more or [])] or METHODS.names()]
+    named = [*(methods or []), *(more or [])]
+    rows = [METHODS.configure(text) for text in named or METHODS.names()]
+    for name, reason in () if named else METHODS.failures.items():
+        say(f"left out: method {name} could not be imported: {reason}")
     protocols, numbers, where = parse_protocols(protocol), runner.parse_seeds(seeds), pick_device(device)
     configured = DATASETS.configure(_quick(dataset) if quick else dataset)
     prepared = find_prepared(configured, data, cache, images_with, regions_with, vectors)
@@ -240,7 +250,7 @@ def table(
         for path, record in store.records()
         if shown(record.data.label, record.method.label, record.protocol)
     ]
-    failures = [f for f in store.failures() if shown(f.data_label, f.method_label, f.protocol)]
+    failures = [f for f in store.failures() if shown(f.data.label, f.method_label, f.protocol)]
     if not runs and not failures:
         raise BadInput(f"there are no such records below {store.root}: make some with cran-bench run")
     text = render(build_tables(runs, failures), style)
@@ -254,7 +264,6 @@ def table(
 @app.command()
 def check(
     name: Annotated[str, typer.Argument(metavar="METHOD", help="A method, or file.py:Name.")],
-    data: DataOption = Path("data"),
     cache: CacheOption = _cache(),  # noqa: B008
     device: DeviceOption = "auto",
 ) -> None:
@@ -266,7 +275,7 @@ def check(
     from cran_bench.environment import pick_device
     from cran_bench.registry import METHODS
 
-    verdicts = check_method(METHODS.configure(name), data, cache, pick_device(device))
+    verdicts = check_method(METHODS.configure(name), cache, pick_device(device))
     for verdict in verdicts:
         typer.echo(f"  {'ok    ' if verdict.broken is None else 'BROKEN'} {verdict.promise}")
         if verdict.broken is not None:

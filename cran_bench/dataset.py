@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +40,10 @@ class ImageSource(ABC):
     def digest(self, row: int) -> str:
         """sha256 that changes when the pixels of image `row` may have changed."""
 
+    def newest(self) -> float | None:
+        """When an image was last changed, in seconds since 1970; None where digests cost nothing."""
+        return None
+
 
 class FolderImages(ImageSource):
     """Images that are files of one folder; the file names are the ids."""
@@ -54,6 +59,12 @@ class FolderImages(ImageSource):
         """See ImageSource."""
         return sha256_file(self.folder / self.ids[row])
 
+    def newest(self) -> float | None:
+        """See ImageSource."""
+        wanted = set(self.ids)
+        with os.scandir(self.folder) as entries:
+            return max((entry.stat().st_mtime for entry in entries if entry.name in wanted), default=0.0)
+
 
 @dataclass(frozen=True)
 class Collection:
@@ -68,7 +79,6 @@ class Collection:
         boxes: (N, 5, 4) float32 or None: x0 y0 x1 y1 of the data's own regions, as fractions of width and height.
         twins: (N,) int64 or None: row of the image with the same objects in exchanged places.
         labels: (N, C) uint8 or None: multi-hot categories.
-        folds: test folds the data is also reported on (5 for MS-COCO's 1K protocol), 0 for none.
         remarks: lines worth printing once, such as how many captions were ignored.
     """
 
@@ -80,7 +90,6 @@ class Collection:
     boxes: NDArray[np.float32] | None = None
     twins: NDArray[np.int64] | None = None
     labels: NDArray[np.uint8] | None = None
-    folds: int = 0
     remarks: Sequence[str] = field(default=())
 
     def __post_init__(self) -> None:
@@ -132,6 +141,19 @@ class Collection:
             for text, image in zip(texts, image_of.tolist(), strict=True):
                 digest.update(f"{image}\t{text}\n".encode())
         return digest.hexdigest()
+
+    def extras_sha(self) -> str:
+        """sha256 over labels and twins."""
+        parts = [b"" if extra is None else np.ascontiguousarray(extra).tobytes() for extra in (self.labels, self.twins)]
+        return sha256_bytes(b"\0".join(parts))
+
+    def digests(self) -> Iterator[str]:
+        """The digest of every image; 'unreadable' for a file that cannot be read, which its decoding will report."""
+        for row in range(len(self.images.ids)):
+            try:
+                yield self.images.digest(row)
+            except BadInput:
+                yield "unreadable"
 
     def images_sha(self, digests: Iterable[str]) -> str:
         """One sha256 for all images, from the `digests` of every row in order."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import random
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -53,7 +55,8 @@ class FitStore:
     Attributes:
         root: the folder.
         data: JSON values that identify the data and the front end.
-        force: fit again even what is stored.
+        force: fit again even what is stored, each thing once.
+        forced: fingerprints of what was fitted again already.
     """
 
     root: Path
@@ -62,6 +65,7 @@ class FitStore:
     val: Split
     device: torch.device
     force: bool = False
+    forced: set[str] = field(default_factory=set)
 
     def fingerprint(self, part: Part, seed: int) -> str:
         """sha256 of the data, the part's class and fields, the seed and the code."""
@@ -82,37 +86,34 @@ class FitStore:
         fingerprint = self.fingerprint(part, seed)
         path = self.root / f"{_slug(type(part).__name__)}-{fingerprint[:16]}.safetensors"
         with locked(path, f"fitting {label}"):
-            if path.exists() and not self.force:
-                stored = self._load(part, path, fingerprint)
+            if path.exists() and (not self.force or fingerprint in self.forced):
+                stored = self._load(part, seed, path, fingerprint)
                 if stored is not None:
                     return stored
             return self._fit(part, seed, label, path, fingerprint)
 
-    def _load(self, part: P, path: Path, fingerprint: str) -> Fit[P] | None:
+    def _load(self, part: P, seed: int, path: Path, fingerprint: str) -> Fit[P] | None:
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                about = json.loads(file.metadata()["fit"])
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            state, about = load_state(path)
         except Exception as error:  # safetensors raises many kinds for a damaged file
             say(f"the stored fit {path.name} is damaged ({error}); fitting again")
             return None
         if about["fingerprint"] != fingerprint:
             say(f"the stored fit {path.name} is of another configuration; fitting again")
             return None
-        part.load({key: value.to(self.device) for key, value in state.items()})
+        with own_randomness(seed):  # layers that are built to be filled draw their first weights
+            part.load({key: value.to(self.device) for key, value in state.items()})
         return Fit(part, fingerprint, about["seconds"], about["chose"], reused=True)
 
     def _fit(self, part: P, seed: int, label: str, path: Path, fingerprint: str) -> Fit[P]:
         run = LentRun(self, part, seed, label, path.with_suffix(".checkpoint"))
-        seed_everything(seed)
-        start = time.perf_counter()
-        part.fit(self.train, self.val, run)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        seconds = time.perf_counter() - start
+        with own_randomness(seed):
+            part.fit(self.train, self.val, run)
+        seconds = run.seconds()
         about = {"fingerprint": fingerprint, "seconds": seconds, "chose": run.choices}
-        save_state(path, part.state(), {"fit": json.dumps(about)})
+        save_state(path, part.state(), about)
         run.checkpoint_path.unlink(missing_ok=True)
+        self.forced.add(fingerprint)
         return Fit(part, fingerprint, seconds, run.choices, reused=False)
 
 
@@ -126,6 +127,18 @@ class LentRun:
     label: str
     checkpoint_path: Path
     choices: dict[str, Any] = field(default_factory=dict)
+    _started: float = field(default_factory=time.perf_counter)
+    _elsewhere: float = 0.0
+    _parts: dict[str, float] = field(default_factory=dict)
+
+    def seconds(self) -> float:
+        """What this fit cost, its parts and what was spent before a resume included, wherever they were made."""
+        return self._own_seconds() + sum(self._parts.values())
+
+    def _own_seconds(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - self._started + self._elsewhere
 
     @property
     def device(self) -> torch.device:
@@ -144,7 +157,8 @@ class LentRun:
                 f"{len(val.texts)} texts; it was given {len(images)} and {len(texts)}"
             )
         images, texts = on_device(images, self.device), on_device(texts, self.device)
-        return rank(images, texts, val.image_of, declared).metrics()
+        with torch.inference_mode():
+            return rank(images, texts, val.image_of, declared).metrics()
 
     def progress(self, items: Iterable[T], label: str, total: int) -> Iterator[T]:
         """See contract.Run."""
@@ -152,27 +166,35 @@ class LentRun:
 
     def chose(self, **values: Any) -> None:
         """See contract.Run."""
-        self.choices.update(values)
+        self.choices.update(json.loads(json.dumps(values, default=_plain, allow_nan=False)))
 
     def checkpoint(self, state: Mapping[str, Tensor]) -> None:
         """See contract.Run."""
-        save_state(self.checkpoint_path, state, {})
+        about = {"seconds": self._own_seconds(), "parts": self._parts, "chose": self.choices}
+        save_state(self.checkpoint_path, state, about)
 
     def resume(self) -> dict[str, Tensor] | None:
         """See contract.Run."""
         if self.store.force or not self.checkpoint_path.exists():
             return None
         try:
-            state = safetensors.torch.load_file(self.checkpoint_path, device=str(self.device))
-        except safetensors.SafetensorError as error:
+            state, about = load_state(self.checkpoint_path)
+        except Exception as error:  # safetensors raises many kinds for a damaged file
             say(f"{self.label}: the last checkpoint is damaged ({error}); fitting from the start")
             return None
+        self._elsewhere += about["seconds"]
+        self._parts = about["parts"] | self._parts  # a part that is asked for again is counted once
+        self.choices.update(about["chose"])
         say(f"{self.label}: going on from the last checkpoint")
-        return state
+        return {key: value.to(self.device) for key, value in state.items()}
 
     def part(self, spec: P) -> P:
         """See contract.Run."""
-        return self.store.fitted(spec, self.seed, f"{self.label} / {type(spec).__name__}").part
+        start = time.perf_counter()
+        fit = self.store.fitted(spec, self.seed, f"{self.label} / {type(spec).__name__}")
+        self._elsewhere -= time.perf_counter() - start
+        self._parts[fit.fingerprint] = fit.seconds
+        return fit.part
 
 
 def fields_json(part: object) -> dict[str, Any]:
@@ -181,16 +203,47 @@ def fields_json(part: object) -> dict[str, Any]:
     return values
 
 
-def save_state(path: Path, state: Mapping[str, Tensor], about: dict[str, str]) -> None:
-    """Write tensors as one safetensors file, whole or not at all."""
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    write_atomically(path, lambda file: file.write(safetensors.torch.save(tensors, about)))
+def save_state(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write tensors, and JSON values about them, as one safetensors file, whole or not at all."""
+    tensors: dict[str, Tensor] = {}
+    for key, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        shared = any(tensor.untyped_storage().data_ptr() == t.untyped_storage().data_ptr() for t in tensors.values())
+        tensors[key] = tensor.clone() if shared else tensor  # the format refuses tensors that share memory
+    data = safetensors.torch.save(tensors, {"about": json.dumps(about)})
+    write_atomically(path, lambda file: file.write(data))
 
 
-def seed_everything(seed: int) -> None:
-    """Seed the global generators that a method may use."""
+def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The inverse of `save_state`."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        about: dict[str, Any] = json.loads(file.metadata()["about"])
+        return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118 - not a mapping
+
+
+@contextlib.contextmanager
+def own_randomness(seed: int) -> Iterator[None]:
+    """Seed the global generators a fit may use, and give back their state: a part never changes its owner's draws."""
+    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - libraries draw from it
+    kept_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - libraries such as scikit-learn draw from it by default
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        random.setstate(kept[2])
+        if kept_cuda:
+            torch.cuda.set_rng_state_all(kept_cuda)
+
+
+def _plain(value: object) -> object:
+    """A numpy or torch scalar as a Python number, for JSON."""
+    if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.numel() == 1):
+        return value.item()
+    raise BadInput(f"run.chose takes numbers, texts and lists of them, not {type(value).__name__}")
 
 
 def _slug(name: str) -> str:

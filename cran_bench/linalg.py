@@ -112,7 +112,7 @@ def _sums_per_image(texts: Texts, owner: NDArray[np.int64], start: int, stop: in
 def spectral_norm(covariance: Matrix) -> float:
     """The largest eigenvalue of a symmetric positive semi-definite matrix."""
     n = len(covariance)
-    if n <= 64:
+    if n <= 64 or not covariance.any():
         return float(np.linalg.eigvalsh(covariance)[-1])
     start = np.random.default_rng(0).standard_normal(n)  # Lanczos, from a fixed start: the same result every time
     return float(scipy.sparse.linalg.eigsh(covariance, k=1, v0=start, return_eigenvectors=False)[0])

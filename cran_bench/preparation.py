@@ -14,13 +14,14 @@ from cran_bench.dataset import Collection, Dataset
 from cran_bench.errors import BadInput
 from cran_bench.frontend.backbones import open_backbone
 from cran_bench.frontend.extraction import FrontEnd, extract, is_at_hand, proposer_identity, without_folders
-from cran_bench.frontend.features import Features, load_features, prepared, read_manifest
+from cran_bench.frontend.features import MANIFEST, Features, load_features, prepared, read_manifest
 from cran_bench.frontend.regions import open_proposer
 from cran_bench.frontend.text import TextFrontEnd
 from cran_bench.frontend.vectors import vector_source
 from cran_bench.progress import say
 from cran_bench.protocols import Unit
 from cran_bench.registry import Configured
+from cran_bench.specs import parse_spec
 from cran_bench.split import Split
 from cran_bench.storage import canonical_json
 
@@ -44,6 +45,7 @@ class Prepared:
         """JSON of everything about data and front end that determines a fit."""
         return {
             "split": self.collection.split_sha(),
+            "extras": self.collection.extras_sha(),
             "features": self.features.fingerprint(),
             "vectors": vector_source(self.vectors).identity(),
         }
@@ -76,13 +78,12 @@ def prepare(
         BadInput: data, specs or images that are not usable.
     """
     collection, defaults = _load(dataset, data)
-    say(collection.describe())
-    for remark in collection.remarks:
-        say(f"  {remark}")
-    front_end = FrontEnd.open(images_with or defaults["images"], regions_with or defaults["regions"], collection)
+    images = images_with or defaults["images"]
+    # Finished vectors cannot embed crops, so they come without regions unless the user gives some.
+    regions = regions_with or ("none" if images.startswith("npy:") else defaults["regions"])
+    front_end = FrontEnd.open(images, regions, collection)
     features = extract(collection, front_end, _features_root(cache, dataset), force=force, skip_bad=skip_bad)
-    vector_source(vectors).identity()
-    return Prepared(dataset, collection.without(features.failed), features, vectors)
+    return _made(dataset, collection, features, vectors)
 
 
 def find_prepared(
@@ -113,8 +114,31 @@ def find_prepared(
         )
         raise BadInput(f"{dataset.label} is prepared in {len(folders)} ways, say which: {ways}")
     features = load_features(folders[0], collection.images.ids)
-    say(collection.describe())
-    return Prepared(dataset, collection.without(features.failed), features, vectors)
+    if _images_changed(collection, features):
+        raise BadInput(
+            f"the images of {dataset.label} have changed since their features were extracted: "
+            f"run cran-bench prepare '{dataset.label}' --force with the same specs"
+        )
+    return _made(dataset, collection, features, vectors)
+
+
+def _made(dataset: Configured[Dataset], collection: Collection, features: Features, vectors: str) -> Prepared:
+    vector_source(vectors).identity()  # a wrong spec is said now, not by every row
+    usable = collection.without(features.failed)
+    say(usable.describe())
+    for remark in collection.remarks:
+        say(f"  {remark}")
+    if features.failed:
+        say(f"  {len(features.failed)} images could not be read when features were extracted and are left out")
+    return Prepared(dataset, usable, features, vectors)
+
+
+def _images_changed(collection: Collection, features: Features) -> bool:
+    """Whether images differ from those extracted; files are read again only where one is newer than the features."""
+    newest = collection.images.newest()
+    if newest is not None and newest <= (features.folder / MANIFEST).stat().st_mtime:
+        return False
+    return collection.images_sha(collection.digests()) != str(features.manifest["images_sha"])
 
 
 def _load(dataset: Configured[Dataset], data: Path) -> tuple[Collection, Mapping[str, Any]]:
@@ -130,9 +154,10 @@ def _is_made_with(folder: Path, images_with: str | None, regions_with: str | Non
     if [made["images_with"], made["regions_with"]] != [without_folders(images), without_folders(regions)]:
         return False
     same = True
-    if is_at_hand(images):
+    # What the user did not name is opened again only where it needs no file: a file of that name may be another.
+    if is_at_hand(images) and (images_with or not parse_spec(images).argument):
         same = canonical_json(dict(open_backbone(images).identity())) == canonical_json(made["backbone"])
-    if same and is_at_hand(regions):
+    if same and is_at_hand(regions) and (regions_with or not parse_spec(regions).argument):
         found = proposer_identity(open_proposer(regions, collection))
         same = canonical_json(found) == canonical_json(made["proposer"])
     return same

@@ -190,16 +190,16 @@ def rank(
     require_finite(images, "image embeddings")
     require_finite(texts, "text embeddings")
     image_of = image_of.to(device)
-    tolerance = similarity.rounding(images, texts)
-    image_rows, text_rows = _tile(images, t, tile_bytes)
+    image_rows, text_rows = _tile(images, texts, tile_bytes)
 
     start = clock.now()
-    positive = torch.cat(
-        [
-            similarity.paired(rows_of(images, image_of[a : a + image_rows]), rows_of(texts, slice(a, a + image_rows)))
-            for a in range(0, t, image_rows)
-        ]
-    )
+    own_scores, own_tolerances = [], []
+    for a in range(0, t, image_rows):
+        columns = slice(a, a + image_rows)
+        pair = rows_of(images, image_of[columns]), rows_of(texts, columns)
+        own_scores.append(similarity.paired(*pair))
+        own_tolerances.append(similarity.rounding(*pair, paired=True).expand(len(own_scores[-1])))
+    positive = torch.cat(own_scores)
     clock.similarity += clock.now() - start
     if not bool(torch.isfinite(positive).all()):
         where = int((~torch.isfinite(positive)).nonzero()[0])
@@ -209,7 +209,7 @@ def rank(
     if not bool(torch.isfinite(best).all()):
         raise BadInput(f"image {int((~torch.isfinite(best)).nonzero()[0])} has no text; every image needs at least one")
     right = torch.zeros(n, dtype=torch.int32, device=device)
-    right.index_add_(0, image_of, (positive >= best[image_of] - tolerance).int())
+    right.index_add_(0, image_of, (positive >= best[image_of] - torch.cat(own_tolerances)).int())
 
     better_i, tied_i = (torch.zeros(n, dtype=torch.int32, device=device) for _ in range(2))
     better_t, tied_t = (torch.zeros(t, dtype=torch.int32, device=device) for _ in range(2))
@@ -217,8 +217,10 @@ def rank(
         for b in range(0, t, text_rows):
             rows, columns = slice(a, min(a + image_rows, n)), slice(b, min(b + text_rows, t))
             start = clock.now()
-            scores = similarity.scores(rows_of(images, rows), rows_of(texts, columns))
+            tile = rows_of(images, rows), rows_of(texts, columns)
+            scores = similarity.scores(*tile)
             middle = clock.now()
+            tolerance = similarity.rounding(*tile)
             if not bool(torch.isfinite(scores).all()):
                 i, j = (~torch.isfinite(scores)).nonzero()[0].tolist()
                 raise BadInput(f"the score of image {a + i} and text {b + j} is not finite; embeddings are too large")
@@ -245,7 +247,12 @@ def rank(
 
 
 def twin_accuracy(
-    images: Embedding, texts: Embedding, image_of: Tensor, twins: Tensor, similarity: Similarity, block: int = 4096
+    images: Embedding,
+    texts: Embedding,
+    image_of: Tensor,
+    twins: Tensor,
+    similarity: Similarity,
+    tile_bytes: int = TILE_BYTES,
 ) -> float:
     """How often, in percent, a text scores its own image above the image's twin; a tie counts one half.
 
@@ -255,15 +262,17 @@ def twin_accuracy(
         image_of: (T,) own image of each text.
         twins: (N,) twin of each image.
         similarity: what a pair scores.
-        block: texts scored at a time.
+        tile_bytes: memory for the texts scored at a time.
     """
     image_of, twins = image_of.to(_device(images)), twins.to(_device(images))
-    tolerance, wins = similarity.rounding(images, texts), 0.0
+    block, _ = _tile(images, texts, tile_bytes)
+    wins = 0.0
     for a in range(0, len(texts), block):
         span = slice(a, a + block)
-        own = similarity.paired(rows_of(images, image_of[span]), rows_of(texts, span))
-        other = similarity.paired(rows_of(images, twins[image_of[span]]), rows_of(texts, span))
-        gap = own - other
+        own = rows_of(images, image_of[span]), rows_of(texts, span)
+        other = rows_of(images, twins[image_of[span]]), rows_of(texts, span)
+        gap = similarity.paired(*own) - similarity.paired(*other)
+        tolerance = similarity.rounding(*own, paired=True) + similarity.rounding(*other, paired=True)
         wins += float((gap > tolerance).sum()) + 0.5 * float((gap.abs() <= tolerance).sum())
     return 100.0 * wins / len(texts)
 
@@ -272,11 +281,12 @@ def _device(embedding: Embedding) -> torch.device:
     return embedding.tensors()[0].device if isinstance(embedding, Levels) else embedding.device
 
 
-def _tile(images: Embedding, texts: int, tile_bytes: int) -> tuple[int, int]:
-    """Image and text rows of a tile whose float64 scores, on every level and pair, fit into `tile_bytes`."""
-    vectors = 1
+def _tile(images: Embedding, texts: Embedding, tile_bytes: int) -> tuple[int, int]:
+    """Image and text rows of a tile whose float64 vectors and scores, on every level, fit into `tile_bytes`."""
+    vectors, dims = 1, 1
     if isinstance(images, Levels):
         regions = max((x.shape[1] for x in images.tensors() if x.dim() == 3), default=0)
         vectors += regions * (regions + 1)
-    text_rows = min(texts, 4096)
-    return max(1, tile_bytes // (4 * 8 * vectors * text_rows)), text_rows
+        dims = max(x.shape[-1] for x in images.tensors())
+    text_rows = min(len(texts), 4096)
+    return max(1, tile_bytes // (4 * 8 * vectors * max(text_rows, dims))), text_rows

@@ -170,7 +170,7 @@ class Registry(Generic[T]):
         absent = [name for name in self.required if not hasattr(cls, name)]
         if absent:
             raise BadInput(f"{path}:{class_name} is not a {self.kind}: it lacks {', '.join(absent)}")
-        return Plugin(class_name, cast("type[T]", cls), getattr(cls, "presets", {}))
+        return Plugin(f"{path.name}:{class_name}", cast("type[T]", cls), getattr(cls, "presets", {}))
 
     def _load(self) -> None:
         if self._loaded:
@@ -180,7 +180,13 @@ class Registry(Generic[T]):
         for module in pkgutil.iter_modules(package.__path__, self.package + "."):
             self._try(module.name, lambda name=module.name: importlib.import_module(name))  # type: ignore[misc]
         for entry in entry_points(group=self.package):
-            self._try(entry.name, entry.load)
+            self._try(entry.name, lambda entry=entry: self._take(entry.name, entry.load()))  # type: ignore[misc]
+
+    def _take(self, name: str, loaded: object) -> None:
+        """What an entry point names: a module or class that registered itself, else a class to register."""
+        known = {plugin.cls for plugin in self.plugins.values()}
+        if isinstance(loaded, type) and loaded not in known:
+            self.register(name, getattr(loaded, "presets", {}))(loaded)
 
     def _try(self, name: str, load: Callable[[], object]) -> None:
         try:

@@ -77,6 +77,7 @@ class Record(_Strict):
         metrics: recalls in percent, ranks from 1, `rsum`, and `twin_accuracy` in percent where the data has twins.
         ties: queries whose rank depends on the order of ties.
         folds: 0 for the whole test split, else the number of folds `metrics` is the mean of.
+        device: cpu or cuda, where it was embedded and ranked.
         peak_memory: largest resident set of the process up to this run, bytes.
         ranks_sha: sha256 of the file of ranks beside this one.
         checksum: sha256 of this record without the field itself.
@@ -93,6 +94,7 @@ class Record(_Strict):
     ties: int
     seconds: Seconds
     similarity: SimilarityInfo
+    device: str
     peak_memory: int
     environment: dict[str, Any]
     started: str
@@ -116,9 +118,7 @@ class Failure(_Strict):
 
     schema_version: int = SCHEMA
     kind: Literal["failure"] = "failure"
-    data_label: str
-    front_end: str
-    quick: bool
+    data: DataInfo
     method_label: str
     protocol: Protocol
     folds: int
@@ -167,6 +167,8 @@ class ResultStore:
         if not path.exists():
             return None
         record, file = read_record(path), path.with_suffix(".npz")
+        if record.fingerprint != address.fingerprint:
+            raise BadInput(f"{path} holds the record of another run (its fingerprint differs): delete it and run again")
         if not file.exists() or sha256_file(file) != record.ranks_sha:
             say(f"{file} is not what its record names; running again")
             return None

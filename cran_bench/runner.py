@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from cran_bench.fits import Fit, FitStore, fields_json
 from cran_bench.preparation import Prepared
 from cran_bench.progress import duration, say
 from cran_bench.protocols import Protocol, Unit, unit_of
-from cran_bench.ranking import Ranks
+from cran_bench.ranking import Clock, Ranks
 from cran_bench.registry import Configured
 from cran_bench.results import (
     Address,
@@ -52,15 +52,6 @@ class Outcome:
     reused: bool
 
 
-@dataclass(frozen=True)
-class Job:
-    """One cell of the plan."""
-
-    method: Configured[Method]
-    seed: int
-    protocol: Protocol
-
-
 @dataclass
 class Runner:
     """Runs jobs on prepared data.
@@ -70,6 +61,7 @@ class Runner:
         cache: folder of fits and features.
         folds: 0 to rank the whole test split, else how many folds to average over.
         force: run again what is recorded.
+        forced: fingerprints of fits made again already, so that rows share a forced part.
     """
 
     data: Prepared
@@ -78,11 +70,26 @@ class Runner:
     device: torch.device
     folds: int = 0
     force: bool = False
+    forced: set[str] = field(default_factory=set)
 
     @property
     def store(self) -> ResultStore:
         """Where the records lie."""
         return ResultStore(self.results)
+
+    @cached_property
+    def _data_info(self) -> DataInfo:
+        collection, test = self.data.collection, self.data.collection.splits["test"]
+        return DataInfo(
+            label=self.data.dataset.label,
+            quick=is_quick(self.data.dataset),
+            split_sha=collection.split_sha(),
+            images=len(test),
+            captions=len(collection.captions_of(test)[0]),
+            front_end=self.data.features.label,
+            features_sha=self.data.features.fingerprint(),
+            vectors=_file_name(self.data.vectors),
+        )
 
     def run(
         self, methods: Sequence[Configured[Method]], protocols: Sequence[Protocol], seeds: Sequence[int]
@@ -134,9 +141,7 @@ class Runner:
             if isinstance(error, MissingFeature):
                 text = f"{method.label} cannot run on {dataset}: {text}"
             failure = Failure(
-                data_label=dataset,
-                front_end=self.data.features.label,
-                quick=is_quick(self.data.dataset),
+                data=self._data_info,
                 method_label=method.label,
                 protocol=protocol,
                 folds=self.folds,
@@ -156,6 +161,7 @@ class Runner:
                 "protocol": protocol,
                 "folds": self.folds,
                 "kernel": KERNEL,
+                "device": self.device.type,
                 "evaluation": code_sha("cran_bench.evaluation"),
             }
         )
@@ -165,19 +171,9 @@ class Runner:
         similarity = fit.part.similarity
         test, images, texts, embed_seconds = fitted.embeddings(unit_of(protocol))
         found = evaluate(images, texts, test.image_of, test.twins, similarity, protocol, self.folds)
-        collection = self.data.collection
         record = Record(
             fingerprint=fingerprint,
-            data=DataInfo(
-                label=self.data.dataset.label,
-                quick=is_quick(self.data.dataset),
-                split_sha=collection.split_sha(),
-                images=len(test),
-                captions=len(collection.captions_of(collection.splits["test"])[0]),
-                front_end=self.data.features.label,
-                features_sha=self.data.features.fingerprint(),
-                vectors=_file_name(self.data.vectors),
-            ),
+            data=self._data_info,
             method=MethodInfo(
                 label=fitted.method.label,
                 name=fitted.method.plugin.name,
@@ -202,6 +198,7 @@ class Runner:
                 rank=found.clock.rank,
             ),
             similarity=SimilarityInfo(name=_similarity_name(similarity), kernel=KERNEL, dtype="float64"),
+            device=self.device.type,
             peak_memory=peak_memory(),
             environment=environment(),
             started=started,
@@ -228,6 +225,7 @@ class _Fitted:
             data.split("val", self.unit, self.runner.device),
             self.runner.device,
             self.runner.force,
+            self.runner.forced,
         )
 
     @property
@@ -246,11 +244,12 @@ class _Fitted:
         """Test split, image and text embeddings on the device, and the seconds they took."""
         if unit not in self._embedded:
             test = self.runner.data.split("test", unit, self.runner.device, self.unit)
-            start = time.perf_counter()
-            images, texts = embed(self.fit.part, test, self.method.label)
-            seconds = time.perf_counter() - start
-            device = self.runner.device
-            self._embedded[unit] = test, on_device(images, device), on_device(texts, device), seconds
+            part, device = self.fit.part, self.runner.device
+            clock = Clock(device)
+            start = clock.now()
+            images, texts = embed(part, test, self.method.label)
+            images, texts = on_device(images, device), on_device(texts, device)
+            self._embedded[unit] = test, images, texts, clock.now() - start
         return self._embedded[unit]
 
 

@@ -172,13 +172,16 @@ class Similarity:
         """Row-wise pairs of N images and N texts: (N,) float64, equal to `scores` up to `rounding`."""
         return self._combine(self.prepare(images), self.prepare(texts), _row_pairs).squeeze(1)
 
-    def rounding(self, images: Embedding, texts: Embedding) -> float:
-        """A bound on how far two float64 evaluations of one score can differ: scores closer than this are tied.
+    def rounding(self, images: Embedding, texts: Embedding, paired: bool = False) -> Tensor:
+        """How far two float64 evaluations of one score can differ: scores closer than this are tied.
 
         The inputs are float32, so distinct scores are many orders further apart.  gamma_D |w x| |y| summed over levels.
+
+        Returns:
+            A bound for each pair of a block, broadcastable to (N, T), or to (N,) for row-wise pairs.
         """
         left, right = as_levels(images), as_levels(texts)
-        bound = 0.0
+        total = torch.zeros(1 if paired else (1, 1), dtype=torch.float64, device=left.tensors()[0].device)
         for weight, image, text in zip(
             self._level_weights(),
             (left.globals, left.regions, left.relations),
@@ -188,8 +191,9 @@ class Similarity:
             if image is None or not isinstance(text, Tensor):
                 continue
             reach = self._pair_reach(image, left.mask) if isinstance(image, Relations) else self._reach(image)
-            bound += 4 * text.shape[-1] * torch.finfo(torch.float64).eps * abs(weight) * reach * self._reach(text)
-        return bound
+            gamma = 4 * text.shape[-1] * torch.finfo(torch.float64).eps * abs(weight)
+            total = total + gamma * (reach if paired else reach[:, None]) * self._reach(text)
+        return total
 
     def check(self, images: Embedding, texts: Embedding) -> None:
         """Refuse embeddings that do not fit this similarity or each other.
@@ -214,13 +218,17 @@ class Similarity:
                     f"images have {image_dim} and texts {b.shape[-1]} dimensions on the {name} level; they must agree"
                 )
 
-    def _reach(self, level: Tensor) -> float:
-        return 1.0 if self.cosine else float(level.double().norm(dim=-1).max())
-
-    def _pair_reach(self, relations: Relations, mask: Tensor | None) -> float:
-        """The largest (|first_j| + |second_k|) / norm_jk of the pairs that exist; 2 under a cosine."""
+    def _reach(self, level: Tensor) -> Tensor:
+        """(rows,) the length of each row's longest vector; 1 under a cosine."""
         if self.cosine:
-            return 2.0
+            return torch.ones(1, dtype=torch.float64, device=level.device)
+        lengths: Tensor = level.double().norm(dim=-1).reshape(len(level), -1)
+        return lengths.max(dim=1).values if lengths.shape[1] else lengths.sum(dim=1)
+
+    def _pair_reach(self, relations: Relations, mask: Tensor | None) -> Tensor:
+        """(rows,) the largest (|first_j| + |second_k|) / norm_jk of the pairs that exist; 2 under a cosine."""
+        if self.cosine:
+            return torch.full((1,), 2.0, dtype=torch.float64, device=relations.first.device)
         first, second = relations.first.double().norm(dim=-1), relations.second.double().norm(dim=-1)
         reach = first[:, :, None] + second[:, None]
         if relations.norm is not None:
@@ -228,8 +236,9 @@ class Similarity:
         pairs = ordered_pairs(reach.shape[1]).to(reach.device)
         reach = reach[:, pairs[:, 0], pairs[:, 1]]
         if mask is not None:
-            reach = reach[_pair_mask(mask)]
-        return float(reach.max()) if reach.numel() else 0.0
+            reach = reach.masked_fill(~_pair_mask(mask), 0.0)
+        largest: Tensor = reach.max(dim=1).values if reach.shape[1] else reach.sum(dim=1)
+        return largest
 
     def _level_weights(self) -> tuple[float, float, float]:
         return (1.0, 1.0, 1.0)

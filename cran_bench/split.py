@@ -83,7 +83,7 @@ class Split:
 
     @cached_property
     def regions(self) -> Tensor:
-        """(N, 5, D) float32, the feature of each region, best first; where `region_mask` is False, the full image's."""
+        """(N, 5, D) float32, the feature of each region, best first; where `region_mask` is False, a stand-in."""
         return self._tensor(self._region_array("regions"), np.float32)
 
     @cached_property
@@ -142,9 +142,9 @@ class Split:
         """(T,) int64, the position in this split of each text's image; non-decreasing."""
         return self._tensor(self._texts[1])
 
-    def chars(self, length: int = 201) -> Tensor:
+    def chars(self, length: int = 201, unknown: characters.Unknown = "drop") -> Tensor:
         """(T, length) uint8 alphabet indices, 0 for padding (Reed's alphabet; see `frontend.characters`)."""
-        return self._tensor(characters.encode(self.texts, length))
+        return self._tensor(characters.encode(self.texts, length, unknown))
 
     @cached_property
     def tokens(self) -> tuple[Tensor, Tensor]:

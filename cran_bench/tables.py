@@ -13,7 +13,7 @@ from tabulate import tabulate
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.protocols import MEANING, PROTOCOLS
 from cran_bench.ranking import Ranks
-from cran_bench.results import Failure, Record
+from cran_bench.results import DataInfo, Failure, Record
 from cran_bench.statistics import FIGURES, Interval, interval, paired_difference
 
 Format = Literal["terminal", "markdown", "csv", "latex"]
@@ -33,6 +33,8 @@ class Group:
     vectors: str
     protocol: str
     folds: int
+    split_sha: str
+    features_sha: str
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of one group, best last."""
+    """Rows of one group."""
 
     group: Group
     rows: Sequence[Row]
@@ -91,6 +93,7 @@ class Table:
         """What a reader needs to know to read the figures."""
         lines = [f"Protocol {self.group.protocol}: {MEANING[p]}." for p in PROTOCOLS if p == self.group.protocol]
         lines.append(f"Recall in percent; front end {self.group.front_end}, word vectors {self.group.vectors}.")
+        lines.append(f"Split sha {self.group.split_sha[:12]}, features sha {self.group.features_sha[:12]}.")
         if sum(bool(row.records) for row in self.rows) > 1:
             lines.append("Behind best: rsum minus the best row's, with its 95 % paired bootstrap interval over images.")
         if any(len(row.records) > 1 for row in self.rows):
@@ -140,10 +143,12 @@ class Table:
                 record = row.records[0][0]
                 line |= {
                     "split_sha": record.data.split_sha[:12],
+                    "features_sha": record.data.features_sha[:12],
                     "unit": record.method.unit,
                     "kernel": record.similarity.kernel,
                     "cpu": record.environment["cpu"],
                     "gpu": record.environment["gpu"],
+                    "device": record.device,
                     "torch": record.environment["torch"],
                     "commit": record.environment["commit"],
                 }
@@ -184,20 +189,14 @@ def build_tables(runs: Iterable[tuple[Record, Ranks]], failures: Iterable[Failur
     found: dict[Group, dict[str, dict[int, tuple[Record, Ranks] | Failure]]] = {}
     for record, ranks in runs:
         data = record.data
-        group = Group(data.label, data.quick, data.front_end, data.vectors, record.protocol, record.folds)
+        group = _group(data, record.protocol, record.folds)
         seeds = found.setdefault(group, {}).setdefault(record.method.label, {})
         old = seeds.get(record.seed)
         if not isinstance(old, tuple) or old[0].started < record.started:
             seeds[record.seed] = (record, ranks)
     for failure in failures:
-        groups = [
-            group
-            for group in found
-            if (group.dataset, group.front_end, group.protocol, group.folds)
-            == (failure.data_label, failure.front_end, failure.protocol, failure.folds)
-        ] or [Group(failure.data_label, failure.quick, failure.front_end, "", failure.protocol, failure.folds)]
-        for group in groups:
-            found.setdefault(group, {}).setdefault(failure.method_label, {}).setdefault(failure.seed, failure)
+        group = _group(failure.data, failure.protocol, failure.folds)
+        found.setdefault(group, {}).setdefault(failure.method_label, {}).setdefault(failure.seed, failure)
     return [
         Table(
             group,
@@ -212,6 +211,11 @@ def build_tables(runs: Iterable[tuple[Record, Ranks]], failures: Iterable[Failur
         )
         for group, rows in found.items()
     ]
+
+
+def _group(data: DataInfo, protocol: str, folds: int) -> Group:
+    where = (data.label, data.quick, data.front_end, data.vectors)
+    return Group(*where, protocol, folds, data.split_sha, data.features_sha)
 
 
 def render(tables: Sequence[Table], style: str) -> str:

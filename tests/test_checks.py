@@ -148,7 +148,7 @@ def verdicts(prepared_scenes, monkeypatch, tmp_path):
 
     def check(changes="    pass"):
         method = METHODS.configure(f"{script(tmp_path, changes)}:Mine")
-        found = check_method(method, prepared_scenes.data, prepared_scenes.cache, torch.device("cpu"))
+        found = check_method(method, prepared_scenes.cache, torch.device("cpu"))
         return {verdict.promise: verdict.broken for verdict in found}
 
     return check

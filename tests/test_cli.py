@@ -184,13 +184,13 @@ def test_bad_images_are_listed_and_mended_or_skipped(prepare, flickr, tmp_path):
     (photographs / "test02.jpg").write_bytes((photographs / "test02.jpg").read_bytes()[:300])
     said = prepare()
     assert said.code == 2
-    assert said.sentence.startswith("2 of 30 images cannot be read (listed above); all others are extracted")
+    assert said.sentence.startswith("2 of 30 images cannot be used (listed above); all others are extracted")
     assert "train03.jpg is empty (0 bytes): copy it again" in said.err
     assert "test02.jpg cannot be decoded" in said.err
     assert not ready(tmp_path)
 
     (photographs / "train03.jpg").write_bytes(whole)
-    assert "1 of 30 images cannot be read" in prepare().sentence
+    assert "1 of 30 images cannot be used" in prepare().sentence
     said = prepare("--skip-bad")
     assert said.code == 0 and "flickr8k is ready: pixels[dim=16] + none" in said.out
     assert json.loads(ready(tmp_path)[0].read_text())["failed"] == {"26": "test02.jpg"}
@@ -353,17 +353,18 @@ def test_scores_with_nan(run, mine, command, tmp_path):
     method = mine(images="split.images * float('nan')")
     said = run("-m", method, "-m", "cca")
     assert said.code == 2
-    assert said.sentence.startswith("1 of 2 runs failed, the first is Mine: image embeddings: 20 of 20 vectors contain")
-    assert re.search(r"^Mine +failed +failed", said.out, re.MULTILINE)
+    first = "mine.py:Mine: image embeddings: 20 of 20 vectors contain"
+    assert said.sentence.startswith(f"1 of 2 runs failed, the first is {first}")
+    assert re.search(r"^mine\.py:Mine +failed +failed", said.out, re.MULTILINE)
     assert re.search(r"^cca:tuned +\d", said.out, re.MULTILINE)
-    assert "Mine seed 0 FAILED: image embeddings: 20 of 20 vectors contain NaN" in said.out
+    assert "mine.py:Mine seed 0 FAILED: image embeddings: 20 of 20 vectors contain NaN" in said.out
     assert len(records(tmp_path)) == 1 and not half_written(tmp_path)
     (path,) = tmp_path.rglob("*.error.json")
     stored = json.loads(path.read_text())
-    assert stored["method_label"] == "Mine" and "Traceback (most recent call last)" in stored["traceback"]
+    assert stored["method_label"] == "mine.py:Mine" and "Traceback (most recent call last)" in stored["traceback"]
 
     shown = command("table", "--results", tmp_path / "results", "-f", "csv")
-    assert shown.code == 0 and ",Mine,,failed," in shown.out
+    assert shown.code == 0 and ",mine.py:Mine,,failed," in shown.out
     assert noted(tmp_path) == ["fit", "embed"]
     said = run("-m", method, "-m", "cca")
     assert said.code == 2 and said.err.count("(reused)") == 1
@@ -372,7 +373,7 @@ def test_scores_with_nan(run, mine, command, tmp_path):
 
 def test_a_method_that_raises(run, mine):
     said = run("-m", mine(fit="raise RuntimeError('first line\\nsecond line')"))
-    assert said.code == 2 and said.sentence.endswith("the first is Mine: RuntimeError: first line second line")
+    assert said.code == 2 and said.sentence.endswith("the first is mine.py:Mine: RuntimeError: first line second line")
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
@@ -420,14 +421,14 @@ def test_two_runs_of_the_same_record_at_once(quick_scenes, mine, tmp_path):
     for file in files:
         with file.open("w") as stderr:
             both.append(start(*arguments, stderr=stderr))
-    waiting = "another process is running Mine; waiting for it"
+    waiting = "another process is running mine.py:Mine; waiting for it"
     wait_for(lambda: any(waiting in file.read_text() for file in files), both[0])
     (tmp_path / "mine.go").touch()
     said = [process.communicate(timeout=120)[0] for process in both]
     errors = sorted((file.read_text() for file in files), key=lambda err: waiting in err)
     assert [process.returncode for process in both] == [0, 0], errors
     assert "(reused)" not in errors[0] and "(reused)" in errors[1]
-    assert all("Mine" in out for out in said)
+    assert all("mine.py:Mine" in out for out in said)
     assert noted(tmp_path) == ["fit", "embed"]
     (path,) = records(tmp_path)
     assert read_ranks(path).image_of.shape == (100,)
@@ -476,7 +477,7 @@ def test_control_c_while_fitting(run, quick_scenes, mine, tmp_path):
     assert "[1/2] cfa:tuned" in stop(process)
     assert len(records(tmp_path)) == 1 and not half_written(tmp_path)
     said = run("-m", "cfa", "-m", method)
-    assert said.code == 0 and "Mine: going on from the last checkpoint" in said.err and "(reused)" in said.err
+    assert said.code == 0 and "mine.py:Mine: going on from the last checkpoint" in said.err and "(reused)" in said.err
     steps = [word for word in noted(tmp_path) if word.isdecimal()]
     assert len(steps) <= 41 and sorted(set(map(int, steps))) == list(range(40))
     assert not list(tmp_path.rglob("*.checkpoint"))
@@ -504,8 +505,16 @@ def test_info(command, mine):
     assert said.out.startswith("CCA: canonical correlation analysis")
     assert re.search(r"^  vocabulary +int +3000$", said.out, re.MULTILINE)
     assert re.search(r"^  preset paper +.*ridge_text=1e-08", said.out, re.MULTILINE)
-    assert "Rendered scenes" in command("info", "scenes").out
+    assert re.search(r"^  unit +what to train on +captions, or documents for the protocol", said.out, re.MULTILINE)
+    said = command("info", "scenes")
+    assert "Rendered scenes" in said.out and not re.search(r"^  unit ", said.out, re.MULTILINE)
     assert command("info", mine()).code == 0
+
+
+def test_info_gives_the_values_that_were_asked_for(command):
+    assert re.search(r"^  dim +.* 17$", command("info", "cca[dim=17]").out, re.MULTILINE)
+    assert re.search(r"^  ridge_text +.* 1e-08$", command("info", "cca:paper").out, re.MULTILINE)
+    assert re.search(r"^  train +int +8$", command("info", "scenes[train=8]").out, re.MULTILINE)
 
 
 def test_table(run, command, tmp_path):
@@ -568,7 +577,7 @@ def test_check(command, prepared_scenes, monkeypatch, mine):
     from cran_bench import checks
 
     monkeypatch.setattr(checks, "DATASET", prepared_scenes.spec)
-    where = ("--data", prepared_scenes.data, "--cache", prepared_scenes.cache)
+    where = ("--cache", prepared_scenes.cache)
     said = command("check", "cca", *where)
     assert said.code == 0 and said.out.endswith("cca: 8 of 8 promises kept\n")
     method = mine(images="split.images - split.images.mean(dim=0)")

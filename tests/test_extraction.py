@@ -32,7 +32,7 @@ NAMES = ("globals", "regions", "boxes", "scores", "mask")
 
 
 class Noise(ImageSource):
-    """Pictures in memory; rows in `bad` cannot be read."""
+    """Pictures in memory; rows in `bad` cannot be used."""
 
     def __init__(self, count):
         self.ids = [f"{k}.png" for k in range(count)]
@@ -285,10 +285,10 @@ def test_a_journal_of_other_shards_is_not_misread(tmp_path, monkeypatch):
 def test_bad_images_are_listed_and_all_others_done(tmp_path, capsys):
     data = collection()
     data.images.bad = {5, 22}
-    with pytest.raises(BadInput, match=r"2 of 40 images cannot be read \(listed above\); .* --skip-bad"):
+    with pytest.raises(BadInput, match=r"2 of 40 images cannot be used \(listed above\); .* --skip-bad"):
         extract(data, front_end(), tmp_path)
     err = capsys.readouterr().err
-    assert "unreadable: 5.png cannot be decoded (torn)" in err and "unreadable: 22.png" in err
+    assert "unusable: 5.png cannot be decoded (torn)" in err and "unusable: 22.png" in err
     assert not list(tmp_path.rglob("manifest.json"))
 
     rest = front_end()
@@ -308,7 +308,7 @@ def test_of_a_mended_image_only_its_shard_is_redone(tmp_path):
         extract(data, front_end(), tmp_path)
     data.images.bad = {22}
     rest = front_end()
-    with pytest.raises(BadInput, match="1 of 40 images cannot be read"):
+    with pytest.raises(BadInput, match="1 of 40 images cannot be used"):
         extract(data, rest, tmp_path)
     assert rest.backbone.pictures == (4 + 3) * 3
     data.images.bad = set()
@@ -337,13 +337,14 @@ def test_images_that_change_after_the_end_are_refused(tmp_path):
     assert not found.globals[7].any()
 
 
-def test_values_that_are_not_finite_are_refused(tmp_path):
+def test_values_that_are_not_finite_are_refused(tmp_path, capsys):
     class Broken(Moments):
         def embed(self, batch):
             return np.full_like(batch, np.nan)
 
-    with pytest.raises(BadInput, match=r"broken gives NaN or infinity for image 0\.png; check its options"):
+    with pytest.raises(BadInput, match="40 of 40 images cannot be used"):
         extract(collection(), FrontEnd("broken", "none", Broken(), None), tmp_path)
+    assert "0.png: broken gives NaN or infinity" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -455,7 +456,7 @@ def test_without_regions_a_method_that_needs_them_is_told(tmp_path):
     runner = Runner(prepared, tmp_path / "results", tmp_path / "cache", torch.device("cpu"))
     (outcome,) = runner.run([METHODS.configure(f"{script}:Needs")], ["captions"], [0])
     assert outcome.record is None
-    assert outcome.failure.error.startswith("Needs cannot run on scenes[test=2,train=4,val=2]: scenes")
+    assert outcome.failure.error.startswith("needs.py:Needs cannot run on scenes[test=2,train=4,val=2]: scenes")
     assert "prepared without regions" in outcome.failure.error
     assert json.loads(next((tmp_path / "results").rglob("*.error.json")).read_text())["error"] == outcome.failure.error
 

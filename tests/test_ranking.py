@@ -264,8 +264,8 @@ def test_twin_accuracy_against_a_loop(pairs, captions, seed):
     for text, owner in enumerate(image_of.tolist()):
         own, other = scores[owner, text], scores[owner ^ 1, text]
         wins += 1.0 if own > other else 0.5 if own == other else 0.0
-    for block in (3, 4096):
-        found = twin_accuracy(images, texts, image_of, swap(pairs), DOT, block=block)
+    for tile_bytes in (300, 1 << 20):
+        found = twin_accuracy(images, texts, image_of, swap(pairs), DOT, tile_bytes)
         assert found == pytest.approx(100 * wins / len(image_of))
 
 
@@ -374,3 +374,14 @@ def test_no_tensor_is_larger_than_the_tile_allows(levels, monkeypatch):
 def test_an_owner_that_is_no_image_is_refused():
     with pytest.raises(BadInput, match="names image 2, but there are 2 images"):
         rank(torch.ones(2, 2), torch.ones(3, 2), torch.tensor([0, 1, 2]), COSINE)
+
+
+def test_one_huge_vector_does_not_tie_the_others():
+    random = torch.Generator().manual_seed(0)
+    images = torch.randn(100, 32, generator=random)
+    texts = images + torch.randn(100, 32, generator=random)
+    before = rank(images, texts, torch.arange(100), DOT)
+    images[7], texts[7] = images[7] * 1e9, texts[7] * 1e9
+    after = rank(images, texts, torch.arange(100), DOT)
+    assert after.ties() == 0
+    assert after.metrics().rsum > before.metrics().rsum / 2

@@ -232,7 +232,11 @@ def test_a_class_of_a_file(write):
     path = write("@dataclass\nclass Mine:\n    width: int = 3\n" + BODY)
     configured = METHODS.configure(f"{path}:Mine[width=4]")
     assert configured.build().width == 4
-    assert (configured.label, configured.preset, configured.plugin.paper_row) == ("Mine[width=4]", "", None)
+    assert (configured.label, configured.preset, configured.plugin.paper_row) == (
+        f"{path.name}:Mine[width=4]",
+        "",
+        None,
+    )
     assert "Mine" not in METHODS.plugins
 
 
@@ -382,3 +386,22 @@ def test_the_suite_has_no_failures():
     assert {"cca", "cfa"} <= set(METHODS.names())
     assert {"scenes", "flickr8k"} <= set(DATASETS.names())
     assert METHODS.failures == DATASETS.failures == {}
+
+
+def test_an_entry_point_may_name_a_class_that_is_not_registered(package):
+    @dataclass
+    class Theirs:
+        width: int = 3
+        presets = {"wide": {"width": 9}}  # noqa: RUF012 - a method's own presets
+
+    registry = package({}, entries := [Entry("their-method", lambda: Theirs)])
+
+    def registered():
+        return registry.register("by-itself")(dataclass(type("ByItself", (), {})))
+
+    entries += [Entry("another-name", registered), Entry("plain", lambda: type("Plain", (), {}))]
+    assert registry.names() == ["by-itself", "their-method"]
+    assert registry.get("their-method").cls is Theirs
+    assert registry.configure("their-method:wide").build().width == 9
+    assert registry.configure("their-method[width=4]").label == "their-method[width=4]"
+    assert list(registry.failures) == ["plain"] and "put @dataclass" in registry.failures["plain"]

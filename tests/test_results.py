@@ -31,17 +31,21 @@ ENVIRONMENT = {"cpu": "a cpu", "gpu": None, "torch": "2.9", "commit": "abc"}
 ADDRESS = Address("scenes[train=60]", "captions", 0, "cca:paper[dim=8]", 3, "0123456789abcdef")
 
 
+def data_info(**changes):
+    about = {"label": "scenes", "quick": False, "split_sha": "5" * 64, "images": 12, "captions": 24}
+    about |= {"front_end": "pixels + boxes", "features_sha": "f" * 64, "vectors": "ppmi-svd"}
+    return DataInfo(**{**about, **changes})
+
+
 def run(method="cca:tuned", seed=0, *, noise=1.0, started="2026-01-01T00:00:00+00:00", protocol="captions", **data):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(12, 6, generator=generator)
     image_of = torch.arange(12).repeat_interleave(2)
     texts = images[image_of] + noise * torch.randn(24, 6, generator=generator)
     ranks = rank(images, texts, image_of, COSINE)
-    about = {"label": "scenes", "quick": False, "split_sha": "5" * 64, "images": 12, "captions": 24}
-    about |= {"front_end": "pixels + boxes", "features_sha": "f" * 64, "vectors": "ppmi-svd"}
     record = Record(
-        fingerprint="0" * 64,
-        data=DataInfo(**{**about, **data}),
+        fingerprint=ADDRESS.fingerprint,
+        data=data_info(**data),
         method=MethodInfo(
             label=method,
             name=method.split(":")[0],
@@ -60,6 +64,7 @@ def run(method="cca:tuned", seed=0, *, noise=1.0, started="2026-01-01T00:00:00+0
         ties=ranks.ties(),
         seconds=Seconds(features=2.0, fit=1.25, embed=0.5, similarity=0.25, rank=0.125),
         similarity=SimilarityInfo(name="cosine", kernel="reference", dtype="float64"),
+        device="cpu",
         peak_memory=1 << 30,
         environment=ENVIRONMENT,
         started=started,
@@ -68,11 +73,9 @@ def run(method="cca:tuned", seed=0, *, noise=1.0, started="2026-01-01T00:00:00+0
     return record, ranks
 
 
-def failure(method="cfa:tuned", seed=0, label="scenes", front_end="pixels + boxes", quick=False):
+def failure(method="cfa:tuned", seed=0, **data):
     return Failure(
-        data_label=label,
-        front_end=front_end,
-        quick=quick,
+        data=data_info(**data),
         method_label=method,
         protocol="captions",
         folds=0,
@@ -187,6 +190,30 @@ def test_ranks_that_are_missing_or_of_another_record(store, written):
         read_ranks(written)
 
 
+@pytest.mark.parametrize("change", ["missing", "other"])
+def test_a_record_whose_ranks_are_gone_is_run_again(store, written, capsys, change):
+    ranks = written.with_suffix(".npz")
+    if change == "missing":
+        ranks.unlink()
+    else:
+        ranks.write_bytes(ranks.read_bytes()[:-1])
+    assert store.find(ADDRESS) is None
+    assert f"{ranks} is not what its record names; running again" in capsys.readouterr().err
+    sealed = store.write(ADDRESS, *run())
+    assert store.find(ADDRESS) == sealed
+
+
+def test_an_intact_record_copied_onto_another_run_is_refused(store, written):
+    other = dataclasses.replace(ADDRESS, method="cfa:tuned", fingerprint="fedcba9876543210")
+    path = store.path(other)
+    path.write_bytes(written.read_bytes())
+    path.with_suffix(".npz").write_bytes(written.with_suffix(".npz").read_bytes())
+    assert read_record(path).is_intact()
+    with pytest.raises(BadInput, match=r"holds the record of another run .*: delete it and run again"):
+        store.find(other)
+    assert store.find(ADDRESS) == read_record(written)
+
+
 def test_failures_are_kept_until_the_run_finishes(store):
     store.write_failure(ADDRESS, failure())
     assert list(store.failures()) == [failure()]
@@ -244,6 +271,24 @@ def test_runs_on_other_data_or_protocols_stand_apart():
         run(vectors="glove:a.txt"),
     ]
     assert len(build_tables(runs, [])) == 5
+
+
+@pytest.mark.parametrize("sha", ["split_sha", "features_sha"])
+def test_records_of_other_images_never_share_a_table(sha):
+    other = {sha: "b" * 64}
+    here, there = run(), run("cfa:tuned", **other)
+    tables = build_tables([here, there], [failure("cran:tuned"), failure("cran:tuned", **other)])
+    assert [[row.label for row in table.rows] for table in tables] == [
+        ["cca:tuned", "cran:tuned"],
+        ["cfa:tuned", "cran:tuned"],
+    ]
+    assert [getattr(table.group, sha) for table in tables] == [getattr(data_info(), sha), "b" * 64]
+    for table in tables:
+        assert getattr(table.group, sha)[:12] in render([table], "terminal")
+    frame = parse(render(tables, "csv"))
+    assert frame.loc[frame["method"] == "cfa:tuned", sha].tolist() == ["b" * 12]
+    assert frame["device"].dropna().tolist() == ["cpu", "cpu"]
+    assert len(build_tables([here], [failure(**other)])) == 2
 
 
 def test_csv_holds_raw_numbers():

@@ -1,6 +1,8 @@
 """The runner: nothing is computed twice, a failure stops nothing else, and what was asked for is what is recorded."""
 
 import json
+import random
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -112,6 +114,7 @@ def test_a_record_says_what_was_run(runner, prepared):
     assert record.method.unit == "captions"
     assert record.metrics["rsum"] > 160 * 1.2
     assert min(record.seconds.model_dump().values()) >= 0 and record.seconds.fit > 0
+    assert record.device == "cpu"
     assert record.environment["torch"] and record.environment["cores"] > 0
     assert read_record(runner.store.path(outcome.address)) == record
 
@@ -264,6 +267,117 @@ def test_a_part_is_fitted_once_for_all_methods_that_name_it(runner, calls):
     assert calls.count("fit Centre") == 3
 
 
+def test_force_fits_a_shared_part_once(runner, calls):
+    methods = [configured(First), configured(Second)]
+    assert all(outcome.record for outcome in runner.run(methods, ["captions", "documents"], [0]))
+    assert calls.count("fit Centre") == 2  # captions and documents
+    calls.clear()
+    forced = again(runner, force=True).run(methods, ["captions", "documents"], [0])
+    assert not any(outcome.reused for outcome in forced)
+    assert calls.count("fit Centre") == 2
+    rows = [f"fit {unit} {name}" for unit in ("captions", "documents") for name in ("First", "Second")]
+    assert sorted(fits(calls)) == sorted(["fit Centre"] * 2 + rows)
+
+
+def draws():
+    return [torch.rand(1).item(), np.random.rand(), random.random()]  # noqa: NPY002 - what a library would draw
+
+
+@dataclass
+class Draws(Centre):
+    """A part that draws while it is fitted, and while it is loaded, as building a layer does."""
+
+    def fit(self, train, val, run):
+        super().fit(train, val, run)
+        self.drawn = draws()
+
+    def load(self, state):
+        draws()
+        super().load(state)
+
+
+@dataclass
+class Drawing(Toy):
+    of: ClassVar = {}
+
+    def fit(self, train, val, run):
+        before = draws()
+        part = run.part(Draws())
+        Drawing.of[type(self).__name__] = [*before, *draws()]
+        Drawing.of["part"] = getattr(part, "drawn", Drawing.of.get("part"))
+        super().fit(train, val, run)
+
+
+@dataclass
+class DrawingLater(Drawing):
+    pass
+
+
+def test_a_part_leaves_its_owners_draws_the_same_fitted_or_loaded(runner, calls):
+    Drawing.of.clear()
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    assert all(o.record for o in runner.run([configured(Drawing), configured(DrawingLater)], ["captions"], [7]))
+    assert torch.equal(before, torch.get_rng_state())
+    assert calls.count("fit Centre") == 1
+    found = Drawing.of
+    assert found["Drawing"] == found["DrawingLater"]
+    torch.manual_seed(7)
+    random.seed(7)
+    np.random.seed(7)  # noqa: NPY002
+    assert found["Drawing"] == draws() + draws()
+    assert found["part"] == found["Drawing"][:3]  # a part's own draws are those of the seed as well
+
+
+# what is stored -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Tied(Toy):
+    """Two keys of one memory, a view of it, and choices as numpy and torch give them."""
+
+    def fit(self, train, val, run):
+        super().fit(train, val, run)
+        run.chose(dim=np.int64(3), rate=np.float32(0.5), flag=np.bool_(True), best=torch.tensor(2), all=(np.int64(1),))
+
+    def state(self):
+        return super().state() | {"again": self.W, "rows": self.W[2:5], "turned": self.W.T}
+
+    def load(self, state):
+        super().load(state)
+        assert torch.equal(state["again"], self.W) and torch.equal(state["rows"], self.W[2:5])
+        assert torch.equal(state["turned"], self.W.T)
+
+
+def test_tied_tensors_and_numpy_choices_are_stored(runner, calls):
+    first = one(runner.run([configured(Tied)], ["captions"], [0]))
+    chose = {key: first.record.method.chose[key] for key in ("dim", "rate", "flag", "best", "all")}
+    assert chose == {"dim": 3, "rate": 0.5, "flag": True, "best": 2, "all": [1]}
+    assert [type(value) for value in chose.values()] == [int, float, bool, int, list]
+    second = one(again(runner).run([configured(Tied)], ["mean"], [0]))
+    assert fits(calls) == ["fit captions Tied"] and calls.count("load Tied") == 1
+    assert second.record.method.chose == first.record.method.chose
+    assert second.record.seconds.fit == first.record.seconds.fit
+
+
+def test_a_choice_that_cannot_be_written_is_told(runner):
+    @dataclass
+    class Chooses(Toy):
+        def fit(self, train, val, run):
+            run.chose(split=train)
+
+    (outcome,) = runner.run([configured(Chooses)], ["captions"], [0])
+    assert outcome.failure.error == "run.chose takes numbers, texts and lists of them, not Split"
+
+
+def test_ranks_that_are_gone_are_made_again_without_a_fit(runner, calls):
+    first = one(runner.run([configured()], ["captions"], [0]))
+    runner.store.path(first.address).with_suffix(".npz").unlink()
+    second = one(again(runner).run([configured()], ["captions"], [0]))
+    assert not second.reused and len(fits(calls)) == 1
+    assert second.record.ranks_sha == first.record.ranks_sha
+
+
 # checkpoints ----------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +414,46 @@ def test_a_stopped_fit_goes_on_from_its_checkpoint(runner, quick_scenes, capsys)
     straight = one(again(runner, force=True).run([configured(Steps)], ["captions"], [0]))
     assert Steps.started_at == [0, 3, 0]
     assert straight.record.metrics == stopped.record.metrics
+
+
+@dataclass
+class SlowCentre(Centre):
+    def fit(self, train, val, run):
+        super().fit(train, val, run)
+        time.sleep(0.5)
+
+
+@dataclass
+class Chooser(Toy):
+    """Chooses, works for a while and stores a checkpoint; then stops the first time."""
+
+    stop: ClassVar = True
+
+    def fit(self, train, val, run):
+        run.part(SlowCentre())
+        state = run.resume()
+        if state is None:
+            run.chose(depth=4)
+            time.sleep(0.3)
+            run.checkpoint({"half": torch.ones(1)})
+            if Chooser.stop:
+                raise KeyboardInterrupt
+        super().fit(train, val, run)
+
+
+def test_going_on_keeps_the_seconds_and_the_choices_from_before(runner, calls):
+    Chooser.stop = True
+    with pytest.raises(KeyboardInterrupt):
+        runner.run([configured(Chooser)], ["captions"], [0])
+    record = one(again(runner).run([configured(Chooser)], ["captions"], [0])).record
+    assert calls.count("fit Centre") == 1
+    assert record.method.chose["depth"] == 4 and record.method.chose["ridge"] == 1.0
+    Chooser.stop = False
+    straight = one(again(runner, force=True).run([configured(Chooser)], ["captions"], [0])).record
+    assert straight.method.chose == record.method.chose
+    # The part's half second counts once, though both halves of the fit asked for the part.
+    assert record.seconds.fit >= 0.8
+    assert record.seconds.fit == pytest.approx(straight.seconds.fit, abs=0.4)
 
 
 def test_a_damaged_checkpoint_is_not_used(runner, quick_scenes):

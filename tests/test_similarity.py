@@ -231,8 +231,10 @@ def test_two_ways_to_one_score_differ_by_less_than_the_rounding(similarity, dim,
         norm = normal(12, 4, 4, seed=seed + 3).abs() + 0.1
         images = Levels(images, scale * parts, Relations(parts, parts.flip(0), None if similarity.cosine else norm))
         texts = Levels(texts, texts.flip(0), texts.flip(1))
-    difference = (similarity.paired(images, texts) - similarity.scores(images, texts).diagonal()).abs().max()
-    assert float(difference) <= similarity.rounding(images, texts)
+    difference = (similarity.paired(images, texts) - similarity.scores(images, texts).diagonal()).abs()
+    bound = similarity.rounding(images, texts, paired=True)
+    assert bool((difference <= bound).all())
+    assert torch.equal(similarity.rounding(images, texts).expand(12, 12).diagonal(), bound.expand(12))
 
 
 def test_the_rounding_is_far_below_what_float32_can_tell_apart():
@@ -248,13 +250,13 @@ def test_masked_pairs_do_not_widen_the_rounding():
     norm[2, 0, 1], mask[2, 1] = 0, False
     images, texts = Levels(relations=Relations(parts, parts, norm), mask=mask), Levels(relations=normal(6, 8, seed=1))
     assert bool(torch.isfinite(MultiLevel().scores(images, texts)).all())
-    assert MultiLevel().rounding(images, texts) < 1e-11
+    assert float(MultiLevel().rounding(images, texts).max()) < 1e-11
 
 
 def test_one_region_has_no_pair_to_round():
     parts = normal(6, 1, 8)
     images, texts = Levels(relations=Relations(parts, parts, torch.ones(6, 1, 1))), Levels(relations=normal(6, 8))
-    assert MultiLevel().rounding(images, texts) == 0
+    assert not MultiLevel().rounding(images, texts).any()
     assert not MultiLevel().scores(images, texts).any()
 
 

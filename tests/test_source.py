@@ -113,10 +113,26 @@ def project(tmp_path, monkeypatch):
 def test_a_change_of_anything_imported_changes_the_code(project, name):
     before = code_sha("small_project.a")
     file = project / f"{name}.py"
-    file.write_text(file.read_text() + "# changed\n")
+    file.write_text(file.read_text() + "CHANGED = 1\n")
     assert code_sha("small_project.a") == before  # within one process the code is what was loaded
     code_sha.cache_clear()
     assert code_sha("small_project.a") != before
+
+
+def test_comments_and_docstrings_do_not_count(project):
+    before = code_sha("small_project.a")
+    file = project / "b.py"
+    file.write_text('"""What b is."""\n# A remark.\n' + file.read_text())
+    code_sha.cache_clear()
+    assert code_sha("small_project.a") == before
+
+
+def test_a_file_beside_a_plugin_counts(plugin, tmp_path):
+    text = PLUGIN.replace("from cran_bench.linalg import moments", "try:\n    import model\nexcept ImportError: pass")
+    before = plugin("six", text)
+    (tmp_path / "six" / "model.py").write_text("WIDTH = 1\n")
+    code_sha.cache_clear()
+    assert plugin("six", text) != before
 
 
 def test_a_change_of_anything_else_does_not(project):

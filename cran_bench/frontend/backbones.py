@@ -29,7 +29,7 @@ class Backbone(Protocol):
         ...
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
-        """One RGB picture as the array the network takes, all of one shape and dtype; runs in decoding threads."""
+        """One RGB picture as the array the network takes, all of one shape and dtype."""
         ...
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:

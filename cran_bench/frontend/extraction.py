@@ -96,7 +96,7 @@ def extract(
     with locked(folder, "extracting these features"):
         if force and folder.exists():
             shutil.rmtree(folder)
-        digests = list(track(_digests(collection), "reading images", total=len(collection.images.ids)))
+        digests = list(track(collection.digests(), "reading images", total=len(collection.images.ids)))
         images_sha = collection.images_sha(digests)
         if (folder / MANIFEST).exists():
             if read_manifest(folder)["images_sha"] != images_sha:
@@ -163,10 +163,10 @@ class _Extraction:
                 {"done": done, "seconds": seconds, "failed": failed},
             )
         for reason in unreadable.values():
-            say(f"  unreadable: {reason}")
+            say(f"  unusable: {reason}")
         if unreadable and not self.skip_bad:
             raise BadInput(
-                f"{len(unreadable)} of {n} images cannot be read (listed above); all others are extracted: "
+                f"{len(unreadable)} of {n} images cannot be used (listed above); all others are extracted: "
                 "mend them and prepare again, or leave them out with --skip-bad"
             )
         self._finish(spent + time.perf_counter() - start, failed)
@@ -175,10 +175,13 @@ class _Extraction:
         """Of the shards finished before whose images are the same still: their digests, seconds and unreadable rows."""
         try:
             journal = json.loads((self.folder / JOURNAL).read_text())
-            now = {_name(rows): digest for rows, digest in self.shards.items()}
-            done = {name: digest for name, digest in journal["done"].items() if now.get(name) == digest}
-            rows = {str(row) for shard in self.shards if _name(shard) in done for row in shard}
-            failed = {row: reason for row, reason in journal["failed"].items() if row in rows}
+            done: dict[str, str] = {}
+            failed: dict[str, str] = {}
+            for rows, digest in self.shards.items():
+                unreadable = {str(row): journal["failed"][str(row)] for row in rows if str(row) in journal["failed"]}
+                if journal["done"].get(_name(rows)) == digest and (self.skip_bad or not unreadable):
+                    done[_name(rows)] = digest
+                    failed |= unreadable
             return done, float(journal["seconds"]), failed
         except FileNotFoundError:
             return {}, 0.0, {}
@@ -223,29 +226,26 @@ class _Extraction:
     def _computed(self, shards: list[range]) -> Iterator[Shard]:
         """Shards in order; the images of the next are decoded while the present one is embedded."""
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            waiting: list[Future[tuple[list[Image.Image | None], dict[int, str]]]] = []
+            waiting: list[list[Future[Image.Image | UnreadableImage | None]]] = []
             for k, rows in enumerate(shards):
                 for ahead in shards[k + len(waiting) : k + 2]:
-                    waiting.append(pool.submit(self._decode, ahead))
-                images, failed = waiting.pop(0).result()
-                yield self._compute(rows, images, failed)
+                    waiting.append([pool.submit(self._decode, row) for row in ahead])
+                yield self._compute(rows, [image.result() for image in waiting.pop(0)])
 
-    def _decode(self, rows: range) -> tuple[list[Image.Image | None], dict[int, str]]:
-        images: list[Image.Image | None] = []
-        failed: dict[int, str] = {}
+    def _decode(self, row: int) -> Image.Image | UnreadableImage | None:
         if isinstance(self.front_end.backbone, PrecomputedImages):
-            return [None] * len(rows), failed
-        for row in rows:
-            try:
-                images.append(self.collection.images.read(row))
-            except UnreadableImage as error:
-                failed[row] = str(error)
-                images.append(None)
-        return images, failed
+            return None
+        try:
+            return self.collection.images.read(row)
+        except UnreadableImage as error:
+            return error
 
-    def _compute(self, rows: range, images: list[Image.Image | None], failed: dict[int, str]) -> Shard:
-        backbone, proposer = self.front_end.backbone, self.front_end.proposer
+    def _compute(self, rows: range, images: list[Image.Image | UnreadableImage | None]) -> Shard:
+        backbone, proposer, made_with = self.front_end.backbone, self.front_end.proposer, self.front_end.images_with
         arrays = {name: np.zeros((len(rows), *shape[1:]), dtype) for name, (shape, dtype) in self.shapes.items()}
+        failed = {
+            row: str(image) for row, image in zip(rows, images, strict=True) if isinstance(image, UnreadableImage)
+        }
         ids = self.collection.images.ids
         if isinstance(proposer, PrecomputedRegions):
             found = proposer.regions(ids, rows)
@@ -256,7 +256,7 @@ class _Extraction:
         pictures: list[NDArray[Any]] = []
         places: list[tuple[int, int]] = []  # (position in the shard, region or -1 for the whole image)
         for position, (row, image) in enumerate(zip(rows, images, strict=True)):
-            if image is None:
+            if not isinstance(image, Image.Image):
                 continue
             pictures.append(backbone.prepare(image))
             places.append((position, -1))
@@ -276,10 +276,11 @@ class _Extraction:
                         arrays["regions"][position, ~arrays["mask"][position]] = vector
                 else:
                     arrays["regions"][position, region] = vector
-        bad = np.flatnonzero(~np.isfinite(arrays["globals"]).all(axis=1))
-        if len(bad):
-            name = ids[rows[int(bad[0])]]
-            raise BadInput(f"{self.front_end.images_with} gives NaN or infinity for image {name}; check its options")
+        for name in ("globals", "regions"):
+            if name in arrays:
+                bad = ~np.isfinite(arrays[name].reshape(len(rows), -1)).all(axis=1)
+                arrays[name][bad] = 0
+                failed |= {rows[k]: f"{ids[rows[k]]}: {made_with} gives NaN or infinity" for k in np.flatnonzero(bad)}
         return Shard(rows, arrays, failed)
 
     @staticmethod
@@ -311,14 +312,6 @@ class _Extraction:
         }
         write_json(self.folder / MANIFEST, manifest)
         (self.folder / JOURNAL).unlink(missing_ok=True)
-
-
-def _digests(collection: Collection) -> Iterator[str]:
-    for row in range(len(collection.images.ids)):
-        try:
-            yield collection.images.digest(row)
-        except BadInput:  # a file that cannot be read is reported when it is decoded
-            yield "unreadable"
 
 
 def _name(rows: range) -> str:
