@@ -86,7 +86,7 @@ def load_features(folder: Path, ids: Sequence[str]) -> Features:
     if folder_name(manifest, manifest["ids_sha"]) != folder.name:
         raise BadInput(
             f"{folder} holds features of other weights or regions than its name says: "
-            "prepare the dataset again with --force"
+            "delete it and prepare the dataset again"
         )
     arrays: dict[str, NDArray[Any]] = {}
     for name, about in manifest["arrays"].items():
