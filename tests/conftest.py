@@ -1,5 +1,6 @@
 """Shared by the tests: the command line called in this process, and two tiny datasets."""
 
+import os
 import shutil
 import signal
 import sys
@@ -9,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+# Processes that tests start must import the installed package, not the folder of the checkout they happen to run in.
+os.environ["PYTHONSAFEPATH"] = "1"
 
 
 @dataclass(frozen=True)

@@ -376,7 +376,7 @@ def test_a_manifest_of_other_weights_or_images(tmp_path):
     assert text.count('"name": "moments"') == 1
     path.write_text(text.replace('"name": "moments"', '"name": "others"'))
     for attempt in (lambda: load_features(made.folder, data.images.ids), lambda: extract(data, front_end(), tmp_path)):
-        with pytest.raises(BadInput, match=r"holds features of other weights or regions .*: prepare"):
+        with pytest.raises(BadInput, match=r"holds features of other weights or regions .*: delete it and prepare"):
             attempt()
     path.write_text(text)
     with pytest.raises(BadInput, match=r"holds features of other images \(their ids differ\)"):
