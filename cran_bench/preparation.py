@@ -77,7 +77,7 @@ def prepare(
     Raises:
         BadInput: data, specs or images that are not usable.
     """
-    collection, defaults = _load(dataset, data)
+    collection, defaults = _load(dataset, data, vectors)
     images = images_with or defaults["images"]
     # Finished vectors cannot embed crops, so they come without regions unless the user gives some.
     regions = regions_with or ("none" if images.startswith("npy:") else defaults["regions"])
@@ -101,9 +101,8 @@ def find_prepared(
     Raises:
         BadInput: several are prepared and no spec says which, or those named are not usable.
     """
-    vector_source(vectors).identity()
     root = _features_root(cache, dataset)
-    collection, _ = _load(dataset, data)
+    collection, _ = _load(dataset, data, vectors)
     folders = [folder for folder in prepared(root) if _is_made_with(folder, images_with, regions_with, collection)]
     if not folders:
         return prepare(dataset, data, cache, images_with, regions_with, vectors)
@@ -123,7 +122,6 @@ def find_prepared(
 
 
 def _made(dataset: Configured[Dataset], collection: Collection, features: Features, vectors: str) -> Prepared:
-    vector_source(vectors).identity()  # a wrong spec is said now, not by every row
     usable = collection.without(features.failed)
     say(usable.describe())
     for remark in collection.remarks:
@@ -141,7 +139,8 @@ def _images_changed(collection: Collection, features: Features) -> bool:
     return collection.images_sha(collection.digests()) != str(features.manifest["images_sha"])
 
 
-def _load(dataset: Configured[Dataset], data: Path) -> tuple[Collection, Mapping[str, Any]]:
+def _load(dataset: Configured[Dataset], data: Path, vectors: str) -> tuple[Collection, Mapping[str, Any]]:
+    vector_source(vectors).identity()  # a wrong spec is said now, not after an extraction or by every row
     plugin = dataset.build()
     collection = replace(plugin.load(data), name=dataset.label)
     return collection, plugin.defaults()
