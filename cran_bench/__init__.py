@@ -6,12 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cran_bench.contract import Method, Run
+    from cran_bench.contract import Explanation, Method, Run
     from cran_bench.registry import register, register_dataset
     from cran_bench.similarity import COSINE, DOT, Levels, MultiLevel, Relations
     from cran_bench.split import Split
 
 _HOME = {
+    "Explanation": "contract",
     "Method": "contract",
     "Run": "contract",
     "register": "registry",
@@ -25,6 +26,7 @@ _HOME = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order of _HOME
+    "Explanation",
     "Method",
     "Run",
     "register",

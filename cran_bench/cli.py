@@ -286,6 +286,62 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command()
+def explain(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Id of an image of the dataset, such as test-00000a.")],
+    text: Annotated[
+        str, typer.Argument(metavar="TEXT", help="A sentence, or the number of one of the image's own captions.")
+    ] = "1",
+    method: Annotated[
+        str, typer.Option("-m", "--method", metavar="METHOD", help="A method that can explain.")
+    ] = "cran",
+    dataset: DatasetOption = "scenes",
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Also draw it, as a PNG.")] = None,
+    seed: Annotated[int, typer.Option("-s", "--seed", min=0, help="Seed of the fit.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Less data, as for run.")] = False,
+    data: DataOption = Path("data"),
+    images_with: ImagesOption = None,
+    regions_with: RegionsOption = None,
+    vectors: VectorsOption = "ppmi-svd",
+    cache: CacheOption = _cache(),  # noqa: B008
+    device: DeviceOption = "auto",
+) -> None:
+    """Why a method scores an image and a text as it does: levels, attention, winning regions and region pairs.
+
+    Example: cran-bench explain test-00000a
+
+    Example: cran-bench explain test-00000a "a red star is above a blue square" -m cran-relation -o why.png
+    """
+    from cran_bench import explaining
+    from cran_bench.environment import pick_device
+    from cran_bench.preparation import find_prepared
+    from cran_bench.registry import DATASETS, METHODS
+    from cran_bench.runner import Runner, fit_unit
+
+    configured = METHODS.configure(method)
+    if not hasattr(configured.plugin.cls, "explain"):
+        able = [name for name in METHODS.names() if hasattr(METHODS.get(name).cls, "explain")]
+        raise BadInput(f"{configured.plugin.name} cannot explain itself; these can: {', '.join(able)}")
+    where = pick_device(device)
+    prepared = find_prepared(
+        DATASETS.configure(_quick(dataset) if quick else dataset), data, cache, images_with, regions_with, vectors
+    )
+    split, row = prepared.find(image, where)
+    if text.isdecimal():
+        if not 1 <= int(text) <= len(split.texts):
+            raise BadInput(f"{image} has captions 1 to {len(split.texts)}, not {text}; or write a sentence")
+        text = split.texts[int(text) - 1]
+    split = split.asking([text])
+    part: Any = Runner(prepared, Path(), cache, where).fitted(configured, seed, fit_unit(configured, "captions"))
+    (found,) = part.explain(split, [(0, 0)])
+    title = f"{configured.label}: {image}"
+    typer.echo(f"{title}\n{text}\n\n{explaining.describe(found)}")
+    if out is not None:
+        boxes = split.boxes[0].cpu().numpy() if found.regions or found.pairs else None
+        explaining.draw(found, prepared.collection.images.read(row), boxes, title, out)
+        say(f"drew {out}")
+
+
 def _quick(dataset: str) -> str:
     from cran_bench.specs import format_options, parse_spec
 

@@ -5,7 +5,8 @@ A method computes no metric, reads no clock, opens no file and picks no device; 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -59,6 +60,33 @@ class Method(Part, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Explanation:
+    """Why an image and a text score what they score.
+
+    Attributes:
+        scores: by level, with the weights of the sum, and their `total`.
+        text: the text as the method read it.
+        attention: by level, one weight for each character of `text`; they sum to 1.
+        regions: region and score, the best first: those whose mean is the regions' level.
+        pairs: first region, second region and score, likewise for the relations' level.
+    """
+
+    scores: Mapping[str, float]
+    text: str
+    attention: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    regions: Sequence[tuple[int, float]] = ()
+    pairs: Sequence[tuple[int, int, float]] = ()
+
+
+class Explaining(Method, Protocol):
+    """A method that can say why; optional."""
+
+    def explain(self, split: Split, pairs: Sequence[tuple[int, int]]) -> list[Explanation]:
+        """One explanation for each (image, text) pair of positions in the split."""
+        ...
+
+
 class Run(Protocol):
     """What the runner lends a method while it fits."""
 
@@ -80,16 +108,24 @@ class Run(Protocol):
         """
         ...
 
-    def progress(self, items: Iterable[T], label: str, total: int) -> Iterator[T]:
-        """Yield `items` and show how far the fit is."""
+    def progress(self, items: Iterable[T], label: str, total: int, done: int = 0) -> Iterator[T]:
+        """Yield `items` and show how far the fit is, with what was logged last; `done` of `total` came before."""
+        ...
+
+    def log(self, **values: float) -> None:
+        """Add a point to the training curve, which is kept with the record: ``run.log(epoch=3, loss=0.2, rsum=140)``."""
         ...
 
     def chose(self, **values: Any) -> None:
         """Note what validation chose, for the record: ``run.chose(ridge=0.01, dim=128)``."""
         ...
 
-    def checkpoint(self, state: Mapping[str, Tensor]) -> None:
-        """Store the state of an unfinished fit; the last one stored survives a kill."""
+    def checkpoint(self, state: Mapping[str, Tensor], at: str = "") -> None:
+        """Store the state of an unfinished fit; the last one stored survives a kill.
+
+        Call it as often as you like: of states that take long to write some are passed over.
+        `at` says where the fit was ("epoch 3 of 40"), for the one who resumes.
+        """
         ...
 
     def resume(self) -> dict[str, Tensor] | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -38,6 +39,7 @@ class Fit(Generic[P]):
     Attributes:
         seconds: of the fit itself, also where it was loaded.
         chose: what validation chose.
+        curves: points of training curves by the label of what was trained, the parts' included.
         reused: whether it was loaded.
     """
 
@@ -45,6 +47,7 @@ class Fit(Generic[P]):
     fingerprint: str
     seconds: float
     chose: Mapping[str, Any]
+    curves: Mapping[str, Sequence[Mapping[str, float]]]
     reused: bool
 
 
@@ -103,18 +106,18 @@ class FitStore:
             return None
         with own_randomness(seed):  # layers that are built to be filled draw their first weights
             part.load({key: value.to(self.device) for key, value in state.items()})
-        return Fit(part, fingerprint, about["seconds"], about["chose"], reused=True)
+        return Fit(part, fingerprint, about["seconds"], about["chose"], about.get("curves", {}), reused=True)
 
     def _fit(self, part: P, seed: int, label: str, path: Path, fingerprint: str) -> Fit[P]:
-        run = LentRun(self, part, seed, label, path.with_suffix(".checkpoint"))
+        run = LentRun(self, part, seed, label, fingerprint, path.with_suffix(".checkpoint"))
         with own_randomness(seed):
             part.fit(self.train, self.val, run)
         seconds = run.seconds()
-        about = {"fingerprint": fingerprint, "seconds": seconds, "chose": run.choices}
+        about = {"fingerprint": fingerprint, "seconds": seconds, "chose": run.choices, "curves": run.curves}
         save_state(path, part.state(), about)
         run.checkpoint_path.unlink(missing_ok=True)
         self.forced.add(fingerprint)
-        return Fit(part, fingerprint, seconds, run.choices, reused=False)
+        return Fit(part, fingerprint, seconds, run.choices, run.curves, reused=False)
 
 
 @dataclass
@@ -125,11 +128,15 @@ class LentRun:
     owner: Part
     seed: int
     label: str
+    fingerprint: str
     checkpoint_path: Path
     choices: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     _started: float = field(default_factory=time.perf_counter)
     _elsewhere: float = 0.0
     _parts: dict[str, float] = field(default_factory=dict)
+    _written: float = -math.inf
+    _writing: float = 0.0
 
     def seconds(self) -> float:
         """What this fit cost, its parts and what was spent before a resume included, wherever they were made."""
@@ -160,18 +167,35 @@ class LentRun:
         with torch.inference_mode():
             return rank(images, texts, val.image_of, declared).metrics()
 
-    def progress(self, items: Iterable[T], label: str, total: int) -> Iterator[T]:
+    def progress(self, items: Iterable[T], label: str, total: int, done: int = 0) -> Iterator[T]:
         """See contract.Run."""
-        return track(items, f"{self.label}: {label}", total)
+        return track(items, f"{self.label}: {label}", total, done, status=self._status)
+
+    def _status(self) -> str:
+        curve = self.curves.get(self._name)
+        return ", ".join(f"{key} {value:.4g}" for key, value in curve[-1].items()) if curve else ""
+
+    @property
+    def _name(self) -> str:
+        return part_name(self.owner)
+
+    def log(self, **values: float) -> None:
+        """See contract.Run."""
+        self.curves.setdefault(self._name, []).append({key: float(value) for key, value in values.items()})
 
     def chose(self, **values: Any) -> None:
         """See contract.Run."""
         self.choices.update(json.loads(json.dumps(values, default=_plain, allow_nan=False)))
 
-    def checkpoint(self, state: Mapping[str, Tensor]) -> None:
+    def checkpoint(self, state: Mapping[str, Tensor], at: str = "") -> None:
         """See contract.Run."""
-        about = {"seconds": self._own_seconds(), "parts": self._parts, "chose": self.choices}
-        save_state(self.checkpoint_path, state, about)
+        start = time.perf_counter()
+        if start - self._written < 20 * (self._writing - 0.1):
+            return
+        about = {"fingerprint": self.fingerprint, "at": at, "seconds": self._own_seconds(), "parts": self._parts}
+        save_state(self.checkpoint_path, state, {**about, "chose": self.choices, "curves": self.curves})
+        self._written = time.perf_counter()
+        self._writing = self._written - start
 
     def resume(self) -> dict[str, Tensor] | None:
         """See contract.Run."""
@@ -182,19 +206,29 @@ class LentRun:
         except Exception as error:  # safetensors raises many kinds for a damaged file
             say(f"{self.label}: the last checkpoint is damaged ({error}); fitting from the start")
             return None
+        if about.get("fingerprint") != self.fingerprint:
+            say(f"{self.label}: the last checkpoint is of another configuration; fitting from the start")
+            return None
         self._elsewhere += about["seconds"]
         self._parts = about["parts"] | self._parts  # a part that is asked for again is counted once
         self.choices.update(about["chose"])
-        say(f"{self.label}: going on from the last checkpoint")
+        self.curves.update(about["curves"])
+        say(f"{self.label}: going on from the last checkpoint" + (f", {about['at']}" if about["at"] else ""))
         return {key: value.to(self.device) for key, value in state.items()}
 
     def part(self, spec: P) -> P:
         """See contract.Run."""
         start = time.perf_counter()
-        fit = self.store.fitted(spec, self.seed, f"{self.label} / {type(spec).__name__}")
+        fit = self.store.fitted(spec, self.seed, f"{self.label} / {part_name(spec)}")
         self._elsewhere -= time.perf_counter() - start
         self._parts[fit.fingerprint] = fit.seconds
+        self.curves |= {name: [dict(point) for point in curve] for name, curve in fit.curves.items()}
         return fit.part
+
+
+def part_name(part: Part) -> str:
+    """What a part is called in progress and curves: its own `part_name`, or its class's name."""
+    return getattr(part, "part_name", type(part).__name__)
 
 
 def fields_json(part: object) -> dict[str, Any]:

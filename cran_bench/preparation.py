@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cran_bench.dataset import Collection, Dataset
@@ -60,6 +62,21 @@ class Prepared:
     def split(self, name: str, unit: Unit, device: torch.device, fit_unit: Unit | None = None) -> Split:
         """A split whose texts are `unit`, seen through a front end fitted on training texts of `fit_unit`."""
         return Split(name, unit, self.collection, self.features, self.text(fit_unit or unit), device)
+
+    def find(self, image: str, device: torch.device) -> tuple[Split, int]:
+        """One image by its id, as a split of itself and its captions, and its row in the collection.
+
+        Raises:
+            BadInput: there is none of that id.
+        """
+        ids = self.collection.images.ids
+        for name, rows in self.collection.splits.items():
+            for position, row in enumerate(rows.tolist()):
+                if ids[row] == image:
+                    return self.split(name, "captions", device).take(np.array([position])), row
+        close = difflib.get_close_matches(image, ids, n=1)
+        known = close[0] if close else ids[int(self.collection.splits["test"][0])]
+        raise BadInput(f"{self.dataset.label} has no image '{image}'; did you mean '{known}'?")
 
 
 def prepare(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
@@ -35,14 +35,22 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def track(items: Iterable[T], label: str, total: int, done: int = 0, quiet_below: float = 2.0) -> Iterator[T]:
+def track(
+    items: Iterable[T],
+    label: str,
+    total: int,
+    done: int = 0,
+    quiet_below: float = 2.0,
+    status: Callable[[], str] = str,
+) -> Iterator[T]:
     """Yield `items`, showing how many of `total` are through and how long the rest will take.
 
     On a terminal a bar; elsewhere a line every 30 seconds.  Nothing is shown of what ends within `quiet_below` seconds.
-    `done` items of `total` were through before (a resumed job).
+    `done` items of `total` were through before (a resumed job); `status` gives words to show beside the count.
     """
     console = _console()
     start = time.monotonic()
+    count = 0
     if console.is_terminal:
         columns = (
             TextColumn("{task.description}"),
@@ -51,12 +59,14 @@ def track(items: Iterable[T], label: str, total: int, done: int = 0, quiet_below
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
         )
         with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task(label, total=total, completed=done, visible=False)
+            task = progress.add_task(label, total=total, completed=done, visible=False, status="")
             for count, item in enumerate(items, 1):
                 yield item
-                progress.update(task, completed=done + count, visible=time.monotonic() - start > quiet_below)
+                visible = time.monotonic() - start > quiet_below
+                progress.update(task, completed=done + count, visible=visible, status=status())
     else:
         shown = start
         for count, item in enumerate(items, 1):
@@ -64,7 +74,12 @@ def track(items: Iterable[T], label: str, total: int, done: int = 0, quiet_below
             now = time.monotonic()
             if now - shown > _LINE_EVERY and done + count < total:
                 left = (now - start) / count * (total - done - count)
-                say(f"{label}: {done + count} of {total}, about {duration(left)} left")
+                words = status()
+                say(
+                    f"{label}: {done + count} of {total}, "
+                    + (f"{words}, " if words else "")
+                    + f"about {duration(left)} left"
+                )
                 shown = now
     if time.monotonic() - start > quiet_below:
-        say(f"{label}: {total} of {total} in {duration(time.monotonic() - start)}")
+        say(f"{label}: {done + count} of {total} in {duration(time.monotonic() - start)}")

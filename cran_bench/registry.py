@@ -8,7 +8,7 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -144,9 +144,11 @@ class Registry(Generic[T]):
         reference = build(plugin.cls, base, plugin.name)
         changed = build(plugin.cls, {**base, **given}, plugin.name)
         options = {k: getattr(changed, k) for k in given if getattr(changed, k) != getattr(reference, k)}
+        always = [f.name for f in fields(plugin.cls) if f.metadata.get("label") == "always"]  # type: ignore[arg-type]
+        shown = {**{k: getattr(changed, k) for k in always}, **options, **({"unit": unit} if unit else {})}
         preset = preset or (DEFAULT_PRESET if DEFAULT_PRESET in plugin.presets else "")
         head = f"{plugin.name}:{preset}" if preset else plugin.name
-        label = head + format_options({**options, **({"unit": unit} if unit else {})})
+        label = head + format_options(shown)
         return Configured(plugin, preset, label, {**base, **options}, unit)
 
     def _from_file(self, path: Path, class_name: str) -> Plugin[T]:

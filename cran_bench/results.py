@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cran_bench.errors import BadInput
 from cran_bench.progress import say
 from cran_bench.protocols import Protocol, Unit
 from cran_bench.ranking import Ranks
-from cran_bench.storage import sha256_bytes, sha256_file, sha256_json, write_atomically, write_json
+from cran_bench.storage import sha256_bytes, sha256_file, sha256_json, write_atomically, write_json, write_text
 
 SCHEMA = 1
+
+Curves: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]
+"""Points of training curves, by what was trained."""
 
 
 class _Strict(BaseModel):
@@ -174,13 +178,17 @@ class ResultStore:
             return None
         return record
 
-    def write(self, address: Address, record: Record, ranks: Ranks) -> Record:
-        """Store ranks, then the record that names them; a failure recorded earlier is removed."""
+    def write(self, address: Address, record: Record, ranks: Ranks, curves: Curves | None = None) -> Record:
+        """Store ranks, training curves, then the record; a failure recorded earlier is removed."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **ranks.arrays())  # type: ignore[arg-type]
         data = buffer.getvalue()
         sealed = record.model_copy(update={"ranks_sha": sha256_bytes(data)}).sealed()
         write_atomically(self._with(address, ".npz"), lambda file: file.write(data))
+        if curves:
+            points = [{"trained": name, **point} for name, curve in curves.items() for point in curve]
+            table = pd.DataFrame(points).to_csv(index=False, float_format="%.6g")
+            write_text(self._with(address, ".curves.csv"), table)
         write_json(self.path(address), sealed.model_dump())
         self._with(address, ".error.json").unlink(missing_ok=True)
         return sealed

@@ -119,6 +119,10 @@ class Runner:
                 )
         return outcomes
 
+    def fitted(self, method: Configured[Method], seed: int, unit: Unit) -> Method:
+        """A method fitted on this data, or loaded where this very fit is stored."""
+        return _Fitted(self, method, seed, unit).fit.part
+
     def _one(self, fitted: _Fitted, protocol: Protocol) -> Outcome:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         method, seed = fitted.method, fitted.seed
@@ -132,7 +136,7 @@ class Runner:
                 if found is not None:
                     return Outcome(address, found, None, reused=True)
                 record, ranks = self._evaluate(fitted, protocol, fingerprint, started)
-                record = self.store.write(address, record, ranks)
+                record = self.store.write(address, record, ranks, fitted.fit.curves)
             return Outcome(address, record, None, reused=False)
         except Exception as error:  # recorded with its traceback; the other rows go on
             if isinstance(error, CannotWrite):

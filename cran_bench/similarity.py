@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -16,27 +16,39 @@ from torch import Tensor
 from cran_bench.errors import BadInput
 
 Rows: TypeAlias = slice | Tensor
+PairKind: TypeAlias = Literal["ordered", "unordered", "all"]
 
 
 @dataclass(frozen=True)
 class Relations:
-    """Ordered region pairs of N images kept factored: r_jk = (first_j + second_k) / norm_jk, for all j != k.
+    """Region pairs of N images kept factored: r_jk = (first_j + second_k) / norm_jk.
 
     A linear layer on the concatenation [l_j; l_k] is such a sum, so n + n vectors stand for n(n - 1).
 
     Attributes:
         first: (N, n, D).
         second: (N, n, D); a bias belongs into one of the two.
-        norm: (N, n, n) positive divisors, the diagonal unused; None for no division.
+        norm: (N, n, n) positive divisors, unused where (j, k) is no pair; None for no division.
+        kind: which (j, k) are pairs, see `region_pairs`.
     """
 
     first: Tensor
     second: Tensor
     norm: Tensor | None = None
+    kind: PairKind = "ordered"
 
     def rows(self, rows: Rows) -> Relations:
         """The relations of some images."""
-        return Relations(self.first[rows], self.second[rows], None if self.norm is None else self.norm[rows])
+        return self.map(lambda x: x[rows])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Relations:
+        """`function` applied to every tensor."""
+        norm = None if self.norm is None else function(self.norm)
+        return Relations(function(self.first), function(self.second), norm, self.kind)
+
+    def pairs(self) -> Tensor:
+        """(P, 2) region indices, on the device of the vectors."""
+        return region_pairs(self.first.shape[1], self.kind).to(self.first.device)
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,7 @@ class Levels:
     Attributes:
         globals: (N, D) for images and for texts.
         regions: (N, n, D) for images, (T, D) for texts.
-        relations: `Relations` or (N, P, D) for images, (T, D) for texts.
+        relations: `Relations`, or (N, P, D) in the order of `region_pairs`, for images; (T, D) for texts.
         mask: (N, n) bool for images, True where a region exists; None for all.
     """
 
@@ -74,23 +86,13 @@ class Levels:
 
     def rows(self, rows: Rows) -> Levels:
         """The embeddings of some images or texts."""
-        return Levels(
-            None if self.globals is None else self.globals[rows],
-            None if self.regions is None else self.regions[rows],
-            self.relations.rows(rows)
-            if isinstance(self.relations, Relations)
-            else None
-            if self.relations is None
-            else self.relations[rows],
-            None if self.mask is None else self.mask[rows],
-        )
+        return self.map(lambda x: x[rows])
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Levels:
         """`function` applied to every tensor, norms and mask included."""
         relations = self.relations
         if isinstance(relations, Relations):
-            norm = None if relations.norm is None else function(relations.norm)
-            relations = Relations(function(relations.first), function(relations.second), norm)
+            relations = relations.map(function)
         elif relations is not None:
             relations = function(relations)
         return Levels(
@@ -154,7 +156,7 @@ class Similarity:
         relations = levels.relations
         if isinstance(relations, Relations):
             lengths = (relations.first[:, :, None] + relations.second[:, None]).norm(dim=-1)
-            relations = Relations(relations.first, relations.second, lengths.clamp_min(1e-300))
+            relations = replace(relations, norm=lengths.clamp_min(1e-300))
         elif relations is not None:
             relations = _unit(relations)
         return replace(
@@ -167,6 +169,13 @@ class Similarity:
     def scores(self, images: Embedding, texts: Embedding) -> Tensor:
         """All pairs of a block of N images and T texts: (N, T) float64, larger is more similar."""
         return self._combine(self.prepare(images), self.prepare(texts), _all_pairs)
+
+    def scores_as_given(self, images: Levels, texts: Levels) -> Tensor:
+        """All pairs in the embeddings' own precision, not normalised, with gradients: for training.
+
+        Shapes: N image rows and T text rows to (N, T).
+        """
+        return self._combine(images, texts, _all_pairs)
 
     def paired(self, images: Embedding, texts: Embedding) -> Tensor:
         """Row-wise pairs of N images and N texts: (N,) float64, equal to `scores` up to `rounding`."""
@@ -233,10 +242,10 @@ class Similarity:
         reach = first[:, :, None] + second[:, None]
         if relations.norm is not None:
             reach = reach / relations.norm.double().abs()
-        pairs = ordered_pairs(reach.shape[1]).to(reach.device)
+        pairs = relations.pairs()
         reach = reach[:, pairs[:, 0], pairs[:, 1]]
         if mask is not None:
-            reach = reach.masked_fill(~_pair_mask(mask), 0.0)
+            reach = reach.masked_fill(~_both_exist(mask, pairs), 0.0)
         largest: Tensor = reach.max(dim=1).values if reach.shape[1] else reach.sum(dim=1)
         return largest
 
@@ -283,20 +292,33 @@ class MultiLevel(Similarity):
         assert isinstance(total, Tensor)
         return total
 
+    def members(self, images: Embedding, texts: Embedding) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """What the means over the `top` best are taken of, as far as the levels are there.
+
+        Returns:
+            For `regions` and `relations`, (N, R, T) scores without the level's weight, and (N, R) which exist or None.
+        """
+        left, right = self.prepare(images), self.prepare(texts)
+        found: dict[str, tuple[Tensor, Tensor | None]] = {}
+        if left.regions is not None and right.regions is not None:
+            found["regions"] = _all_pairs(left.regions, right.regions), left.mask
+        if left.relations is not None and isinstance(right.relations, Tensor):
+            found["relations"] = self._relation_scores(left, right.relations, _all_pairs)
+        return found
+
     def _relation_scores(self, images: Levels, texts: Tensor, product: Product) -> tuple[Tensor, Tensor | None]:
-        relations = images.relations
+        relations, mask = images.relations, images.mask
         if not isinstance(relations, Relations):
             assert relations is not None
-            if images.mask is None:
-                return product(relations, texts), None
-            return product(relations, texts), _pair_mask(images.mask)
-        first, second = product(relations.first, texts), product(relations.second, texts)
-        n = first.shape[1]
-        pairs = ordered_pairs(n).to(first.device)
-        scores = first[:, pairs[:, 0]] + second[:, pairs[:, 1]]
-        if relations.norm is not None:
-            scores = scores / relations.norm[:, pairs[:, 0], pairs[:, 1]][:, :, None]
-        return scores, None if images.mask is None else _pair_mask(images.mask)
+            pairs = None if mask is None else _pairs_by_count(mask.shape[1], relations.shape[1]).to(mask.device)
+            scores = product(relations, texts)
+        else:
+            first, second = product(relations.first, texts), product(relations.second, texts)
+            pairs = relations.pairs()
+            scores = first[:, pairs[:, 0]] + second[:, pairs[:, 1]]
+            if relations.norm is not None:
+                scores = scores / relations.norm[:, pairs[:, 0], pairs[:, 1]][:, :, None]
+        return scores, None if mask is None or pairs is None else _both_exist(mask, pairs)
 
     def _top_mean(self, scores: Tensor, valid: Tensor | None) -> Tensor:
         """(N, R, T) scores and (N, R) validity to (N, T)."""
@@ -310,11 +332,27 @@ class MultiLevel(Similarity):
         return best.masked_fill(best == -torch.inf, 0.0).sum(dim=1) / count[:, None]
 
 
-def ordered_pairs(regions: int) -> Tensor:
-    """(n(n - 1), 2) region indices of every ordered pair j != k, row-major: (0, 1), (0, 2), ... (1, 0), ..."""
+def region_pairs(regions: int, kind: PairKind = "ordered") -> Tensor:
+    """(P, 2) region indices (j, k), row-major.
+
+    ``ordered`` gives every j != k, n(n - 1) of them: (0, 1), (0, 2), ... (1, 0), ...; ``unordered`` those with j < k;
+    ``all`` every (j, k), also a region with itself.
+    """
     j, k = torch.meshgrid(torch.arange(regions), torch.arange(regions), indexing="ij")
     pairs = torch.stack([j.flatten(), k.flatten()], dim=1)
-    return pairs[pairs[:, 0] != pairs[:, 1]]
+    wanted = {"ordered": pairs[:, 0] != pairs[:, 1], "unordered": pairs[:, 0] < pairs[:, 1]}
+    return pairs[wanted[kind]] if kind != "all" else pairs
+
+
+def _pairs_by_count(regions: int, count: int) -> Tensor:
+    """The pairs of which there are `count`."""
+    for kind in get_args(PairKind):
+        pairs = region_pairs(regions, kind)
+        if len(pairs) == count:
+            return pairs
+    raise BadInput(
+        f"{count} relations cannot be the pairs of {regions} regions; give them in the order of region_pairs"
+    )
 
 
 def mean_by_image(texts: Embedding, image_of: Tensor, images: int, similarity: Similarity) -> Embedding:
@@ -344,8 +382,7 @@ def on_device(embedding: Embedding, device: torch.device) -> Embedding:
     return moved if isinstance(embedding, Levels) else moved.tensors()[0]
 
 
-def _pair_mask(mask: Tensor) -> Tensor:
-    pairs = ordered_pairs(mask.shape[1]).to(mask.device)
+def _both_exist(mask: Tensor, pairs: Tensor) -> Tensor:
     return mask[:, pairs[:, 0]] & mask[:, pairs[:, 1]]
 
 

@@ -18,7 +18,7 @@ from cran_bench.frontend import characters
 from cran_bench.frontend.features import Features
 from cran_bench.frontend.text import TextFrontEnd
 from cran_bench.protocols import Unit
-from cran_bench.similarity import ordered_pairs
+from cran_bench.similarity import region_pairs
 
 
 class MissingFeature(BadInput):
@@ -59,6 +59,12 @@ class Split:
         """The images at `positions` of this split with their texts, in that order."""
         rows = self._rows[positions]
         return Split(self.name, self.unit, self._collection, self._features, self._text, self._device, rows)
+
+    def asking(self, texts: list[str]) -> Split:
+        """The same images with other texts, all said of the first image."""
+        other = self.take(np.arange(len(self)))
+        other.__dict__["_texts"] = texts, np.zeros(len(texts), dtype=np.int64)  # in place of the cached property
+        return other
 
     def _tensor(self, array: NDArray[Any], dtype: type[np.generic] | None = None) -> Tensor:
         array = array if dtype is None else array.astype(dtype, copy=False)
@@ -104,7 +110,7 @@ class Split:
     @cached_property
     def relation_pairs(self) -> Tensor:
         """(20, 2) int64, the ordered pairs (j, k), j != k, of the regions, row-major."""
-        return ordered_pairs(self._region_array("boxes").shape[1]).to(self._device)
+        return region_pairs(self._region_array("boxes").shape[1]).to(self._device)
 
     @property
     def labels(self) -> Tensor:

@@ -14,7 +14,7 @@ from cran_bench.similarity import (
     Similarity,
     mean_by_image,
     on_device,
-    ordered_pairs,
+    region_pairs,
     rows_of,
 )
 
@@ -206,10 +206,10 @@ def test_blocks_are_parts_of_the_whole(factored, texts):
     assert (len(factored), len(texts)) == (N, T)
 
 
-def test_ordered_pairs_are_row_major():
-    assert ordered_pairs(3).tolist() == [[0, 1], [0, 2], [1, 0], [1, 2], [2, 0], [2, 1]]
-    assert ordered_pairs(5).shape == (20, 2)
-    assert ordered_pairs(1).shape == (0, 2)
+def test_region_pairs_are_row_major():
+    assert region_pairs(3).tolist() == [[0, 1], [0, 2], [1, 0], [1, 2], [2, 0], [2, 1]]
+    assert region_pairs(5).shape == (20, 2)
+    assert region_pairs(1).shape == (0, 2)
 
 
 # rounding ---------------------------------------------------------------------------------------------------------

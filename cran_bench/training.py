@@ -1,0 +1,146 @@
+"""The training loop of every method that learns by gradient: epochs, validation, early stopping, checkpoints, resume.
+
+A method brings a module, the batches of an epoch, the loss of a batch and a way to score the validation split; the loop
+knows nothing else of it.  An epoch's batches depend on the seed and the epoch alone, so a fit that was stopped goes on
+to exactly the numbers it would have reached.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from cran_bench.contract import Run
+from cran_bench.errors import BadInput
+from cran_bench.ranking import Metrics
+
+B = TypeVar("B")
+
+
+@dataclass
+class Training(Generic[B]):
+    """How a module is trained.
+
+    Attributes:
+        module: what is trained, on its device.
+        optimizer: over the module's parameters.
+        steps: batches in an epoch, at most; for the progress bar.
+        batches: (epoch, generator) to the epoch's batches; epochs count from 1, the generator is seeded for the epoch.
+        loss: a batch to a scalar with gradients.
+        validate: recall of the module as it is on the validation split.
+        epochs: how many at most.
+        patience: stop after so many epochs without a better rsum on validation; 0 never stops.
+        halve_every: halve the learning rate after every so many epochs; 0 leaves it.
+        clip: largest norm of a step's gradient; 0 for no limit.
+        validate_every: epochs between two looks at the validation split.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    steps: int
+    batches: Callable[[int, torch.Generator], Iterator[B]]
+    loss: Callable[[B], Tensor]
+    validate: Callable[[], Metrics]
+    epochs: int
+    patience: int = 0
+    halve_every: int = 0
+    clip: float = 0.0
+    validate_every: int = 1
+
+    def run(self, run: Run) -> None:
+        """Train, and leave the module with the weights that were best on validation.
+
+        Raises:
+            BadInput: the loss is not finite; the checkpoint of the last good epoch stays.
+        """
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._best: dict[str, Tensor] = {}
+        self._best_rsum, self._best_epoch = -1.0, 0
+        first = self._restore(run.resume()) + 1
+        if not self._is_over(first - 1):
+            total, done = self.epochs * self.steps, (first - 1) * self.steps
+            for _ in run.progress(self._train(run, first), "steps", total, done):
+                pass
+        self.module.load_state_dict(self._best)
+        run.chose(epoch=self._best_epoch, rsum=round(self._best_rsum, 2))
+
+    def _train(self, run: Run, first: int) -> Iterator[None]:
+        """One item a step, so that progress counts steps."""
+        for epoch in range(first, self.epochs + 1):
+            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate * 0.5 ** ((epoch - 1) // self.halve_every) if self.halve_every else rate
+            self.module.train()
+            losses: list[Tensor] = []
+            for batch in self.batches(epoch, torch.Generator().manual_seed(1_000_003 * run.seed + epoch)):
+                self.optimizer.zero_grad(set_to_none=True)
+                loss = self.loss(batch)
+                loss.backward()  # type: ignore[no-untyped-call]
+                if self.clip:
+                    nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
+                self.optimizer.step()
+                losses.append(loss.detach())
+                yield
+            mean = float(torch.stack(losses).mean())
+            if not math.isfinite(mean):
+                raise BadInput(
+                    f"the loss became {mean} in epoch {epoch}: lower the learning rate (lr) or clip gradients (clip); "
+                    f"the last good checkpoint, of epoch {epoch - 1}, is kept"
+                )
+            self._look(run, epoch, mean)
+            run.checkpoint(self._state(epoch), at=f"after epoch {epoch} of at most {self.epochs}")
+            if self._is_over(epoch):
+                return
+
+    def _look(self, run: Run, epoch: int, loss: float) -> None:
+        if epoch % self.validate_every and epoch != self.epochs:
+            return
+        self.module.eval()
+        with torch.inference_mode():
+            found = self.validate()
+        run.log(epoch=epoch, loss=loss, i2t_r1=found.i2t_r1, t2i_r1=found.t2i_r1, rsum=found.rsum)
+        if found.rsum > self._best_rsum:
+            self._best_rsum, self._best_epoch = found.rsum, epoch
+            self._best = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
+
+    def _is_over(self, epoch: int) -> bool:
+        return epoch >= self.epochs or bool(self.patience and self._best and epoch - self._best_epoch >= self.patience)
+
+    def _state(self, epoch: int) -> dict[str, Tensor]:
+        state = {f"module.{key}": value for key, value in self.module.state_dict().items()}
+        state |= {f"best.{key}": value for key, value in self._best.items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
+        state["progress"] = torch.tensor([epoch, self._best_epoch, self._best_rsum], dtype=torch.float64)
+        state["random"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            state["random_cuda"] = torch.cuda.get_rng_state()
+        return state
+
+    def _restore(self, state: Mapping[str, Tensor] | None) -> int:
+        """Take up a checkpoint and return the epoch it was made after; 0 to start."""
+        if state is None:
+            return 0
+        self.module.load_state_dict(_below("module.", state))
+        self._best = _below("best.", state)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in _below("optimizer.", state).items():
+            index, _, name = key.partition(".")
+            # Adam counts its steps on the host unless told otherwise.
+            moments.setdefault(int(index), {})[name] = value.cpu() if name == "step" else value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        epoch, self._best_epoch, self._best_rsum = (
+            kind(value) for kind, value in zip((int, int, float), state["progress"].tolist(), strict=True)
+        )
+        torch.set_rng_state(state["random"].cpu())
+        if "random_cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["random_cuda"].cpu())
+        return int(epoch)
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -1,0 +1,140 @@
+"""CRAN: cross-media relation attention network, the paper's own row of Tables 1 and 2, and the four rows of Table 3.
+
+    sim(i, t) = d(g^i, g^t) + 1/K sum_k d(l^i_k, l^t) + 1/K sum_k d(r^i_k, r^t)     (Eq. 11)
+
+J. Qi, Y. Peng, Y. Yuan, IJCAI 2018.  `model` reads like Section 3 of the paper, `recipe` says what the paper leaves open
+and what we took, `batches` who meets whom in training.  The three levels share nothing, so the sum of their losses is
+minimised by training each alone: a level is a part, and the four rows cost one CRAN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from cran_bench import Explanation, Levels, MultiLevel, Run, Split, register
+from cran_bench.split import MissingFeature
+
+from .alignment import Alignment
+from .explanation import explain
+from .model import join, only
+from .recipe import LEVELS, LITERAL, PAPER, Recipe
+
+PRESETS = {"literal": LITERAL, "paper": PAPER, "tuned": {}}
+
+
+@register("cran", paper_row="CRAN", presets=PRESETS)
+@dataclass
+class CRAN(Recipe):
+    """All three levels.
+
+    Attributes:
+        joint: train the levels in one run, chosen by their summed score, not each by itself (A15).  The paper has no
+            total loss.
+        sim: d of Eq. 11 (A16): `dot`, or `cos`, which differs only where embeddings are not of unit length.
+        fusion_weights: of the global, local and relation level (A17); 1, 1, 1 in Eq. 11.
+        fusion_norm: `zscore` also divides each level by the deviation of its scores on validation (A17), for levels
+            of different scale; `none` is Eq. 11.
+    """
+
+    joint: bool = False
+    sim: Literal["dot", "cos"] = "dot"
+    fusion_weights: tuple[float, ...] = (1.0, 1.0, 1.0)
+    fusion_norm: Literal["none", "zscore"] = "none"
+
+    levels: ClassVar[tuple[str, ...]] = LEVELS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.fusion_weights) != 3 or min(self.fusion_weights) < 0:
+            raise ValueError("fusion_weights are three numbers from 0 up, of the global, local and relation level")
+        if self.encoders == "one" and not self.joint:
+            raise ValueError("encoders=one is trained by all levels at once: add joint=true")
+        self.parts: list[Alignment] = []
+        self.scales = torch.ones(3, dtype=torch.float64)
+
+    @property
+    def similarity(self) -> MultiLevel:
+        """Eq. 11."""
+        weights = [weight / scale for weight, scale in zip(self.fusion_weights, self.scales.tolist(), strict=True)]
+        return MultiLevel(cosine=self.sim == "cos", top=self.top, weights=(weights[0], weights[1], weights[2]))
+
+    def _unfitted(self) -> list[Alignment]:
+        together = [self.levels] if self.joint else [(level,) for level in self.levels]
+        return [Alignment(**self.of(levels), levels=levels) for levels in together]
+
+    def fit(self, train: Split, val: Split, run: Run) -> None:
+        """Fit, or fetch, the levels; measure their scales where they are to be evened out."""
+        if len(self.levels) > 1 and not train.has_regions:
+            raise MissingFeature(
+                "it needs regions, and the features were prepared without; prepare the dataset again with "
+                "--regions-with, or run cran-baseline, which needs none"
+            )
+        self.parts = [run.part(part) for part in self._unfitted()]
+        if self.fusion_norm == "zscore":
+            with torch.inference_mode():
+                self._measure_scales(val)
+
+    def _measure_scales(self, val: Split, most: int = 1000) -> None:
+        some = val.take(torch.arange(min(most, len(val))).numpy())
+        images, texts = self.embed_images(some), self.embed_texts(some)
+        eq11 = MultiLevel(cosine=self.sim == "cos", top=self.top)
+        for level in self.levels:
+            deviation = eq11.scores(only(images, level), only(texts.rows(slice(most)), level)).std()
+            self.scales[LEVELS.index(level)] = float(deviation.clamp_min(1e-12))
+
+    def embed_images(self, split: Split) -> Levels:
+        """N images on the row's levels."""
+        embedded = [(part.levels, part.embed_images(split)) for part in self.parts]
+        return join({level: only(found, level) for levels, found in embedded for level in levels})
+
+    def embed_texts(self, split: Split) -> Levels:
+        """T texts on the row's levels."""
+        embedded = [(part.levels, part.embed_texts(split)) for part in self.parts]
+        return join({level: only(found, level) for levels, found in embedded for level in levels})
+
+    def explain(self, split: Split, pairs: Sequence[tuple[int, int]]) -> list[Explanation]:
+        """Scores per level, attention over characters, winning regions and region pairs of (image, text) positions."""
+        with torch.inference_mode():
+            return [explain(self, split, image, text) for image, text in pairs]
+
+    def state(self) -> dict[str, Tensor]:
+        """The states of the parts, and the levels' scales."""
+        state = {f"{part.part_name}.{key}": value for part in self.parts for key, value in part.state().items()}
+        return {**state, "scales": self.scales}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """See `state`."""
+        self.scales = state["scales"]
+        self.parts = self._unfitted()
+        for part in self.parts:
+            prefix = part.part_name + "."
+            part.load({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+
+
+@register("cran-baseline", paper_row="CRAN-baseline", presets=PRESETS)
+@dataclass
+class CRANBaseline(CRAN):
+    """The global level alone."""
+
+    levels: ClassVar[tuple[str, ...]] = ("global",)
+
+
+@register("cran-local", paper_row="CRAN-local", presets=PRESETS)
+@dataclass
+class CRANLocal(CRAN):
+    """Global and local level."""
+
+    levels: ClassVar[tuple[str, ...]] = ("global", "local")
+
+
+@register("cran-relation", paper_row="CRAN-relation", presets=PRESETS)
+@dataclass
+class CRANRelation(CRAN):
+    """Global and relation level."""
+
+    levels: ClassVar[tuple[str, ...]] = ("global", "relation")

@@ -1,0 +1,183 @@
+"""One or several levels of CRAN, trained together and stored as a part, so that rows which name the same share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cran_bench import Levels, MultiLevel, Run, Split
+from cran_bench.errors import BadInput
+from cran_bench.progress import say
+from cran_bench.training import Training
+
+from .batches import POOL, Batches, nearest
+from .model import LENGTH, Network, Views, margin_loss, only
+from .recipe import LEVELS, Recipe
+
+BLOCK = 512  # texts or images embedded at a time
+
+
+@dataclass
+class Alignment(Recipe):
+    """Levels that are trained together: one, or several with `joint`.
+
+    Attributes:
+        levels: of global, local and relation.
+    """
+
+    levels: tuple[str, ...] = LEVELS
+
+    @property
+    def part_name(self) -> str:
+        """See `cran_bench.fits.part_name`."""
+        return "+".join(self.levels)
+
+    @property
+    def similarity(self) -> MultiLevel:
+        """The levels' share of Eq. 11."""
+        return MultiLevel(top=self.top)
+
+    def fit(self, train: Split, val: Split, run: Run) -> None:
+        """Minimise the sum of the levels' losses; keep the epoch with the best rsum on validation."""
+        views, chars = self.views(train), train.chars(LENGTH)
+        warn_of_unreadable(train, chars)
+        region_dim = 0 if views.regions is None else views.regions.shape[2]
+        self._build(views.globals.shape[1], region_dim, run.device)
+        self.network.fit_scaling(views)
+        batches = Batches(self, train.image_of, self._lookalikes(train))
+        scoring = MultiLevel(top=self.k_train)
+        draws, negatives = torch.Generator(), str(self.negatives)
+
+        def epoch(number: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+            nonlocal negatives, scoring
+            draws.manual_seed(generator.initial_seed())
+            warming_up = number <= self.warm_up
+            negatives = "all" if self.negatives == "hardest" and warming_up else self.negatives
+            scoring = MultiLevel(top=self.top if warming_up else self.k_train)
+            return batches.epoch(number, generator)
+
+        def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+            owner, texts = batch
+            images, captions = self.network.images(rows_of(views, owner)), self.network.texts(chars[texts])
+            total = torch.zeros((), device=run.device)
+            for level in self.levels:
+                scores = scoring.scores_as_given(only(images, level), only(captions, level))
+                both = self.bidirectional or level == "global"  # Eqs. 7 and 8 for the global level
+                total = total + margin_loss(scores, owner, self.margin, negatives, both, draws)
+            return total
+
+        Training(
+            module=self.network,
+            optimizer=self._optimizer(),
+            steps=batches.steps,
+            batches=epoch,
+            loss=loss,
+            validate=lambda: run.score(self.embed_images(val), self.embed_texts(val)),
+            epochs=self.max_epochs,
+            patience=self.patience,
+            halve_every=self.halve_every,
+            clip=self.clip,
+        ).run(run)
+        self.network.eval()
+
+    def _build(self, image_dim: int, region_dim: int, device: torch.device) -> None:
+        self.dims = image_dim, region_dim
+        self.network = Network(self, self.levels, image_dim, region_dim).to(device)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        learned = [p for p in self.network.parameters() if p.requires_grad]
+        if self.optimizer == "adam":
+            return torch.optim.AdamW(learned, lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.RMSprop(learned, lr=self.lr, alpha=0.99, eps=1e-8, weight_decay=self.weight_decay)
+
+    def _lookalikes(self, train: Split) -> Tensor | None:
+        if not self.lookalikes:
+            return None
+        return nearest(train.images, POOL * self.lookalike_group)
+
+    def views(self, split: Split) -> Views:
+        """The image features that these levels read."""
+        if self.levels == ("global",):
+            return Views(split.images)
+        return Views(split.images, split.regions, split.boxes, split.region_mask)
+
+    def embed_images(self, split: Split) -> Levels:
+        """N images on these levels."""
+        views = self.views(split)
+        rows = torch.arange(len(split), device=views.globals.device)
+        return concatenated([self.network.images(rows_of(views, block)) for block in in_blocks(rows)])
+
+    def embed_texts(self, split: Split) -> Levels:
+        """T texts on these levels, those of a length together."""
+        chars = split.chars(LENGTH)
+        order = (chars > 0).sum(dim=1).argsort(stable=True)
+        return concatenated([self.network.texts(chars[block]) for block in in_blocks(order)]).rows(order.argsort())
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, and the dimensions of the features they are for."""
+        return {**self.network.state_dict(), "dims": torch.tensor(self.dims)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """See `state`.
+
+        Raises:
+            BadInput: the weights are of another width or of other levels.
+        """
+        image_dim, region_dim = state["dims"].tolist()
+        self._build(image_dim, region_dim, state["dims"].device)
+        try:
+            self.network.load_state_dict({key: value for key, value in state.items() if key != "dims"})
+        except RuntimeError as error:
+            raise BadInput(
+                f"these weights are not those of levels {self.part_name} with width={self.width}: they are of another "
+                f"width or have other parts; fit again, or give the fields they were fitted with ({_first_of(error)})"
+            ) from None
+        self.network.eval()
+
+
+def in_blocks(rows: Tensor) -> Iterator[Tensor]:
+    """Runs of `BLOCK` rows."""
+    return (rows[a : a + BLOCK] for a in range(0, len(rows), BLOCK))
+
+
+def rows_of(views: Views, rows: Tensor) -> Views:
+    """Some images."""
+    return Views(*(None if view is None else view[rows] for view in views))  # type: ignore[arg-type]
+
+
+def concatenated(blocks: list[Levels]) -> Levels:
+    """Blocks of rows as one."""
+    columns: list[list[Tensor]] = []
+    for block in blocks:
+        tensors: list[Tensor] = []
+        block.map(lambda x, tensors=tensors: tensors.append(x) or x)  # type: ignore[misc]
+        columns.append(tensors)
+    whole = iter([torch.cat(column) for column in zip(*columns, strict=True)])
+    return blocks[0].map(lambda _: next(whole))
+
+
+def warn_of_unreadable(split: Split, chars: Tensor) -> None:
+    """Say how many texts have no character that CRAN reads.
+
+    Raises:
+        BadInput: none has any.
+    """
+    empty = (~(chars > 0).any(dim=1)).nonzero().flatten().tolist()
+    if len(empty) == len(chars):
+        raise BadInput(
+            f"none of the {len(chars)} {split.unit} of the {split.name} split has a character that CRAN reads (Latin "
+            f"letters, digits, punctuation); the first is '{split.texts[0][:60]}': give captions in that alphabet"
+        )
+    if empty:
+        say(
+            f"  {len(empty)} of {len(chars)} {split.unit} of the {split.name} split have no character that CRAN reads, "
+            f"the first is '{split.texts[empty[0]][:60]}'; they count as empty texts"
+        )
+
+
+def _first_of(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
+    return lines[0] if lines else str(error)

@@ -1,0 +1,115 @@
+"""Which images and texts meet in a batch: different images, at random or among their look-alikes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from .recipe import Recipe
+
+BLOCK = 4096
+POOL = 4  # look-alikes known per one that is wanted, since some are used up
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of every epoch.
+
+    Attributes:
+        image_of: (T,) image of each text, non-decreasing.
+        neighbours: (N, k) each image's look-alikes, nearest first; None where no batch is made of them.
+    """
+
+    recipe: Recipe
+    image_of: Tensor
+    neighbours: Tensor | None = None
+
+    @property
+    def images(self) -> int:
+        """N."""
+        return int(self.image_of[-1]) + 1
+
+    def _counts(self) -> Tensor:
+        return torch.bincount(self.image_of.cpu(), minlength=self.images)
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch, at most."""
+        in_a_pass = math.ceil(self.images / self.recipe.batch_size)
+        passes = int(self._counts().max()) if self.recipe.caption_sampling == "all" else 1
+        return self.images if self.recipe.epoch_mode == "batches" else in_a_pass * passes
+
+    def epoch(self, number: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pairs of (B,) images, all different, and (B,) texts of theirs."""
+        left = self.steps if self.recipe.epoch_mode == "batches" else -1
+        while True:
+            for chosen in self._captions(generator):
+                for images in self._a_pass(number, generator):
+                    images = images[chosen[images] >= 0]
+                    if len(images):
+                        yield images.to(self.image_of.device), chosen[images].to(self.image_of.device)
+                        left -= 1
+                    if left == 0:
+                        return
+            if left < 0:
+                return
+
+    def _captions(self, generator: torch.Generator) -> Iterator[Tensor]:
+        """(N,) a text of each image, once or as often as it takes to use all; -1 where an image has no more."""
+        counts = self._counts()
+        first = counts.cumsum(0) - counts
+        if self.recipe.caption_sampling == "first":
+            yield first
+        elif self.recipe.caption_sampling == "random":
+            yield first + (torch.rand(len(counts), generator=generator) * counts).long()
+        else:
+            draw = torch.rand(len(self.image_of), generator=generator, dtype=torch.float64)
+            shuffled = (draw + self.image_of.cpu()).argsort()  # texts stay with their image, in random order
+            for k in range(int(counts.max())):
+                yield torch.where(counts > k, shuffled[(first + k).clamp_max(len(shuffled) - 1)], -1)
+
+    def _a_pass(self, number: int, generator: torch.Generator) -> list[Tensor]:
+        """Every image once, in batches of nearly equal size."""
+        order = torch.randperm(self.images, generator=generator)
+        count = math.ceil(self.images / self.recipe.batch_size)
+        alike = round(self.recipe.lookalikes * count) if number >= self.recipe.lookalikes_from else 0
+        if alike and self.neighbours is not None:
+            order = self._grouped(order.tolist(), alike * self.recipe.batch_size)
+        batches = torch.tensor_split(order, count)
+        return [batches[k] for k in torch.randperm(count, generator=generator).tolist()]
+
+    def _grouped(self, order: list[int], wanted: int) -> Tensor:
+        """The same images: about `wanted` of them in groups of an image and its look-alikes, then the others."""
+        assert self.neighbours is not None
+        near = self.neighbours.tolist()
+        used = bytearray(len(order))
+        grouped: list[int] = []
+        for image in order:
+            if len(grouped) >= wanted:
+                break
+            if used[image]:
+                continue
+            free = [other for other in near[image] if not used[other]]
+            group = [image, *free[: self.recipe.lookalike_group - 1]]
+            for member in group:
+                used[member] = True
+            grouped += group
+        return torch.tensor(grouped + [image for image in order if not used[image]])
+
+
+def nearest(features: Tensor, count: int) -> Tensor:
+    """(N, D) features to (N, count) int64: every row's nearest others by cosine, exactly, a block of rows at a time."""
+    X = normalize(features, dim=1)
+    count = min(count, len(X) - 1)
+    found = []
+    for a in range(0, len(X), BLOCK):
+        similarity = X[a : a + BLOCK] @ X.T
+        rows = torch.arange(len(similarity), device=X.device)
+        similarity[rows, rows + a] = -torch.inf
+        found.append(similarity.topk(count, dim=1).indices.cpu())
+    return torch.cat(found)

@@ -1,0 +1,67 @@
+"""Why CRAN scores an image and a text as it does: levels, attention over characters, winning regions and pairs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cran_bench import Explanation, Split
+from cran_bench.frontend.characters import ALPHABET
+from cran_bench.similarity import region_pairs
+
+from .model import LENGTH, Attention, Level, join, only
+
+if TYPE_CHECKING:
+    from . import CRAN
+
+
+def explain(method: CRAN, split: Split, image: int, text: int) -> Explanation:
+    """The explanation of one pair of positions in the split."""
+    eq11 = method.similarity
+    images = method.embed_images(split.take(np.array([image])))
+    chars = split.chars(LENGTH)[text : text + 1]
+    read = [(part.levels, part.network.texts(chars)) for part in method.parts]
+    texts = join({level: only(found, level) for levels, found in read for level in levels})
+    members = eq11.members(images, texts)
+    regions = _winners(*members["regions"], method.top) if "regions" in members else []
+    pairs = _winners(*members["relations"], method.top) if "relations" in members else []
+    names = region_pairs(split.boxes.shape[1], method.relation_pairs).tolist() if pairs else []
+    scores = {level: float(eq11.scores(only(images, level), only(texts, level))) for level in method.levels}
+    networks = {level: part.network.levels[level] for part in method.parts for level in part.levels}
+    return Explanation(
+        scores={**scores, "total": sum(scores.values())},
+        text="".join(ALPHABET[index - 1] for index in chars[0].tolist() if index),
+        attention={
+            name: _over_characters(level, chars)
+            for name, level in networks.items()
+            if isinstance(level, Level) and isinstance(level.pooling, Attention)
+        },
+        regions=regions,
+        pairs=[(*names[k], score) for k, score in pairs],
+    )
+
+
+def _winners(scores: Tensor, exists: Tensor | None, top: int) -> list[tuple[int, float]]:
+    """Place and score of the `top` best members that exist, of (1, R, 1) scores."""
+    flat = scores.flatten() if exists is None else scores.flatten().masked_fill(~exists.flatten(), -torch.inf)
+    best = flat.topk(min(top, len(flat)))
+    found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [(place, score) for place, score in found if score > -np.inf]
+
+
+def _over_characters(level: Level, chars: Tensor) -> list[float]:
+    """The weight of each character: every step's is shared evenly by the characters that it sees."""
+    H, counts = level.encoder(chars)
+    a = level.pooling.weights(H, counts)[0].tolist()
+    length = int((chars > 0).sum())
+    weights = np.zeros(length)
+    for step, weight in enumerate(a):
+        first = step * level.encoder.stride
+        seen = slice(first, min(first + level.encoder.field, length))
+        if first < length:
+            weights[seen] += weight / (seen.stop - first)
+    total = weights.sum()
+    return [float(weight) for weight in (weights / total if total else weights)]

@@ -1,0 +1,383 @@
+"""The model of CRAN, in the order of Section 3 of the paper and with its equation numbers.
+
+J. Qi, Y. Peng, Y. Yuan, "Cross-media Multi-level Alignment with Relation Attention Network", IJCAI 2018.  Text is read
+as characters, through the alphabet of Reed et al. (CVPR 2016).  B images or texts, m steps, n regions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding_bag, max_pool1d, pad
+
+from cran_bench import Levels, Relations
+from cran_bench.frontend.characters import ALPHABET
+from cran_bench.similarity import region_pairs
+
+from .recipe import Recipe
+
+BLOCK = 8192  # rows of features at a time
+LENGTH = 201  # characters of a text
+KERNEL = 4  # characters, or pooled steps, that a convolution sees
+
+
+class Views(NamedTuple):
+    """Image features of B images, as the front end gives them; regions are None where only the global level is built."""
+
+    globals: Tensor  # (B, D)
+    regions: Tensor | None = None  # (B, n, D)
+    boxes: Tensor | None = None  # (B, n, 4), fractions x0 y0 x1 y1
+    mask: Tensor | None = None  # (B, n) bool
+
+
+# 3.1 Visual-language relation attention model ----------------------------------------------------------------------
+
+
+class TextEncoder(nn.Module):
+    """Char-CNN and LSTM: characters to H = {h_1 ... h_m} (Section 3.1; the cell is Eqs. 1-3).
+
+    Three convolutions of width 4 with ReLU, max pooling (3, 3) after the first two: 201 characters become m = 18 steps.
+    Step s sees the 48 characters from 9 s on.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        channels = (len(ALPHABET), *recipe.sizes.kernels)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(a, b, KERNEL) for a, b in zip(channels[:-1], channels[1:], strict=True)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm1d(c) if recipe.conv_bn else nn.Identity() for c in channels[1:])
+        self.pools: tuple[tuple[int, int], ...] = ((3, 3), (3, 3), (3, 2) if recipe.third_pool else (1, 1))
+        self.lstm = nn.LSTM(channels[-1], recipe.sizes.lstm, recipe.lstm_layers, batch_first=True)
+        for name, bias in self.lstm.named_parameters():
+            if name.startswith("bias_hh"):  # Eqs. 1 and 2 have one bias
+                nn.init.zeros_(bias).requires_grad_(False)
+        self.stride, self.field = 1, 1  # characters between two steps, and characters that a step sees
+        for size, stride in self.pools:
+            self.field += (KERNEL - 1) * self.stride
+            self.field += (size - 1) * self.stride
+            self.stride *= stride
+        self.steps = (LENGTH - self.field) // self.stride + 1  # m
+        self.mask_padding = recipe.mask_padding
+
+    def touched(self, chars: Tensor) -> Tensor:
+        """(B, 201) characters to (B,): how many steps see at least one; at least 1."""
+        positions = torch.arange(1, chars.shape[1] + 1, device=chars.device)
+        length = ((chars > 0) * positions).amax(dim=1)
+        return ((length + self.stride - 1) // self.stride).clamp(1, self.steps)
+
+    def forward(self, chars: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 201) uint8, 0 for padding, to H (B, m', units) and which steps count (B, m') bool.
+
+        Steps that see only padding are all alike before the LSTM, so they are computed once and repeated; where they do
+        not count they are left out, and m' is what the longest text needs.
+        """
+        touched = self.touched(chars)
+        longest = int(touched.max())
+        seen = longest if self.mask_padding else min(longest + 1, self.steps)
+        x = one_hot_convolution(chars[:, : self.stride * (seen - 1) + self.field], self.convolutions[0])
+        for layer, (norm, (size, stride)) in enumerate(zip(self.norms, self.pools, strict=True)):
+            x = self.convolutions[layer](x) if layer else x
+            x = torch.relu(max_pool1d(norm(x), size, stride))  # the ReLU commutes with the maximum
+        if not self.mask_padding and seen < self.steps:
+            x = torch.cat([x, x[:, :, -1:].expand(-1, -1, self.steps - seen)], dim=2)
+        H, _ = self.lstm(x.transpose(1, 2))
+        steps = torch.arange(H.shape[1], device=H.device)
+        counts = steps < touched[:, None] if self.mask_padding else torch.ones_like(H[..., 0], dtype=torch.bool)
+        return H, counts
+
+
+def one_hot_convolution(chars: Tensor, convolution: nn.Module) -> Tensor:
+    """A convolution over one-hot characters, (B, L) indices with 0 for none to (B, C, L - 3): sums of rows of a table."""
+    assert isinstance(convolution, nn.Conv1d) and convolution.bias is not None
+    table = pad(convolution.weight.permute(2, 1, 0), (0, 0, 1, 0))  # (4, 1 + alphabet, C), the padding's row is zero
+    places = torch.arange(KERNEL, device=chars.device) * table.shape[1]
+    windows = chars.long().unfold(1, KERNEL, 1) + places
+    summed = embedding_bag(windows.reshape(-1, KERNEL), table.flatten(0, 1), mode="sum") + convolution.bias
+    return summed.view(len(chars), -1, summed.shape[1]).transpose(1, 2)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Vectors of length 1; a zero vector stays zero."""
+    length: Tensor = x.norm(dim=-1, keepdim=True)
+    return x / length.clamp_min(1e-12)
+
+
+class Mean(nn.Module):
+    """g^t = 1/m sum_k h_k."""
+
+    def weights(self, H: Tensor, counts: Tensor) -> Tensor:
+        """(B, m) equal weights of the steps that count."""
+        return counts / counts.sum(dim=1, keepdim=True)
+
+
+class Attention(nn.Module):
+    """Which steps matter: M = tanh(W_a H) (Eq. 4), a = softmax(w' M) (Eq. 5)."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        units, self.dropout = recipe.sizes.lstm, recipe.attn_dropout
+        self.W_a = nn.Linear(units, recipe.attn_dim, bias=False) if recipe.attn_proj else nn.Identity()
+        self.w = nn.Linear(recipe.attn_dim if recipe.attn_proj else units, 1, bias=False)
+
+    def weights(self, H: Tensor, counts: Tensor) -> Tensor:
+        """a: (B, m), summing to 1 over the steps that count."""
+        M = torch.tanh(self.W_a(H))
+        u = self.w(M).squeeze(2)
+        if self.training and self.dropout:
+            # Finite, so that a text of which every step is left out keeps them all.
+            u = u.masked_fill(torch.rand_like(u) < self.dropout, -1e4)
+        return torch.softmax(u.masked_fill(~counts, -torch.inf), dim=1)
+
+
+class Scaling(nn.Module):
+    """A fixed affine map of image features before the image layers, fitted on the training images."""
+
+    def __init__(self, recipe: Recipe, dim: int) -> None:
+        super().__init__()
+        self.kind, self.ridge = recipe.image_scaling, recipe.whitening_ridge
+        self.mean: Tensor
+        self.map: Tensor
+        self.length: Tensor  # of a scaled training row, on average
+        self.register_buffer("length", torch.ones(()))
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("map", torch.eye(dim) if self.kind == "whiten" else torch.ones(dim))
+
+    def fit(self, rows: Tensor) -> None:
+        """Take the moments of (N, dim) training rows; a constant column stays as it is."""
+        if self.kind == "standard":
+            variance, self.mean = torch.var_mean(rows, dim=0, correction=0)
+            self.map = torch.where(variance > 1e-12, variance.rsqrt(), 1.0)
+        if self.kind == "whiten":
+            mean = rows.mean(dim=0, dtype=torch.float64)
+            C = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=rows.device)
+            for a in range(0, len(rows), BLOCK):
+                block = rows[a : a + BLOCK].double() - mean
+                C += block.T @ block / len(rows)
+            values, V = torch.linalg.eigh(C)
+            self.mean = mean.float()
+            self.map = ((V * (values.clamp_min(0) + self.ridge * values[-1]).rsqrt()) @ V.T).float()
+        self.length = torch.stack(
+            [self(rows[a : a + BLOCK]).norm(dim=1).mean() for a in range(0, len(rows), BLOCK)]
+        ).mean()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) to the same."""
+        if self.kind == "l2":
+            return unit(x)
+        centred = x - self.mean
+        return centred @ self.map if self.kind == "whiten" else centred * self.map
+
+
+class Level(nn.Module):
+    """One of the three subnetworks: a text encoder (its own, or one that is shared) and fully-connected layers."""
+
+    def __init__(self, recipe: Recipe, encoder: TextEncoder, attends: bool) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.encoder = encoder
+        self.pooling: Mean | Attention = Attention(recipe) if attends else Mean()
+        self.divides = attends and recipe.attn_div_m
+        self.dropout = nn.Dropout(recipe.dropout)
+        self.text = nn.Linear(recipe.sizes.lstm, recipe.sizes.dim)
+
+    def texts(self, chars: Tensor) -> Tensor:
+        """(B, 201) characters to (B, dim): g^t, or l^t and r^t = (1/m) sum_k a_k h_k, through a fully-connected layer."""
+        H, counts = self.encoder(chars)
+        a = self.pooling.weights(H, counts)
+        pooled = (a[:, None] @ H).squeeze(1)
+        if self.divides:
+            pooled = pooled / counts.sum(dim=1, keepdim=True)
+        embedded: Tensor = self.text(self.dropout(pooled))
+        return self.finish(embedded)
+
+    def images(self, views: Views) -> Levels:
+        """B images to their embeddings on this level."""
+        raise NotImplementedError
+
+    def finish(self, x: Tensor, *, image: bool = False) -> Tensor:
+        """The last nonlinearity (images only) and the length of an embedding."""
+        x = torch.sigmoid(x) if image and self.recipe.img_act == "sigmoid" else x
+        return unit(x) if self.recipe.normalize == "l2" else x
+
+
+class GlobalLevel(Level):
+    """g^i and g^t: the whole image and the whole text."""
+
+    def __init__(self, recipe: Recipe, encoder: TextEncoder, image_dim: int, region_dim: int) -> None:
+        super().__init__(recipe, encoder, attends=False)
+        self.scaling = Scaling(recipe, image_dim)
+        self.image = nn.Linear(image_dim, recipe.sizes.dim)
+
+    def images(self, views: Views) -> Levels:
+        """(B, dim)."""
+        return Levels(globals=self.finish(self.image(self.dropout(self.scaling(views.globals))), image=True))
+
+
+class LocalLevel(Level):
+    """l^i_1 ... l^i_n and l^t: regions, and the words that attention finds."""
+
+    geometry: ClassVar[tuple[str, ...]] = (
+        "regions",
+    )  # values of the field under which box geometry is part of the input
+
+    def __init__(self, recipe: Recipe, encoder: TextEncoder, image_dim: int, region_dim: int) -> None:
+        super().__init__(recipe, encoder, attends=True)
+        self.scaling = Scaling(recipe, region_dim)
+        self.region_dim = region_dim + (4 if recipe.geometry in self.geometry else 0)
+        self.build_image_layers()
+
+    def build_image_layers(self) -> None:
+        """The fully-connected layer of regions."""
+        self.image = nn.Linear(self.region_dim, self.recipe.sizes.dim)
+
+    def inputs(self, views: Views) -> Tensor:
+        """(B, n, D): region features, with their boxes where those belong to them."""
+        assert views.regions is not None and views.boxes is not None
+        x = self.dropout(self.scaling(views.regions))
+        if self.recipe.geometry not in self.geometry:
+            return x
+        x0, y0, x1, y1 = views.boxes.unbind(dim=2)
+        boxes = torch.stack([x0 + x1 - 1, y0 + y1 - 1, x1 - x0, y1 - y0], dim=2)
+        return torch.cat([x, GEOMETRY * self.scaling.length * boxes], dim=2)
+
+    def images(self, views: Views) -> Levels:
+        """(B, n, dim)."""
+        return Levels(regions=self.finish(self.image(self.inputs(views)), image=True), mask=views.mask)
+
+
+class RelationLevel(LocalLevel):
+    """r^i = {l_j; l_k} for every pair of regions, and r^t, from the words for relations that attention finds.
+
+    A linear layer on a concatenation is a sum: W [l_j; l_k] + c = A l_j + (B l_k + c), so pairs stay factored.
+    """
+
+    geometry: ClassVar[tuple[str, ...]] = ("relations", "regions")
+
+    def build_image_layers(self) -> None:
+        """The fully-connected layer of pairs, in its two halves."""
+        self.first = nn.Linear(self.region_dim, self.recipe.sizes.dim, bias=False)
+        self.second = nn.Linear(self.region_dim, self.recipe.sizes.dim)
+        bound = (2 * self.region_dim) ** -0.5  # as one layer of twice the inputs would draw its weights
+        for weights in (*self.first.parameters(), *self.second.parameters()):
+            nn.init.uniform_(weights, -bound, bound)
+
+    def images(self, views: Views) -> Levels:
+        """Factored pairs, or (B, P, dim) where a nonlinearity forbids factors."""
+        x = self.inputs(views)
+        first, second = self.first(x), self.second(x)
+        kind = self.recipe.relation_pairs
+        if self.recipe.img_act == "sigmoid":
+            j, k = region_pairs(x.shape[1], kind).to(x.device).T
+            return Levels(relations=self.finish(first[:, j] + second[:, k], image=True), mask=views.mask)
+        norm = None
+        if self.recipe.normalize == "l2":  # |a_j + b_k|^2 = |a_j|^2 + 2 a_j' b_k + |b_k|^2
+            squares = first.square().sum(2)[:, :, None] + second.square().sum(2)[:, None]
+            norm = (squares + 2 * first @ second.transpose(1, 2)).clamp_min(1e-12).sqrt()
+        return Levels(relations=Relations(first, second, norm, kind), mask=views.mask)
+
+
+LEVEL_CLASSES: dict[str, type[GlobalLevel | LocalLevel]] = {
+    "global": GlobalLevel,
+    "local": LocalLevel,
+    "relation": RelationLevel,
+}
+
+GEOMETRY = 1.5  # how far a box at the border, or one of the whole image, reaches against a region's features
+
+
+class Network(nn.Module):
+    """The levels that are trained together, each by itself or on one text encoder.
+
+    Args:
+        levels: of `LEVELS`.
+        image_dim: of the global feature.
+        region_dim: of region features; 0 where there are none.
+    """
+
+    def __init__(self, recipe: Recipe, levels: Sequence[str], image_dim: int, region_dim: int = 0) -> None:
+        super().__init__()
+        shared = TextEncoder(recipe) if recipe.encoders == "one" else None
+        self.by_name = nn.ModuleDict(
+            {name: LEVEL_CLASSES[name](recipe, shared or TextEncoder(recipe), image_dim, region_dim) for name in levels}
+        )
+
+    @property
+    def levels(self) -> dict[str, GlobalLevel | LocalLevel]:
+        """The subnetworks by name."""
+        return cast("dict[str, GlobalLevel | LocalLevel]", dict(self.by_name.items()))
+
+    def fit_scaling(self, views: Views) -> None:
+        """Take the moments of training images."""
+        for name, level in self.levels.items():
+            rows = views.globals if name == "global" else views.regions
+            assert rows is not None
+            level.scaling.fit(rows.reshape(-1, rows.shape[-1]))
+
+    def texts(self, chars: Tensor) -> Levels:
+        """(B, 201) characters to embeddings on every level."""
+        return Levels(**{FIELD[name]: level.texts(chars) for name, level in self.levels.items()})
+
+    def images(self, views: Views) -> Levels:
+        """B images to embeddings on every level."""
+        return join({name: level.images(views) for name, level in self.levels.items()})
+
+
+FIELD = {"global": "globals", "local": "regions", "relation": "relations"}
+
+
+def join(levels: dict[str, Levels]) -> Levels:
+    """Embeddings of single levels, by name, as one."""
+    masks = [found.mask for found in levels.values() if found.mask is not None]
+    values = {FIELD[name]: getattr(found, FIELD[name]) for name, found in levels.items()}
+    return Levels(**values, mask=masks[0] if masks else None)
+
+
+def only(embedding: Levels, name: str) -> Levels:
+    """One level of an embedding."""
+    return Levels(**{FIELD[name]: getattr(embedding, FIELD[name])}, mask=embedding.mask)
+
+
+# 3.2 Cross-media multi-level alignment -----------------------------------------------------------------------------
+
+
+def margin_loss(
+    scores: Tensor,
+    owner: Tensor,
+    margin: float,
+    negatives: str,
+    text_negatives: bool = True,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Mean over matched pairs of max(0, margin - s(i+, t+) + s(mismatched)): Eqs. 6-8, and of 9 and 10 with image negatives.
+
+    Args:
+        scores: (B, B), images by texts; pair b is image b with text b.
+        owner: (B,) image of each pair; pairs of one image are never negatives of each other.
+        margin: alpha.
+        negatives: `random` takes one for each pair, `all` the mean over them, `hardest` the best-scoring.
+        text_negatives: also hold the image and vary the text (Eq. 7); else only the image varies (Eqs. 8, 9, 10).
+        generator: of the random choice.
+
+    Returns:
+        A scalar; 0, with a zero gradient, for a batch without any negative.
+    """
+    positive = scores.diagonal()
+    allowed = owner[:, None] != owner
+    total = scores.new_zeros(())
+    for by_anchor in (scores.T, scores)[: 2 if text_negatives else 1]:  # rows: texts with image negatives; the reverse
+        hinge = torch.relu(margin - positive[:, None] + by_anchor)
+        if negatives == "all":
+            loss = (hinge * allowed).sum(dim=1) / allowed.sum(dim=1).clamp_min(1)
+        elif negatives == "hardest":
+            loss = hinge.masked_fill(~allowed, 0.0).amax(dim=1)
+        else:
+            draw = torch.rand(allowed.shape, generator=generator).to(allowed.device).masked_fill(~allowed, -1.0)
+            chosen = draw.argmax(dim=1, keepdim=True)
+            loss = (hinge * allowed).gather(1, chosen).squeeze(1)
+        anchors = allowed.any(dim=1).sum().clamp_min(1)
+        total = total + loss.sum() / anchors
+    return total

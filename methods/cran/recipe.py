@@ -1,0 +1,186 @@
+"""Everything that determines one trained CRAN: what the paper leaves open (A1-A23), sizes, and how it is optimised.
+
+The defaults are the preset `tuned`; `PAPER` and `LITERAL` are the paper read with and without its sister papers.  What is
+not built: attention after the fully-connected layer (A3), region proposals in place of detections (A24) and a fine-tuned
+image network (A25) would need another model or front end; who shares what between levels (A4) is `encoders`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+LEVELS = ("global", "local", "relation")
+
+
+class Sizes(NamedTuple):
+    """Kernels of the three convolutions, units of the LSTM, and dimensions of the common space."""
+
+    kernels: tuple[int, int, int]
+    lstm: int
+    dim: int
+
+
+SIZES: dict[str, Sizes] = {
+    "full": Sizes((384, 512, 2048), 2048, 1024),
+    "compact": Sizes((192, 256, 512), 512, 512),
+}
+
+
+def _of(default: T, *levels: str) -> T:
+    """A field that only matters where one of `levels` is trained."""
+    return field(default=default, metadata={"levels": levels})
+
+
+@dataclass
+class Recipe:
+    """One training.  Where the paper is silent or says two things, the attribute says what it says and what we took.
+
+    Attributes:
+        width: `full` has the paper's sizes, (384, 512, 2048) kernels, 2048 LSTM units, 1,024 dimensions; `compact` is
+            for two cores.  Always part of the label.
+        encoders: three texts encoders, one per level, or `one` for all of them (A4).  The paper describes three; one
+            needs joint training.
+        attn_div_m: divide the attended sum by the number of steps (A1).  The paper prints 1/m; its sister papers do not
+            divide, and neither do we: the softmax weights sum to one already.
+        attn_proj: W_a of Eq. 4 (A2); without it M = tanh(H).
+        attn_dim: rows of W_a.
+        attn_dropout: share of steps that a training step's attention leaves out, at random.  Without it attention soon
+            stays with one step, and so with one of the things a text names.
+        third_pool: pool (3, 2) after the third convolution too (A5): 8 steps in place of 18.  The paper takes the last
+            activation, before any third pool.
+        mask_padding: leave steps that see only padding out of mean and attention (A6).  The paper averages all.
+        lstm_layers: of the text encoder (A7).  The equations show one.
+        normalize: unit length of all embeddings, `l2` or `none` (A8).  The paper says dot product and margin 1; its
+            sister papers normalise.
+        conv_bn: batch normalisation after each convolution (A9).  The paper has none.
+        img_act: after the image layers, `linear` or `sigmoid` (A10).  The paper says fully connected.
+        bidirectional: local and relation losses also with text negatives (A11).  Eqs. 9 and 10 vary only the image.
+        negatives: of a batch, one at `random`, `all`, or the `hardest` (A12).  The paper writes one i- and one t-.
+        warm_up: epochs with all negatives before the hardest, which from the start teach nothing.
+        margin: alpha (A8); 1 in the paper.
+        batch_size: different images in a batch (A13); the paper does not say.
+        optimizer: `rmsprop` (Torch's, smoothing 0.99) or `adam` (A14); the paper does not say.
+        lr: learning rate; 0.0004 in the paper.
+        halve_every: epochs after which the learning rate is halved; 50 in the paper, 0 for never.
+        top: K, regions and relations that count (A18); 3 in the paper.
+        top_train: K in the losses; none for the same.
+        relation_pairs: `ordered` pairs of different regions, `unordered`, or `all`, a region with itself too (A19).  The
+            paper's 20 of 5 regions are ordered.
+        epoch_mode: an epoch passes over all `images` once, or has as many `batches` as there are images (A20), as in the
+            code the authors' group published.
+        max_epochs: at most; patience: epochs without a better validation rsum before it ends, 0 for never.
+        caption_sampling: of an image's captions an epoch uses one at `random`, the `first`, or `all` (A23).
+        image_scaling: of image features before the image layers: as they come (`none`, the paper), rows to unit
+            length (`l2`), columns to mean 0 and deviation 1 (`standard`), or that of their signed square roots (`sqrt`).
+        geometry: where box geometry joins region features: `none` (the paper's [l_j; l_k]), `relations` for
+            [l_j; b_j; l_k; b_k], or `regions` for l_j and so for both levels, a control.
+        lookalikes: share of the batches of an epoch that are made of look-alikes, an image and its nearest neighbours
+            by the global feature; 0 in the paper.
+        lookalikes_from: the first epoch that has them.
+        lookalike_group: images in a group of look-alikes.
+        dropout: of image features, and of what the text layers see.
+        weight_decay: L2 penalty, decoupled under adam.
+        clip: largest norm of a gradient step.
+    """
+
+    width: Literal["compact", "full"] = field(default="compact", metadata={"label": "always"})
+    encoders: Literal["three", "one"] = "three"
+    attn_div_m: bool = _of(False, "local", "relation")
+    attn_proj: bool = _of(True, "local", "relation")
+    attn_dim: int = _of(512, "local", "relation")
+    attn_dropout: float = _of(0.5, "local", "relation")
+    third_pool: bool = False
+    mask_padding: bool = True
+    lstm_layers: int = 1
+    normalize: Literal["l2", "none"] = "l2"
+    conv_bn: bool = True
+    img_act: Literal["linear", "sigmoid"] = "linear"
+    bidirectional: bool = _of(True, "local", "relation")
+    negatives: Literal["random", "all", "hardest"] = "all"
+    warm_up: int = 5
+    margin: float = 0.2
+    batch_size: int = 100
+    optimizer: Literal["rmsprop", "adam"] = "adam"
+    lr: float = 1e-3
+    halve_every: int = 10
+    top: int = _of(3, "local", "relation")
+    top_train: int | None = _of(None, "local", "relation")
+    relation_pairs: Literal["ordered", "unordered", "all"] = _of("ordered", "relation")
+    epoch_mode: Literal["images", "batches"] = "images"
+    max_epochs: int = 40
+    patience: int = 8
+    caption_sampling: Literal["random", "first", "all"] = "random"
+    image_scaling: Literal["none", "l2", "standard", "whiten"] = "whiten"
+    whitening_ridge: float = 1e-3
+    geometry: Literal["none", "relations", "regions"] = _of("relations", "local", "relation")
+    lookalikes: float = 0.5
+    lookalikes_from: int = 1
+    lookalike_group: int = 5
+    dropout: float = 0.2
+    weight_decay: float = 1e-4
+    clip: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.margin < 0:
+            raise ValueError(f"margin is a distance between scores, at least 0, not {self.margin:g}; the paper has 1")
+        for name, low in (
+            *(("attn_dim", 1), ("lstm_layers", 1), ("batch_size", 2), ("top", 1), ("max_epochs", 1)),
+            *(("lookalikes_from", 1), ("lookalike_group", 2), ("halve_every", 0), ("patience", 0)),
+            *(("weight_decay", 0), ("clip", 0)),
+        ):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is at least {low}, not {getattr(self, name):g}")
+        if self.top_train is not None and self.top_train < 1:
+            raise ValueError(f"top_train is at least 1, or none for the same as top, not {self.top_train}")
+        if not self.lr > 0:
+            raise ValueError(f"lr is above 0, not {self.lr:g}; the paper has 0.0004")
+        for name in ("dropout", "attn_dropout", "lookalikes"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name):g}")
+
+    @property
+    def sizes(self) -> Sizes:
+        """What `width` stands for."""
+        return SIZES[self.width]
+
+    @property
+    def k_train(self) -> int:
+        """K in the losses."""
+        return self.top_train or self.top
+
+    def of(self, levels: tuple[str, ...]) -> dict[str, Any]:
+        """Field values of the training of `levels`; those that do not matter to them are left at their defaults."""
+        found = {}
+        for f in fields(Recipe):
+            wanted = f.metadata.get("levels", LEVELS)
+            found[f.name] = getattr(self, f.name) if set(wanted) & set(levels) else f.default
+        return found
+
+
+PAPER: dict[str, Any] = {
+    "width": "full",
+    "mask_padding": False,
+    "conv_bn": False,
+    "bidirectional": False,
+    "negatives": "random",
+    "margin": 1.0,
+    "batch_size": 40,
+    "optimizer": "rmsprop",
+    "lr": 4e-4,
+    "halve_every": 50,
+    "max_epochs": 150,
+    "patience": 20,
+    "image_scaling": "none",
+    "geometry": "none",
+    "lookalikes": 0.0,
+    "attn_dropout": 0.0,
+    "dropout": 0.0,
+    "weight_decay": 0.0,
+}
+"""The paper's figures, with what its sister papers' code says where it is silent: no 1/m, unit embeddings."""
+
+LITERAL: dict[str, Any] = {**PAPER, "attn_div_m": True, "normalize": "none"}
+"""The equations as printed."""
