@@ -113,7 +113,7 @@ class Run(Protocol):
         ...
 
     def log(self, **values: float) -> None:
-        """Add a point to the training curve, which is kept with the record: ``run.log(epoch=3, loss=0.2, rsum=140)``."""
+        """Add a point to the training curve, which is kept with the record: ``run.log(epoch=3, loss=0.2)``."""
         ...
 
     def chose(self, **values: Any) -> None:

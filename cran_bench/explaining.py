@@ -53,6 +53,7 @@ def draw(explanation: Explanation, image: Image, boxes: NDArray[np.float32] | No
     """The picture with its regions, the winning pair as an arrow, the attended text and the scores, as a PNG.
 
     Args:
+        explanation: what to show.
         image: what was scored.
         boxes: (n, 4) fractions x0 y0 x1 y1, or None where no regions count.
         title: over the picture.

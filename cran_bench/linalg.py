@@ -181,3 +181,10 @@ def truncated_svd(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix, Matrix]:
     keep = s > 1e-7 * s[0]
     U, s = np.ascontiguousarray(U[:, ::-1][:, keep]), s[keep]
     return U, s, (matrix.T @ U) / s
+
+
+def canonical_correlations(C: Moments, rx: float, ry: float, rank: int) -> tuple[Matrix, Matrix, Matrix]:
+    """Ridge CCA: Wx (p, k), Wy (q, k) and the correlations (k,), k <= rank; the ridges rx and ry are absolute."""
+    Lx, Ly = Whitening.of(C.xx, rx), Whitening.of(C.yy, ry)
+    U, R, V = truncated_svd(Ly.half(Lx.half(C.xy).T).T, rank)
+    return Lx.back(U), Ly.back(V), R

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cran_bench import Run, Split, register
-from cran_bench.linalg import Matrix, Moments, Whitening, spectral_norm, truncated_svd
+from cran_bench.linalg import canonical_correlations, spectral_norm
 
 from ._linear import LinearMethod
 
@@ -53,17 +53,10 @@ class CCA(LinearMethod):
 
         def best_of(pairs: list[tuple[float, float]]) -> tuple[float, float]:
             for rx, ry in run.progress([pair for pair in pairs if pair not in tried], "ridges", len(pairs)):
-                Wx, Wy, rho = solve(C, rx * scale_x, ry * scale_y, max(self.dim))
+                Wx, Wy, rho = canonical_correlations(C, rx * scale_x, ry * scale_y, max(self.dim))
                 tried[rx, ry] = self.offer(val, run, Wx, Wy, rho, ridge_image=rx, ridge_text=ry)
             return max(pairs, key=lambda pair: tried[pair])
 
         middle = self.ridge_text[len(self.ridge_text) // 2]
         rx, _ = best_of([(rx, middle) for rx in self.ridge_image])
         best_of([(rx, ry) for ry in self.ridge_text])
-
-
-def solve(C: Moments, rx: float, ry: float, rank: int) -> tuple[Matrix, Matrix, Matrix]:
-    """Wx (p, k), Wy (q, k) and the canonical correlations (k,), k <= rank; rx and ry are absolute."""
-    Lx, Ly = Whitening.of(C.xx, rx), Whitening.of(C.yy, ry)
-    U, R, V = truncated_svd(Ly.half(Lx.half(C.xy).T).T, rank)
-    return Lx.back(U), Ly.back(V), R

@@ -391,7 +391,7 @@ def first_loss(data, folder, level, **fields):
         (
             "local",
             {"attn_div_m": True, "normalize": "none"},
-        ),  # A1; with unit embeddings the factor cancels but for bias
+        ),  # A1; unit embeddings cancel it
         ("local", {"attn_proj": False}),  # A2
         ("local", {"attn_dim": 8}),
         ("global", {"third_pool": True}),  # A5

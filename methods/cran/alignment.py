@@ -14,10 +14,11 @@ from cran_bench.progress import say
 from cran_bench.training import Training
 
 from .batches import POOL, Batches, nearest
-from .model import LENGTH, Network, Views, margin_loss, only
+from .model import LENGTH, Network, Views, in_blocks, margin_loss, only
 from .recipe import LEVELS, Recipe
 
-BLOCK = 512  # texts or images embedded at a time
+WORDS = 3000  # of the tf-idf that `image_scaling=cca` reads
+BATCH = 512  # texts or images embedded at a time
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Alignment(Recipe):
         warn_of_unreadable(train, chars)
         region_dim = 0 if views.regions is None else views.regions.shape[2]
         self._build(views.globals.shape[1], region_dim, run.device)
-        self.network.fit_scaling(views)
+        self.network.fit_scaling(views, train.tfidf(WORDS), train.image_of)
         batches = Batches(self, train.image_of, self._lookalikes(train))
         scoring = MultiLevel(top=self.k_train)
         draws, negatives = torch.Generator(), str(self.negatives)
@@ -108,13 +109,15 @@ class Alignment(Recipe):
         """N images on these levels."""
         views = self.views(split)
         rows = torch.arange(len(split), device=views.globals.device)
-        return concatenated([self.network.images(rows_of(views, block)) for block in in_blocks(rows)])
+        return concatenated([self.network.images(rows_of(views, block)) for block in in_blocks(rows, BATCH)])
 
     def embed_texts(self, split: Split) -> Levels:
         """T texts on these levels, those of a length together."""
         chars = split.chars(LENGTH)
         order = (chars > 0).sum(dim=1).argsort(stable=True)
-        return concatenated([self.network.texts(chars[block]) for block in in_blocks(order)]).rows(order.argsort())
+        return concatenated([self.network.texts(chars[block]) for block in in_blocks(order, BATCH)]).rows(
+            order.argsort()
+        )
 
     def state(self) -> dict[str, Tensor]:
         """Weights, and the dimensions of the features they are for."""
@@ -136,11 +139,6 @@ class Alignment(Recipe):
                 f"width or have other parts; fit again, or give the fields they were fitted with ({_first_of(error)})"
             ) from None
         self.network.eval()
-
-
-def in_blocks(rows: Tensor) -> Iterator[Tensor]:
-    """Runs of `BLOCK` rows."""
-    return (rows[a : a + BLOCK] for a in range(0, len(rows), BLOCK))
 
 
 def rows_of(views: Views, rows: Tensor) -> Views:

@@ -6,15 +6,19 @@ as characters, through the alphabet of Reed et al. (CVPR 2016).  B images or tex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import ClassVar, NamedTuple, cast
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, max_pool1d, pad
 
 from cran_bench import Levels, Relations
 from cran_bench.frontend.characters import ALPHABET
+from cran_bench.linalg import Matrix, canonical_correlations, moments, spectral_norm
 from cran_bench.similarity import region_pairs
 
 from .recipe import Recipe
@@ -25,7 +29,7 @@ KERNEL = 4  # characters, or pooled steps, that a convolution sees
 
 
 class Views(NamedTuple):
-    """Image features of B images, as the front end gives them; regions are None where only the global level is built."""
+    """Image features of B images, as the front end gives them; no regions where only the global level is built."""
 
     globals: Tensor  # (B, D)
     regions: Tensor | None = None  # (B, n, D)
@@ -46,9 +50,7 @@ class TextEncoder(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         channels = (len(ALPHABET), *recipe.sizes.kernels)
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(a, b, KERNEL) for a, b in zip(channels[:-1], channels[1:], strict=True)
-        )
+        self.convolutions = nn.ModuleList(nn.Conv1d(a, b, KERNEL) for a, b in pairwise(channels))
         self.norms = nn.ModuleList(nn.BatchNorm1d(c) if recipe.conv_bn else nn.Identity() for c in channels[1:])
         self.pools: tuple[tuple[int, int], ...] = ((3, 3), (3, 3), (3, 2) if recipe.third_pool else (1, 1))
         self.lstm = nn.LSTM(channels[-1], recipe.sizes.lstm, recipe.lstm_layers, batch_first=True)
@@ -91,7 +93,7 @@ class TextEncoder(nn.Module):
 
 
 def one_hot_convolution(chars: Tensor, convolution: nn.Module) -> Tensor:
-    """A convolution over one-hot characters, (B, L) indices with 0 for none to (B, C, L - 3): sums of rows of a table."""
+    """A convolution over one-hot characters, (B, L) indices with 0 for none to (B, C, L - 3), as sums of table rows."""
     assert isinstance(convolution, nn.Conv1d) and convolution.bias is not None
     table = pad(convolution.weight.permute(2, 1, 0), (0, 0, 1, 0))  # (4, 1 + alphabet, C), the padding's row is zero
     places = torch.arange(KERNEL, device=chars.device) * table.shape[1]
@@ -133,43 +135,70 @@ class Attention(nn.Module):
         return torch.softmax(u.masked_fill(~counts, -torch.inf), dim=1)
 
 
+def in_blocks(rows: Tensor, size: int = BLOCK) -> Iterator[Tensor]:
+    """Runs of `size` rows."""
+    return (rows[a : a + size] for a in range(0, len(rows), size))
+
+
 class Scaling(nn.Module):
-    """A fixed affine map of image features before the image layers, fitted on the training images."""
+    """A fixed affine map of image features before the image layers, fitted on the training images.
+
+    Args:
+        dim: of the features.
+    """
 
     def __init__(self, recipe: Recipe, dim: int) -> None:
         super().__init__()
-        self.kind, self.ridge = recipe.image_scaling, recipe.whitening_ridge
+        self.recipe, self.kind = recipe, recipe.image_scaling
+        self.dim = min(recipe.scaled_dim, dim) if self.kind == "cca" else dim  # of what comes out
         self.mean: Tensor
         self.map: Tensor
         self.length: Tensor  # of a scaled training row, on average
-        self.register_buffer("length", torch.ones(()))
         self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("map", torch.eye(dim) if self.kind == "whiten" else torch.ones(dim))
+        self.register_buffer("map", torch.zeros(dim, self.dim) if self.is_projection else torch.ones(dim))
+        self.register_buffer("length", torch.ones(()))
 
-    def fit(self, rows: Tensor) -> None:
-        """Take the moments of (N, dim) training rows; a constant column stays as it is."""
+    @property
+    def is_projection(self) -> bool:
+        """Whether columns are mixed."""
+        return self.kind in ("whiten", "cca")
+
+    def fit(self, rows: Tensor, texts: sparse.csr_array, image_of: Tensor) -> None:
+        """Take the moments of training images; a constant column stays as it is.
+
+        Args:
+            rows: (N, dim), or (N, n, dim) for regions.
+            texts: (T, words) tf-idf, read by `cca` only.
+            image_of: (T,) image of each text.
+        """
+        flat = rows.reshape(-1, rows.shape[-1])
         if self.kind == "standard":
-            variance, self.mean = torch.var_mean(rows, dim=0, correction=0)
+            variance, self.mean = torch.var_mean(flat, dim=0, correction=0)
             self.map = torch.where(variance > 1e-12, variance.rsqrt(), 1.0)
         if self.kind == "whiten":
-            mean = rows.mean(dim=0, dtype=torch.float64)
-            C = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=rows.device)
-            for a in range(0, len(rows), BLOCK):
-                block = rows[a : a + BLOCK].double() - mean
-                C += block.T @ block / len(rows)
-            values, V = torch.linalg.eigh(C)
-            self.mean = mean.float()
-            self.map = ((V * (values.clamp_min(0) + self.ridge * values[-1]).rsqrt()) @ V.T).float()
-        self.length = torch.stack(
-            [self(rows[a : a + BLOCK]).norm(dim=1).mean() for a in range(0, len(rows), BLOCK)]
-        ).mean()
+            C = moments(in_blocks(flat), torch.zeros(len(flat), 1), torch.arange(len(flat)))
+            values, V = np.linalg.eigh(C.xx)
+            self._take(C.mean_x, (V / np.sqrt(np.maximum(values, 0) + self.recipe.ridge * values[-1])) @ V.T)
+        if self.kind == "cca":  # regions as their mean: any of them may be what a text is about
+            images = rows if rows.dim() == 2 else rows.mean(dim=1)
+            C = moments(in_blocks(images), texts, image_of)
+            ridges = (self.recipe.ridge * spectral_norm(C.xx), self.recipe.ridge * spectral_norm(C.yy))
+            Wx, _, rho = canonical_correlations(C, *ridges, self.dim)
+            self._take(C.mean_x, np.pad(Wx * rho, ((0, 0), (0, self.dim - len(rho)))))
+        lengths = [self(block).norm(dim=1) for block in in_blocks(flat)]
+        self.length = torch.cat(lengths).mean()
+
+    def _take(self, mean: Matrix, projection: Matrix) -> None:
+        device = self.mean.device
+        self.mean = torch.from_numpy(mean).float().to(device)
+        self.map = torch.from_numpy(np.ascontiguousarray(projection)).float().to(device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) to the same."""
+        """(..., dim) to (..., self.dim)."""
         if self.kind == "l2":
             return unit(x)
         centred = x - self.mean
-        return centred @ self.map if self.kind == "whiten" else centred * self.map
+        return centred @ self.map if self.is_projection else centred * self.map
 
 
 class Level(nn.Module):
@@ -185,7 +214,7 @@ class Level(nn.Module):
         self.text = nn.Linear(recipe.sizes.lstm, recipe.sizes.dim)
 
     def texts(self, chars: Tensor) -> Tensor:
-        """(B, 201) characters to (B, dim): g^t, or l^t and r^t = (1/m) sum_k a_k h_k, through a fully-connected layer."""
+        """(B, 201) characters to (B, dim): g^t, or l^t and r^t = (1/m) sum_k a_k h_k, through the last layer."""
         H, counts = self.encoder(chars)
         a = self.pooling.weights(H, counts)
         pooled = (a[:, None] @ H).squeeze(1)
@@ -210,7 +239,7 @@ class GlobalLevel(Level):
     def __init__(self, recipe: Recipe, encoder: TextEncoder, image_dim: int, region_dim: int) -> None:
         super().__init__(recipe, encoder, attends=False)
         self.scaling = Scaling(recipe, image_dim)
-        self.image = nn.Linear(image_dim, recipe.sizes.dim)
+        self.image = nn.Linear(self.scaling.dim, recipe.sizes.dim)
 
     def images(self, views: Views) -> Levels:
         """(B, dim)."""
@@ -227,7 +256,7 @@ class LocalLevel(Level):
     def __init__(self, recipe: Recipe, encoder: TextEncoder, image_dim: int, region_dim: int) -> None:
         super().__init__(recipe, encoder, attends=True)
         self.scaling = Scaling(recipe, region_dim)
-        self.region_dim = region_dim + (4 if recipe.geometry in self.geometry else 0)
+        self.region_dim = self.scaling.dim + (4 if recipe.geometry in self.geometry else 0)
         self.build_image_layers()
 
     def build_image_layers(self) -> None:
@@ -237,7 +266,7 @@ class LocalLevel(Level):
     def inputs(self, views: Views) -> Tensor:
         """(B, n, D): region features, with their boxes where those belong to them."""
         assert views.regions is not None and views.boxes is not None
-        x = self.dropout(self.scaling(views.regions))
+        x: Tensor = self.dropout(self.scaling(views.regions))
         if self.recipe.geometry not in self.geometry:
             return x
         x0, y0, x1, y1 = views.boxes.unbind(dim=2)
@@ -310,12 +339,12 @@ class Network(nn.Module):
         """The subnetworks by name."""
         return cast("dict[str, GlobalLevel | LocalLevel]", dict(self.by_name.items()))
 
-    def fit_scaling(self, views: Views) -> None:
-        """Take the moments of training images."""
+    def fit_scaling(self, views: Views, texts: sparse.csr_array, image_of: Tensor) -> None:
+        """Take the moments of training images; see `Scaling.fit`."""
         for name, level in self.levels.items():
             rows = views.globals if name == "global" else views.regions
             assert rows is not None
-            level.scaling.fit(rows.reshape(-1, rows.shape[-1]))
+            level.scaling.fit(rows, texts, image_of)
 
     def texts(self, chars: Tensor) -> Levels:
         """(B, 201) characters to embeddings on every level."""
@@ -352,7 +381,7 @@ def margin_loss(
     text_negatives: bool = True,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Mean over matched pairs of max(0, margin - s(i+, t+) + s(mismatched)): Eqs. 6-8, and of 9 and 10 with image negatives.
+    """Mean over matched pairs of max(0, margin - s(i+, t+) + s(mismatched)): Eqs. 6-8; 9 and 10 vary the image only.
 
     Args:
         scores: (B, B), images by texts; pair b is image b with text b.

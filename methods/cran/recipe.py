@@ -1,8 +1,8 @@
 """Everything that determines one trained CRAN: what the paper leaves open (A1-A23), sizes, and how it is optimised.
 
-The defaults are the preset `tuned`; `PAPER` and `LITERAL` are the paper read with and without its sister papers.  What is
-not built: attention after the fully-connected layer (A3), region proposals in place of detections (A24) and a fine-tuned
-image network (A25) would need another model or front end; who shares what between levels (A4) is `encoders`.
+The defaults are the preset `tuned`; `PAPER` and `LITERAL` are the paper read with and without its sister papers.  What
+is not built: attention after the fully-connected layer (A3), region proposals in place of detections (A24) and a
+fine-tuned image network (A25) would need another model or front end; who shares what between levels (A4) is `encoders`.
 """
 
 from __future__ import annotations
@@ -67,14 +67,17 @@ class Recipe:
         halve_every: epochs after which the learning rate is halved; 50 in the paper, 0 for never.
         top: K, regions and relations that count (A18); 3 in the paper.
         top_train: K in the losses; none for the same.
-        relation_pairs: `ordered` pairs of different regions, `unordered`, or `all`, a region with itself too (A19).  The
-            paper's 20 of 5 regions are ordered.
-        epoch_mode: an epoch passes over all `images` once, or has as many `batches` as there are images (A20), as in the
-            code the authors' group published.
+        relation_pairs: `ordered` pairs of different regions, `unordered`, or `all`, a region with itself too (A19).
+            The paper's 20 of 5 regions are ordered.
+        epoch_mode: an epoch passes over all `images` once, or has as many `batches` as there are images (A20), as in
+            the code the authors' group published.
         max_epochs: at most; patience: epochs without a better validation rsum before it ends, 0 for never.
         caption_sampling: of an image's captions an epoch uses one at `random`, the `first`, or `all` (A23).
-        image_scaling: of image features before the image layers: as they come (`none`, the paper), rows to unit
-            length (`l2`), columns to mean 0 and deviation 1 (`standard`), or that of their signed square roots (`sqrt`).
+        image_scaling: a fixed map of image features before the image layers.  The paper takes them as they come,
+            `none`.  `l2` gives rows unit length, `standard` columns mean 0 and deviation 1, `whiten` takes correlations
+            out, and `cca` projects on the directions in which training images agree with tf-idf of their texts.
+        scaled_dim: dimensions that `cca` keeps.
+        ridge: of `whiten` and `cca`, as a fraction of the largest variance.
         geometry: where box geometry joins region features: `none` (the paper's [l_j; l_k]), `relations` for
             [l_j; b_j; l_k; b_k], or `regions` for l_j and so for both levels, a control.
         lookalikes: share of the batches of an epoch that are made of look-alikes, an image and its nearest neighbours
@@ -113,8 +116,9 @@ class Recipe:
     max_epochs: int = 40
     patience: int = 8
     caption_sampling: Literal["random", "first", "all"] = "random"
-    image_scaling: Literal["none", "l2", "standard", "whiten"] = "whiten"
-    whitening_ridge: float = 1e-3
+    image_scaling: Literal["none", "l2", "standard", "whiten", "cca"] = "cca"
+    scaled_dim: int = 128
+    ridge: float = 1e-2
     geometry: Literal["none", "relations", "regions"] = _of("relations", "local", "relation")
     lookalikes: float = 0.5
     lookalikes_from: int = 1
@@ -129,7 +133,7 @@ class Recipe:
         for name, low in (
             *(("attn_dim", 1), ("lstm_layers", 1), ("batch_size", 2), ("top", 1), ("max_epochs", 1)),
             *(("lookalikes_from", 1), ("lookalike_group", 2), ("halve_every", 0), ("patience", 0)),
-            *(("weight_decay", 0), ("clip", 0)),
+            *(("weight_decay", 0), ("clip", 0), ("scaled_dim", 1), ("ridge", 0)),
         ):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is at least {low}, not {getattr(self, name):g}")
