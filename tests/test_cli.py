@@ -558,7 +558,7 @@ def test_export(command, tmp_path):
     assert not half_written(tmp_path)
 
 
-@pytest.mark.parametrize("verb", ["list", "info", "prepare", "run", "table", "check"])
+@pytest.mark.parametrize("verb", ["list", "info", "prepare", "run", "table", "check", "explain"])
 def test_help_gives_an_example_of_every_verb(command, verb):
     for option in ("--help", "-h"):
         said = command(verb, option)
@@ -569,7 +569,7 @@ def test_help_gives_an_example_of_every_verb(command, verb):
 def test_help_names_every_verb_and_where_to_start(command):
     said = command("--help")
     assert said.code == 0 and "cran-bench run --quick" in said.out
-    for verb in ("list", "info", "prepare", "run", "table", "check"):
+    for verb in ("list", "info", "prepare", "run", "table", "check", "explain"):
         assert re.search(rf"\b{verb}\b", said.out)
 
 

@@ -313,3 +313,50 @@ def test_one_vector_similarities_refuse_other_levels(factored, texts, similarity
     images, texts = (Levels(**{name: getattr(side, name)}) for side in (factored, texts))
     with pytest.raises(BadInput, match=f"the {name} level needs similarity = MultiLevel"):
         similarity.check(images, texts)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("ordered", 6), ("unordered", 3), ("all", 9)])
+def test_pairs_of_every_kind_are_scored_and_masked(kind, count):
+    random = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(4, 3, 8, generator=random) for _ in range(2))
+    texts, mask = torch.randn(5, 8, generator=random), torch.tensor([[True, True, False]] * 4)
+    j, k = region_pairs(3, kind).T
+    assert len(j) == count
+    plain = first[:, j] + second[:, k]
+    exists = mask[0][j] & mask[0][k]
+    dots = (plain.double() @ texts.double().T)[:, exists]
+    expected = dots.topk(min(2, dots.shape[1]), dim=1).values.mean(dim=1)
+    eq11 = MultiLevel(top=2)
+    for relations in (Relations(first, second, kind=kind), plain):
+        found = eq11.scores(Levels(relations=relations, mask=mask), Levels(relations=texts))
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_a_number_of_relations_that_fits_no_kind_of_pairs_is_refused():
+    images = Levels(relations=torch.randn(2, 4, 8), mask=torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(BadInput, match="4 relations cannot be the pairs of 3 regions"):
+        MultiLevel(top=1).scores(images, Levels(relations=torch.randn(2, 8)))
+
+
+def test_scores_as_given_are_the_same_with_gradients():
+    random = torch.Generator().manual_seed(0)
+    images = Levels(
+        globals=torch.randn(3, 4, generator=random, requires_grad=True),
+        regions=torch.randn(3, 5, 4, generator=random),
+        relations=Relations(torch.randn(3, 5, 4, generator=random), torch.randn(3, 5, 4, generator=random)),
+    )
+    texts = Levels(*(torch.randn(2, 4, generator=random) for _ in range(3)))
+    eq11 = MultiLevel(top=3)
+    found = eq11.scores_as_given(images, texts)
+    assert found.dtype == torch.float32 and found.requires_grad
+    torch.testing.assert_close(found.double(), eq11.scores(images, texts), atol=1e-5, rtol=1e-5)
+
+
+def test_members_are_what_the_means_are_taken_of():
+    random = torch.Generator().manual_seed(0)
+    images = Levels(regions=torch.randn(3, 5, 4, generator=random))
+    texts = Levels(regions=torch.randn(2, 4, generator=random))
+    eq11 = MultiLevel(top=3)
+    members, exists = eq11.members(images, texts)["regions"]
+    assert exists is None and set(eq11.members(images, texts)) == {"regions"}
+    torch.testing.assert_close(members.topk(3, dim=1).values.mean(dim=1), eq11.scores(images, texts))

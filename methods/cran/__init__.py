@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cran_bench import Explanation, Levels, MultiLevel, Run, Split, register
+from cran_bench.errors import BadInput
 from cran_bench.split import MissingFeature
 
 from .alignment import Alignment
@@ -73,6 +74,11 @@ class CRAN(Recipe):
             raise MissingFeature(
                 "it needs regions, and the features were prepared without; prepare the dataset again with "
                 "--regions-with, or run cran-baseline, which needs none"
+            )
+        regions = train.boxes.shape[1] if len(self.levels) > 1 else None
+        if regions is not None and max(self.top, self.k_train) > regions:
+            raise BadInput(
+                f"top is {max(self.top, self.k_train)}, but an image has {regions} regions: use top={regions} or less"
             )
         self.parts = [run.part(part) for part in self._unfitted()]
         if self.fusion_norm == "zscore":

@@ -48,6 +48,8 @@ class Alignment(Recipe):
         region_dim = 0 if views.regions is None else views.regions.shape[2]
         self._build(views.globals.shape[1], region_dim, run.device)
         self.network.fit_scaling(views, train.tfidf(WORDS), train.image_of)
+        if self.start == "global" and "global" not in self.levels:
+            self._start_from(run.part(Alignment(**self.of(("global",)), levels=("global",))))
         batches = Batches(self, train.image_of, self._lookalikes(train))
         scoring = MultiLevel(top=self.k_train)
         draws, negatives = torch.Generator(), str(self.negatives)
@@ -83,6 +85,11 @@ class Alignment(Recipe):
             clip=self.clip,
         ).run(run)
         self.network.eval()
+
+    def _start_from(self, trained: Alignment) -> None:
+        known = trained.network.levels["global"].encoder.state_dict()
+        for level in self.network.levels.values():
+            level.encoder.load_state_dict(known)
 
     def _build(self, image_dim: int, region_dim: int, device: torch.device) -> None:
         self.dims = image_dim, region_dim

@@ -25,7 +25,7 @@ class Sizes(NamedTuple):
 
 SIZES: dict[str, Sizes] = {
     "full": Sizes((384, 512, 2048), 2048, 1024),
-    "compact": Sizes((192, 256, 512), 512, 512),
+    "compact": Sizes((128, 192, 256), 256, 256),
 }
 
 
@@ -43,6 +43,8 @@ class Recipe:
             for two cores.  Always part of the label.
         encoders: three texts encoders, one per level, or `one` for all of them (A4).  The paper describes three; one
             needs joint training.
+        start: local and relation level begin with the text encoder that the `global` level has learned, a copy of
+            their own, or from `scratch`.  The paper does not say; its sister papers start from scratch.
         attn_div_m: divide the attended sum by the number of steps (A1).  The paper prints 1/m; its sister papers do not
             divide, and neither do we: the softmax weights sum to one already.
         attn_proj: W_a of Eq. 4 (A2); without it M = tanh(H).
@@ -91,10 +93,11 @@ class Recipe:
 
     width: Literal["compact", "full"] = field(default="compact", metadata={"label": "always"})
     encoders: Literal["three", "one"] = "three"
+    start: Literal["global", "scratch"] = _of("global", "local", "relation")
     attn_div_m: bool = _of(False, "local", "relation")
     attn_proj: bool = _of(True, "local", "relation")
     attn_dim: int = _of(512, "local", "relation")
-    attn_dropout: float = _of(0.5, "local", "relation")
+    attn_dropout: float = _of(0.2, "local", "relation")
     third_pool: bool = False
     mask_padding: bool = True
     lstm_layers: int = 1
@@ -105,17 +108,17 @@ class Recipe:
     negatives: Literal["random", "all", "hardest"] = "all"
     warm_up: int = 5
     margin: float = 0.2
-    batch_size: int = 100
+    batch_size: int = 50
     optimizer: Literal["rmsprop", "adam"] = "adam"
     lr: float = 1e-3
-    halve_every: int = 10
+    halve_every: int = 2
     top: int = _of(3, "local", "relation")
     top_train: int | None = _of(None, "local", "relation")
     relation_pairs: Literal["ordered", "unordered", "all"] = _of("ordered", "relation")
     epoch_mode: Literal["images", "batches"] = "images"
-    max_epochs: int = 40
-    patience: int = 8
-    caption_sampling: Literal["random", "first", "all"] = "random"
+    max_epochs: int = 8
+    patience: int = 3
+    caption_sampling: Literal["random", "first", "all"] = "all"
     image_scaling: Literal["none", "l2", "standard", "whiten", "cca"] = "cca"
     scaled_dim: int = 128
     ridge: float = 1e-2
@@ -123,7 +126,7 @@ class Recipe:
     lookalikes: float = 0.5
     lookalikes_from: int = 1
     lookalike_group: int = 5
-    dropout: float = 0.2
+    dropout: float = 0.3
     weight_decay: float = 1e-4
     clip: float = 5.0
 
@@ -179,6 +182,8 @@ PAPER: dict[str, Any] = {
     "patience": 20,
     "image_scaling": "none",
     "geometry": "none",
+    "caption_sampling": "random",
+    "start": "scratch",
     "lookalikes": 0.0,
     "attn_dropout": 0.0,
     "dropout": 0.0,

@@ -1,0 +1,134 @@
+"""The training loop, on a module of one weight: schedule, early stopping, clipping, looks at validation."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cran_bench.errors import BadInput
+from cran_bench.training import Training
+
+
+class Notes:
+    """A run that keeps what is logged; nothing to resume."""
+
+    seed, device = 0, torch.device("cpu")
+
+    def __init__(self, state=None):
+        self.points, self.choices, self.states, self.start = [], {}, [], state
+
+    def progress(self, items, label, total, done=0):
+        self.shown = (label, total, done)
+        return iter(items)
+
+    def log(self, **values):
+        self.points.append(values)
+
+    def chose(self, **values):
+        self.choices.update(values)
+
+    def checkpoint(self, state, at=""):
+        self.states.append(({key: value.clone() for key, value in state.items()}, at))
+
+    def resume(self):
+        return self.start
+
+
+def training(rsums, epochs=6, gradient=1.0, lr=1.0, **fields):
+    """One weight that falls by lr x gradient a step, two steps an epoch; `rsums` are found in turn."""
+    module = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(module.weight)
+    found = iter(rsums)
+    made = Training(
+        module=module,
+        optimizer=torch.optim.SGD(module.parameters(), lr=lr),
+        steps=2,
+        batches=lambda epoch, generator: iter([gradient, gradient]),
+        loss=lambda batch: batch * module.weight.sum(),
+        validate=lambda: SimpleNamespace(i2t_r1=0.0, t2i_r1=0.0, rsum=next(found)),
+        epochs=epochs,
+        **fields,
+    )
+    return made, module
+
+
+def test_the_weights_that_were_best_on_validation_stay():
+    made, module = training([1, 5, 3, 4, 2, 0])
+    run = Notes()
+    made.run(run)
+    assert float(module.weight.detach()) == -4  # after the second epoch
+    assert run.choices == {"epoch": 2, "rsum": 5.0}
+    assert [point["rsum"] for point in run.points] == [1, 5, 3, 4, 2, 0]
+    assert run.shown == ("steps", 12, 0)
+
+
+def test_it_stops_when_validation_no_longer_improves():
+    made, _ = training([1, 5, 3, 4, 9, 9], patience=2)
+    run = Notes()
+    made.run(run)
+    assert len(run.points) == 4 and run.choices["epoch"] == 2
+
+
+def test_the_rate_is_halved():
+    made, module = training(range(6), halve_every=2)
+    made.run(Notes())
+    assert float(module.weight.detach()) == pytest.approx(-2 * (1 + 1 + 0.5 + 0.5 + 0.25 + 0.25))
+
+
+def test_gradients_are_clipped():
+    made, module = training(range(6), gradient=50.0, clip=0.5)
+    made.run(Notes())
+    assert float(module.weight.detach()) == pytest.approx(-0.5 * 12, rel=1e-4)
+
+
+def test_validation_can_be_looked_at_less_often():
+    made, _ = training(range(9), epochs=5, validate_every=2)
+    run = Notes()
+    made.run(run)
+    assert [point["epoch"] for point in run.points] == [2, 4, 5]
+    assert len(run.states) == 5
+
+
+@pytest.mark.parametrize("stop", [1, 3, 6])
+def test_it_goes_on_from_any_epoch(stop):
+    straight, module = training([1, 5, 3, 4, 2, 0], halve_every=2)
+    run = Notes()
+    straight.run(run)
+    state, at = run.states[stop - 1]
+    assert at == f"after epoch {stop} of at most 6"
+    resumed, other = training([1, 5, 3, 4, 2, 0][stop:], halve_every=2)
+    again = Notes(state)
+    resumed.run(again)
+    assert torch.equal(other.weight, module.weight)
+    assert again.choices == run.choices
+    assert [point["epoch"] for point in again.points] == list(range(stop + 1, 7))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_an_error(bad):
+    made, _ = training(range(6))
+    calls = []
+
+    def loss(batch):
+        calls.append(batch)
+        return made.module.weight.sum() * (bad if len(calls) > 5 else 1.0)
+
+    made.loss = loss
+    run = Notes()
+    with pytest.raises(BadInput, match="in epoch 3: lower the learning rate"):
+        made.run(run)
+    assert run.states[-1][1] == "after epoch 2 of at most 6"
+
+
+def test_every_epoch_has_random_numbers_of_its_own():
+    drawn = []
+
+    def batches(epoch, generator):
+        drawn.append(float(torch.rand(1, generator=generator)))
+        return iter([1.0])
+
+    for _ in range(2):
+        made, _ = training(range(6))
+        made.batches = batches
+        made.run(Notes())
+    assert drawn[:6] == drawn[6:] and len(set(drawn)) == 6
