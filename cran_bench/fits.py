@@ -37,7 +37,7 @@ class Fit(Generic[P]):
     """A fitted part and how it came about.
 
     Attributes:
-        seconds: of the fit itself, also where it was loaded.
+        costs: seconds of the fit itself and of each part it used, by fingerprint, also where they were loaded.
         chose: what validation chose.
         curves: points of training curves by the label of what was trained, the parts' included.
         reused: whether it was loaded.
@@ -45,10 +45,15 @@ class Fit(Generic[P]):
 
     part: P
     fingerprint: str
-    seconds: float
+    costs: Mapping[str, float]
     chose: Mapping[str, Any]
     curves: Mapping[str, Sequence[Mapping[str, float]]]
     reused: bool
+
+    @property
+    def seconds(self) -> float:
+        """What the fit cost with its parts, each counted once."""
+        return sum(self.costs.values())
 
 
 @dataclass(frozen=True)
@@ -101,23 +106,23 @@ class FitStore:
         except Exception as error:  # safetensors raises many kinds for a damaged file
             say(f"the stored fit {path.name} is damaged ({error}); fitting again")
             return None
-        if about["fingerprint"] != fingerprint:
+        if about["fingerprint"] != fingerprint or "costs" not in about:
             say(f"the stored fit {path.name} is of another configuration; fitting again")
             return None
         with own_randomness(seed):  # layers that are built to be filled draw their first weights
             part.load({key: value.to(self.device) for key, value in state.items()})
-        return Fit(part, fingerprint, about["seconds"], about["chose"], about.get("curves", {}), reused=True)
+        return Fit(part, fingerprint, about["costs"], about["chose"], about["curves"], reused=True)
 
     def _fit(self, part: P, seed: int, label: str, path: Path, fingerprint: str) -> Fit[P]:
         run = LentRun(self, part, seed, label, fingerprint, path.with_suffix(".checkpoint"))
         with own_randomness(seed):
             part.fit(self.train, self.val, run)
-        seconds = run.seconds()
-        about = {"fingerprint": fingerprint, "seconds": seconds, "chose": run.choices, "curves": run.curves}
+        costs = run.costs()
+        about = {"fingerprint": fingerprint, "costs": costs, "chose": run.choices, "curves": run.curves}
         save_state(path, part.state(), about)
         run.checkpoint_path.unlink(missing_ok=True)
         self.forced.add(fingerprint)
-        return Fit(part, fingerprint, seconds, run.choices, run.curves, reused=False)
+        return Fit(part, fingerprint, costs, run.choices, run.curves, reused=False)
 
 
 @dataclass
@@ -138,9 +143,9 @@ class LentRun:
     _written: float = -math.inf
     _writing: float = 0.0
 
-    def seconds(self) -> float:
-        """What this fit cost, its parts and what was spent before a resume included, wherever they were made."""
-        return self._own_seconds() + sum(self._parts.values())
+    def costs(self) -> dict[str, float]:
+        """Seconds of this fit, what was spent before a resume included, and of its parts, wherever they were made."""
+        return {**self._parts, self.fingerprint: self._own_seconds()}
 
     def _own_seconds(self) -> float:
         if self.device.type == "cuda":
@@ -221,7 +226,7 @@ class LentRun:
         start = time.perf_counter()
         fit = self.store.fitted(spec, self.seed, f"{self.label} / {part_name(spec)}")
         self._elsewhere -= time.perf_counter() - start
-        self._parts[fit.fingerprint] = fit.seconds
+        self._parts |= fit.costs
         self.curves |= {name: [dict(point) for point in curve] for name, curve in fit.curves.items()}
         return fit.part
 

@@ -38,7 +38,7 @@ class SceneImages(ImageSource):
         return sha256_bytes(json.dumps([VERSION, self.size, self.scenes[row]]).encode())
 
 
-@register_dataset("scenes", presets={"quick": {"train": 400, "val": 100, "test": 100}})
+@register_dataset("scenes", presets={"quick": {"train": 300, "val": 100, "test": 200}})
 @dataclass(frozen=True)
 class Scenes:
     """Pictures of two to four shapes, five captions each, that say how the shapes lie to one another.
