@@ -24,7 +24,7 @@ from cran_bench.source import code_sha
 from cran_bench.split import MissingFeature
 from cran_bench.statistics import interval
 
-DATASET = "scenes[train=400,val=100,test=100]"
+DATASET = "scenes[train=200,val=60,test=100]"
 SEED = 0
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from cran_bench import Levels, MultiLevel
+from cran_bench import Levels, MultiLevel, checks
 from cran_bench.dataset import Collection, ImageSource
 from cran_bench.errors import BadInput
 from cran_bench.fits import FitStore, LentRun
@@ -691,6 +691,12 @@ def test_presets_and_labels():
         "cran-local": "CRAN-local",
         "cran-relation": "CRAN-relation",
     }
+
+
+def test_a_row_keeps_every_promise(monkeypatch, tmp_path):
+    monkeypatch.setattr(checks, "DATASET", "scenes[train=100,val=20,test=60]")
+    verdicts = checks.check_method(METHODS.configure("cran[max_epochs=6,batch_size=20,lr=0.005]"), tmp_path, CPU)
+    assert {v.promise: v.broken for v in verdicts} == {v.promise: None for v in verdicts}
 
 
 # explanations -------------------------------------------------------------------------------------------------------
