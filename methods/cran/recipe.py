@@ -111,7 +111,7 @@ class Recipe:
     batch_size: int = 50
     optimizer: Literal["rmsprop", "adam"] = "adam"
     lr: float = 1e-3
-    halve_every: int = 2
+    halve_every: int = 3
     top: int = _of(3, "local", "relation")
     top_train: int | None = _of(None, "local", "relation")
     relation_pairs: Literal["ordered", "unordered", "all"] = _of("ordered", "relation")
@@ -124,9 +124,9 @@ class Recipe:
     ridge: float = 1e-2
     geometry: Literal["none", "relations", "regions"] = _of("relations", "local", "relation")
     lookalikes: float = 0.5
-    lookalikes_from: int = 1
+    lookalikes_from: int = 5
     lookalike_group: int = 5
-    dropout: float = 0.3
+    dropout: float = 0.2
     weight_decay: float = 1e-4
     clip: float = 5.0
 
