@@ -16,7 +16,7 @@ from cran_bench.progress import say
 
 if TYPE_CHECKING:
     from cran_bench.dataset import Collection, Dataset
-    from cran_bench.registry import Configured
+    from cran_bench.registry import Configured, Registry
 
 app = typer.Typer(
     name="cran-bench",
@@ -90,7 +90,7 @@ def list_plugins() -> None:
         for name in registry.names():
             plugin = registry.plugins[name]
             presets = f"  [{', '.join(plugin.presets)}]" if plugin.presets else ""
-            typer.echo(f"  {name:<18} {_first_line(plugin.cls)}{presets}")
+            typer.echo(f"  {name:<18} {_first_line(plugin.cls, registry)}{presets}")
         for name, reason in registry.failures.items():
             typer.echo(f"  {name:<18} could not be imported: {reason}")
 
@@ -118,7 +118,8 @@ def info(
     configured: Configured[Any] = (DATASETS if head in DATASETS.names() else METHODS).configure(name)
     plugin = configured.plugin
     module = inspect.getdoc(sys.modules[plugin.cls.__module__])
-    typer.echo(f"{module or ''}\n\n{inspect.getdoc(plugin.cls) or ''}\n")
+    described = [c for c in plugin.cls.__mro__ if dataclasses.is_dataclass(c) and "__doc__" in vars(c)]
+    typer.echo("\n\n".join([module or "", *(inspect.cleandoc(c.__doc__ or "") for c in described)]) + "\n")
     values = configured.build()
     for field in dataclasses.fields(plugin.cls):
         typer.echo(f"  {field.name:<14} {field.type!s:<22} {format_value(getattr(values, field.name))}")
@@ -370,8 +371,10 @@ def _export(dataset: Configured[Dataset], data: Path, folder: Path) -> None:
     say(f"wrote the images and captions.tsv of every split to {folder}")
 
 
-def _first_line(cls: type) -> str:
-    doc = sys.modules[cls.__module__].__doc__ or cls.__doc__ or ""
+def _first_line(cls: type, registry: Registry[Any]) -> str:
+    """Of the module's docstring, or of the class's where several are registered in one module."""
+    alone = sum(plugin.cls.__module__ == cls.__module__ for plugin in registry.plugins.values()) == 1
+    doc = (alone and sys.modules[cls.__module__].__doc__) or cls.__doc__ or ""
     return doc.strip().splitlines()[0] if doc.strip() else ""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -376,6 +377,60 @@ def test_ranks_that_are_gone_are_made_again_without_a_fit(runner, calls):
     second = one(again(runner).run([configured()], ["captions"], [0]))
     assert not second.reused and len(fits(calls)) == 1
     assert second.record.ranks_sha == first.record.ranks_sha
+
+
+# training curves --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Half(Toy):
+    """A part that keeps a curve of its own."""
+
+    def fit(self, train, val, run):
+        run.log(epoch=1, loss=0.5)
+        super().fit(train, val, run)
+
+
+@dataclass
+class Learner(Toy):
+    def fit(self, train, val, run):
+        run.part(Half())
+        for epoch in (1, 2):
+            run.log(epoch=epoch, loss=1 / epoch, rsum=100.0 * epoch)
+        super().fit(train, val, run)
+
+
+def test_training_curves_lie_beside_the_record(runner):
+    for job in (runner, again(runner, force=True)):  # made, and made again from the stored part
+        outcome = one(job.run([configured(Learner)], ["captions"], [0]))
+        path = runner.store.path(outcome.address)
+        curves = pd.read_csv(path.with_name(path.stem + ".curves.csv"))
+        assert list(curves.columns) == ["trained", "epoch", "loss", "rsum"]
+        assert curves["trained"].tolist() == ["Half", "Learner", "Learner"]
+        assert curves["loss"].tolist() == [0.5, 1.0, 0.5]
+    assert len(list(runner.store.records())) == 1
+    plain = one(runner.run([configured()], ["captions"], [0]))
+    assert (
+        not runner.store.path(plain.address).with_name(runner.store.path(plain.address).stem + ".curves.csv").exists()
+    )
+
+
+def test_a_part_of_a_part_costs_its_seconds_once(runner):
+    @dataclass
+    class Outer(Toy):
+        def fit(self, train, val, run):
+            run.part(SlowCentre())
+            run.part(Inner())
+            super().fit(train, val, run)
+
+    @dataclass
+    class Inner(Toy):
+        def fit(self, train, val, run):
+            run.part(SlowCentre())
+            super().fit(train, val, run)
+
+    record = one(runner.run([configured(Outer)], ["captions"], [0])).record
+    assert 0.5 <= record.seconds.fit < 0.95
 
 
 # checkpoints ----------------------------------------------------------------------------------------------------

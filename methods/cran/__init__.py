@@ -31,7 +31,7 @@ PRESETS = {"literal": LITERAL, "paper": PAPER, "tuned": {}}
 @register("cran", paper_row="CRAN", presets=PRESETS)
 @dataclass
 class CRAN(Recipe):
-    """All three levels.
+    """CRAN: global, local and relation level, the paper's own row.
 
     Attributes:
         joint: train the levels in one run, chosen by their summed score, not each by itself (A15).  The paper has no
@@ -125,7 +125,7 @@ class CRAN(Recipe):
 @register("cran-baseline", paper_row="CRAN-baseline", presets=PRESETS)
 @dataclass
 class CRANBaseline(CRAN):
-    """The global level alone."""
+    """CRAN-baseline: the global level alone."""
 
     levels: ClassVar[tuple[str, ...]] = ("global",)
 
@@ -133,7 +133,7 @@ class CRANBaseline(CRAN):
 @register("cran-local", paper_row="CRAN-local", presets=PRESETS)
 @dataclass
 class CRANLocal(CRAN):
-    """Global and local level."""
+    """CRAN-local: global and local level."""
 
     levels: ClassVar[tuple[str, ...]] = ("global", "local")
 
@@ -141,6 +141,6 @@ class CRANLocal(CRAN):
 @register("cran-relation", paper_row="CRAN-relation", presets=PRESETS)
 @dataclass
 class CRANRelation(CRAN):
-    """Global and relation level."""
+    """CRAN-relation: global and relation level."""
 
     levels: ClassVar[tuple[str, ...]] = ("global", "relation")

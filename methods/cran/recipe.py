@@ -41,7 +41,7 @@ class Recipe:
     Attributes:
         width: `full` has the paper's sizes, (384, 512, 2048) kernels, 2048 LSTM units, 1,024 dimensions; `compact` is
             for two cores.  Always part of the label.
-        encoders: three texts encoders, one per level, or `one` for all of them (A4).  The paper describes three; one
+        encoders: three text encoders, one per level, or `one` for all of them (A4).  The paper describes three; one
             needs joint training.
         start: local and relation level begin with the text encoder that the `global` level has learned, a copy of
             their own, or from `scratch`.  The paper does not say; its sister papers start from scratch.
@@ -61,7 +61,7 @@ class Recipe:
         img_act: after the image layers, `linear` or `sigmoid` (A10).  The paper says fully connected.
         bidirectional: local and relation losses also with text negatives (A11).  Eqs. 9 and 10 vary only the image.
         negatives: of a batch, one at `random`, `all`, or the `hardest` (A12).  The paper writes one i- and one t-.
-        warm_up: epochs with all negatives before the hardest, which from the start teach nothing.
+        warm_up: epochs before `negatives=hardest` and `top_train` hold; until then all negatives and `top`.
         margin: alpha (A8); 1 in the paper.
         batch_size: different images in a batch (A13); the paper does not say.
         optimizer: `rmsprop` (Torch's, smoothing 0.99) or `adam` (A14); the paper does not say.
