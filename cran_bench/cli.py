@@ -7,7 +7,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -15,6 +15,7 @@ from cran_bench.errors import BadInput
 from cran_bench.progress import say
 
 if TYPE_CHECKING:
+    from cran_bench.contract import Explaining
     from cran_bench.dataset import Collection, Dataset
     from cran_bench.registry import Configured, Registry
 
@@ -323,6 +324,8 @@ def explain(
     if not hasattr(configured.plugin.cls, "explain"):
         able = [name for name in METHODS.names() if hasattr(METHODS.get(name).cls, "explain")]
         raise BadInput(f"{configured.plugin.name} cannot explain itself; these can: {', '.join(able)}")
+    if out is not None:
+        explaining.require_drawable(out)
     where = pick_device(device)
     prepared = find_prepared(
         DATASETS.configure(_quick(dataset) if quick else dataset), data, cache, images_with, regions_with, vectors
@@ -333,7 +336,8 @@ def explain(
             raise BadInput(f"{image} has captions 1 to {len(split.texts)}, not {text}; or write a sentence")
         text = split.texts[int(text) - 1]
     split = split.asking([text])
-    part: Any = Runner(prepared, Path(), cache, where).fitted(configured, seed, fit_unit(configured, "captions"))
+    job = Runner(prepared, Path(), cache, where)
+    part = cast("Explaining", job.fitted(configured, seed, fit_unit(configured, "captions")))
     (found,) = part.explain(split, [(0, 0)])
     title = f"{configured.label}: {image}"
     typer.echo(f"{title}\n{text}\n\n{explaining.describe(found)}")

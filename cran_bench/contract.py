@@ -68,7 +68,7 @@ class Explanation:
         scores: by level, with the weights of the sum, and their `total`.
         text: the text as the method read it.
         attention: by level, one weight for each character of `text`; they sum to 1.
-        regions: region and score, the best first: those whose mean is the regions' level.
+        regions: region and score, the best first: their mean, times the level's weight, is the regions' level.
         pairs: first region, second region and score, likewise for the relations' level.
     """
 

@@ -52,13 +52,23 @@ def pick_device(name: str) -> torch.device:
         BadInput: an unknown device, or a GPU where there is none.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
         raise BadInput(f"there is no device '{name}'{did_you_mean(name, ('auto', 'cpu', 'cuda'))}")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise BadInput(f"torch finds {torch.cuda.device_count()} GPUs here, so there is no '{name}'; use --device cpu")
+    if kind == "cuda":
+        _be_deterministic()
     return torch.device(name)
+
+
+def _be_deterministic() -> None:
+    """Have a GPU give the same numbers for the same seed, in full float32."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def _cpu() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import textwrap
 from collections.abc import Sequence
 from functools import partial
@@ -49,6 +50,18 @@ def shaded(weights: Sequence[float]) -> str:
     return "".join(SHADES[round(share)] for share in (len(SHADES) - 1) * values / values.max())
 
 
+def require_drawable(path: Path) -> None:
+    """Refuse what `draw` cannot do, before anything long is begun.
+
+    Raises:
+        BadInput: matplotlib is not installed, or the file is to be no PNG.
+    """
+    if path.suffix.lower() != ".png":
+        raise BadInput(f"the picture is written as PNG, so {path} should end in .png")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise BadInput("drawing needs matplotlib: python -m pip install 'cran-bench[report]'")
+
+
 def draw(explanation: Explanation, image: Image, boxes: NDArray[np.float32] | None, title: str, path: Path) -> None:
     """The picture with its regions, the winning pair as an arrow, the attended text and the scores, as a PNG.
 
@@ -60,15 +73,12 @@ def draw(explanation: Explanation, image: Image, boxes: NDArray[np.float32] | No
         path: the file; a suffix other than .png is refused.
 
     Raises:
-        BadInput: matplotlib is not installed, or the file is to be no PNG.
+        BadInput: see `require_drawable`.
     """
-    if path.suffix.lower() != ".png":
-        raise BadInput(f"the picture is written as PNG, so {path} should end in .png")
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Rectangle
-    except ImportError:
-        raise BadInput("drawing needs matplotlib: python -m pip install 'cran-bench[report]'") from None
+    require_drawable(path)
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
     lines = textwrap.wrap(explanation.text, LINE, drop_whitespace=False) or [""]
     rows = max(1, len(explanation.attention))
     below = 0.6 + 0.28 * rows * (len(lines) + 1)

@@ -76,7 +76,7 @@ class FitStore:
     forced: set[str] = field(default_factory=set)
 
     def fingerprint(self, part: Part, seed: int) -> str:
-        """sha256 of the data, the part's class and fields, the seed and the code."""
+        """sha256 of the data, the part's class and fields, the seed, the code and the kind of device."""
         cls = type(part)
         return sha256_json(
             {
@@ -86,6 +86,7 @@ class FitStore:
                 "fields": fields_json(part),
                 "code": code_sha(cls.__module__),
                 "seed": seed,
+                "device": self.device.type,
             }
         )
 
@@ -227,6 +228,7 @@ class LentRun:
         fit = self.store.fitted(spec, self.seed, f"{self.label} / {part_name(spec)}")
         self._elsewhere -= time.perf_counter() - start
         self._parts |= fit.costs
+        self.choices |= {f"{part_name(spec)}.{key}": value for key, value in fit.chose.items()}
         self.curves |= {name: [dict(point) for point in curve] for name, curve in fit.curves.items()}
         return fit.part
 

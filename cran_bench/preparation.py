@@ -74,6 +74,8 @@ class Prepared:
             for position, row in enumerate(rows.tolist()):
                 if ids[row] == image:
                     return self.split(name, "captions", device).take(np.array([position])), row
+        if image in ids:
+            raise BadInput(f"image '{image}' of {self.dataset.label} could not be read and is left out")
         close = difflib.get_close_matches(image, ids, n=1)
         known = close[0] if close else ids[int(self.collection.splits["test"][0])]
         raise BadInput(f"{self.dataset.label} has no image '{image}'; did you mean '{known}'?")

@@ -46,10 +46,12 @@ class Split:
         text: TextFrontEnd,
         device: torch.device,
         rows: NDArray[np.int64] | None = None,
+        asked: list[str] | None = None,
     ) -> None:
         self.name, self.unit = name, unit
         self._collection, self._features, self._text, self._device = collection, features, text, device
         self._rows = collection.splits[name] if rows is None else rows
+        self._asked = asked
 
     def __len__(self) -> int:
         """N, the number of images."""
@@ -62,9 +64,8 @@ class Split:
 
     def asking(self, texts: list[str]) -> Split:
         """The same images with other texts, all said of the first image."""
-        other = self.take(np.arange(len(self)))
-        other.__dict__["_texts"] = texts, np.zeros(len(texts), dtype=np.int64)  # in place of the cached property
-        return other
+        front_end = (self._collection, self._features, self._text, self._device)
+        return Split(self.name, self.unit, *front_end, self._rows, texts)
 
     def _tensor(self, array: NDArray[Any], dtype: type[np.generic] | None = None) -> Tensor:
         array = array if dtype is None else array.astype(dtype, copy=False)
@@ -136,6 +137,8 @@ class Split:
 
     @cached_property
     def _texts(self) -> tuple[list[str], NDArray[np.int64]]:
+        if self._asked is not None:
+            return self._asked, np.zeros(len(self._asked), dtype=np.int64)
         return self._collection.texts_of(self._rows, self.unit)
 
     @property

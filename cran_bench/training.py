@@ -21,6 +21,8 @@ from cran_bench.ranking import Metrics
 
 B = TypeVar("B")
 
+LOOK_EVERY = 50  # steps between two looks at the loss: each waits for the device
+
 
 @dataclass
 class Training(Generic[B]):
@@ -35,9 +37,9 @@ class Training(Generic[B]):
         validate: recall of the module as it is on the validation split.
         epochs: how many at most.
         patience: stop after so many epochs without a better rsum on validation; 0 never stops.
+        patience_from: epochs before this one do not count for patience, as when training changes its ways there.
         halve_every: halve the learning rate after every so many epochs; 0 leaves it.
         clip: largest norm of a step's gradient; 0 for no limit.
-        validate_every: epochs between two looks at the validation split.
     """
 
     module: nn.Module
@@ -50,7 +52,7 @@ class Training(Generic[B]):
     patience: int = 0
     halve_every: int = 0
     clip: float = 0.0
-    validate_every: int = 1
+    patience_from: int = 1
 
     def run(self, run: Run) -> None:
         """Train, and leave the module with the weights that were best on validation.
@@ -61,6 +63,7 @@ class Training(Generic[B]):
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self._best: dict[str, Tensor] = {}
         self._best_rsum, self._best_epoch = -1.0, 0
+        self._device = run.device
         first = self._restore(run.resume()) + 1
         if not self._is_over(first - 1):
             total, done = self.epochs * self.steps, (first - 1) * self.steps
@@ -84,21 +87,17 @@ class Training(Generic[B]):
                     nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
                 self.optimizer.step()
                 losses.append(loss.detach())
+                if len(losses) % LOOK_EVERY == 0:
+                    _require_finite(float(losses[-1]), epoch)
                 yield
             mean = float(torch.stack(losses).mean())
-            if not math.isfinite(mean):
-                raise BadInput(
-                    f"the loss became {mean} in epoch {epoch}: lower the learning rate (lr) or clip gradients (clip); "
-                    f"the last good checkpoint, of epoch {epoch - 1}, is kept"
-                )
+            _require_finite(mean, epoch)
             self._look(run, epoch, mean)
             run.checkpoint(self._state(epoch), at=f"after epoch {epoch} of at most {self.epochs}")
             if self._is_over(epoch):
                 return
 
     def _look(self, run: Run, epoch: int, loss: float) -> None:
-        if epoch % self.validate_every and epoch != self.epochs:
-            return
         self.module.eval()
         with torch.inference_mode():
             found = self.validate()
@@ -108,7 +107,8 @@ class Training(Generic[B]):
             self._best = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
 
     def _is_over(self, epoch: int) -> bool:
-        return epoch >= self.epochs or bool(self.patience and self._best and epoch - self._best_epoch >= self.patience)
+        since = epoch - max(self._best_epoch, self.patience_from - 1)
+        return epoch >= self.epochs or bool(self.patience and since >= self.patience)
 
     def _state(self, epoch: int) -> dict[str, Tensor]:
         state = {f"module.{key}": value for key, value in self.module.state_dict().items()}
@@ -117,8 +117,8 @@ class Training(Generic[B]):
             state |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
         state["progress"] = torch.tensor([epoch, self._best_epoch, self._best_rsum], dtype=torch.float64)
         state["random"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            state["random_cuda"] = torch.cuda.get_rng_state()
+        if self._device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(self._device)
         return state
 
     def _restore(self, state: Mapping[str, Tensor] | None) -> int:
@@ -137,9 +137,17 @@ class Training(Generic[B]):
             kind(value) for kind, value in zip((int, int, float), state["progress"].tolist(), strict=True)
         )
         torch.set_rng_state(state["random"].cpu())
-        if "random_cuda" in state and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["random_cuda"].cpu())
+        if "random_cuda" in state:
+            torch.cuda.set_rng_state(state["random_cuda"].cpu(), self._device)
         return int(epoch)
+
+
+def _require_finite(loss: float, epoch: int) -> None:
+    if not math.isfinite(loss):
+        raise BadInput(
+            f"the loss became {loss} in epoch {epoch}: lower the learning rate (lr) or clip gradients (clip); "
+            + ("the last checkpoint before that is kept" if epoch > 1 else "nothing was learned yet")
+        )
 
 
 def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

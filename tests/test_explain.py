@@ -47,6 +47,17 @@ def test_the_picture_is_a_png_that_shows_the_winners(tmp_path):
         draw(FOUND, image, boxes, "title", tmp_path / "why.jpg")
 
 
+def test_a_sentence_that_cannot_be_read_is_refused(command, quick_scenes):
+    said = command("explain", "test-00000a", "собака", "-m", QUICK, *quick_scenes.arguments)
+    assert said.code == 2 and "of which 'собака' has none" in said.sentence
+
+
+def test_what_cannot_be_drawn_is_said_before_anything_is_fitted(command, quick_scenes):
+    said = command("explain", "test-00000a", "-m", QUICK, *quick_scenes.arguments, "-o", "why.jpg")
+    assert said.code == 2 and "should end in .png" in said.sentence
+    assert not (quick_scenes.cache / "fits").exists()
+
+
 def test_explain_prints_and_draws(command, quick_scenes, tmp_path):
     said = command("explain", "test-00000a", "-m", QUICK, *quick_scenes.arguments, "-o", tmp_path / "why.png")
     assert said.code == 0, said.err

@@ -36,7 +36,8 @@ class CRAN(Recipe):
     Attributes:
         joint: train the levels in one run, chosen by their summed score, not each by itself (A15).  The paper has no
             total loss.
-        sim: d of Eq. 11 (A16): `dot`, or `cos`, which differs only where embeddings are not of unit length.
+        sim: d of Eq. 11 (A16): `dot`, or `cos`, which differs under `normalize=none`.  Unit embeddings are compared by
+            cosine, so that averages of them (protocol `mean`) are unit again.
         fusion_weights: of the global, local and relation level (A17); 1, 1, 1 in Eq. 11.
         fusion_norm: `zscore` also divides each level by the deviation of its scores on validation (A17), for levels
             of different scale; `none` is Eq. 11.
@@ -62,7 +63,11 @@ class CRAN(Recipe):
     def similarity(self) -> MultiLevel:
         """Eq. 11."""
         weights = [weight / scale for weight, scale in zip(self.fusion_weights, self.scales.tolist(), strict=True)]
-        return MultiLevel(cosine=self.sim == "cos", top=self.top, weights=(weights[0], weights[1], weights[2]))
+        return MultiLevel(self._is_cosine, top=self.top, weights=(weights[0], weights[1], weights[2]))
+
+    @property
+    def _is_cosine(self) -> bool:
+        return self.sim == "cos" or self.normalize == "l2"
 
     def _unfitted(self) -> list[Alignment]:
         together = [self.levels] if self.joint else [(level,) for level in self.levels]
@@ -72,14 +77,16 @@ class CRAN(Recipe):
         """Fit, or fetch, the levels; measure their scales where they are to be evened out."""
         if len(self.levels) > 1 and not train.has_regions:
             raise MissingFeature(
-                "it needs regions, and the features were prepared without; prepare the dataset again with "
-                "--regions-with, or run cran-baseline, which needs none"
+                f"the levels {', '.join(self.levels)} need regions, and the features were prepared without; prepare "
+                "the dataset again with --regions-with, or run cran-baseline, which needs none"
             )
-        regions = train.boxes.shape[1] if len(self.levels) > 1 else None
-        if regions is not None and max(self.top, self.k_train) > regions:
-            raise BadInput(
-                f"top is {max(self.top, self.k_train)}, but an image has {regions} regions: use top={regions} or less"
-            )
+        if len(self.levels) > 1:
+            regions = train.boxes.shape[1]
+            for name, value in (("top", self.top), ("top_train", self.k_train)):
+                if value > regions:
+                    raise BadInput(
+                        f"{name} is {value}, but an image has {regions} regions: use {name}={regions} or less"
+                    )
         self.parts = [run.part(part) for part in self._unfitted()]
         if self.fusion_norm == "zscore":
             with torch.inference_mode():
@@ -88,7 +95,7 @@ class CRAN(Recipe):
     def _measure_scales(self, val: Split, most: int = 1000) -> None:
         some = val.take(torch.arange(min(most, len(val))).numpy())
         images, texts = self.embed_images(some), self.embed_texts(some)
-        eq11 = MultiLevel(cosine=self.sim == "cos", top=self.top)
+        eq11 = MultiLevel(self._is_cosine, top=self.top)
         for level in self.levels:
             deviation = eq11.scores(only(images, level), only(texts.rows(slice(most)), level)).std()
             self.scales[LEVELS.index(level)] = float(deviation.clamp_min(1e-12))

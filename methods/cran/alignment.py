@@ -18,6 +18,7 @@ from .model import LENGTH, Network, Views, in_blocks, margin_loss, only
 from .recipe import LEVELS, Recipe
 
 WORDS = 3000  # of the tf-idf that `image_scaling=cca` reads
+NEGATIVES = 1 << 40  # what sets the random negatives of an epoch apart from its batches
 BATCH = 512  # texts or images embedded at a time
 
 
@@ -44,10 +45,11 @@ class Alignment(Recipe):
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Minimise the sum of the levels' losses; keep the epoch with the best rsum on validation."""
         views, chars = self.views(train), train.chars(LENGTH)
-        warn_of_unreadable(train, chars)
+        warn_of_unread(train, chars)
         region_dim = 0 if views.regions is None else views.regions.shape[2]
         self._build(views.globals.shape[1], region_dim, run.device)
-        self.network.fit_scaling(views, train.tfidf(WORDS), train.image_of)
+        words = train.tfidf(WORDS) if self.image_scaling == "cca" else None
+        self.network.fit_scaling(views, words, train.image_of)
         if self.start == "global" and "global" not in self.levels:
             self._start_from(run.part(Alignment(**self.of(("global",)), levels=("global",))))
         batches = Batches(self, train.image_of, self._lookalikes(train))
@@ -56,7 +58,7 @@ class Alignment(Recipe):
 
         def epoch(number: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
             nonlocal negatives, scoring
-            draws.manual_seed(generator.initial_seed())
+            draws.manual_seed(generator.initial_seed() + NEGATIVES)
             warming_up = number <= self.warm_up
             negatives = "all" if self.negatives == "hardest" and warming_up else self.negatives
             scoring = MultiLevel(top=self.top if warming_up else self.k_train)
@@ -83,6 +85,7 @@ class Alignment(Recipe):
             patience=self.patience,
             halve_every=self.halve_every,
             clip=self.clip,
+            patience_from=max(self.lookalikes_from if self.lookalikes else 1, self._warm_up + 1),
         ).run(run)
         self.network.eval()
 
@@ -94,6 +97,11 @@ class Alignment(Recipe):
     def _build(self, image_dim: int, region_dim: int, device: torch.device) -> None:
         self.dims = image_dim, region_dim
         self.network = Network(self, self.levels, image_dim, region_dim).to(device)
+
+    @property
+    def _warm_up(self) -> int:
+        """Epochs before training changes its ways; 0 where it does not."""
+        return self.warm_up if self.negatives == "hardest" or self.k_train != self.top else 0
 
     def _optimizer(self) -> torch.optim.Optimizer:
         learned = [p for p in self.network.parameters() if p.requires_grad]
@@ -164,23 +172,27 @@ def concatenated(blocks: list[Levels]) -> Levels:
     return blocks[0].map(lambda _: next(whole))
 
 
-def warn_of_unreadable(split: Split, chars: Tensor) -> None:
-    """Say how many texts have no character that CRAN reads.
+def warn_of_unread(split: Split, chars: Tensor) -> None:
+    """Say how many texts are read in part only, or not at all.
 
     Raises:
-        BadInput: none has any.
+        BadInput: none has a character that CRAN reads.
     """
     empty = (~(chars > 0).any(dim=1)).nonzero().flatten().tolist()
+    what = f"{split.unit} of the {split.name} split"
     if len(empty) == len(chars):
         raise BadInput(
-            f"none of the {len(chars)} {split.unit} of the {split.name} split has a character that CRAN reads (Latin "
-            f"letters, digits, punctuation); the first is '{split.texts[0][:60]}': give captions in that alphabet"
+            f"none of the {len(chars)} {what} has a character that CRAN reads (Latin letters, digits, punctuation); "
+            f"the first is '{split.texts[0][:60]}': give texts in that alphabet"
         )
     if empty:
         say(
-            f"  {len(empty)} of {len(chars)} {split.unit} of the {split.name} split have no character that CRAN reads, "
-            f"the first is '{split.texts[empty[0]][:60]}'; they count as empty texts"
+            f"  {len(empty)} of {len(chars)} {what} have no character that CRAN reads, the first is "
+            f"'{split.texts[empty[0]][:60]}'; they count as empty texts"
         )
+    long = sum(len(text) > LENGTH for text in split.texts)
+    if long:
+        say(f"  {long} of {len(chars)} {what} have over {LENGTH} characters, of which CRAN reads the first")
 
 
 def _first_of(error: RuntimeError) -> str:

@@ -40,18 +40,23 @@ class Batches:
     @property
     def steps(self) -> int:
         """Batches in an epoch, at most."""
-        in_a_pass = math.ceil(self.images / self.recipe.batch_size)
-        passes = int(self._counts().max()) if self.recipe.caption_sampling == "all" else 1
-        return self.images if self.recipe.epoch_mode == "batches" else in_a_pass * passes
+        if self.recipe.epoch_mode == "batches":
+            return self.images
+        counts = self._counts()
+        passes = range(int(counts.max())) if self.recipe.caption_sampling == "all" else range(1)
+        return sum(self._batches_of(int((counts > k).sum())) for k in passes)
+
+    def _batches_of(self, images: int) -> int:
+        """How many batches so many images make: none holds one image, where there are two."""
+        return min(math.ceil(images / self.recipe.batch_size), max(1, images // 2))
 
     def epoch(self, number: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs of (B,) images, all different, and (B,) texts of theirs."""
+        """Pairs of (B,) images, all different, and (B,) texts of theirs; B is 2 at least."""
         left = self.steps if self.recipe.epoch_mode == "batches" else -1
         while True:
             for chosen in self._captions(generator):
-                for images in self._a_pass(number, generator):
-                    images = images[chosen[images] >= 0]
-                    if len(images):
+                for images in self._a_pass((chosen >= 0).nonzero().flatten(), number, generator):
+                    if len(images) > 1:  # one image alone has no negative
                         yield images.to(self.image_of.device), chosen[images].to(self.image_of.device)
                         left -= 1
                     if left == 0:
@@ -73,13 +78,13 @@ class Batches:
             for k in range(int(counts.max())):
                 yield torch.where(counts > k, shuffled[(first + k).clamp_max(len(shuffled) - 1)], -1)
 
-    def _a_pass(self, number: int, generator: torch.Generator) -> list[Tensor]:
-        """Every image once, in batches of nearly equal size."""
-        order = torch.randperm(self.images, generator=generator)
-        count = math.ceil(self.images / self.recipe.batch_size)
+    def _a_pass(self, images: Tensor, number: int, generator: torch.Generator) -> list[Tensor]:
+        """Each of some images once, in batches of nearly equal size."""
+        order = images[torch.randperm(len(images), generator=generator)]
+        count = self._batches_of(len(order))
         alike = round(self.recipe.lookalikes * count) if number >= self.recipe.lookalikes_from else 0
         if alike and self.neighbours is not None:
-            order = self._grouped(order.tolist(), alike * self.recipe.batch_size)
+            order = self._grouped(order.tolist(), alike * math.ceil(len(order) / count))
         batches = torch.tensor_split(order, count)
         return [batches[k] for k in torch.randperm(count, generator=generator).tolist()]
 
@@ -87,7 +92,9 @@ class Batches:
         """The same images: about `wanted` of them in groups of an image and its look-alikes, then the others."""
         assert self.neighbours is not None
         near = self.neighbours.tolist()
-        used = bytearray(len(order))
+        used = bytearray(b"\1" * self.images)
+        for image in order:
+            used[image] = False
         grouped: list[int] = []
         for image in order:
             if len(grouped) >= wanted:

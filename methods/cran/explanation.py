@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cran_bench import Explanation, Split
+from cran_bench.errors import BadInput
 from cran_bench.frontend.characters import ALPHABET
 from cran_bench.similarity import region_pairs
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 def explain(method: CRAN, split: Split, image: int, text: int) -> Explanation:
     """The explanation of one pair of positions in the split."""
     eq11 = method.similarity
+    if not bool((split.chars(LENGTH)[text] > 0).any()):
+        raise BadInput(
+            f"CRAN reads Latin letters, digits and punctuation, of which '{split.texts[text][:60]}' has none: "
+            "write a sentence in that alphabet"
+        )
     images = method.embed_images(split.take(np.array([image])))
     chars = split.chars(LENGTH)[text : text + 1]
     read = [(part.levels, part.network.texts(chars)) for part in method.parts]
@@ -37,7 +43,7 @@ def explain(method: CRAN, split: Split, image: int, text: int) -> Explanation:
         attention={
             name: _over_characters(level, chars)
             for name, level in networks.items()
-            if isinstance(level, Level) and isinstance(level.pooling, Attention)
+            if isinstance(level.pooling, Attention)
         },
         regions=regions,
         pairs=[(*names[k], score) for k, score in pairs],

@@ -75,7 +75,8 @@ class TextEncoder(nn.Module):
         """(B, 201) uint8, 0 for padding, to H (B, m', units) and which steps count (B, m') bool.
 
         Steps that see only padding are all alike before the LSTM, so they are computed once and repeated; where they do
-        not count they are left out, and m' is what the longest text needs.
+        not count they are left out, and m' is what the longest text needs.  While batch normalisation is trained, its
+        statistics are of the steps that were computed.
         """
         touched = self.touched(chars)
         longest = int(touched.max())
@@ -140,6 +141,14 @@ def in_blocks(rows: Tensor, size: int = BLOCK) -> Iterator[Tensor]:
     return (rows[a : a + size] for a in range(0, len(rows), size))
 
 
+def mean_of_existing(rows: Tensor, exists: Tensor | None) -> Tensor:
+    """(N, n, dim) regions and (N, n) which exist to (N, dim); an image without any has the mean of all its rows."""
+    if exists is None:
+        return rows.mean(dim=1)
+    weight = torch.where(exists.any(dim=1, keepdim=True), exists, True).float()
+    return (rows * weight[:, :, None]).sum(dim=1) / weight.sum(dim=1, keepdim=True)
+
+
 class Scaling(nn.Module):
     """A fixed affine map of image features before the image layers, fitted on the training images.
 
@@ -163,15 +172,16 @@ class Scaling(nn.Module):
         """Whether columns are mixed."""
         return self.kind in ("whiten", "cca")
 
-    def fit(self, rows: Tensor, texts: sparse.csr_array, image_of: Tensor) -> None:
-        """Take the moments of training images; a constant column stays as it is.
+    def fit(self, rows: Tensor, exists: Tensor | None, texts: sparse.csr_array | None, image_of: Tensor) -> None:
+        """Take the moments of training images; a constant column is not scaled.
 
         Args:
             rows: (N, dim), or (N, n, dim) for regions.
-            texts: (T, words) tf-idf, read by `cca` only.
+            exists: (N, n) which regions exist, or None for all; the others do not count.
+            texts: (T, words) tf-idf, which `cca` needs.
             image_of: (T,) image of each text.
         """
-        flat = rows.reshape(-1, rows.shape[-1])
+        flat = rows.reshape(-1, rows.shape[-1]) if exists is None else rows[exists]
         if self.kind == "standard":
             variance, self.mean = torch.var_mean(flat, dim=0, correction=0)
             self.map = torch.where(variance > 1e-12, variance.rsqrt(), 1.0)
@@ -180,7 +190,8 @@ class Scaling(nn.Module):
             values, V = np.linalg.eigh(C.xx)
             self._take(C.mean_x, (V / np.sqrt(np.maximum(values, 0) + self.recipe.ridge * values[-1])) @ V.T)
         if self.kind == "cca":  # regions as their mean: any of them may be what a text is about
-            images = rows if rows.dim() == 2 else rows.mean(dim=1)
+            assert texts is not None
+            images = rows if rows.dim() == 2 else mean_of_existing(rows, exists)
             C = moments(in_blocks(images), texts, image_of)
             ridges = (self.recipe.ridge * spectral_norm(C.xx), self.recipe.ridge * spectral_norm(C.yy))
             Wx, _, rho = canonical_correlations(C, *ridges, self.dim)
@@ -339,12 +350,12 @@ class Network(nn.Module):
         """The subnetworks by name."""
         return cast("dict[str, GlobalLevel | LocalLevel]", dict(self.by_name.items()))
 
-    def fit_scaling(self, views: Views, texts: sparse.csr_array, image_of: Tensor) -> None:
+    def fit_scaling(self, views: Views, texts: sparse.csr_array | None, image_of: Tensor) -> None:
         """Take the moments of training images; see `Scaling.fit`."""
         for name, level in self.levels.items():
             rows = views.globals if name == "global" else views.regions
             assert rows is not None
-            level.scaling.fit(rows, texts, image_of)
+            level.scaling.fit(rows, None if name == "global" else views.mask, texts, image_of)
 
     def texts(self, chars: Tensor) -> Levels:
         """(B, 201) characters to embeddings on every level."""

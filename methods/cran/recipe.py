@@ -145,8 +145,15 @@ class Recipe:
         if not self.lr > 0:
             raise ValueError(f"lr is above 0, not {self.lr:g}; the paper has 0.0004")
         for name in ("dropout", "attn_dropout", "lookalikes"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name):g}")
+            value = getattr(self, name)
+            if not 0 <= value <= 1 or (value == 1 and name != "lookalikes"):
+                raise ValueError(
+                    f"{name} is a share from 0 to 1, not {value:g}, which would leave nothing to learn from"
+                )
+        if self.image_scaling == "whiten" and not self.ridge:
+            raise ValueError(
+                "image_scaling=whiten divides by deviations, of which some may be zero: use a ridge above 0"
+            )
 
     @property
     def sizes(self) -> Sizes:
@@ -164,6 +171,8 @@ class Recipe:
         for f in fields(Recipe):
             wanted = f.metadata.get("levels", LEVELS)
             found[f.name] = getattr(self, f.name) if set(wanted) & set(levels) else f.default
+        if "relation" not in levels and found["geometry"] == "relations":
+            found["geometry"] = "none"
         return found
 
 
