@@ -312,6 +312,7 @@ def test_64_pairs_are_learned_by_heart(data, tmp_path, level):
         lookalikes=0.0,
         halve_every=40,
         weight_decay=0.0,
+        ridge=(1e-3,),
     )
     train = data.train
     first = torch.arange(0, 128, 2)
@@ -431,7 +432,7 @@ def first_loss(data, folder, level, **fields):
         ("global", {"image_scaling": "standard"}),
         ("global", {"image_scaling": "whiten"}),
         ("global", {"scaled_dim": 4}),
-        ("global", {"ridge": 1.0}),
+        ("global", {"ridge": (1.0,)}),
         ("relation", {"geometry": "none"}),
         ("local", {"geometry": "regions"}),
         ("global", {"dropout": 0.5}),
@@ -527,6 +528,13 @@ def test_local_and_relation_level_start_from_the_global_levels_encoder(data, tmp
     assert set(started) == {("local",), ("relation",)}
     fitted(CRAN(start="scratch", **SHORT), data, tmp_path / "scratch")
     assert len(started) == 2
+
+
+def test_validation_chooses_the_ridge(data, tmp_path):
+    fit = fitted(Alignment(levels=("global",), ridge=(1e-3, 1e4), **SHORT), data, tmp_path)
+    assert fit.chose["ridge"] == 1e-3
+    alone = fitted(Alignment(levels=("global",), ridge=(1e-3,), **SHORT), data, tmp_path)
+    assert torch.equal(alone.part.network.levels["global"].scaling.map, fit.part.network.levels["global"].scaling.map)
 
 
 def test_averages_of_captions_are_unit_again(data, tmp_path):

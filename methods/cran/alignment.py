@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cran_bench import Levels, MultiLevel, Run, Split
+from cran_bench import COSINE, Levels, MultiLevel, Run, Split
 from cran_bench.errors import BadInput
+from cran_bench.linalg import canonical_correlations, moments, spectral_norm
 from cran_bench.progress import say
 from cran_bench.training import Training
 
@@ -48,8 +49,9 @@ class Alignment(Recipe):
         warn_of_unread(train, chars)
         region_dim = 0 if views.regions is None else views.regions.shape[2]
         self._build(views.globals.shape[1], region_dim, run.device)
-        words = train.tfidf(WORDS) if self.image_scaling == "cca" else None
-        self.network.fit_scaling(views, words, train.image_of)
+        mixes = self.image_scaling in ("whiten", "cca")
+        words, ridge = (train.tfidf(WORDS), self._choose_ridge(train, val, run)) if mixes else (None, 0.0)
+        self.network.fit_scaling(views, words, train.image_of, ridge)
         if self.start == "global" and "global" not in self.levels:
             self._start_from(run.part(Alignment(**self.of(("global",)), levels=("global",))))
         batches = Batches(self, train.image_of, self._lookalikes(train))
@@ -88,6 +90,21 @@ class Alignment(Recipe):
             patience_from=max(self.lookalikes_from if self.lookalikes else 1, self._warm_up + 1),
         ).run(run)
         self.network.eval()
+
+    def _choose_ridge(self, train: Split, val: Split, run: Run) -> float:
+        """The ridge with which CCA of images and tf-idf finds validation pairs best."""
+        if len(self.ridge) == 1:
+            return self.ridge[0]
+        C = moments(train.image_blocks(), train.tfidf(WORDS), train.image_of)
+        found: dict[float, float] = {}
+        for ridge in run.progress(self.ridge, "ridges", len(self.ridge)):
+            ridges = ridge * spectral_norm(C.xx), ridge * spectral_norm(C.yy)
+            Wx, Wy, rho = canonical_correlations(C, *ridges, self.scaled_dim)
+            images = (val.images.cpu().double().numpy() - C.mean_x) @ (Wx * rho)
+            texts = val.tfidf(WORDS) @ (Wy * rho) - C.mean_y @ (Wy * rho)
+            found[ridge] = run.score(torch.from_numpy(images), torch.from_numpy(texts), COSINE).rsum
+        run.chose(ridge=max(found, key=found.__getitem__))
+        return max(found, key=found.__getitem__)
 
     def _start_from(self, trained: Alignment) -> None:
         known = trained.network.levels["global"].encoder.state_dict()

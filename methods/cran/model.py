@@ -158,7 +158,7 @@ class Scaling(nn.Module):
 
     def __init__(self, recipe: Recipe, dim: int) -> None:
         super().__init__()
-        self.recipe, self.kind = recipe, recipe.image_scaling
+        self.kind = recipe.image_scaling
         self.dim = min(recipe.scaled_dim, dim) if self.kind == "cca" else dim  # of what comes out
         self.mean: Tensor
         self.map: Tensor
@@ -172,7 +172,9 @@ class Scaling(nn.Module):
         """Whether columns are mixed."""
         return self.kind in ("whiten", "cca")
 
-    def fit(self, rows: Tensor, exists: Tensor | None, texts: sparse.csr_array | None, image_of: Tensor) -> None:
+    def fit(
+        self, rows: Tensor, exists: Tensor | None, texts: sparse.csr_array | None, image_of: Tensor, ridge: float
+    ) -> None:
         """Take the moments of training images; a constant column is not scaled.
 
         Args:
@@ -180,6 +182,7 @@ class Scaling(nn.Module):
             exists: (N, n) which regions exist, or None for all; the others do not count.
             texts: (T, words) tf-idf, which `cca` needs.
             image_of: (T,) image of each text.
+            ridge: see `Recipe`.
         """
         flat = rows.reshape(-1, rows.shape[-1]) if exists is None else rows[exists]
         if self.kind == "standard":
@@ -188,12 +191,12 @@ class Scaling(nn.Module):
         if self.kind == "whiten":
             C = moments(in_blocks(flat), torch.zeros(len(flat), 1), torch.arange(len(flat)))
             values, V = np.linalg.eigh(C.xx)
-            self._take(C.mean_x, (V / np.sqrt(np.maximum(values, 0) + self.recipe.ridge * values[-1])) @ V.T)
+            self._take(C.mean_x, (V / np.sqrt(np.maximum(values, 0) + ridge * values[-1])) @ V.T)
         if self.kind == "cca":  # regions as their mean: any of them may be what a text is about
             assert texts is not None
             images = rows if rows.dim() == 2 else mean_of_existing(rows, exists)
             C = moments(in_blocks(images), texts, image_of)
-            ridges = (self.recipe.ridge * spectral_norm(C.xx), self.recipe.ridge * spectral_norm(C.yy))
+            ridges = (ridge * spectral_norm(C.xx), ridge * spectral_norm(C.yy))
             Wx, _, rho = canonical_correlations(C, *ridges, self.dim)
             self._take(C.mean_x, np.pad(Wx * rho, ((0, 0), (0, self.dim - len(rho)))))
         lengths = [self(block).norm(dim=1) for block in in_blocks(flat)]
@@ -350,12 +353,12 @@ class Network(nn.Module):
         """The subnetworks by name."""
         return cast("dict[str, GlobalLevel | LocalLevel]", dict(self.by_name.items()))
 
-    def fit_scaling(self, views: Views, texts: sparse.csr_array | None, image_of: Tensor) -> None:
+    def fit_scaling(self, views: Views, texts: sparse.csr_array | None, image_of: Tensor, ridge: float) -> None:
         """Take the moments of training images; see `Scaling.fit`."""
         for name, level in self.levels.items():
             rows = views.globals if name == "global" else views.regions
             assert rows is not None
-            level.scaling.fit(rows, None if name == "global" else views.mask, texts, image_of)
+            level.scaling.fit(rows, None if name == "global" else views.mask, texts, image_of, ridge)
 
     def texts(self, chars: Tensor) -> Levels:
         """(B, 201) characters to embeddings on every level."""

@@ -79,7 +79,8 @@ class Recipe:
             `none`.  `l2` gives rows unit length, `standard` columns mean 0 and deviation 1, `whiten` takes correlations
             out, and `cca` projects on the directions in which training images agree with tf-idf of their texts.
         scaled_dim: dimensions that `cca` keeps.
-        ridge: of `whiten` and `cca`, as a fraction of the largest variance.
+        ridge: of `whiten` and `cca`, as a fraction of the largest variance; of several, that with which CCA alone is
+            best on validation.
         geometry: where box geometry joins region features: `none` (the paper's [l_j; l_k]), `relations` for
             [l_j; b_j; l_k; b_k], or `regions` for l_j and so for both levels, a control.
         lookalikes: share of the batches of an epoch that are made of look-alikes, an image and its nearest neighbours
@@ -121,7 +122,7 @@ class Recipe:
     caption_sampling: Literal["random", "first", "all"] = "all"
     image_scaling: Literal["none", "l2", "standard", "whiten", "cca"] = "cca"
     scaled_dim: int = 128
-    ridge: float = 1e-2
+    ridge: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
     geometry: Literal["none", "relations", "regions"] = _of("relations", "local", "relation")
     lookalikes: float = 0.5
     lookalikes_from: int = 5
@@ -136,7 +137,7 @@ class Recipe:
         for name, low in (
             *(("attn_dim", 1), ("lstm_layers", 1), ("batch_size", 2), ("top", 1), ("max_epochs", 1)),
             *(("lookalikes_from", 1), ("lookalike_group", 2), ("halve_every", 0), ("patience", 0)),
-            *(("weight_decay", 0), ("clip", 0), ("scaled_dim", 1), ("ridge", 0)),
+            *(("weight_decay", 0), ("clip", 0), ("scaled_dim", 1)),
         ):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is at least {low}, not {getattr(self, name):g}")
@@ -150,7 +151,9 @@ class Recipe:
                 raise ValueError(
                     f"{name} is a share from 0 to 1, not {value:g}, which would leave nothing to learn from"
                 )
-        if self.image_scaling == "whiten" and not self.ridge:
+        if min(self.ridge) < 0:
+            raise ValueError(f"ridge is at least 0, not {min(self.ridge):g}")
+        if self.image_scaling == "whiten" and not min(self.ridge):
             raise ValueError(
                 "image_scaling=whiten divides by deviations, of which some may be zero: use a ridge above 0"
             )
