@@ -102,13 +102,11 @@ class CRAN(Recipe):
 
     def embed_images(self, split: Split) -> Levels:
         """N images on the row's levels."""
-        embedded = [(part.levels, part.embed_images(split)) for part in self.parts]
-        return join({level: only(found, level) for levels, found in embedded for level in levels})
+        return join(part.embed_images(split) for part in self.parts)
 
     def embed_texts(self, split: Split) -> Levels:
         """T texts on the row's levels."""
-        embedded = [(part.levels, part.embed_texts(split)) for part in self.parts]
-        return join({level: only(found, level) for levels, found in embedded for level in levels})
+        return join(part.embed_texts(split) for part in self.parts)
 
     def explain(self, split: Split, pairs: Sequence[tuple[int, int]]) -> list[Explanation]:
         """Scores per level, attention over characters, winning regions and region pairs of (image, text) positions."""

@@ -96,15 +96,16 @@ class Alignment(Recipe):
         if len(self.ridge) == 1:
             return self.ridge[0]
         C = moments(train.image_blocks(), train.tfidf(WORDS), train.image_of)
+        scale_x, scale_y = spectral_norm(C.xx), spectral_norm(C.yy)
         found: dict[float, float] = {}
         for ridge in run.progress(self.ridge, "ridges", len(self.ridge)):
-            ridges = ridge * spectral_norm(C.xx), ridge * spectral_norm(C.yy)
-            Wx, Wy, rho = canonical_correlations(C, *ridges, self.scaled_dim)
+            Wx, Wy, rho = canonical_correlations(C, ridge * scale_x, ridge * scale_y, self.scaled_dim)
             images = (val.images.cpu().double().numpy() - C.mean_x) @ (Wx * rho)
             texts = val.tfidf(WORDS) @ (Wy * rho) - C.mean_y @ (Wy * rho)
             found[ridge] = run.score(torch.from_numpy(images), torch.from_numpy(texts), COSINE).rsum
-        run.chose(ridge=max(found, key=found.__getitem__))
-        return max(found, key=found.__getitem__)
+        best = max(found, key=found.__getitem__)
+        run.chose(ridge=best)
+        return best
 
     def _start_from(self, trained: Alignment) -> None:
         known = trained.network.levels["global"].encoder.state_dict()

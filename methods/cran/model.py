@@ -6,7 +6,7 @@ as characters, through the alphabet of Reed et al. (CVPR 2016).  B images or tex
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import ClassVar, NamedTuple, cast
 
@@ -263,9 +263,8 @@ class GlobalLevel(Level):
 class LocalLevel(Level):
     """l^i_1 ... l^i_n and l^t: regions, and the words that attention finds."""
 
-    geometry: ClassVar[tuple[str, ...]] = (
-        "regions",
-    )  # values of the field under which box geometry is part of the input
+    # Values of the field under which box geometry is part of the input.
+    geometry: ClassVar[tuple[str, ...]] = ("regions",)
 
     def __init__(self, recipe: Recipe, encoder: TextEncoder, image_dim: int, region_dim: int) -> None:
         super().__init__(recipe, encoder, attends=True)
@@ -366,17 +365,18 @@ class Network(nn.Module):
 
     def images(self, views: Views) -> Levels:
         """B images to embeddings on every level."""
-        return join({name: level.images(views) for name, level in self.levels.items()})
+        return join(level.images(views) for level in self.levels.values())
 
 
 FIELD = {"global": "globals", "local": "regions", "relation": "relations"}
 
 
-def join(levels: dict[str, Levels]) -> Levels:
-    """Embeddings of single levels, by name, as one."""
-    masks = [found.mask for found in levels.values() if found.mask is not None]
-    values = {FIELD[name]: getattr(found, FIELD[name]) for name, found in levels.items()}
-    return Levels(**values, mask=masks[0] if masks else None)
+def join(embeddings: Iterable[Levels]) -> Levels:
+    """Embeddings of different levels as one."""
+    found: dict[str, Tensor | Relations] = {}
+    for embedding in embeddings:
+        found |= {name: value for name, value in vars(embedding).items() if value is not None}
+    return Levels(**found)  # type: ignore[arg-type]
 
 
 def only(embedding: Levels, name: str) -> Levels:
