@@ -33,7 +33,7 @@ views = Views(torch.rand(B, 4096), torch.rand(B, 5, 4096), torch.rand(B, 5, 4), 
 chars = torch.randint(1, 70, (B, LENGTH), dtype=torch.uint8)
 chars[torch.arange(LENGTH) >= torch.randint(30, 100, (B, 1))] = 0
 start = time.perf_counter()
-images, captions = network.images(views), network.texts(chars)
+images, captions = network.images(views), network.texts(network.read(chars))
 loss = sum(
     margin_loss(MultiLevel(top=3).scores_as_given(only(images, level), only(captions, level)), torch.arange(B), 1.0,
                 "random", level == "global")

@@ -174,7 +174,9 @@ def run(
         typer.Option("-p", "--protocol", metavar="NAMES", help="captions, documents, mean, single, or all."),
     ] = "captions",
     seeds: Annotated[str, typer.Option("-s", "--seeds", metavar="SEEDS", help="0, 0,3 or 0:5 (0 to 4).")] = "0",
-    quick: Annotated[bool, typer.Option("--quick", help="Less data, same code; not for comparison.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Less data, shorter training, same code; not for comparison.")
+    ] = False,
     folds: Annotated[int, typer.Option("--folds", min=0, help="Mean over this many folds of the test images.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Fit and rank again what is recorded.")] = False,
     data: DataOption = Path("data"),
@@ -199,7 +201,8 @@ def run(
     from cran_bench.tables import build_tables, render
 
     named = [*(methods or []), *(more or [])]
-    rows = [METHODS.configure(text) for text in named or METHODS.names()]
+    everything = [_quick_preset(name) for name in METHODS.names()] if quick else METHODS.names()
+    rows = [METHODS.configure(text) for text in named or everything]
     for name, reason in () if named else METHODS.failures.items():
         say(f"left out: method {name} could not be imported: {reason}")
     protocols, numbers, where = parse_protocols(protocol), runner.parse_seeds(seeds), pick_device(device)
@@ -320,7 +323,7 @@ def explain(
     from cran_bench.registry import DATASETS, METHODS
     from cran_bench.runner import Runner, fit_unit
 
-    configured = METHODS.configure(method)
+    configured = METHODS.configure(_quick_preset(method) if quick and method in METHODS.names() else method)
     if not hasattr(configured.plugin.cls, "explain"):
         able = [name for name in METHODS.names() if hasattr(METHODS.get(name).cls, "explain")]
         raise BadInput(f"{configured.plugin.name} cannot explain itself; these can: {', '.join(able)}")
@@ -345,6 +348,13 @@ def explain(
         boxes = split.boxes[0].cpu().numpy() if found.regions or found.pairs else None
         explaining.draw(found, prepared.collection.images.read(row), boxes, title, out)
         say(f"drew {out}")
+
+
+def _quick_preset(method: str) -> str:
+    """The method with its preset `quick`, where it has one."""
+    from cran_bench.registry import METHODS
+
+    return f"{method}:quick" if "quick" in METHODS.get(method).presets else method
 
 
 def _quick(dataset: str) -> str:

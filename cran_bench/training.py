@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from cran_bench.contract import Run
 from cran_bench.errors import BadInput
-from cran_bench.ranking import Metrics
 
 B = TypeVar("B")
 
@@ -34,11 +33,12 @@ class Training(Generic[B]):
         steps: batches in an epoch, at most; for the progress bar.
         batches: (epoch, generator) to the epoch's batches; epochs count from 1, the generator is seeded for the epoch.
         loss: a batch to a scalar with gradients.
-        validate: recall of the module as it is on the validation split.
+        validate: what the module as it is reaches on the validation split, for the curve.
+        criterion: which of these numbers tells the best epoch; the larger the better.
         epochs: how many at most.
-        patience: stop after so many epochs without a better rsum on validation; 0 never stops.
+        patience: stop after so many epochs without a better `criterion`; 0 never stops.
         patience_from: epochs before this one do not count for patience, as when training changes its ways there.
-        halve_every: halve the learning rate after every so many epochs; 0 leaves it.
+        rate: epochs passed, a fraction, to the factor of the learning rate.
         clip: largest norm of a step's gradient; 0 for no limit.
     """
 
@@ -47,10 +47,11 @@ class Training(Generic[B]):
     steps: int
     batches: Callable[[int, torch.Generator], Iterator[B]]
     loss: Callable[[B], Tensor]
-    validate: Callable[[], Metrics]
+    validate: Callable[[], Mapping[str, float]]
     epochs: int
+    criterion: str = "rsum"
     patience: int = 0
-    halve_every: int = 0
+    rate: Callable[[float], float] = lambda _: 1.0
     clip: float = 0.0
     patience_from: int = 1
 
@@ -62,7 +63,7 @@ class Training(Generic[B]):
         """
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self._best: dict[str, Tensor] = {}
-        self._best_rsum, self._best_epoch = -1.0, 0
+        self._best_value, self._best_epoch = -math.inf, 0
         self._device = run.device
         first = self._restore(run.resume()) + 1
         if not self._is_over(first - 1):
@@ -70,16 +71,17 @@ class Training(Generic[B]):
             for _ in run.progress(self._train(run, first), "steps", total, done):
                 pass
         self.module.load_state_dict(self._best)
-        run.chose(epoch=self._best_epoch, rsum=round(self._best_rsum, 2))
+        run.chose(epoch=self._best_epoch, **{self.criterion: round(self._best_value, 2)})
 
     def _train(self, run: Run, first: int) -> Iterator[None]:
         """One item a step, so that progress counts steps."""
         for epoch in range(first, self.epochs + 1):
-            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-                group["lr"] = rate * 0.5 ** ((epoch - 1) // self.halve_every) if self.halve_every else rate
             self.module.train()
             losses: list[Tensor] = []
             for batch in self.batches(epoch, torch.Generator().manual_seed(1_000_003 * run.seed + epoch)):
+                factor = self.rate(epoch - 1 + len(losses) / self.steps)
+                for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+                    group["lr"] = rate * factor
                 self.optimizer.zero_grad(set_to_none=True)
                 loss = self.loss(batch)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -101,9 +103,9 @@ class Training(Generic[B]):
         self.module.eval()
         with torch.inference_mode():
             found = self.validate()
-        run.log(epoch=epoch, loss=loss, i2t_r1=found.i2t_r1, t2i_r1=found.t2i_r1, rsum=found.rsum)
-        if found.rsum > self._best_rsum:
-            self._best_rsum, self._best_epoch = found.rsum, epoch
+        run.log(epoch=epoch, loss=loss, **found)
+        if found[self.criterion] > self._best_value:
+            self._best_value, self._best_epoch = found[self.criterion], epoch
             self._best = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
 
     def _is_over(self, epoch: int) -> bool:
@@ -115,7 +117,7 @@ class Training(Generic[B]):
         state |= {f"best.{key}": value for key, value in self._best.items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
-        state["progress"] = torch.tensor([epoch, self._best_epoch, self._best_rsum], dtype=torch.float64)
+        state["progress"] = torch.tensor([epoch, self._best_epoch, self._best_value], dtype=torch.float64)
         state["random"] = torch.get_rng_state()
         if self._device.type == "cuda":
             state["random_cuda"] = torch.cuda.get_rng_state(self._device)
@@ -133,13 +135,23 @@ class Training(Generic[B]):
             # Adam counts its steps on the host unless told otherwise.
             moments.setdefault(int(index), {})[name] = value.cpu() if name == "step" else value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        epoch, self._best_epoch, self._best_rsum = (
+        epoch, self._best_epoch, self._best_value = (
             kind(value) for kind, value in zip((int, int, float), state["progress"].tolist(), strict=True)
         )
         torch.set_rng_state(state["random"].cpu())
         if "random_cuda" in state:
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self._device)
         return int(epoch)
+
+
+def halved(every: int) -> Callable[[float], float]:
+    """The rate halved after every so many epochs; 0 leaves it."""
+    return lambda passed: 0.5 ** (passed // every) if every else 1.0
+
+
+def linear(epochs: int) -> Callable[[float], float]:
+    """The rate falls evenly to 0 at the end of so many epochs."""
+    return lambda passed: 1.0 - passed / epochs
 
 
 def _require_finite(loss: float, epoch: int) -> None:

@@ -485,7 +485,7 @@ def test_control_c_while_fitting(run, quick_scenes, mine, tmp_path):
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
 def test_training_goes_on_after_control_c_or_a_kill(quick_scenes, tmp_path, how):
-    method = "cran-baseline[max_epochs=15,patience=0,caption_sampling=random,batch_size=10]"
+    method = "cran-baseline[max_epochs=15,patience=0,start=scratch,caption_sampling=random,batch_size=10]"
     arguments = ("run", "-m", method, *quick_scenes.arguments, "--results", tmp_path / "results")
     process = start(*arguments)
     wait_for(lambda: list(tmp_path.rglob("*.checkpoint")), process)

@@ -1,6 +1,7 @@
 """CRAN: the sanity tests of its model and losses, what every open question of the paper changes, and its bad inputs."""
 
 import dataclasses
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +18,12 @@ from cran_bench.errors import BadInput
 from cran_bench.fits import FitStore, LentRun
 from cran_bench.frontend.characters import encode
 from cran_bench.frontend.features import Features
-from cran_bench.frontend.text import TextFrontEnd
+from cran_bench.frontend.text import TextFrontEnd, tokenize
 from cran_bench.methods.cran import CRAN, CRANBaseline, CRANLocal, CRANRelation
 from cran_bench.methods.cran.alignment import Alignment
 from cran_bench.methods.cran.batches import Batches, nearest
 from cran_bench.methods.cran.model import LENGTH, Attention, Network, TextEncoder, Views, margin_loss, only
+from cran_bench.methods.cran.reading import Reading, Teller, words_of
 from cran_bench.methods.cran.recipe import LEVELS, LITERAL, PAPER, SIZES, Recipe, Sizes
 from cran_bench.ranking import rank
 from cran_bench.registry import METHODS
@@ -106,7 +108,7 @@ def views_of(split):
 def embedded(split, levels=LEVELS, **fields):
     net = network(levels, **fields)
     with torch.no_grad():
-        return net.images(views_of(split)), net.texts(split.chars(LENGTH))
+        return net.images(views_of(split)), net.texts(net.read(split.chars(LENGTH)))
 
 
 # the model ----------------------------------------------------------------------------------------------------------
@@ -213,7 +215,7 @@ def test_the_order_of_regions_does_not_matter(data, name):
     net = network((name,))
     views, order = views_of(data.val), torch.tensor([3, 0, 4, 2, 1])
     moved = Views(views.globals, views.regions[:, order], views.boxes[:, order], views.mask[:, order])
-    texts = net.texts(data.val.chars(LENGTH))
+    texts = net.texts(net.read(data.val.chars(LENGTH)))
     eq11 = MultiLevel(top=3)
     torch.testing.assert_close(eq11.scores(net.images(views), texts), eq11.scores(net.images(moved), texts))
     halved = network((name,), relation_pairs="unordered")
@@ -310,6 +312,10 @@ def test_64_pairs_are_learned_by_heart(data, tmp_path, level):
         Alignment(levels=(level,), max_epochs=150, patience=0, batch_size=16, caption_sampling="first", lr=5e-3),
         dropout=0.0,
         lookalikes=0.0,
+        attn_dropout=0.0,
+        bucket=1,
+        heads_first=0,
+        decay="halved",
         halve_every=40,
         weight_decay=0.0,
         ridge=(1e-3,),
@@ -369,7 +375,7 @@ def test_the_sum_can_be_weighted_and_evened_out(data, tmp_path):
 
 def test_levels_trained_jointly_are_one_part(data, tmp_path):
     joint = fitted(CRAN(joint=True, **SHORT), data, tmp_path)
-    assert list(joint.curves) == ["global+local+relation"]
+    assert list(joint.curves) == ["words", "global+local+relation"]
     assert len(list(tmp_path.glob("alignment-*.safetensors"))) == 1
     shared = fitted(CRAN(joint=True, encoders="one", **SHORT), data, tmp_path).part
     net = shared.parts[0].network.levels
@@ -408,7 +414,9 @@ def first_loss(data, folder, level, **fields):
         ("local", {"attn_proj": False}),  # A2
         ("local", {"attn_dim": 8}),
         ("local", {"attn_dropout": 0.5}),
-        ("local", {"start": "global"}),  # against from scratch
+        ("global", {"start": "words"}),
+        ("global", {"start": "words", "start_passes": 1}),
+        ("global", {"start": "words", "heads_first": 0}),
         ("global", {"third_pool": True}),  # A5
         ("global", {"mask_padding": False}),  # A6
         ("global", {"lstm_layers": 2}),  # A7
@@ -435,6 +443,7 @@ def first_loss(data, folder, level, **fields):
         ("global", {"ridge": (1.0,)}),
         ("relation", {"geometry": "none"}),
         ("local", {"geometry": "regions"}),
+        ("global", {"bucket": 1}),
         ("global", {"dropout": 0.5}),
         ("global", {"width": "full"}),
     ],
@@ -443,6 +452,10 @@ def first_loss(data, folder, level, **fields):
 def test_every_open_question_changes_the_loss(data, tmp_path, monkeypatch, level, changes):
     monkeypatch.setitem(SIZES, "full", Sizes((32, 32, 32), 24, 16))
     base = {"normalize": "none"} if "attn_div_m" in changes else {}
+    if "bucket" in changes:
+        base |= {"batch_size": 16}
+        changes |= base
+    base |= {"start": "words"} if "start_passes" in changes or "heads_first" in changes else {}
     assert first_loss(data, tmp_path, level, **changes) != pytest.approx(first_loss(data, tmp_path, level, **base))
 
 
@@ -458,12 +471,15 @@ def test_what_a_level_does_not_read_does_not_change_its_fit(level, field, value)
 
 def test_the_optimisers_differ_and_decay_their_rate(data, tmp_path):
     def weights(**fields):
-        part = fitted(Alignment(levels=("global",), batch_size=32, patience=0, **fields), data, tmp_path).part
+        settings = {"batch_size": 32, "patience": 0, "start": "scratch", **fields}
+        part = fitted(Alignment(levels=("global",), **settings), data, tmp_path).part
         return part.network.state_dict()["by_name.global.text.weight"]
 
     adam = weights(max_epochs=3)
     assert not torch.equal(adam, weights(max_epochs=3, optimizer="rmsprop"))  # A14
-    assert not torch.equal(adam, weights(max_epochs=3, halve_every=1))
+    halved = weights(max_epochs=3, decay="halved")
+    assert not torch.equal(adam, halved)
+    assert not torch.equal(halved, weights(max_epochs=3, decay="halved", halve_every=1))
     assert not torch.equal(adam, weights(max_epochs=3, lr=1e-2))
     assert not torch.equal(adam, weights(max_epochs=3, weight_decay=0.5))
     assert not torch.equal(adam, weights(max_epochs=3, clip=1e-3))
@@ -490,13 +506,13 @@ def test_one_seed_gives_one_result_and_another_another(data, tmp_path):
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_a_stopped_training_goes_on_to_the_same_numbers(data, tmp_path, epoch, monkeypatch, capsys):
-    part = {"levels": ("local",), "max_epochs": 4, "batch_size": 16, "dropout": 0.3, "patience": 0}
+    part = {"levels": ("local",), "max_epochs": 4, "heads_first": 2, "batch_size": 16, "dropout": 0.3, "patience": 0}
     straight = fitted(Alignment(**part), data, tmp_path / "straight")
     write = LentRun.checkpoint
 
     def stop(self, state, at=""):
         write(self, state, at)
-        if at.startswith(f"after epoch {epoch} "):
+        if at == f"after epoch {epoch} of at most 4":
             raise KeyboardInterrupt
 
     monkeypatch.setattr(LentRun, "checkpoint", stop)
@@ -510,24 +526,51 @@ def test_a_stopped_training_goes_on_to_the_same_numbers(data, tmp_path, epoch, m
         assert torch.equal(value, stopped.part.state()[key]), key
 
 
-def test_local_and_relation_level_start_from_the_global_levels_encoder(data, tmp_path, monkeypatch):
-    started = {}
-    start = Alignment._start_from
+def test_all_levels_start_from_one_encoder_that_knows_words(data, tmp_path):
+    row = fitted(CRAN(heads_first=SHORT["max_epochs"], **SHORT), data, tmp_path)
+    assert len(list(tmp_path.glob("reading-*.safetensors"))) == 1
+    words = row.curves["words"]
+    assert words[-1]["words"] > words[0]["words"] and len(words) == CRAN.start_passes
+    reading = fitted(Reading(), data, tmp_path)
+    assert reading.reused
+    known = reading.part.encoder.state_dict()
+    for part in row.part.parts:  # as the encoder was held throughout
+        (level,) = part.network.levels.values()
+        for key, value in level.encoder.state_dict().items():
+            assert torch.equal(value, known[key]), key
 
-    def note(self, trained):
-        start(self, trained)
-        started[self.levels] = trained
-        for level in self.network.levels.values():
-            for mine, theirs in zip(
-                level.encoder.parameters(), trained.network.levels["global"].encoder.parameters(), strict=True
-            ):
-                assert torch.equal(mine, theirs) and mine is not theirs
 
-    monkeypatch.setattr(Alignment, "_start_from", note)
-    fitted(CRAN(**SHORT), data, tmp_path)
-    assert set(started) == {("local",), ("relation",)}
-    fitted(CRAN(start="scratch", **SHORT), data, tmp_path / "scratch")
-    assert len(started) == 2
+def test_a_held_encoder_is_let_go_after_the_first_epochs(data, tmp_path):
+    one = fitted(Alignment(levels=("relation",), heads_first=1, **SHORT), data, tmp_path).part
+    known = fitted(Reading(), data, tmp_path).part.encoder
+    moved = [
+        not torch.equal(a, b)
+        for a, b in zip(one.network.levels["relation"].encoder.parameters(), known.parameters(), strict=True)
+    ]
+    assert all(moved[:2])
+
+
+def test_the_words_of_each_quarter(data):
+    texts = words_of(data.train)
+    for k in (0, 7, 100):
+        words = tokenize(data.train.texts[k])
+        found = [
+            (data.train._text.vocabulary[i], q)
+            for i, q in zip(texts.ids[k].tolist(), texts.quarters[k].tolist(), strict=True)
+            if i >= 0
+        ]
+        assert found == [(word, place * 4 // len(words)) for place, word in enumerate(words)]
+    recipe = Recipe()
+    torch.manual_seed(0)
+    teller = Teller(recipe, 90).eval()
+    few = texts.rows(torch.tensor([0, 7, 100]))
+    with torch.no_grad():
+        losses = []
+        for row in range(3):
+            H, counts = teller.encoder(few.chars[row : row + 1])
+            p = torch.softmax(teller.words(H[0, counts[0]].mean(dim=0)).view(4, 90), dim=1)
+            losses += [-math.log(p[q, i]) for i, q in zip(few.ids[row], few.quarters[row], strict=True) if i >= 0]
+        assert float(teller.loss(few)) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
 
 
 def test_validation_chooses_the_ridge(data, tmp_path):
@@ -595,15 +638,15 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data
         fitted(Alignment(levels=("global",), max_epochs=5, batch_size=16, caption_sampling="random"), data, tmp_path)
     (checkpoint,) = tmp_path.glob("*.checkpoint")
     assert load_file(checkpoint)["progress"][0] == 2
-    assert not list(tmp_path.glob("*.safetensors"))
+    assert not list(tmp_path.glob("alignment-*.safetensors"))
 
 
 # batches ------------------------------------------------------------------------------------------------------------
 
 
 def drawn(recipe, owner, neighbours=None, epoch=1):
-    """The batches of an epoch, of which each holds different images with texts of theirs."""
-    batches = Batches(recipe, torch.tensor(owner), neighbours)
+    """The batches of an epoch, of which each holds different images with texts of theirs; text k is k % 9 long."""
+    batches = Batches(recipe, torch.tensor(owner), torch.arange(len(owner)) % 9, neighbours)
     found = list(batches.epoch(epoch, torch.Generator().manual_seed(3)))
     for images, texts in found:
         assert torch.tensor(owner)[texts].tolist() == images.tolist()
@@ -629,11 +672,23 @@ def test_captions_are_sampled_as_asked():
     first = drawn(Recipe(batch_size=3, caption_sampling="first"), OWNER)
     assert sorted(torch.cat([texts for _, texts in first]).tolist()) == [0, 2, 3, 6, 7, 9, 10]
     seen = set()
-    batches = Batches(Recipe(batch_size=3, caption_sampling="random"), torch.tensor(OWNER))
+    batches = Batches(Recipe(batch_size=3, caption_sampling="random"), torch.tensor(OWNER), torch.ones(len(OWNER)))
     for epoch in range(60):
         for _, texts in batches.epoch(epoch, torch.Generator().manual_seed(epoch)):
             seen |= set(texts.tolist())
     assert seen == set(range(len(OWNER)))
+
+
+def test_a_bucket_deals_texts_of_a_length_together():
+    owner = list(range(900))
+
+    def spread(bucket):
+        """Lengths in a batch, on average."""
+        found = drawn(Recipe(batch_size=20, bucket=bucket, caption_sampling="first"), owner)
+        assert sorted(torch.cat([texts for _, texts in found]).tolist()) == owner
+        return sum(len(set((texts % 9).tolist())) for _, texts in found) / len(found)
+
+    assert spread(1) > 7 and spread(9) < 3.5 and spread(45) < 2
 
 
 def test_an_epoch_can_have_as_many_batches_as_there_are_images():  # A20
@@ -762,7 +817,9 @@ def test_presets_and_labels():
 
 def test_a_row_keeps_every_promise(monkeypatch, tmp_path):
     monkeypatch.setattr(checks, "DATASET", "scenes[train=100,val=20,test=60]")
-    verdicts = checks.check_method(METHODS.configure("cran[max_epochs=6,batch_size=20,lr=0.005]"), tmp_path, CPU)
+    verdicts = checks.check_method(
+        METHODS.configure("cran[max_epochs=6,batch_size=20,lr=0.005,start=scratch]"), tmp_path, CPU
+    )
     assert {v.promise: v.broken for v in verdicts} == {v.promise: None for v in verdicts}
 
 

@@ -1,12 +1,10 @@
 """The training loop, on a module of one weight: schedule, early stopping, clipping, looks at validation."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from cran_bench.errors import BadInput
-from cran_bench.training import Training
+from cran_bench.training import Training, halved, linear
 
 
 class Notes:
@@ -45,7 +43,7 @@ def training(rsums, epochs=6, gradient=1.0, lr=1.0, **fields):
         steps=2,
         batches=lambda epoch, generator: iter([gradient, gradient]),
         loss=lambda batch: batch * module.weight.sum(),
-        validate=lambda: SimpleNamespace(i2t_r1=0.0, t2i_r1=0.0, rsum=next(found)),
+        validate=lambda: {"rsum": next(found)},
         epochs=epochs,
         **fields,
     )
@@ -70,9 +68,24 @@ def test_it_stops_when_validation_no_longer_improves():
 
 
 def test_the_rate_is_halved():
-    made, module = training(range(6), halve_every=2)
+    made, module = training(range(6), rate=halved(2))
     made.run(Notes())
     assert float(module.weight.detach()) == pytest.approx(-2 * (1 + 1 + 0.5 + 0.5 + 0.25 + 0.25))
+
+
+def test_the_rate_falls_evenly_within_epochs_too():
+    made, module = training(range(6), rate=linear(6))
+    made.run(Notes())
+    assert float(module.weight.detach()) == pytest.approx(-sum(1 - step / 12 for step in range(12)))
+
+
+def test_another_criterion_can_choose_the_epoch():
+    made, module = training([])
+    losses = iter([-5.0, -1.0, -2.0, -3.0, -4.0, -6.0])
+    made.validate, made.criterion = lambda: {"likelihood": next(losses)}, "likelihood"
+    run = Notes()
+    made.run(run)
+    assert run.choices == {"epoch": 2, "likelihood": -1.0} and float(module.weight.detach()) == -4
 
 
 def test_gradients_are_clipped():
@@ -90,12 +103,12 @@ def test_patience_waits_for_what_is_still_to_come():
 
 @pytest.mark.parametrize("stop", [1, 3, 6])
 def test_it_goes_on_from_any_epoch(stop):
-    straight, module = training([1, 5, 3, 4, 2, 0], halve_every=2)
+    straight, module = training([1, 5, 3, 4, 2, 0], rate=halved(2))
     run = Notes()
     straight.run(run)
     state, at = run.states[stop - 1]
     assert at == f"after epoch {stop} of at most 6"
-    resumed, other = training([1, 5, 3, 4, 2, 0][stop:], halve_every=2)
+    resumed, other = training([1, 5, 3, 4, 2, 0][stop:], rate=halved(2))
     again = Notes(state)
     resumed.run(again)
     assert torch.equal(other.weight, module.weight)

@@ -23,9 +23,9 @@ from cran_bench.split import MissingFeature
 from .alignment import Alignment
 from .explanation import explain
 from .model import join, only
-from .recipe import LEVELS, LITERAL, PAPER, Recipe
+from .recipe import LEVELS, LITERAL, PAPER, QUICK, Recipe
 
-PRESETS = {"literal": LITERAL, "paper": PAPER, "tuned": {}}
+PRESETS = {"literal": LITERAL, "paper": PAPER, "tuned": {}, "quick": QUICK}
 
 
 @register("cran", paper_row="CRAN", presets=PRESETS)

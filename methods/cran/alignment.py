@@ -12,10 +12,11 @@ from cran_bench import COSINE, Levels, MultiLevel, Run, Split
 from cran_bench.errors import BadInput
 from cran_bench.linalg import canonical_correlations, moments, spectral_norm
 from cran_bench.progress import say
-from cran_bench.training import Training
+from cran_bench.training import Training, halved, linear
 
 from .batches import POOL, Batches, nearest
 from .model import LENGTH, Network, Views, in_blocks, margin_loss, only
+from .reading import Reading
 from .recipe import LEVELS, Recipe
 
 WORDS = 3000  # of the tf-idf that `image_scaling=cca` reads
@@ -52,11 +53,16 @@ class Alignment(Recipe):
         mixes = self.image_scaling in ("whiten", "cca")
         words, ridge = (train.tfidf(WORDS), self._choose_ridge(train, val, run)) if mixes else (None, 0.0)
         self.network.fit_scaling(views, words, train.image_of, ridge)
-        if self.start == "global" and "global" not in self.levels:
-            self._start_from(run.part(Alignment(**self.of(("global",)), levels=("global",))))
-        batches = Batches(self, train.image_of, self._lookalikes(train))
+        if self.start == "words":
+            encoder = run.part(Reading(**self.of_encoder())).encoder
+            for level in self.network.levels.values():
+                level.start_from(encoder)
+        alike = self._lookalikes(train)
+        batches = Batches(self, train.image_of, (chars > 0).sum(dim=1).cpu(), alike)
         scoring = MultiLevel(top=self.k_train)
         draws, negatives = torch.Generator(), str(self.negatives)
+        held = self.heads_first if self.start == "words" else 0
+        known: dict[str, Tensor] = {}  # what the encoders read in the training texts, while they are held
 
         def epoch(number: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
             nonlocal negatives, scoring
@@ -64,11 +70,16 @@ class Alignment(Recipe):
             warming_up = number <= self.warm_up
             negatives = "all" if self.negatives == "hardest" and warming_up else self.negatives
             scoring = MultiLevel(top=self.top if warming_up else self.k_train)
+            if number > held:
+                known.clear()
+            elif not known:
+                known.update(self._read(chars))
             return batches.epoch(number, generator)
 
         def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
             owner, texts = batch
-            images, captions = self.network.images(rows_of(views, owner)), self.network.texts(chars[texts])
+            read = {name: x[texts] for name, x in known.items()} or self.network.read(chars[texts])
+            images, captions = self.network.images(rows_of(views, owner)), self.network.texts(read)
             total = torch.zeros((), device=run.device)
             for level in self.levels:
                 scores = scoring.scores_as_given(only(images, level), only(captions, level))
@@ -76,18 +87,22 @@ class Alignment(Recipe):
                 total = total + margin_loss(scores, owner, self.margin, negatives, both, draws)
             return total
 
+        def validate() -> dict[str, float]:
+            found = run.score(self.embed_images(val), self.embed_texts(val))
+            return {"i2t_r1": found.i2t_r1, "t2i_r1": found.t2i_r1, "rsum": found.rsum}
+
         Training(
             module=self.network,
             optimizer=self._optimizer(),
             steps=batches.steps,
             batches=epoch,
             loss=loss,
-            validate=lambda: run.score(self.embed_images(val), self.embed_texts(val)),
+            validate=validate,
             epochs=self.max_epochs,
             patience=self.patience,
-            halve_every=self.halve_every,
+            rate=halved(self.halve_every) if self.decay == "halved" else linear(self.max_epochs),
             clip=self.clip,
-            patience_from=max(self.lookalikes_from if self.lookalikes else 1, self._warm_up + 1),
+            patience_from=max(self.lookalikes_from if alike is not None else 1, self._warm_up + 1, held + 1),
         ).run(run)
         self.network.eval()
 
@@ -107,11 +122,6 @@ class Alignment(Recipe):
         run.chose(ridge=best)
         return best
 
-    def _start_from(self, trained: Alignment) -> None:
-        known = trained.network.levels["global"].encoder.state_dict()
-        for level in self.network.levels.values():
-            level.encoder.load_state_dict(known)
-
     def _build(self, image_dim: int, region_dim: int, device: torch.device) -> None:
         self.dims = image_dim, region_dim
         self.network = Network(self, self.levels, image_dim, region_dim).to(device)
@@ -128,7 +138,7 @@ class Alignment(Recipe):
         return torch.optim.RMSprop(learned, lr=self.lr, alpha=0.99, eps=1e-8, weight_decay=self.weight_decay)
 
     def _lookalikes(self, train: Split) -> Tensor | None:
-        if not self.lookalikes:
+        if not self.lookalikes or "relation" not in self.levels:
             return None
         return nearest(train.images, POOL * self.lookalike_group)
 
@@ -146,11 +156,17 @@ class Alignment(Recipe):
 
     def embed_texts(self, split: Split) -> Levels:
         """T texts on these levels, those of a length together."""
-        chars = split.chars(LENGTH)
+        return self.network.texts(self._read(split.chars(LENGTH)))
+
+    @torch.no_grad()
+    def _read(self, chars: Tensor) -> dict[str, Tensor]:
+        """(T, 201) characters to what every level reads in evaluation, (T, units), those of a length together."""
+        was_training = self.network.training
+        self.network.eval()
         order = (chars > 0).sum(dim=1).argsort(stable=True)
-        return concatenated([self.network.texts(chars[block]) for block in in_blocks(order, BATCH)]).rows(
-            order.argsort()
-        )
+        blocks = [self.network.read(chars[rows]) for rows in in_blocks(order, BATCH)]
+        self.network.train(was_training)
+        return {name: torch.cat([block[name] for block in blocks])[order.argsort()] for name in self.levels}
 
     def state(self) -> dict[str, Tensor]:
         """Weights, and the dimensions of the features they are for."""

@@ -22,11 +22,13 @@ class Batches:
 
     Attributes:
         image_of: (T,) image of each text, non-decreasing.
+        lengths: (T,) of each text.
         neighbours: (N, k) each image's look-alikes, nearest first; None where no batch is made of them.
     """
 
     recipe: Recipe
     image_of: Tensor
+    lengths: Tensor
     neighbours: Tensor | None = None
 
     @property
@@ -55,7 +57,7 @@ class Batches:
         left = self.steps if self.recipe.epoch_mode == "batches" else -1
         while True:
             for chosen in self._captions(generator):
-                for images in self._a_pass((chosen >= 0).nonzero().flatten(), number, generator):
+                for images in self._a_pass(chosen, number, generator):
                     if len(images) > 1:  # one image alone has no negative
                         yield images.to(self.image_of.device), chosen[images].to(self.image_of.device)
                         left -= 1
@@ -78,15 +80,30 @@ class Batches:
             for k in range(int(counts.max())):
                 yield torch.where(counts > k, shuffled[(first + k).clamp_max(len(shuffled) - 1)], -1)
 
-    def _a_pass(self, images: Tensor, number: int, generator: torch.Generator) -> list[Tensor]:
-        """Each of some images once, in batches of nearly equal size."""
+    def _a_pass(self, chosen: Tensor, number: int, generator: torch.Generator) -> list[Tensor]:
+        """Each image that has a text among `chosen` once, in batches of nearly equal size."""
+        images = (chosen >= 0).nonzero().flatten()
         order = images[torch.randperm(len(images), generator=generator)]
         count = self._batches_of(len(order))
         alike = round(self.recipe.lookalikes * count) if number >= self.recipe.lookalikes_from else 0
-        if alike and self.neighbours is not None:
+        if self.neighbours is None:
+            alike = 0
+        if alike:
             order = self._grouped(order.tolist(), alike * math.ceil(len(order) / count))
-        batches = torch.tensor_split(order, count)
+        batches = list(torch.tensor_split(order, count))
+        if self.recipe.bucket > 1:
+            batches[alike:] = self._of_a_length(batches[alike:], chosen)
         return [batches[k] for k in torch.randperm(count, generator=generator).tolist()]
+
+    def _of_a_length(self, batches: list[Tensor], chosen: Tensor) -> list[Tensor]:
+        """Every `bucket` batches dealt anew, from those whose texts are short to those whose texts are long."""
+        dealt: list[Tensor] = []
+        for a in range(0, len(batches), self.recipe.bucket):
+            some = batches[a : a + self.recipe.bucket]
+            images = torch.cat(some)
+            by_length = images[self.lengths[chosen[images]].argsort(stable=True)]
+            dealt += torch.split(by_length, [len(batch) for batch in some])
+        return dealt
 
     def _grouped(self, order: list[int], wanted: int) -> Tensor:
         """The same images: about `wanted` of them in groups of an image and its look-alikes, then the others."""

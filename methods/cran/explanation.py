@@ -29,7 +29,7 @@ def explain(method: CRAN, split: Split, image: int, text: int) -> Explanation:
         )
     images = method.embed_images(split.take(np.array([image])))
     chars = split.chars(LENGTH)[text : text + 1]
-    texts = join(part.network.texts(chars) for part in method.parts)
+    texts = join(part.network.texts(part.network.read(chars)) for part in method.parts)
     members = eq11.members(images, texts)
     regions = _winners(*members["regions"], method.top) if "regions" in members else []
     pairs = _winners(*members["relations"], method.top) if "relations" in members else []

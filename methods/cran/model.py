@@ -6,7 +6,7 @@ as characters, through the alphabet of Reed et al. (CVPR 2016).  B images or tex
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import ClassVar, NamedTuple, cast
 
@@ -227,15 +227,25 @@ class Level(nn.Module):
         self.dropout = nn.Dropout(recipe.dropout)
         self.text = nn.Linear(recipe.sizes.lstm, recipe.sizes.dim)
 
-    def texts(self, chars: Tensor) -> Tensor:
-        """(B, 201) characters to (B, dim): g^t, or l^t and r^t = (1/m) sum_k a_k h_k, through the last layer."""
+    def read(self, chars: Tensor) -> Tensor:
+        """(B, 201) characters to (B, units): the mean of the steps, or (1/m) sum_k a_k h_k."""
         H, counts = self.encoder(chars)
         a = self.pooling.weights(H, counts)
-        pooled = (a[:, None] @ H).squeeze(1)
+        pooled: Tensor = (a[:, None] @ H).squeeze(1)
         if self.divides:
             pooled = pooled / counts.sum(dim=1, keepdim=True)
-        embedded: Tensor = self.text(self.dropout(pooled))
+        return pooled
+
+    def texts(self, read: Tensor) -> Tensor:
+        """(B, units), what was read, to (B, dim): g^t, l^t or r^t."""
+        embedded: Tensor = self.text(self.dropout(read))
         return self.finish(embedded)
+
+    def start_from(self, encoder: TextEncoder) -> None:
+        """Take the weights of an encoder; attention begins as a plain mean."""
+        self.encoder.load_state_dict(encoder.state_dict())
+        if isinstance(self.pooling, Attention):
+            nn.init.zeros_(self.pooling.w.weight)
 
     def images(self, views: Views) -> Levels:
         """B images to their embeddings on this level."""
@@ -359,9 +369,13 @@ class Network(nn.Module):
             assert rows is not None
             level.scaling.fit(rows, None if name == "global" else views.mask, texts, image_of, ridge)
 
-    def texts(self, chars: Tensor) -> Levels:
-        """(B, 201) characters to embeddings on every level."""
-        return Levels(**{FIELD[name]: level.texts(chars) for name, level in self.levels.items()})
+    def read(self, chars: Tensor) -> dict[str, Tensor]:
+        """(B, 201) characters to what every level reads, (B, units)."""
+        return {name: level.read(chars) for name, level in self.levels.items()}
+
+    def texts(self, read: Mapping[str, Tensor]) -> Levels:
+        """What was read to embeddings on every level."""
+        return Levels(**{FIELD[name]: level.texts(read[name]) for name, level in self.levels.items()})
 
     def images(self, views: Views) -> Levels:
         """B images to embeddings on every level."""

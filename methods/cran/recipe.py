@@ -25,7 +25,7 @@ class Sizes(NamedTuple):
 
 SIZES: dict[str, Sizes] = {
     "full": Sizes((384, 512, 2048), 2048, 1024),
-    "compact": Sizes((128, 192, 256), 256, 256),
+    "compact": Sizes((128, 192, 256), 512, 512),
 }
 
 
@@ -43,8 +43,10 @@ class Recipe:
             for two cores.  Always part of the label.
         encoders: three text encoders, one per level, or `one` for all of them (A4).  The paper describes three; one
             needs joint training.
-        start: local and relation level begin with the text encoder that the `global` level has learned, a copy of
-            their own, or from `scratch`.  The paper does not say; its sister papers start from scratch.
+        start: the text encoders begin with one that has learned from the training texts which `words` occur where (see
+            `reading`), or from `scratch`, as in the paper's sister papers; the paper does not say.
+        start_passes: over the training texts, to learn the words.
+        heads_first: epochs in which an encoder that knows words stays as it is, and the layers on it learn alone.
         attn_div_m: divide the attended sum by the number of steps (A1).  The paper prints 1/m; its sister papers do not
             divide, and neither do we: the softmax weights sum to one already.
         attn_proj: W_a of Eq. 4 (A2); without it M = tanh(H).
@@ -66,7 +68,8 @@ class Recipe:
         batch_size: different images in a batch (A13); the paper does not say.
         optimizer: `rmsprop` (Torch's, smoothing 0.99) or `adam` (A14); the paper does not say.
         lr: learning rate; 0.0004 in the paper.
-        halve_every: epochs after which the learning rate is halved; 50 in the paper, 0 for never.
+        decay: of the learning rate: `linear` to 0 at the end of `max_epochs`, or `halved`, as in the paper.
+        halve_every: epochs after which it is halved; 50 in the paper, 0 for never.
         top: K, regions and relations that count (A18); 3 in the paper.
         top_train: K in the losses; none for the same.
         relation_pairs: `ordered` pairs of different regions, `unordered`, or `all`, a region with itself too (A19).
@@ -75,6 +78,8 @@ class Recipe:
             the code the authors' group published.
         max_epochs: at most; patience: epochs without a better validation rsum before it ends, 0 for never.
         caption_sampling: of an image's captions an epoch uses one at `random`, the `first`, or `all` (A23).
+        bucket: so many random batches are dealt anew by the length of their texts, so that fewer steps are padding; 1
+            leaves them as they are.
         image_scaling: a fixed map of image features before the image layers.  The paper takes them as they come,
             `none`.  `l2` gives rows unit length, `standard` columns mean 0 and deviation 1, `whiten` takes correlations
             out, and `cca` projects on the directions in which training images agree with tf-idf of their texts.
@@ -84,7 +89,7 @@ class Recipe:
         geometry: where box geometry joins region features: `none` (the paper's [l_j; l_k]), `relations` for
             [l_j; b_j; l_k; b_k], or `regions` for l_j and so for both levels, a control.
         lookalikes: share of the batches of an epoch that are made of look-alikes, an image and its nearest neighbours
-            by the global feature; 0 in the paper.
+            by the global feature, where the relation level is trained, which alone can tell them apart; 0 in the paper.
         lookalikes_from: the first epoch that has them.
         lookalike_group: images in a group of look-alikes.
         dropout: of image features, and of what the text layers see.
@@ -94,7 +99,9 @@ class Recipe:
 
     width: Literal["compact", "full"] = field(default="compact", metadata={"label": "always"})
     encoders: Literal["three", "one"] = "three"
-    start: Literal["global", "scratch"] = _of("global", "local", "relation")
+    start: Literal["words", "scratch"] = "words"
+    start_passes: int = 5
+    heads_first: int = 4
     attn_div_m: bool = _of(False, "local", "relation")
     attn_proj: bool = _of(True, "local", "relation")
     attn_dim: int = _of(512, "local", "relation")
@@ -112,7 +119,8 @@ class Recipe:
     batch_size: int = 50
     optimizer: Literal["rmsprop", "adam"] = "adam"
     lr: float = 1e-3
-    halve_every: int = 3
+    decay: Literal["linear", "halved"] = "linear"
+    halve_every: int = 50
     top: int = _of(3, "local", "relation")
     top_train: int | None = _of(None, "local", "relation")
     relation_pairs: Literal["ordered", "unordered", "all"] = _of("ordered", "relation")
@@ -120,13 +128,14 @@ class Recipe:
     max_epochs: int = 8
     patience: int = 3
     caption_sampling: Literal["random", "first", "all"] = "all"
+    bucket: int = 12
     image_scaling: Literal["none", "l2", "standard", "whiten", "cca"] = "cca"
     scaled_dim: int = 128
     ridge: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
     geometry: Literal["none", "relations", "regions"] = _of("relations", "local", "relation")
-    lookalikes: float = 0.5
-    lookalikes_from: int = 5
-    lookalike_group: int = 5
+    lookalikes: float = _of(0.5, "relation")
+    lookalikes_from: int = _of(1, "relation")
+    lookalike_group: int = _of(5, "relation")
     dropout: float = 0.2
     weight_decay: float = 1e-4
     clip: float = 5.0
@@ -137,6 +146,7 @@ class Recipe:
         for name, low in (
             *(("attn_dim", 1), ("lstm_layers", 1), ("batch_size", 2), ("top", 1), ("max_epochs", 1)),
             *(("lookalikes_from", 1), ("lookalike_group", 2), ("halve_every", 0), ("patience", 0)),
+            *(("start_passes", 1), ("heads_first", 0), ("bucket", 1)),
             *(("weight_decay", 0), ("clip", 0), ("scaled_dim", 1)),
         ):
             if getattr(self, name) < low:
@@ -174,10 +184,18 @@ class Recipe:
         for f in fields(Recipe):
             wanted = f.metadata.get("levels", LEVELS)
             found[f.name] = getattr(self, f.name) if set(wanted) & set(levels) else f.default
+        if self.start == "scratch":
+            found |= {"start_passes": Recipe.start_passes, "heads_first": Recipe.heads_first}
         if "relation" not in levels and found["geometry"] == "relations":
             found["geometry"] = "none"
         return found
 
+    def of_encoder(self) -> dict[str, Any]:
+        """The fields that a text encoder's beginning depends on."""
+        return {name: getattr(self, name) for name in ENCODER}
+
+
+ENCODER = ("width", "third_pool", "mask_padding", "lstm_layers", "conv_bn", "start_passes")
 
 PAPER: dict[str, Any] = {
     "width": "full",
@@ -189,12 +207,13 @@ PAPER: dict[str, Any] = {
     "batch_size": 40,
     "optimizer": "rmsprop",
     "lr": 4e-4,
-    "halve_every": 50,
+    "decay": "halved",
     "max_epochs": 150,
     "patience": 20,
     "image_scaling": "none",
     "geometry": "none",
     "caption_sampling": "random",
+    "bucket": 1,
     "start": "scratch",
     "lookalikes": 0.0,
     "attn_dropout": 0.0,
@@ -205,3 +224,6 @@ PAPER: dict[str, Any] = {
 
 LITERAL: dict[str, Any] = {**PAPER, "attn_div_m": True, "normalize": "none"}
 """The equations as printed."""
+
+QUICK: dict[str, Any] = {"start": "scratch", "max_epochs": 6, "lookalikes": 0.0}
+"""For a first look at little data, of which words are not learned before the rest."""
