@@ -201,12 +201,11 @@ def run(
     from cran_bench.tables import build_tables, render
 
     named = [*(methods or []), *(more or [])]
-    everything = [_quick_preset(name) for name in METHODS.names()] if quick else METHODS.names()
-    rows = [METHODS.configure(text) for text in named or everything]
+    rows = [METHODS.configure(_quick_method(text) if quick else text) for text in named or METHODS.names()]
     for name, reason in () if named else METHODS.failures.items():
         say(f"left out: method {name} could not be imported: {reason}")
     protocols, numbers, where = parse_protocols(protocol), runner.parse_seeds(seeds), pick_device(device)
-    configured = DATASETS.configure(_quick(dataset) if quick else dataset)
+    configured = DATASETS.configure(_quick_dataset(dataset) if quick else dataset)
     prepared = find_prepared(configured, data, cache, images_with, regions_with, vectors)
     job = runner.Runner(prepared, results, cache, where, folds, force)
     outcomes = job.run(rows, protocols, numbers)
@@ -323,16 +322,15 @@ def explain(
     from cran_bench.registry import DATASETS, METHODS
     from cran_bench.runner import Runner, fit_unit
 
-    configured = METHODS.configure(_quick_preset(method) if quick and method in METHODS.names() else method)
+    configured = METHODS.configure(_quick_method(method) if quick else method)
     if not hasattr(configured.plugin.cls, "explain"):
         able = [name for name in METHODS.names() if hasattr(METHODS.get(name).cls, "explain")]
         raise BadInput(f"{configured.plugin.name} cannot explain itself; these can: {', '.join(able)}")
     if out is not None:
         explaining.require_drawable(out)
     where = pick_device(device)
-    prepared = find_prepared(
-        DATASETS.configure(_quick(dataset) if quick else dataset), data, cache, images_with, regions_with, vectors
-    )
+    configured_data = DATASETS.configure(_quick_dataset(dataset) if quick else dataset)
+    prepared = find_prepared(configured_data, data, cache, images_with, regions_with, vectors)
     split, row = prepared.find(image, where)
     if text.isdecimal():
         if not 1 <= int(text) <= len(split.texts):
@@ -350,14 +348,17 @@ def explain(
         say(f"drew {out}")
 
 
-def _quick_preset(method: str) -> str:
-    """The method with its preset `quick`, where it has one."""
+def _quick_method(method: str) -> str:
+    """The method with its preset `quick`, where it has one and the user names no other."""
     from cran_bench.registry import METHODS
+    from cran_bench.specs import format_options, parse_spec
 
-    return f"{method}:quick" if "quick" in METHODS.get(method).presets else method
+    spec = parse_spec(method)
+    has_one = spec.name in METHODS.names() and "quick" in METHODS.get(spec.name).presets
+    return f"{spec.name}:quick{format_options(spec.options)}" if has_one and not spec.argument else method
 
 
-def _quick(dataset: str) -> str:
+def _quick_dataset(dataset: str) -> str:
     from cran_bench.specs import format_options, parse_spec
 
     spec = parse_spec(dataset)

@@ -30,7 +30,7 @@ class Training(Generic[B]):
     Attributes:
         module: what is trained, on its device.
         optimizer: over the module's parameters.
-        steps: batches in an epoch, at most; for the progress bar.
+        steps: batches in an epoch, at most; progress and `rate` count by it.
         batches: (epoch, generator) to the epoch's batches; epochs count from 1, the generator is seeded for the epoch.
         loss: a batch to a scalar with gradients.
         validate: what the module as it is reaches on the validation split, for the curve.
@@ -104,6 +104,7 @@ class Training(Generic[B]):
         with torch.inference_mode():
             found = self.validate()
         run.log(epoch=epoch, loss=loss, **found)
+        _require_finite(found[self.criterion], epoch, f"{self.criterion} on validation")
         if found[self.criterion] > self._best_value:
             self._best_value, self._best_epoch = found[self.criterion], epoch
             self._best = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
@@ -151,13 +152,13 @@ def halved(every: int) -> Callable[[float], float]:
 
 def linear(epochs: int) -> Callable[[float], float]:
     """The rate falls evenly to 0 at the end of so many epochs."""
-    return lambda passed: 1.0 - passed / epochs
+    return lambda passed: max(0.0, 1.0 - passed / epochs)
 
 
-def _require_finite(loss: float, epoch: int) -> None:
-    if not math.isfinite(loss):
+def _require_finite(value: float, epoch: int, what: str = "the loss") -> None:
+    if not math.isfinite(value):
         raise BadInput(
-            f"the loss became {loss} in epoch {epoch}: lower the learning rate (lr) or clip gradients (clip); "
+            f"{what} became {value} in epoch {epoch}: lower the learning rate (lr) or clip gradients (clip); "
             + ("the last checkpoint before that is kept" if epoch > 1 else "nothing was learned yet")
         )
 

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cran_bench import cli
 from cran_bench.frontend import extraction
 from cran_bench.images import open_image
 from cran_bench.registry import METHODS
@@ -564,6 +565,21 @@ def test_quick_runs_are_marked(command, flickr, tmp_path):
     (path,) = records(tmp_path)
     assert json.loads(path.read_text())["data"]["quick"] is True
     assert [record.data.label for _, record in ResultStore(tmp_path / "results").records()] == ["flickr8k:quick"]
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("cran", "cran:quick"),
+        ("cran-local[top=1]", "cran-local:quick[top=1]"),
+        ("cran:paper", "cran:paper"),
+        ("cca", "cca"),
+        ("mine.py:Mine", "mine.py:Mine"),
+        ("nothing", "nothing"),
+    ],
+)
+def test_quick_takes_the_quick_preset_where_there_is_one(given, taken):
+    assert cli._quick_method(given) == taken
 
 
 def test_export(command, tmp_path):

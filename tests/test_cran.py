@@ -337,7 +337,7 @@ def test_64_pairs_are_learned_by_heart(data, tmp_path, level):
     assert (found.metrics().i2t_r1, found.metrics().t2i_r1) == (100.0, 100.0)
 
 
-SHORT = {"max_epochs": 2, "batch_size": 16}
+SHORT = {"max_epochs": 2, "heads_first": 1, "batch_size": 16}
 
 
 def test_four_rows_cost_one_cran_and_are_sums_of_its_levels(data, tmp_path, capsys):
@@ -375,7 +375,7 @@ def test_the_sum_can_be_weighted_and_evened_out(data, tmp_path):
 
 def test_levels_trained_jointly_are_one_part(data, tmp_path):
     joint = fitted(CRAN(joint=True, **SHORT), data, tmp_path)
-    assert list(joint.curves) == ["words", "global+local+relation"]
+    assert list(joint.curves) == ["reading", "global+local+relation"]
     assert len(list(tmp_path.glob("alignment-*.safetensors"))) == 1
     shared = fitted(CRAN(joint=True, encoders="one", **SHORT), data, tmp_path).part
     net = shared.parts[0].network.levels
@@ -454,7 +454,7 @@ def test_every_open_question_changes_the_loss(data, tmp_path, monkeypatch, level
     base = {"normalize": "none"} if "attn_div_m" in changes else {}
     if "bucket" in changes:
         base |= {"batch_size": 16}
-        changes |= base
+        changes = {**changes, **base}
     base |= {"start": "words"} if "start_passes" in changes or "heads_first" in changes else {}
     assert first_loss(data, tmp_path, level, **changes) != pytest.approx(first_loss(data, tmp_path, level, **base))
 
@@ -462,11 +462,32 @@ def test_every_open_question_changes_the_loss(data, tmp_path, monkeypatch, level
 @pytest.mark.parametrize(
     ("level", "field", "value"),
     [("global", f, v) for f, v in (("top", 1), ("attn_proj", False), ("geometry", "none"), ("bidirectional", False))]
-    + [("local", "relation_pairs", "all")],
+    + [("local", "relation_pairs", "all"), ("local", "lookalikes", 0.0), ("global", "lookalikes_from", 3)],
 )
 def test_what_a_level_does_not_read_does_not_change_its_fit(level, field, value):
     assert Recipe(**{field: value}).of((level,)) == Recipe().of((level,))
     assert Recipe(**{field: value}).of(LEVELS) != Recipe().of(LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("when", "field", "value"),
+    [
+        ({"start": "scratch"}, "start_passes", 2),
+        ({"start": "scratch"}, "heads_first", 2),
+        ({"decay": "linear"}, "halve_every", 2),
+        ({"lookalikes": 0.0}, "lookalikes_from", 2),
+        ({"lookalikes": 0.0}, "lookalike_group", 2),
+        ({"negatives": "all"}, "warm_up", 2),
+        ({"image_scaling": "l2"}, "scaled_dim", 2),
+        ({"image_scaling": "none"}, "ridge", (0.5,)),
+    ],
+    ids=str,
+)
+def test_what_another_field_puts_out_of_use_does_not_change_a_fit(when, field, value):
+    assert Recipe(**when, **{field: value}).of(LEVELS) == Recipe(**when).of(LEVELS)
+    other = {"start": "words", "decay": "halved", "lookalikes": 0.5, "negatives": "hardest", "image_scaling": "cca"}
+    use = {key: other[key] for key in when}
+    assert Recipe(**use, **{field: value}).of(LEVELS) != Recipe(**use).of(LEVELS)
 
 
 def test_the_optimisers_differ_and_decay_their_rate(data, tmp_path):
@@ -527,10 +548,10 @@ def test_a_stopped_training_goes_on_to_the_same_numbers(data, tmp_path, epoch, m
 
 
 def test_all_levels_start_from_one_encoder_that_knows_words(data, tmp_path):
-    row = fitted(CRAN(heads_first=SHORT["max_epochs"], **SHORT), data, tmp_path)
+    row = fitted(CRAN(max_epochs=2, heads_first=2, batch_size=16), data, tmp_path)
     assert len(list(tmp_path.glob("reading-*.safetensors"))) == 1
-    words = row.curves["words"]
-    assert words[-1]["words"] > words[0]["words"] and len(words) == CRAN.start_passes
+    curve = row.curves["reading"]
+    assert curve[-1]["likelihood"] > curve[0]["likelihood"] and len(curve) == CRAN.start_passes
     reading = fitted(Reading(), data, tmp_path)
     assert reading.reused
     known = reading.part.encoder.state_dict()
@@ -538,16 +559,44 @@ def test_all_levels_start_from_one_encoder_that_knows_words(data, tmp_path):
         (level,) = part.network.levels.values()
         for key, value in level.encoder.state_dict().items():
             assert torch.equal(value, known[key]), key
+        if isinstance(level.pooling, Attention):
+            assert not level.pooling.w.weight.any()  # a plain mean
 
 
-def test_a_held_encoder_is_let_go_after_the_first_epochs(data, tmp_path):
-    one = fitted(Alignment(levels=("relation",), heads_first=1, **SHORT), data, tmp_path).part
+def test_a_held_encoder_is_let_go_after_the_first_epochs(data, tmp_path, monkeypatch):
+    rising = iter(range(1, 10))
+    monkeypatch.setattr(LentRun, "score", lambda *_: SimpleNamespace(i2t_r1=0, t2i_r1=0, rsum=next(rising)))
+    fit = fitted(Alignment(levels=("relation",), **SHORT), data, tmp_path)
+    assert fit.chose["epoch"] == 2
+    level = fit.part.network.levels["relation"]
     known = fitted(Reading(), data, tmp_path).part.encoder
-    moved = [
-        not torch.equal(a, b)
-        for a, b in zip(one.network.levels["relation"].encoder.parameters(), known.parameters(), strict=True)
-    ]
-    assert all(moved[:2])
+    for (name, mine), theirs in zip(level.encoder.named_parameters(), known.parameters(), strict=True):
+        assert torch.equal(mine, theirs) != mine.requires_grad, name
+    assert level.pooling.w.weight.any()
+
+
+def test_what_an_encoder_is_made_of_is_what_its_beginning_depends_on():
+    changes = [{"width": "full"}, {"third_pool": True}, {"mask_padding": False}, {"lstm_layers": 2}, {"conv_bn": False}]
+    for change in ({}, *changes):
+        recipe = Recipe(**change)
+        one, other = TextEncoder(recipe), TextEncoder(Recipe(**recipe.of_encoder()))
+        shapes = [{key: value.shape for key, value in e.state_dict().items()} for e in (one, other)]
+        assert shapes[0] == shapes[1]
+        assert (one.pools, one.mask_padding) == (other.pools, other.mask_padding)
+
+
+def test_words_that_are_only_beyond_what_is_read(tmp_path):
+    """A word that training has after character 201 alone, and validation before; texts without any word."""
+    long = " ".join(sentences(64)[:20])
+    captions = [f"{long} zebra" if k < 32 else ("..." if k % 2 else "a zebra house") for k in range(96)]
+    splits = {"train": np.arange(40), "val": np.arange(40, 64), "test": np.arange(64, 96)}
+    data = make(captions, list(range(96)), 96, splits)
+    assert len(long) > LENGTH
+    fit = fitted(Reading(start_passes=2, conv_bn=False), data, tmp_path)
+    assert all(0 < point["likelihood"] < 100 for point in fit.curves["reading"])
+    heard = words_of(data.train)
+    words = [data.train._text.vocabulary[i] for i in heard.ids[0].tolist() if i >= 0]
+    assert words == tokenize(long[:LENGTH].rpartition(" ")[0])
 
 
 def test_the_words_of_each_quarter(data):
@@ -607,11 +656,11 @@ def test_a_checkpoint_of_another_width_is_not_taken_up(data, tmp_path, monkeypat
     monkeypatch.setitem(SIZES, "full", Sizes((16, 16, 16), 16, 16))
     for width in ("full", "compact"):
         with pytest.raises(KeyboardInterrupt):
-            fitted(Alignment(levels=("global",), width=width, **SHORT), data, tmp_path / width)
+            fitted(Alignment(levels=("global",), width=width, start="scratch", **SHORT), data, tmp_path / width)
     monkeypatch.setattr(LentRun, "checkpoint", write)
     (full,), (compact,) = ((tmp_path / width).glob("*.checkpoint") for width in ("full", "compact"))
     compact.write_bytes(full.read_bytes())
-    fitted(Alignment(levels=("global",), **SHORT), data, tmp_path / "compact")
+    fitted(Alignment(levels=("global",), start="scratch", **SHORT), data, tmp_path / "compact")
     assert "the last checkpoint is of another configuration; fitting from the start" in capsys.readouterr().err
 
 

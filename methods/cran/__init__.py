@@ -3,8 +3,9 @@
     sim(i, t) = d(g^i, g^t) + 1/K sum_k d(l^i_k, l^t) + 1/K sum_k d(r^i_k, r^t)     (Eq. 11)
 
 J. Qi, Y. Peng, Y. Yuan, IJCAI 2018.  `model` reads like Section 3 of the paper, `recipe` says what the paper leaves
-open and what we took, `batches` who meets whom in training.  The three levels share nothing, so the sum of their losses
-is minimised by training each alone: a level is a part, and the four rows cost one CRAN.
+open and what we took, `batches` who meets whom in training, `reading` what the text encoders know before.  The levels
+share no weights, so the sum of their losses is minimised by training each alone: a level is a part, and the four rows
+cost one CRAN.
 """
 
 from __future__ import annotations

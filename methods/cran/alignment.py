@@ -45,7 +45,10 @@ class Alignment(Recipe):
         return MultiLevel(top=self.top)
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
-        """Minimise the sum of the levels' losses; keep the epoch with the best rsum on validation."""
+        """Minimise the sum of the levels' losses, at first with the text encoders held where they know words already.
+
+        Keeps the epoch with the best rsum on validation.
+        """
         views, chars = self.views(train), train.chars(LENGTH)
         warn_of_unread(train, chars)
         region_dim = 0 if views.regions is None else views.regions.shape[2]
@@ -163,10 +166,13 @@ class Alignment(Recipe):
         """(T, 201) characters to what every level reads in evaluation, (T, units), those of a length together."""
         was_training = self.network.training
         self.network.eval()
-        order = (chars > 0).sum(dim=1).argsort(stable=True)
-        blocks = [self.network.read(chars[rows]) for rows in in_blocks(order, BATCH)]
+        read: dict[str, Tensor] = {}
+        for rows in in_blocks((chars > 0).sum(dim=1).argsort(stable=True), BATCH):
+            for name, block in self.network.read(chars[rows]).items():
+                whole = read.setdefault(name, block.new_empty(len(chars), block.shape[1]))
+                whole[rows] = block
         self.network.train(was_training)
-        return {name: torch.cat([block[name] for block in blocks])[order.argsort()] for name in self.levels}
+        return read
 
     def state(self) -> dict[str, Tensor]:
         """Weights, and the dimensions of the features they are for."""

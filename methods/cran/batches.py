@@ -22,7 +22,7 @@ class Batches:
 
     Attributes:
         image_of: (T,) image of each text, non-decreasing.
-        lengths: (T,) of each text.
+        lengths: (T,) characters of each text, on the CPU.
         neighbours: (N, k) each image's look-alikes, nearest first; None where no batch is made of them.
     """
 

@@ -7,6 +7,7 @@ One that tells the words of each quarter of a text apart lets a linear layer rea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -46,13 +47,14 @@ class Words(NamedTuple):
 
 
 def words_of(split: Split) -> Words:
-    """The words of a split's texts, as far as the encoder reads them."""
-    split = split.asking([text[:LENGTH] for text in split.texts])
-    ids, lengths = split.tokens
+    """The words of a split's texts; of a text beyond 201 characters, those that are whole within them."""
+    heard = split.asking([t if len(t) <= LENGTH else t[:LENGTH].rpartition(" ")[0] for t in split.texts])
+    ids, lengths = heard.tokens
     ids = ids.long() - FIRST_WORD
     places = torch.arange(ids.shape[1], device=ids.device)
     quarters = places * QUARTERS // lengths.long()[:, None].clamp_min(1)
-    return Words(split.chars(LENGTH), ids.masked_fill(ids >= WORDS, -1).clamp_min(-1), quarters.clamp_max(QUARTERS - 1))
+    known = ids.masked_fill(ids >= WORDS, -1).clamp_min(-1)
+    return Words(split.chars(LENGTH), known, quarters.clamp_max(QUARTERS - 1))
 
 
 class Teller(nn.Module):
@@ -64,48 +66,56 @@ class Teller(nn.Module):
         self.mean = Mean()
         self.words = nn.Linear(recipe.sizes.lstm, QUARTERS * words)
 
-    def loss(self, texts: Words) -> Tensor:
-        """Mean over words of -log p(word | its quarter)."""
+    def losses(self, texts: Words) -> Tensor:
+        """-log p(word | its quarter) of every word."""
         H, counts = self.encoder(texts.chars)
         pooled = (self.mean.weights(H, counts)[:, None] @ H).squeeze(1)
-        logits = self.words(pooled).view(len(pooled), QUARTERS, -1)
+        log_p = torch.log_softmax(self.words(pooled).view(len(pooled), QUARTERS, -1), dim=2)
         text, place = (texts.ids >= 0).nonzero().T
-        log_p = torch.log_softmax(logits, dim=2)
-        found: Tensor = -log_p[text, texts.quarters[text, place], texts.ids[text, place]].mean()
-        return found
+        return -log_p[text, texts.quarters[text, place], texts.ids[text, place]]
+
+    def loss(self, texts: Words) -> Tensor:
+        """The mean over words; 0 where there is none."""
+        losses = self.losses(texts)
+        return losses.sum() / max(1, len(losses))
 
 
 @dataclass
 class Reading(Recipe):
     """A text encoder of a recipe's kind and size, for all levels to start from."""
 
-    part_name: ClassVar[str] = "words"
+    part_name: ClassVar[str] = "reading"
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
-        """Learn to tell the words; keep the pass that tells those of validation best."""
+        """Learn to tell the words; keep the pass under which those of validation are likeliest.
+
+        The curve's `likelihood` is the geometric mean of the probabilities of validation's words, in percent.
+        """
         texts, unseen = words_of(train), words_of(val)
-        teller = Teller(self, min(WORDS, int(texts.ids.max()) + 1)).to(run.device)
+        teller = Teller(self, train.bow(WORDS).shape[1]).to(run.device)
         touched = teller.encoder.touched(texts.chars).cpu()
-        sizes = range(0, len(touched), BATCH)
+        steps = min(math.ceil(len(touched) / BATCH), max(1, len(touched) // 2))
 
         def batches(number: int, generator: torch.Generator) -> Iterator[Words]:
             """Texts of a length together, so that few steps are padding."""
             order = (touched + 2 * torch.rand(len(touched), generator=generator)).argsort()
-            for k in torch.randperm(len(sizes), generator=generator).tolist():
-                yield texts.rows(order[sizes[k] : sizes[k] + BATCH].to(run.device))
+            batches = torch.tensor_split(order, steps)
+            for k in torch.randperm(steps, generator=generator).tolist():
+                yield texts.rows(batches[k].to(run.device))
 
         def likelihood() -> dict[str, float]:
-            losses = [teller.loss(unseen.rows(rows)) for rows in in_blocks(torch.arange(len(unseen.ids)), BATCH)]
-            return {"words": 100 * float(torch.exp(-torch.stack(losses).mean()))}
+            rows = in_blocks(torch.arange(len(unseen.ids), device=run.device), BATCH)
+            losses = torch.cat([teller.losses(unseen.rows(block)) for block in rows])
+            return {"likelihood": 100 * math.exp(-float(losses.sum()) / max(1, len(losses)))}
 
         Training(
             module=teller,
-            optimizer=torch.optim.AdamW([p for p in teller.parameters() if p.requires_grad], lr=RATE),
-            steps=len(sizes),
+            optimizer=torch.optim.Adam([p for p in teller.parameters() if p.requires_grad], lr=RATE),
+            steps=steps,
             batches=batches,
             loss=teller.loss,
             validate=likelihood,
-            criterion="words",
+            criterion="likelihood",
             epochs=self.start_passes,
             rate=linear(self.start_passes),
             clip=1.0,
@@ -118,6 +128,5 @@ class Reading(Recipe):
 
     def load(self, state: dict[str, Tensor]) -> None:
         """See `state`."""
-        self.encoder = TextEncoder(self)
+        self.encoder = TextEncoder(self).to(next(iter(state.values())).device).eval()
         self.encoder.load_state_dict(state)
-        self.encoder.eval()

@@ -45,8 +45,10 @@ class Recipe:
             needs joint training.
         start: the text encoders begin with one that has learned from the training texts which `words` occur where (see
             `reading`), or from `scratch`, as in the paper's sister papers; the paper does not say.
-        start_passes: over the training texts, to learn the words.
-        heads_first: epochs in which an encoder that knows words stays as it is, and the layers on it learn alone.
+        start_passes: over the training texts, to learn the words.  Not in the paper.
+        heads_first: the first of `max_epochs`, in which an encoder that knows words stays as it is, attention stays a
+            plain mean, and the layers on them learn alone; what was read is kept, units x texts numbers for each
+            level.  Not in the paper.
         attn_div_m: divide the attended sum by the number of steps (A1).  The paper prints 1/m; its sister papers do not
             divide, and neither do we: the softmax weights sum to one already.
         attn_proj: W_a of Eq. 4 (A2); without it M = tanh(H).
@@ -69,7 +71,7 @@ class Recipe:
         optimizer: `rmsprop` (Torch's, smoothing 0.99) or `adam` (A14); the paper does not say.
         lr: learning rate; 0.0004 in the paper.
         decay: of the learning rate: `linear` to 0 at the end of `max_epochs`, or `halved`, as in the paper.
-        halve_every: epochs after which it is halved; 50 in the paper, 0 for never.
+        halve_every: under `halved`, epochs after which it is; 50 in the paper, 0 for never.
         top: K, regions and relations that count (A18); 3 in the paper.
         top_train: K in the losses; none for the same.
         relation_pairs: `ordered` pairs of different regions, `unordered`, or `all`, a region with itself too (A19).
@@ -79,7 +81,7 @@ class Recipe:
         max_epochs: at most; patience: epochs without a better validation rsum before it ends, 0 for never.
         caption_sampling: of an image's captions an epoch uses one at `random`, the `first`, or `all` (A23).
         bucket: so many random batches are dealt anew by the length of their texts, so that fewer steps are padding; 1
-            leaves them as they are.
+            leaves them as they are, and the paper says nothing of it.
         image_scaling: a fixed map of image features before the image layers.  The paper takes them as they come,
             `none`.  `l2` gives rows unit length, `standard` columns mean 0 and deviation 1, `whiten` takes correlations
             out, and `cca` projects on the directions in which training images agree with tf-idf of their texts.
@@ -89,12 +91,13 @@ class Recipe:
         geometry: where box geometry joins region features: `none` (the paper's [l_j; l_k]), `relations` for
             [l_j; b_j; l_k; b_k], or `regions` for l_j and so for both levels, a control.
         lookalikes: share of the batches of an epoch that are made of look-alikes, an image and its nearest neighbours
-            by the global feature, where the relation level is trained, which alone can tell them apart; 0 in the paper.
+            by the global feature, where the relation level is trained (with `joint`, for all levels), which alone can
+            tell them apart; 0 in the paper.
         lookalikes_from: the first epoch that has them.
         lookalike_group: images in a group of look-alikes.
-        dropout: of image features, and of what the text layers see.
-        weight_decay: L2 penalty, decoupled under adam.
-        clip: largest norm of a gradient step.
+        dropout: of image features, and of what the text layers see.  The paper does not say; `paper` has none.
+        weight_decay: L2 penalty, decoupled under adam.  The paper does not say; `paper` has none.
+        clip: largest norm of a gradient step.  The paper does not say.
     """
 
     width: Literal["compact", "full"] = field(default="compact", metadata={"label": "always"})
@@ -184,8 +187,17 @@ class Recipe:
         for f in fields(Recipe):
             wanted = f.metadata.get("levels", LEVELS)
             found[f.name] = getattr(self, f.name) if set(wanted) & set(levels) else f.default
-        if self.start == "scratch":
-            found |= {"start_passes": Recipe.start_passes, "heads_first": Recipe.heads_first}
+        idle = {
+            "start_passes": self.start == "scratch",
+            "heads_first": self.start == "scratch",
+            "halve_every": self.decay == "linear",
+            "lookalikes_from": not self.lookalikes,
+            "lookalike_group": not self.lookalikes,
+            "warm_up": self.negatives != "hardest" and self.k_train == self.top,
+            "scaled_dim": self.image_scaling != "cca",
+            "ridge": self.image_scaling not in ("cca", "whiten"),
+        }
+        found |= {name: getattr(Recipe, name) for name, is_idle in idle.items() if is_idle}
         if "relation" not in levels and found["geometry"] == "relations":
             found["geometry"] = "none"
         return found
@@ -226,4 +238,4 @@ LITERAL: dict[str, Any] = {**PAPER, "attn_div_m": True, "normalize": "none"}
 """The equations as printed."""
 
 QUICK: dict[str, Any] = {"start": "scratch", "max_epochs": 6, "lookalikes": 0.0}
-"""For a first look at little data, of which words are not learned before the rest."""
+"""For a first look at little data: a few epochs from scratch, without look-alikes."""
