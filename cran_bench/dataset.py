@@ -46,7 +46,7 @@ class ImageSource(ABC):
 
 
 class FolderImages(ImageSource):
-    """Images that are files of one folder; the file names are the ids."""
+    """Images that are files below one folder; their paths from there are the ids."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self.folder, self.ids = folder, names
@@ -61,9 +61,15 @@ class FolderImages(ImageSource):
 
     def newest(self) -> float | None:
         """See ImageSource."""
-        wanted = set(self.ids)
-        with os.scandir(self.folder) as entries:
-            return max((entry.stat().st_mtime for entry in entries if entry.name in wanted), default=0.0)
+        by_folder: dict[str, set[str]] = {}
+        for name in self.ids:
+            folder, _, file = name.rpartition("/")
+            by_folder.setdefault(folder, set()).add(file)
+        latest = 0.0
+        for folder, wanted in by_folder.items():
+            with os.scandir(self.folder / folder) as entries:
+                latest = max(latest, *(entry.stat().st_mtime for entry in entries if entry.name in wanted), 0.0)
+        return latest
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,150 @@
+"""Anyone's data: a folder of images, and a CSV or JSON-lines file that says which captions belong to which."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cran_bench.dataset import SPLITS, Collection
+from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.registry import register_dataset
+from cran_bench.specs import format_options
+
+from ._annotations import check_limit, check_there, collected, limited, read_lines
+
+FILES = ("captions.csv", "captions.jsonl")
+ALIASES = {"dev": "val", "valid": "val", "validation": "val", "training": "train"}
+
+
+@register_dataset("folder", presets={"quick": {"limit": 1000}})
+@dataclass(frozen=True)
+class Folder:
+    """Your images and captions: ``cran-bench run -d folder --data DIR``.
+
+    DIR holds ``captions.csv`` with a line ``image,caption`` or ``image,caption,split`` on top, or ``captions.jsonl``
+    with an object of these keys on every line; `captions` may also be a list.  An image is a path below DIR, and may
+    come on several lines.  Splits are train, val and test; without any, images are dealt by lot, 80, 10 and 10 in 100.
+
+    Attributes:
+        file: another name of the file, below DIR.
+        images: the folder below DIR that images are paths from.
+        seed: of the lot.
+        limit: about so many images in all, the first of each split in the splits' proportions; all where None.
+    """
+
+    file: str = ""
+    images: str = "."
+    seed: int = 0
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit)
+        if self.seed < 0:
+            raise ValueError(f"seed is at least 0, not {self.seed}")
+
+    def defaults(self) -> Mapping[str, Any]:
+        """See Dataset."""
+        return {"images": "pixels", "regions": "grid"}
+
+    def load(self, data: Path) -> Collection:
+        """See Dataset."""
+        path = self._find(data)
+        captions: dict[str, list[str]] = {}
+        home: dict[str, str] = {}
+        rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _json_rows(path)
+        for where, image, texts, split in rows:
+            if not image:
+                raise BadInput(f"{where}: there is no image; write its path below {data / self.images}")
+            if not any(text.strip() for text in texts):
+                raise BadInput(f"{where}: {image} has no caption; write one or remove the line")
+            if home.setdefault(image, split) != split:
+                raise BadInput(
+                    f"{where}: {image} is in split '{split}', but in '{home[image]}' before; an image is in one split"
+                )
+            captions.setdefault(image, []).extend(text.strip() for text in texts if text.strip())
+        members = self._split(path, home)
+        kept = limited(members, self.limit)
+        check_there([name for split in SPLITS for name in kept[split]], path, data / self.images)
+        options = {k: v for k, v in vars(self).items() if v != getattr(Folder, k)}
+        return collected("folder" + format_options(options), data / self.images, kept, captions)
+
+    def _find(self, data: Path) -> Path:
+        for name in (self.file,) if self.file else FILES:
+            if (data / name).is_file():
+                return data / name
+        wanted = self.file or " or ".join(FILES)
+        raise BadInput(f"there is no {wanted} in {data}; name the folder of your data with --data, see info folder")
+
+    def _split(self, path: Path, home: Mapping[str, str]) -> dict[str, list[str]]:
+        without = [image for image, split in home.items() if not split]
+        if without and len(without) < len(home):
+            raise BadInput(
+                f"{path}: {len(without)} of {len(home)} images have no split, the first is {without[0]}; "
+                "give every image one, or none"
+            )
+        if not without:
+            return {split: [image for image, own in home.items() if own == split] for split in SPLITS}
+        if len(without) < 10:
+            raise BadInput(f"{path} has {len(without)} images; a split by lot needs 10, give each a split")
+        order = np.random.default_rng(self.seed).permutation(len(without)).tolist()
+        count = len(without) // 10
+        parts = {"test": order[:count], "val": order[count : 2 * count], "train": order[2 * count :]}
+        return {split: [without[k] for k in sorted(parts[split])] for split in SPLITS}
+
+
+Row = tuple[str, str, list[str], str]  # where it stands, image, captions, split
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    reader = csv.DictReader([f"{line}\n" for line in read_lines(path)], strict=True)
+    header = [(name or "").strip().lower() for name in reader.fieldnames or ()]
+    reader.fieldnames = header
+    _check_keys(f"{path}, line 1", header, {"image", "caption"})
+    try:
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise BadInput(f"{where}: expected {len(header)} columns; put captions with commas in double quotes")
+            yield where, row["image"].strip(), [row["caption"]], _split_name(where, row.get("split", ""))
+    except csv.Error as error:
+        raise BadInput(
+            f"{path}, line {reader.reader.line_num}: not CSV ({error}); double the quotes inside quotes"
+        ) from None
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise BadInput(f"{where}: not JSON ({error.msg}); write one object on a line") from None
+        if not isinstance(row, dict):
+            raise BadInput(f"{where}: expected an object with image and caption, got {line.strip()[:40]}")
+        _check_keys(where, row, {"image", "captions" if "captions" in row else "caption"})
+        texts = row.get("captions", row.get("caption"))
+        texts = texts if isinstance(texts, list) else [texts]
+        if not all(isinstance(text, str) for text in (row["image"], *texts)):
+            raise BadInput(f"{where}: image and captions are texts; put them in double quotes")
+        yield where, row["image"].strip(), texts, _split_name(where, row.get("split") or "")
+
+
+def _check_keys(where: str, keys: Iterable[str], wanted: set[str]) -> None:
+    missing = sorted(wanted - set(keys))
+    if missing:
+        raise BadInput(f"{where}: there is no '{missing[0]}' among {', '.join(keys) or 'nothing'}; see info folder")
+
+
+def _split_name(where: str, text: str) -> str:
+    split = ALIASES.get(text.strip().lower(), text.strip().lower())
+    if split and split not in SPLITS:
+        raise BadInput(f"{where}: the split is '{text}'{did_you_mean(split, SPLITS)}")
+    return split

@@ -1,0 +1,184 @@
+"""MS-COCO 2014: 123,287 photographs of everyday scenes, five captions each, 80 categories (Lin et al., ECCV 2014)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cran_bench.dataset import SPLITS, Collection
+from cran_bench.errors import BadInput
+from cran_bench.registry import register_dataset
+from cran_bench.specs import format_options
+
+from ._annotations import check_disjoint, check_limit, check_there, collected, home, limited, read_json, read_karpathy
+
+YEARS = ("train2014", "val2014")
+KARPATHY = "dataset_coco.json"
+HELD_OUT = 5000  # images of val, and of test
+
+
+@register_dataset("mscoco", presets={"quick": {"limit": 1000}})
+@dataclass(frozen=True)
+class MSCOCO:
+    """The owners' files below the data folder, in ``mscoco/``, ``coco/`` or directly.
+
+    The folders ``train2014`` and ``val2014`` may lie in ``images/``; ``captions_train2014.json``,
+    ``captions_val2014.json`` and, for categories, ``instances_*2014.json`` may lie in ``annotations/``.
+
+    Attributes:
+        split: `karpathy`, from ``dataset_coco.json`` of his caption_datasets.zip, with `restval` as training images; or
+            `random`, 5,000 for val and 5,000 for test drawn by `seed`, as the CRAN paper says.
+        seed: of `random`.
+        captions: how many of an image's captions count, the first by number; some images have six or seven.
+        limit: about so many images in all, the first of each split in the splits' proportions; all where None.
+    """
+
+    split: Literal["karpathy", "random"] = "karpathy"
+    seed: int = 0
+    captions: int = 5
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit)
+        if self.captions < 1:
+            raise ValueError(f"captions is at least 1, not {self.captions}; the usual number is 5")
+        if self.seed < 0:
+            raise ValueError(f"seed is at least 0, not {self.seed}")
+
+    def defaults(self) -> Mapping[str, Any]:
+        """See Dataset."""
+        return {"images": "pixels", "regions": "grid"}
+
+    def load(self, data: Path) -> Collection:
+        """See Dataset."""
+        folder = home(data, "mscoco" if (data / "mscoco").is_dir() else "coco")
+        photographs = next((f for f in (folder / "images", folder) if any((f / y).is_dir() for y in YEARS)), None)
+        if photographs is None:
+            raise BadInput(f"{folder} has no folder train2014 or val2014; unpack the owners' train2014.zip there")
+        files = {year: _annotations(folder, f"captions_{year}.json") for year in YEARS}
+        contents = {year: _read(path, "caption") for year, path in files.items()}
+        names = {
+            int(image["id"]): f"{year}/{image['file_name']}"
+            for year, content in contents.items()
+            for image in content["images"]
+        }
+        captions = _captions(contents, names, files, self.captions)
+        members, origin = self._split(folder, names, files)
+        kept = limited(members, self.limit)
+        for split in SPLITS:
+            check_there(kept[split], origin, photographs)
+        options = {k: v for k, v in vars(self).items() if v != getattr(MSCOCO, k)}
+        by_name = {name: captions.get(image, []) for image, name in names.items()}
+        labels, remarks = _labels(folder, names, [name for split in SPLITS for name in kept[split]])
+        return collected("mscoco" + format_options(options), photographs, kept, by_name, labels, remarks)
+
+    def _split(
+        self, folder: Path, names: Mapping[int, str], files: Mapping[str, Path]
+    ) -> tuple[dict[str, list[str]], Path]:
+        if self.split == "random":
+            return _drawn(sorted(names.values()), self.seed), files[YEARS[0]]
+        path = folder / KARPATHY
+        if not path.is_file():
+            raise BadInput(
+                f"there is no {KARPATHY} in {folder}: it is in Karpathy's caption_datasets.zip; or draw the split as "
+                "the paper does, mscoco[split=random]"
+            )
+        images = read_karpathy(path, "coco")
+        members = {s: [f"{i.folder or _year(i.name)}/{i.name}" for i in images if i.split == s] for s in SPLITS}
+        check_disjoint(members, dict.fromkeys(SPLITS, path))
+        known = set(names.values())
+        strange = [name for split in SPLITS for name in members[split] if name not in known]
+        if strange:
+            raise BadInput(
+                f"{len(strange)} images of {path} are in neither {files[YEARS[0]].name} nor {files[YEARS[1]].name}, "
+                f"the first is {strange[0]}; take files of one release"
+            )
+        return members, path
+
+
+def _drawn(names: Sequence[str], seed: int) -> dict[str, list[str]]:
+    """Training images and twice `HELD_OUT`, or a tenth of a smaller collection, by lot."""
+    count = min(HELD_OUT, len(names) // 10)
+    order = np.random.default_rng(seed).permutation(len(names)).tolist()
+    parts = {"test": order[:count], "val": order[count : 2 * count], "train": order[2 * count :]}
+    return {split: [names[row] for row in parts[split]] for split in SPLITS}
+
+
+def _year(name: str) -> str:
+    return YEARS[1] if "val2014" in name else YEARS[0]
+
+
+def _annotations(folder: Path, name: str) -> Path:
+    for path in (folder / name, folder / "annotations" / name):
+        if path.is_file():
+            return path
+    raise BadInput(
+        f"there is no {name} in {folder} or {folder / 'annotations'}; unpack annotations_trainval2014.zip there"
+    )
+
+
+def _read(path: Path, key: str) -> dict[str, list[dict[str, Any]]]:
+    """An annotation file whose annotations have `key`."""
+    content = read_json(path)
+    parts = [content.get(part) for part in ("images", "annotations")] if isinstance(content, dict) else [None]
+    if not all(isinstance(part, list) and part for part in parts):
+        raise BadInput(
+            f"{path} is not an annotation file of MS-COCO: expected an object with 'images' and 'annotations'"
+        )
+    first = content["annotations"][0]
+    if key not in first:
+        other = "instances" if "category_id" in first else "another kind"
+        raise BadInput(f"{path} holds {other}: its annotations have no '{key}'; take the file of that name again")
+    return dict(content)
+
+
+def _captions(
+    contents: Mapping[str, Mapping[str, list[dict[str, Any]]]],
+    names: Mapping[int, str],
+    files: Mapping[str, Path],
+    most: int,
+) -> dict[int, list[str]]:
+    """The first captions of each image, in the order of their ids."""
+    found: dict[int, list[tuple[int, str]]] = defaultdict(list)
+    for year, content in contents.items():
+        for annotation in content["annotations"]:
+            try:
+                image, number, text = annotation["image_id"], annotation["id"], " ".join(annotation["caption"].split())
+            except (KeyError, AttributeError):
+                raise BadInput(f"{files[year]}: an annotation has no image_id, id or caption: {annotation}") from None
+            if image not in names:
+                raise BadInput(f"{files[year]}: caption {number} is of image {image}, which the file does not list")
+            if text:
+                found[image].append((number, text))
+    return {image: [text for _, text in sorted(own)[:most]] for image, own in found.items()}
+
+
+def _labels(
+    folder: Path, names: Mapping[int, str], wanted: Sequence[str]
+) -> tuple[NDArray[np.uint8] | None, list[str]]:
+    """(N, categories) multi-hot, columns by category id; None, and why, where the owners' instances are not there."""
+    try:
+        files = [_annotations(folder, f"instances_{year}.json") for year in YEARS]
+    except BadInput:
+        return None, ["no categories: instances_train2014.json and instances_val2014.json are not there"]
+    row = {name: k for k, name in enumerate(wanted)}
+    column: dict[int, int] = {}
+    labels = np.zeros((len(wanted), 0), dtype=np.uint8)
+    for path in files:  # one at a time: these files are large
+        content = _read(path, "category_id")
+        if not column:
+            column = {number: k for k, number in enumerate(sorted(int(c["id"]) for c in content.get("categories", [])))}
+            labels = np.zeros((len(wanted), len(column)), dtype=np.uint8)
+        for annotation in content["annotations"]:
+            if annotation["category_id"] not in column:
+                raise BadInput(f"{path}: category {annotation['category_id']} is not among its 'categories'")
+            place = row.get(names.get(annotation["image_id"], ""))
+            if place is not None:
+                labels[place, column[annotation["category_id"]]] = 1
+    return labels, []

@@ -1,0 +1,92 @@
+"""The Flickr30K loader on generated folders in the owners' layout, under both kinds of split."""
+
+import json
+
+import pytest
+
+from cran_bench.errors import BadInput
+from cran_bench.registry import DATASETS
+
+SIZES = {"train": 8, "val": 3, "test": 3}
+
+
+def names(split):
+    return [f"{split}{k}.jpg" for k in reversed(range(SIZES[split]))]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    home = tmp_path / "flickr30k"
+    (home / "flickr30k-images").mkdir(parents=True)
+    lines = ["stray.jpg#0\tnobody"]
+    karpathy = []
+    for split in ("test", "train", "val"):
+        (home / f"{split}.txt").write_text("".join(name.removesuffix(".jpg") + "\n" for name in names(split)))
+        for name in names(split):
+            (home / "flickr30k-images" / name).touch()
+            lines += [f"{name}#{k}\t{name} caption {k} ." for k in (1, 0)]
+            karpathy.append({"filename": name, "split": split, "sentids": [0], "sentences": []})
+    (home / "results_20130124.token").write_text("\n".join(lines) + "\n")
+    (home / "dataset_flickr30k.json").write_text(json.dumps({"dataset": "flickr30k", "images": karpathy}))
+    return home
+
+
+def load(folder, spec="flickr30k"):
+    return DATASETS.configure(spec).build().load(folder.parent)
+
+
+@pytest.mark.parametrize("spec", ["flickr30k", "flickr30k[split=entities]"])
+def test_both_splits_name_the_same_images(folder, spec):
+    data = load(folder, spec)
+    assert data.name == spec
+    assert list(data.images.ids) == names("train") + names("val") + names("test")
+    assert {split: len(rows) for split, rows in data.splits.items()} == SIZES
+    assert data.captions[:2] == ["train7.jpg caption 0 .", "train7.jpg caption 1 ."]
+    assert data.remarks == ["1 captions of images outside the split are left out"]
+
+
+def test_limit_keeps_every_split(folder):
+    assert [len(rows) for rows in load(folder, "flickr30k[limit=7]").splits.values()] == [4, 2, 2]
+    with pytest.raises(BadInput, match="limit must be at least 6"):
+        DATASETS.configure("flickr30k[limit=3]")
+
+
+@pytest.mark.parametrize(
+    ("spec", "gone", "message"),
+    [
+        ("flickr30k", "dataset_flickr30k.json", r"there is no dataset_flickr30k\.json .*flickr30k\[split=entities\]"),
+        ("flickr30k[split=entities]", "val.txt", r"there is no val\.txt .*flickr30k\[split=karpathy\]"),
+        ("flickr30k", "results_20130124.token", r"there is no results_20130124\.token"),
+        ("flickr30k", "flickr30k-images/train3.jpg", r"1 images of .*json are not in .*, the first is train3\.jpg"),
+    ],
+)
+def test_what_is_missing_is_named(folder, spec, gone, message):
+    (folder / gone).unlink()
+    with pytest.raises(BadInput, match=message):
+        load(folder, spec)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"dataset": "coco", "images": []}', "is the split of 'coco', not of 'flickr30k'"),
+        ('{"annotations": []}', "is not one of Karpathy's split files"),
+        ('{"dataset": "flickr30k", "images": [{"filena', "is not whole JSON"),
+        ('{"dataset": "flickr30k", "images": [{"filename": "a.jpg"}]}', "image 0 has no 'filename' or 'split'"),
+        ('{"dataset": "flickr30k", "images": [{"filename": "a.jpg", "split": "dev"}]}', "a.jpg is of split 'dev'"),
+        (
+            '{"dataset": "flickr30k", "images": [{"filename": "../a.jpg", "split": "val"}]}',
+            r"the image \.\./a\.jpg, which is outside",
+        ),
+    ],
+)
+def test_a_wrong_split_file_is_refused(folder, content, message):
+    (folder / "dataset_flickr30k.json").write_text(content)
+    with pytest.raises(BadInput, match=message):
+        load(folder)
+
+
+def test_an_image_in_two_splits_is_refused(folder):
+    (folder / "val.txt").write_text("val0\ntrain1\n")
+    with pytest.raises(BadInput, match=r"train1\.jpg is in both .*train\.txt and .*val\.txt"):
+        load(folder, "flickr30k[split=entities]")
