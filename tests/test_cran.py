@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from cran_bench import Levels, MultiLevel, checks
+from cran_bench import COSINE, Levels, MultiLevel, checks
 from cran_bench.dataset import Collection, ImageSource
 from cran_bench.errors import BadInput
 from cran_bench.fits import FitStore, LentRun
@@ -22,8 +22,9 @@ from cran_bench.frontend.text import TextFrontEnd, tokenize
 from cran_bench.methods.cran import CRAN, CRANBaseline, CRANLocal, CRANRelation
 from cran_bench.methods.cran.alignment import Alignment
 from cran_bench.methods.cran.batches import Batches, nearest
+from cran_bench.methods.cran.correlation import Correlation
 from cran_bench.methods.cran.model import LENGTH, Attention, Network, TextEncoder, Views, margin_loss, only
-from cran_bench.methods.cran.reading import Reading, Teller, words_of
+from cran_bench.methods.cran.reading import PlaceTeller, Reading, WordTeller, words_of
 from cran_bench.methods.cran.recipe import LEVELS, LITERAL, PAPER, SIZES, Recipe, Sizes
 from cran_bench.ranking import rank
 from cran_bench.registry import METHODS
@@ -375,7 +376,7 @@ def test_the_sum_can_be_weighted_and_evened_out(data, tmp_path):
 
 def test_levels_trained_jointly_are_one_part(data, tmp_path):
     joint = fitted(CRAN(joint=True, **SHORT), data, tmp_path)
-    assert list(joint.curves) == ["reading", "global+local+relation"]
+    assert list(joint.curves) == ["words", "global+local+relation"]
     assert len(list(tmp_path.glob("alignment-*.safetensors"))) == 1
     shared = fitted(CRAN(joint=True, encoders="one", **SHORT), data, tmp_path).part
     net = shared.parts[0].network.levels
@@ -415,6 +416,7 @@ def first_loss(data, folder, level, **fields):
         ("local", {"attn_dim": 8}),
         ("local", {"attn_dropout": 0.5}),
         ("global", {"start": "words"}),
+        ("global", {"start": "places"}),
         ("global", {"start": "words", "start_passes": 1}),
         ("global", {"start": "words", "heads_first": 0}),
         ("global", {"third_pool": True}),  # A5
@@ -478,14 +480,14 @@ def test_what_a_level_does_not_read_does_not_change_its_fit(level, field, value)
         ({"lookalikes": 0.0}, "lookalikes_from", 2),
         ({"lookalikes": 0.0}, "lookalike_group", 2),
         ({"negatives": "all"}, "warm_up", 2),
-        ({"image_scaling": "l2"}, "scaled_dim", 2),
-        ({"image_scaling": "none"}, "ridge", (0.5,)),
+        ({"image_scaling": "l2", "start": "scratch"}, "scaled_dim", 2),
+        ({"image_scaling": "none", "start": "scratch"}, "ridge", (0.5,)),
     ],
     ids=str,
 )
 def test_what_another_field_puts_out_of_use_does_not_change_a_fit(when, field, value):
     assert Recipe(**when, **{field: value}).of(LEVELS) == Recipe(**when).of(LEVELS)
-    other = {"start": "words", "decay": "halved", "lookalikes": 0.5, "negatives": "hardest", "image_scaling": "cca"}
+    other = {"start": "taught", "decay": "halved", "lookalikes": 0.5, "negatives": "hardest", "image_scaling": "cca"}
     use = {key: other[key] for key in when}
     assert Recipe(**use, **{field: value}).of(LEVELS) != Recipe(**use).of(LEVELS)
 
@@ -547,16 +549,18 @@ def test_a_stopped_training_goes_on_to_the_same_numbers(data, tmp_path, epoch, m
         assert torch.equal(value, stopped.part.state()[key]), key
 
 
-def test_all_levels_start_from_one_encoder_that_knows_words(data, tmp_path):
+def test_levels_start_from_an_encoder_that_was_taught(data, tmp_path):
     row = fitted(CRAN(max_epochs=2, heads_first=2, batch_size=16), data, tmp_path)
-    assert len(list(tmp_path.glob("reading-*.safetensors"))) == 1
-    curve = row.curves["reading"]
-    assert curve[-1]["likelihood"] > curve[0]["likelihood"] and len(curve) == CRAN.start_passes
-    reading = fitted(Reading(), data, tmp_path)
-    assert reading.reused
-    known = reading.part.encoder.state_dict()
-    for part in row.part.parts:  # as the encoder was held throughout
-        (level,) = part.network.levels.values()
+    assert len(list(tmp_path.glob("reading-*.safetensors"))) == 2
+    for start, criterion in (("places", "cosine"), ("words", "likelihood")):
+        curve = row.curves[start]
+        assert curve[-1][criterion] > curve[0][criterion] and len(curve) == CRAN.start_passes
+    for part in row.part.parts:  # as the encoders were held throughout
+        (name, level), *_ = part.network.levels.items()
+        assert part.start == {"global": "places", "local": "places", "relation": "words"}[name]
+        reading = fitted(Reading(**part.of_encoder()), data, tmp_path)
+        assert reading.reused
+        known = reading.part.encoder.state_dict()
         for key, value in level.encoder.state_dict().items():
             assert torch.equal(value, known[key]), key
         if isinstance(level.pooling, Attention):
@@ -566,10 +570,10 @@ def test_all_levels_start_from_one_encoder_that_knows_words(data, tmp_path):
 def test_a_held_encoder_is_let_go_after_the_first_epochs(data, tmp_path, monkeypatch):
     rising = iter(range(1, 10))
     monkeypatch.setattr(LentRun, "score", lambda *_: SimpleNamespace(i2t_r1=0, t2i_r1=0, rsum=next(rising)))
-    fit = fitted(Alignment(levels=("relation",), **SHORT), data, tmp_path)
+    fit = fitted(Alignment(levels=("relation",), ridge=(1e-3,), **SHORT), data, tmp_path)
     assert fit.chose["epoch"] == 2
     level = fit.part.network.levels["relation"]
-    known = fitted(Reading(), data, tmp_path).part.encoder
+    known = fitted(Reading(**fit.part.of_encoder()), data, tmp_path).part.encoder
     for (name, mine), theirs in zip(level.encoder.named_parameters(), known.parameters(), strict=True):
         assert torch.equal(mine, theirs) != mine.requires_grad, name
     assert level.pooling.w.weight.any()
@@ -592,14 +596,47 @@ def test_words_that_are_only_beyond_what_is_read(tmp_path):
     splits = {"train": np.arange(40), "val": np.arange(40, 64), "test": np.arange(64, 96)}
     data = make(captions, list(range(96)), 96, splits)
     assert len(long) > LENGTH
-    fit = fitted(Reading(start_passes=2, conv_bn=False), data, tmp_path)
-    assert all(0 < point["likelihood"] < 100 for point in fit.curves["reading"])
+    for start in ("words", "places"):
+        fit = fitted(Reading(start=start, start_passes=2, conv_bn=False), data, tmp_path)
+        assert all(math.isfinite(value) for point in fit.curves[start] for value in point.values())
     heard = words_of(data.train)
     words = [data.train._text.vocabulary[i] for i in heard.ids[0].tolist() if i >= 0]
     assert words == tokenize(long[:LENGTH].rpartition(" ")[0])
 
 
-def test_the_words_of_each_quarter(data):
+def test_cca_places_texts_where_their_images_are(data, tmp_path):
+    fit = fitted(Correlation((1e-3, 1e3), 4), data, tmp_path)
+    X, Y = data.train.images[data.train.image_of].double().numpy(), data.train.tfidf(3000).toarray().astype(float)
+    found = {}
+    for ridge in (1e-3, 1e3):  # ridge CCA by whitening and singular values, on images repeated for each text
+        Xc, Yc = X - X.mean(axis=0), Y - Y.mean(axis=0)
+        whiten = []
+        for A in (Xc, Yc):
+            C = A.T @ A / (len(A) - 1)
+            values, V = np.linalg.eigh(C + ridge * np.linalg.norm(C, 2) * np.eye(len(C)))
+            whiten.append(V / np.sqrt(values) @ V.T)
+        U, rho, Vt = np.linalg.svd(whiten[0] @ (Xc.T @ Yc / (len(X) - 1)) @ whiten[1])
+        images = (data.val.images.double().numpy() - X.mean(axis=0)) @ whiten[0] @ (U[:, :4] * rho[:4])
+        texts = (data.val.tfidf(3000) - Y.mean(axis=0)) @ whiten[1] @ (Vt.T[:, :4] * rho[:4])
+        ranks = rank(torch.from_numpy(images), torch.from_numpy(texts), data.val.image_of, COSINE)
+        found[ridge] = ranks.metrics().rsum, texts
+    best = max(found, key=lambda ridge: found[ridge][0])
+    assert fit.chose == {"ridge": best}
+    sums = data.val.bow(3000) @ fit.part.places.numpy()
+    length = np.linalg.norm(data.val.bow(3000).toarray() * idf_of(data.train), axis=1, keepdims=True)
+    texts = sums / length - Y.mean(axis=0) @ (fit.part.places.numpy() / idf_of(data.train)[:, None])
+    gram, expected = texts @ texts.T, found[best][1] @ found[best][1].T  # directions have no sign
+    assert np.allclose(gram, expected, atol=1e-4 * np.abs(expected).max())
+    again = fitted(Correlation((1e-3, 1e3), 4), data, tmp_path)
+    assert again.reused and torch.equal(again.part.places, fit.part.places)
+
+
+def idf_of(train):
+    counts = train.bow(3000)
+    return 1 + np.log((1 + counts.shape[0]) / (1 + (counts.toarray() > 0).sum(axis=0)))
+
+
+def test_the_words_of_each_quarter(data, tmp_path):
     texts = words_of(data.train)
     for k in (0, 7, 100):
         words = tokenize(data.train.texts[k])
@@ -611,20 +648,30 @@ def test_the_words_of_each_quarter(data):
         assert found == [(word, place * 4 // len(words)) for place, word in enumerate(words)]
     recipe = Recipe()
     torch.manual_seed(0)
-    teller = Teller(recipe, 90).eval()
+    places = fitted(Correlation(Recipe.ridge, 4), data, tmp_path).part.places.float()
+    words, place = WordTeller(recipe, len(places)).eval(), PlaceTeller(recipe, places).eval()
     few = texts.rows(torch.tensor([0, 7, 100]))
+    losses, cosines = [], []
     with torch.no_grad():
-        losses = []
         for row in range(3):
-            H, counts = teller.encoder(few.chars[row : row + 1])
-            p = torch.softmax(teller.words(H[0, counts[0]].mean(dim=0)).view(4, 90), dim=1)
-            losses += [-math.log(p[q, i]) for i, q in zip(few.ids[row], few.quarters[row], strict=True) if i >= 0]
-        assert float(teller.loss(few)) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+            told = {}
+            for teller in (words, place):
+                H, counts = teller.encoder(few.chars[row : row + 1])
+                told[teller] = teller.layer(H[0, counts[0]].mean(dim=0))
+            p = torch.softmax(told[words].view(4, -1), dim=1)
+            true = torch.zeros(4)
+            for i, q in zip(few.ids[row], few.quarters[row], strict=True):
+                if i >= 0:
+                    losses.append(-math.log(p[q, i]))
+                    true += places[i]
+            cosines.append(float(told[place] @ true / told[place].norm() / true.norm()))
+        assert float(words.loss(few)) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+        assert float(place.loss(few)) == pytest.approx(1 - sum(cosines) / 3, rel=1e-4)
 
 
 def test_validation_chooses_the_ridge(data, tmp_path):
     fit = fitted(Alignment(levels=("global",), ridge=(1e-3, 1e4), **SHORT), data, tmp_path)
-    assert fit.chose["ridge"] == 1e-3
+    assert fit.chose["cca.ridge"] == 1e-3
     alone = fitted(Alignment(levels=("global",), ridge=(1e-3,), **SHORT), data, tmp_path)
     assert torch.equal(alone.part.network.levels["global"].scaling.map, fit.part.network.levels["global"].scaling.map)
 

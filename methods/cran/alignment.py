@@ -8,18 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cran_bench import COSINE, Levels, MultiLevel, Run, Split
+from cran_bench import Levels, MultiLevel, Run, Split
 from cran_bench.errors import BadInput
-from cran_bench.linalg import canonical_correlations, moments, spectral_norm
 from cran_bench.progress import say
 from cran_bench.training import Training, halved, linear
 
 from .batches import POOL, Batches, nearest
+from .correlation import WORDS, Correlation
 from .model import LENGTH, Network, Views, in_blocks, margin_loss, only
 from .reading import Reading
 from .recipe import LEVELS, Recipe
 
-WORDS = 3000  # of the tf-idf that `image_scaling=cca` reads
 NEGATIVES = 1 << 40  # what sets the random negatives of an epoch apart from its batches
 BATCH = 512  # texts or images embedded at a time
 
@@ -33,6 +32,11 @@ class Alignment(Recipe):
     """
 
     levels: tuple[str, ...] = LEVELS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start == "taught":
+            self.start = "words" if "relation" in self.levels else "places"
 
     @property
     def part_name(self) -> str:
@@ -54,9 +58,12 @@ class Alignment(Recipe):
         region_dim = 0 if views.regions is None else views.regions.shape[2]
         self._build(views.globals.shape[1], region_dim, run.device)
         mixes = self.image_scaling in ("whiten", "cca")
-        words, ridge = (train.tfidf(WORDS), self._choose_ridge(train, val, run)) if mixes else (None, 0.0)
+        ridge = (
+            run.part(Correlation(self.ridge, self.scaled_dim)).best if mixes and len(self.ridge) > 1 else self.ridge[0]
+        )
+        words = train.tfidf(WORDS) if self.image_scaling == "cca" else None
         self.network.fit_scaling(views, words, train.image_of, ridge)
-        if self.start == "words":
+        if self.start != "scratch":
             encoder = run.part(Reading(**self.of_encoder())).encoder
             for level in self.network.levels.values():
                 level.start_from(encoder)
@@ -64,7 +71,7 @@ class Alignment(Recipe):
         batches = Batches(self, train.image_of, (chars > 0).sum(dim=1).cpu(), alike)
         scoring = MultiLevel(top=self.k_train)
         draws, negatives = torch.Generator(), str(self.negatives)
-        held = self.heads_first if self.start == "words" else 0
+        held = self.heads_first if self.start != "scratch" else 0
         known: dict[str, Tensor] = {}  # what the encoders read in the training texts, while they are held
 
         def epoch(number: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -108,22 +115,6 @@ class Alignment(Recipe):
             patience_from=max(self.lookalikes_from if alike is not None else 1, self._warm_up + 1, held + 1),
         ).run(run)
         self.network.eval()
-
-    def _choose_ridge(self, train: Split, val: Split, run: Run) -> float:
-        """The ridge with which CCA of images and tf-idf finds validation pairs best."""
-        if len(self.ridge) == 1:
-            return self.ridge[0]
-        C = moments(train.image_blocks(), train.tfidf(WORDS), train.image_of)
-        scale_x, scale_y = spectral_norm(C.xx), spectral_norm(C.yy)
-        found: dict[float, float] = {}
-        for ridge in run.progress(self.ridge, "ridges", len(self.ridge)):
-            Wx, Wy, rho = canonical_correlations(C, ridge * scale_x, ridge * scale_y, self.scaled_dim)
-            images = (val.images.cpu().double().numpy() - C.mean_x) @ (Wx * rho)
-            texts = val.tfidf(WORDS) @ (Wy * rho) - C.mean_y @ (Wy * rho)
-            found[ridge] = run.score(torch.from_numpy(images), torch.from_numpy(texts), COSINE).rsum
-        best = max(found, key=found.__getitem__)
-        run.chose(ridge=best)
-        return best
 
     def _build(self, image_dim: int, region_dim: int, device: torch.device) -> None:
         self.dims = image_dim, region_dim

@@ -43,10 +43,12 @@ class Recipe:
             for two cores.  Always part of the label.
         encoders: three text encoders, one per level, or `one` for all of them (A4).  The paper describes three; one
             needs joint training.
-        start: the text encoders begin with one that has learned from the training texts which `words` occur where (see
-            `reading`), or from `scratch`, as in the paper's sister papers; the paper does not say.
-        start_passes: over the training texts, to learn the words.  Not in the paper.
-        heads_first: the first of `max_epochs`, in which an encoder that knows words stays as it is, attention stays a
+        start: the text encoders begin with one that has learned from the training texts where CCA puts them (`places`),
+            with one that has learned which `words` occur in which quarter (see `reading`), `taught`, which is places
+            for the global and local level and words for the relation level, or from `scratch`, as in the paper's
+            sister papers; the paper does not say.
+        start_passes: over the training texts, to learn that.  Not in the paper.
+        heads_first: the first of `max_epochs`, in which an encoder that was taught stays as it is, attention stays a
             plain mean, and the layers on them learn alone; what was read is kept, units x texts numbers for each
             level.  Not in the paper.
         attn_div_m: divide the attended sum by the number of steps (A1).  The paper prints 1/m; its sister papers do not
@@ -102,7 +104,7 @@ class Recipe:
 
     width: Literal["compact", "full"] = field(default="compact", metadata={"label": "always"})
     encoders: Literal["three", "one"] = "three"
-    start: Literal["words", "scratch"] = "words"
+    start: Literal["taught", "places", "words", "scratch"] = "taught"
     start_passes: int = 5
     heads_first: int = 4
     attn_div_m: bool = _of(False, "local", "relation")
@@ -194,8 +196,8 @@ class Recipe:
             "lookalikes_from": not self.lookalikes,
             "lookalike_group": not self.lookalikes,
             "warm_up": self.negatives != "hardest" and self.k_train == self.top,
-            "scaled_dim": self.image_scaling != "cca",
-            "ridge": self.image_scaling not in ("cca", "whiten"),
+            "scaled_dim": self.start == "scratch" and self.image_scaling != "cca",
+            "ridge": self.start == "scratch" and self.image_scaling not in ("cca", "whiten"),
         }
         found |= {name: getattr(Recipe, name) for name, is_idle in idle.items() if is_idle}
         if "relation" not in levels and found["geometry"] == "relations":
@@ -204,10 +206,11 @@ class Recipe:
 
     def of_encoder(self) -> dict[str, Any]:
         """The fields that a text encoder's beginning depends on."""
-        return {name: getattr(self, name) for name in ENCODER}
+        names = (*ENCODER, "scaled_dim", "ridge") if self.start == "places" else ENCODER
+        return {name: getattr(self, name) for name in names}
 
 
-ENCODER = ("width", "third_pool", "mask_padding", "lstm_layers", "conv_bn", "start_passes")
+ENCODER = ("start", "start_passes", "width", "third_pool", "mask_padding", "lstm_layers", "conv_bn")
 
 PAPER: dict[str, Any] = {
     "width": "full",
