@@ -36,6 +36,7 @@ class Training(Generic[B]):
         validate: what the module as it is reaches on the validation split, for the curve.
         criterion: which of these numbers tells the best epoch; the larger the better.
         epochs: how many at most.
+        enough: stop once `criterion` is at least this.
         patience: stop after so many epochs without a better `criterion`; 0 never stops.
         patience_from: epochs before this one do not count for patience, as when training changes its ways there.
         rate: epochs passed, a fraction, to the factor of the learning rate.
@@ -50,6 +51,7 @@ class Training(Generic[B]):
     validate: Callable[[], Mapping[str, float]]
     epochs: int
     criterion: str = "rsum"
+    enough: float = math.inf
     patience: int = 0
     rate: Callable[[float], float] = lambda _: 1.0
     clip: float = 0.0
@@ -111,7 +113,8 @@ class Training(Generic[B]):
 
     def _is_over(self, epoch: int) -> bool:
         since = epoch - max(self._best_epoch, self.patience_from - 1)
-        return epoch >= self.epochs or bool(self.patience and since >= self.patience)
+        is_idle = bool(self.patience and since >= self.patience)
+        return epoch >= self.epochs or is_idle or self._best_value >= self.enough
 
     def _state(self, epoch: int) -> dict[str, Tensor]:
         state = {f"module.{key}": value for key, value in self.module.state_dict().items()}

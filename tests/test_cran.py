@@ -554,7 +554,7 @@ def test_levels_start_from_an_encoder_that_was_taught(data, tmp_path):
     assert len(list(tmp_path.glob("reading-*.safetensors"))) == 2
     for start, criterion in (("places", "cosine"), ("words", "likelihood")):
         curve = row.curves[start]
-        assert curve[-1][criterion] > curve[0][criterion] and len(curve) == CRAN.start_passes
+        assert curve[-1][criterion] > curve[0][criterion] and len(curve) <= CRAN.start_passes
     for part in row.part.parts:  # as the encoders were held throughout
         (name, level), *_ = part.network.levels.items()
         assert part.start == {"global": "places", "local": "places", "relation": "words"}[name]

@@ -88,6 +88,13 @@ def test_another_criterion_can_choose_the_epoch():
     assert run.choices == {"epoch": 2, "likelihood": -1.0} and float(module.weight.detach()) == -4
 
 
+def test_it_stops_when_it_is_good_enough():
+    made, module = training([1, 5, 3, 7, 9, 8], enough=7)
+    run = Notes()
+    made.run(run)
+    assert len(run.points) == 4 and run.choices["epoch"] == 4 and float(module.weight.detach()) == -8
+
+
 def test_gradients_are_clipped():
     made, module = training(range(6), gradient=50.0, clip=0.5)
     made.run(Notes())

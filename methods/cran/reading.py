@@ -64,6 +64,7 @@ class Teller(nn.Module):
     """A text encoder, and a linear layer from the mean of its steps to what is to be told."""
 
     criterion: ClassVar[str]
+    enough: ClassVar[float] = math.inf  # of the criterion
 
     def __init__(self, recipe: Recipe, outputs: int) -> None:
         super().__init__()
@@ -115,6 +116,7 @@ class PlaceTeller(Teller):
     """
 
     criterion = "cosine"
+    enough = 0.99
 
     def __init__(self, recipe: Recipe, places: Tensor) -> None:
         super().__init__(recipe, places.shape[1])
@@ -175,6 +177,7 @@ class Reading(Recipe):
             loss=teller.loss,
             validate=validate,
             criterion=teller.criterion,
+            enough=teller.enough,
             epochs=self.start_passes,
             rate=linear(self.start_passes),
             clip=1.0,

@@ -47,7 +47,7 @@ class Recipe:
             with one that has learned which `words` occur in which quarter (see `reading`), `taught`, which is places
             for the global and local level and words for the relation level, or from `scratch`, as in the paper's
             sister papers; the paper does not say.
-        start_passes: over the training texts, to learn that.  Not in the paper.
+        start_passes: over the training texts at most, to learn that.  Not in the paper.
         heads_first: the first of `max_epochs`, in which an encoder that was taught stays as it is, attention stays a
             plain mean, and the layers on them learn alone; what was read is kept, units x texts numbers for each
             level.  Not in the paper.
