@@ -174,9 +174,7 @@ def run(
         typer.Option("-p", "--protocol", metavar="NAMES", help="captions, documents, mean, single, or all."),
     ] = "captions",
     seeds: Annotated[str, typer.Option("-s", "--seeds", metavar="SEEDS", help="0, 0,3 or 0:5 (0 to 4).")] = "0",
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Less data, shorter training, same code; not for comparison.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Less data and training; not for comparison.")] = False,
     folds: Annotated[int, typer.Option("--folds", min=0, help="Mean over this many folds of the test images.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Fit and rank again what is recorded.")] = False,
     data: DataOption = Path("data"),
@@ -302,7 +300,7 @@ def explain(
     dataset: DatasetOption = "scenes",
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Also draw it, as a PNG.")] = None,
     seed: Annotated[int, typer.Option("-s", "--seed", min=0, help="Seed of the fit.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="Less data, as for run.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Less data and training, as for run.")] = False,
     data: DataOption = Path("data"),
     images_with: ImagesOption = None,
     regions_with: RegionsOption = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -13,6 +14,30 @@ from numpy.typing import NDArray
 
 from cran_bench.dataset import SPLITS, Collection, FolderImages
 from cran_bench.errors import BadInput
+from cran_bench.specs import format_options
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """A folder of photographs, which a quick look may cut down.
+
+    Attributes:
+        limit: about so many images in all, the first of each split in the splits' proportions; all where None.
+    """
+
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 2 * len(SPLITS):
+            raise ValueError(f"limit must be at least {2 * len(SPLITS)}, two images for each split, not {self.limit}")
+
+    def defaults(self) -> Mapping[str, Any]:
+        """See Dataset."""
+        return {"images": "pixels", "regions": "grid"}
+
+    def label(self, name: str) -> str:
+        """The name with the fields that differ from their defaults."""
+        return name + format_options({k: v for k, v in vars(self).items() if v != getattr(type(self), k)})
 
 
 def home(data: Path, name: str) -> Path:
@@ -189,14 +214,10 @@ def check_disjoint(members: Mapping[str, Sequence[str]], origins: Mapping[str, P
             seen[name] = origins[split]
 
 
-def check_limit(limit: int | None) -> None:
-    """Refuse a limit that leaves a split with less than two images.
-
-    Raises:
-        ValueError: it does.
-    """
-    if limit is not None and limit < 2 * len(SPLITS):
-        raise ValueError(f"limit must be at least {2 * len(SPLITS)}, two images for each split, not {limit}")
+def dealt(count: int, held_out: int, seed: int) -> dict[str, list[int]]:
+    """So many places by lot: `held_out` for test, as many for val, the others for train."""
+    order = np.random.default_rng(seed).permutation(count).tolist()
+    return {"test": order[:held_out], "val": order[held_out : 2 * held_out], "train": order[2 * held_out :]}
 
 
 def limited(members: Mapping[str, Sequence[str]], limit: int | None) -> dict[str, list[str]]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cran_bench.dataset import SPLITS, Collection
 from cran_bench.errors import BadInput
 from cran_bench.registry import register_dataset
-from cran_bench.specs import format_options
 
 from ._annotations import (
+    Photographs,
     check_disjoint,
-    check_limit,
     check_there,
     collected,
     home,
@@ -31,7 +29,7 @@ IMAGES = "flickr30k-images"
 
 @register_dataset("flickr30k", presets={"quick": {"limit": 1000}})
 @dataclass(frozen=True)
-class Flickr30k:
+class Flickr30k(Photographs):
     """The owners' files below the data folder, in ``flickr30k/`` or directly.
 
     ``results_20130124.token`` and the folder ``flickr30k-images`` come from the owners' form; the split is
@@ -41,18 +39,9 @@ class Flickr30k:
     Attributes:
         split: `karpathy`, 29,000 / 1,014 / 1,000 images, which VSE++ and SCAN use; or `entities`, 29,783 / 1,000 /
             1,000, which fits the 31,784 images that the CRAN paper counts.  The choice moves recall by 1 to 2 points.
-        limit: about so many images in all, the first of each list in the splits' proportions; all where None.
     """
 
     split: Literal["karpathy", "entities"] = "karpathy"
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        check_limit(self.limit)
-
-    def defaults(self) -> Mapping[str, Any]:
-        """See Dataset."""
-        return {"images": "pixels", "regions": "grid"}
 
     def load(self, data: Path) -> Collection:
         """See Dataset."""
@@ -68,9 +57,8 @@ class Flickr30k:
             _require(folder, TOKENS, "it comes with the owners' flickr30k.tar.gz"),
             {name for names in members.values() for name in names},
         )
-        options = {k: v for k, v in vars(self).items() if v != getattr(Flickr30k, k)}
         return collected(
-            "flickr30k" + format_options(options),
+            self.label("flickr30k"),
             photographs,
             limited(members, self.limit),
             captions,

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cran_bench.dataset import SPLITS, Collection
 from cran_bench.errors import BadInput
 from cran_bench.registry import register_dataset
-from cran_bench.specs import format_options
 
-from ._annotations import check_disjoint, check_limit, check_there, collected, home, limited, read_captions, read_list
+from ._annotations import Photographs, check_disjoint, check_there, collected, home, limited, read_captions, read_list
 
 TOKENS = "Flickr8k.token.txt"
 LISTS = {split: f"Flickr_8k.{owners}Images.txt" for split, owners in zip(SPLITS, ("train", "dev", "test"), strict=True)}
@@ -21,26 +18,14 @@ FOLDERS = ("images", "Flicker8k_Dataset", "Flickr8k_Dataset")
 
 @register_dataset("flickr8k", presets={"quick": {"limit": 1000}})
 @dataclass(frozen=True)
-class Flickr8k:
+class Flickr8k(Photographs):
     """The owners' files below the data folder, in ``flickr8k/`` or directly.
 
     The texts (``Flickr8k.token.txt`` and the three ``Flickr_8k.*Images.txt``) may lie in ``Flickr8k_text/``, the
     photographs in ``images/``, ``Flicker8k_Dataset/`` or ``Flickr8k_Dataset/``.  The collection holds the images of
     train, val (the owners' dev) and test, in this order and in the lists' order; photographs and captions outside the
     splits are left out.
-
-    Attributes:
-        limit: about so many images in all, the first of each list in the splits' proportions; all where None.
     """
-
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        check_limit(self.limit)
-
-    def defaults(self) -> Mapping[str, Any]:
-        """See Dataset."""
-        return {"images": "pixels", "regions": "grid"}
 
     def load(self, data: Path) -> Collection:
         """See Dataset."""
@@ -56,7 +41,7 @@ class Flickr8k:
         every = {name for names in members.values() for name in names}
         captions, outside = read_captions(_find(folder, TOKENS), every)
         return collected(
-            "flickr8k" + format_options({} if self.limit is None else {"limit": self.limit}),
+            self.label("flickr8k"),
             photographs,
             limited(members, self.limit),
             captions,

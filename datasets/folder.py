@@ -7,16 +7,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from cran_bench.dataset import SPLITS, Collection
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.registry import register_dataset
-from cran_bench.specs import format_options
 
-from ._annotations import check_limit, check_there, collected, limited, read_lines
+from ._annotations import Photographs, check_there, collected, dealt, limited, read_lines
 
 FILES = ("captions.csv", "captions.jsonl")
 ALIASES = {"dev": "val", "valid": "val", "validation": "val", "training": "train"}
@@ -24,7 +20,7 @@ ALIASES = {"dev": "val", "valid": "val", "validation": "val", "training": "train
 
 @register_dataset("folder", presets={"quick": {"limit": 1000}})
 @dataclass(frozen=True)
-class Folder:
+class Folder(Photographs):
     """Your images and captions: ``cran-bench run -d folder --data DIR``.
 
     DIR holds ``captions.csv`` with a line ``image,caption`` or ``image,caption,split`` on top, or ``captions.jsonl``
@@ -35,22 +31,16 @@ class Folder:
         file: another name of the file, below DIR.
         images: the folder below DIR that images are paths from.
         seed: of the lot.
-        limit: about so many images in all, the first of each split in the splits' proportions; all where None.
     """
 
     file: str = ""
     images: str = "."
     seed: int = 0
-    limit: int | None = None
 
     def __post_init__(self) -> None:
-        check_limit(self.limit)
+        super().__post_init__()
         if self.seed < 0:
             raise ValueError(f"seed is at least 0, not {self.seed}")
-
-    def defaults(self) -> Mapping[str, Any]:
-        """See Dataset."""
-        return {"images": "pixels", "regions": "grid"}
 
     def load(self, data: Path) -> Collection:
         """See Dataset."""
@@ -71,8 +61,7 @@ class Folder:
         members = self._split(path, home)
         kept = limited(members, self.limit)
         check_there([name for split in SPLITS for name in kept[split]], path, data / self.images)
-        options = {k: v for k, v in vars(self).items() if v != getattr(Folder, k)}
-        return collected("folder" + format_options(options), data / self.images, kept, captions)
+        return collected(self.label("folder"), data / self.images, kept, captions)
 
     def _find(self, data: Path) -> Path:
         for name in (self.file,) if self.file else FILES:
@@ -92,10 +81,8 @@ class Folder:
             return {split: [image for image, own in home.items() if own == split] for split in SPLITS}
         if len(without) < 10:
             raise BadInput(f"{path} has {len(without)} images; a split by lot needs 10, give each a split")
-        order = np.random.default_rng(self.seed).permutation(len(without)).tolist()
-        count = len(without) // 10
-        parts = {"test": order[:count], "val": order[count : 2 * count], "train": order[2 * count :]}
-        return {split: [without[k] for k in sorted(parts[split])] for split in SPLITS}
+        places = dealt(len(without), len(without) // 10, self.seed)
+        return {split: [without[k] for k in sorted(places[split])] for split in SPLITS}
 
 
 Row = tuple[str, str, list[str], str]  # where it stands, image, captions, split

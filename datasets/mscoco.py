@@ -14,9 +14,18 @@ from numpy.typing import NDArray
 from cran_bench.dataset import SPLITS, Collection
 from cran_bench.errors import BadInput
 from cran_bench.registry import register_dataset
-from cran_bench.specs import format_options
 
-from ._annotations import check_disjoint, check_limit, check_there, collected, home, limited, read_json, read_karpathy
+from ._annotations import (
+    Photographs,
+    check_disjoint,
+    check_there,
+    collected,
+    dealt,
+    home,
+    limited,
+    read_json,
+    read_karpathy,
+)
 
 YEARS = ("train2014", "val2014")
 KARPATHY = "dataset_coco.json"
@@ -25,7 +34,7 @@ HELD_OUT = 5000  # images of val, and of test
 
 @register_dataset("mscoco", presets={"quick": {"limit": 1000}})
 @dataclass(frozen=True)
-class MSCOCO:
+class MSCOCO(Photographs):
     """The owners' files below the data folder, in ``mscoco/``, ``coco/`` or directly.
 
     The folders ``train2014`` and ``val2014`` may lie in ``images/``; ``captions_train2014.json``,
@@ -36,24 +45,18 @@ class MSCOCO:
             `random`, 5,000 for val and 5,000 for test drawn by `seed`, as the CRAN paper says.
         seed: of `random`.
         captions: how many of an image's captions count, the first by number; some images have six or seven.
-        limit: about so many images in all, the first of each split in the splits' proportions; all where None.
     """
 
     split: Literal["karpathy", "random"] = "karpathy"
     seed: int = 0
     captions: int = 5
-    limit: int | None = None
 
     def __post_init__(self) -> None:
-        check_limit(self.limit)
+        super().__post_init__()
         if self.captions < 1:
             raise ValueError(f"captions is at least 1, not {self.captions}; the usual number is 5")
         if self.seed < 0:
             raise ValueError(f"seed is at least 0, not {self.seed}")
-
-    def defaults(self) -> Mapping[str, Any]:
-        """See Dataset."""
-        return {"images": "pixels", "regions": "grid"}
 
     def load(self, data: Path) -> Collection:
         """See Dataset."""
@@ -73,10 +76,9 @@ class MSCOCO:
         kept = limited(members, self.limit)
         for split in SPLITS:
             check_there(kept[split], origin, photographs)
-        options = {k: v for k, v in vars(self).items() if v != getattr(MSCOCO, k)}
         by_name = {name: captions.get(image, []) for image, name in names.items()}
         labels, remarks = _labels(folder, names, [name for split in SPLITS for name in kept[split]])
-        return collected("mscoco" + format_options(options), photographs, kept, by_name, labels, remarks)
+        return collected(self.label("mscoco"), photographs, kept, by_name, labels, remarks)
 
     def _split(
         self, folder: Path, names: Mapping[int, str], files: Mapping[str, Path]
@@ -105,9 +107,8 @@ class MSCOCO:
 def _drawn(names: Sequence[str], seed: int) -> dict[str, list[str]]:
     """Training images and twice `HELD_OUT`, or a tenth of a smaller collection, by lot."""
     count = min(HELD_OUT, len(names) // 10)
-    order = np.random.default_rng(seed).permutation(len(names)).tolist()
-    parts = {"test": order[:count], "val": order[count : 2 * count], "train": order[2 * count :]}
-    return {split: [names[row] for row in parts[split]] for split in SPLITS}
+    rows = dealt(len(names), count, seed)
+    return {split: [names[row] for row in rows[split]] for split in SPLITS}
 
 
 def _year(name: str) -> str:
