@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -342,7 +343,10 @@ SHORT = {"max_epochs": 2, "heads_first": 1, "batch_size": 16}
 
 
 def test_four_rows_cost_one_cran_and_are_sums_of_its_levels(data, tmp_path, capsys):
-    rows = [fitted(cls(**SHORT), data, tmp_path).part for cls in (CRAN, CRANLocal, CRANRelation, CRANBaseline)]
+    rows = [
+        fitted(cls(fusion_weights=(1.0, 1.0, 1.0), **SHORT), data, tmp_path).part
+        for cls in (CRAN, CRANLocal, CRANRelation, CRANBaseline)
+    ]
     assert len(list(tmp_path.glob("alignment-*.safetensors"))) == 3
     eq11 = MultiLevel(top=3)
     with torch.inference_mode():
@@ -362,7 +366,7 @@ def test_another_top_shares_the_global_level(data, tmp_path):
 def test_the_sum_can_be_weighted_and_evened_out(data, tmp_path):
     plain = fitted(CRAN(**SHORT), data, tmp_path).part
     weighted = fitted(CRAN(fusion_weights=(1.0, 0.0, 2.0), **SHORT), data, tmp_path).part
-    evened = fitted(CRAN(fusion_norm="zscore", **SHORT), data, tmp_path).part
+    evened = fitted(CRAN(fusion_weights=(1.0, 1.0, 1.0), fusion_norm="zscore", **SHORT), data, tmp_path).part
     with torch.inference_mode():
         images, texts = plain.embed_images(data.val), plain.embed_texts(data.val)
     S = {level: MultiLevel(top=3).scores(only(images, level), only(texts, level)) for level in LEVELS}
@@ -370,8 +374,58 @@ def test_the_sum_can_be_weighted_and_evened_out(data, tmp_path):
     torch.testing.assert_close(weighted.similarity.scores(images, texts), S["global"] + 2 * S["relation"], **close)
     expected = sum(S[level] / S[level].std() for level in LEVELS)
     torch.testing.assert_close(evened.similarity.scores(images, texts), expected, **close)
-    again = fitted(CRAN(fusion_norm="zscore", **SHORT), data, tmp_path)
+    again = fitted(CRAN(fusion_weights=(1.0, 1.0, 1.0), fusion_norm="zscore", **SHORT), data, tmp_path)
     assert again.reused and again.part.similarity == evened.similarity
+
+
+def test_the_weights_of_the_sum_are_chosen_on_validation(data, tmp_path):
+    fit = fitted(CRANRelation(**SHORT), data, tmp_path)
+    images, texts = fit.part.embed_images(data.val), fit.part.embed_texts(data.val)
+
+    def rsum(weight):
+        similarity = MultiLevel(True, top=3, weights=(1.0, 1.0, weight))
+        with torch.inference_mode():
+            return rank(images, texts, data.val.image_of, similarity).metrics().rsum
+
+    chosen = fit.part.similarity.weights[2]
+    assert fit.chose["weights"] == [1.0, 1.0, chosen]
+    by_weight = {2.0**power: rsum(2.0**power) for power in range(-4, 5)}
+    if chosen < 1:
+        walk = [2.0**-power for power in range(5)]
+    elif chosen > 1:
+        walk = [2.0**power for power in range(5)]
+        assert by_weight[0.5] <= by_weight[1.0]
+    else:
+        walk = [1.0]
+        assert max(by_weight[0.5], by_weight[2.0]) <= by_weight[1.0]
+    walked = walk[: walk.index(chosen) + 1]
+    assert all(by_weight[a] < by_weight[b] for a, b in pairwise(walked))
+    beyond = walk[len(walked) : len(walked) + 1]
+    assert all(by_weight[weight] <= by_weight[chosen] for weight in beyond)
+    again = fitted(CRANRelation(**SHORT), data, tmp_path)
+    assert again.reused and again.part.similarity == fit.part.similarity
+
+
+def test_a_level_that_knows_nothing_weighs_little(data, tmp_path):
+    row = fitted(CRANRelation(**SHORT), data, tmp_path).part
+    (relation,) = (part for part in row.parts if part.levels == ("relation",))
+    level = relation.network.levels["relation"]
+    with torch.no_grad():
+        level.text.weight.normal_(generator=torch.Generator().manual_seed(1))
+        level.text.bias.normal_(generator=torch.Generator().manual_seed(2))
+    row.weights = torch.ones(3, dtype=torch.float64)
+
+    class Lent:
+        def score(self, images, texts):
+            return rank(images, texts, data.val.image_of, row.similarity).metrics()
+
+        def chose(self, weights):
+            self.weights = weights
+
+    lent = Lent()
+    with torch.inference_mode():
+        row._choose_weights(data.val, lent)
+    assert lent.weights[:2] == [1.0, 1.0] and lent.weights[2] < 1
 
 
 def test_levels_trained_jointly_are_one_part(data, tmp_path):
@@ -899,7 +953,8 @@ def test_presets_and_labels():
         METHODS.configure(METHODS.configure("cran-local[top=1]").label).label == "cran-local:tuned[top=1,width=compact]"
     )
     paper, literal = METHODS.configure("cran:paper").build(), METHODS.configure("cran:literal").build()
-    assert paper == CRAN(**PAPER) and literal == CRAN(**LITERAL)
+    eq11 = {"fusion_weights": (1.0, 1.0, 1.0)}
+    assert paper == CRAN(**PAPER, **eq11) and literal == CRAN(**LITERAL, **eq11)
     assert (paper.margin, paper.top, paper.lr, paper.halve_every, paper.normalize) == (1.0, 3, 4e-4, 50, "l2")
     assert (literal.attn_div_m, literal.normalize, literal.negatives) == (True, "none", "random")
     rows = {name: METHODS.get(name).paper_row for name in METHODS.names() if name.startswith("cran")}
@@ -923,15 +978,15 @@ def test_a_row_keeps_every_promise(monkeypatch, tmp_path):
 
 
 def test_an_explanation_adds_up_and_names_the_winners(data, tmp_path):
-    row = fitted(CRAN(**SHORT), data, tmp_path).part
+    row = fitted(CRAN(fusion_weights=(1.0, 2.0, 0.5), **SHORT), data, tmp_path).part
     image, text = 5, 3
     (found,) = row.explain(data.test, [(image, text)])
     with torch.inference_mode():
         images, texts = row.embed_images(data.test), row.embed_texts(data.test)
         total = row.similarity.scores(images.rows(slice(image, image + 1)), texts.rows(slice(text, text + 1)))
     assert found.scores["total"] == pytest.approx(float(total), abs=1e-5)
-    assert found.scores["local"] == pytest.approx(np.mean([score for _, score in found.regions]), abs=1e-6)
-    assert found.scores["relation"] == pytest.approx(np.mean([score for *_, score in found.pairs]), abs=1e-6)
+    assert found.scores["local"] == pytest.approx(2 * np.mean([score for _, score in found.regions]), abs=1e-6)
+    assert found.scores["relation"] == pytest.approx(0.5 * np.mean([score for *_, score in found.pairs]), abs=1e-6)
     assert found.text == data.test.texts[text]
     assert set(found.attention) == {"local", "relation"}
     for weights in found.attention.values():

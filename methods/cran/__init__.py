@@ -26,7 +26,8 @@ from .explanation import explain
 from .model import join, only
 from .recipe import LEVELS, LITERAL, PAPER, QUICK, Recipe
 
-PRESETS = {"literal": LITERAL, "paper": PAPER, "tuned": {}, "quick": QUICK}
+EQUATION_11 = {"fusion_weights": (1.0, 1.0, 1.0)}
+PRESETS = {"literal": {**LITERAL, **EQUATION_11}, "paper": {**PAPER, **EQUATION_11}, "tuned": {}, "quick": QUICK}
 
 
 @register("cran", paper_row="CRAN", presets=PRESETS)
@@ -39,32 +40,34 @@ class CRAN(Recipe):
             total loss.
         sim: d of Eq. 11 (A16): `dot`, or `cos`, which differs under `normalize=none`.  Unit embeddings are compared by
             cosine, so that averages of them (protocol `mean`) are unit again.
-        fusion_weights: of the global, local and relation level (A17); 1, 1, 1 in Eq. 11.
+        fusion_weights: of the global, local and relation level (A17); 1, 1, 1 in Eq. 11.  With `none` the weights of
+            the local and the relation level are powers of two, one after the other the best on validation.
         fusion_norm: `zscore` also divides each level by the deviation of its scores on validation (A17), for levels
             of different scale; `none` is Eq. 11.
     """
 
     joint: bool = False
     sim: Literal["dot", "cos"] = "dot"
-    fusion_weights: tuple[float, ...] = (1.0, 1.0, 1.0)
+    fusion_weights: tuple[float, ...] | None = None
     fusion_norm: Literal["none", "zscore"] = "none"
 
     levels: ClassVar[tuple[str, ...]] = LEVELS
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.fusion_weights) != 3 or min(self.fusion_weights) < 0:
+        given = self.fusion_weights
+        if given is not None and (len(given) != 3 or min(given) < 0):
             raise ValueError("fusion_weights are three numbers from 0 up, of the global, local and relation level")
         if self.encoders == "one" and not self.joint:
             raise ValueError("encoders=one is trained by all levels at once: add joint=true")
         self.parts: list[Alignment] = []
-        self.scales = torch.ones(3, dtype=torch.float64)
+        self.weights = torch.tensor(given or (1.0, 1.0, 1.0), dtype=torch.float64)
 
     @property
     def similarity(self) -> MultiLevel:
         """Eq. 11."""
-        weights = [weight / scale for weight, scale in zip(self.fusion_weights, self.scales.tolist(), strict=True)]
-        return MultiLevel(self._is_cosine, top=self.top, weights=(weights[0], weights[1], weights[2]))
+        on_global, on_local, on_relation = self.weights.tolist()
+        return MultiLevel(self._is_cosine, top=self.top, weights=(on_global, on_local, on_relation))
 
     @property
     def _is_cosine(self) -> bool:
@@ -75,7 +78,7 @@ class CRAN(Recipe):
         return [Alignment(**self.of(levels), levels=levels) for levels in together]
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
-        """Fit, or fetch, the levels; measure their scales where they are to be evened out."""
+        """Fit, or fetch, the levels; then weigh them."""
         if len(self.levels) > 1 and not train.has_regions:
             raise MissingFeature(
                 f"the levels {', '.join(self.levels)} need regions, and the features were prepared without; prepare "
@@ -89,17 +92,37 @@ class CRAN(Recipe):
                         f"{name} is {value}, but an image has {regions} regions: use {name}={regions} or less"
                     )
         self.parts = [run.part(part) for part in self._unfitted()]
-        if self.fusion_norm == "zscore":
-            with torch.inference_mode():
-                self._measure_scales(val)
+        with torch.inference_mode():
+            if self.fusion_norm == "zscore":
+                self._even_out(val)
+            if self.fusion_weights is None and len(self.levels) > 1:
+                self._choose_weights(val, run)
 
-    def _measure_scales(self, val: Split, most: int = 1000) -> None:
+    def _even_out(self, val: Split, most: int = 1000) -> None:
         some = val.take(torch.arange(min(most, len(val))).numpy())
         images, texts = self.embed_images(some), self.embed_texts(some)
         eq11 = MultiLevel(self._is_cosine, top=self.top)
         for level in self.levels:
             deviation = eq11.scores(only(images, level), only(texts.rows(slice(most)), level)).std()
-            self.scales[LEVELS.index(level)] = float(deviation.clamp_min(1e-12))
+            self.weights[LEVELS.index(level)] /= float(deviation.clamp_min(1e-12))
+
+    def _choose_weights(self, val: Split, run: Run, most: int = 4) -> None:
+        """Halve a level's weight, or else double it, up to `most` times, as long as validation's rsum grows."""
+        images, texts = self.embed_images(val), self.embed_texts(val)
+        best = run.score(images, texts).rsum
+        for position in map(LEVELS.index, self.levels[1:]):
+            for factor in (0.5, 2.0):
+                weight = float(self.weights[position])
+                for power in range(1, most + 1):
+                    self.weights[position] = weight * factor**power
+                    found = run.score(images, texts).rsum
+                    if found <= best:
+                        self.weights[position] /= factor
+                        break
+                    best = found
+                if self.weights[position] != weight:
+                    break
+        run.chose(weights=self.weights.tolist())
 
     def embed_images(self, split: Split) -> Levels:
         """N images on the row's levels."""
@@ -115,13 +138,13 @@ class CRAN(Recipe):
             return [explain(self, split, image, text) for image, text in pairs]
 
     def state(self) -> dict[str, Tensor]:
-        """The states of the parts, and the levels' scales."""
+        """The states of the parts, and the levels' weights."""
         state = {f"{part.part_name}.{key}": value for part in self.parts for key, value in part.state().items()}
-        return {**state, "scales": self.scales}
+        return {**state, "weights": self.weights}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """See `state`."""
-        self.scales = state["scales"]
+        self.weights = state["weights"]
         self.parts = self._unfitted()
         for part in self.parts:
             prefix = part.part_name + "."
