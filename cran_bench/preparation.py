@@ -15,7 +15,7 @@ import torch
 from cran_bench.dataset import Collection, Dataset
 from cran_bench.errors import BadInput
 from cran_bench.frontend.backbones import open_backbone
-from cran_bench.frontend.extraction import FrontEnd, extract, is_at_hand, proposer_identity, without_folders
+from cran_bench.frontend.extraction import FrontEnd, extract, files_of, is_at_hand, proposer_identity, without_folders
 from cran_bench.frontend.features import MANIFEST, Features, load_features, prepared, read_manifest
 from cran_bench.frontend.regions import open_proposer
 from cran_bench.frontend.text import TextFrontEnd
@@ -23,7 +23,6 @@ from cran_bench.frontend.vectors import vector_source
 from cran_bench.progress import say
 from cran_bench.protocols import Unit
 from cran_bench.registry import Configured
-from cran_bench.specs import parse_spec
 from cran_bench.split import Split
 from cran_bench.storage import canonical_json
 
@@ -173,9 +172,9 @@ def _is_made_with(folder: Path, images_with: str | None, regions_with: str | Non
         return False
     same = True
     # What the user did not name is opened again only where it needs no file: a file of that name may be another.
-    if is_at_hand(images) and (images_with or not parse_spec(images).argument):
+    if is_at_hand(images) and (images_with or not files_of(images)):
         same = canonical_json(dict(open_backbone(images).identity())) == canonical_json(made["backbone"])
-    if same and is_at_hand(regions) and (regions_with or not parse_spec(regions).argument):
+    if same and is_at_hand(regions) and (regions_with or not files_of(regions)):
         found = proposer_identity(open_proposer(regions, collection))
         same = canonical_json(found) == canonical_json(made["proposer"])
     return same

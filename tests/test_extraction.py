@@ -19,7 +19,7 @@ from cran_bench.frontend import extraction
 from cran_bench.frontend.extraction import FrontEnd, extract
 from cran_bench.frontend.features import load_features
 from cran_bench.frontend.precomputed import PrecomputedImages
-from cran_bench.frontend.regions import Proposals
+from cran_bench.frontend.regions import Proposals, Proposer
 from cran_bench.images import UnreadableImage
 from cran_bench.preparation import find_prepared
 from cran_bench.registry import DATASETS, METHODS
@@ -71,17 +71,20 @@ class Moments:
         return batch
 
 
-class Two:
+class Two(Proposer):
     """A proposer of two boxes for every picture."""
 
     def identity(self):
         return {"name": "two"}
 
-    def count(self, row):
+    def boxes_of(self, row):
         return 2
 
-    def propose(self, row, image):
-        rng, count = np.random.default_rng(row), self.count(row)
+    def propose(self, rows, images):
+        return [self.propose_one(row) for row in rows]
+
+    def propose_one(self, row):
+        rng, count = np.random.default_rng(row), self.boxes_of(row)
         corners = rng.integers(0, 4, (count, 2))
         boxes = np.concatenate([corners, corners + rng.integers(1, 5, (count, 2))], axis=1) / 8
         return Proposals(boxes.astype(np.float32), rng.random(count, dtype=np.float32))
@@ -90,7 +93,7 @@ class Two:
 class Varied(Two):
     """None to six boxes."""
 
-    def count(self, row):
+    def boxes_of(self, row):
         return row % 7
 
 
@@ -134,7 +137,7 @@ def test_every_array_is_what_direct_computation_gives(tmp_path):
     found = extract(data, front_end(Varied()), tmp_path)
     assert found.label == "moments + two"
     for row in range(21):
-        picture, wanted = data.images.values[row], Varied().propose(row, None)
+        picture, wanted = data.images.values[row], Varied().propose_one(row)
         whole, count = moments(picture), min(5, row % 7)
         assert np.array_equal(found.globals[row], whole)
         assert found.mask[row].tolist() == [True] * count + [False] * (5 - count)
@@ -150,7 +153,7 @@ def test_every_array_is_what_direct_computation_gives(tmp_path):
 
 def test_boxes_thinner_than_a_pixel_still_give_a_crop(tmp_path):
     class Thin(Two):
-        def propose(self, row, image):
+        def propose_one(self, row):
             edge = np.array([[0.5, 0.5, 0.501, 0.501], [0.999, 0.999, 1, 1], [1, 1, 1, 1]], np.float32)
             return Proposals(edge, np.ones(3, np.float32))
 

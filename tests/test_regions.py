@@ -44,7 +44,7 @@ def test_none_and_unknown_names():
 def test_boxes_are_the_datas_own():
     own = np.random.default_rng(0).random((3, 5, 4)).astype(np.float32)
     proposer = open_proposer("boxes", collection(own))
-    proposals = proposer.propose(1, PHOTO)
+    proposals = proposer.propose([1], [PHOTO])[0]
     assert np.array_equal(proposals.boxes, own[1])
     assert proposals.scores.tolist() == [1] * 5
     assert proposer.identity() != open_proposer("boxes", collection(own / 2)).identity()
@@ -53,7 +53,7 @@ def test_boxes_are_the_datas_own():
 
 
 def test_grid_is_the_centre_and_the_corners():
-    proposals = open_proposer("grid[side=0.5]", collection()).propose(0, PHOTO)
+    proposals = open_proposer("grid[side=0.5]", collection()).propose([0], [PHOTO])[0]
     assert proposals.boxes.tolist() == [
         [0.25, 0.25, 0.75, 0.75],
         [0, 0, 0.5, 0.5],
@@ -62,7 +62,7 @@ def test_grid_is_the_centre_and_the_corners():
         [0.5, 0.5, 1, 1],
     ]
     default = open_proposer("grid", collection())
-    assert default.propose(0, PHOTO).boxes.max() == 1
+    assert default.propose([0], [PHOTO])[0].boxes.max() == 1
     assert default.identity() == {"name": "grid", "side": 0.6}
     with pytest.raises(BadInput, match="side must be above 0"):
         open_proposer("grid[side=0]", collection())
@@ -162,7 +162,7 @@ def detector(tmp_path):
 
 def test_nanodet_gives_the_best_five_as_fractions(detector):
     proposer = open_proposer(f"nanodet:{detector}[iou=0.4]", collection())
-    proposals = proposer.propose(0, PHOTO)
+    proposals = proposer.propose([0], [PHOTO])[0]
     scores, sides = maps()
     boxes, best, classes = decode([*scores, *sides], SIZE)
     kept = suppress(boxes.clip(0, SIZE), best, classes, 0.4, 5)
@@ -180,10 +180,12 @@ def test_nanodet_gives_the_best_five_as_fractions(detector):
 
 
 def test_a_threshold_may_leave_fewer_or_none(detector):
-    top = open_proposer(f"nanodet:{detector}", collection()).propose(0, PHOTO).scores
-    few = open_proposer(f"nanodet:{detector}[threshold={top[2]:.7f}]", collection()).propose(0, PHOTO)
+    top = open_proposer(f"nanodet:{detector}", collection()).propose([0], [PHOTO])[0].scores
+    few = open_proposer(f"nanodet:{detector}[threshold={top[2]:.7f}]", collection()).propose([0], [PHOTO])[0]
     assert 1 <= len(few.boxes) <= 3
-    assert open_proposer(f"nanodet:{detector}[threshold=0.9999]", collection()).propose(0, PHOTO).boxes.shape == (0, 4)
+    assert open_proposer(f"nanodet:{detector}[threshold=0.9999]", collection()).propose([0], [PHOTO])[
+        0
+    ].boxes.shape == (0, 4)
     for wrong in ("iou=0", "threshold=1", "size=64"):
         with pytest.raises(BadInput, match=wrong.split("=")[0]):
             open_proposer(f"nanodet:{detector}[{wrong}]", collection())
@@ -197,7 +199,7 @@ def test_the_real_nanodet():
     data = Path(os.environ["CRAN_BENCH_DATA"])
     proposer = open_proposer(f"nanodet:{data / 'models/nanodet_m_coco.onnx'}", collection())
     photos = sorted((data / "flickr8k/images").glob("*.jpg"))[100:4000:650]
-    found = [proposer.propose(0, Image.open(path).convert("RGB")) for path in photos]
+    found = [proposer.propose([0], [Image.open(path).convert("RGB")])[0] for path in photos]
     assert all(len(p.boxes) == 5 and np.all(np.diff(p.scores) <= 0) for p in found)
     # The skier of the third photograph, as drawn and looked at.
     np.testing.assert_allclose(found[2].boxes[0], [0.695, 0.174, 0.935, 0.825], atol=0.02)

@@ -1,4 +1,7 @@
-"""Image backbones: from a picture, or a crop of one, to a vector.  ``pixels``, ``onnx:FILE`` and ``npy:FILE``."""
+"""Image backbones: from a picture, or a crop of one, to a vector.
+
+``pixels``, ``onnx:FILE``, ``torchvision:NAME`` and ``npy:FILE``.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ class Backbone(Protocol):
 
 
 def open_backbone(text: str) -> Backbone | PrecomputedImages:
-    """The image features of a spec: ``pixels``, ``onnx:FILE[tensor=NAME]`` or ``npy:FILE[ids=FILE]``.
+    """The image features of a spec: ``pixels``, ``onnx:FILE[tensor=NAME]``, ``torchvision:vgg19``, ``npy:FILE``.
 
     Raises:
         BadInput: an unknown name or field, or a file that is missing or of another kind.
@@ -62,6 +65,17 @@ def fields_of(spec: Spec, file: bool) -> dict[str, str]:
     return {**spec.options, "file": spec.argument} if file else dict(spec.options)
 
 
+def model_and_fields(spec: Spec, example: str) -> dict[str, str]:
+    """The fields of a spec, among them `model`, what stands behind the colon.
+
+    Raises:
+        BadInput: no model is given.
+    """
+    if not spec.argument:
+        raise BadInput(f"'{spec.name}' needs the name of a network; write {spec.name}:{example}")
+    return {**spec.options, "model": spec.argument}
+
+
 def _pixels(spec: Spec) -> Backbone:
     from cran_bench.frontend.pixels import Pixels
 
@@ -74,10 +88,21 @@ def _onnx(spec: Spec) -> Backbone:
     return OnnxBackbone.open(spec.argument, fields_of(spec, file=True))
 
 
+def _torchvision(spec: Spec) -> Backbone:
+    from cran_bench.frontend.torchvision_models import TorchvisionBackbone
+
+    return build(TorchvisionBackbone, model_and_fields(spec, "vgg19"), str(Spec(spec.name, spec.argument)))
+
+
 def _npy(spec: Spec) -> PrecomputedImages:
     from cran_bench.frontend.precomputed import PrecomputedImages
 
     return build(PrecomputedImages, fields_of(spec, file=True), spec.name)
 
 
-BACKBONES: dict[str, Callable[[Spec], Backbone | PrecomputedImages]] = {"pixels": _pixels, "onnx": _onnx, "npy": _npy}
+BACKBONES: dict[str, Callable[[Spec], Backbone | PrecomputedImages]] = {
+    "pixels": _pixels,
+    "onnx": _onnx,
+    "torchvision": _torchvision,
+    "npy": _npy,
+}

@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from cran_bench.errors import BadInput
 from cran_bench.frontend.backbones import Backbone, open_backbone
 from cran_bench.frontend.features import MANIFEST, SCHEMA, Features, folder_name, ids_sha, load_features, read_manifest
 from cran_bench.frontend.precomputed import PrecomputedImages, PrecomputedRegions
-from cran_bench.frontend.regions import REGIONS, Proposals, Proposer, open_proposer
+from cran_bench.frontend.regions import FULL_IMAGE, REGIONS, Proposer, open_proposer
 from cran_bench.images import UnreadableImage
 from cran_bench.progress import say, track
 from cran_bench.specs import Spec, parse_spec
@@ -30,7 +31,6 @@ from cran_bench.storage import clear_os_errors, locked, sha256_file, sha256_json
 SHARD = 64
 BATCH = 64
 JOURNAL = "journal.json"
-FULL_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,26 @@ class FrontEnd:
         """
         backbone = open_backbone(images_with)
         proposer = open_proposer(regions_with, collection)
-        precomputed = isinstance(backbone, PrecomputedImages)
-        if precomputed and proposer is not None and not isinstance(proposer, PrecomputedRegions):
+        needs_crops = isinstance(proposer, Proposer) and proposer.crops_with is None and proposer.features_dim is None
+        if isinstance(backbone, PrecomputedImages) and needs_crops:
             raise BadInput(
                 f"'{images_with}' holds finished vectors and cannot embed crops: "
                 "use --regions-with npy:FILE[boxes=FILE] or --regions-with none"
             )
         return cls(images_with, regions_with, backbone, proposer)
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether images are looked at, or all is precomputed."""
+        return isinstance(self.proposer, Proposer) or not isinstance(self.backbone, PrecomputedImages)
+
+    @property
+    def regions(self) -> tuple[int, int]:
+        """How many regions an image has, and the length of their features."""
+        if isinstance(self.proposer, Proposer):
+            crops_with = self.proposer.crops_with or self.backbone
+            return self.proposer.count, self.proposer.features_dim or crops_with.dim
+        return (0, 0) if self.proposer is None else (REGIONS, self.proposer.dim)
 
     def identity(self) -> dict[str, Any]:
         """JSON of everything that determines the features, but for the images."""
@@ -111,6 +124,13 @@ def extract(
     return load_features(folder, collection.images.ids)
 
 
+class _Picture(NamedTuple):
+    """An image that was read, where regions are to be found in it, and as the backbone takes it."""
+
+    image: Image.Image | None
+    prepared: NDArray[Any] | None
+
+
 class _Extraction:
     def __init__(
         self,
@@ -127,15 +147,14 @@ class _Extraction:
         self.shards = {
             (rows := range(a, min(a + SHARD, n))): sha256_json(digests[a : rows.stop]) for a in range(0, n, SHARD)
         }
-        dim = front_end.backbone.dim
-        self.shapes: dict[str, tuple[tuple[int, ...], str]] = {"globals": ((n, dim), "float32")}
+        self.shapes: dict[str, tuple[tuple[int, ...], str]] = {"globals": ((n, front_end.backbone.dim), "float32")}
         if front_end.proposer is not None:
-            region_dim = front_end.proposer.dim if isinstance(front_end.proposer, PrecomputedRegions) else dim
+            count, dim = front_end.regions
             self.shapes |= {
-                "regions": ((n, REGIONS, region_dim), "float32"),
-                "boxes": ((n, REGIONS, 4), "float32"),
-                "scores": ((n, REGIONS), "float32"),
-                "mask": ((n, REGIONS), "bool"),
+                "regions": ((n, count, dim), "float32"),
+                "boxes": ((n, count, 4), "float32"),
+                "scores": ((n, count), "float32"),
+                "mask": ((n, count), "bool"),
             }
 
     def run(self) -> None:
@@ -224,58 +243,48 @@ class _Extraction:
                 os.fsync(file.fileno())
 
     def _computed(self, shards: list[range]) -> Iterator[Shard]:
-        """Shards in order; the images of the next are decoded while the present one is embedded."""
+        """Shards in order; the images of the next are read while the present one is embedded."""
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            waiting: list[list[Future[Image.Image | UnreadableImage | None]]] = []
+            waiting: list[list[Future[_Picture | UnreadableImage | None]]] = []
             for k, rows in enumerate(shards):
                 for ahead in shards[k + len(waiting) : k + 2]:
-                    waiting.append([pool.submit(self._decode, row) for row in ahead])
-                yield self._compute(rows, [image.result() for image in waiting.pop(0)])
+                    waiting.append([pool.submit(self._read, row) for row in ahead])
+                yield self._compute(rows, [picture.result() for picture in waiting.pop(0)], pool)
 
-    def _decode(self, row: int) -> Image.Image | UnreadableImage | None:
-        if isinstance(self.front_end.backbone, PrecomputedImages):
+    def _read(self, row: int) -> _Picture | UnreadableImage | None:
+        backbone, proposer = self.front_end.backbone, self.front_end.proposer
+        if not self.front_end.reads_images:
             return None
         try:
-            return self.collection.images.read(row)
+            image = self.collection.images.read(row)
         except UnreadableImage as error:
             return error
+        prepared = None if isinstance(backbone, PrecomputedImages) else backbone.prepare(image)
+        return _Picture(image if isinstance(proposer, Proposer) else None, prepared)
 
-    def _compute(self, rows: range, images: list[Image.Image | UnreadableImage | None]) -> Shard:
+    def _compute(
+        self, rows: range, pictures: list[_Picture | UnreadableImage | None], pool: ThreadPoolExecutor
+    ) -> Shard:
         backbone, proposer, made_with = self.front_end.backbone, self.front_end.proposer, self.front_end.images_with
         arrays = {name: np.zeros((len(rows), *shape[1:]), dtype) for name, (shape, dtype) in self.shapes.items()}
         failed = {
-            row: str(image) for row, image in zip(rows, images, strict=True) if isinstance(image, UnreadableImage)
+            row: str(picture)
+            for row, picture in zip(rows, pictures, strict=True)
+            if isinstance(picture, UnreadableImage)
         }
         ids = self.collection.images.ids
+        readable = {place: picture for place, picture in enumerate(pictures) if isinstance(picture, _Picture)}
+        if isinstance(backbone, PrecomputedImages):
+            arrays["globals"] = backbone.features(ids, rows)
+        else:
+            prepared = [picture.prepared for picture in readable.values() if picture.prepared is not None]
+            arrays["globals"][list(readable)] = _embedded(backbone, prepared)
         if isinstance(proposer, PrecomputedRegions):
             found = proposer.regions(ids, rows)
             arrays |= {name: getattr(found, name) for name in ("regions", "boxes", "scores", "mask")}
-        if isinstance(backbone, PrecomputedImages):
-            arrays["globals"] = backbone.features(ids, rows)
-            return Shard(rows, arrays, failed)
-        pictures: list[NDArray[Any]] = []
-        places: list[tuple[int, int]] = []  # (position in the shard, region or -1 for the whole image)
-        for position, (row, image) in enumerate(zip(rows, images, strict=True)):
-            if not isinstance(image, Image.Image):
-                continue
-            pictures.append(backbone.prepare(image))
-            places.append((position, -1))
-            if proposer is None or isinstance(proposer, PrecomputedRegions):
-                continue
-            proposals = proposer.propose(row, image)
-            count = self._place(arrays, position, proposals)
-            for region in range(count):
-                pictures.append(backbone.prepare(_crop(image, arrays["boxes"][position, region])))
-                places.append((position, region))
-        for a in range(0, len(pictures), BATCH):
-            vectors = backbone.embed(np.stack(pictures[a : a + BATCH]))
-            for (position, region), vector in zip(places[a : a + BATCH], vectors, strict=True):
-                if region < 0:
-                    arrays["globals"][position] = vector
-                    if "regions" in arrays and not isinstance(proposer, PrecomputedRegions):
-                        arrays["regions"][position, ~arrays["mask"][position]] = vector
-                else:
-                    arrays["regions"][position, region] = vector
+        elif proposer is not None:
+            images = {place: picture.image for place, picture in readable.items() if picture.image is not None}
+            self._add_regions(arrays, proposer, rows, images, pool)
         for name in ("globals", "regions"):
             if name in arrays:
                 bad = ~np.isfinite(arrays[name].reshape(len(rows), -1)).all(axis=1)
@@ -283,14 +292,42 @@ class _Extraction:
                 failed |= {rows[k]: f"{ids[rows[k]]}: {made_with} gives NaN or infinity" for k in np.flatnonzero(bad)}
         return Shard(rows, arrays, failed)
 
-    @staticmethod
-    def _place(arrays: dict[str, NDArray[Any]], position: int, proposals: Proposals) -> int:
-        count = min(REGIONS, len(proposals.boxes))
-        arrays["boxes"][position] = FULL_IMAGE
-        arrays["boxes"][position, :count] = proposals.boxes[:count]
-        arrays["scores"][position, :count] = proposals.scores[:count]
-        arrays["mask"][position, :count] = True
-        return count
+    def _add_regions(
+        self,
+        arrays: dict[str, NDArray[Any]],
+        proposer: Proposer,
+        rows: range,
+        images: Mapping[int, Image.Image],
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        proposals = proposer.propose([rows[place] for place in images], list(images.values()))
+        pictures: list[Image.Image] = []
+        wanted: list[tuple[int, int]] = []  # position in the shard and region of each picture
+        crops_with = proposer.crops_with or self.front_end.backbone
+        for (place, image), found in zip(images.items(), proposals, strict=True):
+            count = min(proposer.count, len(found.boxes))
+            arrays["boxes"][place] = FULL_IMAGE
+            arrays["boxes"][place, :count] = found.boxes[:count]
+            arrays["scores"][place, :count] = found.scores[:count]
+            arrays["mask"][place, :count] = True
+            if found.features is not None:
+                arrays["regions"][place, :count] = found.features[:count]
+                arrays["regions"][place, count:] = found.features[-1]
+                continue
+            if proposer.crops_with is None:
+                arrays["regions"][place, count:] = arrays["globals"][place]
+            elif count < proposer.count:
+                pictures.append(image)
+                wanted.append((place, count))
+            for region in range(count):
+                pictures.append(_crop(image, arrays["boxes"][place, region]))
+                wanted.append((place, region))
+        if pictures:
+            assert not isinstance(crops_with, PrecomputedImages)
+            vectors = _embedded(crops_with, pool.map(crops_with.prepare, pictures))
+            for (place, region), vector in zip(wanted, vectors, strict=True):
+                missing = not arrays["mask"][place, region]
+                arrays["regions"][place, slice(region, None) if missing else region] = vector
 
     def _finish(self, seconds: float, failed: Mapping[str, str]) -> None:
         arrays = {
@@ -314,6 +351,15 @@ class _Extraction:
         (self.folder / JOURNAL).unlink(missing_ok=True)
 
 
+def _embedded(backbone: Backbone, prepared: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
+    """Features of prepared pictures, a batch at a time."""
+    left = iter(prepared)
+    parts = [np.zeros((0, backbone.dim), np.float32)]
+    while batch := list(islice(left, BATCH)):
+        parts.append(backbone.embed(np.stack(batch)))
+    return np.concatenate(parts)
+
+
 def _name(rows: range) -> str:
     return f"{rows.start}-{rows.stop}"
 
@@ -331,14 +377,30 @@ def proposer_identity(proposer: Proposer | PrecomputedRegions | None) -> dict[st
     return {"name": "none"} if proposer is None else dict(proposer.identity())
 
 
+_FILES = ("ids", "boxes", "weights", "detector", "vgg16")  # options that name a file
+_DOWNLOADED = {"torchvision": ("weights",), "paper": ("detector", "vgg16")}  # unless they name one
+
+
+def files_of(text: str) -> list[str]:
+    """What a spec needs from outside: its files, and the weights that it would download."""
+    spec = parse_spec(text)
+    named = {key: spec.options[key] for key in _FILES if key in spec.options}
+    named |= {key: f"downloaded {key}" for key in _DOWNLOADED.get(spec.name, ()) if not _is_path(named.get(key, ""))}
+    argument = [spec.argument] if spec.argument and spec.name not in _DOWNLOADED else []
+    return argument + list(named.values())
+
+
+def _is_path(text: str) -> bool:
+    return "/" in text or Path(text).suffix != ""
+
+
 def is_at_hand(text: str) -> bool:
-    """Whether a spec can be opened: it names no file, or one that exists."""
-    argument = parse_spec(text).argument
-    return not argument or Path(argument).exists()
+    """Whether a spec can be opened with what is here: it needs no file, or those that exist."""
+    return all(Path(file).exists() for file in files_of(text))
 
 
 def without_folders(text: str) -> str:
     """``onnx:/data/net.onnx[tensor=a/b]`` -> ``onnx:net.onnx[tensor=a/b]``: labels name no machine's folders."""
     spec = parse_spec(text)
-    options = {key: Path(value).name if key in ("ids", "boxes") else value for key, value in spec.options.items()}
+    options = {key: Path(value).name if key in _FILES else value for key, value in spec.options.items()}
     return str(Spec(spec.name, Path(spec.argument).name, options))

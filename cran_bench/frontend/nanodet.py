@@ -13,7 +13,7 @@ from PIL import Image
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.onnx_models import ImageNetwork, load_model
-from cran_bench.frontend.regions import REGIONS, Proposals
+from cran_bench.frontend.regions import REGIONS, Proposals, Proposer
 
 BINS = 8
 
@@ -22,7 +22,7 @@ _STD = np.array([57.375, 57.12, 58.395], np.float32)
 
 
 @dataclass
-class NanoDet:
+class NanoDet(Proposer):
     """The five best detections of an image, whatever their class, after suppression within each class.
 
     The image is resized to the network's square, aspect not kept.  With threshold 0 an image
@@ -63,8 +63,11 @@ class NanoDet:
         settings = {"iou": self.iou, "threshold": self.threshold, "size": self.size}
         return {"name": "nanodet", "file": Path(self.file).name, "sha256": self._sha256, **settings}
 
-    def propose(self, row: int, image: Image.Image) -> Proposals:
+    def propose(self, rows: Sequence[int], images: Sequence[Image.Image]) -> list[Proposals]:
         """See Proposer."""
+        return [self._detect(image) for image in images]
+
+    def _detect(self, image: Image.Image) -> Proposals:
         size = self._network.size
         rgb = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32)
         outputs = self._network.run(((rgb[..., ::-1] - _MEAN) / _STD)[None])

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.extras import require
 from cran_bench.specs import build, format_value
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def load_model(path: Path) -> tuple[ModelProto, str]:
     """
     if not path.is_file():
         raise BadInput(f"there is no ONNX model {path}; give the path of a .onnx file")
-    onnx = _extra("onnx")
+    onnx = require("onnx", "onnx", "ONNX models")
     try:
         model = onnx.load(str(path), load_external_data=False)
         if not model.graph.node:
@@ -62,7 +61,7 @@ def open_session(model: ModelProto, name: str) -> InferenceSession:
     Raises:
         BadInput: onnxruntime is not installed, or refuses the model; `name` is what the message calls it.
     """
-    runtime = _extra("onnxruntime")
+    runtime = require("onnxruntime", "onnx", "ONNX models")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors only: exporters leave much that onnxruntime warns of
@@ -343,10 +342,3 @@ def _reads(node: NodeProto) -> Iterator[str]:
         for graph in (attribute.g, *attribute.graphs):
             for inner in graph.node:
                 yield from _reads(inner)
-
-
-def _extra(module: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise BadInput(f"ONNX models need the extra onnx: pip install 'cran-bench[onnx]' ({error})") from error

@@ -1,10 +1,11 @@
-"""Region proposers: which five boxes of an image count.  ``boxes``, ``grid``, ``nanodet:FILE``, ``npy:FILE``."""
+"""Region proposers: which boxes of an image count, five unless they say otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from PIL import Image
 
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput, did_you_mean
-from cran_bench.frontend.backbones import fields_of
+from cran_bench.frontend.backbones import Backbone, fields_of, model_and_fields
 from cran_bench.specs import Spec, build, parse_spec
 from cran_bench.storage import sha256_bytes
 
@@ -20,34 +21,47 @@ if TYPE_CHECKING:
     from cran_bench.frontend.precomputed import PrecomputedRegions
 
 REGIONS = 5
+FULL_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """At most five boxes of one image, best first.
+    """The boxes of one image, best first.
 
     Attributes:
-        boxes: (k, 4) float32 x0 y0 x1 y1 as fractions of width and height, k <= 5.
+        boxes: (k, 4) float32 x0 y0 x1 y1 as fractions of width and height.
         scores: (k,) float32.
+        features: (k + 1, features_dim) float32 of the boxes and, last, of the whole image, or None.
     """
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
+    features: NDArray[np.float32] | None = None
 
 
-class Proposer(Protocol):
-    """Finds regions.  Where it gives fewer than five, the front end pads with the full image and masks the rest."""
+class Proposer(ABC):
+    """Finds regions.  Of more than `count` the front end takes the first; of fewer it pads with the full image, masked.
 
+    Attributes:
+        count: regions of an image.
+        crops_with: the network that embeds what lies in a box; None for the one that embeds whole images.
+        features_dim: length of the features that come with the boxes; None where crops are embedded.
+    """
+
+    count: int = REGIONS
+    crops_with: Backbone | None = None
+    features_dim: int | None = None
+
+    @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """JSON values of everything that determines the boxes: name, options, sha256 of the weights."""
-        ...
+        """JSON values of everything that determines the regions: name, options, sha256 of the weights."""
 
-    def propose(self, row: int, image: Image.Image) -> Proposals:
-        """The regions of image `row` of the collection."""
-        ...
+    @abstractmethod
+    def propose(self, rows: Sequence[int], images: Sequence[Image.Image]) -> list[Proposals]:
+        """The regions of some images, given with their rows in the collection; each depends on its image alone."""
 
 
-class Boxes:
+class Boxes(Proposer):
     """``boxes``: the regions that come with the data, all with score 1.
 
     Raises:
@@ -65,13 +79,13 @@ class Boxes:
         """See Proposer."""
         return {"name": "boxes", "sha256": sha256_bytes(np.ascontiguousarray(self.boxes).tobytes())}
 
-    def propose(self, row: int, image: Image.Image) -> Proposals:
+    def propose(self, rows: Sequence[int], images: Sequence[Image.Image]) -> list[Proposals]:
         """See Proposer."""
-        return Proposals(self.boxes[row], np.ones(len(self.boxes[row]), np.float32))
+        return [Proposals(self.boxes[row], np.ones(len(self.boxes[row]), np.float32)) for row in rows]
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Proposer):
     """``grid``: the same five boxes for every image, the centre and the four corners, all with score 1.
 
     Attributes:
@@ -88,16 +102,16 @@ class Grid:
         """See Proposer."""
         return {"name": "grid", "side": self.side}
 
-    def propose(self, row: int, image: Image.Image) -> Proposals:
+    def propose(self, rows: Sequence[int], images: Sequence[Image.Image]) -> list[Proposals]:
         """See Proposer."""
         far = 1 - self.side
         corners = np.array([(far / 2, far / 2), (0, 0), (far, 0), (0, far), (far, far)])
         boxes = np.concatenate([corners, np.minimum(corners + self.side, 1)], axis=1)
-        return Proposals(boxes.astype(np.float32), np.ones(REGIONS, np.float32))
+        return [Proposals(boxes.astype(np.float32), np.ones(REGIONS, np.float32))] * len(rows)
 
 
 def open_proposer(text: str, collection: Collection) -> Proposer | PrecomputedRegions | None:
-    """The regions of a spec: ``boxes``, ``grid``, ``nanodet:FILE``, ``npy:FILE[boxes=FILE]``, or None for ``none``.
+    """The regions of a spec, such as ``boxes``, ``nanodet:FILE`` or ``paper``; None for ``none``.
 
     Raises:
         BadInput: an unknown name or field, a missing file, or a collection without boxes.
@@ -127,6 +141,24 @@ def _nanodet(spec: Spec, collection: Collection) -> Proposer:
     return build(NanoDet, fields_of(spec, file=True), spec.name)
 
 
+def _torchvision(spec: Spec, collection: Collection) -> Proposer:
+    from cran_bench.frontend.faster_rcnn import FasterRCNN
+
+    return build(FasterRCNN, model_and_fields(spec, "fasterrcnn_resnet50_fpn_v2"), str(Spec(spec.name, spec.argument)))
+
+
+def _paper(spec: Spec, collection: Collection) -> Proposer:
+    from cran_bench.frontend.faster_rcnn import PaperRegions
+
+    return build(PaperRegions, fields_of(spec, file=False), spec.name)
+
+
+def _selective_search(spec: Spec, collection: Collection) -> Proposer:
+    from cran_bench.frontend.selective_search import SelectiveSearch
+
+    return build(SelectiveSearch, fields_of(spec, file=False), spec.name)
+
+
 def _npy(spec: Spec, collection: Collection) -> PrecomputedRegions:
     from cran_bench.frontend.precomputed import PrecomputedRegions
 
@@ -143,5 +175,8 @@ PROPOSERS: dict[str, Callable[[Spec, Collection], Proposer | PrecomputedRegions 
     "boxes": _boxes,
     "grid": _grid,
     "nanodet": _nanodet,
+    "torchvision": _torchvision,
+    "paper": _paper,
+    "selective_search": _selective_search,
     "npy": _npy,
 }

@@ -1,0 +1,252 @@
+"""``torchvision:NAME``: the image networks of torchvision as backbones, with its weights or those of a file."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cran_bench.environment import has_fast_bfloat16, pick_device
+from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.extras import require
+
+SIDE = 256  # pictures are warped to SIDE x SIDE (CRAN, Section 4.1)
+INPUT = 224  # pixels that a network takes of that
+AT_ONCE = 64  # pictures in one pass
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in the order RGB
+
+EXTRA = "images", "torchvision's networks"
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass
+class TorchvisionBackbone:
+    """``torchvision:vgg19``: what enters the last layer of a classifier, for VGG the rectified fc7, as in the paper.
+
+    A picture is resized to 256 x 256, aspect not kept, and cut to 224 x 224.  Where a node has a map or tokens, they
+    are averaged.
+
+    Attributes:
+        model: name of a classification network, such as vgg19, resnet152 or vit_b_16.
+        weights: a file with its state dict (.safetensors or .pth), or the name of weights that torchvision downloads.
+        node: another inner value, by its name in `torchvision.models.feature_extraction.get_graph_node_names`.
+        relu: take the value after the rectifier before the last layer; `false` takes what enters the rectifier.
+        crop: the `center`, or the average over `ten`: centre and corners, and their mirror images.
+        precision: `bfloat16` is faster where the hardware has it, `auto` takes it on such GPUs and CPUs.
+        device: where to compute; the only field that is not part of what the features are.
+        dim: length of a feature.
+
+    Raises:
+        BadInput: no such network or node, or weights that are missing, damaged or of another network.
+    """
+
+    model: str
+    weights: str = "DEFAULT"
+    node: str | None = None
+    relu: bool = True
+    crop: Literal["center", "ten"] = "center"
+    precision: Precision = "auto"
+    device: str = "auto"
+    dim: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.node is not None and not self.relu:
+            raise ValueError("node names the very value; leave relu out")
+        self._device = pick_device(self.device)
+        self.precision = resolved(self.precision, self._device)
+        network = build_network(self.model, self.weights)
+        self._sha256 = sha256_of_state(network)
+        self._network = self._cut(network).to(self._device)
+        self._scale = 255 * torch.tensor(STD, device=self._device)[:, None, None]
+        self._shift = 255 * torch.tensor(MEAN, device=self._device)[:, None, None]
+        self.dim = self._forward(torch.zeros(1, INPUT, INPUT, 3, dtype=torch.uint8)).shape[1]
+
+    def _cut(self, network: nn.Module) -> nn.Module:
+        if self.node is not None:
+            return _node(network, self.node, self.model)
+        name = _last_layer(network)
+        if not isinstance(network.get_submodule(name), nn.Linear):
+            raise BadInput(f"the last layer of {self.model} is a convolution: say which value to take, as node=NAME")
+        network.set_submodule(name, nn.Identity())
+        if not self.relu:
+            before = [(n, m) for n, m in network.named_modules() if not list(m.children())]
+            at = [n for n, _ in before].index(name)
+            rectifier = next((n for n, m in reversed(before[max(0, at - 2) : at]) if isinstance(m, nn.ReLU)), None)
+            if rectifier is None:
+                raise ValueError(f"there is no rectifier before the last layer of {self.model}; leave relu out")
+            network.set_submodule(rectifier, nn.Identity())
+        return network
+
+    def identity(self) -> Mapping[str, Any]:
+        """See Backbone."""
+        settings = ("model", "node", "relu", "crop", "precision")
+        return {"name": "torchvision", "sha256": self._sha256, **{name: getattr(self, name) for name in settings}}
+
+    def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
+        """See Backbone; (224, 224, 3) uint8 RGB, or (10, 224, 224, 3)."""
+        whole = np.array(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+        room = SIDE - INPUT
+        places = [(room // 2, room // 2)]
+        if self.crop == "center":
+            (y, x), *_ = places
+            return whole[y : y + INPUT, x : x + INPUT]
+        places += [(y, x) for y in (0, room) for x in (0, room)]
+        crops = np.stack([whole[y : y + INPUT, x : x + INPUT] for y, x in places])
+        return np.concatenate([crops, crops[:, :, ::-1]])
+
+    def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """See Backbone."""
+        pictures = torch.from_numpy(batch).reshape(-1, INPUT, INPUT, 3)
+        parts = [self._forward(block) for block in torch.split(pictures, AT_ONCE)]
+        features = torch.cat(parts) if parts else torch.zeros(0, self.dim)
+        if self.crop == "ten":
+            features = features.view(len(batch), -1, self.dim).mean(dim=1)
+        return np.asarray(features.numpy())
+
+    @torch.inference_mode()
+    def _forward(self, pictures: Tensor) -> Tensor:
+        """(B, 224, 224, 3) uint8 to (B, dim) float32."""
+        x = (pictures.to(self._device, non_blocking=True).permute(0, 3, 1, 2).float() - self._shift) / self._scale
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            found = self._network(x)
+        values: Tensor = next(iter(found.values())) if isinstance(found, dict) else found
+        if values.dim() == 4:
+            values = values.mean(dim=(2, 3))
+        elif values.dim() == 3:
+            values = values.mean(dim=1)
+        if values.dim() != 2 or len(values) != len(pictures):
+            raise BadInput(
+                f"node '{self.node}' of {self.model} has shape {tuple(values.shape)} for {len(pictures)} pictures; "
+                "choose one of shape (pictures, features[, height, width])"
+            )
+        return values.float().cpu()
+
+
+def resolved(precision: Precision, device: torch.device) -> Precision:
+    """What `auto` stands for on a device."""
+    if precision == "auto":
+        return "bfloat16" if has_fast_bfloat16(device) else "float32"
+    return precision
+
+
+def build_network(name: str, weights: str, kind: Literal["classification", "detection"] = "classification") -> Any:
+    """A network of torchvision, ready to predict.
+
+    Args:
+        name: as `torchvision.models.list_models` lists it.
+        weights: a file, or the name of torchvision's own.
+        kind: of network that is wanted.
+
+    Raises:
+        BadInput: torchvision is not installed, no network or weights of that name, or a file that does not fit.
+    """
+    models = require("torchvision.models", *EXTRA)
+    where = models.detection if kind == "detection" else models
+    known = models.list_models(module=where)
+    if name not in known:
+        raise BadInput(f"torchvision has no {kind} network '{name}'{did_you_mean(name, known)}")
+    if not is_file(weights):
+        enum = models.get_model_weights(name)
+        if weights not in enum.__members__:
+            raise BadInput(
+                f"there is no file {weights}, and torchvision has no such weights of {name}"
+                f"{did_you_mean(weights, enum.__members__)}"
+            )
+        try:
+            return models.get_model(name, weights=enum[weights]).eval()
+        except OSError as error:
+            raise BadInput(
+                f"the weights {weights} of {name} cannot be downloaded ({error}): fetch {enum[weights].url} elsewhere "
+                "and give the file as weights=FILE"
+            ) from None
+    state = read_state(Path(weights))
+    options = {"weights": None} if kind == "classification" else {"weights": None, "weights_backbone": None}
+    network = models.get_model(name, **options).eval()
+    last = _last_layer(network) if kind == "classification" else "roi_heads.box_predictor.cls_score"
+    classes = len(state.get(f"{last}.weight", ()))
+    if classes and classes != len(network.state_dict().get(f"{last}.weight", ())):
+        network = models.get_model(name, **options, num_classes=classes).eval()
+    own = network.state_dict()
+    wrong = [f"it lacks {key}" for key in own.keys() - state.keys()]
+    wrong += [f"{name} has no {key}" for key in state.keys() - own.keys()]
+    wrong += [
+        f"its {key} has shape {tuple(state[key].shape)}, not {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if wrong:
+        raise BadInput(f"{weights} holds the weights of another network than {name} ({min(wrong)}): give its own")
+    network.load_state_dict(state)
+    return network
+
+
+def is_file(weights: str) -> bool:
+    """Whether weights are said by a path, and not by torchvision's name for them."""
+    return Path(weights).suffix != "" or "/" in weights
+
+
+def _last_layer(network: nn.Module) -> str:
+    """The name of what tells the classes apart: the last linear layer or convolution."""
+    layers: list[str] = [n for n, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    return layers[-1]
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict, from .safetensors or from what torch.save wrote.  No code of the file is run.
+
+    Raises:
+        BadInput: it is missing, cut short, holds more than tensors, or is no state dict.
+    """
+    if not path.is_file():
+        raise BadInput(f"there is no file {path}; give the path of a state dict, .safetensors or .pth")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that are refused in the end
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise BadInput(
+            f"{path} holds more than tensors, which could be code, and is refused: save only the state dict, "
+            "best as .safetensors"
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{path} cannot be read ({_first_line(error)}): copy it again from its source") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BadInput(f"{path} is not a state dict, names with tensors: save model.state_dict()")
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
+
+
+def sha256_of_state(network: nn.Module) -> str:
+    """sha256 of the names, shapes and values of the weights, the same from whatever file they came."""
+    digest = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _node(network: nn.Module, node: str, model: str) -> nn.Module:
+    extraction = require("torchvision.models.feature_extraction", *EXTRA)
+    _, names = extraction.get_graph_node_names(network)
+    if not any(name == node or name.startswith(node + ".") for name in names):
+        raise BadInput(f"{model} has no node '{node}'{did_you_mean(node, names)}")
+    cut: nn.Module = extraction.create_feature_extractor(network, [node])
+    return cut.eval()
