@@ -61,7 +61,7 @@ ImagesOption = Annotated[
     typer.Option(
         "--images-with",
         metavar="SPEC",
-        help="Backbone: pixels[dim=512], onnx:FILE[tensor=NAME], npy:FILE[ids=FILE].",
+        help="Backbone: pixels[dim=512], onnx:FILE[tensor=NAME], torchvision:vgg19[weights=FILE], npy:FILE[ids=FILE].",
     ),
 ]
 RegionsOption = Annotated[
@@ -69,7 +69,8 @@ RegionsOption = Annotated[
     typer.Option(
         "--regions-with",
         metavar="SPEC",
-        help="Regions: boxes, grid, nanodet:FILE, npy:FILE[boxes=FILE] or none.",
+        help="Regions: boxes, grid, nanodet:FILE, torchvision:fasterrcnn_resnet50_fpn_v2, paper, selective_search, "
+        "npy:FILE[boxes=FILE] or none.",
     ),
 ]
 VectorsOption = Annotated[
