@@ -347,6 +347,72 @@ def explain(
         say(f"drew {out}")
 
 
+@app.command()
+def search(
+    sentence: Annotated[
+        str | None, typer.Argument(metavar="[SENTENCE]", help="What to look for among the images.")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", metavar="FILE", help="Look for texts that describe this picture.")
+    ] = None,
+    method: Annotated[str, typer.Option("-m", "--method", metavar="METHOD", help="The method that searches.")] = "cca",
+    dataset: DatasetOption = "scenes",
+    top: Annotated[int, typer.Option("-n", "--top", min=1, help="How many to show.")] = 10,
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="train, val or test.")] = "test",
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Also draw them, as a PNG.")] = None,
+    seed: Annotated[int, typer.Option("-s", "--seed", min=0, help="Seed of the fit.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Less data and training, as for run.")] = False,
+    data: DataOption = Path("data"),
+    images_with: ImagesOption = None,
+    regions_with: RegionsOption = None,
+    vectors: VectorsOption = "ppmi-svd",
+    cache: CacheOption = _cache(),  # noqa: B008
+    device: DeviceOption = "auto",
+) -> None:
+    """Search a dataset with a sentence, or with a picture of your own, by a fitted method.
+
+    Example: cran-bench search "a red star is above a blue square" -m cran -o found.png
+
+    Example: cran-bench search --image dog.jpg -d flickr8k
+    """
+    from cran_bench import searching
+    from cran_bench.dataset import SPLITS
+    from cran_bench.environment import pick_device
+    from cran_bench.errors import did_you_mean
+    from cran_bench.explaining import require_drawable
+    from cran_bench.images import open_image
+    from cran_bench.preparation import find_prepared
+    from cran_bench.registry import DATASETS, METHODS
+    from cran_bench.runner import Runner, fit_unit
+
+    if (sentence is None) == (image is None):
+        raise BadInput('search takes a sentence or --image FILE, one of the two: cran-bench search "a red star"')
+    if split not in SPLITS:
+        raise BadInput(f"there is no split '{split}'{did_you_mean(split, SPLITS)}")
+    if out is not None:
+        require_drawable(out)
+    configured = METHODS.configure(_quick_method(method) if quick else method)
+    picture = None if image is None else open_image(image)
+    where = pick_device(device)
+    configured_data = DATASETS.configure(_quick_dataset(dataset) if quick else dataset)
+    prepared = find_prepared(configured_data, data, cache, images_with, regions_with, vectors)
+    front_end = None if picture is None else prepared.front_end(images_with, regions_with)
+    unit = fit_unit(configured, "captions")
+    part = Runner(prepared, Path(), cache, where).fitted(configured, seed, unit)
+    members = prepared.split(split, "captions", where, unit)
+    if picture is not None and front_end is not None:
+        hits = searching.texts_for(part, members, prepared.picture(picture, front_end, where), top)
+    else:
+        hits = searching.images_for(part, members, sentence or "", top)
+    title = f"{configured.label} in {configured_data.label}, {split}: {sentence or image}"
+    typer.echo(f"{title}\n\n{searching.describe(hits)}")
+    if out is not None:
+        rows = prepared.collection.splits[split]
+        images = [prepared.collection.images.read(int(rows[hit.position])) for hit in hits]
+        searching.draw(hits, images, title, picture, out)
+        say(f"drew {out}")
+
+
 def _quick_method(method: str) -> str:
     """The method with its preset `quick`, where it has one and the user names no other."""
     from cran_bench.registry import METHODS

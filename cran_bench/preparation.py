@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 
 from cran_bench.dataset import Collection, Dataset
 from cran_bench.errors import BadInput
 from cran_bench.frontend.backbones import open_backbone
-from cran_bench.frontend.extraction import FrontEnd, extract, files_of, is_at_hand, proposer_identity, without_folders
+from cran_bench.frontend.extraction import extract
 from cran_bench.frontend.features import MANIFEST, Features, load_features, prepared, read_manifest
+from cran_bench.frontend.front_end import FrontEnd, files_of, is_at_hand, proposer_identity, without_folders
 from cran_bench.frontend.regions import open_proposer
 from cran_bench.frontend.text import TextFrontEnd
 from cran_bench.frontend.vectors import vector_source
@@ -61,6 +63,34 @@ class Prepared:
     def split(self, name: str, unit: Unit, device: torch.device, fit_unit: Unit | None = None) -> Split:
         """A split whose texts are `unit`, seen through a front end fitted on training texts of `fit_unit`."""
         return Split(name, unit, self.collection, self.features, self.text(fit_unit or unit), device)
+
+    def picture(self, image: Image, front_end: FrontEnd, device: torch.device) -> Split:
+        """An image that is not of the dataset, as a split of itself with an empty text."""
+        features = Features(Path(), {}, **front_end.features_of(image))
+        rows = np.zeros(1, dtype=np.int64)
+        return Split("test", "captions", self.collection, features, self.text("captions"), device, rows, [""])
+
+    def front_end(self, images_with: str | None, regions_with: str | None) -> FrontEnd:
+        """The front end of these features, for further images; regions that come with the data are left out.
+
+        Raises:
+            BadInput: its files are not at hand, or the features were computed elsewhere.
+        """
+        made = self.features.manifest
+        images, regions = images_with or made["images_with"], regions_with or made["regions_with"]
+        regions = "none" if regions == "boxes" else regions
+        if images.startswith("npy:") or regions.startswith("npy:"):
+            raise BadInput(
+                f"{self.dataset.label} has features from elsewhere ({self.features.label}), a new picture has none: "
+                "search with a sentence, or prepare with a network"
+            )
+        for option, spec in (("--images-with", images), ("--regions-with", regions)):
+            if not all(Path(file).exists() for file in files_of(spec)):
+                raise BadInput(
+                    f"a new picture goes through the front end of the features, {self.features.label}: "
+                    f"give {option} with the path of its file"
+                )
+        return FrontEnd.open(images, regions, self.collection)
 
     def find(self, image: str, device: torch.device) -> tuple[Split, int]:
         """One image by its id, as a split of itself and its captions, and its row in the collection.

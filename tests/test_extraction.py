@@ -16,8 +16,10 @@ from PIL import Image
 from cran_bench.dataset import Collection, ImageSource
 from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.frontend import extraction
-from cran_bench.frontend.extraction import FrontEnd, extract
+from cran_bench.frontend import front_end as front_end_module
+from cran_bench.frontend.extraction import extract
 from cran_bench.frontend.features import load_features
+from cran_bench.frontend.front_end import FrontEnd
 from cran_bench.frontend.precomputed import PrecomputedImages
 from cran_bench.frontend.regions import Proposals, Proposer
 from cran_bench.images import UnreadableImage
@@ -128,7 +130,7 @@ def leftovers(folder):
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(extraction, "SHARD", 4)
-    monkeypatch.setattr(extraction, "BATCH", 5)
+    monkeypatch.setattr(front_end_module, "BATCH", 5)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # slow, and no test pulls the plug
 
 

@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.backbones import open_backbone
-from cran_bench.frontend.extraction import FrontEnd, extract
+from cran_bench.frontend.extraction import extract
 from cran_bench.frontend.faster_rcnn import PaperRegions
+from cran_bench.frontend.front_end import FrontEnd
 from cran_bench.frontend.regions import open_proposer
 from cran_bench.registry import DATASETS
 

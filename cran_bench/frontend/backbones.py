@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -63,6 +64,11 @@ def fields_of(spec: Spec, file: bool) -> dict[str, str]:
     if file and not spec.argument:
         raise BadInput(f"'{spec.name}' needs a file; write {spec.name}:FILE")
     return {**spec.options, "file": spec.argument} if file else dict(spec.options)
+
+
+def is_path(text: str) -> bool:
+    """Whether a field that takes a file or a name holds a file."""
+    return "/" in text or Path(text).suffix != ""
 
 
 def model_and_fields(spec: Spec, example: str) -> dict[str, str]:

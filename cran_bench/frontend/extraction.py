@@ -6,79 +6,25 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
-from cran_bench.frontend.backbones import Backbone, open_backbone
-from cran_bench.frontend.features import MANIFEST, SCHEMA, Features, folder_name, ids_sha, load_features, read_manifest
-from cran_bench.frontend.precomputed import PrecomputedImages, PrecomputedRegions
-from cran_bench.frontend.regions import FULL_IMAGE, REGIONS, Proposer, open_proposer
+from cran_bench.frontend.features import MANIFEST, SCHEMA, Features, ids_sha, load_features, read_manifest
+from cran_bench.frontend.front_end import FrontEnd, Picture, without_folders
 from cran_bench.images import UnreadableImage
 from cran_bench.progress import say, track
-from cran_bench.specs import Spec, parse_spec
 from cran_bench.storage import clear_os_errors, locked, sha256_file, sha256_json, write_json
 
 SHARD = 64
-BATCH = 64
 JOURNAL = "journal.json"
-
-
-@dataclass(frozen=True)
-class FrontEnd:
-    """How images become features: the two specs a user gives, opened."""
-
-    images_with: str
-    regions_with: str
-    backbone: Backbone | PrecomputedImages
-    proposer: Proposer | PrecomputedRegions | None
-
-    @classmethod
-    def open(cls, images_with: str, regions_with: str, collection: Collection) -> FrontEnd:
-        """Open both specs.
-
-        Raises:
-            BadInput: an unknown spec, a missing file, or two that do not go together.
-        """
-        backbone = open_backbone(images_with)
-        proposer = open_proposer(regions_with, collection)
-        needs_crops = isinstance(proposer, Proposer) and proposer.crops_with is None and proposer.features_dim is None
-        if isinstance(backbone, PrecomputedImages) and needs_crops:
-            raise BadInput(
-                f"'{images_with}' holds finished vectors and cannot embed crops: "
-                "use --regions-with npy:FILE[boxes=FILE] or --regions-with none"
-            )
-        return cls(images_with, regions_with, backbone, proposer)
-
-    @property
-    def reads_images(self) -> bool:
-        """Whether images are looked at, or all is precomputed."""
-        return isinstance(self.proposer, Proposer) or not isinstance(self.backbone, PrecomputedImages)
-
-    @property
-    def regions(self) -> tuple[int, int]:
-        """How many regions an image has, and the length of their features."""
-        if isinstance(self.proposer, Proposer):
-            crops_with = self.proposer.crops_with or self.backbone
-            return self.proposer.count, self.proposer.features_dim or crops_with.dim
-        return (0, 0) if self.proposer is None else (REGIONS, self.proposer.dim)
-
-    def identity(self) -> dict[str, Any]:
-        """JSON of everything that determines the features, but for the images."""
-        return {"backbone": dict(self.backbone.identity()), "proposer": proposer_identity(self.proposer)}
-
-    def folder(self, root: Path, collection: Collection) -> Path:
-        """Where these features of these images lie below `root`."""
-        return root / folder_name(self.identity(), ids_sha(collection.images.ids))
 
 
 @dataclass(frozen=True)
@@ -124,13 +70,6 @@ def extract(
     return load_features(folder, collection.images.ids)
 
 
-class _Picture(NamedTuple):
-    """An image that was read, where regions are to be found in it, and as the backbone takes it."""
-
-    image: Image.Image | None
-    prepared: NDArray[Any] | None
-
-
 class _Extraction:
     def __init__(
         self,
@@ -147,15 +86,7 @@ class _Extraction:
         self.shards = {
             (rows := range(a, min(a + SHARD, n))): sha256_json(digests[a : rows.stop]) for a in range(0, n, SHARD)
         }
-        self.shapes: dict[str, tuple[tuple[int, ...], str]] = {"globals": ((n, front_end.backbone.dim), "float32")}
-        if front_end.proposer is not None:
-            count, dim = front_end.regions
-            self.shapes |= {
-                "regions": ((n, count, dim), "float32"),
-                "boxes": ((n, count, 4), "float32"),
-                "scores": ((n, count), "float32"),
-                "mask": ((n, count), "bool"),
-            }
+        self.shapes = front_end.shapes(n)
 
     def run(self) -> None:
         whole = self._allocate()
@@ -245,89 +176,36 @@ class _Extraction:
     def _computed(self, shards: list[range]) -> Iterator[Shard]:
         """Shards in order; the images of the next are read while the present one is embedded."""
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            waiting: list[list[Future[_Picture | UnreadableImage | None]]] = []
+            waiting: list[list[Future[Picture | UnreadableImage | None]]] = []
             for k, rows in enumerate(shards):
                 for ahead in shards[k + len(waiting) : k + 2]:
                     waiting.append([pool.submit(self._read, row) for row in ahead])
                 yield self._compute(rows, [picture.result() for picture in waiting.pop(0)], pool)
 
-    def _read(self, row: int) -> _Picture | UnreadableImage | None:
-        backbone, proposer = self.front_end.backbone, self.front_end.proposer
+    def _read(self, row: int) -> Picture | UnreadableImage | None:
         if not self.front_end.reads_images:
             return None
         try:
-            image = self.collection.images.read(row)
+            return self.front_end.picture(self.collection.images.read(row))
         except UnreadableImage as error:
             return error
-        prepared = None if isinstance(backbone, PrecomputedImages) else backbone.prepare(image)
-        return _Picture(image if isinstance(proposer, Proposer) else None, prepared)
 
     def _compute(
-        self, rows: range, pictures: list[_Picture | UnreadableImage | None], pool: ThreadPoolExecutor
+        self, rows: range, pictures: list[Picture | UnreadableImage | None], pool: ThreadPoolExecutor
     ) -> Shard:
-        backbone, proposer, made_with = self.front_end.backbone, self.front_end.proposer, self.front_end.images_with
-        arrays = {name: np.zeros((len(rows), *shape[1:]), dtype) for name, (shape, dtype) in self.shapes.items()}
-        failed = {
-            row: str(picture)
-            for row, picture in zip(rows, pictures, strict=True)
-            if isinstance(picture, UnreadableImage)
-        }
         ids = self.collection.images.ids
-        readable = {place: picture for place, picture in enumerate(pictures) if isinstance(picture, _Picture)}
-        if isinstance(backbone, PrecomputedImages):
-            arrays["globals"] = backbone.features(ids, rows)
-        else:
-            prepared = [picture.prepared for picture in readable.values() if picture.prepared is not None]
-            arrays["globals"][list(readable)] = _embedded(backbone, prepared)
-        if isinstance(proposer, PrecomputedRegions):
-            found = proposer.regions(ids, rows)
-            arrays |= {name: getattr(found, name) for name in ("regions", "boxes", "scores", "mask")}
-        elif proposer is not None:
-            images = {place: picture.image for place, picture in readable.items() if picture.image is not None}
-            self._add_regions(arrays, proposer, rows, images, pool)
+        failed = {
+            row: str(found) for row, found in zip(rows, pictures, strict=True) if isinstance(found, UnreadableImage)
+        }
+        readable = {place: picture for place, picture in enumerate(pictures) if isinstance(picture, Picture)}
+        arrays = self.front_end.features(ids, rows, readable, pool)
         for name in ("globals", "regions"):
             if name in arrays:
                 bad = ~np.isfinite(arrays[name].reshape(len(rows), -1)).all(axis=1)
                 arrays[name][bad] = 0
-                failed |= {rows[k]: f"{ids[rows[k]]}: {made_with} gives NaN or infinity" for k in np.flatnonzero(bad)}
+                reason = f"{self.front_end.images_with} gives NaN or infinity"
+                failed |= {rows[k]: f"{ids[rows[k]]}: {reason}" for k in np.flatnonzero(bad)}
         return Shard(rows, arrays, failed)
-
-    def _add_regions(
-        self,
-        arrays: dict[str, NDArray[Any]],
-        proposer: Proposer,
-        rows: range,
-        images: Mapping[int, Image.Image],
-        pool: ThreadPoolExecutor,
-    ) -> None:
-        proposals = proposer.propose([rows[place] for place in images], list(images.values()))
-        pictures: list[Image.Image] = []
-        wanted: list[tuple[int, int]] = []  # position in the shard and region of each picture
-        crops_with = proposer.crops_with or self.front_end.backbone
-        for (place, image), found in zip(images.items(), proposals, strict=True):
-            count = min(proposer.count, len(found.boxes))
-            arrays["boxes"][place] = FULL_IMAGE
-            arrays["boxes"][place, :count] = found.boxes[:count]
-            arrays["scores"][place, :count] = found.scores[:count]
-            arrays["mask"][place, :count] = True
-            if found.features is not None:
-                arrays["regions"][place, :count] = found.features[:count]
-                arrays["regions"][place, count:] = found.features[-1]
-                continue
-            if proposer.crops_with is None:
-                arrays["regions"][place, count:] = arrays["globals"][place]
-            elif count < proposer.count:
-                pictures.append(image)
-                wanted.append((place, count))
-            for region in range(count):
-                pictures.append(_crop(image, arrays["boxes"][place, region]))
-                wanted.append((place, region))
-        if pictures:
-            assert not isinstance(crops_with, PrecomputedImages)
-            vectors = _embedded(crops_with, pool.map(crops_with.prepare, pictures))
-            for (place, region), vector in zip(wanted, vectors, strict=True):
-                missing = not arrays["mask"][place, region]
-                arrays["regions"][place, slice(region, None) if missing else region] = vector
 
     def _finish(self, seconds: float, failed: Mapping[str, str]) -> None:
         arrays = {
@@ -351,56 +229,5 @@ class _Extraction:
         (self.folder / JOURNAL).unlink(missing_ok=True)
 
 
-def _embedded(backbone: Backbone, prepared: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
-    """Features of prepared pictures, a batch at a time."""
-    left = iter(prepared)
-    parts = [np.zeros((0, backbone.dim), np.float32)]
-    while batch := list(islice(left, BATCH)):
-        parts.append(backbone.embed(np.stack(batch)))
-    return np.concatenate(parts)
-
-
 def _name(rows: range) -> str:
     return f"{rows.start}-{rows.stop}"
-
-
-def _crop(image: Image.Image, box: NDArray[np.float32]) -> Image.Image:
-    """The part of an image inside a box of fractions, at least one pixel wide and high."""
-    width, height = image.size
-    x0, y0 = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
-    x1, y1 = max(round(float(box[2]) * width), x0 + 1), max(round(float(box[3]) * height), y0 + 1)
-    return image.crop((x0, y0, min(x1, width), min(y1, height)))
-
-
-def proposer_identity(proposer: Proposer | PrecomputedRegions | None) -> dict[str, Any]:
-    """JSON of what determines the regions."""
-    return {"name": "none"} if proposer is None else dict(proposer.identity())
-
-
-_FILES = ("ids", "boxes", "weights", "detector", "vgg16")  # options that name a file
-_DOWNLOADED = {"torchvision": ("weights",), "paper": ("detector", "vgg16")}  # unless they name one
-
-
-def files_of(text: str) -> list[str]:
-    """What a spec needs from outside: its files, and the weights that it would download."""
-    spec = parse_spec(text)
-    named = {key: spec.options[key] for key in _FILES if key in spec.options}
-    named |= {key: f"downloaded {key}" for key in _DOWNLOADED.get(spec.name, ()) if not _is_path(named.get(key, ""))}
-    argument = [spec.argument] if spec.argument and spec.name not in _DOWNLOADED else []
-    return argument + list(named.values())
-
-
-def _is_path(text: str) -> bool:
-    return "/" in text or Path(text).suffix != ""
-
-
-def is_at_hand(text: str) -> bool:
-    """Whether a spec can be opened with what is here: it needs no file, or those that exist."""
-    return all(Path(file).exists() for file in files_of(text))
-
-
-def without_folders(text: str) -> str:
-    """``onnx:/data/net.onnx[tensor=a/b]`` -> ``onnx:net.onnx[tensor=a/b]``: labels name no machine's folders."""
-    spec = parse_spec(text)
-    options = {key: Path(value).name if key in _FILES else value for key, value in spec.options.items()}
-    return str(Spec(spec.name, Path(spec.argument).name, options))

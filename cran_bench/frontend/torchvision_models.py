@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from cran_bench.environment import has_fast_bfloat16, pick_device
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.extras import require
+from cran_bench.frontend.backbones import is_path
 
 SIDE = 256  # pictures are warped to SIDE x SIDE (CRAN, Section 4.1)
 INPUT = 224  # pixels that a network takes of that
@@ -158,7 +159,7 @@ def build_network(name: str, weights: str, kind: Literal["classification", "dete
     known = models.list_models(module=where)
     if name not in known:
         raise BadInput(f"torchvision has no {kind} network '{name}'{did_you_mean(name, known)}")
-    if not is_file(weights):
+    if not is_path(weights):
         enum = models.get_model_weights(name)
         if weights not in enum.__members__:
             raise BadInput(
@@ -191,11 +192,6 @@ def build_network(name: str, weights: str, kind: Literal["classification", "dete
         raise BadInput(f"{weights} holds the weights of another network than {name} ({min(wrong)}): give its own")
     network.load_state_dict(state)
     return network
-
-
-def is_file(weights: str) -> bool:
-    """Whether weights are said by a path, and not by torchvision's name for them."""
-    return Path(weights).suffix != "" or "/" in weights
 
 
 def _last_layer(network: nn.Module) -> str:

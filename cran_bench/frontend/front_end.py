@@ -1,0 +1,215 @@
+"""The front end: how images become features, by an opened backbone and an opened region proposer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cran_bench.dataset import Collection
+from cran_bench.errors import BadInput
+from cran_bench.frontend.backbones import Backbone, is_path, open_backbone
+from cran_bench.frontend.features import folder_name, ids_sha
+from cran_bench.frontend.precomputed import PrecomputedImages, PrecomputedRegions
+from cran_bench.frontend.regions import FULL_IMAGE, REGIONS, Proposer, open_proposer
+from cran_bench.specs import Spec, parse_spec
+
+BATCH = 64
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Picture(NamedTuple):
+    """An image that was read, where regions are to be found in it, and as the backbone takes it."""
+
+    image: Image.Image | None
+    prepared: NDArray[Any] | None
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """How images become features: the two specs a user gives, opened."""
+
+    images_with: str
+    regions_with: str
+    backbone: Backbone | PrecomputedImages
+    proposer: Proposer | PrecomputedRegions | None
+
+    @classmethod
+    def open(cls, images_with: str, regions_with: str, collection: Collection) -> FrontEnd:
+        """Open both specs.
+
+        Raises:
+            BadInput: an unknown spec, a missing file, or two that do not go together.
+        """
+        backbone = open_backbone(images_with)
+        proposer = open_proposer(regions_with, collection)
+        needs_crops = isinstance(proposer, Proposer) and proposer.crops_with is None and proposer.features_dim is None
+        if isinstance(backbone, PrecomputedImages) and needs_crops:
+            raise BadInput(
+                f"'{images_with}' holds finished vectors and cannot embed crops: "
+                "use --regions-with npy:FILE[boxes=FILE] or --regions-with none"
+            )
+        return cls(images_with, regions_with, backbone, proposer)
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether images are looked at, or all is precomputed."""
+        return isinstance(self.proposer, Proposer) or not isinstance(self.backbone, PrecomputedImages)
+
+    def shapes(self, images: int) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and type of every array for so many images."""
+        shapes: dict[str, tuple[tuple[int, ...], str]] = {"globals": ((images, self.backbone.dim), "float32")}
+        if self.proposer is not None:
+            count, dim = self._regions()
+            shapes |= {
+                "regions": ((images, count, dim), "float32"),
+                "boxes": ((images, count, 4), "float32"),
+                "scores": ((images, count), "float32"),
+                "mask": ((images, count), "bool"),
+            }
+        return shapes
+
+    def _regions(self) -> tuple[int, int]:
+        """How many regions an image has, and the length of their features."""
+        if isinstance(self.proposer, Proposer):
+            crops_with = self.proposer.crops_with or self.backbone
+            return self.proposer.count, self.proposer.features_dim or crops_with.dim
+        return (0, 0) if self.proposer is None else (REGIONS, self.proposer.dim)
+
+    def identity(self) -> dict[str, Any]:
+        """JSON of everything that determines the features, but for the images."""
+        return {"backbone": dict(self.backbone.identity()), "proposer": proposer_identity(self.proposer)}
+
+    def folder(self, root: Path, collection: Collection) -> Path:
+        """Where these features of these images lie below `root`."""
+        return root / folder_name(self.identity(), ids_sha(collection.images.ids))
+
+    def picture(self, image: Image.Image) -> Picture:
+        """What `features` needs of an image."""
+        prepared = None if isinstance(self.backbone, PrecomputedImages) else self.backbone.prepare(image)
+        return Picture(image if isinstance(self.proposer, Proposer) else None, prepared)
+
+    def features(
+        self, ids: Sequence[str], rows: range, pictures: Mapping[int, Picture], pool: ThreadPoolExecutor
+    ) -> Arrays:
+        """The features of some consecutive images; zeros for those whose picture is not there.
+
+        Args:
+            ids: of all images of the collection.
+            rows: of the images in question.
+            pictures: by position in `rows`; of none where nothing reads images.
+            pool: to prepare crops in.
+        """
+        arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in self.shapes(len(rows)).items()}
+        if isinstance(self.backbone, PrecomputedImages):
+            arrays["globals"] = self.backbone.features(ids, rows)
+        else:
+            prepared = [picture.prepared for picture in pictures.values() if picture.prepared is not None]
+            arrays["globals"][list(pictures)] = _embedded(self.backbone, prepared)
+        if isinstance(self.proposer, PrecomputedRegions):
+            found = self.proposer.regions(ids, rows)
+            arrays |= {name: getattr(found, name) for name in ("regions", "boxes", "scores", "mask")}
+        elif self.proposer is not None:
+            images = {place: picture.image for place, picture in pictures.items() if picture.image is not None}
+            self._add_regions(arrays, self.proposer, rows, images, pool)
+        return arrays
+
+    def features_of(self, image: Image.Image) -> Arrays:
+        """The features of one image that belongs to no collection."""
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            return self.features((), range(1), {0: self.picture(image)}, pool)
+
+    def _add_regions(
+        self,
+        arrays: dict[str, NDArray[Any]],
+        proposer: Proposer,
+        rows: range,
+        images: Mapping[int, Image.Image],
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        proposals = proposer.propose([rows[place] for place in images], list(images.values()))
+        pictures: list[Image.Image] = []
+        wanted: list[tuple[int, int]] = []  # position in the shard and region of each picture
+        crops_with = proposer.crops_with or self.backbone
+        for (place, image), found in zip(images.items(), proposals, strict=True):
+            count = min(proposer.count, len(found.boxes))
+            arrays["boxes"][place] = FULL_IMAGE
+            arrays["boxes"][place, :count] = found.boxes[:count]
+            arrays["scores"][place, :count] = found.scores[:count]
+            arrays["mask"][place, :count] = True
+            if found.features is not None:
+                arrays["regions"][place, :count] = found.features[:count]
+                arrays["regions"][place, count:] = found.features[-1]
+                continue
+            if proposer.crops_with is None:
+                arrays["regions"][place, count:] = arrays["globals"][place]
+            elif count < proposer.count:
+                pictures.append(image)
+                wanted.append((place, count))
+            for region in range(count):
+                pictures.append(_crop(image, arrays["boxes"][place, region]))
+                wanted.append((place, region))
+        if pictures:
+            assert not isinstance(crops_with, PrecomputedImages)
+            vectors = _embedded(crops_with, pool.map(crops_with.prepare, pictures))
+            for (place, region), vector in zip(wanted, vectors, strict=True):
+                missing = not arrays["mask"][place, region]
+                arrays["regions"][place, slice(region, None) if missing else region] = vector
+
+
+def _embedded(backbone: Backbone, prepared: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
+    """Features of prepared pictures, a batch at a time."""
+    left = iter(prepared)
+    parts = [np.zeros((0, backbone.dim), np.float32)]
+    while batch := list(islice(left, BATCH)):
+        parts.append(backbone.embed(np.stack(batch)))
+    return np.concatenate(parts)
+
+
+def _crop(image: Image.Image, box: NDArray[np.float32]) -> Image.Image:
+    """The part of an image inside a box of fractions, at least one pixel wide and high."""
+    width, height = image.size
+    x0, y0 = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
+    x1, y1 = max(round(float(box[2]) * width), x0 + 1), max(round(float(box[3]) * height), y0 + 1)
+    return image.crop((x0, y0, min(x1, width), min(y1, height)))
+
+
+def proposer_identity(proposer: Proposer | PrecomputedRegions | None) -> dict[str, Any]:
+    """JSON of what determines the regions."""
+    return {"name": "none"} if proposer is None else dict(proposer.identity())
+
+
+_FILES = ("ids", "boxes", "weights", "detector", "vgg16")  # options that name a file
+_WEIGHTS = {"torchvision": ("weights",), "paper": ("detector", "vgg16")}  # that are downloaded unless a file is named
+
+
+def files_of(text: str) -> list[str]:
+    """The files that a spec names."""
+    spec = parse_spec(text)
+    weights = _WEIGHTS.get(spec.name)
+    argument = [spec.argument] if spec.argument and weights is None else []
+    options = {key: spec.options[key] for key in _FILES if key in spec.options}
+    return argument + [file for key, file in options.items() if key not in (weights or ()) or is_path(file)]
+
+
+def is_at_hand(text: str) -> bool:
+    """Whether a spec can be opened with what is here: the files it names exist, and nothing is to be downloaded."""
+    spec = parse_spec(text)
+    downloads = any(not is_path(spec.options.get(key, "")) for key in _WEIGHTS.get(spec.name, ()))
+    return not downloads and all(Path(file).exists() for file in files_of(text))
+
+
+def without_folders(text: str) -> str:
+    """``onnx:/data/net.onnx[tensor=a/b]`` -> ``onnx:net.onnx[tensor=a/b]``: labels name no machine's folders."""
+    spec = parse_spec(text)
+    options = {key: Path(value).name if key in _FILES else value for key, value in spec.options.items()}
+    return str(Spec(spec.name, Path(spec.argument).name, options))

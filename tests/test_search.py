@@ -1,0 +1,106 @@
+"""`cran-bench search`: finds what the method scores best, with sentences and with pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cran_bench.errors import BadInput
+from cran_bench.preparation import find_prepared
+from cran_bench.registry import DATASETS, METHODS
+from cran_bench.runner import Runner
+from cran_bench.searching import Hit, describe, draw
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def fitted(quick_scenes):
+    """CCA on a hundred scenes, the test split and all its scores."""
+    prepared = find_prepared(DATASETS.configure(quick_scenes.spec), quick_scenes.data, quick_scenes.cache)
+    method = Runner(prepared, Path(), quick_scenes.cache, CPU).fitted(METHODS.configure("cca"), 0, "captions")
+    test = prepared.split("test", "captions", CPU)
+    return prepared, test, method.similarity.scores(method.embed_images(test), method.embed_texts(test))
+
+
+def found(said):
+    """Image and text of every line of hits."""
+    lines = [line.split(maxsplit=3) for line in said.out.splitlines()[2:] if line.strip()]
+    assert [int(line[0]) for line in lines] == list(range(1, len(lines) + 1))
+    scores = [float(line[1]) for line in lines]
+    assert scores == sorted(scores, reverse=True)
+    return [(line[2], line[3]) for line in lines]
+
+
+def test_a_sentence_finds_the_images_that_score_best(command, quick_scenes, fitted, tmp_path):
+    _, test, scores = fitted
+    caption = test.texts[7]
+    said = command("search", caption, "-n", "4", *quick_scenes.arguments, "-o", str(tmp_path / "found.png"))
+    assert said.code == 0, said.err
+    best = scores[:, 7].topk(4).indices.tolist()
+    assert [image for image, _ in found(said)] == [test.image_ids[place] for place in best]
+    firsts = {int(image): text for image, text in reversed(list(zip(test.image_of, test.texts, strict=True)))}
+    assert [text for _, text in found(said)] == [firsts[place] for place in best]
+    assert caption in said.out.splitlines()[0]
+    with Image.open(tmp_path / "found.png") as drawn:
+        assert drawn.format == "PNG" and drawn.width > 800
+
+
+def test_a_picture_finds_the_texts_that_score_best(command, quick_scenes, fitted, tmp_path):
+    prepared, test, scores = fitted
+    row = int(prepared.collection.splits["test"][3])
+    prepared.collection.images.read(row).save(tmp_path / "scene.png")
+    said = command("search", "--image", str(tmp_path / "scene.png"), "-n", "100", *quick_scenes.arguments)
+    assert said.code == 0, said.err
+    order = scores[3].topk(100).indices.tolist()
+    assert sorted(found(said)) == sorted((test.image_ids[int(test.image_of[k])], test.texts[k]) for k in order)
+    assert found(said)[0][1] == test.texts[order[0]]
+
+
+def test_other_splits_and_what_is_more_than_there_is(command, quick_scenes):
+    said = command("search", "a red star", "--split", "val", "-n", "500", *quick_scenes.arguments)
+    assert said.code == 0 and len(found(said)) == 20
+    assert all(image.startswith("val-") for image, _ in found(said))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "a sentence or --image FILE, one of the two"),
+        (["a star", "--image", "star.png"], "one of the two"),
+        (["--image", "gone.png"], "gone.png does not exist"),
+        (["a star", "--split", "tests"], "no split 'tests'; did you mean 'test'"),
+        (["a star", "-m", "ccca"], "did you mean 'cca'"),
+        (["a star", "-o", "found.jpg"], "should end in .png"),
+    ],
+)
+def test_what_cannot_be_searched(command, quick_scenes, arguments, message):
+    said = command("search", *arguments, *quick_scenes.arguments)
+    assert said.code == 2 and message in said.sentence
+
+
+def test_a_new_picture_has_no_regions_that_come_with_the_data(command, quick_scenes, tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    quick = "cran-local[max_epochs=1,batch_size=16,start=scratch]"
+    said = command("search", "--image", str(tmp_path / "red.png"), "-m", quick, *quick_scenes.arguments)
+    assert said.code == 2 and "the method needs regions, but those of this dataset come with its data" in said.sentence
+
+
+def test_the_files_of_the_front_end_are_asked_for(quick_scenes):
+    prepared = find_prepared(DATASETS.configure(quick_scenes.spec), quick_scenes.data, quick_scenes.cache)
+    with pytest.raises(BadInput, match="give --images-with with the path of its file"):
+        prepared.front_end("onnx:gone.onnx", None)
+    with pytest.raises(BadInput, match="features from elsewhere"):
+        prepared.front_end("npy:features.npy", None)
+
+
+def test_pictures_are_drawn_with_the_query(tmp_path):
+    hits = [Hit(k, f"image{k}", "$a$ long text " * 20, 0.5 - k / 100) for k in range(7)]
+    pictures = [Image.fromarray(np.full((30, 40, 3), 30 * k, np.uint8)) for k in range(7)]
+    draw(hits, pictures, "title", pictures[0], tmp_path / "found.png")
+    with Image.open(tmp_path / "found.png") as drawn:
+        assert drawn.height > 500
+    lines = describe(hits).splitlines()
+    assert lines[0].startswith("   1   0.5000  image0  $a$ long") and describe([]) == ""
