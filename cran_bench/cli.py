@@ -144,11 +144,17 @@ def prepare(
     export: Annotated[
         Path | None, typer.Option("--export", metavar="DIR", help="Only write images (PNG) and captions, to look at.")
     ] = None,
+    only_check: Annotated[
+        bool,
+        typer.Option("--check", help="Only say what is there, what is missing, and what extraction will take."),
+    ] = False,
 ) -> None:
     """Validate a dataset and extract its features, once.  Can be stopped at any moment and started again.
 
     Example: cran-bench prepare flickr8k --data DIR --images-with "onnx:net.onnx[tensor=penultimate]"
     --regions-with nanodet:detector.onnx
+
+    Example: cran-bench prepare mscoco --data DIR --check
 
     Example: cran-bench prepare scenes --export look/
     """
@@ -158,6 +164,12 @@ def prepare(
     configured = DATASETS.configure(dataset)
     if export is not None:
         _export(configured, data, export)
+        return
+    if only_check:
+        found, complete = preparation.check(configured, data, cache, images_with, regions_with)
+        typer.echo(found)
+        if not complete:
+            raise typer.Exit(1)
         return
     made = preparation.prepare(configured, data, cache, images_with, regions_with, force=force, skip_bad=skip_bad)
     typer.echo(f"{configured.label} is ready: {made.features.label}")

@@ -22,6 +22,7 @@ from cran_bench.frontend.front_end import FrontEnd, files_of, is_at_hand, propos
 from cran_bench.frontend.regions import open_proposer
 from cran_bench.frontend.text import TextFrontEnd
 from cran_bench.frontend.vectors import vector_source
+from cran_bench.needs import Needing, described, missing
 from cran_bench.progress import say
 from cran_bench.protocols import Unit
 from cran_bench.registry import Configured
@@ -90,7 +91,16 @@ class Prepared:
                     f"a new picture goes through the front end of the features, {self.features.label}: "
                     f"give {option} with the path of its file"
                 )
-        return FrontEnd.open(images, regions, self.collection)
+        front_end = FrontEnd.open(images, regions, self.collection)
+        for side, opened in front_end.identity().items():
+            own_boxes = side == "proposer" and made[side]["name"] == "boxes"
+            other = [key for key, value in made[side].items() if not own_boxes and opened.get(key) != value]
+            if other:
+                raise BadInput(
+                    f"this is another front end than {self.features.label}, the {side}'s {other[0]} differs: "
+                    "give the files and fields that the features were made with"
+                )
+        return front_end
 
     def find(self, image: str, device: torch.device) -> tuple[Split, int]:
         """One image by its id, as a split of itself and its captions, and its row in the collection.
@@ -126,12 +136,47 @@ def prepare(
         BadInput: data, specs or images that are not usable.
     """
     collection, defaults = _load(dataset, data, vectors)
+    front_end = _front_end(collection, defaults, images_with, regions_with)
+    features = extract(collection, front_end, _features_root(cache, dataset), force=force, skip_bad=skip_bad)
+    return _made(dataset, collection, features, vectors)
+
+
+def check(
+    dataset: Configured[Dataset],
+    data: Path,
+    cache: Path,
+    images_with: str | None = None,
+    regions_with: str | None = None,
+) -> tuple[str, bool]:
+    """What is there, what is missing and where to get it; where all is there, how long extraction will take.
+
+    Returns:
+        Lines to print, and whether nothing is missing.
+
+    Raises:
+        BadInput: the data that is there is not usable.
+    """
+    plugin = dataset.build()
+    lines = [f"{dataset.label} below {data}"]
+    if isinstance(plugin, Needing):
+        needs = plugin.needs(data)
+        lines.append(described(needs))
+        if absent := missing(needs):
+            return "\n".join([*lines, f"missing: {len(absent)} of {len(needs)}"]), False
+    collection, defaults = _load(dataset, data, "ppmi-svd")
+    lines.append(collection.describe())
+    front_end = _front_end(collection, defaults, images_with, regions_with)
+    lines.append(front_end.forecast(collection, _features_root(cache, dataset)))
+    return "\n".join(lines), True
+
+
+def _front_end(
+    collection: Collection, defaults: Mapping[str, Any], images_with: str | None, regions_with: str | None
+) -> FrontEnd:
     images = images_with or defaults["images"]
     # Finished vectors cannot embed crops, so they come without regions unless the user gives some.
     regions = regions_with or ("none" if images.startswith("npy:") else defaults["regions"])
-    front_end = FrontEnd.open(images, regions, collection)
-    features = extract(collection, front_end, _features_root(cache, dataset), force=force, skip_bad=skip_bad)
-    return _made(dataset, collection, features, vectors)
+    return FrontEnd.open(images, regions, collection)
 
 
 def find_prepared(

@@ -40,6 +40,9 @@ class Photographs:
         return name + format_options({k: v for k, v in vars(self).items() if v != getattr(type(self), k)})
 
 
+KARPATHY_ZIP = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
+
+
 def home(data: Path, name: str) -> Path:
     """The folder of a dataset: `name` below the data folder, or that folder itself."""
     return data / name if (data / name).is_dir() else data

@@ -8,9 +8,11 @@ from typing import Literal
 
 from cran_bench.dataset import SPLITS, Collection
 from cran_bench.errors import BadInput
+from cran_bench.needs import Need, first_of
 from cran_bench.registry import register_dataset
 
 from ._annotations import (
+    KARPATHY_ZIP,
     Photographs,
     check_disjoint,
     check_there,
@@ -42,6 +44,18 @@ class Flickr30k(Photographs):
     """
 
     split: Literal["karpathy", "entities"] = "karpathy"
+
+    def needs(self, data: Path) -> list[Need]:
+        """See cran_bench.needs."""
+        folder = home(data, "flickr30k")
+        owners = "{} of the owners, by the form at https://shannon.cs.illinois.edu/DenotationGraph"
+        entities = "https://github.com/BryanPlummer/flickr30k_entities"
+        splits = [(KARPATHY, KARPATHY_ZIP)] if self.split == "karpathy" else [(f"{s}.txt", entities) for s in SPLITS]
+        return [
+            Need(IMAGES, first_of(folder, IMAGES), owners.format("flickr30k-images.tar.gz")),
+            Need(TOKENS, first_of(folder, TOKENS), owners.format("flickr30k.tar.gz")),
+            *(Need(name, first_of(folder, name), source) for name, source in splits),
+        ]
 
     def load(self, data: Path) -> Collection:
         """See Dataset."""

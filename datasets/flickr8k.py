@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cran_bench.dataset import SPLITS, Collection
 from cran_bench.errors import BadInput
+from cran_bench.needs import Need, first_of
 from cran_bench.registry import register_dataset
 
 from ._annotations import Photographs, check_disjoint, check_there, collected, home, limited, read_captions, read_list
@@ -26,6 +27,16 @@ class Flickr8k(Photographs):
     train, val (the owners' dev) and test, in this order and in the lists' order; photographs and captions outside the
     splits are left out.
     """
+
+    def needs(self, data: Path) -> list[Need]:
+        """See cran_bench.needs."""
+        folder = home(data, "flickr8k")
+        source = "{} of the owners, by the form of the University of Illinois: https://hockenmaier.cs.illinois.edu"
+        texts = source.format("Flickr8k_text.zip")
+        return [
+            Need(" or ".join(FOLDERS), first_of(folder, *FOLDERS), source.format("Flickr8k_Dataset.zip")),
+            *(Need(name, first_of(folder, name, f"Flickr8k_text/{name}"), texts) for name in (TOKENS, *LISTS.values())),
+        ]
 
     def load(self, data: Path) -> Collection:
         """See Dataset."""

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from cran_bench.dataset import SPLITS, Collection
 from cran_bench.errors import BadInput
+from cran_bench.needs import Need, first_of
 from cran_bench.registry import register_dataset
 
 from ._annotations import (
+    KARPATHY_ZIP,
     Photographs,
     check_disjoint,
     check_there,
@@ -58,9 +60,26 @@ class MSCOCO(Photographs):
         if self.seed < 0:
             raise ValueError(f"seed is at least 0, not {self.seed}")
 
+    def needs(self, data: Path) -> list[Need]:
+        """See cran_bench.needs."""
+        folder = _home(data)
+        zips = "http://images.cocodataset.org/zips/{}.zip"
+        annotations = "http://images.cocodataset.org/annotations/annotations_trainval2014.zip"
+
+        def annotated(kind: str, optional: bool) -> list[Need]:
+            names = [f"{kind}_{year}.json" for year in YEARS]
+            return [Need(n, first_of(folder, n, f"annotations/{n}"), annotations, optional) for n in names]
+
+        return [
+            *(Need(year, first_of(folder, f"images/{year}", year), zips.format(year)) for year in YEARS),
+            *annotated("captions", optional=False),
+            *([Need(KARPATHY, first_of(folder, KARPATHY), KARPATHY_ZIP)] if self.split == "karpathy" else []),
+            *annotated("instances", optional=True),
+        ]
+
     def load(self, data: Path) -> Collection:
         """See Dataset."""
-        folder = home(data, "mscoco" if (data / "mscoco").is_dir() else "coco")
+        folder = _home(data)
         photographs = next((f for f in (folder / "images", folder) if any((f / y).is_dir() for y in YEARS)), None)
         if photographs is None:
             raise BadInput(f"{folder} has no folder train2014 or val2014; unpack the owners' train2014.zip there")
@@ -102,6 +121,10 @@ class MSCOCO(Photographs):
                 f"the first is {strange[0]}; take files of one release"
             )
         return members, path
+
+
+def _home(data: Path) -> Path:
+    return home(data, "mscoco" if (data / "mscoco").is_dir() else "coco")
 
 
 def _drawn(names: Sequence[str], seed: int) -> dict[str, list[str]]:

@@ -215,6 +215,34 @@ def test_images_that_changed(prepare, flickr, tmp_path):
     assert prepare("--force").code == 0
 
 
+def test_check_says_what_extraction_will_take(prepare, flickr, tmp_path):
+    said = prepare("--check")
+    assert said.code == 0
+    lines = said.out.splitlines()
+    assert lines[0] == f"flickr8k below {flickr}"
+    assert "30 files in" in lines[1] and all(line.split()[0] == "there" for line in lines[1:6])
+    assert "features by pixels[dim=16] + none: 30 images, 0.00 GB of" in said.out
+    assert lines[-1].startswith("12 images took")
+    assert not (tmp_path / "cache").exists()
+    (flickr / "flickr8k" / "Flickr8k.token.txt").unlink()
+    said = prepare("--check")
+    assert said.code == 1 and said.out.splitlines()[-1] == "missing: 1 of 5"
+    assert "  missing   Flickr8k.token.txt" in said.out and "Flickr8k_text.zip of the owners" in said.out
+
+
+@pytest.mark.parametrize(("dataset", "count"), [("flickr30k", 3), ("flickr30k[split=entities]", 5), ("mscoco", 5)])
+def test_check_names_the_owners_where_nothing_is_there(command, tmp_path, dataset, count):
+    said = command("prepare", dataset, "--data", tmp_path, "--check")
+    assert said.code == 1 and said.out.splitlines()[-1].startswith(f"missing: {count} of ")
+    missing = [line for line in said.out.splitlines() if line.startswith("  missing")]
+    assert len(missing) == count and all("http" in line for line in missing)
+
+
+def test_check_of_data_that_cannot_be_used(prepare, flickr):
+    (flickr / "flickr8k" / "Flickr8k.token.txt").write_bytes(b"no tab here\n")
+    assert prepare("--check").code == 2
+
+
 def test_features_whose_ids_do_not_match(command, flickr, tmp_path):
     np.save(tmp_path / "f.npy", np.zeros((30, 4), np.float32))
     (tmp_path / "ids.txt").write_text("\n".join(f"{k}.jpg" for k in range(30)))

@@ -251,6 +251,17 @@ def test_a_disk_that_is_full_at_the_first_byte(tmp_path, monkeypatch):
     extract(collection(), front_end(), tmp_path)
 
 
+def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction, "free_bytes", lambda path: 1000)
+        with pytest.raises(BadInput, match=r"need 0\.00 GB below .*, where 0\.00 GB are free: .* with --cache"):
+            extract(collection(), front_end(), tmp_path)
+    assert not list(tmp_path.rglob("*.npy*"))
+    whole = extract(collection(), front_end(), tmp_path)
+    monkeypatch.setattr(extraction, "free_bytes", lambda path: 0)
+    assert same(whole, extract(collection(), front_end(), tmp_path))  # what is written needs no room
+
+
 def interrupt(tmp_path, monkeypatch, syncs=30):
     with monkeypatch.context() as patch:
         stop_after(patch, syncs, KeyboardInterrupt())

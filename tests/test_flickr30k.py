@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cran_bench.errors import BadInput
+from cran_bench.needs import missing
 from cran_bench.registry import DATASETS
 
 SIZES = {"train": 8, "val": 3, "test": 3}
@@ -90,3 +91,17 @@ def test_an_image_in_two_splits_is_refused(folder):
     (folder / "val.txt").write_text("val0\ntrain1\n")
     with pytest.raises(BadInput, match=r"train1\.jpg is in both .*train\.txt and .*val\.txt"):
         load(folder, "flickr30k[split=entities]")
+
+
+def test_what_it_needs_is_what_it_reads(folder):
+    for spec in ("flickr30k", "flickr30k[split=entities]"):
+        needs = DATASETS.configure(spec).build().needs(folder)
+        assert needs and not missing(needs)
+        load(folder, spec)
+        for need in needs:
+            if need.found is not None and not need.optional:
+                away = need.found.rename(need.found.with_name("away"))
+                with pytest.raises(BadInput):
+                    load(folder, spec)
+                assert [n.what for n in missing(DATASETS.configure(spec).build().needs(folder))] == [need.what]
+                away.rename(need.found)

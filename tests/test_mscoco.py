@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cran_bench.errors import BadInput
+from cran_bench.needs import missing
 from cran_bench.registry import DATASETS
 
 YEARS = {"train2014": range(30), "val2014": range(100, 120)}
@@ -143,3 +144,17 @@ def test_a_split_of_another_release_is_told(folder):
     write(path, content)
     with pytest.raises(BadInput, match=r"1 images of .* are in neither .* first is train2014/COCO_train2014_0+9999"):
         load(folder)
+
+
+def test_what_it_needs_is_what_it_reads(folder):
+    for spec in ("mscoco", "mscoco[split=random]"):
+        needs = DATASETS.configure(spec).build().needs(folder)
+        assert needs and not missing(needs)
+        load(folder, spec)
+        for need in needs:
+            if need.found is not None and not need.optional:
+                away = need.found.rename(need.found.with_name("away"))
+                with pytest.raises(BadInput):
+                    load(folder, spec)
+                assert [n.what for n in missing(DATASETS.configure(spec).build().needs(folder))] == [need.what]
+                away.rename(need.found)

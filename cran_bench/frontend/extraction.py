@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
 from cran_bench.frontend.features import MANIFEST, SCHEMA, Features, ids_sha, load_features, read_manifest
-from cran_bench.frontend.front_end import FrontEnd, Picture, without_folders
+from cran_bench.frontend.front_end import FrontEnd, Picture, free_bytes, without_folders
 from cran_bench.images import UnreadableImage
 from cran_bench.progress import say, track
 from cran_bench.storage import clear_os_errors, locked, sha256_file, sha256_json, write_json
@@ -89,9 +89,10 @@ class _Extraction:
         self.shapes = front_end.shapes(n)
 
     def run(self) -> None:
+        size = self.front_end.size(len(self.collection.images.ids))
+        self._require_room(size)
         whole = self._allocate()
         done, spent, failed = self._journal() if whole else ({}, 0.0, {})
-        size = sum(np.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.shapes.values())
         n = len(self.collection.images.ids)
         made_with = f"{self.front_end.images_with} + {self.front_end.regions_with}"
         say(f"extracting {made_with} of {n:,} images, {size / 1e6:,.0f} MB")
@@ -120,6 +121,15 @@ class _Extraction:
                 "mend them and prepare again, or leave them out with --skip-bad"
             )
         self._finish(spent + time.perf_counter() - start, failed)
+
+    def _require_room(self, size: int) -> None:
+        written = sum(path.stat().st_blocks * 512 for path in self.folder.glob("*.npy"))
+        free = free_bytes(self.folder)
+        if size - written > free:
+            raise BadInput(
+                f"these features need {(size - written) / 1e9:,.2f} GB below {self.folder.parent}, where "
+                f"{free / 1e9:,.2f} GB are free: free some space, or choose another folder with --cache"
+            )
 
     def _journal(self) -> tuple[dict[str, str], float, dict[str, str]]:
         """Of the shards finished before whose images are the same still: their digests, seconds and unreadable rows."""

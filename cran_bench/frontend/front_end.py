@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ from cran_bench.frontend.backbones import Backbone, is_path, open_backbone
 from cran_bench.frontend.features import folder_name, ids_sha
 from cran_bench.frontend.precomputed import PrecomputedImages, PrecomputedRegions
 from cran_bench.frontend.regions import FULL_IMAGE, REGIONS, Proposer, open_proposer
+from cran_bench.progress import duration
 from cran_bench.specs import Spec, parse_spec
 
 BATCH = 64
@@ -92,6 +96,31 @@ class FrontEnd:
     def folder(self, root: Path, collection: Collection) -> Path:
         """Where these features of these images lie below `root`."""
         return root / folder_name(self.identity(), ids_sha(collection.images.ids))
+
+    def size(self, images: int) -> int:
+        """Bytes of the arrays of so many images."""
+        return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.shapes(images).values())
+
+    def forecast(self, collection: Collection, root: Path, probe: int = 12) -> str:
+        """Disk and time that the features of a collection will take here, from those of its first images.
+
+        Args:
+            collection: the images.
+            root: folder of this dataset's features, which need not be there.
+            probe: images to try.
+        """
+        n = len(collection.images.ids)
+        lines = [f"features by {self.images_with} + {self.regions_with}: {n:,} images, {self.size(n) / 1e9:,.2f} GB"]
+        lines[0] += f" of {free_bytes(root) / 1e9:,.0f} GB free"
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            tried = min(probe, n)
+            for rows in (range(1), range(tried)):  # the first pass warms up
+                start = time.perf_counter()
+                pictures = pool.map(lambda row: self.picture(collection.images.read(row)), rows)
+                self.features(collection.images.ids, rows, dict(enumerate(pictures)) if self.reads_images else {}, pool)
+                seconds = time.perf_counter() - start
+        lines.append(f"{tried} images took {seconds:.2f} s here: about {duration(seconds / tried * n)} in all")
+        return "\n".join(lines)
 
     def picture(self, image: Image.Image) -> Picture:
         """What `features` needs of an image."""
@@ -213,3 +242,10 @@ def without_folders(text: str) -> str:
     spec = parse_spec(text)
     options = {key: Path(value).name if key in _FILES else value for key, value in spec.options.items()}
     return str(Spec(spec.name, Path(spec.argument).name, options))
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that can be written below `path`, which need not be there yet."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
