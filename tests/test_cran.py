@@ -406,26 +406,34 @@ def test_the_weights_of_the_sum_are_chosen_on_validation(data, tmp_path):
     assert again.reused and again.part.similarity == fit.part.similarity
 
 
-def test_a_level_that_knows_nothing_weighs_little(data, tmp_path):
-    row = fitted(CRANRelation(**SHORT), data, tmp_path).part
-    (relation,) = (part for part in row.parts if part.levels == ("relation",))
-    level = relation.network.levels["relation"]
-    with torch.no_grad():
-        level.text.weight.normal_(generator=torch.Generator().manual_seed(1))
-        level.text.bias.normal_(generator=torch.Generator().manual_seed(2))
-    row.weights = torch.ones(3, dtype=torch.float64)
+@pytest.mark.parametrize(
+    ("best_local", "best_relation", "expected"),
+    [
+        (0, 0, [1.0, 1.0, 1.0]),
+        (-2, 3, [1.0, 0.25, 8.0]),
+        (4, -1, [1.0, 16.0, 0.5]),
+        (-9, 9, [1.0, 1 / 16, 16.0]),  # four steps at most
+    ],
+)
+def test_weights_are_walked_by_powers_of_two(monkeypatch, best_local, best_relation, expected):
+    row = CRAN()
+    monkeypatch.setattr(row, "embed_images", lambda split: None)
+    monkeypatch.setattr(row, "embed_texts", lambda split: None)
 
     class Lent:
+        chosen = None
+
         def score(self, images, texts):
-            return rank(images, texts, data.val.image_of, row.similarity).metrics()
+            _, on_local, on_relation = row.similarity.weights
+            far = abs(math.log2(on_local) - best_local) + abs(math.log2(on_relation) - best_relation)
+            return SimpleNamespace(rsum=-far)
 
         def chose(self, weights):
-            self.weights = weights
+            self.chosen = weights
 
     lent = Lent()
-    with torch.inference_mode():
-        row._choose_weights(data.val, lent)
-    assert lent.weights[:2] == [1.0, 1.0] and lent.weights[2] < 1
+    row._choose_weights(None, lent)
+    assert lent.chosen == expected == list(row.similarity.weights)
 
 
 def test_levels_trained_jointly_are_one_part(data, tmp_path):
