@@ -117,6 +117,27 @@ def flickr(drawn_photographs, tmp_path):
     return tmp_path / "data"
 
 
+@pytest.fixture
+def read_what_they_need():
+    """A check that a dataset loads with what it says it needs, and with nothing less."""
+    from cran_bench.errors import BadInput
+    from cran_bench.needs import missing
+
+    def check(dataset, folder):
+        needs = dataset.needs(folder)
+        dataset.load(folder)
+        assert not missing(needs)
+        for need in needs:
+            if need.found is not None and not need.optional:
+                away = need.found.rename(need.found.with_name("away"))
+                with pytest.raises(BadInput):
+                    dataset.load(folder)
+                assert [n.what for n in missing(dataset.needs(folder))] == [need.what]
+                away.rename(need.found)
+
+    return check
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """Real train, val and test splits of 100 invented images with one to four captions, without pixels or files."""
