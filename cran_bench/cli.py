@@ -162,6 +162,8 @@ def prepare(
     from cran_bench.registry import DATASETS
 
     configured = DATASETS.configure(dataset)
+    if only_check and (force or export is not None):
+        raise BadInput("--check only looks: leave out --force and --export, or --check")
     if export is not None:
         _export(configured, data, export)
         return
@@ -404,6 +406,8 @@ def search(
     if out is not None:
         require_drawable(out)
     configured = METHODS.configure(_quick_method(method) if quick else method)
+    if image is not None and not image.is_file():
+        raise BadInput(f"there is no picture {image}; give the path of an image file")
     picture = None if image is None else open_image(image)
     where = pick_device(device)
     configured_data = DATASETS.configure(_quick_dataset(dataset) if quick else dataset)

@@ -63,16 +63,6 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 have hardware of their own: most GPUs since 2020, CPUs with AMX."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    try:
-        return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-    except AttributeError:  # torch before 2.10
-        return bool(torch.cpu._is_amx_tile_supported())
-
-
 def _be_deterministic() -> None:
     """Have a GPU give the same numbers for the same seed, in full float32."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

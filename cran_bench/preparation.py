@@ -18,7 +18,14 @@ from cran_bench.errors import BadInput
 from cran_bench.frontend.backbones import open_backbone
 from cran_bench.frontend.extraction import extract
 from cran_bench.frontend.features import MANIFEST, Features, load_features, prepared, read_manifest
-from cran_bench.frontend.front_end import FrontEnd, files_of, is_at_hand, proposer_identity, without_folders
+from cran_bench.frontend.front_end import (
+    FrontEnd,
+    files_of,
+    is_at_hand,
+    is_embedded,
+    proposer_identity,
+    without_folders,
+)
 from cran_bench.frontend.regions import open_proposer
 from cran_bench.frontend.text import TextFrontEnd
 from cran_bench.frontend.vectors import vector_source
@@ -151,7 +158,7 @@ def check(
     """What is there, what is missing and where to get it; where all is there, how long extraction will take.
 
     Returns:
-        Lines to print, and whether nothing is missing.
+        Lines to print, and whether nothing is missing, disk neither.
 
     Raises:
         BadInput: the data that is there is not usable.
@@ -166,8 +173,8 @@ def check(
     collection, defaults = _load(dataset, data, "ppmi-svd")
     lines.append(collection.describe())
     front_end = _front_end(collection, defaults, images_with, regions_with)
-    lines.append(front_end.forecast(collection, _features_root(cache, dataset)))
-    return "\n".join(lines), True
+    forecast, has_room = front_end.forecast(collection, _features_root(cache, dataset))
+    return "\n".join([*lines, forecast]), has_room
 
 
 def _front_end(
@@ -247,9 +254,9 @@ def _is_made_with(folder: Path, images_with: str | None, regions_with: str | Non
         return False
     same = True
     # What the user did not name is opened again only where it needs no file: a file of that name may be another.
-    if is_at_hand(images) and (images_with or not files_of(images)):
+    if is_at_hand(images) and (images_with or is_embedded(images)):
         same = canonical_json(dict(open_backbone(images).identity())) == canonical_json(made["backbone"])
-    if same and is_at_hand(regions) and (regions_with or not files_of(regions)):
+    if same and is_at_hand(regions) and (regions_with or is_embedded(regions)):
         found = proposer_identity(open_proposer(regions, collection))
         same = canonical_json(found) == canonical_json(made["proposer"])
     return same

@@ -108,7 +108,7 @@ def draw(hits: Sequence[Hit], images: Sequence[Image], title: str, query: Image 
     ]
     rows = -(-len(shown) // ACROSS)
     figure = Figure(figsize=(2.6 * ACROSS, 0.5 + 2.9 * rows), layout="constrained")
-    figure.suptitle(textwrap.fill(title, 110), fontsize=11)
+    figure.suptitle(textwrap.fill(title, 110), fontsize=11, parse_math=False)
     axes: Any = figure.subplots(rows, ACROSS, squeeze=False)
     for place in axes.flat:
         place.set_axis_off()

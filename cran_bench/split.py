@@ -90,27 +90,27 @@ class Split:
 
     @cached_property
     def regions(self) -> Tensor:
-        """(N, 5, D) float32, the feature of each region, best first; where `region_mask` is False, a stand-in."""
+        """(N, R, D) float32, the feature of each of R regions, best first; where `region_mask` is False, a stand-in."""
         return self._tensor(self._region_array("regions"), np.float32)
 
     @cached_property
     def boxes(self) -> Tensor:
-        """(N, 5, 4) float32, x0 y0 x1 y1 as fractions of width and height."""
+        """(N, R, 4) float32, x0 y0 x1 y1 as fractions of width and height."""
         return self._tensor(self._region_array("boxes"))
 
     @cached_property
     def box_scores(self) -> Tensor:
-        """(N, 5) float32, the proposer's confidence."""
+        """(N, R) float32, the proposer's confidence."""
         return self._tensor(self._region_array("scores"))
 
     @cached_property
     def region_mask(self) -> Tensor:
-        """(N, 5) bool, False where there was no region and the full image stands in."""
+        """(N, R) bool, False where there was no region and the full image stands in."""
         return self._tensor(self._region_array("mask"))
 
     @cached_property
     def relation_pairs(self) -> Tensor:
-        """(20, 2) int64, the ordered pairs (j, k), j != k, of the regions, row-major."""
+        """(R (R - 1), 2) int64, the ordered pairs (j, k), j != k, of the regions, row-major."""
         return region_pairs(self._region_array("boxes").shape[1]).to(self._device)
 
     @property

@@ -221,7 +221,7 @@ def test_check_says_what_extraction_will_take(prepare, flickr, tmp_path):
     lines = said.out.splitlines()
     assert lines[0] == f"flickr8k below {flickr}"
     assert "30 files in" in lines[1] and all(line.split()[0] == "there" for line in lines[1:6])
-    assert "features by pixels[dim=16] + none: 30 images, 0.00 GB of" in said.out
+    assert "features by pixels[dim=16] + none: 30 images, 0.00 GB; " in said.out and "GB are free" in said.out
     assert lines[-1].startswith("12 images took")
     assert not (tmp_path / "cache").exists()
     (flickr / "flickr8k" / "Flickr8k.token.txt").unlink()
@@ -236,6 +236,14 @@ def test_check_names_the_owners_where_nothing_is_there(command, tmp_path, datase
     assert said.code == 1 and said.out.splitlines()[-1].startswith(f"missing: {count} of ")
     missing = [line for line in said.out.splitlines() if line.startswith("  missing")]
     assert len(missing) == count and all("http" in line for line in missing)
+
+
+def test_check_of_a_disk_that_is_too_small_and_with_other_options(prepare, monkeypatch):
+    said = prepare("--check", "--force")
+    assert said.code == 2 and "--check only looks" in said.sentence
+    monkeypatch.setattr("cran_bench.frontend.front_end.free_bytes", lambda path: 100)
+    said = prepare("--check")
+    assert said.code == 1 and "0.00 GB are free: too little" in said.out
 
 
 def test_check_of_data_that_cannot_be_used(prepare, flickr):

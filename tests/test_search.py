@@ -70,7 +70,7 @@ def test_other_splits_and_what_is_more_than_there_is(command, quick_scenes):
     [
         ([], "a sentence or --image FILE, one of the two"),
         (["a star", "--image", "star.png"], "one of the two"),
-        (["--image", "gone.png"], "gone.png does not exist"),
+        (["--image", "gone.png"], "there is no picture gone.png"),
         (["a star", "--split", "tests"], "no split 'tests'; did you mean 'test'"),
         (["a star", "-m", "ccca"], "did you mean 'cca'"),
         (["a star", "-o", "found.jpg"], "should end in .png"),
@@ -99,7 +99,7 @@ def test_the_files_of_the_front_end_are_asked_for(quick_scenes):
 def test_pictures_are_drawn_with_the_query(tmp_path):
     hits = [Hit(k, f"image{k}", "$a$ long text " * 20, 0.5 - k / 100) for k in range(7)]
     pictures = [Image.fromarray(np.full((30, 40, 3), 30 * k, np.uint8)) for k in range(7)]
-    draw(hits, pictures, "title", pictures[0], tmp_path / "found.png")
+    draw(hits, pictures, r"a $\foo$ sign", pictures[0], tmp_path / "found.png")
     with Image.open(tmp_path / "found.png") as drawn:
         assert drawn.height > 500
     lines = describe(hits).splitlines()

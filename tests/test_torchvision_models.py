@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import time
@@ -165,8 +164,11 @@ class Code:
         ("torchvision:resnet18[weights=GONE.pth]", "there is no file .*GONE.pth"),
         ("torchvision:resnet18[weights=RESNET.pth,node=layer5]", "no node 'layer5'; did you mean 'layer"),
         ("torchvision:resnet18[weights=RESNET.pth,node=layer4,relu=false]", "leave relu out"),
-        ("torchvision:resnet18[weights=RESNET.pth,relu=false]", "no rectifier before the last layer of resnet18"),
-        ("torchvision:resnet18[weights=RESNET.pth,node=fc.weight]", "node"),
+        ("torchvision:resnet18[weights=RESNET.pth,relu=false]", "no rectifier right before the last layer of resnet18"),
+        ("torchvision:resnet18[weights=RESNET.pth,node=fc.weight]", "no node 'fc.weight'; known: avgpool"),
+        ("torchvision:resnet18[weights=PAGE.pth]", "PAGE.pth is no state dict .*copy it again"),
+        ("torchvision:resnet18[weights=SCALAR.pth]", "another network than resnet18"),
+        ("torchvision:resnet18[weights=WEIGHTS.bin]", "a file that ends in .safetensors, .pth, .pt, not WEIGHTS.bin"),
         ("torchvision:resnet34[weights=RESNET.pth]", "another network than resnet34 .it lacks layer1.2.bn1"),
         ("torchvision:resnet50[weights=RESNET.pth]", "another network than resnet50"),
         ("torchvision:resnet18[weights=CUT.pth]", "cannot be read .*copy it again"),
@@ -174,7 +176,7 @@ class Code:
         ("torchvision:resnet18[weights=CODE.pth]", "holds more than tensors, .* and is refused"),
         ("torchvision:resnet18[weights=OLD.pth]", "holds more than tensors, .* and is refused"),
         ("torchvision:resnet18[weights=LIST.pth]", "is not a state dict"),
-        ("torchvision:resnet18[weights=RESNET.pth,crop=five]", "crop"),
+        ("torchvision:resnet18[weights=RESNET.pth,crop=five]", "field 'crop' is 'five'"),
     ],
 )
 def test_bad_backbones(resnet18, tmp_path, capfd, spec, message):
@@ -187,9 +189,26 @@ def test_bad_backbones(resnet18, tmp_path, capfd, spec, message):
     torch.save({"weight": torch.zeros(2), "code": Code()}, tmp_path / "CODE.pth")
     (tmp_path / "OLD.pth").write_bytes(pickle.dumps(Code()))
     torch.save([torch.zeros(2)], tmp_path / "LIST.pth")
+    torch.save({"fc.weight": torch.tensor(1.0)}, tmp_path / "SCALAR.pth")
+    (tmp_path / "PAGE.pth").write_text("<html>please log in</html>")
     with pytest.raises(BadInput, match=message):
-        open_backbone(spec.replace("weights=", f"weights={tmp_path}/") if ".pth" in spec or ".safe" in spec else spec)
+        open_backbone(spec.replace("weights=", f"weights={tmp_path}/") if "." in spec else spec)
     assert "this must not run" not in capfd.readouterr().out
+
+
+def test_a_rectifier_that_is_used_elsewhere_too_is_left_alone(tmp_path):
+    generated(tmp_path / "bottleneck.pth", "resnet50", num_classes=CLASSES)
+    with pytest.raises(BadInput, match="no rectifier right before the last layer of resnet50"):
+        open_backbone(f"torchvision:resnet50[weights={tmp_path}/bottleneck.pth,relu=false]")
+
+
+def test_what_a_network_cannot_take_is_said(tmp_path):
+    generated(tmp_path / "large.pth", "vit_b_32", image_size=384, num_classes=3)
+    with pytest.raises(BadInput, match="another network than vit_b_32"):
+        open_backbone(f"torchvision:vit_b_32[weights={tmp_path}/large.pth]")
+    generated(tmp_path / "small.pth", "shufflenet_v2_x0_5", num_classes=3)
+    with pytest.raises(BadInput, match=r"no tensor|no node"):
+        open_backbone(f"torchvision:shufflenet_v2_x0_5[weights={tmp_path}/small.pth,node=stage2.0.size]")
 
 
 def test_weights_that_cannot_be_downloaded(monkeypatch, tmp_path):
@@ -317,12 +336,13 @@ def test_a_killed_run_ends_with_the_same_bytes(resnet18, detector, tmp_path):
 
     whole = subprocess.run(prepare(tmp_path / "whole"), capture_output=True, text=True)
     assert whole.returncode == 0, whole.stderr
-    killed = subprocess.Popen(prepare(tmp_path / "killed"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while not list((tmp_path / "killed").rglob("journal.json")):
-        time.sleep(0.05)
-        assert killed.poll() is None
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    with subprocess.Popen(prepare(tmp_path / "killed"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as killed:
+        try:
+            while killed.poll() is None and not list((tmp_path / "killed").rglob("journal.json")):
+                time.sleep(0.01)
+        finally:
+            killed.kill()
+    assert not list((tmp_path / "killed").rglob("manifest.json")), "it ended before it was killed"
     resumed = subprocess.run(prepare(tmp_path / "killed"), capture_output=True, text=True)
     assert resumed.returncode == 0 and "shards were finished before" in resumed.stderr, resumed.stderr
     arrays = {path.name: path.read_bytes() for path in (tmp_path / "whole").rglob("*.npy")}

@@ -19,7 +19,6 @@ from cran_bench.frontend.torchvision_models import (
     Precision,
     TorchvisionBackbone,
     build_network,
-    resolved,
     sha256_of_state,
 )
 
@@ -50,7 +49,7 @@ class FasterRCNN(Proposer):
     feature: Literal["crop", "box_head"] = "crop"
     iou: float = 0.5
     threshold: float = 0.0
-    precision: Precision = "auto"
+    precision: Precision = "float32"
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -59,7 +58,6 @@ class FasterRCNN(Proposer):
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold must be at least 0 and below 1, not {self.threshold}")
         self._device = pick_device(self.device)
-        self.precision = resolved(self.precision, self._device)
         network = build_network(self.model, self.weights, "detection")
         if not hasattr(getattr(network, "roi_heads", None), "box_head"):
             raise BadInput(f"{self.model} has no head for regions; take fasterrcnn_resnet50_fpn_v2")
@@ -147,7 +145,7 @@ class PaperRegions(Proposer):
     detector: str = "DEFAULT"
     vgg16: str = "DEFAULT"
     iou: float = 0.5
-    precision: Precision = "auto"
+    precision: Precision = "float32"
     device: str = "auto"
 
     def __post_init__(self) -> None:

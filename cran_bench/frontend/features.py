@@ -30,10 +30,10 @@ class Features:
         folder: where they lie.
         manifest: what they are.
         globals: (N, D) float32, memory-mapped.
-        regions: (N, 5, D) float32, memory-mapped, or None where no regions were asked for.
-        boxes: (N, 5, 4) float32 fractions x0 y0 x1 y1.
-        scores: (N, 5) float32.
-        mask: (N, 5) bool, False where the full image pads.
+        regions: (N, R, D) float32, memory-mapped, or None where no regions were asked for.
+        boxes: (N, R, 4) float32 fractions x0 y0 x1 y1.
+        scores: (N, R) float32.
+        mask: (N, R) bool, False where the full image pads.
     """
 
     folder: Path

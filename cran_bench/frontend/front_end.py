@@ -23,6 +23,7 @@ from cran_bench.frontend.backbones import Backbone, is_path, open_backbone
 from cran_bench.frontend.features import folder_name, ids_sha
 from cran_bench.frontend.precomputed import PrecomputedImages, PrecomputedRegions
 from cran_bench.frontend.regions import FULL_IMAGE, REGIONS, Proposer, open_proposer
+from cran_bench.images import UnreadableImage
 from cran_bench.progress import duration
 from cran_bench.specs import Spec, parse_spec
 
@@ -101,26 +102,39 @@ class FrontEnd:
         """Bytes of the arrays of so many images."""
         return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.shapes(images).values())
 
-    def forecast(self, collection: Collection, root: Path, probe: int = 12) -> str:
+    def forecast(self, collection: Collection, root: Path, probe: int = 12) -> tuple[str, bool]:
         """Disk and time that the features of a collection will take here, from those of its first images.
 
         Args:
             collection: the images.
             root: folder of this dataset's features, which need not be there.
             probe: images to try.
+
+        Returns:
+            Lines to print, and whether the disk is large enough.
         """
-        n = len(collection.images.ids)
-        lines = [f"features by {self.images_with} + {self.regions_with}: {n:,} images, {self.size(n) / 1e9:,.2f} GB"]
-        lines[0] += f" of {free_bytes(root) / 1e9:,.0f} GB free"
+        n, free = len(collection.images.ids), free_bytes(root)
+        size = self.size(n)
+        lines = [
+            f"features by {self.images_with} + {self.regions_with}: {n:,} images, {size / 1e9:,.2f} GB; "
+            f"{free / 1e9:,.2f} GB are free" + ("" if size <= free else ": too little")
+        ]
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             tried = min(probe, n)
             for rows in (range(1), range(tried)):  # the first pass warms up
                 start = time.perf_counter()
-                pictures = pool.map(lambda row: self.picture(collection.images.read(row)), rows)
-                self.features(collection.images.ids, rows, dict(enumerate(pictures)) if self.reads_images else {}, pool)
+                read = list(pool.map(lambda row: self._read(collection, row), rows))
+                pictures = {place: picture for place, picture in enumerate(read) if picture is not None}
+                self.features(collection.images.ids, rows, pictures, pool)
                 seconds = time.perf_counter() - start
         lines.append(f"{tried} images took {seconds:.2f} s here: about {duration(seconds / tried * n)} in all")
-        return "\n".join(lines)
+        return "\n".join(lines), size <= free
+
+    def _read(self, collection: Collection, row: int) -> Picture | None:
+        try:
+            return self.picture(collection.images.read(row)) if self.reads_images else None
+        except UnreadableImage:
+            return None
 
     def picture(self, image: Image.Image) -> Picture:
         """What `features` needs of an image."""
@@ -228,6 +242,11 @@ def files_of(text: str) -> list[str]:
     argument = [spec.argument] if spec.argument and weights is None else []
     options = {key: spec.options[key] for key in _FILES if key in spec.options}
     return argument + [file for key, file in options.items() if key not in (weights or ()) or is_path(file)]
+
+
+def is_embedded(text: str) -> bool:
+    """Whether a spec needs nothing but this package and the data."""
+    return parse_spec(text).name in ("pixels", "grid", "boxes", "none")
 
 
 def is_at_hand(text: str) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cran_bench.environment import has_fast_bfloat16, pick_device
+from cran_bench.environment import pick_device
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.extras import require
 from cran_bench.frontend.backbones import is_path
@@ -28,9 +29,10 @@ INPUT = 224  # pixels that a network takes of that
 AT_ONCE = 64  # pictures in one pass
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in the order RGB
 
+SUFFIXES = (".safetensors", ".pth", ".pt")
 EXTRA = "images", "torchvision's networks"
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass
@@ -46,7 +48,7 @@ class TorchvisionBackbone:
         node: another inner value, by its name in `torchvision.models.feature_extraction.get_graph_node_names`.
         relu: take the value after the rectifier before the last layer; `false` takes what enters the rectifier.
         crop: the `center`, or the average over `ten`: centre and corners, and their mirror images.
-        precision: `bfloat16` is faster where the hardware has it, `auto` takes it on such GPUs and CPUs.
+        precision: `bfloat16` is several times faster where the hardware has it, and its features differ by up to 1 %.
         device: where to compute; the only field that is not part of what the features are.
         dim: length of a feature.
 
@@ -59,7 +61,7 @@ class TorchvisionBackbone:
     node: str | None = None
     relu: bool = True
     crop: Literal["center", "ten"] = "center"
-    precision: Precision = "auto"
+    precision: Precision = "float32"
     device: str = "auto"
     dim: int = field(init=False)
 
@@ -67,13 +69,20 @@ class TorchvisionBackbone:
         if self.node is not None and not self.relu:
             raise ValueError("node names the very value; leave relu out")
         self._device = pick_device(self.device)
-        self.precision = resolved(self.precision, self._device)
         network = build_network(self.model, self.weights)
         self._sha256 = sha256_of_state(network)
         self._network = self._cut(network).to(self._device)
         self._scale = 255 * torch.tensor(STD, device=self._device)[:, None, None]
         self._shift = 255 * torch.tensor(MEAN, device=self._device)[:, None, None]
-        self.dim = self._forward(torch.zeros(1, INPUT, INPUT, 3, dtype=torch.uint8)).shape[1]
+        try:
+            self.dim = self._forward(torch.zeros(1, INPUT, INPUT, 3, dtype=torch.uint8)).shape[1]
+        except BadInput:
+            raise
+        except Exception as error:  # what a network of another input size raises is its own affair
+            raise BadInput(
+                f"{self.model} cannot be used with pictures of {INPUT} x {INPUT} ({_first_line(error)}): "
+                "take another network, or other weights of it"
+            ) from error
 
     def _cut(self, network: nn.Module) -> nn.Module:
         if self.node is not None:
@@ -83,12 +92,13 @@ class TorchvisionBackbone:
             raise BadInput(f"the last layer of {self.model} is a convolution: say which value to take, as node=NAME")
         network.set_submodule(name, nn.Identity())
         if not self.relu:
-            before = [(n, m) for n, m in network.named_modules() if not list(m.children())]
-            at = [n for n, _ in before].index(name)
-            rectifier = next((n for n, m in reversed(before[max(0, at - 2) : at]) if isinstance(m, nn.ReLU)), None)
-            if rectifier is None:
-                raise ValueError(f"there is no rectifier before the last layer of {self.model}; leave relu out")
-            network.set_submodule(rectifier, nn.Identity())
+            holder, _, own = name.rpartition(".")
+            layers = list(network.get_submodule(holder).named_children())
+            before = [layer for layer in layers[: [n for n, _ in layers].index(own)] if not _is_dropout(layer[1])]
+            in_order = isinstance(network.get_submodule(holder), nn.Sequential)
+            if not in_order or not before or not isinstance(before[-1][1], nn.ReLU):
+                raise ValueError(f"there is no rectifier right before the last layer of {self.model}; leave relu out")
+            network.set_submodule(f"{holder}.{before[-1][0]}", nn.Identity())
         return network
 
     def identity(self) -> Mapping[str, Any]:
@@ -123,7 +133,9 @@ class TorchvisionBackbone:
         x = (pictures.to(self._device, non_blocking=True).permute(0, 3, 1, 2).float() - self._shift) / self._scale
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             found = self._network(x)
-        values: Tensor = next(iter(found.values())) if isinstance(found, dict) else found
+        values = next(iter(found.values())) if isinstance(found, dict) else found
+        if not isinstance(values, Tensor):
+            raise BadInput(f"node '{self.node}' of {self.model} is no tensor; choose another")
         if values.dim() == 4:
             values = values.mean(dim=(2, 3))
         elif values.dim() == 3:
@@ -134,13 +146,6 @@ class TorchvisionBackbone:
                 "choose one of shape (pictures, features[, height, width])"
             )
         return values.float().cpu()
-
-
-def resolved(precision: Precision, device: torch.device) -> Precision:
-    """What `auto` stands for on a device."""
-    if precision == "auto":
-        return "bfloat16" if has_fast_bfloat16(device) else "float32"
-    return precision
 
 
 def build_network(name: str, weights: str, kind: Literal["classification", "detection"] = "classification") -> Any:
@@ -168,19 +173,26 @@ def build_network(name: str, weights: str, kind: Literal["classification", "dete
             )
         try:
             return models.get_model(name, weights=enum[weights]).eval()
-        except OSError as error:
+        except (OSError, HTTPException, RuntimeError, pickle.UnpicklingError) as error:
             raise BadInput(
-                f"the weights {weights} of {name} cannot be downloaded ({error}): fetch {enum[weights].url} elsewhere "
-                "and give the file as weights=FILE"
+                f"the weights {weights} of {name} cannot be downloaded ({_first_line(error)}): fetch "
+                f"{enum[weights].url} elsewhere and give the file as weights=FILE"
             ) from None
-    state = read_state(Path(weights))
+    # Densenets were saved under names that torchvision has given up since.
+    state = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", k): v
+        for k, v in read_state(Path(weights)).items()
+    }
     options = {"weights": None} if kind == "classification" else {"weights": None, "weights_backbone": None}
     network = models.get_model(name, **options).eval()
     last = _last_layer(network) if kind == "classification" else "roi_heads.box_predictor.cls_score"
-    classes = len(state.get(f"{last}.weight", ()))
-    if classes and classes != len(network.state_dict().get(f"{last}.weight", ())):
-        network = models.get_model(name, **options, num_classes=classes).eval()
+    own, known = (weights.get(f"{last}.weight", torch.zeros(0)).shape[:1] for weights in (state, network.state_dict()))
+    if own and own[0] and own != known:
+        network = models.get_model(name, **options, num_classes=own[0]).eval()
+    if hasattr(network, "transform_input"):
+        network.transform_input = True  # as for the weights that torchvision offers
     own = network.state_dict()
+    state = {**{key: value for key, value in own.items() if key.endswith("num_batches_tracked")}, **state}
     wrong = [f"it lacks {key}" for key in own.keys() - state.keys()]
     wrong += [f"{name} has no {key}" for key in state.keys() - own.keys()]
     wrong += [
@@ -206,24 +218,32 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         BadInput: it is missing, cut short, holds more than tensors, or is no state dict.
     """
+    if path.suffix not in SUFFIXES:
+        raise BadInput(f"weights are a state dict in a file that ends in {', '.join(SUFFIXES)}, not {path.name}")
     if not path.is_file():
-        raise BadInput(f"there is no file {path}; give the path of a state dict, .safetensors or .pth")
+        raise BadInput(f"there is no file {path}; give the path of a state dict")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that are refused in the end
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
+        if path.read_bytes()[:2] not in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            raise BadInput(f"{path} is no state dict ({_first_line(error)}): copy it again from its source") from None
         raise BadInput(
             f"{path} holds more than tensors, which could be code, and is refused: save only the state dict, "
             "best as .safetensors"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged files raise many kinds
         raise BadInput(f"{path} cannot be read ({_first_line(error)}): copy it again from its source") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadInput(f"{path} is not a state dict, names with tensors: save model.state_dict()")
     return state
+
+
+def _is_dropout(module: nn.Module) -> bool:
+    return isinstance(module, nn.Dropout)
 
 
 def _first_line(error: Exception) -> str:

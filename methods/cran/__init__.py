@@ -40,8 +40,9 @@ class CRAN(Recipe):
             total loss.
         sim: d of Eq. 11 (A16): `dot`, or `cos`, which differs under `normalize=none`.  Unit embeddings are compared by
             cosine, so that averages of them (protocol `mean`) are unit again.
-        fusion_weights: of the global, local and relation level (A17); 1, 1, 1 in Eq. 11.  With `none` the weights of
-            the local and the relation level are powers of two, one after the other the best on validation.
+        fusion_weights: of the global, local and relation level (A17); 1, 1, 1 in Eq. 11.  With `none` validation
+            chooses: first the local level's weight is halved, or else doubled, up to four times, as long as rsum grows,
+            then the relation level's.
         fusion_norm: `zscore` also divides each level by the deviation of its scores on validation (A17), for levels
             of different scale; `none` is Eq. 11.
     """
@@ -92,6 +93,7 @@ class CRAN(Recipe):
                         f"{name} is {value}, but an image has {regions} regions: use {name}={regions} or less"
                     )
         self.parts = [run.part(part) for part in self._unfitted()]
+        self.weights = torch.tensor(self.fusion_weights or (1.0, 1.0, 1.0), dtype=torch.float64)
         with torch.inference_mode():
             if self.fusion_norm == "zscore":
                 self._even_out(val)
