@@ -76,6 +76,9 @@ RegionsOption = Annotated[
 VectorsOption = Annotated[
     str, typer.Option("--vectors", metavar="SPEC", help="Word vectors: ppmi-svd, glove:FILE or word2vec:FILE.")
 ]
+SeedOption = Annotated[int, typer.Option("-s", "--seed", min=0, help="Seed of the fit.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="Less data and training, as for run.")]
+DrawingOption = Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Also draw it, as a PNG.")]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 
 
@@ -313,9 +316,9 @@ def explain(
         str, typer.Option("-m", "--method", metavar="METHOD", help="A method that can explain.")
     ] = "cran",
     dataset: DatasetOption = "scenes",
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Also draw it, as a PNG.")] = None,
-    seed: Annotated[int, typer.Option("-s", "--seed", min=0, help="Seed of the fit.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="Less data and training, as for run.")] = False,
+    out: DrawingOption = None,
+    seed: SeedOption = 0,
+    quick: QuickOption = False,
     data: DataOption = Path("data"),
     images_with: ImagesOption = None,
     regions_with: RegionsOption = None,
@@ -373,9 +376,9 @@ def search(
     dataset: DatasetOption = "scenes",
     top: Annotated[int, typer.Option("-n", "--top", min=1, help="How many to show.")] = 10,
     split: Annotated[str, typer.Option("--split", metavar="NAME", help="train, val or test.")] = "test",
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Also draw them, as a PNG.")] = None,
-    seed: Annotated[int, typer.Option("-s", "--seed", min=0, help="Seed of the fit.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="Less data and training, as for run.")] = False,
+    out: DrawingOption = None,
+    seed: SeedOption = 0,
+    quick: QuickOption = False,
     data: DataOption = Path("data"),
     images_with: ImagesOption = None,
     regions_with: RegionsOption = None,

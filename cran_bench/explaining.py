@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import textwrap
 from collections.abc import Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from cran_bench.contract import Explanation
 from cran_bench.errors import BadInput
+from cran_bench.extras import require
 from cran_bench.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def require_drawable(path: Path) -> None:
     """
     if path.suffix.lower() != ".png":
         raise BadInput(f"the picture is written as PNG, so {path} should end in .png")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise BadInput("drawing needs matplotlib: python -m pip install 'cran-bench[report]'")
+    require("matplotlib", "report", "drawings")
 
 
 def draw(explanation: Explanation, image: Image, boxes: NDArray[np.float32] | None, title: str, path: Path) -> None:

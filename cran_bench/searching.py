@@ -47,9 +47,9 @@ def images_for(method: Method, split: Split, sentence: str, top: int) -> list[Hi
         texts = method.embed_texts(split.asking([sentence]))
         scores = method.similarity.scores(images, texts)[:, 0]
     best = scores.topk(min(top, len(scores)))
-    first = torch.searchsorted(split.image_of.cpu(), torch.arange(len(split)))
+    first, ids = torch.searchsorted(split.image_of.cpu(), torch.arange(len(split))), split.image_ids
     return [
-        Hit(position, split.image_ids[position], split.texts[int(first[position])], score)
+        Hit(position, ids[position], split.texts[int(first[position])], score)
         for position, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 
@@ -70,9 +70,9 @@ def texts_for(method: Method, split: Split, picture: Split, top: int) -> list[Hi
             ) from None
         scores = method.similarity.scores(image, method.embed_texts(split))[0]
     best = scores.topk(min(top, len(scores)))
-    owner = split.image_of.tolist()
+    owner, ids = split.image_of.tolist(), split.image_ids
     return [
-        Hit(owner[place], split.image_ids[owner[place]], split.texts[place], score)
+        Hit(owner[place], ids[owner[place]], split.texts[place], score)
         for place, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 

@@ -189,16 +189,8 @@ class _Extraction:
             waiting: list[list[Future[Picture | UnreadableImage | None]]] = []
             for k, rows in enumerate(shards):
                 for ahead in shards[k + len(waiting) : k + 2]:
-                    waiting.append([pool.submit(self._read, row) for row in ahead])
+                    waiting.append([pool.submit(self.front_end.read, self.collection, row) for row in ahead])
                 yield self._compute(rows, [picture.result() for picture in waiting.pop(0)], pool)
-
-    def _read(self, row: int) -> Picture | UnreadableImage | None:
-        if not self.front_end.reads_images:
-            return None
-        try:
-            return self.front_end.picture(self.collection.images.read(row))
-        except UnreadableImage as error:
-            return error
 
     def _compute(
         self, rows: range, pictures: list[Picture | UnreadableImage | None], pool: ThreadPoolExecutor

@@ -131,8 +131,8 @@ def _as_array(x: Tensor) -> NDArray[np.float32]:
 class PaperRegions(Proposer):
     """``paper``: the boxes of a Faster R-CNN, and of each crop the fc7 of VGG-16, 4,096 numbers.
 
-    The paper's detector was a Faster R-CNN on VGG-16, whose weights for MS-COCO are not to be had any more; its fc7 is
-    of the region pooled from a map, ours of the region cut from the image.
+    The paper's detector was a Faster R-CNN on VGG-16, of which torchvision has no weights; its fc7 is of the region
+    pooled from a map, ours of the region cut from the image.
 
     Attributes:
         detector: weights of fasterrcnn_resnet50_fpn_v2, a file or the name of torchvision's own.

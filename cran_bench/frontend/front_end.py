@@ -123,18 +123,21 @@ class FrontEnd:
             tried = min(probe, n)
             for rows in (range(1), range(tried)):  # the first pass warms up
                 start = time.perf_counter()
-                read = list(pool.map(lambda row: self._read(collection, row), rows))
-                pictures = {place: picture for place, picture in enumerate(read) if picture is not None}
+                read = list(pool.map(lambda row: self.read(collection, row), rows))
+                pictures = {place: picture for place, picture in enumerate(read) if isinstance(picture, Picture)}
                 self.features(collection.images.ids, rows, pictures, pool)
                 seconds = time.perf_counter() - start
         lines.append(f"{tried} images took {seconds:.2f} s here: about {duration(seconds / tried * n)} in all")
         return "\n".join(lines), size <= free
 
-    def _read(self, collection: Collection, row: int) -> Picture | None:
-        try:
-            return self.picture(collection.images.read(row)) if self.reads_images else None
-        except UnreadableImage:
+    def read(self, collection: Collection, row: int) -> Picture | UnreadableImage | None:
+        """One image of a collection; the error where it cannot be read, None where nothing looks at images."""
+        if not self.reads_images:
             return None
+        try:
+            return self.picture(collection.images.read(row))
+        except UnreadableImage as error:
+            return error
 
     def picture(self, image: Image.Image) -> Picture:
         """What `features` needs of an image."""

@@ -26,7 +26,7 @@ class SelectiveSearch(Proposer):
         regions: how many; ten in CCL (IEEE TMM 2018).
         iou: largest overlap of two regions, intersection over union.
         least: side of the smallest region, as a fraction of the image's.
-        mode: of the search; `quality` groups in more ways and takes several times as long.
+        mode: of the search; `quality` groups in more ways and takes longer.
     """
 
     regions: int = 10
