@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from functools import partial
@@ -43,7 +44,7 @@ MethodsOption = Annotated[
         "-m",
         "--method",
         metavar="METHOD",
-        help="Method: cca, cca:paper, 'cca[dim=128]', mine.py:Mine; repeat for more. Default: all.",
+        help="Methods: cca,cca:paper,'cca[dim=128]',mine.py:Mine; may be repeated. Default: all.",
     ),
 ]
 DataOption = Annotated[
@@ -61,7 +62,8 @@ ImagesOption = Annotated[
     typer.Option(
         "--images-with",
         metavar="SPEC",
-        help="Backbone: pixels[dim=512], onnx:FILE[tensor=NAME], torchvision:vgg19[weights=FILE], npy:FILE[ids=FILE].",
+        help="Backbone: pixels[dim=512], onnx:FILE[tensor=NAME], torchvision:vgg19[weights=FILE], npy:FILE[ids=FILE] "
+        "or data.",
     ),
 ]
 RegionsOption = Annotated[
@@ -70,7 +72,7 @@ RegionsOption = Annotated[
         "--regions-with",
         metavar="SPEC",
         help="Regions: boxes, grid, nanodet:FILE, torchvision:fasterrcnn_resnet50_fpn_v2, paper, selective_search, "
-        "npy:FILE[boxes=FILE] or none.",
+        "npy:FILE[boxes=FILE], data or none.",
     ),
 ]
 VectorsOption = Annotated[
@@ -207,7 +209,7 @@ def run(
 
     Example: cran-bench run
 
-    Example: cran-bench run -m cca -m cca:paper -m mine.py:Mine -d flickr8k -p captions,documents -s 0:3
+    Example: cran-bench run -m cca,cca:paper,mine.py:Mine -d flickr8k -p captions,documents -s 0:3
     """
     from cran_bench import runner
     from cran_bench.environment import pick_device
@@ -216,7 +218,7 @@ def run(
     from cran_bench.registry import DATASETS, METHODS
     from cran_bench.tables import build_tables, render
 
-    named = [*(methods or []), *(more or [])]
+    named = _each([*(methods or []), *(more or [])])
     rows = [METHODS.configure(_quick_method(text) if quick else text) for text in named or METHODS.names()]
     for name, reason in () if named else METHODS.failures.items():
         say(f"left out: method {name} could not be imported: {reason}")
@@ -260,7 +262,7 @@ def table(
     store = ResultStore(results)
     wanted = set(parse_protocols(protocol))
     label = DATASETS.configure(dataset).label if dataset else None
-    labels = [METHODS.configure(text).label for text in methods or []]
+    labels = [METHODS.configure(text).label for text in _each(methods or [])]
 
     def shown(data: str, row: str, name: str) -> bool:
         return (label is None or data == label) and (not labels or row in labels) and name in wanted
@@ -430,6 +432,11 @@ def search(
         images = [prepared.collection.images.read(int(rows[hit.position])) for hit in hits]
         searching.draw(hits, images, title, picture, out)
         say(f"drew {out}")
+
+
+def _each(methods: list[str]) -> list[str]:
+    """The methods of texts that may name several, separated by commas outside brackets."""
+    return [part.strip() for text in methods for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
 
 
 def _quick_method(method: str) -> str:

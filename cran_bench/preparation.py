@@ -87,7 +87,7 @@ class Prepared:
         made = self.features.manifest
         images, regions = images_with or made["images_with"], regions_with or made["regions_with"]
         regions = "none" if regions == "boxes" else regions
-        if images.startswith("npy:") or regions.startswith("npy:"):
+        if images.startswith(("npy:", "data")) or regions.startswith(("npy:", "data")):
             raise BadInput(
                 f"{self.dataset.label} has features from elsewhere ({self.features.label}), a new picture has none: "
                 "search with a sentence, or prepare with a network"
@@ -255,7 +255,7 @@ def _is_made_with(folder: Path, images_with: str | None, regions_with: str | Non
     same = True
     # What the user did not name is opened again only where it needs no file: a file of that name may be another.
     if is_at_hand(images) and (images_with or is_embedded(images)):
-        same = canonical_json(dict(open_backbone(images).identity())) == canonical_json(made["backbone"])
+        same = canonical_json(dict(open_backbone(images, collection).identity())) == canonical_json(made["backbone"])
     if same and is_at_hand(regions) and (regions_with or is_embedded(regions)):
         found = proposer_identity(open_proposer(regions, collection))
         same = canonical_json(found) == canonical_json(made["proposer"])

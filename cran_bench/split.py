@@ -161,6 +161,10 @@ class Split:
         ids, lengths = self._text.tokens(self.texts)
         return self._tensor(ids), self._tensor(lengths)
 
+    def token_vectors(self) -> Tensor:
+        """(V + 2, D) float32, the word vector of each id in `tokens`; zero where there is none."""
+        return self._text.token_vectors().to(self._device)
+
     def bow(self, size: int = 3000) -> sparse.csr_array:
         """(T, V) float32 counts of the `size` most frequent training words, V <= size."""
         return self._text.bow(self.texts, size)

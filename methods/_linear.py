@@ -14,20 +14,23 @@ from torch import Tensor
 from cran_bench import COSINE, Run, Split
 from cran_bench.linalg import Matrix, Moments, moments
 
+from ._word_cnn import WordCNN
+
 
 @dataclass
 class LinearMethod:
     """Projections of an image vector and a text vector; of several candidates the validation split chooses.
 
     Attributes:
-        text: text feature: tf-idf, word counts (bow), or the mean word vector (vectors).
+        text: text feature: tf-idf, word counts (bow), the mean word vector (vectors), or what a Word-CNN makes of the
+            word vectors (word_cnn).
         vocabulary: words of tf-idf or counts, the most frequent ones.
         image: scaling of image features: rows to unit length (l2), their signed square roots likewise (sqrt), or none.
         dim: dimensions kept, at most the rank.
         power: exponent of the spectrum (correlations, singular values) that weights the dimensions; 0 for none.
     """
 
-    text: Literal["tfidf", "bow", "vectors"] = "tfidf"
+    text: Literal["tfidf", "bow", "vectors", "word_cnn"] = "tfidf"
     vocabulary: int = 3000
     image: Literal["l2", "sqrt", "none"] = "sqrt"
     dim: tuple[int, ...] = (64, 96, 128, 192, 256, 512)
@@ -49,10 +52,14 @@ class LinearMethod:
         """(T, q) text features."""
         if self.text == "tfidf":
             return split.tfidf(self.vocabulary)
+        if self.text == "word_cnn":
+            return self.word_cnn.embed_texts(split)
         return split.bow(self.vocabulary) if self.text == "bow" else split.mean_vectors()
 
     def moments(self, train: Split, run: Run) -> Moments:
         """Means and covariances over all pairs of an image and one of its texts; forgets an earlier fit."""
+        if self.text == "word_cnn":
+            self.word_cnn = run.part(WordCNN())
         C = moments(self.image_view(train), self.text_view(train), train.image_of)
         self.mean_x, self.mean_y = (torch.from_numpy(mean).to(run.device) for mean in (C.mean_x, C.mean_y))
         self.best = -1.0
@@ -108,10 +115,15 @@ class LinearMethod:
 
     def state(self) -> dict[str, Tensor]:
         """Means, weighted projections, and the spectrum they come with."""
-        return {name: getattr(self, name) for name in ("mean_x", "mean_y", "Wx", "Wy", "spectrum")}
+        own = {name: getattr(self, name) for name in ("mean_x", "mean_y", "Wx", "Wy", "spectrum")}
+        part = self.word_cnn.state() if self.text == "word_cnn" else {}
+        return {**own, **{f"word_cnn.{key}": value for key, value in part.items()}}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """See `state`."""
         self.mean_x, self.mean_y, self.Wx, self.Wy, self.spectrum = (
             state[name] for name in ("mean_x", "mean_y", "Wx", "Wy", "spectrum")
         )
+        if self.text == "word_cnn":
+            self.word_cnn = WordCNN()
+            self.word_cnn.load({k.removeprefix("word_cnn."): v for k, v in state.items() if k.startswith("word_cnn.")})

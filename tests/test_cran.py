@@ -20,11 +20,12 @@ from cran_bench.fits import FitStore, LentRun
 from cran_bench.frontend.characters import encode
 from cran_bench.frontend.features import Features
 from cran_bench.frontend.text import TextFrontEnd, tokenize
+from cran_bench.losses import margin_loss
 from cran_bench.methods.cran import CRAN, CRANBaseline, CRANLocal, CRANRelation
 from cran_bench.methods.cran.alignment import Alignment
 from cran_bench.methods.cran.batches import Batches, nearest
 from cran_bench.methods.cran.correlation import Correlation
-from cran_bench.methods.cran.model import LENGTH, Attention, Network, TextEncoder, Views, margin_loss, only
+from cran_bench.methods.cran.model import LENGTH, Attention, Network, TextEncoder, Views, only
 from cran_bench.methods.cran.reading import PlaceTeller, Reading, WordTeller, words_of
 from cran_bench.methods.cran.recipe import LEVELS, LITERAL, PAPER, SIZES, Recipe, Sizes
 from cran_bench.ranking import rank

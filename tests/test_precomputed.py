@@ -5,7 +5,7 @@ import pytest
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.backbones import open_backbone
-from cran_bench.frontend.precomputed import PrecomputedImages, PrecomputedRegions
+from cran_bench.frontend.precomputed import NpyImages, NpyRegions
 
 IDS = ["c.jpg", "a.jpg", "b.jpg"]
 RNG = np.random.default_rng(0)
@@ -34,10 +34,10 @@ def test_rows_in_the_collections_order(save):
 
 
 def test_a_collection_read_in_parts(save):
-    features = PrecomputedImages(save("f.npy", np.repeat(ROWS, 5, axis=0)))
+    features = NpyImages(save("f.npy", np.repeat(ROWS, 5, axis=0)))
     parts = [features.features(IDS, part) for part in (range(2), range(2, 3))]
     assert np.array_equal(np.concatenate(parts), ROWS)
-    assert np.array_equal(PrecomputedImages(save("g.npy", ROWS)).features(IDS, range(1, 3)), ROWS[1:])
+    assert np.array_equal(NpyImages(save("g.npy", ROWS)).features(IDS, range(1, 3)), ROWS[1:])
 
 
 def test_rows_by_id_in_any_order_with_spare_rows(save):
@@ -49,37 +49,37 @@ def test_rows_by_id_in_any_order_with_spare_rows(save):
 
 def test_five_equal_rows_for_each_image(save):
     file = save("f.npy", np.repeat(ROWS, 5, axis=0))
-    assert np.array_equal(PrecomputedImages(file).features(IDS), ROWS)
+    assert np.array_equal(NpyImages(file).features(IDS), ROWS)
     ids = save("ids.txt", np.repeat(IDS, 5).tolist())
-    assert np.array_equal(PrecomputedImages(file, ids).features(["b.jpg", "c.jpg"]), ROWS[[2, 0]])
+    assert np.array_equal(NpyImages(file, ids).features(["b.jpg", "c.jpg"]), ROWS[[2, 0]])
     file = save("cycled.npy", np.tile(ROWS, (5, 1)))
     ids = save("ids.txt", IDS * 5)
-    assert np.array_equal(PrecomputedImages(file, ids).features(IDS), ROWS)
+    assert np.array_equal(NpyImages(file, ids).features(IDS), ROWS)
     with pytest.raises(BadInput, match="rows 0 and 1 should repeat one image, but differ"):
-        PrecomputedImages(file).features(IDS)
+        NpyImages(file).features(IDS)
 
 
 def test_identity_names_files_without_folders_and_follows_their_content(save):
     file, ids = save("f.npy", ROWS), save("ids.txt", IDS)
-    before = PrecomputedImages(file, ids).identity()
+    before = NpyImages(file, ids).identity()
     assert before["file"]["file"] == "f.npy"
-    assert PrecomputedImages(file).identity()["ids"] is None
+    assert NpyImages(file).identity()["ids"] is None
     save("f.npy", ROWS + 1)
-    assert PrecomputedImages(file, ids).identity() != before
+    assert NpyImages(file, ids).identity() != before
 
 
 def test_ids_that_do_not_fit(save):
     file = save("f.npy", ROWS)
     with pytest.raises(BadInput, match=r"2 of 3 images have no row in .*ids\.txt, the first is a\.jpg"):
-        PrecomputedImages(file, save("ids.txt", ["x", "c.jpg", "y"])).features(IDS)
+        NpyImages(file, save("ids.txt", ["x", "c.jpg", "y"])).features(IDS)
     with pytest.raises(BadInput, match=r"names 2 images, but .* has 3 rows"):
-        PrecomputedImages(file, save("ids.txt", IDS[:2])).features(IDS)
+        NpyImages(file, save("ids.txt", IDS[:2])).features(IDS)
     with pytest.raises(BadInput, match=r"names c\.jpg 2 times"):
-        PrecomputedImages(file, save("ids.txt", ["c.jpg", "c.jpg", "a.jpg"])).features(IDS)
+        NpyImages(file, save("ids.txt", ["c.jpg", "c.jpg", "a.jpg"])).features(IDS)
     with pytest.raises(BadInput, match=r"there is no file .*gone\.txt"):
-        PrecomputedImages(file, "gone.txt").features(IDS)
+        NpyImages(file, "gone.txt").features(IDS)
     with pytest.raises(BadInput, match="has 3 rows for 2 images"):
-        PrecomputedImages(file).features(IDS[:2])
+        NpyImages(file).features(IDS[:2])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
@@ -87,7 +87,7 @@ def test_a_row_that_is_not_finite_is_named(save, bad):
     rows = ROWS.astype(np.float64)
     rows[1, 3] = bad
     with pytest.raises(BadInput, match="row 1 has a value that is not a finite float32"):
-        PrecomputedImages(save("f.npy", rows)).features(IDS)
+        NpyImages(save("f.npy", rows)).features(IDS)
 
 
 def test_files_that_are_no_array(save, tmp_path):
@@ -95,10 +95,10 @@ def test_files_that_are_no_array(save, tmp_path):
         open_backbone("npy:gone.npy")
     for content in (["<html>"], np.array([{}, None])):
         with pytest.raises(BadInput, match=r"is not a \.npy array of numbers"):
-            PrecomputedImages(save("f.npy", content))
+            NpyImages(save("f.npy", content))
     for array in (ROWS[0], ROWS[None], np.array([["a"]]), np.zeros((3, 6), complex)):
         with pytest.raises(BadInput, match=r"should hold numbers of shape \(rows, dim\)"):
-            PrecomputedImages(save("f.npy", array))
+            NpyImages(save("f.npy", array))
 
 
 def regions(count):
@@ -110,7 +110,7 @@ def regions(count):
 def test_the_first_five_of_more_regions(save):
     features, boxes = regions(7)
     ids = save("ids.txt", ["a.jpg", "b.jpg", "c.jpg"])
-    source = PrecomputedRegions(save("f.npy", features), save("b.npy", boxes), ids)
+    source = NpyRegions(save("f.npy", features), save("b.npy", boxes), ids)
     found = source.regions(IDS)
     assert source.dim == 6
     assert np.array_equal(found.regions, features[[2, 0, 1], :5])
@@ -122,7 +122,7 @@ def test_the_first_five_of_more_regions(save):
 def test_fewer_regions_and_boxes_without_area_are_masked(save):
     features, boxes = regions(3)
     boxes[1, 2] = 0
-    found = PrecomputedRegions(save("f.npy", features), save("b.npy", boxes)).regions(IDS)
+    found = NpyRegions(save("f.npy", features), save("b.npy", boxes)).regions(IDS)
     expected = np.array([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]], bool)
     assert np.array_equal(found.mask, expected)
     assert np.array_equal(found.scores, expected)
@@ -133,7 +133,7 @@ def test_fewer_regions_and_boxes_without_area_are_masked(save):
 
 def test_five_equal_rows_of_regions(save):
     features, boxes = regions(5)
-    source = PrecomputedRegions(save("f.npy", features.repeat(5, axis=0)), save("b.npy", boxes.repeat(5, axis=0)))
+    source = NpyRegions(save("f.npy", features.repeat(5, axis=0)), save("b.npy", boxes.repeat(5, axis=0)))
     assert np.array_equal(source.regions(IDS).regions, features)
 
 
@@ -141,11 +141,11 @@ def test_boxes_that_are_not_corners_as_fractions(save):
     features, boxes = regions(5)
     file = save("f.npy", features)
     with pytest.raises(BadInput, match=r"boxes are fractions from 0 to 1: divide x"):
-        PrecomputedRegions(file, save("b.npy", boxes * 500)).regions(IDS)
+        NpyRegions(file, save("b.npy", boxes * 500)).regions(IDS)
     with pytest.raises(BadInput, match="write x0 y0 x1 y1, not width and height"):
-        PrecomputedRegions(file, save("b.npy", boxes[..., [2, 3, 0, 1]])).regions(IDS)
+        NpyRegions(file, save("b.npy", boxes[..., [2, 3, 0, 1]])).regions(IDS)
     with pytest.raises(BadInput, match=r"should be of shape \(3, 5, 4\) to fit"):
-        PrecomputedRegions(file, save("b.npy", boxes[:, :4]))
+        NpyRegions(file, save("b.npy", boxes[:, :4]))
     with pytest.raises(BadInput, match="row 2 has a value that is not"):
         boxes[2, 1, 1] = np.nan
-        PrecomputedRegions(file, save("b.npy", boxes)).regions(IDS)
+        NpyRegions(file, save("b.npy", boxes)).regions(IDS)

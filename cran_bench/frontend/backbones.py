@@ -1,6 +1,6 @@
 """Image backbones: from a picture, or a crop of one, to a vector.
 
-``pixels``, ``onnx:FILE``, ``torchvision:NAME`` and ``npy:FILE``.
+``pixels``, ``onnx:FILE``, ``torchvision:NAME``, ``npy:FILE`` and ``data``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.specs import Spec, build, parse_spec
 
@@ -41,16 +42,16 @@ class Backbone(Protocol):
         ...
 
 
-def open_backbone(text: str) -> Backbone | PrecomputedImages:
-    """The image features of a spec: ``pixels``, ``onnx:FILE[tensor=NAME]``, ``torchvision:vgg19``, ``npy:FILE``.
+def open_backbone(text: str, collection: Collection | None = None) -> Backbone | PrecomputedImages:
+    """The image features of a spec, such as ``pixels``, ``onnx:FILE[tensor=NAME]``, ``torchvision:vgg19`` or ``data``.
 
     Raises:
-        BadInput: an unknown name or field, or a file that is missing or of another kind.
+        BadInput: an unknown name or field, a file that is missing or of another kind, or data without features.
     """
     spec = parse_spec(text)
     if spec.name not in BACKBONES:
         raise BadInput(f"there is no backbone '{spec.name}'{did_you_mean(spec.name, BACKBONES)}")
-    return BACKBONES[spec.name](spec)
+    return BACKBONES[spec.name](spec, collection)
 
 
 def fields_of(spec: Spec, file: bool) -> dict[str, str]:
@@ -64,6 +65,16 @@ def fields_of(spec: Spec, file: bool) -> dict[str, str]:
     if file and not spec.argument:
         raise BadInput(f"'{spec.name}' needs a file; write {spec.name}:FILE")
     return {**spec.options, "file": spec.argument} if file else dict(spec.options)
+
+
+def refuse_fields(spec: Spec) -> None:
+    """Say that a spec takes nothing behind its name.
+
+    Raises:
+        BadInput: there is something.
+    """
+    if fields_of(spec, file=False):
+        raise BadInput(f"'{spec.name}' has no fields; write {spec.name}, not {spec}")
 
 
 def is_path(text: str) -> bool:
@@ -82,33 +93,41 @@ def model_and_fields(spec: Spec, example: str) -> dict[str, str]:
     return {**spec.options, "model": spec.argument}
 
 
-def _pixels(spec: Spec) -> Backbone:
+def _pixels(spec: Spec, _: Collection | None) -> Backbone:
     from cran_bench.frontend.pixels import Pixels
 
     return build(Pixels, fields_of(spec, file=False), spec.name)
 
 
-def _onnx(spec: Spec) -> Backbone:
+def _onnx(spec: Spec, _: Collection | None) -> Backbone:
     from cran_bench.frontend.onnx_models import OnnxBackbone
 
     return OnnxBackbone.open(spec.argument, fields_of(spec, file=True))
 
 
-def _torchvision(spec: Spec) -> Backbone:
+def _torchvision(spec: Spec, _: Collection | None) -> Backbone:
     from cran_bench.frontend.torchvision_models import TorchvisionBackbone
 
     return build(TorchvisionBackbone, model_and_fields(spec, "vgg19"), str(Spec(spec.name, spec.argument)))
 
 
-def _npy(spec: Spec) -> PrecomputedImages:
-    from cran_bench.frontend.precomputed import PrecomputedImages
+def _npy(spec: Spec, _: Collection | None) -> PrecomputedImages:
+    from cran_bench.frontend.precomputed import NpyImages
 
-    return build(PrecomputedImages, fields_of(spec, file=True), spec.name)
+    return build(NpyImages, fields_of(spec, file=True), spec.name)
 
 
-BACKBONES: dict[str, Callable[[Spec], Backbone | PrecomputedImages]] = {
+def _data(spec: Spec, collection: Collection | None) -> PrecomputedImages:
+    from cran_bench.frontend.feature_files import DataImages
+
+    refuse_fields(spec)
+    return DataImages.of(collection)
+
+
+BACKBONES: dict[str, Callable[[Spec, Collection | None], Backbone | PrecomputedImages]] = {
     "pixels": _pixels,
     "onnx": _onnx,
     "torchvision": _torchvision,
     "npy": _npy,
+    "data": _data,
 }

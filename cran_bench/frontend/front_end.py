@@ -20,6 +20,7 @@ from PIL import Image
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
 from cran_bench.frontend.backbones import Backbone, is_path, open_backbone
+from cran_bench.frontend.feature_files import FeatureFiles
 from cran_bench.frontend.features import folder_name, ids_sha
 from cran_bench.frontend.precomputed import PrecomputedImages, PrecomputedRegions
 from cran_bench.frontend.regions import FULL_IMAGE, REGIONS, Proposer, open_proposer
@@ -55,7 +56,7 @@ class FrontEnd:
         Raises:
             BadInput: an unknown spec, a missing file, or two that do not go together.
         """
-        backbone = open_backbone(images_with)
+        backbone = open_backbone(images_with, collection)
         proposer = open_proposer(regions_with, collection)
         needs_crops = isinstance(proposer, Proposer) and proposer.crops_with is None and proposer.features_dim is None
         if isinstance(backbone, PrecomputedImages) and needs_crops:
@@ -63,7 +64,13 @@ class FrontEnd:
                 f"'{images_with}' holds finished vectors and cannot embed crops: "
                 "use --regions-with npy:FILE[boxes=FILE] or --regions-with none"
             )
-        return cls(images_with, regions_with, backbone, proposer)
+        front_end = cls(images_with, regions_with, backbone, proposer)
+        if front_end.reads_images and isinstance(collection.images, FeatureFiles):
+            raise BadInput(
+                f"{collection.name} comes as features, without pictures for {images_with} and {regions_with}: "
+                "leave out --images-with and --regions-with"
+            )
+        return front_end
 
     @property
     def reads_images(self) -> bool:
@@ -249,7 +256,7 @@ def files_of(text: str) -> list[str]:
 
 def is_embedded(text: str) -> bool:
     """Whether a spec needs nothing but this package and the data."""
-    return parse_spec(text).name in ("pixels", "grid", "boxes", "none")
+    return parse_spec(text).name in ("pixels", "grid", "boxes", "data", "none")
 
 
 def is_at_hand(text: str) -> bool:

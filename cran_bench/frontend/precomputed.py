@@ -1,7 +1,8 @@
-"""``npy:FILE``: features computed elsewhere, of images or of regions, in memory-mapped arrays."""
+"""Features computed elsewhere, of images or of regions; ``npy:FILE`` takes them from memory-mapped arrays."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,8 +22,44 @@ REPEATS = 5
 _CHUNK = 1024
 
 
+class PrecomputedImages(ABC):
+    """Features of whole images.
+
+    Attributes:
+        dim: length of a feature.
+    """
+
+    dim: int
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """JSON values of everything that determines the features, but for the images."""
+
+    @abstractmethod
+    def features(self, ids: Sequence[str], part: range | None = None) -> NDArray[np.float32]:
+        """(N, dim) features of the images `ids`, all of a collection, or only of those at the positions `part`."""
+
+
+class PrecomputedRegions(ABC):
+    """Features and boxes of five regions of every image.
+
+    Attributes:
+        dim: length of a feature.
+    """
+
+    dim: int
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """JSON values of everything that determines features and boxes, but for the images."""
+
+    @abstractmethod
+    def regions(self, ids: Sequence[str], part: range | None = None) -> RegionFeatures:
+        """The regions of the images `ids`, all of a collection, or only of those at the positions `part`."""
+
+
 @dataclass
-class PrecomputedImages:
+class NpyImages(PrecomputedImages):
     """``npy:FILE[ids=FILE]``: (rows, dim) features of whole images.
 
     Rows are found by the text file `ids`, one image id a line; without it there is one row for each image of the
@@ -47,7 +84,7 @@ class PrecomputedImages:
         self.dim = self._array.shape[1]
 
     def identity(self) -> Mapping[str, Any]:
-        """JSON values of everything that determines the features."""
+        """See PrecomputedImages."""
         return self._identity
 
     def features(self, ids: Sequence[str], part: range | None = None) -> NDArray[np.float32]:
@@ -83,11 +120,11 @@ class RegionFeatures:
 
 
 @dataclass
-class PrecomputedRegions:
+class NpyRegions(PrecomputedRegions):
     """``npy:FILE[boxes=FILE,ids=FILE]``: (rows, R, dim) features of regions and their (rows, R, 4) boxes, best first.
 
     The first five are taken; of fewer, and of boxes without area, the rest is masked.  Rows are found as
-    PrecomputedImages does.
+    NpyImages does.
 
     Attributes:
         file: path of the .npy file of features.
@@ -114,14 +151,14 @@ class PrecomputedRegions:
             raise BadInput(f"{self.boxes} should be of shape {expected} to fit {self.file}, not {self._boxes.shape}")
 
     def identity(self) -> Mapping[str, Any]:
-        """JSON values of everything that determines features and boxes."""
+        """See PrecomputedRegions."""
         return self._identity
 
     def regions(self, ids: Sequence[str], part: range | None = None) -> RegionFeatures:
         """The regions of the images `ids`, in that order, or only of those at the positions `part`.
 
         Raises:
-            BadInput: as PrecomputedImages.features, or boxes that are not corners as fractions.
+            BadInput: as NpyImages.features, or boxes that are not corners as fractions.
         """
         rows = self._rows.of(ids, part)
         found = min(REGIONS, self._array.shape[1])

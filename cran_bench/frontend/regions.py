@@ -13,7 +13,7 @@ from PIL import Image
 
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput, did_you_mean
-from cran_bench.frontend.backbones import Backbone, fields_of, model_and_fields
+from cran_bench.frontend.backbones import Backbone, fields_of, model_and_fields, refuse_fields
 from cran_bench.specs import Spec, build, parse_spec
 from cran_bench.storage import sha256_bytes
 
@@ -123,11 +123,11 @@ def open_proposer(text: str, collection: Collection) -> Proposer | PrecomputedRe
 
 
 def _none(spec: Spec, collection: Collection) -> None:
-    _refuse_fields(spec)
+    refuse_fields(spec)
 
 
 def _boxes(spec: Spec, collection: Collection) -> Boxes:
-    _refuse_fields(spec)
+    refuse_fields(spec)
     return Boxes(collection)
 
 
@@ -160,14 +160,16 @@ def _selective_search(spec: Spec, collection: Collection) -> Proposer:
 
 
 def _npy(spec: Spec, collection: Collection) -> PrecomputedRegions:
-    from cran_bench.frontend.precomputed import PrecomputedRegions
+    from cran_bench.frontend.precomputed import NpyRegions
 
-    return build(PrecomputedRegions, fields_of(spec, file=True), str(Spec("npy", spec.argument)))
+    return build(NpyRegions, fields_of(spec, file=True), str(Spec("npy", spec.argument)))
 
 
-def _refuse_fields(spec: Spec) -> None:
-    if fields_of(spec, file=False):
-        raise BadInput(f"regions '{spec.name}' have no fields; write {spec.name}, not {spec}")
+def _data(spec: Spec, collection: Collection) -> PrecomputedRegions | None:
+    from cran_bench.frontend.feature_files import DataRegions
+
+    refuse_fields(spec)
+    return DataRegions.of(collection)
 
 
 PROPOSERS: dict[str, Callable[[Spec, Collection], Proposer | PrecomputedRegions | None]] = {
@@ -179,4 +181,5 @@ PROPOSERS: dict[str, Callable[[Spec, Collection], Proposer | PrecomputedRegions 
     "paper": _paper,
     "selective_search": _selective_search,
     "npy": _npy,
+    "data": _data,
 }

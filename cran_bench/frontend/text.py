@@ -133,6 +133,10 @@ class TextFrontEnd:
         """
         return self._source.open(map(tokenize, self._train_texts))
 
+    def token_vectors(self) -> torch.Tensor:
+        """(V + 2, dim) float32, the word vector of each token id; zero for padding, unknown, and words without one."""
+        return torch.nn.functional.pad(torch.from_numpy(self._vectors_of_vocabulary), (0, 0, FIRST_WORD, 0))
+
     @cached_property
     def _vectors_of_vocabulary(self) -> NDArray[np.float32]:
         """(V, dim), zero for a word without a vector."""

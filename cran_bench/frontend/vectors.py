@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,6 +16,9 @@ from scipy.sparse.linalg import svds
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.specs import build, parse_spec
 from cran_bench.storage import sha256_file
+
+BLOCK = 1 << 20
+"""Bytes of a binary file that are read at a time."""
 
 DENSE_UP_TO = 1000
 """Words up to which a full SVD is as quick as a truncated one."""
@@ -288,25 +290,29 @@ class VectorFile:
     def _binary_records(self, wanted: Set[bytes] | None) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
         with self.path.open("rb") as file:
             words, dim = self._header(file.readline(100))
-            place, step = file.tell(), 4 * dim
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                for number in range(1, words + 1):
-                    space = data.find(b" ", place)
-                    end = space + 1 + step
-                    if space < 0 or end > len(data):
-                        raise BadInput(
-                            f"{self.path}, line 1: announces {words} words of {dim} values, but the file ends within "
-                            f"word {number}; download it again"
-                        )
-                    word = data[place:space].lstrip(b"\n")
-                    if wanted is None or word in wanted:
-                        yield word, self._finite(np.frombuffer(data[space + 1 : end], "<f4"), f"word {number}")
-                    place = end
-                if len(data) > place + 1:
+            # Blocks, not a map of the file, whose pages would all count as memory.
+            block, place, step = b"", 0, 4 * dim
+            for number in range(1, words + 1):
+                space = block.find(b" ", place)
+                if space < 0 or space + 1 + step > len(block):
+                    block, place = block[place:] + file.read(BLOCK + step), 0
+                    space = block.find(b" ")
+                end = space + 1 + step
+                if space < 0 or end > len(block):
                     raise BadInput(
-                        f"{self.path}, line 1: announces {words} words of {dim} values, but {len(data) - place} bytes "
-                        "follow them; download the file again"
+                        f"{self.path}, line 1: announces {words} words of {dim} values, but the file ends within "
+                        f"word {number}; download it again"
                     )
+                word = block[place:space].lstrip(b"\n")
+                if wanted is None or word in wanted:
+                    yield word, self._finite(np.frombuffer(block[space + 1 : end], "<f4"), f"word {number}")
+                place = end
+            left = len(block) - place + self.path.stat().st_size - file.tell()
+            if left > 1:
+                raise BadInput(
+                    f"{self.path}, line 1: announces {words} words of {dim} values, but {left} bytes follow them; "
+                    "download the file again"
+                )
 
     def _header(self, line: bytes) -> tuple[int, int]:
         fields = line.split()

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from cran_bench import Levels, MultiLevel, Run, Split
 from cran_bench.errors import BadInput
+from cran_bench.losses import margin_loss
 from cran_bench.progress import say
 from cran_bench.training import Training, halved, linear
 
 from .batches import POOL, Batches, nearest
 from .correlation import WORDS, Correlation
-from .model import LENGTH, Network, Views, in_blocks, margin_loss, only
+from .model import LENGTH, Network, Views, in_blocks, only
 from .reading import Reading
 from .recipe import LEVELS, Recipe
 

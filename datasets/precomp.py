@@ -1,0 +1,107 @@
+"""Features that others computed, in the layout of VSE++ and SCAN: f30k_precomp, coco_precomp and their like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cran_bench.dataset import SPLITS, Collection
+from cran_bench.errors import BadInput
+from cran_bench.frontend.feature_files import FeatureFile, FeatureFiles
+from cran_bench.registry import register_dataset
+from cran_bench.specs import format_options
+
+from ._annotations import read_lines
+
+REPEATS = 5
+
+
+@register_dataset("precomp", presets={"quick": {"limit": 1000}})
+@dataclass(frozen=True)
+class Precomp:
+    """Image features and captions by line: ``cran-bench run cca -d "precomp[folder=f30k_precomp]" --data DIR``.
+
+    For train, dev and test the folder holds ``train_ims.npy``, (rows, dim) of whole images or (rows, regions, dim), and
+    ``train_caps.txt``, a caption on each line, an image's captions one after the other.  There is a row for each image,
+    or one for each caption where every image is repeated five times.  Of regions, the mean stands for the whole image,
+    and the first five are taken as the regions.
+
+    Attributes:
+        folder: below the data folder; empty for the data folder itself.
+        val: what the validation files are called.
+        test: what the test files are called; `testall` are the 5,000 images of MS-COCO.
+        limit: about so many images in all, the first of each split in the splits' proportions; all where None.
+    """
+
+    folder: str = ""
+    val: str = "dev"
+    test: str = "test"
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 2 * len(SPLITS):
+            raise ValueError(f"limit must be at least {2 * len(SPLITS)}, two images for each split, not {self.limit}")
+
+    def defaults(self) -> Mapping[str, Any]:
+        """See Dataset."""
+        return {"images": "data", "regions": "data"}
+
+    def load(self, data: Path) -> Collection:
+        """See Dataset."""
+        folder = data / self.folder
+        files: list[FeatureFile] = []
+        captions: list[list[str]] = []
+        for name in ("train", self.val, self.test):
+            file, own = _read(folder, name)
+            files.append(file)
+            captions.append(own)
+        total = sum(map(len, files))
+        kept = [
+            len(file) if self.limit is None else min(len(file), max(2, round(self.limit * len(file) / total)))
+            for file in files
+        ]
+        places = [(k, image) for k, count in enumerate(kept) for image in range(count)]
+        each = [len(own) // len(file) for own, file in zip(captions, files, strict=True)]
+        ends = np.cumsum([0, *kept])
+        options = {key: value for key, value in vars(self).items() if value != getattr(type(self), key)}
+        return Collection(
+            name="precomp" + format_options(options),
+            images=FeatureFiles([f"{SPLITS[k]}-{image}" for k, image in places], files, places),
+            captions=[text for k, own in enumerate(captions) for text in own[: kept[k] * each[k]]],
+            image_of=np.repeat(np.arange(len(places)), [each[k] for k, _ in places]),
+            splits={split: np.arange(ends[k], ends[k + 1]) for k, split in enumerate(SPLITS)},
+        )
+
+
+def _read(folder: Path, name: str) -> tuple[FeatureFile, list[str]]:
+    """The features and captions of a split."""
+    path = folder / f"{name}_caps.txt"
+    if not path.is_file():
+        raise BadInput(
+            f"there is no {path.name} in {folder}; name the folder with --data DIR or precomp[folder=NAME], and other "
+            "names of the files as info precomp says"
+        )
+    lines = read_lines(path)
+    captions = [line.strip() for line in lines[: len(lines) - (not lines[-1].strip())]]
+    if "" in captions:
+        raise BadInput(f"{path}, line {captions.index('') + 1}: the caption is empty; write one, as lines are counted")
+    file = FeatureFile.open(folder / f"{name}_ims.npy")
+    rows = len(file.array)
+    if rows == len(captions) and rows % REPEATS == 0 and _is_repeated(file):
+        file = replace(file, repeats=REPEATS)
+    if len(captions) % rows and file.repeats == 1:
+        raise BadInput(
+            f"{file.path} has {rows:,} rows for the {len(captions):,} captions of {path.name}; expected a row for each "
+            "image, all with as many captions, or a row for every caption"
+        )
+    return file, captions
+
+
+def _is_repeated(file: FeatureFile) -> bool:
+    """Whether the first rows are one image."""
+    first = file.array[:REPEATS]
+    return bool((first == first[0]).all())

@@ -1,0 +1,126 @@
+"""Features in the layout of VSE++ and SCAN: one command to a row, repeated rows, and files that do not fit."""
+
+import re
+
+import numpy as np
+import pytest
+
+from cran_bench.errors import BadInput
+from cran_bench.frontend.backbones import open_backbone
+from cran_bench.frontend.feature_files import DataImages, DataRegions
+from cran_bench.registry import DATASETS
+
+SIZES = {"train": 40, "dev": 12, "test": 12}
+THINGS = ["dog", "ball", "tree", "boat", "man", "hat"]
+
+
+@pytest.fixture
+def write(tmp_path):
+    """``write(shape, repeats)``: a folder whose features tell what the captions say."""
+
+    def files(shape=(36, 32), repeats=5):
+        random = np.random.default_rng(0)
+        looks = np.random.default_rng(1).normal(size=(len(THINGS), shape[-1]))
+        home = tmp_path / f"data{len(list(tmp_path.glob('data*')))}"  # files that are mapped must stay as they are
+        folder = home / "f30k_precomp"
+        folder.mkdir(parents=True)
+        for name, count in SIZES.items():
+            seen = random.integers(0, len(THINGS), (count, 2))
+            features = looks[seen].sum(axis=1).reshape(count, *[1] * (len(shape) - 1), -1)
+            features = features + 0.1 * random.normal(size=(count, *shape))
+            np.save(folder / f"{name}_ims.npy", features.astype(np.float32).repeat(repeats, axis=0))
+            lines = [f"A {THINGS[a]} and a {THINGS[b]} , number {k} ." for a, b in seen for k in range(5)]
+            (folder / f"{name}_caps.txt").write_text("\n".join(lines) + "\n")
+        return folder
+
+    return files
+
+
+def load(folder, spec="precomp[folder=f30k_precomp]"):
+    return DATASETS.configure(spec).build().load(folder.parent)
+
+
+@pytest.mark.parametrize("shape", [(36, 32), (32,)])
+def test_one_command_gives_a_row(write, tmp_path, command, shape):
+    folder = write(shape)
+    spec = "precomp[folder=f30k_precomp]"
+    kept = ["--cache", tmp_path / "cache", "--results", tmp_path / "results"]
+    said = command("run", "-m", "cca,cca[dim=4]", "-d", spec, "--data", folder.parent, *kept)
+    assert said.code == 0, said.err
+    found = dict(re.findall(r"^(cca:tuned\S*) +([\d.]+)", said.out, re.MULTILINE))
+    assert set(found) == {"cca:tuned", "cca:tuned[dim=4]"}
+    assert float(found["cca:tuned"]) > 2 * 100 / SIZES["test"]
+    assert "12 images, 60 captions" in said.out
+    again = command("run", "cca", "-d", spec, "--data", folder.parent, *kept)
+    assert "reused" in again.err
+    sentence = command("search", "a dog and a boat", "-m", "cca", "-d", spec, "--data", folder.parent, *kept[:2])
+    assert "test-" in sentence.out
+    drawn = command("run", "cca", "-d", spec, "--data", folder.parent, "--images-with", "pixels", *kept)
+    assert "comes as features, without pictures for pixels and data" in drawn.sentence
+
+
+def test_regions_their_mean_and_repeated_rows(write):
+    folder = write((36, 8), repeats=5)
+    data = load(folder)
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 40, "val": 12, "test": 12}
+    assert set(np.bincount(data.image_of)) == {5}
+    rows = np.load(folder / "dev_ims.npy")[::5]
+    images, regions = DataImages.of(data), DataRegions.of(data)
+    np.testing.assert_allclose(images.features(data.images.ids, range(40, 52)), rows.mean(axis=1), rtol=1e-6)
+    found = regions.regions(data.images.ids, range(41, 43))
+    assert np.array_equal(found.regions, rows[1:3, :5])
+    assert found.mask.all() and np.array_equal(found.boxes[0, 0], (0, 0, 1, 1))
+    once = load(write((36, 8), repeats=1))
+    assert np.array_equal(DataImages.of(once).features(once.images.ids), images.features(data.images.ids))
+
+
+def test_of_three_regions_two_are_masked_and_of_none_there_are_none(write):
+    data = load(write((3, 8)))
+    assert DataRegions.of(data).regions(data.images.ids, range(1)).mask.tolist() == [[True] * 3 + [False] * 2]
+    assert DataRegions.of(load(write((8,)))) is None
+
+
+def test_limit_and_other_names(write):
+    folder = write((8,), repeats=1)
+    small = load(folder, "precomp[folder=f30k_precomp,limit=16]")
+    assert [len(rows) for rows in small.splits.values()] == [10, 3, 3]
+    assert len(small.captions) == 80
+    for kind in ("ims.npy", "caps.txt"):
+        (folder / f"test_{kind}").rename(folder / f"testall_{kind}")
+    assert len(load(folder, "precomp[folder=f30k_precomp,test=testall]").splits["test"]) == 12
+    with pytest.raises(BadInput, match=r"there is no test_caps\.txt in .*as info precomp says"):
+        load(folder)
+
+
+def test_files_that_do_not_fit(write):
+    dev = np.load(write((6, 8)) / "dev_ims.npy")
+    one_off, infinite = dev.copy(), dev.copy()
+    one_off[7] += 1
+    infinite[10:15, 2, 3] = np.inf
+
+    def refused(message, name, content):
+        folder = write((6, 8))
+        if content is None:
+            (folder / name).unlink()
+        elif isinstance(content, str):
+            (folder / name).write_text(content)
+        else:
+            np.save(folder / name, content)
+        with pytest.raises(BadInput, match=message):
+            data = load(folder)
+            DataImages.of(data).features(data.images.ids)
+
+    refused("has 59 rows for the 60 captions", "dev_ims.npy", dev[:59])
+    refused(r"has features of shape \(8,\), but .*train_ims", "dev_ims.npy", dev[:, 0])
+    refused(r"should hold numbers of shape .* but holds <U1", "dev_ims.npy", dev.astype("U1"))
+    refused(r"dev_ims\.npy is not a \.npy array", "dev_ims.npy", "<html>")
+    refused(r"there is no dev_ims\.npy", "dev_ims.npy", None)
+    refused(r"dev_caps\.txt, line 2: the caption is empty", "dev_caps.txt", "a\n\nb\n")
+    refused("rows 5 and 7 belong to one image, but differ", "dev_ims.npy", one_off)
+    refused("row 10 has a value that is not a finite", "dev_ims.npy", infinite)
+
+
+def test_other_datasets_have_no_features_of_their_own(flickr):
+    data = DATASETS.configure("flickr8k").build().load(flickr)
+    with pytest.raises(BadInput, match="comes with pictures and no features of its own"):
+        open_backbone("data", data)
