@@ -63,6 +63,16 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def require_bfloat16(device: torch.device) -> None:
+    """See that a device computes with bfloat16 in hardware.
+
+    Raises:
+        BadInput: it is a processor without such instructions, where bfloat16 is slower than float32.
+    """
+    if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise BadInput("this processor has no bfloat16 instructions: leave out precision=bfloat16")
+
+
 def _be_deterministic() -> None:
     """Have a GPU give the same numbers for the same seed, in full float32."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -488,3 +489,13 @@ def test_features_change_only_with_their_schema(tmp_path):
         [0.95944, 0.79317, 0.0, 0.0],
     ]
     np.testing.assert_allclose(kept, golden, atol=1e-4)
+
+
+def test_a_long_extraction_says_beforehand_how_long(tmp_path, monkeypatch, capsys):
+    shards = -(-40 // extraction.SHARD)
+    monkeypatch.setattr(extraction, "LONG", shards + 1)
+    extract(collection(), front_end(), tmp_path / "short")
+    assert "of 40 images, 0 MB\n" in capsys.readouterr().err
+    monkeypatch.setattr(extraction, "LONG", shards)
+    extract(collection(), front_end(), tmp_path / "long")
+    assert re.search(r"of 40 images, 0 MB, about [\d.]+ s\n", capsys.readouterr().err)

@@ -20,11 +20,13 @@ from cran_bench.errors import BadInput
 from cran_bench.frontend.features import MANIFEST, SCHEMA, Features, ids_sha, load_features, read_manifest
 from cran_bench.frontend.front_end import FrontEnd, Picture, free_bytes, without_folders
 from cran_bench.images import UnreadableImage
-from cran_bench.progress import say, track
+from cran_bench.progress import duration, say, track
 from cran_bench.storage import clear_os_errors, locked, sha256_file, sha256_json, write_json
 
 SHARD = 64
 JOURNAL = "journal.json"
+LONG = 16  # shards from which on the time is said before it starts
+PROBE = 12  # images it is judged by
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,13 @@ class _Extraction:
         done, spent, failed = self._journal() if whole else ({}, 0.0, {})
         n = len(self.collection.images.ids)
         made_with = f"{self.front_end.images_with} + {self.front_end.regions_with}"
-        say(f"extracting {made_with} of {n:,} images, {size / 1e6:,.0f} MB")
+        todo = [rows for rows in self.shards if _name(rows) not in done]
+        time_left = f", about {duration(self._seconds(todo))}" if len(todo) >= LONG else ""
+        say(f"extracting {made_with} of {n:,} images, {size / 1e6:,.0f} MB{time_left}")
         if done:
             say(f"going on: {len(done)} of {len(self.shards)} shards were finished before")
         unreadable: dict[int, str] = {}
         start = time.perf_counter()
-        todo = [rows for rows in self.shards if _name(rows) not in done]
         for shard in track(self._computed(todo), "extracting", total=len(self.shards), done=len(done)):
             unreadable |= shard.failed
             self._write(shard)
@@ -121,6 +124,10 @@ class _Extraction:
                 "mend them and prepare again, or leave them out with --skip-bad"
             )
         self._finish(spent + time.perf_counter() - start, failed)
+
+    def _seconds(self, shards: Sequence[range]) -> float:
+        """What these shards will take, from a few images."""
+        return self.front_end.seconds(self.collection, PROBE) / PROBE * sum(map(len, shards))
 
     def _require_room(self, size: int) -> None:
         written = sum(path.stat().st_blocks * 512 for path in self.folder.glob("*.npy"))

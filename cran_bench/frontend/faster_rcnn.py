@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cran_bench.environment import pick_device
+from cran_bench.environment import pick_device, require_bfloat16
 from cran_bench.errors import BadInput
 from cran_bench.frontend.regions import Proposals, Proposer
 from cran_bench.frontend.torchvision_models import (
@@ -58,6 +58,8 @@ class FasterRCNN(Proposer):
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold must be at least 0 and below 1, not {self.threshold}")
         self._device = pick_device(self.device)
+        if self.precision == "bfloat16":
+            require_bfloat16(self._device)
         network = build_network(self.model, self.weights, "detection")
         if not hasattr(getattr(network, "roi_heads", None), "box_head"):
             raise BadInput(f"{self.model} has no head for regions; take fasterrcnn_resnet50_fpn_v2")

@@ -126,16 +126,20 @@ class FrontEnd:
             f"features by {self.images_with} + {self.regions_with}: {n:,} images, {size / 1e9:,.2f} GB; "
             f"{free / 1e9:,.2f} GB are free" + ("" if size <= free else ": too little")
         ]
+        tried = min(probe, n)
+        seconds = self.seconds(collection, tried)
+        lines.append(f"{tried} images took {seconds:.2f} s here: about {duration(seconds / tried * n)} in all")
+        return "\n".join(lines), size <= free
+
+    def seconds(self, collection: Collection, images: int) -> float:
+        """What the features of the first so many images take here, once warm."""
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            tried = min(probe, n)
-            for rows in (range(1), range(tried)):  # the first pass warms up
+            for rows in (range(1), range(images)):
                 start = time.perf_counter()
                 read = list(pool.map(lambda row: self.read(collection, row), rows))
                 pictures = {place: picture for place, picture in enumerate(read) if isinstance(picture, Picture)}
                 self.features(collection.images.ids, rows, pictures, pool)
-                seconds = time.perf_counter() - start
-        lines.append(f"{tried} images took {seconds:.2f} s here: about {duration(seconds / tried * n)} in all")
-        return "\n".join(lines), size <= free
+        return time.perf_counter() - start
 
     def read(self, collection: Collection, row: int) -> Picture | UnreadableImage | None:
         """One image of a collection; the error where it cannot be read, None where nothing looks at images."""

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cran_bench.environment import pick_device
+from cran_bench.environment import pick_device, require_bfloat16
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.extras import require
 from cran_bench.frontend.backbones import is_path
@@ -48,7 +48,8 @@ class TorchvisionBackbone:
         node: another inner value, by its name in `torchvision.models.feature_extraction.get_graph_node_names`.
         relu: take the value after the rectifier before the last layer; `false` takes what enters the rectifier.
         crop: the `center`, or the average over `ten`: centre and corners, and their mirror images.
-        precision: of matrix products and convolutions; `bfloat16` is for hardware that is made for it.
+        precision: of matrix products and convolutions; `bfloat16` stays within 1 % and needs hardware
+            made for it.
         device: where to compute; the only field that is not part of what the features are.
         dim: length of a feature.
 
@@ -69,6 +70,8 @@ class TorchvisionBackbone:
         if self.node is not None and not self.relu:
             raise ValueError("node names the very value; leave relu out")
         self._device = pick_device(self.device)
+        if self.precision == "bfloat16":
+            require_bfloat16(self._device)
         network = build_network(self.model, self.weights)
         self._sha256 = sha256_of_state(network)
         self._network = self._cut(network).to(self._device)
