@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from cran_bench.datasets.scenes import Scenes
-from cran_bench.frontend.pixels import Pixels
+from cran_bench.frontend.pixels import SIDE, Pixels
 
 COLOURS = ((210, 40, 40), (40, 90, 210), (40, 150, 60), (240, 200, 40))
 
@@ -109,3 +109,10 @@ def test_identity_names_the_code_and_the_size():
 def test_a_useless_size_is_refused():
     with pytest.raises(ValueError, match="dim is 3; use 16 to 8192"):
         Pixels(3)
+
+
+def test_many_features_tell_much_apart():
+    random = np.random.default_rng(0)
+    noise = (random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(2400))
+    found = Pixels(4096).embed(np.stack(list(noise)))
+    assert np.linalg.matrix_rank(found - found.mean(axis=0)) > 2000

@@ -115,14 +115,17 @@ class TextFrontEnd:
     def mean_vectors(self, texts: Sequence[str]) -> torch.Tensor:
         """Mean of the vectors of a text's known words, repeated words repeated, at length 1: (T, dim) float32.
 
-        Words without a vector are skipped; a text with no other words has the zero vector, and their number is said.
+        Words without a vector are skipped, after other spellings and parts were tried (see `spelling`); a text with no
+        other words has the zero vector, and their number is said.
         """
-        counts = self._counts(texts)
-        known = counts @ np.array([word in self.word_vectors for word in self.vocabulary], dtype=np.float32)
-        if absent := int((known == 0).sum()):
+        counts = self.word_counts(texts)
+        if absent := int((counts.sum(axis=1) == 0).sum()):
             say(f"{absent} of {len(texts)} texts hold no word with a vector; their mean vector is zero")
-        sums = torch.from_numpy(counts @ self._vectors_of_vocabulary)
-        return torch.nn.functional.normalize(sums)
+        return torch.nn.functional.normalize(torch.from_numpy(counts @ self.word_vectors.matrix))
+
+    def word_counts(self, texts: Sequence[str]) -> sparse.csr_array[np.float32, tuple[int, int]]:
+        """Counts (T, W) of the words with a vector, rows of `word_vectors`; parts count where they stand for a word."""
+        return sparse.csr_array(self._counts(texts) @ self._standing_for)
 
     @cached_property
     def word_vectors(self) -> WordVectors:
@@ -134,17 +137,23 @@ class TextFrontEnd:
         return self._source.open(map(tokenize, self._train_texts))
 
     def token_vectors(self) -> torch.Tensor:
-        """(V + 2, dim) float32, the word vector of each token id; zero for padding, unknown, and words without one."""
-        return torch.nn.functional.pad(torch.from_numpy(self._vectors_of_vocabulary), (0, 0, FIRST_WORD, 0))
+        """(V + 2, dim) float32, the word vector of each token id; zero for padding, unknown, and words without one.
+
+        Where a word's parts stand for it, their mean.
+        """
+        parts = self._standing_for
+        share = parts.multiply(1 / np.maximum(parts.sum(axis=1), 1)[:, None])
+        vectors = sparse.csr_array(share) @ self.word_vectors.matrix
+        return torch.nn.functional.pad(torch.from_numpy(vectors.astype(np.float32)), (0, 0, FIRST_WORD, 0))
 
     @cached_property
-    def _vectors_of_vocabulary(self) -> NDArray[np.float32]:
-        """(V, dim), zero for a word without a vector."""
-        matrix = np.zeros((len(self.vocabulary), self.word_vectors.dim), dtype=np.float32)
-        for row, word in enumerate(self.vocabulary):
-            if word in self.word_vectors:
-                matrix[row] = self.word_vectors.matrix[self.word_vectors.index[word]]
-        return matrix
+    def _standing_for(self) -> sparse.csr_array[np.float32, tuple[int, int]]:
+        """(V, W) how often each word with a vector stands for a word of the vocabulary."""
+        rows = [self.word_vectors.rows(word) for word in self.vocabulary]
+        columns = np.array([row for own in rows for row in own], dtype=np.intp)
+        places = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+        shape = len(rows), len(self.word_vectors)
+        return sparse.csr_array((np.ones(len(columns), np.float32), (places, columns)), shape=shape)
 
     def _counts(self, texts: Sequence[str]) -> sparse.csr_array[np.float32, tuple[int, int]]:
         """Counts (T, V) of all training words; those of the training texts and of the latest texts are remembered."""

@@ -14,6 +14,7 @@ from scipy import linalg, sparse
 from scipy.sparse.linalg import svds
 
 from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.frontend.spelling import candidates, pieces, spellings
 from cran_bench.specs import build, parse_spec
 from cran_bench.storage import sha256_file
 
@@ -45,12 +46,20 @@ class WordVectors:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __contains__(self, word: str) -> bool:
-        return word in self.index
+    def rows(self, word: str) -> list[int]:
+        """The rows that stand for a word: its own, that of another spelling, or those of its parts; none if unknown.
+
+        See `cran_bench.frontend.spelling`.
+        """
+        found = [self._row(part) for part in (word, *([] if self._row(word) is not None else pieces(word)))]
+        return [row for row in found if row is not None]
+
+    def _row(self, word: str) -> int | None:
+        return next((self.index[spelled] for spelled in spellings(word) if spelled in self.index), None)
 
     def lookup(self, tokens: Iterable[str]) -> NDArray[np.float32]:
-        """The vectors of the known `tokens`, in order, repeated words repeated: (K, dim) float32, K = 0 if none is."""
-        rows = [self.index[token] for token in tokens if token in self.index]
+        """The vectors that stand for `tokens`, in order, repeated words repeated: (K, dim) float32, K = 0 for none."""
+        rows = [row for token in tokens for row in self.rows(token)]
         return self.matrix[np.array(rows, dtype=np.intp)]
 
     def identity(self) -> dict[str, Any]:
@@ -226,12 +235,13 @@ class VectorFile:
         return {"name": "word2vec" if self.header else "glove", "binary": self._binary, "sha256": self.sha256}
 
     def open(self, sentences: Iterable[Sequence[str]]) -> WordVectors:
-        """The vectors of the words of `sentences`.
+        """The vectors of the words of `sentences`, and of what may stand for them.
 
         Raises:
             BadInput: the file is malformed, or has none of the words.
         """
-        return self.read({word for sentence in sentences for word in sentence})
+        words = {word for sentence in sentences for word in sentence}
+        return self.read({spelled for word in words for spelled in candidates(word)})
 
     def read(self, needed: Set[str] | None = None) -> WordVectors:
         """The vectors of the `needed` words, all where it is None, in the order of the file.
@@ -252,8 +262,8 @@ class VectorFile:
             raise BadInput(f"cannot read {self.path}: {error.strerror}; name a readable file") from error
         if not kept:
             raise BadInput(
-                f"{self.path} has none of the {len(needed or ())} words of the training captions; "
-                "its words must be lower-case and of the captions' language"
+                f"{self.path} has none of the words of the training captions, in any of {len(needed or ())} spellings; "
+                "take vectors of the captions' language"
             )
         return WordVectors(kept, np.stack(list(kept.values())), self.identity())
 
