@@ -39,6 +39,20 @@ class Moments:
     yy: Matrix
     xy: Matrix
 
+    def mapped(self, Wx: Matrix | None, Wy: Matrix | None) -> Moments:
+        """The moments of X Wx and Y Wy; None leaves a side as it is."""
+
+        def left(W: Matrix | None, M: Matrix) -> Matrix:
+            return M if W is None else np.asarray(W.T @ M)
+
+        return Moments(
+            left(Wx, self.mean_x),
+            left(Wy, self.mean_y),
+            left(Wx, left(Wx, self.xx).T),
+            left(Wy, left(Wy, self.yy).T),
+            left(Wy, left(Wx, self.xy).T).T,
+        )
+
 
 def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments:
     """The moments of all (image, text) pairs, in float64, each image's features used once for all its texts.

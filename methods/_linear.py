@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
+import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
 from cran_bench import COSINE, Run, Split
-from cran_bench.linalg import Matrix, Moments, moments
+from cran_bench.linalg import Matrix, Moments, canonical_correlations, moments, spectral_norm
 
 from ._word_cnn import WordCNN
 
@@ -56,14 +57,58 @@ class LinearMethod:
             return self.word_cnn.embed_texts(split)
         return split.bow(self.vocabulary) if self.text == "bow" else split.mean_vectors()
 
-    def moments(self, train: Split, run: Run) -> Moments:
-        """Means and covariances over all pairs of an image and one of its texts; forgets an earlier fit."""
+    def begin(self, run: Run) -> None:
+        """Forget an earlier fit, and fetch what the text view is made with."""
+        self.best = -1.0
         if self.text == "word_cnn":
             self.word_cnn = run.part(WordCNN())
+
+    def moments(self, train: Split, run: Run) -> Moments:
+        """Means and covariances over all pairs of an image and one of its texts."""
         C = moments(self.image_view(train), self.text_view(train), train.image_of)
-        self.mean_x, self.mean_y = (torch.from_numpy(mean).to(run.device) for mean in (C.mean_x, C.mean_y))
-        self.best = -1.0
+        self.centre(C.mean_x, C.mean_y, run)
         return C
+
+    def centre(self, mean_x: Matrix, mean_y: Matrix, run: Run) -> None:
+        """What is taken off the views before they are projected."""
+        self.mean_x, self.mean_y = (torch.from_numpy(mean).to(run.device) for mean in (mean_x, mean_y))
+
+    def correlate(
+        self,
+        C: Moments,
+        val: Split,
+        run: Run,
+        ridges_x: tuple[float, ...],
+        ridges_y: tuple[float, ...],
+        maps: tuple[Matrix | None, Matrix | None] = (None, None),
+    ) -> None:
+        """Ridge CCA of the views, or of what `maps` make of them: the image's ridge is chosen first, then the text's.
+
+        Args:
+            C: moments of the views.
+            val: the validation split.
+            run: gives the score.
+            ridges_x: as fractions of the largest variance of the image view.
+            ridges_y: likewise of the text view.
+            maps: matrices on the right of the views; None for a view as it is.
+        """
+        C = C.mapped(*maps)
+        scale_x, scale_y = spectral_norm(C.xx), spectral_norm(C.yy)
+        tried: dict[tuple[float, float], float] = {}
+
+        def whole(W: Matrix, made: Matrix | None) -> Matrix:
+            return W if made is None else np.asarray(made @ W)
+
+        def best_of(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+            for rx, ry in run.progress([pair for pair in pairs if pair not in tried], "ridges", len(pairs)):
+                Wx, Wy, rho = canonical_correlations(C, rx * scale_x, ry * scale_y, max(self.dim))
+                A, B = whole(Wx, maps[0]), whole(Wy, maps[1])
+                tried[rx, ry] = self.offer(val, run, A, B, rho, ridge_image=rx, ridge_text=ry)
+            return max(pairs, key=lambda pair: tried[pair])
+
+        middle = ridges_y[len(ridges_y) // 2]
+        rx, _ = best_of([(rx, middle) for rx in ridges_x])
+        best_of([(rx, ry) for ry in ridges_y])
 
     def offer(self, val: Split, run: Run, Wx: Matrix, Wy: Matrix, spectrum: Matrix, **choice: float) -> float:
         """Try every dim and power on these projections and keep the best seen in this fit.
@@ -89,7 +134,8 @@ class LinearMethod:
             if rsum > self.best:
                 self.best, self.Wx, self.Wy = rsum, A[:, :dim] * weight, B[:, :dim] * weight
                 self.spectrum = torch.from_numpy(spectrum).to(run.device)
-                run.chose(**choice, dim=len(weight), power=power)
+                self.choice = {**choice, "dim": len(weight), "power": power}
+                run.chose(**self.choice)
         return found
 
     def project_images(self, split: Split, W: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cran_bench import Run, Split, register
-from cran_bench.linalg import canonical_correlations, spectral_norm
 
 from ._linear import LinearMethod
 
@@ -46,17 +45,6 @@ class CCA(LinearMethod):
             raise ValueError("ridge_image and ridge_text are not negative")
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
-        """Covariances once, one decomposition per ridge: the image's is chosen first, then the text's."""
-        C = self.moments(train, run)
-        scale_x, scale_y = spectral_norm(C.xx), spectral_norm(C.yy)
-        tried: dict[tuple[float, float], float] = {}
-
-        def best_of(pairs: list[tuple[float, float]]) -> tuple[float, float]:
-            for rx, ry in run.progress([pair for pair in pairs if pair not in tried], "ridges", len(pairs)):
-                Wx, Wy, rho = canonical_correlations(C, rx * scale_x, ry * scale_y, max(self.dim))
-                tried[rx, ry] = self.offer(val, run, Wx, Wy, rho, ridge_image=rx, ridge_text=ry)
-            return max(pairs, key=lambda pair: tried[pair])
-
-        middle = self.ridge_text[len(self.ridge_text) // 2]
-        rx, _ = best_of([(rx, middle) for rx in self.ridge_image])
-        best_of([(rx, ry) for ry in self.ridge_text])
+        """Covariances once, one decomposition per ridge."""
+        self.begin(run)
+        self.correlate(self.moments(train, run), val, run, self.ridge_image, self.ridge_text)

@@ -41,6 +41,7 @@ class CFA(LinearMethod):
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """One decomposition for each way of scaling the text columns."""
+        self.begin(run)
         C = self.moments(train, run)
         deviation = np.sqrt(np.diag(C.yy))
         deviation = np.maximum(deviation, 1e-3 * deviation.max())
