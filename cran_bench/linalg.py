@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import scipy.linalg
@@ -16,9 +16,22 @@ from torch import Tensor
 from cran_bench.errors import BadInput
 
 Matrix: TypeAlias = NDArray[np.float64]
-Texts: TypeAlias = "Tensor | sparse.csr_array"
+Texts: TypeAlias = "Tensor | sparse.csr_array | RowBlocks"
 
 TEXT_BLOCK = 8192
+
+
+class RowBlocks(Protocol):
+    """Rows that are made when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T, q)."""
+        ...
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        """Some of the rows."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,7 @@ def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments
 
     Args:
         images: blocks of rows, (N, p) in all.
-        texts: (T, q) dense, or sparse.
+        texts: (T, q) dense, sparse, or made by the block.
         image_of: (T,) non-decreasing image row of each text.
 
     Returns:
@@ -72,19 +85,31 @@ def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments
     total = len(owner)
     if total < 2:
         raise BadInput(f"covariances need at least two pairs of image and text, not {total}")
-    yy, sum_y = _text_moments(texts)
+    q = texts.shape[1]
+    yy, sum_y = _sparse_moments(texts) if isinstance(texts, sparse.csr_array) else (np.zeros((q, q)), np.zeros(q))
     xx = xy = sum_x = None
     row = 0
     for block in images:
         X = block.cpu().double().numpy()
         if xx is None or xy is None or sum_x is None:
             p = X.shape[1]
-            xx, xy, sum_x = np.zeros((p, p)), np.zeros((p, yy.shape[0])), np.zeros(p)
+            xx, xy, sum_x = np.zeros((p, p)), np.zeros((p, q)), np.zeros(p)
         first, last = np.searchsorted(owner, [row, row + len(X)])
         counts = np.bincount(owner[first:last] - row, minlength=len(X)).astype(np.float64)
         weighted = X * np.sqrt(counts)[:, None]
         xx += weighted.T @ weighted  # numpy sees the product with itself and takes the symmetric kernel
-        xy += X.T @ _sums_per_image(texts, owner, row, row + len(X), first, last)
+        sums = np.zeros((len(X), q))
+        for a in range(first, last, TEXT_BLOCK):
+            b = min(a + TEXT_BLOCK, last)
+            gather = sparse.csr_array((np.ones(b - a), (owner[a:b] - row, np.arange(b - a))), shape=(len(X), b - a))
+            if isinstance(texts, sparse.csr_array):
+                sums += (gather @ texts[a:b].astype(np.float64)).toarray()
+            else:
+                Y = texts[a:b].cpu().double().numpy()
+                yy += Y.T @ Y
+                sum_y += Y.sum(axis=0)
+                sums += gather @ Y
+        xy += X.T @ sums
         sum_x += counts @ X
         row += len(X)
     if xx is None or xy is None or sum_x is None:
@@ -98,29 +123,10 @@ def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments
     return Moments(mean_x, mean_y, xx, yy, xy)
 
 
-def _text_moments(texts: Texts) -> tuple[Matrix, Matrix]:
+def _sparse_moments(texts: sparse.csr_array) -> tuple[Matrix, Matrix]:
     """Uncentred second moment (q, q) and sum (q,) of the texts."""
-    if not isinstance(texts, Tensor):
-        sparse_texts = texts.astype(np.float64)
-        return (sparse_texts.T @ sparse_texts).toarray(), sparse_texts.T @ np.ones(sparse_texts.shape[0])
-    q = texts.shape[1]
-    yy, total = np.zeros((q, q)), np.zeros(q)
-    for a in range(0, len(texts), TEXT_BLOCK):
-        Y = texts[a : a + TEXT_BLOCK].cpu().double().numpy()
-        yy += Y.T @ Y
-        total += Y.sum(axis=0)
-    return yy, total
-
-
-def _sums_per_image(texts: Texts, owner: NDArray[np.int64], start: int, stop: int, first: int, last: int) -> Matrix:
-    """(stop - start, q): the sum of each image's texts, which are rows first to last."""
-    count = last - first
-    gather = sparse.csr_array(
-        (np.ones(count), (owner[first:last] - start, np.arange(count))), shape=(stop - start, count)
-    )
-    if isinstance(texts, Tensor):
-        return np.asarray(gather @ texts[first:last].cpu().double().numpy())
-    return np.asarray((gather @ texts[first:last].astype(np.float64)).toarray())
+    exact = texts.astype(np.float64)
+    return (exact.T @ exact).toarray(), exact.T @ np.ones(exact.shape[0])
 
 
 def spectral_norm(covariance: Matrix) -> float:

@@ -165,6 +165,15 @@ class Split:
         """(V + 2, D) float32, the word vector of each id in `tokens`; zero where there is none."""
         return self._text.token_vectors().to(self._device)
 
+    def word_counts(self) -> tuple[sparse.csr_array, Tensor]:
+        """(T, W) float32 counts of the words that have a vector, and these vectors, (W, D) float32."""
+        vectors = torch.from_numpy(self._text.word_vectors.matrix).to(self._device)
+        return self._text.word_counts(self.texts), vectors
+
+    def vector_sample(self, count: int, seed: int) -> Tensor:
+        """(at most count, D) float32 word vectors by lot, of all words that their source has, the captions' or not."""
+        return self._text.vector_sample(count, seed).to(self._device)
+
     def bow(self, size: int = 3000) -> sparse.csr_array:
         """(T, V) float32 counts of the `size` most frequent training words, V <= size."""
         return self._text.bow(self.texts, size)

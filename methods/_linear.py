@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -13,26 +13,23 @@ from scipy import sparse
 from torch import Tensor
 
 from cran_bench import COSINE, Run, Split
-from cran_bench.linalg import Matrix, Moments, canonical_correlations, moments, spectral_norm
+from cran_bench.linalg import TEXT_BLOCK, Matrix, Moments, Texts, canonical_correlations, moments, spectral_norm
 
 from ._word_cnn import WordCNN
 
+LEARNED = ("mean_x", "mean_y", "Wx", "Wy", "spectrum")
+
 
 @dataclass
-class LinearMethod:
+class Projections:
     """Projections of an image vector and a text vector; of several candidates the validation split chooses.
 
     Attributes:
-        text: text feature: tf-idf, word counts (bow), the mean word vector (vectors), or what a Word-CNN makes of the
-            word vectors (word_cnn).
-        vocabulary: words of tf-idf or counts, the most frequent ones.
         image: scaling of image features: rows to unit length (l2), their signed square roots likewise (sqrt), or none.
         dim: dimensions kept, at most the rank.
         power: exponent of the spectrum (correlations, singular values) that weights the dimensions; 0 for none.
     """
 
-    text: Literal["tfidf", "bow", "vectors", "word_cnn"] = "tfidf"
-    vocabulary: int = 3000
     image: Literal["l2", "sqrt", "none"] = "sqrt"
     dim: tuple[int, ...] = (64, 96, 128, 192, 256, 512)
     power: tuple[float, ...] = (0.5, 1.0, 1.5)
@@ -40,8 +37,8 @@ class LinearMethod:
     similarity = COSINE
 
     def __post_init__(self) -> None:
-        if min(self.vocabulary, *self.dim) < 1:
-            raise ValueError(f"vocabulary and dim are at least 1, not {min(self.vocabulary, *self.dim)}")
+        if min(self.dim) < 1:
+            raise ValueError(f"dim is at least 1, not {min(self.dim)}")
 
     def image_view(self, split: Split) -> Iterator[Tensor]:
         """Blocks of (n, p) image features."""
@@ -49,19 +46,13 @@ class LinearMethod:
             scaled = block.sign() * block.abs().sqrt() if self.image == "sqrt" else block
             yield scaled if self.image == "none" else torch.nn.functional.normalize(scaled)
 
-    def text_view(self, split: Split) -> Tensor | sparse.csr_array:
-        """(T, q) text features."""
-        if self.text == "tfidf":
-            return split.tfidf(self.vocabulary)
-        if self.text == "word_cnn":
-            return self.word_cnn.embed_texts(split)
-        return split.bow(self.vocabulary) if self.text == "bow" else split.mean_vectors()
+    def text_view(self, split: Split) -> Texts:
+        """(T, q) text features as they are projected."""
+        raise NotImplementedError
 
     def begin(self, run: Run) -> None:
-        """Forget an earlier fit, and fetch what the text view is made with."""
+        """Forget an earlier fit."""
         self.best = -1.0
-        if self.text == "word_cnn":
-            self.word_cnn = run.part(WordCNN())
 
     def moments(self, train: Split, run: Run) -> Moments:
         """Means and covariances over all pairs of an image and one of its texts."""
@@ -145,11 +136,10 @@ class LinearMethod:
     def project_texts(self, split: Split, W: Tensor) -> Tensor:
         """(T, k) float32: (y - mean) W, computed in float64; a sparse view is never made dense."""
         view = self.text_view(split)
-        if isinstance(view, Tensor):
-            projected = view.double() @ W
-        else:
-            projected = torch.from_numpy(view @ W.cpu().numpy()).to(W.device)
-        return (projected - self.mean_y @ W).float()
+        if isinstance(view, sparse.csr_array):
+            return (torch.from_numpy(view @ W.cpu().numpy()).to(W.device) - self.mean_y @ W).float()
+        blocks = (view[a : a + TEXT_BLOCK].double() for a in range(0, max(1, view.shape[0]), TEXT_BLOCK))
+        return torch.cat([((block - self.mean_y) @ W).float() for block in blocks])
 
     def embed_images(self, split: Split) -> Tensor:
         """(N, k)."""
@@ -161,15 +151,68 @@ class LinearMethod:
 
     def state(self) -> dict[str, Tensor]:
         """Means, weighted projections, and the spectrum they come with."""
-        own = {name: getattr(self, name) for name in ("mean_x", "mean_y", "Wx", "Wy", "spectrum")}
-        part = self.word_cnn.state() if self.text == "word_cnn" else {}
-        return {**own, **{f"word_cnn.{key}": value for key, value in part.items()}}
+        return {name: getattr(self, name) for name in LEARNED}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """See `state`."""
-        self.mean_x, self.mean_y, self.Wx, self.Wy, self.spectrum = (
-            state[name] for name in ("mean_x", "mean_y", "Wx", "Wy", "spectrum")
-        )
+        for name in LEARNED:
+            setattr(self, name, state[name])
+
+
+@dataclass
+class LinearMethod(Projections):
+    """Projections of one of the front end's text features.
+
+    Attributes:
+        text: text feature: tf-idf, word counts (bow), the mean word vector (vectors), or what a Word-CNN makes of the
+            word vectors (word_cnn).
+        vocabulary: words of tf-idf or counts, the most frequent ones.
+    """
+
+    text: Literal["tfidf", "bow", "vectors", "word_cnn"] = "tfidf"
+    vocabulary: int = 3000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vocabulary < 1:
+            raise ValueError(f"vocabulary is at least 1, not {self.vocabulary}")
+
+    def begin(self, run: Run) -> None:
+        """Forget an earlier fit, and fetch what the text features are made with."""
+        super().begin(run)
+        if self.text == "word_cnn":
+            self.word_cnn = run.part(WordCNN())
+
+    def text_view(self, split: Split) -> Texts:
+        """See Projections."""
+        return self.text_features(split)
+
+    def text_features(self, split: Split) -> Tensor | sparse.csr_array:
+        """(T, q) text features."""
+        if self.text == "tfidf":
+            return split.tfidf(self.vocabulary)
+        if self.text == "word_cnn":
+            return self.word_cnn.embed_texts(split)
+        return split.bow(self.vocabulary) if self.text == "bow" else split.mean_vectors()
+
+    def state(self) -> dict[str, Tensor]:
+        """Those of the projections, and the Word-CNN's."""
+        part = self.word_cnn.state() if self.text == "word_cnn" else {}
+        return {**super().state(), **with_prefix("word_cnn", part)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """See `state`."""
+        super().load(state)
         if self.text == "word_cnn":
             self.word_cnn = WordCNN()
-            self.word_cnn.load({k.removeprefix("word_cnn."): v for k, v in state.items() if k.startswith("word_cnn.")})
+            self.word_cnn.load(below("word_cnn", state))
+
+
+def with_prefix(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a part, as some of its owner's: ``part.key``."""
+    return {f"{part}.{key}": value for key, value in state.items()}
+
+
+def below(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `with_prefix`."""
+    return {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}

@@ -146,6 +146,10 @@ class TextFrontEnd:
         vectors = sparse.csr_array(share) @ self.word_vectors.matrix
         return torch.nn.functional.pad(torch.from_numpy(vectors.astype(np.float32)), (0, 0, FIRST_WORD, 0))
 
+    def vector_sample(self, count: int, seed: int) -> torch.Tensor:
+        """(at most count, dim) float32 vectors by lot, of all words that the source has, the captions' or not."""
+        return torch.from_numpy(self._source.sample(self.word_vectors, count, seed))
+
     @cached_property
     def _standing_for(self) -> sparse.csr_array[np.float32, tuple[int, int]]:
         """(V, W) how often each word with a vector stands for a word of the vocabulary."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,8 @@ from cran_bench.storage import sha256_file
 
 BLOCK = 1 << 20
 """Bytes of a binary file that are read at a time."""
+
+Keep = Callable[[int, bytes], bool]
 
 DENSE_UP_TO = 1000
 """Words up to which a full SVD is as quick as a truncated one."""
@@ -76,6 +78,10 @@ class VectorSource(Protocol):
 
     def open(self, sentences: Iterable[Sequence[str]]) -> WordVectors:
         """Vectors of words of the tokenised training `sentences`."""
+        ...
+
+    def sample(self, opened: WordVectors, count: int, seed: int) -> NDArray[np.float32]:
+        """(at most count, dim) vectors of the source by lot, of words of the training sentences or not."""
         ...
 
 
@@ -158,6 +164,11 @@ class PpmiSvd:
         largest = U[np.abs(U).argmax(axis=0), np.arange(len(S))]
         vectors = U * np.where(largest < 0, -1.0, 1.0) * np.sqrt(S)
         return WordVectors(words, vectors.astype(np.float32), self.identity())
+
+    def sample(self, opened: WordVectors, count: int, seed: int) -> NDArray[np.float32]:
+        """See VectorSource; there are no words but those of the training captions."""
+        rows = np.random.default_rng(seed).permutation(len(opened))[:count]
+        return opened.matrix[np.sort(rows)]
 
     def cooccurrences(self, sentences: Iterable[Sequence[str]]) -> tuple[list[str], sparse.csr_array[np.float64]]:
         """The W words that are frequent enough, and the symmetric (W, W) counts #(w, c)."""
@@ -255,11 +266,8 @@ class VectorFile:
         """
         wanted = None if needed is None else {word.encode("utf-8", "surrogatepass") for word in needed}
         kept: dict[str, NDArray[np.float32]] = {}
-        try:
-            for word, vector in self._binary_records(wanted) if self._binary else self._text_records(wanted):
-                kept.setdefault(word.decode("utf-8", "replace"), vector)
-        except OSError as error:
-            raise BadInput(f"cannot read {self.path}: {error.strerror}; name a readable file") from error
+        for word, vector in self._records(lambda _, word: wanted is None or word in wanted):
+            kept.setdefault(word.decode("utf-8", "replace"), vector)
         if not kept:
             raise BadInput(
                 f"{self.path} has none of the words of the training captions, in any of {len(needed or ())} spellings; "
@@ -267,11 +275,26 @@ class VectorFile:
             )
         return WordVectors(kept, np.stack(list(kept.values())), self.identity())
 
+    def sample(self, opened: WordVectors, count: int, seed: int) -> NDArray[np.float32]:
+        """See VectorSource; the whole file is read."""
+        with self.path.open("rb") as file:
+            total = self._header(file.readline(100))[0] if self.header else sum(1 for _ in file)
+        chosen = set(np.random.default_rng(seed).permutation(total)[:count].tolist())
+        vectors = [vector for _, vector in self._records(lambda number, _: number - 1 in chosen)]
+        return np.stack(vectors)
+
+    def _records(self, keep: Keep) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
+        """Words and vectors of those that are to be kept, by their number from 1 and their word."""
+        try:
+            yield from self._binary_records(keep) if self._binary else self._text_records(keep)
+        except OSError as error:
+            raise BadInput(f"cannot read {self.path}: {error.strerror}; name a readable file") from error
+
     @property
     def _binary(self) -> bool:
         return self.header and self.path.suffix == ".bin"
 
-    def _text_records(self, wanted: Set[bytes] | None) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
+    def _text_records(self, keep: Keep) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
         with self.path.open("rb") as file:
             words, dim = self._header(file.readline()) if self.header else (0, 0)
             number = header_lines = int(self.header)
@@ -286,7 +309,7 @@ class VectorFile:
                         f"{self.path}, line {number}: expected a word and {dim} values, "
                         f"got {max(0, line.count(b' '))} values; mend or download the file again"
                     )
-                if wanted is None or word in wanted:
+                if keep(number - header_lines, word):
                     yield word, self._numbers(values, f"line {number}")
             read = number - header_lines
         if not number:
@@ -297,7 +320,7 @@ class VectorFile:
                 "download the file again"
             )
 
-    def _binary_records(self, wanted: Set[bytes] | None) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
+    def _binary_records(self, keep: Keep) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
         with self.path.open("rb") as file:
             words, dim = self._header(file.readline(100))
             # Blocks, not a map of the file, whose pages would all count as memory.
@@ -314,7 +337,7 @@ class VectorFile:
                         f"word {number}; download it again"
                     )
                 word = block[place:space].lstrip(b"\n")
-                if wanted is None or word in wanted:
+                if keep(number, word):
                     yield word, self._finite(np.frombuffer(block[space + 1 : end], "<f4"), f"word {number}")
                 place = end
             left = len(block) - place + self.path.stat().st_size - file.tell()
