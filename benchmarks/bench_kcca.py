@@ -43,7 +43,8 @@ def made(n, count):
 
 train, val = made(images, texts), made(200, 1000)
 start = time.perf_counter()
-KCCA(solver="nystrom", columns=3000, ridge_image=(1e-2,), ridge_text=(1e-2,), dim=(512,), power=(1.0,)).fit(train, val, Run())
+method = KCCA(solver="nystrom", columns=3000, ridge_image=(1e-2,), ridge_text=(1e-2,), dim=(512,), power=(1.0,))
+method.fit(train, val, Run())
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
