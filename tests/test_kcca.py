@@ -185,8 +185,8 @@ def test_bad_input_is_named(fit):
         fit(np.ones_like(X), Y, KCCA(**PLAIN))
     with pytest.raises(BadInput, match="kernel chi2 is for counts and shares"):
         fit(X - 10, Y, KCCA(**PLAIN, kernel_image="chi2"))
-    with pytest.raises(BadInput, match="not of linear: use nystrom"):
-        fit(X, Y, KCCA(**PLAIN, kernel_text="linear", solver="fourier"))
+    with pytest.raises(BadInput, match="not of intersection: use nystrom"):
+        fit(X, abs(Y), KCCA(**PLAIN, kernel_text="intersection", solver="fourier"))
     more, _ = fit(X, Y, KCCA(**{**PLAIN, "dim": (10**6,)}, **ridges(1e-2), solver="nystrom", columns=10**6))
     assert len(more.spectrum) < 60
 
