@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
@@ -19,6 +20,7 @@ Matrix: TypeAlias = NDArray[np.float64]
 Texts: TypeAlias = "Tensor | sparse.csr_array | RowBlocks"
 
 TEXT_BLOCK = 8192
+TILE = 4096
 
 
 class RowBlocks(Protocol):
@@ -97,7 +99,7 @@ def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments
         first, last = np.searchsorted(owner, [row, row + len(X)])
         counts = np.bincount(owner[first:last] - row, minlength=len(X)).astype(np.float64)
         weighted = X * np.sqrt(counts)[:, None]
-        xx += weighted.T @ weighted  # numpy sees the product with itself and takes the symmetric kernel
+        _add_gram(xx, weighted)
         sums = np.zeros((len(X), q))
         for a in range(first, last, TEXT_BLOCK):
             b = min(a + TEXT_BLOCK, last)
@@ -106,7 +108,7 @@ def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments
                 sums += (gather @ texts[a:b].astype(np.float64)).toarray()
             else:
                 Y = texts[a:b].cpu().double().numpy()
-                yy += Y.T @ Y
+                _add_gram(yy, Y)
                 sum_y += Y.sum(axis=0)
                 sums += gather @ Y
         xy += X.T @ sums
@@ -121,6 +123,23 @@ def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments
     for matrix in (xx, yy, xy):
         matrix /= total - 1
     return Moments(mean_x, mean_y, xx, yy, xy)
+
+
+def _add_gram(total: Matrix, rows: Matrix) -> None:
+    """Add rows' rows to a total.
+
+    Up to `TILE` columns numpy sees the product with itself and takes the symmetric kernel, that of OpenBLAS, which
+    crashes at 20,000; so beyond them the upper triangle is made of tiles.
+    """
+    q = len(total)
+    if q <= TILE:
+        total += rows.T @ rows
+        return
+    for a in range(0, q, TILE):
+        b = min(a + TILE, q)
+        part = rows[:, a:b].T @ rows[:, a:]
+        total[a:b, a:] += part
+        total[b:, a:b] += part[:, b - a :].T
 
 
 def _sparse_moments(texts: sparse.csr_array) -> tuple[Matrix, Matrix]:
@@ -153,13 +172,16 @@ class Whitening:
         """
         regular = covariance.copy()
         regular[np.diag_indices_from(regular)] += ridge
-        try:
-            return cls(scipy.linalg.cholesky(regular, lower=True, overwrite_a=True, check_finite=True))
-        except (np.linalg.LinAlgError, ValueError) as error:
+        if not np.isfinite(regular).all():
+            raise BadInput(f"a covariance of {len(covariance)} dimensions is not finite: prepare the features again")
+        # torch's, as OpenBLAS crashes at 16,000 dimensions; it is the faster one too
+        lower, failed = torch.linalg.cholesky_ex(torch.from_numpy(regular))
+        if failed:
             raise BadInput(
-                f"a covariance of {len(covariance)} dimensions with ridge {ridge:.3g} cannot be inverted ({error}): "
-                "raise the ridge"
-            ) from error
+                f"a covariance of {len(covariance)} dimensions with ridge {ridge:.3g} cannot be inverted (it is not "
+                f"positive from direction {int(failed)} on): raise the ridge"
+            )
+        return cls(lower.numpy())
 
     def half(self, matrix: Matrix) -> Matrix:
         """L^-1 M."""

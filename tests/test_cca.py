@@ -202,8 +202,8 @@ def test_dim_is_at_most_the_rank(tiny, run_on):
     [
         ("cca[ridge_image=-1]", "ridge_image and ridge_text are not negative"),
         ("cca[ridge_text=1|-0.5]", "ridge_image and ridge_text are not negative"),
-        ("cca[dim=0]", "vocabulary and dim are at least 1"),
-        ("cca[vocabulary=0]", "vocabulary and dim are at least 1"),
+        ("cca[dim=0]", "dim is at least 1"),
+        ("cca[vocabulary=0]", "vocabulary is at least 1"),
         ("cca[dim=1.5]", "field 'dim' takes a whole number, not '1.5'"),
         ("cca[ridge_text=small]", "field 'ridge_text' takes a number, not 'small'"),
         ("cca[image=l1]", "field 'image' is 'l1'; did you mean 'l2'"),

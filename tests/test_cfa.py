@@ -165,8 +165,8 @@ def test_evening_is_the_method_on_scaled_text_columns(fit, plain_split):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("cfa[dim=0]", "vocabulary and dim are at least 1"),
-        ("cfa[vocabulary=-3]", "vocabulary and dim are at least 1"),
+        ("cfa[dim=0]", "dim is at least 1"),
+        ("cfa[vocabulary=-3]", "vocabulary is at least 1"),
         ("cfa[power=x]", "field 'power' takes a number, not 'x'"),
         ("cfa[text=tf-idf]", "field 'text' is 'tf-idf'; did you mean 'tfidf'"),
         ("cfa[ridge=1]", "cfa has no field 'ridge'"),

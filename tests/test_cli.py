@@ -60,7 +60,7 @@ def run(command, quick_scenes, tmp_path):
         (["-p", "captions,meen"], "there is no protocol 'meen'; did you mean 'mean'?"),
         (["-m", "cca[text=tdidf]"], "field 'text' is 'tdidf'; did you mean 'tfidf'?"),
         (["-m", "cca[unit=document]"], "unit is 'document'; did you mean 'documents'?"),
-        (["-m", "cca[vocabulary=0]"], "cca: vocabulary and dim are at least 1"),
+        (["-m", "cca[vocabulary=0]"], "cca: vocabulary is at least 1"),
         (["-m", "cca[ridge_text=-1]"], "cca: ridge_image and ridge_text are not negative"),
         (["-m", "cca[vocabulary=many]"], "field 'vocabulary' takes a whole number, not 'many'"),
         (["-d", "scenes[train=3]"], "scenes: train is 3, but scenes come in twins"),

@@ -3,6 +3,7 @@ import pytest
 import torch
 from scipy import sparse
 
+from cran_bench import linalg
 from cran_bench.errors import BadInput
 from cran_bench.linalg import Whitening, moments, spectral_norm, truncated_svd
 
@@ -92,11 +93,16 @@ def test_whitening(rank):
     np.testing.assert_array_equal(C, before)
 
 
-@pytest.mark.parametrize("bad", ["indefinite", "nan"])
-def test_what_cannot_be_inverted_says_to_raise_the_ridge(bad):
-    C = np.diag([1.0, -1.0 if bad == "indefinite" else np.nan])
-    with pytest.raises(BadInput, match=r"a covariance of 2 dimensions with ridge 0.001 cannot be inverted .* raise"):
-        Whitening.of(C, 1e-3)
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (-1.0, r"a covariance of 2 dimensions with ridge 0.001 cannot be inverted .* raise"),
+        (np.nan, "a covariance of 2 dimensions is not finite"),
+    ],
+)
+def test_what_cannot_be_inverted_is_said(bad, message):
+    with pytest.raises(BadInput, match=message):
+        Whitening.of(np.diag([1.0, bad]), 1e-3)
 
 
 @pytest.mark.parametrize("shape", [(12, 7), (7, 12), (9, 9), (1, 5), (5, 1)])
@@ -125,3 +131,25 @@ def test_truncated_svd_leaves_out_what_is_not_there(rank):
 def test_truncated_svd_of_nothing_is_refused():
     with pytest.raises(BadInput, match="do not vary together"):
         truncated_svd(np.zeros((3, 4)), 2)
+
+
+def test_moments_by_tiles(monkeypatch):
+    random = np.random.default_rng(2)
+    images, texts = random.normal(size=(9, 7)), random.normal(size=(9, 11))
+    blocks = [torch.from_numpy(images)]
+    whole = moments(blocks, torch.from_numpy(texts), torch.arange(9))
+    monkeypatch.setattr(linalg, "TILE", 3)
+    tiled = moments(blocks, torch.from_numpy(texts), torch.arange(9))
+    for name in ("xx", "yy", "xy"):
+        np.testing.assert_allclose(getattr(tiled, name), getattr(whole, name), atol=1e-12)
+
+
+def test_mapped_moments_are_those_of_the_mapped_views():
+    random = np.random.default_rng(3)
+    X, Y, Wx, Wy = (random.normal(size=shape) for shape in ((30, 5), (30, 4), (5, 3), (4, 2)))
+    C = moments([torch.from_numpy(X)], torch.from_numpy(Y), torch.arange(30))
+    for A, B in ((Wx, Wy), (None, Wy), (Wx, None)):
+        mapped = [torch.from_numpy(view if W is None else view @ W) for view, W in ((X, A), (Y, B))]
+        expected = moments([mapped[0]], mapped[1], torch.arange(30))
+        for name, value in vars(C.mapped(A, B)).items():
+            np.testing.assert_allclose(value, getattr(expected, name), atol=1e-12)

@@ -13,7 +13,15 @@ import torch
 models = pytest.importorskip("torchvision", reason="needs the extra images").models
 
 HOME = Path(__file__).resolve().parent.parent
-ELSEWHERE = ("python -m pip ", "curl ", "unzip ", "for split in ", "done", "mkdir -p data/mscoco ")
+ELSEWHERE = (
+    "python benchmarks/generate.py ",
+    "python -m pip ",
+    "curl ",
+    "unzip ",
+    "for split in ",
+    "done",
+    "mkdir -p data/mscoco ",
+)
 NETWORKS = {
     "vgg19": models.VGG19_Weights.DEFAULT,
     "vgg16": models.VGG16_Weights.DEFAULT,

@@ -240,5 +240,5 @@ PAPER: dict[str, Any] = {
 LITERAL: dict[str, Any] = {**PAPER, "attn_div_m": True, "normalize": "none"}
 """The equations as printed."""
 
-QUICK: dict[str, Any] = {"start": "scratch", "max_epochs": 6, "lookalikes": 0.0}
+QUICK: dict[str, Any] = {"start": "scratch", "max_epochs": 5, "lookalikes": 0.0}
 """For a first look at little data: a few epochs from scratch, without look-alikes."""
