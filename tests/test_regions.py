@@ -31,7 +31,7 @@ def test_none_and_unknown_names():
     with pytest.raises(BadInput, match=r"there are no regions 'gird'; did you mean 'grid'\?"):
         open_proposer("gird", collection())
     for text in ("none[a=1]", "boxes[a=1]"):
-        with pytest.raises(BadInput, match="have no fields"):
+        with pytest.raises(BadInput, match="has no fields"):
             open_proposer(text, collection())
     with pytest.raises(BadInput, match="takes nothing after a colon"):
         open_proposer("grid:5", collection())
