@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cran_bench.contract import Run
 from cran_bench.errors import BadInput
+from cran_bench.states import below, with_prefix
 
 B = TypeVar("B")
 
@@ -117,8 +118,7 @@ class Training(Generic[B]):
         return epoch >= self.epochs or is_idle or self._best_value >= self.enough
 
     def _state(self, epoch: int) -> dict[str, Tensor]:
-        state = {f"module.{key}": value for key, value in self.module.state_dict().items()}
-        state |= {f"best.{key}": value for key, value in self._best.items()}
+        state = with_prefix("module", self.module.state_dict()) | with_prefix("best", self._best)
         for index, values in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
         state["progress"] = torch.tensor([epoch, self._best_epoch, self._best_value], dtype=torch.float64)
@@ -131,10 +131,10 @@ class Training(Generic[B]):
         """Take up a checkpoint and return the epoch it was made after; 0 to start."""
         if state is None:
             return 0
-        self.module.load_state_dict(_below("module.", state))
-        self._best = _below("best.", state)
+        self.module.load_state_dict(below("module", state))
+        self._best = below("best", state)
         moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in _below("optimizer.", state).items():
+        for key, value in below("optimizer", state).items():
             index, _, name = key.partition(".")
             # Adam counts its steps on the host unless told otherwise.
             moments.setdefault(int(index), {})[name] = value.cpu() if name == "step" else value
@@ -164,7 +164,3 @@ def _require_finite(value: float, epoch: int, what: str = "the loss") -> None:
             f"{what} became {value} in epoch {epoch}: lower the learning rate (lr) or clip gradients (clip); "
             + ("the last checkpoint before that is kept" if epoch > 1 else "nothing was learned yet")
         )
-
-
-def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

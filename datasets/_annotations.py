@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,12 @@ from cran_bench.dataset import SPLITS, Collection, FolderImages
 from cran_bench.errors import BadInput
 from cran_bench.specs import format_options
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class Photographs:
-    """A folder of photographs, which a quick look may cut down.
+class Limited:
+    """A dataset that a quick look may cut down.
 
     Attributes:
         limit: about so many images in all, the first of each split in the splits' proportions; all where None.
@@ -31,13 +33,18 @@ class Photographs:
         if self.limit is not None and self.limit < 2 * len(SPLITS):
             raise ValueError(f"limit must be at least {2 * len(SPLITS)}, two images for each split, not {self.limit}")
 
-    def defaults(self) -> Mapping[str, Any]:
-        """See Dataset."""
-        return {"images": "pixels", "regions": "grid"}
-
     def label(self, name: str) -> str:
         """The name with the fields that differ from their defaults."""
         return name + format_options({k: v for k, v in vars(self).items() if v != getattr(type(self), k)})
+
+
+@dataclass(frozen=True)
+class Photographs(Limited):
+    """A folder of photographs."""
+
+    def defaults(self) -> Mapping[str, Any]:
+        """See Dataset."""
+        return {"images": "pixels", "regions": "grid"}
 
 
 KARPATHY_ZIP = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
@@ -223,7 +230,7 @@ def dealt(count: int, held_out: int, seed: int) -> dict[str, list[int]]:
     return {"test": order[:held_out], "val": order[held_out : 2 * held_out], "train": order[2 * held_out :]}
 
 
-def limited(members: Mapping[str, Sequence[str]], limit: int | None) -> dict[str, list[str]]:
+def limited(members: Mapping[str, Sequence[T]], limit: int | None) -> dict[str, list[T]]:
     """About `limit` images in all, the first of each split in the splits' proportions; all where None."""
     total = sum(map(len, members.values()))
     return {

@@ -13,16 +13,15 @@ from cran_bench.dataset import SPLITS, Collection
 from cran_bench.errors import BadInput
 from cran_bench.frontend.feature_files import FeatureFile, FeatureFiles
 from cran_bench.registry import register_dataset
-from cran_bench.specs import format_options
 
-from ._annotations import read_lines
+from ._annotations import Limited, limited, read_lines
 
 REPEATS = 5
 
 
 @register_dataset("precomp", presets={"quick": {"limit": 1000}})
 @dataclass(frozen=True)
-class Precomp:
+class Precomp(Limited):
     """Image features and captions by line: ``cran-bench run cca -d "precomp[folder=f30k_precomp]" --data DIR``.
 
     For train, dev and test the folder holds ``train_ims.npy``, (rows, dim) of whole images or (rows, regions, dim), and
@@ -34,17 +33,11 @@ class Precomp:
         folder: below the data folder; empty for the data folder itself.
         val: what the validation files are called.
         test: what the test files are called; `testall` are the 5,000 images of MS-COCO.
-        limit: about so many images in all, the first of each split in the splits' proportions; all where None.
     """
 
     folder: str = ""
     val: str = "dev"
     test: str = "test"
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 2 * len(SPLITS):
-            raise ValueError(f"limit must be at least {2 * len(SPLITS)}, two images for each split, not {self.limit}")
 
     def defaults(self) -> Mapping[str, Any]:
         """See Dataset."""
@@ -59,17 +52,13 @@ class Precomp:
             file, own = _read(folder, name)
             files.append(file)
             captions.append(own)
-        total = sum(map(len, files))
-        kept = [
-            len(file) if self.limit is None else min(len(file), max(2, round(self.limit * len(file) / total)))
-            for file in files
-        ]
+        rows = {split: range(len(file)) for split, file in zip(SPLITS, files, strict=True)}
+        kept = [len(some) for some in limited(rows, self.limit).values()]
         places = [(k, image) for k, count in enumerate(kept) for image in range(count)]
         each = [len(own) // len(file) for own, file in zip(captions, files, strict=True)]
         ends = np.cumsum([0, *kept])
-        options = {key: value for key, value in vars(self).items() if value != getattr(type(self), key)}
         return Collection(
-            name="precomp" + format_options(options),
+            name=self.label("precomp"),
             images=FeatureFiles([f"{SPLITS[k]}-{image}" for k, image in places], files, places),
             captions=[text for k, own in enumerate(captions) for text in own[: kept[k] * each[k]]],
             image_of=np.repeat(np.arange(len(places)), [each[k] for k, _ in places]),

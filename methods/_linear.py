@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cran_bench import COSINE, Run, Split
 from cran_bench.linalg import TEXT_BLOCK, Matrix, Moments, Texts, canonical_correlations, moments, spectral_norm
+from cran_bench.states import below, with_prefix
 
 from ._word_cnn import WordCNN
 
@@ -206,13 +207,3 @@ class LinearMethod(Projections):
         if self.text == "word_cnn":
             self.word_cnn = WordCNN()
             self.word_cnn.load(below("word_cnn", state))
-
-
-def with_prefix(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a part, as some of its owner's: ``part.key``."""
-    return {f"{part}.{key}": value for key, value in state.items()}
-
-
-def below(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `with_prefix`."""
-    return {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}

@@ -27,16 +27,17 @@ from torch.nn.functional import normalize
 from cran_bench import Run, Split, register
 from cran_bench.mixtures import Mixture, fit_mixture, started
 from cran_bench.progress import say
+from cran_bench.states import below, with_prefix
 
-from ._linear import Projections, below, with_prefix
+from ._linear import Projections
 
 WORDS = 256  # whose Fisher vectors are computed together
 ICA_STEPS = 200
 
 
 @dataclass
-class FisherVectors:
-    """What is learned from word vectors alone.
+class FisherSettings:
+    """How words are described.
 
     Attributes:
         sample: word vectors, by lot, that the transform and the mixtures are learned from.
@@ -60,13 +61,21 @@ class FisherVectors:
     gmm_floor: float = 1e-6
     models: Literal["both", "hglmm", "gmm"] = "both"
 
-    part_name: ClassVar[str] = "fisher-vectors"
-
     def __post_init__(self) -> None:
         if min(self.sample, self.components) < 1 or min(self.iterations, self.gmm_iterations) < 0:
             raise ValueError("sample and components are at least 1, iterations at least 0")
         if min(self.factor, self.floor, self.gmm_floor) <= 0:
             raise ValueError("factor, floor and gmm_floor are above 0")
+
+
+@dataclass
+class FisherVectors(FisherSettings):
+    """What is learned from word vectors alone."""
+
+    part_name: ClassVar[str] = "fisher-vectors"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.mixtures: dict[str, Mixture] = {}
 
     @property
@@ -174,37 +183,28 @@ class FisherRows:
     },
 )
 @dataclass
-class GMMHGLMM(Projections):
-    """Hyper-parameters beyond those of every projection.
+class GMMHGLMM(FisherSettings, Projections):
+    """Hyper-parameters beyond those of every projection and of FisherSettings.
 
     Attributes:
         ridge_image: rx of CCA, as a fraction of the largest variance of the image view.
         ridge_text: ry likewise.
         coordinates: of the Fisher vectors that CCA takes, by lot, an equal share of each mixture's; all where there are
             fewer.
-        sample, transform, factor, components, iterations, gmm_iterations, floor, gmm_floor, models: see FisherVectors.
     """
 
     ridge_image: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 2e-2, 5e-2)
     ridge_text: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 2e-2)
     coordinates: int = 6000
-    sample: int = 300_000
-    transform: Literal["ica", "pca", "none"] = "ica"
-    factor: float = 10.0
-    components: int = 30
-    iterations: int = 10
-    gmm_iterations: int = 100
-    floor: float = 1e-3
-    gmm_floor: float = 1e-6
-    models: Literal["both", "hglmm", "gmm"] = "both"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        FisherSettings.__post_init__(self)
+        Projections.__post_init__(self)
         if min(*self.ridge_image, *self.ridge_text) < 0:
             raise ValueError("ridge_image and ridge_text are not negative")
         if self.coordinates < 2:
             raise ValueError(f"coordinates is at least 2, not {self.coordinates}")
-        self.fisher = FisherVectors(**{f.name: getattr(self, f.name) for f in fields(FisherVectors)})
+        self.fisher = FisherVectors(**{f.name: getattr(self, f.name) for f in fields(FisherSettings)})
         self._words: tuple[Tensor, list[int]] | None = None
 
     def fit(self, train: Split, val: Split, run: Run) -> None:

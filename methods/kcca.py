@@ -45,8 +45,9 @@ from cran_bench.kernels import (
 )
 from cran_bench.linalg import Matrix, truncated_svd
 from cran_bench.progress import say
+from cran_bench.states import below, with_prefix
 
-from ._linear import LinearMethod, below, with_prefix
+from ._linear import LinearMethod
 
 EXACT_UP_TO = 4000
 """Pairs up to which the n x n kernels are held: 128 MB each."""

@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cran_bench import Run, Split, register
+from cran_bench.states import below, with_prefix
 
-from ._linear import below, with_prefix
 from .kcca import KCCA, PAPER, QUICK
 
 BLOCK = 512  # points whose neighbours are sought together

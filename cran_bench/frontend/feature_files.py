@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from PIL import Image
 
 from cran_bench.dataset import Collection, ImageSource
 from cran_bench.errors import BadInput
-from cran_bench.frontend.precomputed import PrecomputedImages, PrecomputedRegions, RegionFeatures
+from cran_bench.frontend.precomputed import PrecomputedImages, PrecomputedRegions, RegionFeatures, open_array
 from cran_bench.frontend.regions import FULL_IMAGE, REGIONS
 from cran_bench.images import UnreadableImage
 from cran_bench.storage import sha256_bytes
@@ -41,18 +40,9 @@ class FeatureFile:
         Raises:
             BadInput: it is missing, or no array of numbers with two or three axes.
         """
-        try:
-            array = open_memmap(path, mode="r")
-        except FileNotFoundError:
-            raise BadInput(f"there is no {path.name} in {path.parent}") from None
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{path} is not a .npy array of numbers ({error}); copy it again from its source") from None
-        if array.ndim not in (2, 3) or array.dtype.kind not in "fiu" or not array.size:
-            raise BadInput(
-                f"{path} should hold numbers of shape (rows, dim) or (rows, regions, dim), but holds {array.dtype} of "
-                f"shape {array.shape}"
-            )
-        return cls(path, array)
+        if not path.is_file():
+            raise BadInput(f"there is no {path.name} in {path.parent}")
+        return cls(path, open_array(str(path), ("rows", "dim"), ("rows", "regions", "dim")))
 
     def __len__(self) -> int:
         return len(self.array) // self.repeats

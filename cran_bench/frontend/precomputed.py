@@ -79,7 +79,7 @@ class NpyImages(PrecomputedImages):
     dim: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._array = _open_array(self.file, ("rows", "dim"))
+        self._array = open_array(self.file, ("rows", "dim"))
         self._rows = _Rows(self._array, self.file, self.ids)
         self.dim = self._array.shape[1]
 
@@ -142,9 +142,9 @@ class NpyRegions(PrecomputedRegions):
     dim: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._array = _open_array(self.file, ("rows", "regions", "dim"))
+        self._array = open_array(self.file, ("rows", "regions", "dim"))
         self._rows = _Rows(self._array, self.file, self.ids)
-        self._boxes = _open_array(self.boxes, ("rows", "regions", "4"))
+        self._boxes = open_array(self.boxes, ("rows", "regions", "4"))
         self.dim = self._array.shape[2]
         expected = (*self._array.shape[:2], 4)
         if self._boxes.shape != expected:
@@ -206,15 +206,20 @@ def _digests(**files: str | None) -> dict[str, Any]:
     return {key: file and {"file": Path(file).name, "sha256": sha256_file(Path(file))} for key, file in files.items()}
 
 
-def _open_array(file: str, axes: tuple[str, ...]) -> NDArray[Any]:
+def open_array(file: str, *layouts: tuple[str, ...]) -> NDArray[Any]:
+    """Map a .npy file of numbers whose axes are those of one of the layouts.
+
+    Raises:
+        BadInput: it is missing, or holds something else.
+    """
     try:
         array = open_memmap(file, mode="r")
     except FileNotFoundError:
         raise BadInput(f"there is no file {file}; give the path of a .npy array") from None
     except (OSError, ValueError) as error:
         raise BadInput(f"{file} is not a .npy array of numbers ({error}); write it with numpy.save") from error
-    if array.ndim != len(axes) or array.dtype.kind not in "fiu" or not array.size:
-        shape = f"({', '.join(axes)})"
+    if array.ndim not in map(len, layouts) or array.dtype.kind not in "fiu" or not array.size:
+        shape = " or ".join(f"({', '.join(axes)})" for axes in layouts)
         raise BadInput(f"{file} should hold numbers of shape {shape}, but holds {array.dtype} of shape {array.shape}")
     return array
 

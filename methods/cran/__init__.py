@@ -20,6 +20,7 @@ from torch import Tensor
 from cran_bench import Explanation, Levels, MultiLevel, Run, Split, register
 from cran_bench.errors import BadInput
 from cran_bench.split import MissingFeature
+from cran_bench.states import below
 
 from .alignment import Alignment
 from .explanation import explain
@@ -149,8 +150,7 @@ class CRAN(Recipe):
         self.weights = state["weights"]
         self.parts = self._unfitted()
         for part in self.parts:
-            prefix = part.part_name + "."
-            part.load({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+            part.load(below(part.part_name, state))
 
 
 @register("cran-baseline", paper_row="CRAN-baseline", presets=PRESETS)
