@@ -67,7 +67,15 @@ def full_size() -> None:
         return Views(X, rows, torch.arange(5 * n) // 5)
 
     train, val = views(29_000), views(200)
-    method = KCCA(solver="nystrom", columns=3000, ridge_image=(1e-2,), ridge_text=(1e-2,), dim=(512,), power=(1.0,))
+    method = KCCA(
+        kernel_image="rbf",
+        solver="nystrom",
+        columns=3000,
+        ridge_image=(1e-2,),
+        ridge_text=(1e-2,),
+        dim=(512,),
+        power=(1.0,),
+    )
     start = time.perf_counter()
     method.fit(train, val, FixedScore())
     seconds = time.perf_counter() - start

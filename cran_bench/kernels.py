@@ -15,6 +15,7 @@ import scipy.linalg
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
 from cran_bench.errors import BadInput
@@ -24,6 +25,7 @@ Rows: TypeAlias = "Tensor | sparse.csr_array[Any, tuple[int, int]]"
 Name = Literal["linear", "rbf", "chi2", "intersection"]
 
 BLOCK = 4096
+PIVOTS = 64  # candidates looked at together
 SAMPLED = 1000  # rows whose distances give a kernel its scale
 
 
@@ -131,25 +133,18 @@ def _sums(term: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, name: 
 class Columns(Protocol):
     """What a map says of rows before W."""
 
-    def __call__(self, rows: Rows) -> Rows:
+    def __call__(self, rows: Rows) -> Tensor:
         """(n, D) to (n, m)."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """How many."""
         ...
 
     def state(self) -> dict[str, Tensor]:
         """What it was made of."""
         ...
-
-
-class AsTheyAre:
-    """The rows themselves, whose inner products are the linear kernel."""
-
-    def __call__(self, rows: Rows) -> Rows:
-        """See Columns."""
-        return rows
-
-    def state(self) -> dict[str, Tensor]:
-        """See Columns."""
-        return {}
 
 
 @dataclass(frozen=True)
@@ -166,6 +161,11 @@ class Landmarks:
     def __call__(self, rows: Rows) -> Tensor:
         """See Columns."""
         return self.kernel(rows, self.points)
+
+    @property
+    def count(self) -> int:
+        """See Columns."""
+        return len(self.points)
 
     def state(self) -> dict[str, Tensor]:
         """See Columns."""
@@ -200,23 +200,45 @@ class Fourier:
 
     def __call__(self, rows: Rows) -> Tensor:
         """See Columns."""
-        scale = (2 / len(self.offsets)) ** 0.5
-        found = self.offsets.new_empty(rows.shape[0], len(self.offsets))
+        scale = (2 / self.count) ** 0.5
+        found = self.offsets.new_empty(rows.shape[0], self.count)
         for a in range(0, len(found), BLOCK):
             x = dense(rows[a : a + BLOCK]).to(self.offsets)
             found[a : a + BLOCK] = torch.addmm(self.offsets, x, self.frequencies).cos_().mul_(scale)
         return found
+
+    @property
+    def count(self) -> int:
+        """See Columns."""
+        return len(self.offsets)
 
     def state(self) -> dict[str, Tensor]:
         """See Columns."""
         return {"frequencies": self.frequencies, "offsets": self.offsets}
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """The columns of many rows, made by the block when they are asked for."""
+
+    rows: Rows
+    columns: Columns
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, m)."""
+        return self.rows.shape[0], self.columns.count
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        """Some of them."""
+        return self.columns(self.rows[rows])
+
+
 def columns_of(state: dict[str, Tensor], name: Name) -> Columns:
     """The inverse of `Columns.state`."""
     if "points" in state:
         return Landmarks(Kernel(name, float(state["scale"])), state["points"])
-    return Fourier(state["frequencies"], state["offsets"]) if state else AsTheyAre()
+    return Fourier(state["frequencies"], state["offsets"])
 
 
 def nystrom(landmarks: Landmarks, clamp: float) -> Matrix:
@@ -232,6 +254,7 @@ def incomplete_cholesky(kernel: Kernel, rows: Rows, rank: int, tolerance: float)
     """Pivots and W: K is nearly L L', L = K[:, pivots] W (Hardoon's partial Gram-Schmidt; Fine and Scheinberg 2001).
 
     The next pivot is the row whose diagonal is explained worst, until what is left of the trace is `tolerance` of it.
+    Rows are looked at in blocks of the worst, so a pivot may also be one that is at least half as bad as the worst.
 
     Args:
         kernel: of the rows.
@@ -247,15 +270,19 @@ def incomplete_cholesky(kernel: Kernel, rows: Rows, rank: int, tolerance: float)
     rank = min(rank, n)
     L = np.zeros((rank, n))
     pivots: list[int] = []
-    for k in range(rank):
-        pivot = int(left.argmax())
-        if left.sum() <= tolerance * total or left[pivot] <= 1e-12 * total / n:
+    least = 1e-12 * total / n
+    while (k := len(pivots)) < rank and left.sum() > tolerance * total and left.max() > least:
+        worst = np.argsort(-left)[: min(PIVOTS, rank - k)]
+        columns = kernel(rows, dense(rows[worst]).double()).cpu().numpy() - L[:k].T @ L[:k, worst]
+        gram = columns[worst]
+        factor, order, count, _ = dpstrf(gram, tol=max(gram.diagonal().max() / 2, least), lower=1)
+        if not count:
             break
-        column = kernel(rows, dense(rows[[pivot]]).double())[:, 0].cpu().numpy()
-        L[k] = (column - L[:k, pivot] @ L[:k]) / np.sqrt(left[pivot])
-        left = np.maximum(left - L[k] ** 2, 0)
-        left[pivot] = 0
-        pivots.append(pivot)
+        chosen = order[:count] - 1
+        L[k : k + count] = scipy.linalg.solve_triangular(factor[:count, :count], columns[:, chosen].T, lower=True)
+        left = np.maximum(left - (L[k : k + count] ** 2).sum(axis=0), 0)
+        left[worst[chosen]] = 0
+        pivots.extend(worst[chosen].tolist())
     factor = L[: len(pivots)][:, pivots].T  # lower triangular
     W = scipy.linalg.solve_triangular(factor, np.eye(len(pivots)), lower=True).T
     return np.array(pivots, dtype=np.int64), np.asarray(W)

@@ -16,6 +16,7 @@ from cran_bench.registry import METHODS
 from cran_bench.similarity import COSINE
 
 PLAIN = {"text": "vectors", "image": "none", "dim": (1000,), "power": (0.0,)}
+RBF = {**PLAIN, "kernel_image": "rbf"}
 
 
 def correlated(n=60, p=6, q=5, shared=3, seed=0):
@@ -58,7 +59,7 @@ SOLVERS = [
 @pytest.mark.parametrize("options", SOLVERS, ids=lambda o: o["solver"])
 def test_the_linear_kernel_is_ridge_cca(fit, options):
     X, Y = correlated()
-    linear, split = fit(X, Y, KCCA(**PLAIN, **ridges(1e-2), kernel_image="linear", kernel_text="linear", **options))
+    linear, split = fit(X, Y, KCCA(**PLAIN, **ridges(1e-2), kernel_text="linear", **options))
     plain, _ = fit(X, Y, CCA(**PLAIN, **ridges(1e-2)))
     assert len(linear.spectrum) == len(plain.spectrum) == 5
     np.testing.assert_allclose(linear.spectrum, plain.spectrum, rtol=1e-8)
@@ -79,7 +80,7 @@ def test_with_every_row_as_a_column_the_solvers_agree(fit, kernels, options):
 
 def test_the_duals_solve_hardoons_eigenproblem(fit):
     X, Y = correlated(n=30)
-    method, _ = fit(X, Y, KCCA(**PLAIN, **ridges(1e-2), solver="exact"))
+    method, _ = fit(X, Y, KCCA(**RBF, **ridges(1e-2), solver="exact"))
     H = np.eye(30) - 1 / 30
     Kx, Ky = (
         H @ method.maps[side](view).numpy() @ H
@@ -99,7 +100,7 @@ def test_the_duals_solve_hardoons_eigenproblem(fit):
 def test_images_count_once_for_each_of_their_texts(fit):
     X, Y = correlated(n=40)
     owner = np.repeat(np.arange(20), 2)
-    same = {**PLAIN, **ridges(1e-2), "clamp": 0.0}
+    same = {**RBF, **ridges(1e-2), "clamp": 0.0}
     shared, _ = fit(X[:20], Y, KCCA(**same, solver="nystrom"), owner)
     exact, _ = fit(X[:20], Y, KCCA(**same, solver="exact"), owner)
     repeated, _ = fit(X[:20][owner], Y, KCCA(**same, solver="exact"))
@@ -110,8 +111,8 @@ def test_images_count_once_for_each_of_their_texts(fit):
 @pytest.mark.parametrize("solver", ["exact", "nystrom", "cholesky"])
 def test_a_constant_added_to_features_changes_nothing_under_rbf(fit, solver):
     X, Y = correlated()
-    before, split = fit(X, Y, KCCA(**PLAIN, **ridges(1e-2), solver=solver, columns=20))
-    after, moved = fit(X + 7, Y - 3, KCCA(**PLAIN, **ridges(1e-2), solver=solver, columns=20))
+    before, split = fit(X, Y, KCCA(**RBF, **ridges(1e-2), solver=solver, columns=20))
+    after, moved = fit(X + 7, Y - 3, KCCA(**RBF, **ridges(1e-2), solver=solver, columns=20))
     np.testing.assert_allclose(after.spectrum[:8], before.spectrum[:8], rtol=1e-6)
     np.testing.assert_allclose(scores(after, moved), scores(before, split), atol=1e-4)
 
@@ -119,7 +120,7 @@ def test_a_constant_added_to_features_changes_nothing_under_rbf(fit, solver):
 @pytest.mark.parametrize("options", [*SOLVERS, {"solver": "fourier", "columns": 50}], ids=lambda o: o["solver"])
 def test_a_training_row_is_embedded_the_same_alone(fit, plain_split, options):
     X, Y = correlated()
-    method, split = fit(X, Y, KCCA(**PLAIN, **ridges(1e-2), **options))
+    method, split = fit(X, Y, KCCA(**RBF, **ridges(1e-2), **options))
     alone = plain_split(X[7:8], Y[7:8])
     np.testing.assert_allclose(method.embed_images(alone)[0], method.embed_images(split)[7], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(method.embed_texts(alone)[0], method.embed_texts(split)[7], rtol=1e-4, atol=1e-5)
@@ -130,7 +131,7 @@ def test_what_is_not_linear_is_found(fit, plain_split):
     angle, radius = random.uniform(0, 2 * np.pi, 400), random.uniform(0.5, 2, 400)
     X = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
     Y = radius[:, None] + 0.05 * random.normal(size=(400, 1))
-    kernel, _ = fit(X, Y, KCCA(**PLAIN, **ridges(1e-3), solver="exact"))
+    kernel, _ = fit(X, Y, KCCA(**RBF, **ridges(1e-3), solver="exact"))
     linear, _ = fit(X, Y, CCA(**PLAIN, **ridges(1e-3)))
     assert kernel.spectrum[0] > 0.95
     assert linear.spectrum[0] < 0.3
@@ -141,7 +142,7 @@ def test_of_several_widths_validation_chooses(fit):
     widths = (0.05, 1.0, 30.0)
 
     def best(**options):
-        method, split = fit(X, Y, KCCA(**PLAIN, **ridges(1e-2), **options))
+        method, split = fit(X, Y, KCCA(**RBF, **ridges(1e-2), **options))
         return rank(method.embed_images(split), method.embed_texts(split), split.image_of, COSINE).metrics().rsum
 
     alone = [best(width_image=(wx,), width_text=(wy,)) for wx, wy in product(widths, widths)]
@@ -151,17 +152,27 @@ def test_of_several_widths_validation_chooses(fit):
 
 def test_the_solver_goes_by_the_number_of_pairs_and_says_so(fit, monkeypatch, capsys):
     X, Y = correlated()
-    exact, _ = fit(X, Y, KCCA(**PLAIN, **ridges(1e-2)))
+    exact, _ = fit(X, Y, KCCA(**RBF, **ridges(1e-2)))
     assert "60 pairs of image and text, so the solver is exact" in capsys.readouterr().err
     monkeypatch.setattr(kcca, "EXACT_UP_TO", 59)
     monkeypatch.setattr(kcca, "EXACT_BY_ITSELF", 59)
-    larger, _ = fit(X, Y, KCCA(**PLAIN, **ridges(1e-2), columns=13))
-    assert "so the solver is nystrom" in capsys.readouterr().err
+    larger, _ = fit(X, Y, KCCA(**RBF, **ridges(1e-2), columns=13))
+    assert "so the solver is cholesky" in capsys.readouterr().err
     assert len(larger.maps["image"].points) == 13 and len(exact.maps["image"].points) == 60
     with pytest.raises(
         BadInput, match=r"60 x 60 numbers several times, and takes 59 pairs at most: use solver=nystrom"
     ):
-        fit(X, Y, KCCA(**PLAIN, solver="exact"))
+        fit(X, Y, KCCA(**RBF, solver="exact"))
+
+
+def test_pivots_are_looked_for_among_some_rows(fit, monkeypatch):
+    X, Y = correlated()
+    monkeypatch.setattr(kcca, "PIVOTS_AMONG", 10)
+    method, _ = fit(X, Y, KCCA(**PLAIN, **ridges(1e-2), solver="cholesky", tolerance=0.0))
+    points = method.maps["text"].points
+    assert len(points) == 10
+    assert all(bool((torch.from_numpy(Y) == point).all(dim=1).any()) for point in points)
+    assert method.spectrum[0] > 0.9
 
 
 @pytest.mark.parametrize(
@@ -182,12 +193,12 @@ def test_fields_out_of_range(options, message):
 def test_bad_input_is_named(fit):
     X, Y = correlated()
     with pytest.raises(BadInput, match="features are constant"):
-        fit(np.ones_like(X), Y, KCCA(**PLAIN))
+        fit(np.ones_like(X), Y, KCCA(**RBF))
     with pytest.raises(BadInput, match="kernel chi2 is for counts and shares"):
         fit(X - 10, Y, KCCA(**PLAIN, kernel_image="chi2"))
     with pytest.raises(BadInput, match="not of intersection: use nystrom"):
-        fit(X, abs(Y), KCCA(**PLAIN, kernel_text="intersection", solver="fourier"))
-    more, _ = fit(X, Y, KCCA(**{**PLAIN, "dim": (10**6,)}, **ridges(1e-2), solver="nystrom", columns=10**6))
+        fit(X, abs(Y), KCCA(**RBF, kernel_text="intersection", solver="fourier"))
+    more, _ = fit(X, Y, KCCA(**{**RBF, "dim": (10**6,)}, **ridges(1e-2), solver="nystrom", columns=10**6))
     assert len(more.spectrum) < 60
 
 

@@ -13,6 +13,7 @@ from cran_bench.kernels import (
     Fourier,
     Kernel,
     Landmarks,
+    Mapped,
     centred,
     columns_of,
     incomplete_cholesky,
@@ -129,6 +130,14 @@ def test_columns_come_back_from_their_state():
     X = torch.from_numpy(rows())
     for columns in (Landmarks(Kernel("chi2", 0.3), X[:9]), Fourier.drawn(Kernel("rbf", 0.3), X, 8, 0)):
         torch.testing.assert_close(columns_of(columns.state(), "chi2")(X), columns(X), rtol=0, atol=0)
+
+
+def test_columns_are_made_by_the_block():
+    X = torch.from_numpy(rows())
+    for columns in (Landmarks(Kernel("rbf", 0.3), X[:9]), Fourier.drawn(Kernel("rbf", 0.3), X, 8, 0)):
+        some = Mapped(X, columns)
+        assert some.shape == columns(X).shape
+        torch.testing.assert_close(some[5:12], columns(X)[5:12])
 
 
 def test_centring_takes_row_and_column_means_out():
