@@ -1,5 +1,7 @@
 """MACC's two steps by brute force, its limits, and what it owes to KCCA."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,19 @@ from torch.nn.functional import normalize
 from cran_bench.fits import FitStore
 from cran_bench.methods.kcca import KCCA
 from cran_bench.methods.macc import MACC, aggregate, complete
+from cran_bench.ranking import rank
 from cran_bench.registry import METHODS
+from cran_bench.similarity import COSINE
 
-SMALL = {"codewords": (4,), "neighbours": (3,), "share": (0.5,), "space": 8}
+SMALL = {
+    "codewords": (4,),
+    "nearest": (1,),
+    "root": (False,),
+    "neighbours": (3,),
+    "share_image": (0.5,),
+    "share_text": (0.5,),
+    "space": 8,
+}
 
 
 def unit(n, d=5, seed=0):
@@ -37,7 +49,7 @@ def test_one_codeword_at_the_origin_is_the_sum_of_the_points():
     own, other = unit(6), unit(6, seed=1)
     found = aggregate([(own, 1.0), (other, 1.0)], torch.zeros(1, 5, dtype=torch.float64))
     torch.testing.assert_close(found, normalize(own + other, dim=1))
-    alone = aggregate([(own, 1.0), (other, 0.0)], torch.zeros(1, 5, dtype=torch.float64))
+    alone = aggregate([(own, 1.0)], torch.zeros(1, 5, dtype=torch.float64))
     torch.testing.assert_close(alone, own)
 
 
@@ -95,6 +107,20 @@ def test_only_training_data_completes_a_document(tiny, store):
     torch.testing.assert_close(macc.known.texts_of_images, mean, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("goal", ["t2i", "both"])
+def test_of_several_shares_validation_chooses_by_its_goal(tiny, store, goal):
+    def recalls(**options):
+        macc = store.fitted(MACC(**{**SMALL, "goal": goal, **options}), 0, "macc").part
+        sides = macc.embed_images(tiny.val), macc.embed_texts(tiny.val)
+        m = rank(*sides, tiny.val.image_of, COSINE).metrics()
+        return m.rsum if goal == "both" else m.t2i_r1 + m.t2i_r5 + m.t2i_r10
+
+    shares = (0.0, 0.5, 4.0)
+    alone = [recalls(share_image=(a,), share_text=(b,)) for a, b in product(shares, shares)]
+    assert len(set(alone)) > 1
+    assert recalls(share_image=shares, share_text=shares) == pytest.approx(max(alone))
+
+
 def test_a_document_depends_on_no_other(tiny, store):
     macc = store.fitted(MACC(**SMALL), 0, "macc").part
     some = tiny.test.take(np.array([3, 5]))
@@ -107,8 +133,8 @@ def test_a_document_depends_on_no_other(tiny, store):
     ("options", "message"),
     [
         ({"codewords": (0,)}, "at least 1"),
-        ({"share": (-0.5,)}, "share is at least 0"),
-        ({"nearest": 5, "codewords": (4, 16)}, "nearest is 5, but there are 4 codewords"),
+        ({"share_text": (-0.5,)}, "share_image and share_text are at least 0"),
+        ({"nearest": (5,), "codewords": (4, 16)}, "nearest is 5, but there are 4 codewords"),
         ({"columns": 1}, "columns is at least 2"),
     ],
 )
