@@ -60,13 +60,13 @@ def full_size() -> None:
     latent = torch.from_numpy(draw.normal(size=(29_000, 64)).astype(np.float32))
     mix = torch.from_numpy(draw.normal(size=(64, p)).astype(np.float32))
 
-    def views(n: int) -> Views:
+    def made(n: int) -> Views:
         X = (latent[:n] @ mix + 4 * torch.randn(n, p, generator=torch.Generator().manual_seed(0))).relu_()
         words, weights = draw.integers(0, q, 50 * n), np.full(50 * n, 10**-0.5, np.float32)
         rows = sparse.csr_array((weights, words, np.arange(0, 50 * n + 1, 10)), shape=(5 * n, q))
         return Views(X, rows, torch.arange(5 * n) // 5)
 
-    train, val = views(29_000), views(200)
+    train, val = made(29_000), made(200)
     method = KCCA(
         kernel_image="rbf",
         solver="nystrom",

@@ -10,8 +10,8 @@ exact solver serves up to a few thousand pairs, and beyond them phi is made of m
 incomplete Cholesky), landmarks (Nystrom) or random Fourier features.  Covariances are of the columns, and what makes
 phi of them is applied to the m x m results.
 
-Memory: some m x m matrices; columns pass by in blocks.  The exact solver holds a few n x n matrices; the incomplete
-Cholesky 8 m bytes for each of the rows that it looks at.
+Memory: some m x m matrices; columns pass by in blocks.  A side with a kernel holds its features, 4 N p bytes of images;
+the exact solver a few n x n matrices; the incomplete Cholesky 8 m bytes for each of the rows that it looks at.
 """
 
 from __future__ import annotations
@@ -174,16 +174,17 @@ class KCCA(LinearMethod):
 
     def solve_by_columns(self, train: Split, val: Split, run: Run, solver: str) -> None:
         """Ridge CCA of what the columns are mapped to."""
-        X, Y = self._images(train), self.text_features(train)
         self.maps = {}
-        Wx = self._map("image", X, self.kernel_image, self.width_image[0], solver, run)
-        Wy = self._map("text", Y, self.kernel_text, self.width_text[0], solver, run)
+        Wx, Wy = self._map("image", train, solver, run), self._map("text", train, solver, run)
         self.correlate(self.moments(train, run), val, run, self.ridge_image, self.ridge_text, (Wx, Wy))
 
-    def _map(self, side: str, rows: Rows, name: Name, width: float, solver: str, run: Run) -> Matrix | None:
+    def _map(self, side: Literal["image", "text"], train: Split, solver: str, run: Run) -> Matrix | None:
         """The columns of a side, and what is on their right; the linear kernel needs neither."""
+        is_image = side == "image"
+        name, (width,) = (self.kernel_image, self.width_image) if is_image else (self.kernel_text, self.width_text)
         if name == "linear":
             return None
+        rows: Rows = self._images(train) if is_image else self.text_features(train)
         kernel = Kernel.fitted(name, rows, width, run.seed)
         if solver == "fourier":
             self.maps[side] = Fourier.drawn(kernel, dense(rows[:1]).to(run.device), self.columns, run.seed)

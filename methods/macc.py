@@ -123,10 +123,16 @@ class MACC(KCCA):
         books = {k: self._codebook(k, run) for k in self.codewords}
         seen, read = self._points(self.kcca.embed_images(val)), self._points(self.kcca.embed_texts(val))
 
+        completed_images = {mu: self._completed_images(seen, mu) for mu in self.neighbours}
+        completed_texts = {mu: self._completed_texts(read, mu) for mu in self.neighbours}
+
         def best_of(tried: list[Constants], label: str) -> Constants:
-            def recalls(constants: Constants) -> float:
-                book = books[constants.codewords]
-                found = run.score(self._of_images(seen, book, constants), self._of_texts(read, book, constants))
+            def recalls(by: Constants) -> float:
+                book, mu = books[by.codewords], by.neighbours
+                found = run.score(
+                    _aggregated(seen, completed_images.get(mu), book, by, by.share_image),
+                    _aggregated(read, completed_texts.get(mu), book, by, by.share_text),
+                )
                 return found.rsum if self.goal == "both" else found.t2i_r1 + found.t2i_r5 + found.t2i_r10
 
             scores = [recalls(constants) for constants in run.progress(tried, label, len(tried))]
@@ -155,29 +161,23 @@ class MACC(KCCA):
     def _points(self, projections: Tensor) -> Tensor:
         return normalize(projections[:, : self.space], dim=1)
 
-    def _of_images(self, points: Tensor, codebook: Tensor, by: Constants) -> Tensor:
-        other = (self.known.images, self.known.texts_of_images)
-        return self._aggregated(points, other, codebook, by, by.share_image)
+    def _completed_images(self, points: Tensor, mu: int) -> Tensor:
+        return complete(points, self.known.images, self.known.texts_of_images, mu)
 
-    def _of_texts(self, points: Tensor, codebook: Tensor, by: Constants) -> Tensor:
-        other = (self.known.texts, self.known.images[self.known.image_of])
-        return self._aggregated(points, other, codebook, by, by.share_text)
-
-    def _aggregated(
-        self, own: Tensor, other: tuple[Tensor, Tensor], codebook: Tensor, by: Constants, share: float
-    ) -> Tensor:
-        points = [(own, 1.0)]
-        if share:
-            points.append((complete(own, *other, by.neighbours), share))
-        return aggregate(points, codebook, by.nearest, by.root)
+    def _completed_texts(self, points: Tensor, mu: int) -> Tensor:
+        return complete(points, self.known.texts, self.known.images[self.known.image_of], mu)
 
     def embed_images(self, split: Split) -> Tensor:
         """(N, k d)."""
-        return self._of_images(self._points(self.kcca.embed_images(split)), self.codebook, self.chosen)
+        by, own = self.chosen, self._points(self.kcca.embed_images(split))
+        other = self._completed_images(own, by.neighbours) if by.share_image else None
+        return _aggregated(own, other, self.codebook, by, by.share_image)
 
     def embed_texts(self, split: Split) -> Tensor:
         """(T, k d)."""
-        return self._of_texts(self._points(self.kcca.embed_texts(split)), self.codebook, self.chosen)
+        by, own = self.chosen, self._points(self.kcca.embed_texts(split))
+        other = self._completed_texts(own, by.neighbours) if by.share_text else None
+        return _aggregated(own, other, self.codebook, by, by.share_text)
 
     def state(self) -> dict[str, Tensor]:
         """The space, the training data in it, the codebook, and the constants chosen."""
@@ -191,6 +191,13 @@ class MACC(KCCA):
         self.codebook = state["codebook"]
         self.known = Known(**below("known", state))
         self.kcca.load(below("kcca", state))
+
+
+def _aggregated(own: Tensor, other: Tensor | None, codebook: Tensor, by: Constants, share: float) -> Tensor:
+    points = [(own, 1.0)]
+    if other is not None and share:
+        points.append((other, share))
+    return aggregate(points, codebook, by.nearest, by.root)
 
 
 def complete(points: Tensor, known: Tensor, paired: Tensor, mu: int) -> Tensor:
