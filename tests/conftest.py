@@ -182,6 +182,28 @@ def tiny():
 
 
 @pytest.fixture
+def comes_back(tiny, tmp_path):
+    """``comes_back(spec)``: the method fitted on `tiny` and stored, whose loaded twin embeds to the same bits."""
+    import torch
+
+    from cran_bench.fits import FitStore
+    from cran_bench.registry import METHODS
+
+    store = FitStore(tmp_path, {}, tiny.train, tiny.val, torch.device("cpu"))
+
+    def fitted_and_loaded(spec):
+        fitted, loaded = (store.fitted(METHODS.configure(spec).build(), 0, spec) for _ in range(2))
+        assert loaded.reused
+        for side in ("embed_images", "embed_texts"):
+            torch.testing.assert_close(
+                getattr(loaded.part, side)(tiny.test), getattr(fitted.part, side)(tiny.test), rtol=0, atol=0
+            )
+        return fitted
+
+    return fitted_and_loaded
+
+
+@pytest.fixture
 def plain_split():
     """``plain_split(images, texts, image_of)``: what the linear methods ask of a split, with given matrices."""
     import torch
