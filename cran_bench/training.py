@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class Training(Generic[B]):
         patience: stop after so many epochs without a better `criterion`; 0 never stops.
         patience_from: epochs before this one do not count for patience, as when training changes its ways there.
         rate: epochs passed, a fraction, to the factor of the learning rate.
+        momentum: epochs passed to the momentum, for an optimizer that has one; None leaves it.
         clip: largest norm of a step's gradient; 0 for no limit.
     """
 
@@ -55,6 +56,7 @@ class Training(Generic[B]):
     enough: float = math.inf
     patience: int = 0
     rate: Callable[[float], float] = lambda _: 1.0
+    momentum: Callable[[float], float] | None = None
     clip: float = 0.0
     patience_from: int = 1
 
@@ -82,9 +84,7 @@ class Training(Generic[B]):
             self.module.train()
             losses: list[Tensor] = []
             for batch in self.batches(epoch, torch.Generator().manual_seed(1_000_003 * run.seed + epoch)):
-                factor = self.rate(epoch - 1 + len(losses) / self.steps)
-                for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-                    group["lr"] = rate * factor
+                self._set_pace(epoch - 1 + len(losses) / self.steps)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss = self.loss(batch)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -101,6 +101,12 @@ class Training(Generic[B]):
             run.checkpoint(self._state(epoch), at=f"after epoch {epoch} of at most {self.epochs}")
             if self._is_over(epoch):
                 return
+
+    def _set_pace(self, passed: float) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self.rate(passed)
+            if self.momentum:
+                group["momentum"] = self.momentum(passed)
 
     def _look(self, run: Run, epoch: int, loss: float) -> None:
         self.module.eval()
@@ -156,6 +162,34 @@ def halved(every: int) -> Callable[[float], float]:
 def linear(epochs: int) -> Callable[[float], float]:
     """The rate falls evenly to 0 at the end of so many epochs."""
     return lambda passed: max(0.0, 1.0 - passed / epochs)
+
+
+def passes(rows: int, batch_size: int, steps: int) -> tuple[int, int]:
+    """Batches in an epoch, at most `steps`, and how many epochs come nearest to `steps`, at least one."""
+    count = min(math.ceil(rows / batch_size), steps)
+    return count, max(1, round(steps / count))
+
+
+def shuffled(rows: int, batch_size: int, count: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """The first `count` batches of row numbers in random order, of about equal size."""
+    yield from torch.tensor_split(torch.randperm(rows, generator=generator), math.ceil(rows / batch_size))[:count]
+
+
+def slowed(steps: int, by: int = 10_000) -> Callable[[float], float]:
+    """The rate over 1 + step / by, for epochs of so many steps."""
+    return lambda passed: 1 / (1 + passed * steps / by)
+
+
+def gathering(steps: int, over: int = 10_000) -> Callable[[float], float]:
+    """Momentum that grows from 0.5 to 0.9, as 0.9 - 0.4 exp(-step / over), for epochs of so many steps."""
+    return lambda passed: 0.9 - 0.4 * math.exp(-passed * steps / over)
+
+
+def weights_and_biases(module: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Groups for an optimizer: matrices, which decay, and vectors, which do not."""
+    matrices = [parameter for parameter in module.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in module.parameters() if parameter.ndim == 1]
+    return [{"params": matrices, "weight_decay": decay}, {"params": vectors}]
 
 
 def _require_finite(value: float, epoch: int, what: str = "the loss") -> None:

@@ -21,17 +21,27 @@ from ._word_cnn import WordCNN
 LEARNED = ("mean_x", "mean_y", "Wx", "Wy", "spectrum")
 
 
+ImageScaling = Literal["l2", "sqrt", "none"]
+
+
+def scaled(rows: Tensor, how: ImageScaling) -> Tensor:
+    """(..., p) features to unit length (l2), their signed square roots likewise (sqrt), or as they are (none)."""
+    if how == "none":
+        return rows
+    return torch.nn.functional.normalize(rows.sign() * rows.abs().sqrt() if how == "sqrt" else rows, dim=-1)
+
+
 @dataclass
 class Projections:
     """Projections of an image vector and a text vector; of several candidates the validation split chooses.
 
     Attributes:
-        image: scaling of image features: rows to unit length (l2), their signed square roots likewise (sqrt), or none.
+        image: scaling of image features, see `scaled`.
         dim: dimensions kept, at most the rank.
         power: exponent of the spectrum (correlations, singular values) that weights the dimensions; 0 for none.
     """
 
-    image: Literal["l2", "sqrt", "none"] = "sqrt"
+    image: ImageScaling = "sqrt"
     dim: tuple[int, ...] = (64, 96, 128, 192, 256, 512)
     power: tuple[float, ...] = (0.5, 1.0, 1.5)
 
@@ -44,8 +54,7 @@ class Projections:
     def image_view(self, split: Split) -> Iterator[Tensor]:
         """Blocks of (n, p) image features."""
         for block in split.image_blocks():
-            scaled = block.sign() * block.abs().sqrt() if self.image == "sqrt" else block
-            yield scaled if self.image == "none" else torch.nn.functional.normalize(scaled)
+            yield scaled(block, self.image)
 
     def text_view(self, split: Split) -> Texts:
         """(T, q) text features as they are projected."""

@@ -171,7 +171,12 @@ def tiny():
     seen = sight[topics[:, 0]] + sight[topics[:, 1]] + 0.3 * random.normal(size=(100, 16))
     splits = {"train": np.arange(60), "val": np.arange(60, 84), "test": np.arange(84, 100)}
     collection = Collection("tiny", NoImages(), captions, np.array(owner), splits)
-    features = Features(Path("nowhere"), {}, seen.astype(np.float32))
+    regions = sight[topics] + 0.3 * random.normal(size=(100, 2, 16))  # what each topic looks like
+    mask = np.ones((100, 2), dtype=bool)
+    mask[0], mask[1, 1] = False, False
+    boxes = np.tile(np.float32([0, 0, 1, 1]), (100, 2, 1))
+    seen, regions, scores = seen.astype(np.float32), regions.astype(np.float32), mask.astype(np.float32)
+    features = Features(Path("nowhere"), {}, seen, regions, boxes, scores, mask)
     text = TextFrontEnd.fit(collection.captions_of(splits["train"])[0], "ppmi-svd[min_count=1]")
     return SimpleNamespace(
         **{

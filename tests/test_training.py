@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cran_bench.errors import BadInput
-from cran_bench.training import Training, halved, linear
+from cran_bench.training import Training, gathering, halved, linear, passes, shuffled, slowed, weights_and_biases
 
 
 class Notes:
@@ -153,3 +153,28 @@ def test_every_epoch_has_random_numbers_of_its_own():
         made.batches = batches
         made.run(Notes())
     assert drawn[:6] == drawn[6:] and len(set(drawn)) == 6
+
+
+def test_passes_come_nearest_to_the_steps_asked_for():
+    assert passes(1000, 100, 45) == (10, 4)
+    assert passes(1000, 100, 3) == (3, 1)
+    assert passes(5, 100, 7) == (1, 7)
+
+
+def test_batches_are_shuffled_rows_each_once():
+    generator = torch.Generator().manual_seed(0)
+    batches = list(shuffled(25, 10, 3, generator))
+    assert sorted(len(rows) for rows in batches) == [8, 8, 9]
+    assert sorted(torch.cat(batches).tolist()) == list(range(25))
+    assert len(list(shuffled(25, 10, 2, generator))) == 2
+
+
+def test_the_schedules_of_contrastive_divergence():
+    assert [slowed(100)(passed) for passed in (0, 100, 300)] == [1.0, 0.5, 0.25]
+    assert gathering(100)(0) == 0.5 and gathering(100, 100)(50) == pytest.approx(0.9, abs=1e-6)
+
+
+def test_vectors_do_not_decay():
+    matrices, vectors = weights_and_biases(torch.nn.Linear(3, 2), 0.1)
+    assert matrices["weight_decay"] == 0.1 and [p.ndim for p in matrices["params"]] == [2]
+    assert "weight_decay" not in vectors and [p.ndim for p in vectors["params"]] == [1]
