@@ -72,7 +72,7 @@ class BimodalAutoencoder(Coder):
     presets={
         "paper": {**PAPER, "steps": 20_000},
         "tuned": {},
-        "quick": {"stack_steps": 100, "steps": 100},
+        "quick": {"stack_steps": 60, "steps": 64, "units": 256},
     },
 )
 @dataclass

@@ -223,7 +223,7 @@ def contrastive_loss(images: Tensor, texts: Tensor, owner: Tensor, margin: float
             "steps": 20_000,
         },
         "tuned": {},
-        "quick": {"stack_steps": 100, "joint_steps": 50, "coarse_steps": 200, "steps": 100},
+        "quick": {"stack_steps": 60, "joint_steps": 30, "coarse_steps": 100, "steps": 60},
     },
 )
 @dataclass

@@ -81,7 +81,7 @@ class CorrespondenceAutoencoder(Coder):
     presets={
         "paper": {**PAPER, "units": 1024, "alpha": 0.7, "steps": 10_000},
         "tuned": {},
-        "quick": {"stack_steps": 100, "steps": 200},
+        "quick": {"stack_steps": 60, "steps": 100},
     },
 )
 @dataclass

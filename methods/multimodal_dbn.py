@@ -75,7 +75,7 @@ class JointRBM(Coder):
     presets={
         "paper": {**PAPER, "lr": JOINT.lr, "decay": JOINT.decay, "batch_size": 128, "units": 2048, "steps": 200_000},
         "tuned": {},
-        "quick": {"stack_steps": 100, "steps": 100},
+        "quick": {"stack_steps": 60, "steps": 64, "units": 256},
     },
 )
 @dataclass
