@@ -49,8 +49,8 @@ def run(command, quick_scenes, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["-m", "ccb"], "there is no method 'ccb'; did you mean 'cca'?"),
-        (["ccb"], "there is no method 'ccb'; did you mean 'cca'?"),
+        (["-m", "ccaa"], "there is no method 'ccaa'; did you mean 'cca'?"),
+        (["ccaa"], "there is no method 'ccaa'; did you mean 'cca'?"),
         (["-d", "scenez"], "there is no dataset 'scenez'; did you mean 'scenes'?"),
         (["-d", "scenes:quik"], "scenes has no preset 'quik'; did you mean 'quick'?"),
         (["-m", "cca:papr"], "cca has no preset 'papr'; did you mean 'paper'?"),
@@ -81,7 +81,7 @@ def run(command, quick_scenes, tmp_path):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_is_one_sentence(run, tmp_path, arguments, sentence):
-    said = run(*(arguments if set(arguments) & {"-m", "ccb"} else ["-m", "cca", *arguments]))
+    said = run(*(arguments if set(arguments) & {"-m", "ccaa"} else ["-m", "cca", *arguments]))
     assert said.code == 2
     assert sentence in said.sentence
     assert not (tmp_path / "results").exists() and not half_written(tmp_path)
