@@ -6,7 +6,7 @@ of Nystrom and of the incomplete Cholesky are the kernel to m of the training ro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -94,6 +94,17 @@ class Kernel:
 def dense(rows: Rows) -> Tensor:
     """Rows as a tensor."""
     return rows if isinstance(rows, Tensor) else torch.from_numpy(rows.toarray())
+
+
+def dense_blocks(rows: Rows, device: torch.device) -> Iterator[Tensor]:
+    """Some thousand rows at a time, as tensors; one empty block if there is no row."""
+    for a in range(0, max(1, rows.shape[0]), BLOCK):
+        yield dense(rows[a : a + BLOCK]).to(device)
+
+
+def by_blocks(network: Callable[[Tensor], Tensor], rows: Rows, device: torch.device) -> Tensor:
+    """(n, K) what a network, which looks at each row alone, makes of (n, D) rows."""
+    return torch.cat([network(block) for block in dense_blocks(rows, device)])
 
 
 def _products(x: Rows, y: Tensor) -> Tensor:

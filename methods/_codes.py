@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from cran_bench import COSINE, Run, Split
 from cran_bench.contract import Part
+from cran_bench.kernels import by_blocks
 from cran_bench.states import below, with_prefix
 from cran_bench.training import Training, gathering, passes, shuffled, slowed, weights_and_biases
 
 from ._linear import ImageScaling
-from ._stacks import BLOCK, Stack, Stacks, TextFeature, deviations, standardised
+from ._stacks import Stack, Stacks, TextFeature, deviations, standardised
 
 LOOK = 1000  # validation pairs that a network's own measures are taken on
 SAMPLE = 2000  # images, and texts, of the training data whose codes tell the mean that validation takes off
@@ -169,7 +170,10 @@ class CodeMethod:
         P, Q, owner = self.inputs.read_images(train), self.inputs.read_texts(train), train.image_of
         self.scales = {"image_inputs": deviations(P), "text_inputs": deviations(Q)}
         P, Q = self._given(P, "image"), self._given(Q, "text")
-        seen, read = (self._given(rows, side) for rows, side in self._read(val))
+        seen, read = (
+            self._given(self.inputs.read_images(val), "image"),
+            self._given(self.inputs.read_texts(val), "text"),
+        )
         looked = torch.arange(min(LOOK, len(read)), device=read.device)
         self.coder = self.build(*self.inputs.sizes).to(run.device)
         count, epochs = passes(len(owner), self.batch_size, self.steps)
@@ -209,19 +213,14 @@ class CodeMethod:
         with torch.inference_mode():
             self._measure(P, Q)
 
-    def _read(self, split: Split) -> list[tuple[Tensor, str]]:
-        return [(self.inputs.read_images(split), "image"), (self.inputs.read_texts(split), "text")]
-
     def _given(self, rows: Tensor, side: str) -> Tensor:
         """What the network is given of its inputs."""
         return standardised(rows, self.scales[f"{side}_inputs"]) if self.standardised else rows
 
     def _measure(self, P: Tensor, Q: Tensor) -> None:
         """How codes of these inputs lie."""
-        self.scales |= {
-            "image_codes": deviations(_coded(self.coder.image, P)),
-            "text_codes": deviations(_coded(self.coder.text, Q)),
-        }
+        for side, network, rows in (("image", self.coder.image, P), ("text", self.coder.text, Q)):
+            self.scales[f"{side}_codes"] = deviations(by_blocks(network, rows, rows.device))
 
     def _compared(self, codes: Tensor, side: str) -> Tensor:
         """What is compared of codes."""
@@ -233,12 +232,14 @@ class CodeMethod:
     def codes_of_images(self, split: Split) -> Tensor:
         """(N, K) codes as the network gives them."""
         with torch.inference_mode():
-            return _coded(self.coder.image, self._given(self.inputs.read_images(split), "image"))
+            given = self._given(self.inputs.read_images(split), "image")
+            return by_blocks(self.coder.image, given, given.device)
 
     def codes_of_texts(self, split: Split) -> Tensor:
         """(T, K) likewise."""
         with torch.inference_mode():
-            return _coded(self.coder.text, self._given(self.inputs.read_texts(split), "text"))
+            given = self._given(self.inputs.read_texts(split), "text")
+            return by_blocks(self.coder.text, given, given.device)
 
     def embed_images(self, split: Split) -> Tensor:
         """(N, K)."""
@@ -268,8 +269,3 @@ def at_least(method: object, least: int, *names: str) -> None:
     for name in names:
         if getattr(method, name) < least:
             raise ValueError(f"{name} is at least {least}, not {getattr(method, name)}")
-
-
-def _coded(network: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """(n, K) by blocks of rows."""
-    return torch.cat([network(block) for block in torch.split(rows, BLOCK)])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cran_bench import Run, Split
 from cran_bench.errors import BadInput
-from cran_bench.kernels import Rows, dense
+from cran_bench.kernels import Rows, by_blocks, dense, dense_blocks
 from cran_bench.rbm import RBM, Kind, Sparsity, contrastive_divergence
 from cran_bench.states import below, with_prefix
 from cran_bench.training import Training, gathering, passes, shuffled, slowed, weights_and_biases
@@ -30,7 +30,7 @@ from ._linear import ImageScaling, scaled
 Side = Literal["image", "text", "region", "piece"]
 TextFeature = Literal["tfidf", "bow"]
 
-BLOCK = 4096
+SAMPLE = 4096  # rows whose hidden units tell the code of a text or an image without parts
 PIECE = 5  # words
 WORDS = {"text": 100.0, "piece": 30.0}
 """What the counts of a text, or of a piece of one, add up to; with 100, the few words of a piece saturate units."""
@@ -118,7 +118,7 @@ class Stack:
         if self.steps:
             pretrain(self.rbm, recipe, self.rate, rows, self._below(val)[0], self.steps, self.batch_size, run)
         with torch.inference_mode():
-            some = dense(rows[:: 1 + rows.shape[0] // BLOCK]).to(run.device)
+            some = dense(rows[:: 1 + rows.shape[0] // SAMPLE]).to(run.device)
             self.neutral = self.rbm.hidden(some).mean(dim=0)
 
     @property
@@ -151,7 +151,7 @@ class Stack:
         """(n, H) probabilities of the topmost hidden units, a row for each part; and whose part it is, (n,)."""
         rows, owner = self._below(split)
         with torch.inference_mode():
-            return torch.cat([self.rbm.hidden(v) for v in blocks(rows, owner.device)]), owner
+            return by_blocks(self.rbm.hidden, rows, owner.device), owner
 
     def codes(self, split: Split) -> Tensor:
         """(N, H) of images, (T, H) of texts: those of their parts on average, that of training where there is none."""
@@ -214,7 +214,7 @@ def pretrain(
     def validate() -> dict[str, float]:
         missed = whole = 0.0
         activities = []
-        for v in blocks(seen, where):
+        for v in dense_blocks(seen, where):
             h = rbm.hidden(v)
             missed += float((v - rbm.visible(h, v.sum(dim=1, keepdim=True))).square().sum())
             whole += float((v - mean).square().sum())
@@ -247,12 +247,6 @@ def loaded(kind: Kind, weights: dict[str, Tensor]) -> RBM:
     rbm = RBM(kind, *weights["W"].shape).to(weights["W"].device).eval()
     rbm.load_state_dict(weights)
     return rbm
-
-
-def blocks(rows: Rows, device: torch.device) -> Iterator[Tensor]:
-    """Some thousand dense rows at a time; one empty block if there is no row."""
-    for a in range(0, max(1, rows.shape[0]), BLOCK):
-        yield dense(rows[a : a + BLOCK]).to(device)
 
 
 def deviations(rows: Tensor) -> Tensor:

@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from cran_bench import Run, Split, register
+from cran_bench.kernels import by_blocks
 from cran_bench.rbm import RBM
 from cran_bench.states import below, with_prefix
 
 from ._codes import PAPER, CodeMethod, Coder, Reader, at_least
-from ._stacks import BLOCK, JOINT, deviations, loaded, pretrain, standardised
+from ._stacks import JOINT, deviations, loaded, pretrain, standardised
 from .corr_ae import CorrAE
 
 
@@ -72,7 +73,7 @@ class JointRBM:
     def read(self, rows: Tensor) -> Tensor:
         """(n, 2 K) coarse and fine codes to (n, H)."""
         with torch.inference_mode():
-            return torch.cat([self.rbm.hidden(self._given(block)) for block in torch.split(rows, BLOCK)])
+            return by_blocks(self.rbm.hidden, self._given(rows), rows.device)
 
     def state(self) -> dict[str, Tensor]:
         """The RBM, and how codes are scaled."""

@@ -17,15 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from cran_bench import Run, Split, register
-from cran_bench.kernels import Rows, dense
+from cran_bench.kernels import by_blocks, dense
 from cran_bench.linalg import canonical_correlations, moments, spectral_norm
 from cran_bench.progress import say
 from cran_bench.states import below, with_prefix
 from cran_bench.training import Training
 
 from ._linear import LinearMethod
-
-BLOCK = 8192
 
 PAPER = {
     "image": "l2",
@@ -157,11 +155,8 @@ class DCCA(LinearMethod):
 
     def text_view(self, split: Split) -> Tensor:
         """(T, o) outputs of g."""
-        rows: Rows = self.text_features(split)
-        device = split.image_of.device
         with torch.inference_mode():
-            blocks = (dense(rows[a : a + BLOCK]).to(device) for a in range(0, max(1, rows.shape[0]), BLOCK))
-            return torch.cat([self.networks["text"](block) for block in blocks])
+            return by_blocks(self.networks["text"], self.text_features(split), split.image_of.device)
 
     def state(self) -> dict[str, Tensor]:
         """Those of the projections, and the networks' weights."""
