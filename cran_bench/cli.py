@@ -17,6 +17,7 @@ from cran_bench.progress import say
 
 if TYPE_CHECKING:
     from cran_bench.contract import Explaining
+    from cran_bench.counting import Bound
     from cran_bench.dataset import Collection, Dataset
     from cran_bench.registry import Configured, Registry
 
@@ -81,6 +82,12 @@ VectorsOption = Annotated[
 SeedOption = Annotated[int, typer.Option("-s", "--seed", min=0, help="Seed of the fit.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="Less data and training, as for run.")]
 DrawingOption = Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Also draw it, as a PNG.")]
+BackendOption = Annotated[
+    str, typer.Option("--backend", metavar="NAME", help="How ranks are counted: auto, reference or torch.")
+]
+BoundOption = Annotated[
+    str, typer.Option("--bound", metavar="NAME", help="Of errors in low precision: measured, or proven.")
+]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 
 
@@ -204,6 +211,8 @@ def run(
     results: ResultsOption = Path("results"),
     cache: CacheOption = _cache(),  # noqa: B008
     device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    bound: BoundOption = "measured",
 ) -> None:
     """Fit methods, rank the test split both ways and print the table.  What is recorded is reused.
 
@@ -212,6 +221,7 @@ def run(
     Example: cran-bench run -m cca,cca:paper,mine.py:Mine -d flickr8k -p captions,documents -s 0:3
     """
     from cran_bench import runner
+    from cran_bench.counting import require_known
     from cran_bench.environment import pick_device
     from cran_bench.preparation import find_prepared
     from cran_bench.protocols import parse_protocols
@@ -225,7 +235,8 @@ def run(
     protocols, numbers, where = parse_protocols(protocol), runner.parse_seeds(seeds), pick_device(device)
     configured = DATASETS.configure(_quick_dataset(dataset) if quick else dataset)
     prepared = find_prepared(configured, data, cache, images_with, regions_with, vectors)
-    job = runner.Runner(prepared, results, cache, where, folds, force)
+    require_known(backend, bound)
+    job = runner.Runner(prepared, results, cache, where, folds, backend, cast("Bound", bound), force)
     outcomes = job.run(rows, protocols, numbers)
     finished = [(o.record, job.store.ranks(o.address)) for o in outcomes if o.record is not None]
     failures = [o.failure for o in outcomes if o.failure is not None]
@@ -432,6 +443,56 @@ def search(
         images = [prepared.collection.images.read(int(rows[hit.position])) for hit in hits]
         searching.draw(hits, images, title, picture, out)
         say(f"drew {out}")
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="similarity, ranking or training.")],
+    images: Annotated[int, typer.Option("--images", min=100, help="How many images.")] = 5000,
+    texts: Annotated[int, typer.Option("--texts", min=100, help="How many texts.")] = 25000,
+    dim: Annotated[int, typer.Option("--dim", min=1, help="Dimensions of every vector.")] = 1024,
+    width: Annotated[str, typer.Option("--width", help="Of CRAN, for training: compact or full.")] = "compact",
+    device: DeviceOption = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="DIR", help="Also write HARDWARE.csv and HARDWARE.md there."),
+    ] = None,
+) -> None:
+    """Time the kernels against what one would use instead.
+
+    `similarity` scores three levels (Eq. 11) and ranks both ways, `ranking` one vector for each image and text, and
+    `training` is a step of CRAN.
+
+    Example: cran-bench bench similarity --texts 5000
+
+    Example: cran-bench bench training -o results/kernels
+    """
+    from cran_bench.bench.measuring import render, save
+    from cran_bench.environment import pick_device
+    from cran_bench.errors import did_you_mean
+
+    kinds, widths = ("similarity", "ranking", "training"), ("compact", "full")
+    for name, known in ((what, kinds), (width, widths)):
+        if name not in known:
+            raise BadInput(f"there is no '{name}' to bench{did_you_mean(name, known)}; take {' or '.join(known)}")
+    if texts < images:
+        raise BadInput(f"every image has a text: give at least as many --texts as --images, not {texts} for {images}")
+    where = pick_device(device)
+    if what == "training":
+        from cran_bench.bench.training import bench_training
+
+        rows = list(bench_training(width, where))
+    elif what == "similarity":
+        from cran_bench.bench.similarity import bench_similarity
+
+        rows = list(bench_similarity(images, texts, dim, where))
+    else:
+        from cran_bench.bench.ranking import bench_ranking
+
+        rows = list(bench_ranking(images, texts, dim, where))
+    typer.echo(f"{what}: {rows[0]['task']}\n\n{render(rows)}")
+    if out is not None:
+        say(f"wrote {save(rows, out)}")
 
 
 def _each(methods: list[str]) -> list[str]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
+from cran_bench.counting import Bound, Clock
 from cran_bench.protocols import Protocol, as_queries, fold_rows
-from cran_bench.ranking import Clock, Counts, Metrics, Ranks, mean_metrics, rank, twin_accuracy
-from cran_bench.similarity import Embedding, Similarity, rows_of
+from cran_bench.ranking import Metrics, Ranks, mean_metrics, rank, twin_accuracy
+from cran_bench.similarity import Embedding, Similarity
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ def evaluate(
     similarity: Similarity,
     protocol: Protocol,
     folds: int = 0,
+    backend: str = "auto",
+    bound: Bound = "measured",
 ) -> Evaluation:
     """Rank under a protocol.
 
@@ -46,39 +48,20 @@ def evaluate(
         similarity: what a pair scores.
         protocol: how texts become queries.
         folds: 0 for the whole, else figures are the mean over so many folds of images.
+        backend: how it is counted, see `cran_bench.counting`.
+        bound: see `rank`.
     """
     queries, query_of = as_queries(protocol, texts, image_of, len(images), similarity)
     clock = Clock(image_of.device)
-    ranks, metrics = rank_folds(images, queries, query_of, similarity, folds, clock)
-    values = metrics.values()
+    ranks = rank(images, queries, query_of, similarity, clock, backend, bound, folds)
+    values = metrics_of(ranks, folds).values()
     if twins is not None:
         values["twin_accuracy"] = twin_accuracy(images, queries, query_of, twins, similarity)
     return Evaluation(ranks, values, clock)
 
 
-def rank_folds(
-    images: Embedding, texts: Embedding, image_of: Tensor, similarity: Similarity, folds: int, clock: Clock
-) -> tuple[Ranks, Metrics]:
-    """Ranks and metrics of N images and T texts, over the whole (0 folds) or as the mean over folds of images.
-
-    Under folds every query is ranked within its fold, and the ranks are put together again.
-    """
+def metrics_of(ranks: Ranks, folds: int) -> Metrics:
+    """Metrics of a ranking: of the whole (0 folds), or the mean over the folds that were ranked apart."""
     if not folds:
-        ranks = rank(images, texts, image_of, similarity, clock)
-        return ranks, ranks.metrics()
-    parts: list[Ranks] = []
-    for rows in fold_rows(len(images), folds):
-        inside = ((image_of >= int(rows[0])) & (image_of <= int(rows[-1]))).nonzero().flatten()
-        part_images = rows_of(images, slice(int(rows[0]), int(rows[-1]) + 1))
-        parts.append(rank(part_images, rows_of(texts, inside), image_of[inside] - int(rows[0]), similarity, clock))
-    size = len(parts[0].i2t.better)
-    joined = Ranks(
-        _joined([part.i2t for part in parts]),
-        _joined([part.t2i for part in parts]),
-        np.concatenate([part.image_of + k * size for k, part in enumerate(parts)]),
-    )
-    return joined, mean_metrics([part.metrics() for part in parts])
-
-
-def _joined(counts: Sequence[Counts]) -> Counts:
-    return Counts(*(np.concatenate([getattr(c, name) for c in counts]) for name in ("better", "tied", "right")))
+        return ranks.metrics()
+    return mean_metrics([ranks.of_images(rows).metrics() for rows in fold_rows(len(ranks.i2t.better), folds)])

@@ -9,7 +9,6 @@ Recall@K here is the field's: the share of queries with a right answer among the
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -18,11 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cran_bench.counting import Backend, Bound, Clock, Kernel, choose, pose
+from cran_bench.counting.problem import pair_scores
 from cran_bench.errors import BadInput
-from cran_bench.similarity import Embedding, Levels, Similarity, require_finite, rows_of
+from cran_bench.protocols import fold_rows
+from cran_bench.similarity import Embedding, Similarity, as_levels, require_finite, rounding
 
 KS = (1, 5, 10)
-TILE_BYTES = 1 << 28
 
 Direction = Literal["i2t", "t2i"]
 
@@ -70,11 +71,13 @@ class Ranks:
 
     Attributes:
         image_of: (T,) int64, the image position of each text query.
+        kernel: how they were counted, where they were counted just now.
     """
 
     i2t: Counts
     t2i: Counts
     image_of: NDArray[np.int64]
+    kernel: Kernel | None = None
 
     def metrics(self) -> Metrics:
         """Recall in percent, median and mean rank, from 1."""
@@ -85,6 +88,11 @@ class Ranks:
             values[f"{direction}_medr"] = float(np.median(counts.ranks()))
             values[f"{direction}_meanr"] = float(counts.ranks().mean())
         return Metrics(**values)
+
+    def of_images(self, rows: NDArray[np.int64]) -> Ranks:
+        """The ranks of some images and of their texts."""
+        texts = np.flatnonzero(np.isin(self.image_of, rows))
+        return Ranks(self.i2t.take(rows), self.t2i.take(texts), self.image_of[texts], self.kernel)
 
     def ties(self) -> int:
         """Queries, of both directions, whose rank depends on the order of ties."""
@@ -139,28 +147,15 @@ def mean_metrics(metrics: list[Metrics]) -> Metrics:
     return Metrics(**{name: float(np.mean([getattr(m, name) for m in metrics])) for name in names})
 
 
-@dataclass
-class Clock:
-    """Seconds spent in scoring and in counting; a device is synchronised before each reading."""
-
-    device: torch.device
-    similarity: float = 0.0
-    rank: float = 0.0
-
-    def now(self) -> float:
-        """Seconds since some fixed moment."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-
 def rank(
     images: Embedding,
     texts: Embedding,
     image_of: Tensor,
     similarity: Similarity,
     clock: Clock | None = None,
-    tile_bytes: int = TILE_BYTES,
+    backend: str | Backend = "auto",
+    bound: Bound = "measured",
+    folds: int = 0,
 ) -> Ranks:
     """Rank N images against T texts in both directions, in one pass over tiles of the score matrix.
 
@@ -170,7 +165,10 @@ def rank(
         image_of: (T,) int64, which image row each text belongs to; every image owns at least one.
         similarity: what a pair scores; larger is better.
         clock: receives the seconds of scoring and of counting.
-        tile_bytes: memory for one tile of scores; nothing of the size N x T is ever held.
+        backend: how it is done, see `cran_bench.counting`; the ranks do not depend on it.
+        bound: `measured` or `proven`, of the error of scores in low precision.
+        folds: 0 ranks everything against everything; else so many runs of equally many images, each with its own
+            texts, are ranked apart.  A remainder of images is left out, and texts come fold by fold.
 
     Returns:
         Counts per query; scores that differ by less than float64 rounding count as tied.
@@ -178,81 +176,45 @@ def rank(
     Raises:
         BadInput: embeddings that do not fit together, or scores that are not finite.
     """
-    n, t, device = len(images), len(texts), _device(images)
-    clock = clock or Clock(device)
+    left, right = as_levels(images), as_levels(texts)
+    n, t, device = len(left), len(right), left.tensors()[0].device
     if n == 0 or t == 0:
         raise BadInput(f"ranking needs images and texts; there are {n} images and {t} texts")
     if len(image_of) != t:
         raise BadInput(f"image_of names the image of each text: {t} texts came with {len(image_of)} entries")
     if not 0 <= int(image_of.min()) <= int(image_of.max()) < n:
         raise BadInput(f"image_of names image {int(image_of.max())}, but there are {n} images, counted from 0")
-    similarity.check(images, texts)
-    require_finite(images, "image embeddings")
-    require_finite(texts, "text embeddings")
+    similarity.check(left, right)
+    require_finite(left, "image embeddings")
+    require_finite(right, "text embeddings")
     image_of = image_of.to(device)
-    image_rows, text_rows = _tile(images, texts, tile_bytes)
-
+    if folds:
+        size = len(fold_rows(n, folds)[0])
+        fold = image_of // size
+        order = fold.argsort(stable=True)
+        order = order[fold[order] < folds]
+        if n % folds or not torch.equal(order, torch.arange(t, device=device)):
+            left, right, image_of = left.rows(slice(folds * size)), right.rows(order), image_of[order]
+    clock = clock or Clock(device)
     start = clock.now()
-    own_scores, own_tolerances = [], []
-    for a in range(0, t, image_rows):
-        columns = slice(a, a + image_rows)
-        pair = rows_of(images, image_of[columns]), rows_of(texts, columns)
-        own_scores.append(similarity.paired(*pair))
-        own_tolerances.append(similarity.rounding(*pair, paired=True).expand(len(own_scores[-1])))
-    positive = torch.cat(own_scores)
+    problem = pose(left, right, image_of, similarity, folds or 1)
+    own_tolerances = problem.reach.of_pairs(image_of, torch.arange(len(image_of), device=device), rounding)
     clock.similarity += clock.now() - start
-    if not bool(torch.isfinite(positive).all()):
-        where = int((~torch.isfinite(positive)).nonzero()[0])
-        raise BadInput(f"the score of text {where} and its own image is not finite; embeddings are too large")
-    best = torch.full((n,), -torch.inf, dtype=torch.float64, device=device)
-    best.scatter_reduce_(0, image_of, positive, "amax")
-    if not bool(torch.isfinite(best).all()):
-        raise BadInput(f"image {int((~torch.isfinite(best)).nonzero()[0])} has no text; every image needs at least one")
-    right = torch.zeros(n, dtype=torch.int32, device=device)
-    right.index_add_(0, image_of, (positive >= best[image_of] - torch.cat(own_tolerances)).int())
-
-    better_i, tied_i = (torch.zeros(n, dtype=torch.int32, device=device) for _ in range(2))
-    better_t, tied_t = (torch.zeros(t, dtype=torch.int32, device=device) for _ in range(2))
-    for a in range(0, n, image_rows):
-        for b in range(0, t, text_rows):
-            rows, columns = slice(a, min(a + image_rows, n)), slice(b, min(b + text_rows, t))
-            start = clock.now()
-            tile = rows_of(images, rows), rows_of(texts, columns)
-            scores = similarity.scores(*tile)
-            middle = clock.now()
-            tolerance = similarity.rounding(*tile)
-            if not bool(torch.isfinite(scores).all()):
-                i, j = (~torch.isfinite(scores)).nonzero()[0].tolist()
-                raise BadInput(f"the score of image {a + i} and text {b + j} is not finite; embeddings are too large")
-            own = image_of[columns]
-            inside = ((own >= rows.start) & (own < rows.stop)).nonzero().flatten()
-            scores[own[inside] - a, inside] = -torch.inf
-            for threshold, axis, better, tied, span in (
-                (best[rows, None], 1, better_i, tied_i, rows),
-                (positive[None, columns], 0, better_t, tied_t, columns),
-            ):
-                above = (scores > threshold + tolerance).sum(dim=axis, dtype=torch.int32)
-                near = (scores >= threshold - tolerance).sum(dim=axis, dtype=torch.int32)
-                better[span] += above
-                tied[span] += near - above
-            end = clock.now()
-            clock.similarity += middle - start
-            clock.rank += end - middle
-    ones = np.ones(t, dtype=np.int32)
-    return Ranks(
-        Counts(better_i.cpu().numpy(), tied_i.cpu().numpy(), right.cpu().numpy()),
-        Counts(better_t.cpu().numpy(), tied_t.cpu().numpy(), ones),
-        image_of.cpu().numpy(),
+    how = choose(problem, backend, bound) if isinstance(backend, str) else backend
+    tally, kernel = how.count(problem, clock)
+    right_ones = torch.zeros(len(left), dtype=torch.int32, device=device)
+    right_ones.index_add_(0, image_of, (problem.positive >= problem.best[image_of] - own_tolerances).int())
+    better_i, tied_i, tied_right, better_t, tied_t = (
+        x.cpu().numpy()
+        for x in (tally.better_images, tally.tied_images, right_ones, tally.better_texts, tally.tied_texts)
     )
+    ones = np.ones(len(better_t), dtype=np.int32)
+    counts = Counts(better_i, tied_i, tied_right), Counts(better_t, tied_t, ones)
+    return Ranks(*counts, image_of.cpu().numpy(), kernel)
 
 
 def twin_accuracy(
-    images: Embedding,
-    texts: Embedding,
-    image_of: Tensor,
-    twins: Tensor,
-    similarity: Similarity,
-    tile_bytes: int = TILE_BYTES,
+    images: Embedding, texts: Embedding, image_of: Tensor, twins: Tensor, similarity: Similarity
 ) -> float:
     """How often, in percent, a text scores its own image above the image's twin; a tie counts one half.
 
@@ -262,31 +224,15 @@ def twin_accuracy(
         image_of: (T,) own image of each text.
         twins: (N,) twin of each image.
         similarity: what a pair scores.
-        tile_bytes: memory for the texts scored at a time.
     """
-    image_of, twins = image_of.to(_device(images)), twins.to(_device(images))
-    block, _ = _tile(images, texts, tile_bytes)
-    wins = 0.0
-    for a in range(0, len(texts), block):
-        span = slice(a, a + block)
-        own = rows_of(images, image_of[span]), rows_of(texts, span)
-        other = rows_of(images, twins[image_of[span]]), rows_of(texts, span)
-        gap = similarity.paired(*own) - similarity.paired(*other)
-        tolerance = similarity.rounding(*own, paired=True) + similarity.rounding(*other, paired=True)
-        wins += float((gap > tolerance).sum()) + 0.5 * float((gap.abs() <= tolerance).sum())
-    return 100.0 * wins / len(texts)
-
-
-def _device(embedding: Embedding) -> torch.device:
-    return embedding.tensors()[0].device if isinstance(embedding, Levels) else embedding.device
-
-
-def _tile(images: Embedding, texts: Embedding, tile_bytes: int) -> tuple[int, int]:
-    """Image and text rows of a tile whose float64 vectors and scores, on every level, fit into `tile_bytes`."""
-    vectors, dims = 1, 1
-    if isinstance(images, Levels):
-        regions = max((x.shape[1] for x in images.tensors() if x.dim() == 3), default=0)
-        vectors += regions * (regions + 1)
-        dims = max(x.shape[-1] for x in images.tensors())
-    text_rows = min(len(texts), 4096)
-    return max(1, tile_bytes // (4 * 8 * vectors * max(text_rows, dims))), text_rows
+    left, right = as_levels(images), as_levels(texts)
+    everything = torch.arange(len(right), device=right.tensors()[0].device)
+    own = image_of.to(everything.device)
+    other = twins.to(everything.device)[own]
+    reach = similarity.reach(left, right)
+    gap = pair_scores(left, right, similarity, own, everything) - pair_scores(
+        left, right, similarity, other, everything
+    )
+    tolerance = reach.of_pairs(own, everything, rounding) + reach.of_pairs(other, everything, rounding)
+    wins = float((gap > tolerance).sum()) + 0.5 * float((gap.abs() <= tolerance).sum())
+    return 100.0 * wins / len(right)

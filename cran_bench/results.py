@@ -67,11 +67,15 @@ class Seconds(_Strict):
 
 
 class SimilarityInfo(_Strict):
-    """How pairs were scored."""
+    """How pairs were scored, see `cran_bench.counting.Kernel`."""
 
     name: str
     kernel: str
     dtype: str
+    bound: str = "exact"
+    tolerance: float = 0.0
+    rescored: int = 0
+    error: float = 0.0
 
 
 class Record(_Strict):

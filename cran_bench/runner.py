@@ -17,12 +17,13 @@ from cran_bench.contract import Method
 from cran_bench.dataset import Dataset
 from cran_bench.environment import environment, peak_memory
 from cran_bench.errors import BadInput, CannotWrite
+from cran_bench.counting import Bound, Clock
 from cran_bench.evaluation import evaluate
 from cran_bench.fits import Fit, FitStore, fields_json
 from cran_bench.preparation import Prepared
 from cran_bench.progress import duration, say
 from cran_bench.protocols import Protocol, Unit, unit_of
-from cran_bench.ranking import Clock, Ranks
+from cran_bench.ranking import Ranks
 from cran_bench.registry import Configured
 from cran_bench.results import (
     Address,
@@ -38,9 +39,6 @@ from cran_bench.similarity import Embedding, MultiLevel, Similarity, on_device
 from cran_bench.source import code_sha
 from cran_bench.split import MissingFeature, Split
 from cran_bench.storage import locked, sha256_json
-
-KERNEL = "reference"
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -60,6 +58,8 @@ class Runner:
         results: folder of the records.
         cache: folder of fits and features.
         folds: 0 to rank the whole test split, else how many folds to average over.
+        backend: how ranks are counted, see `cran_bench.counting`; they are the same whichever way.
+        bound: see `cran_bench.ranking.rank`.
         force: run again what is recorded.
         forced: fingerprints of fits made again already, so that rows share a forced part.
     """
@@ -69,6 +69,8 @@ class Runner:
     cache: Path
     device: torch.device
     folds: int = 0
+    backend: str = "auto"
+    bound: Bound = "measured"
     force: bool = False
     forced: set[str] = field(default_factory=set)
 
@@ -164,7 +166,6 @@ class Runner:
                 "fit": fitted.store.fingerprint(fitted.method.build(), fitted.seed),
                 "protocol": protocol,
                 "folds": self.folds,
-                "kernel": KERNEL,
                 "device": self.device.type,
                 "evaluation": code_sha("cran_bench.evaluation"),
             }
@@ -174,7 +175,19 @@ class Runner:
         fit = fitted.fit
         similarity = fit.part.similarity
         test, images, texts, embed_seconds = fitted.embeddings(unit_of(protocol))
-        found = evaluate(images, texts, test.image_of, test.twins, similarity, protocol, self.folds)
+        found = evaluate(
+            images,
+            texts,
+            test.image_of,
+            test.twins,
+            similarity,
+            protocol,
+            self.folds,
+            self.backend,
+            self.bound,
+        )
+        kernel = found.ranks.kernel
+        assert kernel is not None
         record = Record(
             fingerprint=fingerprint,
             data=self._data_info,
@@ -201,7 +214,15 @@ class Runner:
                 similarity=found.clock.similarity,
                 rank=found.clock.rank,
             ),
-            similarity=SimilarityInfo(name=_similarity_name(similarity), kernel=KERNEL, dtype="float64"),
+            similarity=SimilarityInfo(
+                name=_similarity_name(similarity),
+                kernel=kernel.name,
+                dtype=kernel.dtype,
+                bound=kernel.bound,
+                tolerance=kernel.tolerance,
+                rescored=kernel.rescored,
+                error=kernel.error,
+            ),
             device=self.device.type,
             peak_memory=peak_memory(),
             environment=environment(),

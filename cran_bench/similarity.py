@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from cran_bench.errors import BadInput
 
 Rows: TypeAlias = slice | Tensor
+"""Some rows of a tensor: a slice, or their numbers."""
 PairKind: TypeAlias = Literal["ordered", "unordered", "all"]
 
 
@@ -39,7 +40,7 @@ class Relations:
 
     def rows(self, rows: Rows) -> Relations:
         """The relations of some images."""
-        return self.map(lambda x: x[rows])
+        return self.map(lambda x: take(x, rows))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Relations:
         """`function` applied to every tensor."""
@@ -86,7 +87,7 @@ class Levels:
 
     def rows(self, rows: Rows) -> Levels:
         """The embeddings of some images or texts."""
-        return self.map(lambda x: x[rows])
+        return self.map(lambda x: take(x, rows))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Levels:
         """`function` applied to every tensor, norms and mask included."""
@@ -118,14 +119,71 @@ def require_finite(embedding: Embedding, what: str) -> None:
         BadInput: naming `what`, the first bad row and how many there are.
     """
     for tensor in as_levels(embedding).tensors():
-        bad = (~torch.isfinite(tensor.reshape(len(tensor), -1))).any(dim=1).nonzero().flatten()
+        if not tensor.numel():
+            continue
+        largest = torch.linalg.vector_norm(tensor.reshape(len(tensor), -1), torch.inf, dim=1)
+        bad = (~torch.isfinite(largest)).nonzero().flatten()
         if len(bad):
             raise BadInput(
                 f"{what}: {len(bad)} of {len(tensor)} vectors contain NaN or infinity, the first is {bad[0]}"
             )
 
 
-# Image vectors (N, R, D) times text vectors: (N, R, T) for all pairs, (N, R, 1) for row-wise pairs.
+class LevelReach(NamedTuple):
+    """What one level adds at most to a score: weight x images x texts.
+
+    Attributes:
+        weight: of the level, at least 0.
+        dim: D of its vectors.
+        images: (N,) float64, the length of an image's longest vector, or of first and second of a relation over norm.
+        texts: (T,) float64, the length of the text's.
+    """
+
+    weight: float
+    dim: int
+    images: Tensor
+    texts: Tensor
+
+
+class Reach(NamedTuple):
+    """How large scores can get, and so how far evaluations of one score in some arithmetic can differ.
+
+    An inner product of D terms, evaluated in any order, is off by at most about D u |x| |y|, for a unit roundoff u.
+    """
+
+    levels: tuple[LevelReach, ...]
+
+    def rows(self, rows: Rows, columns: Rows) -> Reach:
+        """Of some images and texts."""
+        return Reach(
+            tuple(level._replace(images=level.images[rows], texts=level.texts[columns]) for level in self.levels)
+        )
+
+    def of_all(self, rows: Rows, columns: Rows, unit: Callable[[int], float]) -> Tensor:
+        """(I, T) bounds of all pairs of some images and texts, where a product of D terms is off by `unit(D)`."""
+        return torch.stack(
+            [
+                unit(level.dim) * level.weight * level.images[rows, None] * level.texts[columns]
+                for level in self.levels
+            ]
+        ).sum(dim=0)
+
+    def of_pairs(self, rows: Rows, columns: Rows, unit: Callable[[int], float]) -> Tensor:
+        """(P,) likewise, of pairs row by row."""
+        return torch.stack(
+            [unit(level.dim) * level.weight * level.images[rows] * level.texts[columns] for level in self.levels]
+        ).sum(dim=0)
+
+
+def rounding(dim: int) -> float:
+    """How far two float64 evaluations of a product of unit vectors differ at most: what is closer is tied.
+
+    Embeddings are float32, so distinct scores are many orders further apart.
+    """
+    return 8 * dim * torch.finfo(torch.float64).eps
+
+
+# Image vectors (N, R, D) times text vectors: (N, R, T) for all pairs, (N, R, n) for each image's own n of N n texts.
 Product: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -134,8 +192,13 @@ def _all_pairs(vectors: Tensor, texts: Tensor) -> Tensor:
     return (vectors.reshape(n * r, d) @ texts.T).view(n, r, len(texts))
 
 
-def _row_pairs(vectors: Tensor, texts: Tensor) -> Tensor:
-    return (vectors * texts[:, None]).sum(-1, keepdim=True)
+def _own_texts(vectors: Tensor, texts: Tensor) -> Tensor:
+    return vectors @ texts.view(len(vectors), -1, texts.shape[-1]).mT
+
+
+def _own_directions(vectors: Tensor, texts: Tensor) -> Tensor:
+    """With texts of any length, as if they were unit: dividing products is cheaper than dividing vectors."""
+    return _own_texts(vectors, texts) * _inverse_lengths(texts).view(len(vectors), 1, -1)
 
 
 @dataclass(frozen=True)
@@ -148,21 +211,21 @@ class Similarity:
 
     cosine: bool
 
-    def prepare(self, embedding: Embedding) -> Levels:
+    def prepare(self, embedding: Embedding, dtype: torch.dtype = torch.float64) -> Levels:
         """A block of embeddings in float64, normalised if this is a cosine."""
-        levels = as_levels(embedding).map(lambda x: x if x.dtype == torch.bool else x.double())
+        levels = as_levels(embedding).map(lambda x: x if x.dtype == torch.bool else x.to(dtype))
         if not self.cosine:
             return levels
         relations = levels.relations
         if isinstance(relations, Relations):
-            lengths = (relations.first[:, :, None] + relations.second[:, None]).norm(dim=-1)
-            relations = replace(relations, norm=lengths.clamp_min(1e-300))
+            lengths = pair_lengths(relations).to(dtype)
+            relations = replace(relations, norm=lengths.clamp_min(torch.finfo(dtype).tiny))
         elif relations is not None:
-            relations = _unit(relations)
+            relations = unit(relations)
         return replace(
             levels,
-            globals=None if levels.globals is None else _unit(levels.globals),
-            regions=None if levels.regions is None else _unit(levels.regions),
+            globals=None if levels.globals is None else unit(levels.globals),
+            regions=None if levels.regions is None else unit(levels.regions),
             relations=relations,
         )
 
@@ -177,32 +240,29 @@ class Similarity:
         """
         return self._combine(images, texts, _all_pairs)
 
-    def paired(self, images: Embedding, texts: Embedding) -> Tensor:
-        """Row-wise pairs of N images and N texts: (N,) float64, equal to `scores` up to `rounding`."""
-        return self._combine(self.prepare(images), self.prepare(texts), _row_pairs).squeeze(1)
+    def own_scores(self, images: Embedding, texts: Embedding, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Each of N images with n texts of its own, rows i n to i n + n - 1 of N n: (N, n), as `scores`."""
+        queries = as_levels(texts).map(lambda x: x.to(dtype))
+        return self._combine(self.prepare(images, dtype), queries, _own_directions if self.cosine else _own_texts)
 
-    def rounding(self, images: Embedding, texts: Embedding, paired: bool = False) -> Tensor:
-        """How far two float64 evaluations of one score can differ: scores closer than this are tied.
-
-        The inputs are float32, so distinct scores are many orders further apart.  gamma_D |w x| |y| summed over levels.
-
-        Returns:
-            A bound for each pair of a block, broadcastable to (N, T), or to (N,) for row-wise pairs.
-        """
+    def reach(self, images: Embedding, texts: Embedding, lengths: Tensor | None = None) -> Reach:
+        """How large the scores of N images and T texts can get, see `Reach`; `lengths` are `pair_lengths` if known."""
         left, right = as_levels(images), as_levels(texts)
-        total = torch.zeros(1 if paired else (1, 1), dtype=torch.float64, device=left.tensors()[0].device)
+        found = []
         for weight, image, text in zip(
-            self._level_weights(),
+            self.level_weights(),
             (left.globals, left.regions, left.relations),
             (right.globals, right.regions, right.relations),
             strict=True,
         ):
-            if image is None or not isinstance(text, Tensor):
-                continue
-            reach = self._pair_reach(image, left.mask) if isinstance(image, Relations) else self._reach(image)
-            gamma = 4 * text.shape[-1] * torch.finfo(torch.float64).eps * abs(weight)
-            total = total + gamma * (reach if paired else reach[:, None]) * self._reach(text)
-        return total
+            if image is not None and isinstance(text, Tensor):
+                longest = (
+                    self._pair_reach(image, left.mask, lengths)
+                    if isinstance(image, Relations)
+                    else self._reach(image)
+                )
+                found.append(LevelReach(abs(weight), text.shape[-1], longest, self._reach(text)))
+        return Reach(tuple(found))
 
     def check(self, images: Embedding, texts: Embedding) -> None:
         """Refuse embeddings that do not fit this similarity or each other.
@@ -230,26 +290,27 @@ class Similarity:
     def _reach(self, level: Tensor) -> Tensor:
         """(rows,) the length of each row's longest vector; 1 under a cosine."""
         if self.cosine:
-            return torch.ones(1, dtype=torch.float64, device=level.device)
-        lengths: Tensor = level.double().norm(dim=-1).reshape(len(level), -1)
+            return torch.ones(1, dtype=torch.float64, device=level.device).expand(len(level))
+        lengths = _lengths(level).reshape(len(level), -1)
         return lengths.max(dim=1).values if lengths.shape[1] else lengths.sum(dim=1)
 
-    def _pair_reach(self, relations: Relations, mask: Tensor | None) -> Tensor:
-        """(rows,) the largest (|first_j| + |second_k|) / norm_jk of the pairs that exist; 2 under a cosine."""
-        if self.cosine:
-            return torch.full((1,), 2.0, dtype=torch.float64, device=relations.first.device)
-        first, second = relations.first.double().norm(dim=-1), relations.second.double().norm(dim=-1)
+    def _pair_reach(self, relations: Relations, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
+        """(rows,) the largest (|first_j| + |second_k|) / norm_jk of the pairs that exist."""
+        first, second = _lengths(relations.first), _lengths(relations.second)
         reach = first[:, :, None] + second[:, None]
-        if relations.norm is not None:
+        if self.cosine:
+            reach = reach / (pair_lengths(relations) if lengths is None else lengths).clamp_min(1e-300)
+        elif relations.norm is not None:
             reach = reach / relations.norm.double().abs()
         pairs = relations.pairs()
         reach = reach[:, pairs[:, 0], pairs[:, 1]]
         if mask is not None:
-            reach = reach.masked_fill(~_both_exist(mask, pairs), 0.0)
+            reach = reach.masked_fill(~both_exist(mask, pairs), 0.0)
         largest: Tensor = reach.max(dim=1).values if reach.shape[1] else reach.sum(dim=1)
         return largest
 
-    def _level_weights(self) -> tuple[float, float, float]:
+    def level_weights(self) -> tuple[float, float, float]:
+        """Of the global, region and relation level."""
         return (1.0, 1.0, 1.0)
 
     def _combine(self, images: Levels, texts: Levels, product: Product) -> Tensor:
@@ -276,7 +337,8 @@ class MultiLevel(Similarity):
         if self.top < 1:
             raise BadInput(f"MultiLevel: top is a number of regions, at least 1, not {self.top}")
 
-    def _level_weights(self) -> tuple[float, float, float]:
+    def level_weights(self) -> tuple[float, float, float]:
+        """See `weights`."""
         return self.weights
 
     def _combine(self, images: Levels, texts: Levels, product: Product) -> Tensor:
@@ -310,7 +372,7 @@ class MultiLevel(Similarity):
         relations, mask = images.relations, images.mask
         if not isinstance(relations, Relations):
             assert relations is not None
-            pairs = None if mask is None else _pairs_by_count(mask.shape[1], relations.shape[1]).to(mask.device)
+            pairs = None if mask is None else pairs_by_count(mask.shape[1], relations.shape[1]).to(mask.device)
             scores = product(relations, texts)
         else:
             first, second = product(relations.first, texts), product(relations.second, texts)
@@ -318,7 +380,7 @@ class MultiLevel(Similarity):
             scores = first[:, pairs[:, 0]] + second[:, pairs[:, 1]]
             if relations.norm is not None:
                 scores = scores / relations.norm[:, pairs[:, 0], pairs[:, 1]][:, :, None]
-        return scores, None if mask is None or pairs is None else _both_exist(mask, pairs)
+        return scores, None if mask is None or pairs is None else both_exist(mask, pairs)
 
     def _top_mean(self, scores: Tensor, valid: Tensor | None) -> Tensor:
         """(N, R, T) scores and (N, R) validity to (N, T)."""
@@ -344,7 +406,7 @@ def region_pairs(regions: int, kind: PairKind = "ordered") -> Tensor:
     return pairs[wanted[kind]] if kind != "all" else pairs
 
 
-def _pairs_by_count(regions: int, count: int) -> Tensor:
+def pairs_by_count(regions: int, count: int) -> Tensor:
     """The pairs of which there are `count`."""
     for kind in get_args(PairKind):
         pairs = region_pairs(regions, kind)
@@ -363,7 +425,7 @@ def mean_by_image(texts: Embedding, image_of: Tensor, images: int, similarity: S
     counts = torch.bincount(image_of, minlength=images).clamp_min(1)
 
     def mean(x: Tensor) -> Tensor:
-        x = _unit(x.double()) if similarity.cosine else x.double()
+        x = unit(x.double()) if similarity.cosine else x.double()
         total = torch.zeros(images, x.shape[1], dtype=torch.float64, device=x.device).index_add_(0, image_of, x)
         return (total / counts[:, None]).float()
 
@@ -371,9 +433,14 @@ def mean_by_image(texts: Embedding, image_of: Tensor, images: int, similarity: S
     return averaged if isinstance(texts, Levels) else averaged.tensors()[0]
 
 
+def take(x: Tensor, rows: Rows) -> Tensor:
+    """Some rows of a tensor."""
+    return x[rows] if isinstance(rows, slice) else x.index_select(0, rows.to(x.device))
+
+
 def rows_of(embedding: Embedding, rows: Rows) -> Embedding:
     """Some rows of a tensor or of levels."""
-    return embedding.rows(rows) if isinstance(embedding, Levels) else embedding[rows]
+    return embedding.rows(rows) if isinstance(embedding, Levels) else take(embedding, rows)
 
 
 def on_device(embedding: Embedding, device: torch.device) -> Embedding:
@@ -382,13 +449,41 @@ def on_device(embedding: Embedding, device: torch.device) -> Embedding:
     return moved if isinstance(embedding, Levels) else moved.tensors()[0]
 
 
-def _both_exist(mask: Tensor, pairs: Tensor) -> Tensor:
+def both_exist(mask: Tensor, pairs: Tensor) -> Tensor:
+    """(N, P) bool, which region pairs (P, 2) of images with such masks (N, n) exist."""
     return mask[:, pairs[:, 0]] & mask[:, pairs[:, 1]]
 
 
-def _unit(x: Tensor) -> Tensor:
-    length: Tensor = x.norm(dim=-1, keepdim=True)
-    return x / length.clamp_min(1e-300)
+def pair_lengths(relations: Relations, block: int = 64) -> Tensor:
+    """(N, n, n) float64 |first_j + second_k|, from so many images at a time.
+
+    From |first_j|^2 + |second_k|^2 + 2 first_j' second_k, but of images with a pair that nearly cancels, from the sums.
+    """
+    found = []
+    for rows in torch.arange(len(relations.first), device=relations.first.device).split(block):
+        first, second = relations.first[rows].double(), relations.second[rows].double()
+        alone = first.square().sum(dim=2)[:, :, None] + second.square().sum(dim=2)[:, None]
+        squares = alone + 2 * first @ second.mT
+        found.append(squares.clamp_min(0).sqrt())
+        for image in (squares < 0.1 * alone).any(dim=2).any(dim=1).nonzero().flatten().tolist():
+            found[-1][image] = _lengths(first[image][:, None] + second[image])
+    return torch.cat(found) if found else relations.first.new_empty(0, *[relations.first.shape[1]] * 2).double()
+
+
+def _lengths(x: Tensor) -> Tensor:
+    """Of vectors along the last dimension, float64."""
+    lengths: Tensor = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64)
+    return lengths
+
+
+def unit(x: Tensor) -> Tensor:
+    """Vectors over their lengths; a zero vector stays zero."""
+    return x * _inverse_lengths(x)[..., None]
+
+
+def _inverse_lengths(x: Tensor) -> Tensor:
+    lengths = torch.linalg.vector_norm(x, dim=-1)
+    return torch.where(lengths > 0, 1 / lengths, 0.0)
 
 
 COSINE = Similarity(cosine=True)

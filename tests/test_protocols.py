@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from cran_bench.errors import BadInput
-from cran_bench.evaluation import rank_folds
+from cran_bench.evaluation import metrics_of
 from cran_bench.protocols import MEANING, PROTOCOLS, as_queries, fold_rows, parse_protocols, unit_of
-from cran_bench.ranking import Clock, rank
+from cran_bench.ranking import rank
 from cran_bench.similarity import COSINE, DOT, Levels, MultiLevel
 
 IMAGE_OF = torch.tensor([0, 1, 1, 1, 2, 2])
@@ -111,7 +111,8 @@ def test_folds_are_ranked_apart_and_averaged(levels):
     if levels:  # one level among three that add nothing gives the same ranks
         given_images, similarity = Levels(images, 0 * images[:, None]), MultiLevel()
         given_texts = Levels(texts, texts)
-    ranks, metrics = rank_folds(given_images, given_texts, image_of, similarity, 5, Clock(torch.device("cpu")))
+    ranks = rank(given_images, given_texts, image_of, similarity, folds=5)
+    metrics = metrics_of(ranks, 5)
 
     size, parts = 4, []
     for fold in range(5):
@@ -127,6 +128,7 @@ def test_folds_are_ranked_apart_and_averaged(levels):
 
 def test_no_folds_are_the_whole():
     images = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
-    ranks, metrics = rank_folds(images, images, torch.arange(9), COSINE, 0, Clock(torch.device("cpu")))
+    ranks = rank(images, images, torch.arange(9), COSINE)
+    metrics = metrics_of(ranks, 0)
     assert metrics.rsum == 600
     assert ranks.metrics() == metrics

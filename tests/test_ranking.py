@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cran_bench.errors import BadInput
-from cran_bench.ranking import KS, Clock, Counts, Metrics, Ranks, mean_metrics, rank, twin_accuracy
+from cran_bench.counting import Clock
+from cran_bench.counting.reference import Reference
+from cran_bench.ranking import KS, Counts, Metrics, Ranks, mean_metrics, rank, twin_accuracy
 from cran_bench.similarity import COSINE, DOT, Levels, MultiLevel, Relations, Similarity
 
 
@@ -55,7 +57,7 @@ def tied_embeddings(draw, largest=3):
 @given(tied_embeddings(), st.sampled_from([1, 300, 1000, 5000, 1 << 20]))
 def test_dot_products_are_counted_exactly(embeddings, tile_bytes):
     images, texts, image_of = embeddings
-    ranks = rank(images, texts, image_of, DOT, tile_bytes=tile_bytes)
+    ranks = rank(images, texts, image_of, DOT, backend=Reference(tile_bytes))
     of_images, of_texts = count(images.double().numpy() @ texts.double().numpy().T, image_of.tolist())
     assert triples(ranks.i2t) == of_images
     assert triples(ranks.t2i) == of_texts
@@ -65,7 +67,7 @@ def test_dot_products_are_counted_exactly(embeddings, tile_bytes):
 @given(tied_embeddings(largest=2), st.sampled_from([1, 1000, 1 << 20]))
 def test_cosines_are_counted_as_if_without_rounding(embeddings, tile_bytes):
     images, texts, image_of = embeddings
-    ranks = rank(images, texts, image_of, COSINE, tile_bytes=tile_bytes)
+    ranks = rank(images, texts, image_of, COSINE, backend=Reference(tile_bytes))
     unit = [
         x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
         for x in (images.double().numpy(), texts.double().numpy())
@@ -83,7 +85,7 @@ def test_more_texts_than_a_tile_holds():
     image_of = torch.from_numpy(np.sort(random.integers(0, 6, 8195)))
     of_images, of_texts = count(images.double().numpy() @ texts.double().numpy().T, image_of.tolist())
     for tile_bytes in (1, 1 << 18, 1 << 28):
-        ranks = rank(images, texts, image_of, DOT, tile_bytes=tile_bytes)
+        ranks = rank(images, texts, image_of, DOT, backend=Reference(tile_bytes))
         assert triples(ranks.i2t) == of_images
         assert triples(ranks.t2i) == of_texts
 
@@ -96,7 +98,7 @@ def test_the_tile_size_changes_nothing(similarity, dim):
     images = torch.randn(40, dim, generator=random)[torch.randint(40, (97,), generator=random)]
     texts = torch.randn(60, dim, generator=random)[torch.randint(60, (211,), generator=random)]
     image_of = torch.cat([torch.arange(97), torch.randint(97, (114,), generator=random)]).sort().values
-    found = [rank(images, texts, image_of, similarity, tile_bytes=size) for size in (1, 30_000, 200_000, 1 << 28)]
+    found = [rank(images, texts, image_of, similarity, backend=Reference(size)) for size in (1, 30_000, 200_000, 1 << 28)]
     assert found[0].ties() > 100
     for other in found[1:]:
         assert triples(other.i2t) == triples(found[0].i2t)
@@ -264,9 +266,8 @@ def test_twin_accuracy_against_a_loop(pairs, captions, seed):
     for text, owner in enumerate(image_of.tolist()):
         own, other = scores[owner, text], scores[owner ^ 1, text]
         wins += 1.0 if own > other else 0.5 if own == other else 0.0
-    for tile_bytes in (300, 1 << 20):
-        found = twin_accuracy(images, texts, image_of, swap(pairs), DOT, tile_bytes)
-        assert found == pytest.approx(100 * wins / len(image_of))
+    found = twin_accuracy(images, texts, image_of, swap(pairs), DOT)
+    assert found == pytest.approx(100 * wins / len(image_of))
 
 
 # refusals ---------------------------------------------------------------------------------------------------------
@@ -366,7 +367,7 @@ def test_no_tensor_is_larger_than_the_tile_allows(levels, monkeypatch):
 
     monkeypatch.setattr(Similarity, "scores", scores)
     with LargestTensor() as largest:
-        rank(images, texts, owners([3] * n), similarity, tile_bytes=tile_bytes)
+        rank(images, texts, owners([3] * n), similarity, backend=Reference(tile_bytes))
     assert sum(tiles) == n * t * 8
     assert max(tiles) <= largest.bytes <= tile_bytes < n * t * 8
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from cran_bench.contract import Run
 from cran_bench.errors import BadInput
-from cran_bench.evaluation import rank_folds
+from cran_bench.evaluation import metrics_of
 from cran_bench.preparation import find_prepared
-from cran_bench.ranking import Clock, mean_metrics, rank
+from cran_bench.ranking import mean_metrics, rank
 from cran_bench.registry import DATASETS, METHODS, Configured, Plugin
 from cran_bench.results import Failure, read_record
 from cran_bench.runner import Runner, parse_seeds
@@ -199,9 +199,9 @@ def test_folds_are_recorded_and_averaged(runner, prepared, calls):
     generator = torch.Generator().manual_seed(0)
     images, image_of = torch.randn(8, 4, generator=generator), torch.arange(8).repeat_interleave(3)
     texts = images[image_of] + torch.randn(24, 4, generator=generator)
-    ranks, metrics = rank_folds(images, texts, image_of, COSINE, 2, Clock(CPU))
+    ranks = rank(images, texts, image_of, COSINE, folds=2)
     halves = [rank(images[a : a + 4], texts[3 * a : 3 * a + 12], image_of[:12], COSINE) for a in (0, 4)]
-    assert metrics == mean_metrics([half.metrics() for half in halves])
+    assert metrics_of(ranks, 2) == mean_metrics([half.metrics() for half in halves])
     assert np.array_equal(ranks.t2i.better, np.concatenate([half.t2i.better for half in halves]))
     assert np.array_equal(ranks.image_of, image_of)
 

@@ -15,6 +15,7 @@ from cran_bench.similarity import (
     mean_by_image,
     on_device,
     region_pairs,
+    rounding,
     rows_of,
 )
 
@@ -160,7 +161,7 @@ def test_factored_relations_are_the_explicit_ones(factored, texts, cosine, maske
     close(similarity.scores(factored, texts), similarity.scores(vectors, texts), 1e-10)
     close(similarity.scores(factored, texts), by_loops(vectors, texts, similarity), 1e-10)
     one_each = rows_of(texts, torch.arange(N) % T)
-    close(similarity.paired(factored, one_each), similarity.paired(vectors, one_each), 1e-10)
+    close(similarity.own_scores(factored, one_each), similarity.own_scores(vectors, one_each), 1e-10)
 
 
 @pytest.mark.parametrize("cosine", [False, True])
@@ -195,7 +196,7 @@ def test_paired_is_the_diagonal(similarity, factored, texts):
     if not isinstance(similarity, MultiLevel):
         factored, texts = factored.globals, texts.globals
     expected = similarity.scores(factored, texts)[torch.arange(N), rows]
-    close(similarity.paired(factored, rows_of(texts, rows)), expected)
+    close(similarity.own_scores(factored, rows_of(texts, rows))[:, 0], expected)
 
 
 def test_blocks_are_parts_of_the_whole(factored, texts):
@@ -231,17 +232,22 @@ def test_two_ways_to_one_score_differ_by_less_than_the_rounding(similarity, dim,
         norm = normal(12, 4, 4, seed=seed + 3).abs() + 0.1
         images = Levels(images, scale * parts, Relations(parts, parts.flip(0), None if similarity.cosine else norm))
         texts = Levels(texts, texts.flip(0), texts.flip(1))
-    difference = (similarity.paired(images, texts) - similarity.scores(images, texts).diagonal()).abs()
-    bound = similarity.rounding(images, texts, paired=True)
+    difference = (similarity.own_scores(images, texts)[:, 0] - similarity.scores(images, texts).diagonal()).abs()
+    rows = torch.arange(12)
+    bound = similarity.reach(images, texts).of_pairs(rows, rows, rounding)
     assert bool((difference <= bound).all())
-    assert torch.equal(similarity.rounding(images, texts).expand(12, 12).diagonal(), bound.expand(12))
+    assert torch.equal(similarity.reach(images, texts).of_all(rows, rows, rounding).diagonal(), bound)
+
+
+def widest(similarity, images, texts):
+    return similarity.reach(images, texts).of_all(slice(None), slice(None), rounding).max()
 
 
 def test_the_rounding_is_far_below_what_float32_can_tell_apart():
     images, texts = normal(50, 1024), normal(50, 1024, seed=1)
-    assert COSINE.rounding(images, texts) < 1e-11
+    assert rounding(1024) < 1e-11
     gap = COSINE.scores(images, texts).flatten().sort().values.diff().min()
-    assert COSINE.rounding(images, texts) < float(gap)
+    assert rounding(1024) < float(gap)
 
 
 def test_masked_pairs_do_not_widen_the_rounding():
@@ -250,13 +256,13 @@ def test_masked_pairs_do_not_widen_the_rounding():
     norm[2, 0, 1], mask[2, 1] = 0, False
     images, texts = Levels(relations=Relations(parts, parts, norm), mask=mask), Levels(relations=normal(6, 8, seed=1))
     assert bool(torch.isfinite(MultiLevel().scores(images, texts)).all())
-    assert float(MultiLevel().rounding(images, texts).max()) < 1e-11
+    assert float(widest(MultiLevel(), images, texts)) < 1e-11
 
 
 def test_one_region_has_no_pair_to_round():
     parts = normal(6, 1, 8)
     images, texts = Levels(relations=Relations(parts, parts, torch.ones(6, 1, 1))), Levels(relations=normal(6, 8))
-    assert not MultiLevel().rounding(images, texts).any()
+    assert widest(MultiLevel(), images, texts) == 0
     assert not MultiLevel().scores(images, texts).any()
 
 

@@ -1,6 +1,7 @@
 """Bimodal AE, Multimodal DBN, Corr-AE and CCL: what their losses say, and what they learn on data without files."""
 
 import dataclasses
+from contextlib import contextmanager
 from itertools import product
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 from cran_bench.errors import BadInput
-from cran_bench.fits import FitStore
+from cran_bench.fits import FitStore, LentRun
 from cran_bench.methods._codes import explained
+from cran_bench.methods._stacks import Stack
 from cran_bench.methods.bimodal_ae import BimodalAE, BimodalAutoencoder
 from cran_bench.methods.ccl import CCL, contrastive_loss
 from cran_bench.methods.corr_ae import CorrAE, CorrespondenceAutoencoder
@@ -81,6 +83,61 @@ def test_stacks_are_trained_once_for_all(tiny, store, tmp_path):
     for method in METHODS_SMALL:
         store.fitted(dataclasses.replace(method, steps=1), 0, "deep")
     assert len(list(tmp_path.glob("stack-*.safetensors"))) == 4  # images, texts, regions, pieces
+
+
+@pytest.fixture
+def stopping(monkeypatch):
+    """``with stopping(at):`` whatever is fitted is stopped once its checkpoint says so."""
+
+    @contextmanager
+    def stop(at):
+        write = LentRun.checkpoint
+
+        def written_and_stopped(self, state, said=""):
+            write(self, state, said)
+            if said.startswith(at):
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(LentRun, "checkpoint", written_and_stopped)
+            yield
+
+    return stop
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Stack("image", "none", (16,), 40, batch_size=20),
+        Stack("text", "bow", (16,), 40, vocabulary=50, batch_size=20),
+        CorrAE(**{**SMALL, "steps": 40}, units=16, optimizer="sgd"),
+        MultimodalDBN(**{**SMALL, "steps": 40}, units=16),
+    ],
+    ids=lambda part: getattr(part, "side", type(part).__name__),
+)
+def test_a_stopped_training_goes_on_to_the_same_numbers(tiny, store, tmp_path, stopping, part, capsys):
+    elsewhere = FitStore(tmp_path / "stopped", {}, tiny.train, tiny.val, torch.device("cpu"))
+    straight = store.fitted(dataclasses.replace(part), 0, "deep")
+    with stopping("after epoch 3"):
+        elsewhere.fitted(dataclasses.replace(part), 0, "deep")
+    stopped = elsewhere.fitted(dataclasses.replace(part), 0, "deep")
+    assert "going on from the last checkpoint, after epoch 3" in capsys.readouterr().err
+    assert stopped.curves == straight.curves
+    for key, value in straight.part.state().items():
+        assert torch.equal(value, stopped.part.state()[key]), key
+
+
+def test_a_checkpoint_of_other_sizes_is_not_taken_up(tiny, tmp_path, stopping, capsys):
+    found = []
+    for units in (16, 24):
+        store = FitStore(tmp_path / str(units), {}, tiny.train, tiny.val, torch.device("cpu"))
+        with stopping("after epoch 1"):
+            store.fitted(Stack("image", "none", (units,), 40, batch_size=20), 0, "stack")
+        found += (tmp_path / str(units)).glob("*.checkpoint")
+    found[1].write_bytes(found[0].read_bytes())
+    fit = store.fitted(Stack("image", "none", (24,), 40, batch_size=20), 0, "stack")
+    assert "the last checkpoint is of another configuration; fitting from the start" in capsys.readouterr().err
+    assert fit.part.codes(tiny.test).shape == (len(tiny.test), 24)
 
 
 def test_ccl_reuses_the_row_corr_ae():

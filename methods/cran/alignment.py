@@ -129,7 +129,7 @@ class Alignment(Recipe):
     def _optimizer(self) -> torch.optim.Optimizer:
         learned = [p for p in self.network.parameters() if p.requires_grad]
         if self.optimizer == "adam":
-            return torch.optim.AdamW(learned, lr=self.lr, weight_decay=self.weight_decay)
+            return torch.optim.AdamW(learned, lr=self.lr, weight_decay=self.weight_decay, fused=True)
         return torch.optim.RMSprop(learned, lr=self.lr, alpha=0.99, eps=1e-8, weight_decay=self.weight_decay)
 
     def _lookalikes(self, train: Split) -> Tensor | None:

@@ -1,0 +1,176 @@
+"""What a kernel takes: seconds, arithmetic, memory, and how near it comes to what this machine can do."""
+
+from __future__ import annotations
+
+import gc
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import pandas as pd
+import torch
+from tabulate import tabulate
+
+from cran_bench.environment import environment
+from cran_bench.storage import write_text
+
+T = TypeVar("T")
+
+ROUNDS = 3
+COLUMNS = (
+    "bench",
+    "task",
+    "what",
+    "dtype",
+    "part",
+    "seconds",
+    "ns_per_pair",
+    "gflops",
+    "peak_percent",
+    "times_faster",
+    "rescored",
+    "error",
+    "ranks",
+    "extra_mib",
+    "commit",
+)
+
+
+def timed(call: Callable[[], T], device: torch.device, rounds: int = ROUNDS, warm: bool = True) -> tuple[float, T]:
+    """Median seconds of so many calls after one that does not count, and what the last returned."""
+    seconds = []
+    found = call() if warm else None
+    for _ in range(rounds):
+        synchronise(device)
+        start = time.perf_counter()
+        found = call()
+        synchronise(device)
+        seconds.append(time.perf_counter() - start)
+    return median(seconds), found  # type: ignore[return-value]
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def gemm_peak(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
+    """FLOP per second of this machine's own product of two square matrices, the best of five."""
+    x, y = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / min(timed(lambda: x @ y, device, 1)[0] for _ in range(5))
+
+
+class Memory:
+    """`peak` is by how many bytes the memory in use grew."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+
+
+@contextmanager
+def memory(device: torch.device) -> Iterator[Memory]:
+    """Watch the memory of a block: that of the GPU, or the resident set, looked at every few milliseconds."""
+    found = Memory()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield found
+        found.peak = torch.cuda.max_memory_allocated(device) - before
+        return
+    before, done = _resident(), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            found.peak = max(found.peak, _resident() - before)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _resident() -> int:
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * 4096 if statm.exists() else 0
+
+
+def hardware() -> str:
+    """A file name for this processor or GPU and its threads."""
+    about = environment()
+    name = about["gpu"] or f"{about['cpu']} {about['threads']} threads {'bf16' if _has_bfloat16() else ''}"
+    return re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")
+
+
+def _has_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def save(rows: list[dict[str, Any]], folder: Path) -> Path:
+    """Put rows into `HARDWARE.csv` and `HARDWARE.md`, in place of earlier ones of the same bench and task."""
+    path = folder / f"{hardware()}.csv"
+    made = pd.DataFrame(rows, columns=list(COLUMNS))
+    if path.exists():
+        known = pd.read_csv(path)
+        again = set(zip(made["bench"], made["task"], strict=True))
+        kept = [key not in again for key in zip(known["bench"], known["task"], strict=True)]
+        made = pd.concat([known[kept], made], ignore_index=True)
+    write_text(path, made.to_csv(index=False))
+    about = environment()
+    line = f"{about['gpu'] or about['cpu']}, {about['threads']} threads, torch {about['torch']}, {about['system']}"
+    tasks = [
+        f"## {bench}: {task}\n\n{render(rows.to_dict('records'), 'pipe')}\n"
+        for (bench, task), rows in made.groupby(["bench", "task"], sort=False)
+    ]
+    write_text(path.with_suffix(".md"), "\n".join([f"# {line}\n", *tasks]))
+    return path.with_suffix(".md")
+
+
+def render(rows: list[dict[str, Any]], style: str = "simple") -> str:
+    """A table of one task's rows."""
+    heads = {
+        "what": "",
+        "dtype": "dtype",
+        "part": "measured on",
+        "seconds": "s",
+        "ns_per_pair": "ns per pair",
+        "gflops": "GFLOP/s",
+        "peak_percent": "% of GEMM",
+        "times_faster": "times faster",
+        "rescored": "rescored",
+        "error": "largest error",
+        "ranks": "ranks",
+        "extra_mib": "extra MiB",
+    }
+    formats = {
+        "seconds": "{:.3g}",
+        "ns_per_pair": "{:,.1f}",
+        "gflops": "{:,.0f}",
+        "peak_percent": "{:.0f}",
+        "times_faster": "{:.2f}",
+        "rescored": "{:,.0f}",
+        "error": "{:.1e}",
+        "extra_mib": "{:,.0f}",
+    }
+    used = [name for name in heads if any(not _is_missing(row.get(name)) for row in rows)]
+    cells = [
+        ["" if _is_missing(row.get(name)) else formats.get(name, "{}").format(row[name]) for name in used]
+        for row in rows
+    ]
+    align = ["left" if name in ("what", "dtype", "part", "ranks") else "right" for name in used]
+    return tabulate(
+        cells, [heads[name] for name in used], tablefmt=style, colalign=align, disable_numparse=True
+    )
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value != value

@@ -1,0 +1,270 @@
+"""All pairs of images and texts on three levels (Eq. 11), ranked both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cran_bench.counting import Clock, Problem, pose
+from cran_bench.counting.filtering import Bound, Filtering
+from cran_bench.counting.reference import Reference
+from cran_bench.counting.tiles import Tiles, fitting
+from cran_bench.environment import environment
+from cran_bench.progress import say
+from cran_bench.ranking import Ranks, rank
+from cran_bench.similarity import Levels, MultiLevel, Relations
+
+from .contestants import Plain, by_einsum_and_topk, caption_by_caption
+from .measuring import gemm_peak, memory, timed
+
+REGIONS, TOP = 5, 3
+NOISE = 12.0  # of texts against what they are about: about half of the queries find it first
+BLOCKS = (128, 256, 512, 1024, 2048)
+EVERY = 3e7  # pairs up to which all ranks are checked in float64
+SPOT = 200  # images, and texts, whose ranks are checked in float64
+
+
+def three_levels(images: int, texts: int, dim: int, device: torch.device) -> tuple[Levels, Levels, Tensor]:
+    """Embeddings like those of a method that works: captions are their image and noise."""
+    draw = torch.Generator(device=device).manual_seed(0)
+
+    def side(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw, device=device)
+
+    image_of = torch.arange(texts, device=device) * images // texts
+    globals, regions = side(images, dim), side(images, REGIONS, dim)
+    first, second = side(images, REGIONS, dim), side(images, REGIONS, dim)
+    sources = globals, regions[:, :3].sum(dim=1) / 3**0.5, (first[:, 0] + second[:, 1]) / 2**0.5
+    queries = (own[image_of] + NOISE * side(texts, dim) for own in sources)
+    return Levels(globals, regions, Relations(first, second)), Levels(*queries), image_of
+
+
+def bench_similarity(images: int, texts: int, dim: int, device: torch.device) -> Iterator[dict[str, Any]]:
+    """A row for each way, ours first the reference, then the fast ones; the baseline before the last."""
+    left, right, image_of = three_levels(images, texts, dim, device)
+    similarity = MultiLevel(cosine=True, top=TOP)
+    problem = pose(left, right, image_of, similarity)
+    bench = Bench("similarity", f"{images:,} x {texts:,}, D {dim:,}, 5 regions, 20 relations, top 3", problem)
+    dots = {"factored": 1 + 3 * REGIONS, "plain": 1 + REGIONS + REGIONS * (REGIONS - 1)}
+    bench.formula = dots["plain"] * 2 * dim
+    types = [torch.float32, *([torch.bfloat16] if has_bfloat16(device) else [])]
+
+    for dtype in types:
+        bench.peaks[dtype] = gemm_peak(dtype, device)
+        bare = bare_products(problem, dtype, dots["factored"], dim)
+        yield bench.row("bare products, 16 for each pair", dtype, bare, problem.pairs, work=dots["factored"] * 2 * dim)
+    if device.type == "cpu":
+        yield from others(bench, left, right, image_of)
+    part = min(images, 500)
+    own = slice(int((image_of < part).sum()))
+    piece = pose(left.rows(slice(part)), right.rows(own), image_of[own], similarity)
+    seconds, _ = timed(lambda: Reference().count(piece, Clock(device)), device, 1, warm=False)
+    yield bench.row("ours, reference", torch.float64, seconds, piece.pairs)
+    for dtype in types:
+        for bound in ("measured", "proven"):
+            yield bench.ours(dtype, bound)
+        yield bench.ours(dtype, "measured", is_compiled=True)
+
+
+def others(bench: Bench, left: Levels, right: Levels, image_of: Tensor) -> Iterator[dict[str, Any]]:
+    """What public code does."""
+    images, texts = Plain.of(left), Plain.of(right)
+    part = min(len(left), 1000), min(len(right), 2000)
+    with torch.inference_mode():
+        tried = {
+            block: timed(
+                partial(by_einsum_and_topk, images.rows(slice(part[0])), texts.rows(slice(part[1])), block),
+                image_of.device,
+                1,
+            )[0]
+            for block in BLOCKS
+        }
+        best = min(tried, key=lambda block: tried[block])
+        with memory(image_of.device) as used:
+            seconds, scores = timed(partial(by_einsum_and_topk, images, texts, best), image_of.device, 1, warm=False)
+        bench.baseline = seconds / bench.problem.pairs
+        true = bench.problem.similarity.scores(left.rows(slice(SPOT)), right.rows(slice(SPOT)))
+        off = float((scores[:SPOT, :SPOT] - true).abs().max())
+        yield bench.row(
+            f"einsum and topk, blocks of {best}, no ranks",
+            torch.float32,
+            seconds,
+            bench.problem.pairs,
+            error=off,
+            extra_mib=used.peak / 2**20,
+        )
+        some = len(right) // 100
+        loop = partial(caption_by_caption, images, texts.rows(slice(some)), image_of)
+        seconds, _ = timed(loop, image_of.device, 1)
+    yield bench.row("caption by caption, argsort, t2i only", torch.float32, seconds, some * len(left), part="1/100")
+
+
+@dataclasses.dataclass
+class Bench:
+    """Rows of one task.
+
+    Attributes:
+        name: of the bench.
+        task: its size, in words.
+        problem: what is ranked.
+        formula: FLOP of a pair as the definition has it.
+        peaks: FLOP per second of square matrix products, by dtype.
+        baseline: seconds for each pair of what one would use instead.
+    """
+
+    name: str
+    task: str
+    problem: Problem
+    formula: int = 0
+    peaks: dict[torch.dtype, float] = dataclasses.field(default_factory=dict)
+    baseline: float | None = None
+
+    @cached_property
+    def truth(self) -> Truth:
+        """What ranks are checked against."""
+        return truth(self.problem)
+
+    def row(
+        self,
+        what: str,
+        dtype: torch.dtype,
+        seconds: float,
+        pairs: int,
+        work: int | None = None,
+        part: str | None = None,
+        **more: Any,
+    ) -> dict[str, Any]:
+        """What was measured, on all pairs or a part; `work` is the FLOP of a pair, where it is not the formula's."""
+        rate = (work or self.formula) * pairs / seconds
+        share = pairs / self.problem.pairs
+        peak = self.peaks.get(dtype)
+        found = {
+            "bench": self.name,
+            "task": self.task,
+            "what": what,
+            "dtype": str(dtype).removeprefix("torch."),
+            "part": part or ("all" if share > 0.999 else f"1/{round(1 / share):,}"),
+            "seconds": seconds,
+            "ns_per_pair": 1e9 * seconds / pairs,
+            "gflops": rate / 1e9,
+            "peak_percent": None if peak is None else 100 * rate / peak,
+            "times_faster": None if self.baseline is None else self.baseline * pairs / seconds,
+            "commit": environment()["commit"],
+            **more,
+        }
+        say(f"  {what}, {found['dtype']}: {seconds:.3g} s, {found['ns_per_pair']:.1f} ns per pair")
+        return found
+
+    def ours(self, dtype: torch.dtype, bound: Bound, is_compiled: bool | None = None) -> dict[str, Any]:
+        """Our ranking by tiles; what compiling takes does not count."""
+        problem = self.problem
+        sides = problem.images, problem.texts, problem.image_of, problem.similarity
+        backend = Filtering(partial(fitting, dtype=dtype, is_compiled=is_compiled), bound)
+        rounds = 3 if problem.pairs < 5e7 else 1
+        with memory(problem.device) as used:
+            rank(*sides, backend=backend)
+        seconds, ranks = timed(lambda: rank(*sides, backend=backend), problem.device, rounds, warm=False)
+        assert ranks.kernel is not None
+        return self.row(
+            f"ours, ranks both ways, {bound} bound{', compiled' if is_compiled else ''}",
+            dtype,
+            seconds,
+            problem.pairs,
+            rescored=ranks.kernel.rescored,
+            error=ranks.kernel.error,
+            ranks=self.truth.agrees(ranks),
+            extra_mib=used.peak / 2**20,
+        )
+
+
+class Truth(NamedTuple):
+    """Counts of the reference.
+
+    Attributes:
+        rows: (n,) images whose counts these are.
+        columns: (m,) texts, likewise.
+        of_images: (n,) better and tied.
+        of_texts: (m,) better and tied.
+        words: how many queries these are, for the table.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    of_images: tuple[Tensor, Tensor]
+    of_texts: tuple[Tensor, Tensor]
+    words: str
+
+    def agrees(self, ranks: Ranks) -> str:
+        """Whether ranks have these counts."""
+        is_same = all(
+            np.array_equal(getattr(counts, name)[queries.cpu().numpy()], true.cpu().numpy())
+            for counts, queries, found in (
+                (ranks.i2t, self.rows, self.of_images),
+                (ranks.t2i, self.columns, self.of_texts),
+            )
+            for name, true in zip(("better", "tied"), found, strict=True)
+        )
+        return f"{'identical' if is_same else 'DIFFERENT'} ({self.words})"
+
+
+def truth(problem: Problem) -> Truth:
+    """What the reference counts, for all queries or, where that would take minutes, for some of each direction."""
+    n, t, clock = len(problem.images), len(problem.texts), Clock(problem.device)
+    if problem.pairs <= EVERY:
+        tally, _ = Reference().count(problem, clock)
+        of_images, of_texts = (tally.better_images, tally.tied_images), (tally.better_texts, tally.tied_texts)
+        everything = (torch.arange(size, device=problem.device) for size in (n, t))
+        return Truth(*everything, of_images, of_texts, "all")
+    draw = torch.Generator().manual_seed(1)
+    rows, columns = (torch.randperm(size, generator=draw)[:SPOT].to(problem.device) for size in (n, t))
+    place = torch.full((n,), -1, device=problem.device)  # of the images that are looked at
+    place[rows] = torch.arange(len(rows), device=problem.device)
+    images = dataclasses.replace(
+        problem,
+        images=problem.images.rows(rows),
+        lengths=None if problem.lengths is None else problem.lengths[rows],
+        best=problem.best[rows],
+        image_of=place[problem.image_of],
+        reach=problem.reach.rows(rows, slice(None)),
+        folds=((slice(0, len(rows)), slice(0, t)),),
+    )
+    texts = dataclasses.replace(
+        problem,
+        texts=problem.texts.rows(columns),
+        positive=problem.positive[columns],
+        image_of=problem.image_of[columns],
+        reach=problem.reach.rows(slice(None), columns),
+        folds=((slice(0, n), slice(0, len(columns))),),
+    )
+    one, other = (Reference().count(part, clock)[0] for part in (images, texts))
+    return Truth(
+        rows,
+        columns,
+        (one.better_images, one.tied_images),
+        (other.better_texts, other.tied_texts),
+        f"{len(rows)} + {len(columns)}",
+    )
+
+
+def bare_products(problem: Problem, dtype: torch.dtype, dots: int, dim: int) -> float:
+    """Seconds of the products alone, in one shape that this machine likes, on random numbers."""
+    n, t = len(problem.images), len(problem.texts)
+    rows, columns = min(n, 256) * dots, min(t, 4096)
+    x, y = (torch.rand(size, dim, device=problem.device).to(dtype) for size in (rows, columns))
+    out = torch.empty(rows, columns, dtype=dtype, device=problem.device)
+    seconds, _ = timed(lambda: torch.mm(x, y.T, out=out), problem.device, 5)
+    return seconds * n * t * dots / (rows * columns)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 are made in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+

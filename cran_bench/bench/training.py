@@ -1,0 +1,132 @@
+"""A step of CRAN's training against a module that does all the work: every step of every text, every relation."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import max_pool1d, one_hot
+
+from cran_bench.environment import environment
+from cran_bench.frontend.characters import ALPHABET
+from cran_bench.losses import margin_loss
+from cran_bench.progress import say
+from cran_bench.similarity import Levels, MultiLevel, region_pairs
+
+STEPS, WARM, IMAGES = 50, 3, 2000
+LR = 4e-4  # the paper's; rounding errors grow from step to step, the faster the larger it is
+
+
+def bench_training(width: str, device: torch.device) -> Iterator[dict[str, Any]]:
+    """A row for the plain module and one for ours, over the same steps from the same weights."""
+    from cran_bench.methods.cran.batches import Batches
+    from cran_bench.methods.cran.model import LENGTH, Network, Views
+    from cran_bench.methods.cran.recipe import LEVELS, Recipe
+
+    torch.manual_seed(0)
+    # without dropout, and without batch normalisation, whose statistics are of the steps that are computed
+    still = {"dropout": 0.0, "attn_dropout": 0.0, "conv_bn": False}
+    recipe = Recipe(width=width, image_scaling="l2", start="scratch", **still)
+    dim = 4096 if width == "full" else 1280
+    steps = STEPS if width == "compact" else 3
+    views = Views(
+        torch.rand(IMAGES, dim, device=device),
+        torch.rand(IMAGES, 5, dim, device=device),
+        torch.rand(IMAGES, 5, 4, device=device),
+        torch.ones(IMAGES, 5, dtype=torch.bool, device=device),
+    )
+    chars = torch.randint(1, len(ALPHABET) + 1, (IMAGES, LENGTH), dtype=torch.uint8)
+    lengths = (20 + torch.distributions.Gamma(5.0, 0.125).sample((IMAGES, 1))).clamp_max(LENGTH)  # as Flickr's
+    chars[torch.arange(LENGTH) >= lengths] = 0
+    batches = Batches(recipe, torch.arange(IMAGES), (chars > 0).sum(dim=1), None)
+    rows = [owner for owner, _ in batches.epoch(1, torch.Generator().manual_seed(0))]
+    start = Network(recipe, LEVELS, dim, dim).to(device)
+    chars = chars.to(device)
+    losses: dict[str, Tensor] = {}
+    baseline = None
+    task = f"CRAN, {width}, batch {recipe.batch_size}, three levels"
+    for what, is_plain in (("plain module", True), ("ours", False)):
+        network = copy.deepcopy(start)
+        learned = [p for p in network.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(learned, lr=LR, fused=None if is_plain else True)
+        forward = plain if is_plain else shared
+        found = []
+        for step in range(WARM + steps):
+            if step == WARM:
+                wait(device)
+                began = time.perf_counter()
+            owner = rows[step % len(rows)].to(device)
+            optimizer.zero_grad(set_to_none=True)
+            images, texts = forward(network, Views(*(x[owner] for x in views)), chars[owner])
+            loss = three_losses(images, texts, owner, recipe.margin)
+            loss.backward()
+            optimizer.step()
+            found.append(loss.detach())
+        wait(device)
+        seconds = (time.perf_counter() - began) / steps
+        losses[what] = torch.stack(found)
+        baseline = baseline or seconds
+        off = float((losses[what] - losses["plain module"]).abs().max())
+        say(f"  {what}: {1000 * seconds:.1f} ms a step")
+        yield {
+            "bench": "training",
+            "task": task,
+            "what": f"{what}, one step",
+            "dtype": "float32",
+            "part": f"{steps} steps",
+            "seconds": seconds,
+            "times_faster": baseline / seconds,
+            "error": None if is_plain else off,
+            "commit": environment()["commit"],
+        }
+
+
+def wait(device: torch.device) -> None:
+    """For a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def three_losses(images: Levels, texts: Levels, owner: Tensor, margin: float) -> Tensor:
+    """The sum of the levels' losses with all negatives."""
+    from cran_bench.methods.cran.model import only
+    from cran_bench.methods.cran.recipe import LEVELS
+
+    total = torch.zeros((), device=owner.device)
+    for level in LEVELS:
+        scores = MultiLevel(top=3).scores_as_given(only(images, level), only(texts, level))
+        total = total + margin_loss(scores, owner, margin, "all")
+    return total
+
+
+def shared(network: nn.Module, views: Any, chars: Tensor) -> tuple[Levels, Levels]:
+    """As CRAN is trained."""
+    return network.images(views), network.texts(network.read(chars))  # type: ignore[operator]
+
+
+def plain(network: nn.Module, views: Any, chars: Tensor) -> tuple[Levels, Levels]:
+    """The same network without its shortcuts: characters one-hot, all steps, a linear layer over concatenated pairs."""
+    from cran_bench.methods.cran.model import unit
+
+    levels = network.levels
+    read = {}
+    for name, level in levels.items():
+        encoder = level.encoder
+        x = one_hot(chars.long(), len(ALPHABET) + 1)[..., 1:].float().transpose(1, 2)
+        for convolution, norm, (size, stride) in zip(encoder.convolutions, encoder.norms, encoder.pools, strict=True):
+            x = max_pool1d(torch.relu(norm(convolution(x))), size, stride)
+        H, _ = encoder.lstm(x.transpose(1, 2))
+        counts = torch.arange(H.shape[1], device=H.device) < encoder.touched(chars)[:, None]
+        a = level.pooling.weights(H, counts)
+        read[name] = (a[:, None] @ H).squeeze(1)
+    whole, local = (levels[name].images(views) for name in ("global", "local"))
+    relation = levels["relation"]
+    x = relation.inputs(views)
+    j, k = region_pairs(x.shape[1]).to(x.device).T
+    weight = torch.cat([relation.first.weight, relation.second.weight], dim=1)
+    pairs = nn.functional.linear(torch.cat([x[:, j], x[:, k]], dim=2), weight, relation.second.bias)
+    return Levels(whole.globals, local.regions, unit(pairs), views.mask), network.texts(read)  # type: ignore[operator]

@@ -1,0 +1,72 @@
+"""Counting, for every query, what scores better than its best right one: one problem, several backends, equal counts."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import get_args
+
+import torch
+
+from cran_bench.errors import BadInput, did_you_mean
+from .filtering import Bound, Filtering
+from .problem import Backend, Clock, Kernel, Problem, Tally, pose
+from .reference import Reference
+from .tiles import fitting
+
+__all__ = ["BACKENDS", "BOUNDS", "Backend", "Bound", "Clock", "Kernel", "Problem", "Tally", "choose", "pose"]
+
+BACKENDS = ("auto", "reference", "torch")
+BOUNDS = get_args(Bound)
+
+SMALL = 2e9  # FLOP; below, float64 is done before anything else has begun
+LARGE = 1e11  # FLOP; from here on bfloat16 pays, and so does compiling
+RANGE = 1e-15, 1e10  # sizes of vectors whose products float32 holds
+
+
+def choose(problem: Problem, backend: str = "auto", bound: Bound = "measured") -> Backend:
+    """A backend by name; `auto` goes by size, range and what the hardware is fast at.
+
+    Raises:
+        BadInput: an unknown backend or bound.
+    """
+    require_known(backend, bound)
+    if backend == "reference" or (backend == "auto" and problem.flop < SMALL) or not is_in_range(problem):
+        return Reference()
+    is_large = problem.flop >= LARGE
+    dtype = fastest(problem.device) if is_large else torch.float32
+    return Filtering(functools.partial(fitting, dtype=dtype), bound)
+
+
+def require_known(backend: str, bound: str) -> None:
+    """Refuse other names than `BACKENDS` and `BOUNDS`.
+
+    Raises:
+        BadInput: naming the nearest one.
+    """
+    for kind, name, known in (("backend", backend, BACKENDS), ("bound", bound, BOUNDS)):
+        if name not in known:
+            raise BadInput(f"there is no {kind} '{name}'{did_you_mean(name, known)}")
+
+
+def is_in_range(problem: Problem) -> bool:
+    """Whether float32 holds all scores, with room below and above."""
+    sizes = [float(side.max()) for level in problem.reach.levels for side in (level.images, level.texts) if len(side)]
+    return all(size == 0 or RANGE[0] <= size <= RANGE[1] for size in sizes)
+
+
+@functools.cache
+def fastest(device: torch.device) -> torch.dtype:
+    """bfloat16 where products of it are at least half as fast again as of float32, which one of each tells."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.float32
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        x, y = torch.ones(1024, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+        x @ y.T
+        start = time.perf_counter()
+        x @ y.T
+        seconds[dtype] = time.perf_counter() - start
+    return torch.bfloat16 if 1.5 * seconds[torch.bfloat16] < seconds[torch.float32] else torch.float32

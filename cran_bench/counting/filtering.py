@@ -1,0 +1,255 @@
+"""Exact counts from inexact scores: what low precision decides is counted, what it leaves open is scored again.
+
+A `Screen` scores tiles in float32 or bfloat16.  Where such a score is further from a threshold than it can be wrong,
+the pair is decided; the few other pairs are scored in float64, as all are by the reference.  How wrong a score can be
+is either measured on a sample, six standard deviations of it, or proven from the sizes of the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from cran_bench.progress import say
+
+from .problem import Clock, Kernel, Open, Problem, Tally, blocks, pair_scores, settle
+from .reference import Reference
+
+Bound = Literal["measured", "proven"]
+
+SIGMAS = 6
+SAMPLE_IMAGES, SAMPLE_TEXTS = 64, 512
+OPEN_PAIRS = 1 << 20  # pairs that are left open before they are settled
+HELD_BYTES = 1 << 28  # of prepared tiles of images
+
+
+def float32_unit(dim: int) -> float:
+    """How wrong a product of D terms of unit vectors can be in float32.
+
+    For cosines, 32 roundings more of lengths, their reciprocals, and of sums and means over members.
+    """
+    roundoff = torch.finfo(torch.float32).eps / 2
+    return 1.01 * (dim * roundoff / (1 - dim * roundoff) + 32 * roundoff)
+
+
+class Limits(NamedTuple):
+    """Of each query, float32: a score above `high` is better for sure, one below `low` is not.
+
+    Attributes:
+        low: (Q,).
+        high: (Q,).
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def leave_open(self, queries: Tensor, scores: Tensor) -> Tensor:
+        """(P,) bool, which scores decide nothing for their query."""
+        return (scores >= self.low[queries]) & (scores <= self.high[queries])
+
+
+class Screened(NamedTuple):
+    """A tile of I images and T texts.
+
+    Attributes:
+        of_images: (I,) int32, how many scores are above each image's `high`.
+        of_texts: (T,) int32, likewise for texts.
+        rows: (P,) int64, images of the pairs that are open for either.
+        columns: (P,) int64, their texts.
+        scores: (P,) float32, as they were found.
+    """
+
+    of_images: Tensor
+    of_texts: Tensor
+    rows: Tensor
+    columns: Tensor
+    scores: Tensor
+
+
+class Screen(Protocol):
+    """Low-precision scores of tiles; what it makes of a tile's images or texts is its own affair."""
+
+    name: str
+    dtype: torch.dtype
+    image_rows: int
+    text_rows: int
+
+    def unit(self, dim: int) -> float:
+        """How wrong a product of two unit vectors can be at worst, up to the end of the score."""
+        ...
+
+    def images(self, rows: slice | Tensor) -> Any:
+        """Images made ready."""
+        ...
+
+    def texts(self, rows: slice | Tensor) -> Any:
+        """Texts made ready."""
+        ...
+
+    def scores(self, images: Any, texts: Any) -> Tensor:
+        """(I, T) float32."""
+        ...
+
+    def screen(self, images: Any, texts: Any, of_images: Limits, of_texts: Limits) -> Screened:
+        """Scores against limits."""
+        ...
+
+
+@dataclass(frozen=True)
+class Filtering:
+    """Attributes:
+    screen: makes a screen for a problem.
+    bound: `measured` or `proven`.
+    """
+
+    screen: Callable[[Problem], Screen]
+    bound: Bound = "measured"
+
+    def count(self, problem: Problem, clock: Clock) -> tuple[Tally, Kernel]:
+        """See Backend."""
+        if not problem.flop:  # images without any region
+            return Reference().count(problem, clock)
+        screen = self.screen(problem)
+        if self.bound == "measured":
+            tally, kernel, is_sound = count_by(problem, screen, measured(problem, screen), "measured", clock)
+            if is_sound:
+                return tally, kernel
+            say("a score was further off than six deviations of the sample: counting again with the proven bound")
+        tally, kernel, _ = count_by(problem, screen, screen.unit, "proven", clock)
+        return tally, kernel
+
+
+def measured(problem: Problem, screen: Screen) -> Callable[[int], float]:
+    """Six deviations of the error of scores, over what the proven bound is proportional to.
+
+    The sample has own pairs as well as others, since the error may grow with the score.
+    """
+    draw = torch.Generator().manual_seed(0)
+    image_of = problem.image_of
+    rows = torch.randperm(len(problem.images), generator=draw)[:SAMPLE_IMAGES].to(image_of.device)
+    others = torch.randperm(len(problem.texts), generator=draw)[: SAMPLE_TEXTS // 2].to(image_of.device)
+    own = torch.isin(image_of, rows).nonzero().flatten()[: SAMPLE_TEXTS // 2]
+    columns = torch.cat([own, others])
+    found = screen.scores(screen.images(rows), screen.texts(columns)).double()
+    true = problem.similarity.scores(problem.images.rows(rows), problem.texts.rows(columns))
+    scale = problem.reach.of_all(rows, columns, lambda _: 1.0)
+    ratio = torch.where(scale > 0, (found - true) / scale, 0.0)
+    is_own = image_of[columns] == rows[:, None]
+    deviation = max(float(ratio[kind].square().mean().sqrt()) for kind in (is_own, ~is_own) if bool(kind.any()))
+    unit = max(SIGMAS * deviation, 1.5 * float(ratio.abs().max())) + 4 * torch.finfo(torch.float32).eps
+    return lambda _: unit
+
+
+def count_by(
+    problem: Problem, screen: Screen, unit: Callable[[int], float], bound: Bound, clock: Clock
+) -> tuple[Tally, Kernel, bool]:
+    """Screen all tiles and settle what is left open.
+
+    Args:
+        problem: what is counted.
+        screen: scores tiles.
+        unit: how wrong a product of D terms of unit vectors can be.
+        bound: what `unit` is, for the record.
+        clock: receives the seconds of screening, and of settling.
+
+    Returns:
+        The counts, how they came about, and whether nothing speaks against the bound: no score that was checked is
+        further off, and every own pair, as near to its threshold as can be, was left open.
+    """
+    tally = problem.tally()
+    opened: list[Open] = []
+    rescored, pending, own, error, widest = 0, 0, 0, 0.0, 0.0
+
+    def close() -> None:
+        nonlocal pending, own, rescored, error
+        if opened:
+            pairs = Open(*(torch.cat(x) for x in zip(*opened, strict=True)))
+            is_own = problem.image_of[pairs.columns] == pairs.rows
+            own += int((is_own & pairs.of_text).sum())
+            pairs = pairs.where(~is_own)
+            rescored += len(pairs.rows)
+            for decide in (settle,) if screen.dtype == torch.float32 else (narrow, settle):
+                if len(pairs.rows):
+                    scores = decide(problem, tally, pairs)
+                    error = max(error, float((pairs.scores - scores).abs().max()))
+                    pairs = pairs._replace(scores=scores).where(pairs.of_image | pairs.of_text)
+        opened.clear()
+        pending = 0
+
+    image_bytes = 4 * sum(x[0].numel() for x in problem.images.tensors())
+    held = max(1, HELD_BYTES // (image_bytes * screen.image_rows)) * screen.image_rows
+    for some, against in ((some, columns) for rows, columns in problem.folds for some in blocks(rows, held)):
+        start = clock.now()
+        ready = [(rows, screen.images(rows)) for rows in blocks(some, screen.image_rows)]
+        for columns in blocks(against, screen.text_rows):
+            texts = screen.texts(columns)
+            for rows, images in ready:
+                of_images, of_texts, tolerance = limits(problem, rows, columns, unit)
+                found = screen.screen(images, texts, of_images, of_texts)
+                tally.better_images[rows] += found.of_images
+                tally.better_texts[columns] += found.of_texts
+                widest = max(widest, tolerance)
+                if len(found.rows):
+                    opened.append(
+                        Open(
+                            found.rows + rows.start,
+                            found.columns + columns.start,
+                            found.scores,
+                            of_images.leave_open(found.rows, found.scores),
+                            of_texts.leave_open(found.columns, found.scores),
+                        )
+                    )
+                    pending += len(found.rows)
+            if pending > OPEN_PAIRS:
+                clock.similarity += clock.now() - start
+                start = clock.now()
+                close()
+                clock.rank += clock.now() - start
+                start = clock.now()
+        clock.similarity += clock.now() - start
+    start = clock.now()
+    close()
+    clock.rank += clock.now() - start
+    name = str(screen.dtype).removeprefix("torch.")
+    kernel = Kernel(screen.name, name, bound, widest, rescored, error)
+    return tally, kernel, error <= widest and own == len(problem.texts)
+
+
+def narrow(problem: Problem, tally: Tally, pairs: Open) -> Tensor:
+    """Decide what float32 can, with the proven bound; the other pairs stay open.
+
+    Returns:
+        (P,) scores in float32; `of_image` and `of_text` are changed to what is open still.
+    """
+    scores = pair_scores(problem.images, problem.texts, problem.similarity, pairs.rows, pairs.columns, torch.float32)
+    tolerance = problem.reach.of_pairs(pairs.rows, pairs.columns, float32_unit)
+    for query, threshold, is_open, better in (
+        (pairs.rows, problem.best, pairs.of_image, tally.better_images),
+        (pairs.columns, problem.positive, pairs.of_text, tally.better_texts),
+    ):
+        above = scores > threshold[query] + tolerance
+        better.index_add_(0, query, (above & is_open).int())
+        is_open &= (scores >= threshold[query] - tolerance) & ~above
+    return scores
+
+
+def limits(
+    problem: Problem, rows: slice, columns: slice, unit: Callable[[int], float]
+) -> tuple[Limits, Limits, float]:
+    """Of the images and texts of a tile, and the largest tolerance among them."""
+    of_images = torch.zeros(rows.stop - rows.start, dtype=torch.float64, device=problem.device)
+    of_texts = torch.zeros(columns.stop - columns.start, dtype=torch.float64, device=problem.device)
+    for level in problem.reach.levels:
+        scale = unit(level.dim) * level.weight
+        images, texts = level.images[rows], level.texts[columns]
+        of_images += scale * images * texts.max()
+        of_texts += scale * texts * images.max()
+    found = []
+    for threshold, tolerance in ((problem.best[rows], of_images), (problem.positive[columns], of_texts)):
+        slack = tolerance + threshold.abs() * 2 * torch.finfo(torch.float32).eps  # limits are rounded themselves
+        found.append(Limits((threshold - slack).float(), (threshold + slack).float()))
+    return found[0], found[1], float(torch.maximum(of_images.max(), of_texts.max()))

@@ -1,0 +1,259 @@
+"""Every backend counts what the reference counts, whatever the levels, masks, ties and sizes."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cran_bench import counting
+from cran_bench.counting import Clock, choose, pose
+from cran_bench.counting.filtering import Filtering, measured
+from cran_bench.counting.problem import pair_scores
+from cran_bench.counting.reference import Reference
+from cran_bench.counting.tiles import Tiles, sum_of_best
+from cran_bench.errors import BadInput
+from cran_bench.ranking import rank
+from cran_bench.similarity import COSINE, DOT, Levels, MultiLevel, Relations, Similarity, region_pairs, rows_of
+
+CPU = torch.device("cpu")
+
+
+def screened(dtype, bound="measured", image_rows=5, text_rows=7):
+    return Filtering(partial(Tiles, dtype=dtype, image_rows=image_rows, text_rows=text_rows), bound)
+
+
+BACKENDS = {
+    f"{dtype} {bound}": screened(getattr(torch, dtype), bound)
+    for dtype in ("float32", "bfloat16")
+    for bound in ("measured", "proven")
+}
+
+
+@st.composite
+def problems(draw):
+    """Images, texts, owners and a similarity; small whole numbers tie often, real values hardly ever."""
+    captions = draw(st.lists(st.integers(1, 4), min_size=1, max_size=12))
+    n, t, d = len(captions), sum(captions), draw(st.sampled_from([1, 2, 3, 33]))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    ties = draw(st.booleans())
+
+    def vectors(*shape):
+        found = random.integers(-2, 3, shape) if ties else random.normal(size=shape)
+        return torch.from_numpy(found.astype(np.float32))
+
+    image_of = torch.repeat_interleave(torch.arange(n), torch.tensor(captions))
+    if draw(st.booleans()):
+        image_of = image_of[torch.from_numpy(random.permutation(t))]
+    if draw(st.booleans()):
+        return vectors(n, d), vectors(t, d), image_of, draw(st.sampled_from([COSINE, DOT]))
+    regions = draw(st.integers(0, 5))
+    kind = draw(st.sampled_from(["ordered", "unordered", "all"]))
+    form = draw(st.sampled_from(["none", "vectors", "factored", "divided"]))
+    count = len(region_pairs(regions, kind))
+    divisors = torch.from_numpy(random.uniform(0.5, 2.0, (n, regions, regions)).astype(np.float32))
+    relations = {
+        "none": None,
+        "vectors": vectors(n, count, d),
+        "factored": Relations(vectors(n, regions, d), vectors(n, regions, d), kind=kind),
+        "divided": Relations(vectors(n, regions, d), vectors(n, regions, d), divisors, kind),
+    }[form]
+    mask = torch.from_numpy(random.random((n, regions)) < 0.7) if draw(st.booleans()) else None
+    if form == "vectors" and mask is not None and regions < 2:
+        mask = None
+    has_globals = draw(st.booleans())
+    images = Levels(vectors(n, d) if has_globals else None, vectors(n, regions, d), relations, mask)
+    texts = Levels(vectors(t, d) if has_globals else None, vectors(t, d), None if form == "none" else vectors(t, d))
+    weights = draw(st.sampled_from([(1.0, 1.0, 1.0), (0.5, 2.0, 0.25)]))
+    return images, texts, image_of, MultiLevel(draw(st.booleans()), draw(st.integers(1, 7)), weights)
+
+
+@settings(deadline=None, max_examples=120)
+@given(problems(), st.sampled_from(sorted(BACKENDS)))
+def test_every_backend_counts_as_the_reference(problem, name):
+    images, texts, image_of, similarity = problem
+    expected = rank(images, texts, image_of, similarity, backend=Reference(1 << 14)).arrays()
+    found = rank(images, texts, image_of, similarity, backend=BACKENDS[name])
+    for key, value in expected.items():
+        assert np.array_equal(found.arrays()[key], value), key
+
+
+def levels(n, t, d=64, regions=5, seed=0, noise=1.0):
+    """Three levels that find their own pairs, more or less."""
+    draw = torch.Generator().manual_seed(seed)
+    image_of = torch.arange(t) * n // t
+
+    def side(*shape):
+        return torch.randn(*shape, generator=draw)
+
+    globals, parts, first, second = side(n, d), side(n, regions, d), side(n, regions, d), side(n, regions, d)
+    texts = (
+        own[image_of] + noise * side(t, d) for own in (globals, parts.sum(dim=1) / 3, (first[:, 0] + second[:, 1]) / 2)
+    )
+    return Levels(globals, parts, Relations(first, second)), Levels(*texts), image_of
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bound", ["measured", "proven"])
+@pytest.mark.parametrize("cosine", [False, True])
+def test_low_precision_leaves_few_pairs_open(dtype, bound, cosine):
+    images, texts, image_of = levels(120, 600, noise=3.0)
+    similarity = MultiLevel(cosine)
+    expected = rank(images, texts, image_of, similarity, backend="reference")
+    found = rank(images, texts, image_of, similarity, backend=screened(dtype, bound, 50, 200))
+    for key, value in expected.arrays().items():
+        assert np.array_equal(found.arrays()[key], value), key
+    kernel = found.kernel
+    assert kernel.bound == bound and kernel.error <= kernel.tolerance
+    most = {torch.float32: 0.01, torch.bfloat16: 0.25 if bound == "proven" else 0.05}[dtype]
+    assert kernel.rescored < most * 120 * 600
+    assert dtype == torch.float32 or 0 < kernel.error
+
+
+def test_the_proven_bound_holds_and_is_wider_than_the_measured_one():
+    images, texts, image_of = levels(40, 200)
+    for similarity in (MultiLevel(), MultiLevel(cosine=True)):
+        problem = pose(images, texts, image_of, similarity)
+        for dtype in (torch.float32, torch.bfloat16):
+            screen = Tiles(problem, dtype)
+            everything = slice(None)
+            found = screen.scores(screen.images(everything), screen.texts(everything)).double()
+            off = (found - similarity.scores(images, texts)).abs()
+            proven = problem.reach.of_all(everything, everything, screen.unit)
+            six = problem.reach.of_all(everything, everything, measured(problem, screen))
+            assert bool((off <= proven).all()) and bool((off <= six).all())
+            assert bool((six < proven).all())
+
+
+def test_a_bound_that_was_too_narrow_is_noticed_and_the_proven_one_taken(monkeypatch, capsys):
+    images, texts, image_of = levels(60, 300)
+    monkeypatch.setattr(counting.filtering, "measured", lambda problem, screen: lambda dim: 1e-5)
+    found = rank(images, texts, image_of, MultiLevel(), backend=screened(torch.bfloat16, "measured", 60, 300))
+    assert found.kernel.bound == "proven"
+    assert "counting again with the proven bound" in capsys.readouterr().err
+    expected = rank(images, texts, image_of, MultiLevel(), backend="reference")
+    assert np.array_equal(found.t2i.better, expected.t2i.better)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, in its own compiler
+def test_tiles_are_compiled_to_the_same_counts():
+    images, texts, image_of = levels(40, 90, d=8)
+    images = Levels(images.globals, images.regions, images.relations, torch.rand(40, 5) < 0.8)
+    plain = rank(images, texts, image_of, MultiLevel(cosine=True), backend=screened(torch.float32, "proven", 32, 64))
+    compiled = Filtering(partial(Tiles, is_compiled=True, image_rows=32, text_rows=64), "proven")
+    found = rank(images, texts, image_of, MultiLevel(cosine=True), backend=compiled)
+    for key, value in plain.arrays().items():
+        assert np.array_equal(found.arrays()[key], value), key
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 999))
+def test_the_sum_of_the_best_is_that_of_topk(count, top, seed):
+    values = torch.randn(count, 4, 5, generator=torch.Generator().manual_seed(seed))
+    top = min(top, count)
+    torch.testing.assert_close(sum_of_best(iter(values), top, False), values.topk(top, dim=0).values.sum(dim=0))
+    missing = values.masked_fill(values < 0, -torch.inf)
+    expected = missing.topk(top, dim=0).values
+    expected = expected.masked_fill(expected == -torch.inf, 0).sum(dim=0)
+    torch.testing.assert_close(sum_of_best(iter(missing), top, True), expected)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 200), st.sampled_from([1, 3000, 1 << 20]), st.integers(0, 999))
+def test_pairs_are_scored_as_in_the_matrix(count, pair_bytes, seed):
+    images, texts, _ = levels(9, 30, d=6, regions=3)
+    draw = torch.Generator().manual_seed(seed)
+    rows, columns = torch.randint(9, (count,), generator=draw), torch.randint(30, (count,), generator=draw)
+    found = pair_scores(images, texts, MultiLevel(), rows, columns, pair_bytes=pair_bytes)
+    torch.testing.assert_close(found, MultiLevel().scores(images, texts)[rows, columns], atol=1e-12, rtol=0)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 6), st.booleans(), st.sampled_from(["reference", "float32 measured"]))
+def test_folds_in_one_call_are_folds_ranked_apart(folds, shuffle, name):
+    images, texts, image_of = levels(6 * 4 + 1, 70, d=4, regions=2)
+    if shuffle:
+        order = torch.randperm(70, generator=torch.Generator().manual_seed(0))
+        texts, image_of = texts.rows(order), image_of[order]
+    how = BACKENDS.get(name, name)
+    joined = rank(images, texts, image_of, MultiLevel(top=2), backend=how, folds=folds)
+    size = 25 // folds
+    for fold in range(folds):
+        inside = (image_of // size == fold).nonzero().flatten()
+        rows = slice(fold * size, (fold + 1) * size)
+        alone = rank(images.rows(rows), texts.rows(inside), image_of[inside] - rows.start, MultiLevel(top=2))
+        part = joined.of_images(np.arange(rows.start, rows.stop))
+        for one, other in ((part.i2t, alone.i2t), (part.t2i, alone.t2i)):
+            for key, value in vars(other).items():
+                assert np.array_equal(getattr(one, key), value), key
+
+
+# choice -----------------------------------------------------------------------------------------------------------
+
+
+def posed(n=4, d=8, scale=1.0):
+    x = scale * torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+    return pose(Levels(x), Levels(x), torch.arange(n), DOT)
+
+
+def test_a_small_problem_is_counted_in_float64():
+    assert isinstance(choose(posed()), Reference)
+    assert isinstance(choose(posed(), "torch"), Filtering)
+    assert isinstance(choose(posed(), "reference"), Reference)
+
+
+def test_a_large_problem_is_screened(monkeypatch):
+    monkeypatch.setattr(counting, "SMALL", 10)
+    assert isinstance(choose(posed()), Filtering)
+    ranks = rank(torch.eye(4), torch.eye(4), torch.arange(4), DOT)
+    assert (ranks.kernel.name, ranks.kernel.dtype, ranks.kernel.bound) == ("torch", "float32", "measured")
+
+
+@pytest.mark.parametrize("scale", [1e12, 1e-20])
+def test_what_float32_does_not_hold_is_counted_in_float64(scale):
+    assert isinstance(choose(posed(scale=scale), "torch"), Reference)
+
+
+def test_bfloat16_only_where_it_is_faster(monkeypatch):
+    counting.fastest.cache_clear()
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert counting.fastest(CPU) == torch.float32
+    counting.fastest.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"backend": "torsh"}, "there is no backend 'torsh'; did you mean 'torch'"),
+        ({"bound": "provven"}, "there is no bound 'provven'; did you mean 'proven'"),
+    ],
+)
+def test_an_unknown_backend_or_bound_is_refused(options, said):
+    with pytest.raises(BadInput, match=said):
+        rank(torch.eye(2), torch.eye(2), torch.arange(2), DOT, **options)
+
+
+def test_the_clock_holds_the_seconds_of_both():
+    clock = Clock(CPU)
+    images, texts, image_of = levels(30, 60)
+    rank(images, texts, image_of, MultiLevel(), clock, backend=screened(torch.float32))
+    assert clock.similarity > 0 and clock.rank > 0
+
+
+def test_only_blocks_are_held(monkeypatch):
+    """Nothing of the size of all scores is made, and no block of float64 vectors beyond what a pair needs."""
+    images, texts, image_of = levels(64, 256, d=4)
+    largest = []
+    whole = Similarity.own_scores
+
+    def own_scores(self, *given):
+        found = whole(self, *given)
+        largest.append(found.numel())
+        return found
+
+    monkeypatch.setattr(Similarity, "own_scores", own_scores)
+    rank(images, texts, image_of, MultiLevel(), backend=screened(torch.float32, "proven", 16, 64))
+    assert max(largest) < 64 * 256 / 4
+    assert rows_of(images, slice(2)).globals.shape == (2, 4)
