@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -83,7 +84,7 @@ SeedOption = Annotated[int, typer.Option("-s", "--seed", min=0, help="Seed of th
 QuickOption = Annotated[bool, typer.Option("--quick", help="Less data and training, as for run.")]
 DrawingOption = Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Also draw it, as a PNG.")]
 BackendOption = Annotated[
-    str, typer.Option("--backend", metavar="NAME", help="How ranks are counted: auto, reference or torch.")
+    str, typer.Option("--backend", metavar="NAME", help="How ranks are counted: auto, reference, torch or triton.")
 ]
 BoundOption = Annotated[
     str, typer.Option("--bound", metavar="NAME", help="Of errors in low precision: measured, or proven.")
@@ -479,9 +480,7 @@ def bench(
         raise BadInput(f"every image has a text: give at least as many --texts as --images, not {texts} for {images}")
     where = pick_device(device)
     if what == "training":
-        from cran_bench.bench.training import bench_training
-
-        rows = list(bench_training(width, where))
+        rows = list(import_module("cran_bench.methods.cran.timing").bench_training(width, where))
     elif what == "similarity":
         from cran_bench.bench.similarity import bench_similarity
 

@@ -14,10 +14,10 @@ from typing import cast
 import torch
 
 from cran_bench.contract import Method
+from cran_bench.counting import Bound, Clock
 from cran_bench.dataset import Dataset
 from cran_bench.environment import environment, peak_memory
 from cran_bench.errors import BadInput, CannotWrite
-from cran_bench.counting import Bound, Clock
 from cran_bench.evaluation import evaluate
 from cran_bench.fits import Fit, FitStore, fields_json
 from cran_bench.preparation import Prepared
@@ -39,6 +39,7 @@ from cran_bench.similarity import Embedding, MultiLevel, Similarity, on_device
 from cran_bench.source import code_sha
 from cran_bench.split import MissingFeature, Split
 from cran_bench.storage import locked, sha256_json
+
 
 @dataclass(frozen=True)
 class Outcome:

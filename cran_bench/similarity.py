@@ -162,10 +162,7 @@ class Reach(NamedTuple):
     def of_all(self, rows: Rows, columns: Rows, unit: Callable[[int], float]) -> Tensor:
         """(I, T) bounds of all pairs of some images and texts, where a product of D terms is off by `unit(D)`."""
         return torch.stack(
-            [
-                unit(level.dim) * level.weight * level.images[rows, None] * level.texts[columns]
-                for level in self.levels
-            ]
+            [unit(level.dim) * level.weight * level.images[rows, None] * level.texts[columns] for level in self.levels]
         ).sum(dim=0)
 
     def of_pairs(self, rows: Rows, columns: Rows, unit: Callable[[int], float]) -> Tensor:
@@ -257,9 +254,7 @@ class Similarity:
         ):
             if image is not None and isinstance(text, Tensor):
                 longest = (
-                    self._pair_reach(image, left.mask, lengths)
-                    if isinstance(image, Relations)
-                    else self._reach(image)
+                    self._pair_reach(image, left.mask, lengths) if isinstance(image, Relations) else self._reach(image)
                 )
                 found.append(LevelReach(abs(weight), text.shape[-1], longest, self._reach(text)))
         return Reach(tuple(found))
@@ -268,9 +263,20 @@ class Similarity:
         """Refuse embeddings that do not fit this similarity or each other.
 
         Raises:
-            BadInput: other levels on the two sides, other dimensions, or a level this similarity does not read.
+            BadInput: other levels on the two sides, other dimensions, a level this similarity does not read, tensors of
+                several dtypes or devices, or of another dtype than float32 and float64.
         """
         left, right = as_levels(images), as_levels(texts)
+        tensors = [*left.tensors(), *right.tensors()]
+        dtypes = sorted({str(x.dtype).removeprefix("torch.") for x in tensors})
+        devices = sorted({str(x.device) for x in tensors})
+        for what, found in (("dtype", dtypes), ("device", devices)):
+            if len(found) > 1:
+                raise BadInput(
+                    f"embeddings of {' and '.join(found)}: give images and texts, on every level, one {what}"
+                )
+        if dtypes[0] not in ("float32", "float64"):
+            raise BadInput(f"embeddings are {dtypes[0]}; give float32")
         for name in ("globals", "regions", "relations"):
             a, b = getattr(left, name), getattr(right, name)
             if (a is None) != (b is None):
@@ -460,7 +466,8 @@ def pair_lengths(relations: Relations, block: int = 64) -> Tensor:
     From |first_j|^2 + |second_k|^2 + 2 first_j' second_k, but of images with a pair that nearly cancels, from the sums.
     """
     found = []
-    for rows in torch.arange(len(relations.first), device=relations.first.device).split(block):
+    for start in range(0, len(relations.first), block):
+        rows = slice(start, start + block)
         first, second = relations.first[rows].double(), relations.second[rows].double()
         alone = first.square().sum(dim=2)[:, :, None] + second.square().sum(dim=2)[:, None]
         squares = alone + 2 * first @ second.mT

@@ -1,5 +1,6 @@
 """Every backend counts what the reference counts, whatever the levels, masks, ties and sizes."""
 
+import os
 from functools import partial
 
 import numpy as np
@@ -18,6 +19,7 @@ from cran_bench.errors import BadInput
 from cran_bench.ranking import rank
 from cran_bench.similarity import COSINE, DOT, Levels, MultiLevel, Relations, Similarity, region_pairs, rows_of
 
+os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 CPU = torch.device("cpu")
 
 
@@ -109,7 +111,7 @@ def test_low_precision_leaves_few_pairs_open(dtype, bound, cosine):
     assert kernel.bound == bound and kernel.error <= kernel.tolerance
     most = {torch.float32: 0.01, torch.bfloat16: 0.25 if bound == "proven" else 0.05}[dtype]
     assert kernel.rescored < most * 120 * 600
-    assert dtype == torch.float32 or 0 < kernel.error
+    assert dtype == torch.float32 or kernel.error > 0
 
 
 def test_the_proven_bound_holds_and_is_wider_than_the_measured_one():
@@ -190,6 +192,40 @@ def test_folds_in_one_call_are_folds_ranked_apart(folds, shuffle, name):
                 assert np.array_equal(getattr(one, key), value), key
 
 
+# the fused kernel, in Triton's interpreter -------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=20)
+@given(problems(), st.sampled_from(["measured", "proven"]))
+def test_the_fused_kernel_counts_as_the_reference(problem, bound):
+    pytest.importorskip("triton")
+    from cran_bench.counting.fused import Fused
+
+    images, texts, image_of, similarity = problem
+    expected = rank(images, texts, image_of, similarity, backend="reference").arrays()
+    how = Filtering(partial(Fused, image_rows=9, text_rows=17), bound)
+    found = rank(images, texts, image_of, similarity, backend=how)
+    for key, value in expected.items():
+        assert np.array_equal(found.arrays()[key], value), key
+
+
+def test_the_fused_kernel_starts_anew_where_more_pairs_are_open_than_it_has_room_for():
+    pytest.importorskip("triton")
+    images = torch.ones(70, 3)
+    ranks = rank(images, images, torch.arange(70), DOT, backend="triton")
+    assert ranks.kernel.name == "triton" and ranks.kernel.rescored == 70 * 69
+    assert ranks.t2i.tied.tolist() == [69] * 70
+
+
+def test_without_a_gpu_the_fused_kernel_has_to_be_wanted(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(BadInput, match="the backend triton needs a GPU: use --backend torch"):
+        rank(torch.eye(2), torch.eye(2), torch.arange(2), DOT, backend="triton")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"the backend triton needs the package triton: install .* extra 'triton'"):
+        rank(torch.eye(2), torch.eye(2), torch.arange(2), DOT, backend="triton")
+
+
 # choice -----------------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +269,15 @@ def test_bfloat16_only_where_it_is_faster(monkeypatch):
 def test_an_unknown_backend_or_bound_is_refused(options, said):
     with pytest.raises(BadInput, match=said):
         rank(torch.eye(2), torch.eye(2), torch.arange(2), DOT, **options)
+
+
+def test_relations_that_are_no_sums_are_told_of_once(capsys):
+    images, texts, image_of = levels(6, 12, d=4)
+    j, k = images.relations.pairs().T
+    vectors = images.relations.first[:, j] + images.relations.second[:, k]
+    for _ in range(2):
+        rank(Levels(relations=vectors), Levels(relations=texts.relations), image_of, MultiLevel(), backend="torch")
+    assert capsys.readouterr().err.count("relations are not factored") <= 1
 
 
 def test_the_clock_holds_the_seconds_of_both():

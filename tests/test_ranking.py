@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cran_bench.errors import BadInput
 from cran_bench.counting import Clock
 from cran_bench.counting.reference import Reference
+from cran_bench.errors import BadInput
 from cran_bench.ranking import KS, Counts, Metrics, Ranks, mean_metrics, rank, twin_accuracy
 from cran_bench.similarity import COSINE, DOT, Levels, MultiLevel, Relations, Similarity
 
@@ -98,7 +98,9 @@ def test_the_tile_size_changes_nothing(similarity, dim):
     images = torch.randn(40, dim, generator=random)[torch.randint(40, (97,), generator=random)]
     texts = torch.randn(60, dim, generator=random)[torch.randint(60, (211,), generator=random)]
     image_of = torch.cat([torch.arange(97), torch.randint(97, (114,), generator=random)]).sort().values
-    found = [rank(images, texts, image_of, similarity, backend=Reference(size)) for size in (1, 30_000, 200_000, 1 << 28)]
+    found = [
+        rank(images, texts, image_of, similarity, backend=Reference(size)) for size in (1, 30_000, 200_000, 1 << 28)
+    ]
     assert found[0].ties() > 100
     for other in found[1:]:
         assert triples(other.i2t) == triples(found[0].i2t)

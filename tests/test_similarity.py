@@ -313,6 +313,19 @@ def test_other_dimensions_on_a_level_are_refused(factored, texts, name):
         MultiLevel().check(factored, Levels(**{**vars(texts), name: getattr(texts, name)[:, :5]}))
 
 
+def test_embeddings_of_several_or_odd_dtypes_are_refused(factored, texts):
+    doubled = Levels(**{**vars(texts), "regions": texts.regions.double()})
+    with pytest.raises(BadInput, match="embeddings of float32 and float64: give images and texts, on every level, one"):
+        MultiLevel().check(factored, doubled)
+    with pytest.raises(BadInput, match="embeddings are float16; give float32"):
+        COSINE.check(torch.ones(2, 2).half(), torch.ones(2, 2).half())
+
+
+def test_embeddings_on_two_devices_are_refused():
+    with pytest.raises(BadInput, match=r"embeddings of cpu and meta: .* one device"):
+        COSINE.check(torch.ones(2, 2), torch.ones(2, 2, device="meta"))
+
+
 @pytest.mark.parametrize("similarity", [COSINE, DOT, Similarity(cosine=True)])
 @pytest.mark.parametrize("name", ["regions", "relations"])
 def test_one_vector_similarities_refuse_other_levels(factored, texts, similarity, name):

@@ -87,19 +87,19 @@ def test_stacks_are_trained_once_for_all(tiny, store, tmp_path):
 
 @pytest.fixture
 def stopping(monkeypatch):
-    """``with stopping(at):`` whatever is fitted is stopped once its checkpoint says so."""
+    """``with stopping(when):`` what is fitted is stopped once a checkpoint says so."""
 
     @contextmanager
-    def stop(at):
+    def stop(when):
         write = LentRun.checkpoint
 
-        def written_and_stopped(self, state, said=""):
-            write(self, state, said)
-            if said.startswith(at):
+        def write_and_stop(self, state, at=""):
+            write(self, state, at)
+            if at.startswith(when):
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(LentRun, "checkpoint", written_and_stopped)
+            patched.setattr(LentRun, "checkpoint", write_and_stop)
             yield
 
     return stop

@@ -1,1 +1,1 @@
-"""The suite's own speed record: scoring, ranking and training against what one would use instead."""
+"""The suite's own speed record: scoring and ranking against what one would use instead."""

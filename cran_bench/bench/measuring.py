@@ -6,7 +6,7 @@ import gc
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -135,7 +135,7 @@ def save(rows: list[dict[str, Any]], folder: Path) -> Path:
     return path.with_suffix(".md")
 
 
-def render(rows: list[dict[str, Any]], style: str = "simple") -> str:
+def render(rows: Sequence[Mapping[Any, Any]], style: str = "simple") -> str:
     """A table of one task's rows."""
     heads = {
         "what": "",
@@ -167,9 +167,7 @@ def render(rows: list[dict[str, Any]], style: str = "simple") -> str:
         for row in rows
     ]
     align = ["left" if name in ("what", "dtype", "part", "ranks") else "right" for name in used]
-    return tabulate(
-        cells, [heads[name] for name in used], tablefmt=style, colalign=align, disable_numparse=True
-    )
+    return tabulate(cells, [heads[name] for name in used], tablefmt=style, colalign=align, disable_numparse=True)
 
 
 def _is_missing(value: Any) -> bool:

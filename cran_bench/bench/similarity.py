@@ -14,7 +14,7 @@ from torch import Tensor
 from cran_bench.counting import Clock, Problem, pose
 from cran_bench.counting.filtering import Bound, Filtering
 from cran_bench.counting.reference import Reference
-from cran_bench.counting.tiles import Tiles, fitting
+from cran_bench.counting.tiles import fitting
 from cran_bench.environment import environment
 from cran_bench.progress import say
 from cran_bench.ranking import Ranks, rank
@@ -26,6 +26,7 @@ from .measuring import gemm_peak, memory, timed
 REGIONS, TOP = 5, 3
 NOISE = 12.0  # of texts against what they are about: about half of the queries find it first
 BLOCKS = (128, 256, 512, 1024, 2048)
+HUGE = 1e9  # pairs from which nothing is run twice
 EVERY = 3e7  # pairs up to which all ranks are checked in float64
 SPOT = 200  # images, and texts, whose ranks are checked in float64
 
@@ -167,9 +168,10 @@ class Bench:
         sides = problem.images, problem.texts, problem.image_of, problem.similarity
         backend = Filtering(partial(fitting, dtype=dtype, is_compiled=is_compiled), bound)
         rounds = 3 if problem.pairs < 5e7 else 1
-        with memory(problem.device) as used:
+        if problem.pairs < HUGE:  # else once is enough
             rank(*sides, backend=backend)
-        seconds, ranks = timed(lambda: rank(*sides, backend=backend), problem.device, rounds, warm=False)
+        with memory(problem.device) as used:
+            seconds, ranks = timed(lambda: rank(*sides, backend=backend), problem.device, rounds, warm=False)
         assert ranks.kernel is not None
         return self.row(
             f"ours, ranks both ways, {bound} bound{', compiled' if is_compiled else ''}",
@@ -219,8 +221,8 @@ def truth(problem: Problem) -> Truth:
     if problem.pairs <= EVERY:
         tally, _ = Reference().count(problem, clock)
         of_images, of_texts = (tally.better_images, tally.tied_images), (tally.better_texts, tally.tied_texts)
-        everything = (torch.arange(size, device=problem.device) for size in (n, t))
-        return Truth(*everything, of_images, of_texts, "all")
+        rows, columns = (torch.arange(size, device=problem.device) for size in (n, t))
+        return Truth(rows, columns, of_images, of_texts, "all")
     draw = torch.Generator().manual_seed(1)
     rows, columns = (torch.randperm(size, generator=draw)[:SPOT].to(problem.device) for size in (n, t))
     place = torch.full((n,), -1, device=problem.device)  # of the images that are looked at
@@ -267,4 +269,3 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-

@@ -1,22 +1,26 @@
-"""Counting, for every query, what scores better than its best right one: one problem, several backends, equal counts."""
+"""Counting what scores better than the best right answer: one problem, several backends, equal counts."""
 
 from __future__ import annotations
 
 import functools
+import importlib.util
+import os
 import time
+from collections.abc import Callable
 from typing import get_args
 
 import torch
 
 from cran_bench.errors import BadInput, did_you_mean
-from .filtering import Bound, Filtering
+
+from .filtering import Bound, Filtering, Screen
 from .problem import Backend, Clock, Kernel, Problem, Tally, pose
 from .reference import Reference
 from .tiles import fitting
 
 __all__ = ["BACKENDS", "BOUNDS", "Backend", "Bound", "Clock", "Kernel", "Problem", "Tally", "choose", "pose"]
 
-BACKENDS = ("auto", "reference", "torch")
+BACKENDS = ("auto", "reference", "torch", "triton")
 BOUNDS = get_args(Bound)
 
 SMALL = 2e9  # FLOP; below, float64 is done before anything else has begun
@@ -33,9 +37,26 @@ def choose(problem: Problem, backend: str = "auto", bound: Bound = "measured") -
     require_known(backend, bound)
     if backend == "reference" or (backend == "auto" and problem.flop < SMALL) or not is_in_range(problem):
         return Reference()
+    if backend == "triton":
+        return Filtering(fused_screen(problem.device), bound)
     is_large = problem.flop >= LARGE
     dtype = fastest(problem.device) if is_large else torch.float32
     return Filtering(functools.partial(fitting, dtype=dtype), bound)
+
+
+def fused_screen(device: torch.device) -> Callable[[Problem], Screen]:
+    """The screen of `triton`, which is imported only here.
+
+    Raises:
+        BadInput: it is not installed, or there is no GPU and not Triton's interpreter.
+    """
+    if importlib.util.find_spec("triton") is None:
+        raise BadInput("the backend triton needs the package triton: install cran-bench with the extra 'triton'")
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise BadInput("the backend triton needs a GPU: use --backend torch, or try it with TRITON_INTERPRET=1, slowly")
+    from .fused import Fused
+
+    return Fused
 
 
 def require_known(backend: str, bound: str) -> None:

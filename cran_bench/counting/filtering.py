@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ class Screened(NamedTuple):
 class Screen(Protocol):
     """Low-precision scores of tiles; what it makes of a tile's images or texts is its own affair."""
 
-    name: str
+    name: ClassVar[str]
     dtype: torch.dtype
     image_rows: int
     text_rows: int
@@ -101,9 +101,11 @@ class Screen(Protocol):
 
 @dataclass(frozen=True)
 class Filtering:
-    """Attributes:
-    screen: makes a screen for a problem.
-    bound: `measured` or `proven`.
+    """The backends on screens.
+
+    Attributes:
+        screen: makes a screen for a problem.
+        bound: `measured` or `proven`.
     """
 
     screen: Callable[[Problem], Screen]
@@ -237,9 +239,7 @@ def narrow(problem: Problem, tally: Tally, pairs: Open) -> Tensor:
     return scores
 
 
-def limits(
-    problem: Problem, rows: slice, columns: slice, unit: Callable[[int], float]
-) -> tuple[Limits, Limits, float]:
+def limits(problem: Problem, rows: slice, columns: slice, unit: Callable[[int], float]) -> tuple[Limits, Limits, float]:
     """Of the images and texts of a tile, and the largest tolerance among them."""
     of_images = torch.zeros(rows.stop - rows.start, dtype=torch.float64, device=problem.device)
     of_texts = torch.zeros(columns.stop - columns.start, dtype=torch.float64, device=problem.device)

@@ -1,5 +1,7 @@
 """Products, the best of members, and comparison in one Triton kernel: the backend `triton`, which has to be asked for.
 
+It has run in Triton's interpreter only, on small problems; on no GPU has it been timed against `torch` yet.
+
 A program scores BI images against BT texts, level by level, adds what is above the limits to the counts of its images
 and texts, and appends the pairs that are open to a list.  Scores never reach memory.
 """
@@ -151,20 +153,20 @@ class Fused(Tiles):
 
     def scores(self, images: Any, texts: list[Tensor]) -> Tensor:
         """See Screen: by the kernel, with limits that leave every pair open."""
-        made, _ = images
-        never = [torch.full((size,), torch.inf, device=texts[0].device) for size in (made[0].vectors.shape[1], len(texts[0]))]
-        found = self._launch(images, texts, *(Limits(-limit, limit) for limit in never), int(never[0].numel() * never[1].numel()))
-        out = torch.empty(len(never[0]), len(never[1]), device=texts[0].device)
+        I, T = images[0][0].vectors.shape[1], len(texts[0])
+        of_images, of_texts = (
+            Limits(*(torch.full((size,), sign * torch.inf, device=texts[0].device) for sign in (-1, 1)))
+            for size in (I, T)
+        )
+        found = self._launch(images, texts, of_images, of_texts, I * T)
+        out = torch.empty(I, T, device=texts[0].device)
         out[found.rows, found.columns] = found.scores
         return out
 
     def screen(self, images: Any, texts: list[Tensor], of_images: Limits, of_texts: Limits) -> Screened:
         """See Screen."""
         pairs = len(of_images.low) * len(of_texts.low)
-        found = self._launch(images, texts, of_images, of_texts, max(4096, pairs // 8))
-        if len(found.rows) < 0:
-            raise AssertionError
-        return found
+        return self._launch(images, texts, of_images, of_texts, max(4096, pairs // 8))
 
     def _launch(self, images: Any, texts: list[Tensor], of_images: Limits, of_texts: Limits, capacity: int) -> Screened:
         I, T, device = len(of_images.low), len(of_texts.low), texts[0].device
@@ -192,14 +194,15 @@ class Fused(Tiles):
         number = int(counts[2])
         if number > capacity:
             return self._launch(images, texts, of_images, of_texts, number)
-        return Screened(counts[0], counts[1], *(x[:number].long() for x in where), scores[:number])
+        rows, columns = (x[:number].long() for x in where)
+        return Screened(counts[0], counts[1], rows, columns, scores[:number])
 
 
 def operands(level: Images, plan: Plan) -> Operands:
     """A level's tile, image by image."""
     vectors = level.vectors.transpose(0, 1)
     count, in_pairs = vectors.shape[1], plan.pairs is not None
-    halves = vectors.split(count // 2, dim=1) if in_pairs else (vectors, vectors)
+    halves = (vectors[:, : count // 2], vectors[:, count // 2 :]) if in_pairs else (vectors, vectors)
     n = halves[0].shape[1]
     padded = triton.next_power_of_2(n)
     pad = torch.nn.functional.pad

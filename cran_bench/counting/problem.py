@@ -1,4 +1,4 @@
-"""What there is to count: for every query, the wrong candidates that score better than its best right one, or as well."""
+"""What there is to count: wrong candidates that score better than the best right one of a query, or as well."""
 
 from __future__ import annotations
 

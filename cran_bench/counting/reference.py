@@ -16,8 +16,10 @@ TILE_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class Reference:
-    """Attributes:
-    tile_bytes: memory for one tile of scores; nothing of the size N x T is ever held.
+    """The backend `reference`.
+
+    Attributes:
+        tile_bytes: memory for one tile of scores; nothing of the size N x T is ever held.
     """
 
     tile_bytes: int = TILE_BYTES

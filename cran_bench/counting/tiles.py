@@ -15,6 +15,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from cran_bench.progress import say
 from cran_bench.similarity import MultiLevel, Relations, both_exist, pairs_by_count, take, unit
 
 from .filtering import Limits, Screened, float32_unit
@@ -150,6 +151,7 @@ class Tiles:
         elif images.relations is not None:
             count = images.relations.shape[1]
             plans["relations"] = Plan(None, count, min(top, count))
+            tell_of_vectors(count)
         self.plans = {name: plan for name, plan in plans.items() if plan.members}
         self._memory: dict[tuple[int, tuple[int, ...]], Tensor] = {}
         self.weights = dict(zip(("globals", "regions", "relations"), similarity.level_weights(), strict=True))
@@ -238,6 +240,12 @@ class Tiles:
         rows, columns = is_open.nonzero().T if bool(is_open.any()) else torch.empty(2, 0, dtype=torch.int64)
         rows, columns = rows.to(scores.device), columns.to(scores.device)
         return Screened(better_i, better_t, rows, columns, scores[rows, columns])
+
+
+@functools.cache
+def tell_of_vectors(count: int) -> None:
+    """Once, that relations which are no sums of two vectors cost a product each."""
+    say(f"relations are not factored, as a linear layer's are: every pair takes {count} products for them")
 
 
 def farthest(x: Tensor) -> float:

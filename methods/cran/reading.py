@@ -171,7 +171,7 @@ class Reading(Recipe):
 
         Training(
             module=teller,
-            optimizer=torch.optim.Adam([p for p in teller.parameters() if p.requires_grad], lr=RATE),
+            optimizer=torch.optim.Adam([p for p in teller.parameters() if p.requires_grad], lr=RATE, fused=True),
             steps=steps,
             batches=batches,
             loss=teller.loss,

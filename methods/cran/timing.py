@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +17,19 @@ from cran_bench.losses import margin_loss
 from cran_bench.progress import say
 from cran_bench.similarity import Levels, MultiLevel, region_pairs
 
+from .batches import Batches
+from .model import LENGTH, Network, Views, only, unit
+from .recipe import LEVELS, Recipe
+
 STEPS, WARM, IMAGES = 50, 3, 2000
-LR = 4e-4  # the paper's; rounding errors grow from step to step, the faster the larger it is
+LR = 1e-4  # rounding errors grow from step to step, the faster the larger it is
 
 
-def bench_training(width: str, device: torch.device) -> Iterator[dict[str, Any]]:
+def bench_training(width: Literal["compact", "full"], device: torch.device) -> Iterator[dict[str, Any]]:
     """A row for the plain module and one for ours, over the same steps from the same weights."""
-    from cran_bench.methods.cran.batches import Batches
-    from cran_bench.methods.cran.model import LENGTH, Network, Views
-    from cran_bench.methods.cran.recipe import LEVELS, Recipe
-
     torch.manual_seed(0)
     # without dropout, and without batch normalisation, whose statistics are of the steps that are computed
-    still = {"dropout": 0.0, "attn_dropout": 0.0, "conv_bn": False}
+    still: dict[str, Any] = {"dropout": 0.0, "attn_dropout": 0.0, "conv_bn": False}
     recipe = Recipe(width=width, image_scaling="l2", start="scratch", **still)
     dim = 4096 if width == "full" else 1280
     steps = STEPS if width == "compact" else 3
@@ -61,9 +61,9 @@ def bench_training(width: str, device: torch.device) -> Iterator[dict[str, Any]]
                 began = time.perf_counter()
             owner = rows[step % len(rows)].to(device)
             optimizer.zero_grad(set_to_none=True)
-            images, texts = forward(network, Views(*(x[owner] for x in views)), chars[owner])
+            images, texts = forward(network, Views(*(x[owner] for x in views if x is not None)), chars[owner])
             loss = three_losses(images, texts, owner, recipe.margin)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             found.append(loss.detach())
         wait(device)
@@ -93,9 +93,6 @@ def wait(device: torch.device) -> None:
 
 def three_losses(images: Levels, texts: Levels, owner: Tensor, margin: float) -> Tensor:
     """The sum of the levels' losses with all negatives."""
-    from cran_bench.methods.cran.model import only
-    from cran_bench.methods.cran.recipe import LEVELS
-
     total = torch.zeros((), device=owner.device)
     for level in LEVELS:
         scores = MultiLevel(top=3).scores_as_given(only(images, level), only(texts, level))
@@ -103,16 +100,14 @@ def three_losses(images: Levels, texts: Levels, owner: Tensor, margin: float) ->
     return total
 
 
-def shared(network: nn.Module, views: Any, chars: Tensor) -> tuple[Levels, Levels]:
+def shared(network: Network, views: Views, chars: Tensor) -> tuple[Levels, Levels]:
     """As CRAN is trained."""
-    return network.images(views), network.texts(network.read(chars))  # type: ignore[operator]
+    return network.images(views), network.texts(network.read(chars))
 
 
-def plain(network: nn.Module, views: Any, chars: Tensor) -> tuple[Levels, Levels]:
+def plain(network: Network, views: Views, chars: Tensor) -> tuple[Levels, Levels]:
     """The same network without its shortcuts: characters one-hot, all steps, a linear layer over concatenated pairs."""
-    from cran_bench.methods.cran.model import unit
-
-    levels = network.levels
+    levels: Any = network.levels
     read = {}
     for name, level in levels.items():
         encoder = level.encoder
@@ -124,9 +119,9 @@ def plain(network: nn.Module, views: Any, chars: Tensor) -> tuple[Levels, Levels
         a = level.pooling.weights(H, counts)
         read[name] = (a[:, None] @ H).squeeze(1)
     whole, local = (levels[name].images(views) for name in ("global", "local"))
-    relation = levels["relation"]
+    relation: Any = levels["relation"]
     x = relation.inputs(views)
     j, k = region_pairs(x.shape[1]).to(x.device).T
     weight = torch.cat([relation.first.weight, relation.second.weight], dim=1)
     pairs = nn.functional.linear(torch.cat([x[:, j], x[:, k]], dim=2), weight, relation.second.bias)
-    return Levels(whole.globals, local.regions, unit(pairs), views.mask), network.texts(read)  # type: ignore[operator]
+    return Levels(whole.globals, local.regions, unit(pairs), views.mask), network.texts(read)
