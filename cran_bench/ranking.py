@@ -19,9 +19,10 @@ from torch import Tensor
 
 from cran_bench.counting import Backend, Bound, Clock, Kernel, choose, pose
 from cran_bench.counting.problem import pair_scores
+from cran_bench.environment import in_full_precision
 from cran_bench.errors import BadInput
 from cran_bench.protocols import fold_rows
-from cran_bench.similarity import Embedding, Similarity, as_levels, require_finite, rounding
+from cran_bench.similarity import Embedding, Similarity, as_levels, rounding
 
 KS = (1, 5, 10)
 
@@ -147,6 +148,7 @@ def mean_metrics(metrics: list[Metrics]) -> Metrics:
     return Metrics(**{name: float(np.mean([getattr(m, name) for m in metrics])) for name in names})
 
 
+@torch.no_grad()
 def rank(
     images: Embedding,
     texts: Embedding,
@@ -182,12 +184,11 @@ def rank(
         raise BadInput(f"ranking needs images and texts; there are {n} images and {t} texts")
     if len(image_of) != t:
         raise BadInput(f"image_of names the image of each text: {t} texts came with {len(image_of)} entries")
-    if not 0 <= int(image_of.min()) <= int(image_of.max()) < n:
-        raise BadInput(f"image_of names image {int(image_of.max())}, but there are {n} images, counted from 0")
+    for named in (int(image_of.min()), int(image_of.max())):
+        if not 0 <= named < n:
+            raise BadInput(f"image_of names image {named}, but there are {n} images, counted from 0")
     similarity.check(left, right)
-    require_finite(left, "image embeddings")
-    require_finite(right, "text embeddings")
-    image_of = image_of.to(device)
+    image_of = image_of.to(device, torch.int64)
     if folds:
         size = len(fold_rows(n, folds)[0])
         fold = image_of // size
@@ -196,12 +197,13 @@ def rank(
         if n % folds or not torch.equal(order, torch.arange(t, device=device)):
             left, right, image_of = left.rows(slice(folds * size)), right.rows(order), image_of[order]
     clock = clock or Clock(device)
-    start = clock.now()
-    problem = pose(left, right, image_of, similarity, folds or 1)
+    with in_full_precision(device):
+        start = clock.now()
+        problem = pose(left, right, image_of, similarity, folds or 1)
+        clock.similarity += clock.now() - start
+        how = choose(problem, backend, bound) if isinstance(backend, str) else backend
+        tally, kernel = how.count(problem, clock)
     own_tolerances = problem.reach.of_pairs(image_of, torch.arange(len(image_of), device=device), rounding)
-    clock.similarity += clock.now() - start
-    how = choose(problem, backend, bound) if isinstance(backend, str) else backend
-    tally, kernel = how.count(problem, clock)
     right_ones = torch.zeros(len(left), dtype=torch.int32, device=device)
     right_ones.index_add_(0, image_of, (problem.positive >= problem.best[image_of] - own_tolerances).int())
     better_i, tied_i, tied_right, better_t, tied_t = (

@@ -112,21 +112,29 @@ def as_levels(embedding: Embedding) -> Levels:
     return embedding if isinstance(embedding, Levels) else Levels(globals=embedding)
 
 
-def require_finite(embedding: Embedding, what: str) -> None:
+def require_finite(embedding: Embedding, what: str) -> tuple[float, float]:
     """Refuse NaN and infinite values.
+
+    Returns:
+        The largest coordinate of the smallest vector that is not zero, and that of the largest vector; 1 if all are 0.
 
     Raises:
         BadInput: naming `what`, the first bad row and how many there are.
     """
+    smallest, largest = 1.0, 1.0
     for tensor in as_levels(embedding).tensors():
         if not tensor.numel():
             continue
-        largest = torch.linalg.vector_norm(tensor.reshape(len(tensor), -1), torch.inf, dim=1)
-        bad = (~torch.isfinite(largest)).nonzero().flatten()
+        sizes = torch.linalg.vector_norm(tensor, torch.inf, dim=-1).reshape(len(tensor), -1)
+        bad = (~torch.isfinite(sizes)).any(dim=1).nonzero().flatten()
         if len(bad):
             raise BadInput(
                 f"{what}: {len(bad)} of {len(tensor)} vectors contain NaN or infinity, the first is {bad[0]}"
             )
+        some = sizes[sizes > 0]
+        if len(some):
+            smallest, largest = min(smallest, float(some.min())), max(largest, float(some.max()))
+    return smallest, largest
 
 
 class LevelReach(NamedTuple):
@@ -267,7 +275,19 @@ class Similarity:
                 several dtypes or devices, or of another dtype than float32 and float64.
         """
         left, right = as_levels(images), as_levels(texts)
+        for side, levels in (("images", left), ("texts", right)):
+            counts = sorted({len(x) for x in (*levels.tensors(), *([levels.mask] if levels.mask is not None else []))})
+            if len(counts) > 1:
+                raise BadInput(
+                    f"levels of {side} have {' and '.join(map(str, counts))} rows; give one for each of them"
+                )
+        if left.mask is not None and left.mask.dtype != torch.bool:
+            raise BadInput(
+                f"the mask is {str(left.mask.dtype).removeprefix('torch.')}; give bool, True where a region exists"
+            )
         tensors = [*left.tensors(), *right.tensors()]
+        if min(x.shape[-1] for x in tensors) == 0:
+            raise BadInput("embeddings have no dimensions; give vectors of at least one")
         dtypes = sorted({str(x.dtype).removeprefix("torch.") for x in tensors})
         devices = sorted({str(x.device) for x in tensors})
         for what, found in (("dtype", dtypes), ("device", devices)):

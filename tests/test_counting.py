@@ -139,6 +139,16 @@ def test_a_bound_that_was_too_narrow_is_noticed_and_the_proven_one_taken(monkeyp
     assert np.array_equal(found.t2i.better, expected.t2i.better)
 
 
+@pytest.mark.parametrize("name", sorted(BACKENDS))
+def test_collapsed_embeddings_are_counted_by_the_reference(name, monkeypatch):
+    """Where every pair ties, every pair is open."""
+    monkeypatch.setattr(counting.filtering, "settle", None)
+    image_of = torch.arange(60) // 3
+    ranks = rank(torch.ones(20, 8), torch.ones(60, 8), image_of, COSINE, backend=BACKENDS[name])
+    assert ranks.i2t.tied.tolist() == [57] * 20 and ranks.t2i.tied.tolist() == [19] * 60
+    assert ranks.kernel.rescored == 20 * 60 and ranks.kernel.bound in name
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, in its own compiler
 def test_tiles_are_compiled_to_the_same_counts():
     images, texts, image_of = levels(40, 90, d=8)
@@ -213,8 +223,7 @@ def test_the_fused_kernel_starts_anew_where_more_pairs_are_open_than_it_has_room
     pytest.importorskip("triton")
     images = torch.ones(70, 3)
     ranks = rank(images, images, torch.arange(70), DOT, backend="triton")
-    assert ranks.kernel.name == "triton" and ranks.kernel.rescored == 70 * 69
-    assert ranks.t2i.tied.tolist() == [69] * 70
+    assert ranks.kernel.name == "triton" and ranks.t2i.tied.tolist() == [69] * 70
 
 
 def test_without_a_gpu_the_fused_kernel_has_to_be_wanted(monkeypatch):
@@ -249,7 +258,50 @@ def test_a_large_problem_is_screened(monkeypatch):
 
 @pytest.mark.parametrize("scale", [1e12, 1e-20])
 def test_what_float32_does_not_hold_is_counted_in_float64(scale):
-    assert isinstance(choose(posed(scale=scale), "torch"), Reference)
+    x = scale * torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    assert rank(x, x, torch.arange(9), DOT, backend="torch").kernel.name == "reference"
+
+
+@pytest.mark.parametrize("name", sorted(BACKENDS))
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_a_direction_counts_whatever_its_length(name, scale):
+    draw = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(30, 16, generator=draw), torch.randn(30, 16, generator=draw)
+    expected = rank(images, texts, torch.arange(30), COSINE, backend="reference")
+    texts[7] *= scale
+    found = rank(images, texts, torch.arange(30), COSINE, backend=BACKENDS[name])
+    assert found.t2i.better.tolist() == expected.t2i.better.tolist()
+
+
+def test_the_proven_bound_is_of_what_is_rounded():
+    """Unit vectors of these are rounded without error; they themselves lie halfway between two numbers."""
+    draw = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (4096,), generator=draw) * 2.0 - 1
+    first = (1 + 2**-8) * signs.repeat(2, 2, 1)
+    texts = signs.repeat(2, 1)
+    texts[0, :14] *= -1
+    texts[1, 20:32] *= -1
+    images = Levels(relations=Relations(first, torch.zeros_like(first)))
+    sides = images, Levels(relations=texts), torch.arange(2), MultiLevel(cosine=True, top=2)
+    found = rank(*sides, backend=screened(torch.bfloat16, "proven"))
+    expected = rank(*sides, backend="reference")
+    for key, value in expected.arrays().items():
+        assert np.array_equal(found.arrays()[key], value), key
+
+
+@pytest.mark.parametrize("setting", ["high", "medium"])
+def test_settings_of_the_user_do_not_matter_and_stay(setting):
+    images, texts, image_of = levels(40, 90, noise=3.0)
+    expected = rank(images, texts, image_of, MultiLevel(), backend="reference")
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(setting)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = rank(images, texts, image_of, MultiLevel(), backend=screened(torch.float32, "proven"))
+        assert torch.get_float32_matmul_precision() == setting
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert np.array_equal(found.t2i.better, expected.t2i.better)
 
 
 def test_bfloat16_only_where_it_is_faster(monkeypatch):

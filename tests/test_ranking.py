@@ -377,6 +377,8 @@ def test_no_tensor_is_larger_than_the_tile_allows(levels, monkeypatch):
 def test_an_owner_that_is_no_image_is_refused():
     with pytest.raises(BadInput, match="names image 2, but there are 2 images"):
         rank(torch.ones(2, 2), torch.ones(3, 2), torch.tensor([0, 1, 2]), COSINE)
+    with pytest.raises(BadInput, match="image_of names image -1, but there are 2 images"):
+        rank(torch.ones(2, 2), torch.ones(2, 2), torch.tensor([-1, 0]), COSINE)
 
 
 def test_one_huge_vector_does_not_tie_the_others():

@@ -321,6 +321,15 @@ def test_embeddings_of_several_or_odd_dtypes_are_refused(factored, texts):
         COSINE.check(torch.ones(2, 2).half(), torch.ones(2, 2).half())
 
 
+def test_levels_that_do_not_fit_each_other_are_refused(factored, texts):
+    with pytest.raises(BadInput, match="levels of images have 4 and 5 rows; give one for each of them"):
+        MultiLevel().check(Levels(**{**vars(factored), "regions": factored.regions[:4]}), texts)
+    with pytest.raises(BadInput, match="the mask is int64; give bool, True where a region exists"):
+        MultiLevel().check(Levels(**{**vars(factored), "mask": factored.mask.long()}), texts)
+    with pytest.raises(BadInput, match="embeddings have no dimensions"):
+        DOT.check(torch.ones(3, 0), torch.ones(3, 0))
+
+
 def test_embeddings_on_two_devices_are_refused():
     with pytest.raises(BadInput, match=r"embeddings of cpu and meta: .* one device"):
         COSINE.check(torch.ones(2, 2), torch.ones(2, 2, device="meta"))

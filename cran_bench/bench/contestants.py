@@ -43,7 +43,7 @@ class Plain(NamedTuple):
 
 def by_einsum_and_topk(images: Plain, texts: Plain, block: int, top: int = 3) -> Tensor:
     """(N, T) scores in square blocks: einsum to all regions and relations, `topk`, mean."""
-    out = torch.empty(len(images.globals), len(texts.globals))
+    out = images.globals.new_empty(len(images.globals), len(texts.globals))
     for a in range(0, out.shape[0], block):
         for b in range(0, out.shape[1], block):
             i, t = images.rows(slice(a, a + block)), texts.rows(slice(b, b + block))
@@ -70,14 +70,22 @@ def caption_by_caption(images: Plain, texts: Plain, image_of: Tensor, top: int =
 def by_argsort(scores: Tensor, image_of: Tensor) -> tuple[Tensor, Tensor]:
     """(N,) and (T,) ranks of the first right answer, from the whole matrix sorted both ways."""
     order = scores.argsort(dim=1, descending=True)
-    of_images = (image_of[order] == torch.arange(len(scores))[:, None]).int().argmax(dim=1)
-    order = scores.T.argsort(dim=1, descending=True)
+    of_images = (image_of[order] == torch.arange(len(scores), device=scores.device)[:, None]).int().argmax(dim=1)
+    order = scores.T.contiguous().argsort(dim=1, descending=True)
     return of_images, (order == image_of[:, None]).int().argmax(dim=1)
 
 
 def by_product_and_argsort(images: Tensor, texts: Tensor, image_of: Tensor) -> tuple[Tensor, Tensor]:
     """Ranks of unit vectors: one product, then `by_argsort`."""
     return by_argsort(images @ texts.T, image_of)
+
+
+def by_product_and_comparison(images: Tensor, texts: Tensor, image_of: Tensor) -> tuple[Tensor, Tensor]:
+    """Ranks of unit vectors: one product, and how many scores are above the best right one."""
+    scores = images @ texts.T
+    own = scores[image_of, torch.arange(len(texts), device=texts.device)]
+    best = own.new_full((len(images),), -torch.inf).scatter_reduce(0, image_of, own, "amax")
+    return (scores > best[:, None]).sum(dim=1), (scores > own).sum(dim=0)
 
 
 def by_faiss(images: Tensor, texts: Tensor, image_of: Tensor, top: int = 10) -> tuple[Any, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ import pandas as pd
 import torch
 from tabulate import tabulate
 
-from cran_bench.environment import environment
+from cran_bench.environment import environment, has_bfloat16
 from cran_bench.storage import write_text
 
 T = TypeVar("T")
@@ -60,8 +61,9 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def gemm_peak(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
+def gemm_peak(dtype: torch.dtype, device: torch.device) -> float:
     """FLOP per second of this machine's own product of two square matrices, the best of five."""
+    size = 8192 if device.type == "cuda" else 2048
     x, y = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / min(timed(lambda: x @ y, device, 1)[0] for _ in range(5))
 
@@ -78,6 +80,7 @@ def memory(device: torch.device) -> Iterator[Memory]:
     """Watch the memory of a block: that of the GPU, or the resident set, looked at every few milliseconds."""
     found = Memory()
     gc.collect()
+    give_back()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -99,6 +102,12 @@ def memory(device: torch.device) -> Iterator[Memory]:
         watcher.join()
 
 
+def give_back() -> None:
+    """Have the C library return freed memory to the system, where it can, so that what is used again is seen."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _resident() -> int:
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * 4096 if statm.exists() else 0
@@ -107,12 +116,9 @@ def _resident() -> int:
 def hardware() -> str:
     """A file name for this processor or GPU and its threads."""
     about = environment()
-    name = about["gpu"] or f"{about['cpu']} {about['threads']} threads {'bf16' if _has_bfloat16() else ''}"
+    has = "bf16" if has_bfloat16(torch.device("cpu")) else ""
+    name = about["gpu"] or f"{about['cpu']} {about['threads']} threads {has}"
     return re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")
-
-
-def _has_bfloat16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def save(rows: list[dict[str, Any]], folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from cran_bench.counting import pose
+from cran_bench.environment import has_bfloat16
 from cran_bench.similarity import COSINE, Levels
 
-from .contestants import by_faiss, by_product_and_argsort
+from .contestants import by_faiss, by_product_and_argsort, by_product_and_comparison
 from .measuring import gemm_peak, memory, timed
-from .similarity import HUGE, Bench, bare_products, has_bfloat16
+from .similarity import HUGE, Bench, bare_products
 
 SORTED_PAIRS = 2e8  # beyond, a whole matrix and its order would not fit
 NOISE = 8.0  # of texts against their image: about half of the queries find it first
@@ -27,23 +28,27 @@ def bench_ranking(images: int, texts: int, dim: int, device: torch.device) -> It
     left = torch.randn(images, dim, generator=draw, device=device)
     right = left[image_of] + NOISE * torch.randn(texts, dim, generator=draw, device=device)
     problem = pose(Levels(left), Levels(right), image_of, COSINE)
-    bench = Bench("ranking", f"{images:,} x {texts:,}, D {dim:,}, one vector", problem, 2 * dim)
+    bench = Bench("ranking", f"{images:,} x {texts:,}, D {dim:,}, one vector", problem, 2 * dim, 2 * dim)
     types = [torch.float32, *([torch.bfloat16] if has_bfloat16(device) else [])]
     for dtype in types:
         bench.peaks[dtype] = gemm_peak(dtype, device)
         yield bench.row("bare product", dtype, bare_products(problem, dtype, 1, dim), problem.pairs)
-    if problem.pairs <= SORTED_PAIRS and device.type == "cpu":
+    if problem.pairs <= SORTED_PAIRS:
         x, y = (torch.nn.functional.normalize(side) for side in (left, right))
         with torch.inference_mode():
-            with memory(device) as used:
-                seconds, _ = timed(partial(by_product_and_argsort, x, y, image_of), device, 1, warm=False)
-            bench.baseline = seconds / problem.pairs
-            yield bench.row(
-                "product and argsort both ways", torch.float32, seconds, problem.pairs, extra_mib=used.peak / 2**20
-            )
-            if find_spec("faiss") is not None:
-                seconds, _ = timed(partial(by_faiss, x, y, image_of), device, 1, warm=False)
-                yield bench.row("faiss, first ten both ways, no ranks", torch.float32, seconds, problem.pairs)
+            ways: dict[str, Callable[..., object]] = {
+                "product and argsort both ways": by_product_and_argsort,
+                "product and comparison, the whole matrix": by_product_and_comparison,
+            }
+            if find_spec("faiss") is not None and device.type == "cpu":
+                ways["faiss, first ten both ways, no ranks"] = by_faiss
+            for what, way in ways.items():
+                call = partial(way, x, y, image_of)
+                with memory(device) as used:
+                    call()
+                seconds, _ = timed(call, device, 1, warm=False)
+                bench.baseline = bench.baseline or seconds / problem.pairs
+                yield bench.row(what, torch.float32, seconds, problem.pairs, extra_mib=used.peak / 2**20)
     if problem.pairs >= HUGE:
         yield bench.ours(types[-1], "measured")
         return

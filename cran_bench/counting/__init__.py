@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-import time
+import timeit
 from collections.abc import Callable
 from typing import get_args
 
 import torch
 
+from cran_bench.environment import has_bfloat16
 from cran_bench.errors import BadInput, did_you_mean
 
 from .filtering import Bound, Filtering, Screen
@@ -25,7 +26,6 @@ BOUNDS = get_args(Bound)
 
 SMALL = 2e9  # FLOP; below, float64 is done before anything else has begun
 LARGE = 1e11  # FLOP; from here on bfloat16 pays, and so does compiling
-RANGE = 1e-15, 1e10  # sizes of vectors whose products float32 holds
 
 
 def choose(problem: Problem, backend: str = "auto", bound: Bound = "measured") -> Backend:
@@ -35,7 +35,7 @@ def choose(problem: Problem, backend: str = "auto", bound: Bound = "measured") -
         BadInput: an unknown backend or bound.
     """
     require_known(backend, bound)
-    if backend == "reference" or (backend == "auto" and problem.flop < SMALL) or not is_in_range(problem):
+    if backend == "reference" or (backend == "auto" and problem.flop < SMALL):
         return Reference()
     if backend == "triton":
         return Filtering(fused_screen(problem.device), bound)
@@ -70,24 +70,15 @@ def require_known(backend: str, bound: str) -> None:
             raise BadInput(f"there is no {kind} '{name}'{did_you_mean(name, known)}")
 
 
-def is_in_range(problem: Problem) -> bool:
-    """Whether float32 holds all scores, with room below and above."""
-    sizes = [float(side.max()) for level in problem.reach.levels for side in (level.images, level.texts) if len(side)]
-    return all(size == 0 or RANGE[0] <= size <= RANGE[1] for size in sizes)
-
-
 @functools.cache
 def fastest(device: torch.device) -> torch.dtype:
     """bfloat16 where products of it are at least half as fast again as of float32, which one of each tells."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not has_bfloat16(device):
         return torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         x, y = torch.ones(1024, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-        x @ y.T
-        start = time.perf_counter()
-        x @ y.T
-        seconds[dtype] = time.perf_counter() - start
+        seconds[dtype] = min(timeit.repeat(lambda x=x, y=y: x @ y.T, number=1, repeat=4))  # type: ignore[misc]
     return torch.bfloat16 if 1.5 * seconds[torch.bfloat16] < seconds[torch.float32] else torch.float32

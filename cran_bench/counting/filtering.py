@@ -15,25 +15,29 @@ import torch
 from torch import Tensor
 
 from cran_bench.progress import say
+from cran_bench.similarity import MultiLevel
 
 from .problem import Clock, Kernel, Open, Problem, Tally, blocks, pair_scores, settle
-from .reference import Reference
+from .reference import TILE_BYTES, Reference, count_tile, tile_shape
 
 Bound = Literal["measured", "proven"]
 
 SIGMAS = 6
+SMALLEST = 1e-24
 SAMPLE_IMAGES, SAMPLE_TEXTS = 64, 512
+MOSTLY_OPEN = 1 / 8  # of the pairs of a tile, as where embeddings have collapsed: from there the reference is faster
 OPEN_PAIRS = 1 << 20  # pairs that are left open before they are settled
 HELD_BYTES = 1 << 28  # of prepared tiles of images
 
 
-def float32_unit(dim: int) -> float:
-    """How wrong a product of D terms of unit vectors can be in float32.
+def float32_unit(dim: int, top: int) -> float:
+    """How wrong a product of D terms of unit vectors can be in float32, up to the end of the score.
 
-    For cosines, 32 roundings more of lengths, their reciprocals, and of sums and means over members.
+    D roundings in the sum, D in the lengths of both, halved by the root, `top` in the sum over members, and less than
+    32 in reciprocals, factors and the sum over levels.
     """
-    roundoff = torch.finfo(torch.float32).eps / 2
-    return 1.01 * (dim * roundoff / (1 - dim * roundoff) + 32 * roundoff)
+    roundings = (2 * dim + top + 32) * torch.finfo(torch.float32).eps / 2
+    return roundings / (1 - roundings)
 
 
 class Limits(NamedTuple):
@@ -113,15 +117,19 @@ class Filtering:
 
     def count(self, problem: Problem, clock: Clock) -> tuple[Tally, Kernel]:
         """See Backend."""
-        if not problem.flop:  # images without any region
+        if not problem.flop or not problem.is_in_range:  # no region at all, or scores that float32 does not hold
             return Reference().count(problem, clock)
+        start = clock.now()
         screen = self.screen(problem)
-        if self.bound == "measured":
-            tally, kernel, is_sound = count_by(problem, screen, measured(problem, screen), "measured", clock)
-            if is_sound:
-                return tally, kernel
+        found = measured(problem, screen) if self.bound == "measured" else screen.unit
+        clock.similarity += clock.now() - start
+        tally, kernel, is_sound = count_by(problem, screen, found, self.bound, clock)
+        if not is_sound and self.bound == "measured":
             say("a score was further off than six deviations of the sample: counting again with the proven bound")
-        tally, kernel, _ = count_by(problem, screen, screen.unit, "proven", clock)
+            tally, kernel, is_sound = count_by(problem, screen, screen.unit, "proven", clock)
+        if not is_sound:
+            say("a score was further off than can be in this arithmetic: counting again in float64")
+            return Reference().count(problem, clock)
         return tally, kernel
 
 
@@ -164,25 +172,33 @@ def count_by(
     """
     tally = problem.tally()
     opened: list[Open] = []
-    rescored, pending, own, error, widest = 0, 0, 0, 0.0, 0.0
+    rescored, pending, own, error, widest, is_sound = 0, 0, 0, 0.0, 0.0, True
+
+    def check(pairs: Open, scores: Tensor) -> None:
+        nonlocal error, is_sound
+        off = (pairs.scores - scores).abs()
+        error = max(error, float(off.max()))
+        is_sound &= bool((off <= problem.reach.of_pairs(pairs.rows, pairs.columns, unit) + SMALLEST).all())
 
     def close() -> None:
-        nonlocal pending, own, rescored, error
+        nonlocal pending, own, rescored, error, is_sound
         if opened:
             pairs = Open(*(torch.cat(x) for x in zip(*opened, strict=True)))
             is_own = problem.image_of[pairs.columns] == pairs.rows
             own += int((is_own & pairs.of_text).sum())
             pairs = pairs.where(~is_own)
             rescored += len(pairs.rows)
-            for decide in (settle,) if screen.dtype == torch.float32 else (narrow, settle):
-                if len(pairs.rows):
-                    scores = decide(problem, tally, pairs)
-                    error = max(error, float((pairs.scores - scores).abs().max()))
-                    pairs = pairs._replace(scores=scores).where(pairs.of_image | pairs.of_text)
+            if screen.dtype != torch.float32 and len(pairs.rows):
+                scores = narrow(problem, tally, pairs)
+                check(pairs, scores)
+                pairs = pairs._replace(scores=scores).where(pairs.of_image | pairs.of_text)
+            if len(pairs.rows):
+                check(pairs, settle(problem, tally, pairs))
         opened.clear()
         pending = 0
 
     image_bytes = 4 * sum(x[0].numel() for x in problem.images.tensors())
+    reference_rows = tile_shape(problem, TILE_BYTES)[0]
     held = max(1, HELD_BYTES // (image_bytes * screen.image_rows)) * screen.image_rows
     for some, against in ((some, columns) for rows, columns in problem.folds for some in blocks(rows, held)):
         start = clock.now()
@@ -191,10 +207,15 @@ def count_by(
             texts = screen.texts(columns)
             for rows, images in ready:
                 of_images, of_texts, tolerance = limits(problem, rows, columns, unit)
+                widest = max(widest, tolerance)
                 found = screen.screen(images, texts, of_images, of_texts)
+                pairs = len(of_images.low) * len(of_texts.low)
+                if len(found.rows) > MOSTLY_OPEN * pairs:
+                    own += sum(count_tile(problem, tally, some, columns) for some in blocks(rows, reference_rows))
+                    rescored += pairs
+                    continue
                 tally.better_images[rows] += found.of_images
                 tally.better_texts[columns] += found.of_texts
-                widest = max(widest, tolerance)
                 if len(found.rows):
                     opened.append(
                         Open(
@@ -206,19 +227,19 @@ def count_by(
                         )
                     )
                     pending += len(found.rows)
-            if pending > OPEN_PAIRS:
-                clock.similarity += clock.now() - start
-                start = clock.now()
-                close()
-                clock.rank += clock.now() - start
-                start = clock.now()
+                if pending > OPEN_PAIRS:
+                    clock.similarity += clock.now() - start
+                    start = clock.now()
+                    close()
+                    clock.rank += clock.now() - start
+                    start = clock.now()
         clock.similarity += clock.now() - start
     start = clock.now()
     close()
     clock.rank += clock.now() - start
     name = str(screen.dtype).removeprefix("torch.")
     kernel = Kernel(screen.name, name, bound, widest, rescored, error)
-    return tally, kernel, error <= widest and own == len(problem.texts)
+    return tally, kernel, is_sound and own == len(problem.texts)
 
 
 def narrow(problem: Problem, tally: Tally, pairs: Open) -> Tensor:
@@ -228,7 +249,8 @@ def narrow(problem: Problem, tally: Tally, pairs: Open) -> Tensor:
         (P,) scores in float32; `of_image` and `of_text` are changed to what is open still.
     """
     scores = pair_scores(problem.images, problem.texts, problem.similarity, pairs.rows, pairs.columns, torch.float32)
-    tolerance = problem.reach.of_pairs(pairs.rows, pairs.columns, float32_unit)
+    top = problem.similarity.top if isinstance(problem.similarity, MultiLevel) else 1
+    tolerance = SMALLEST + problem.reach.of_pairs(pairs.rows, pairs.columns, lambda dim: float32_unit(dim, top))
     for query, threshold, is_open, better in (
         (pairs.rows, problem.best, pairs.of_image, tally.better_images),
         (pairs.columns, problem.positive, pairs.of_text, tally.better_texts),
@@ -250,6 +272,7 @@ def limits(problem: Problem, rows: slice, columns: slice, unit: Callable[[int], 
         of_texts += scale * texts * images.max()
     found = []
     for threshold, tolerance in ((problem.best[rows], of_images), (problem.positive[columns], of_texts)):
-        slack = tolerance + threshold.abs() * 2 * torch.finfo(torch.float32).eps  # limits are rounded themselves
+        # limits are rounded themselves, and products below float32's range are lost
+        slack = tolerance + threshold.abs() * 2 * torch.finfo(torch.float32).eps + SMALLEST
         found.append(Limits((threshold - slack).float(), (threshold + slack).float()))
     return found[0], found[1], float(torch.maximum(of_images.max(), of_texts.max()))

@@ -16,10 +16,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cran_bench.errors import BadInput
+from cran_bench.similarity import Rows
+
 from .filtering import Limits, Screened
 from .tiles import Images, Plan, Tiles
 
 BI, BT, BK = 16, 32, 64  # of a program: images, texts, and dimensions at a time
+MEMBERS = 128  # of an image on one level, which a program holds at once
 
 
 @triton.jit
@@ -146,14 +150,22 @@ class Fused(Tiles):
 
     name: ClassVar[str] = "triton"
 
-    def images(self, rows: slice | Tensor) -> Any:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, plan in self.plans.items():
+            if plan.members > MEMBERS:
+                raise BadInput(
+                    f"the backend triton holds up to {MEMBERS} {name} of an image at once, not {plan.members}: "
+                    "use --backend torch"
+                )
+
+    def images(self, rows: Rows) -> Any:
         """See Screen: what Tiles makes ready, image by image and padded."""
-        made = super().images(rows)
-        return made, [operands(level, plan) for level, plan in zip(made, self.plans.values(), strict=True)]
+        return [operands(level, plan) for level, plan in zip(super().images(rows), self.plans.values(), strict=True)]
 
     def scores(self, images: Any, texts: list[Tensor]) -> Tensor:
         """See Screen: by the kernel, with limits that leave every pair open."""
-        I, T = images[0][0].vectors.shape[1], len(texts[0])
+        I, T = len(images[0].first), len(texts[0])
         of_images, of_texts = (
             Limits(*(torch.full((size,), sign * torch.inf, device=texts[0].device) for sign in (-1, 1)))
             for size in (I, T)
@@ -173,7 +185,7 @@ class Fused(Tiles):
         counts = [torch.zeros(size, dtype=torch.int32, device=device) for size in (I, T, 1)]
         where = [torch.empty(capacity, dtype=torch.int32, device=device) for _ in range(2)]
         scores = torch.empty(capacity, device=device)
-        levels = [(level, queries) for level, queries in zip(images[1], texts, strict=True)]
+        levels = [(level, queries) for level, queries in zip(images, texts, strict=True)]
         levels += [levels[0]] * (3 - len(levels))
         pointers = [
             x
@@ -189,7 +201,7 @@ class Fused(Tiles):
         grid = triton.cdiv(I, BI), triton.cdiv(T, BT)
         screen_tile[grid](
             *of_images, *of_texts, *counts, *where, scores, capacity, I, T, *pointers,
-            LEVELS=len(images[1]), **sizes, BI=BI, BT=BT, BK=BK,
+            LEVELS=len(images), **sizes, BI=BI, BT=BT, BK=BK,
         )  # fmt: skip
         number = int(counts[2])
         if number > capacity:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from cran_bench.errors import BadInput
-from cran_bench.similarity import Levels, Reach, Relations, Similarity, pair_lengths, rounding
+from cran_bench.similarity import Levels, Reach, Relations, Similarity, pair_lengths, require_finite, rounding
 
+RANGE = 1e-10, 1e10  # sizes of vectors
 PAIR_BYTES = 1 << 28  # of vectors in float64, for pairs that are scored one by one
 
 
@@ -24,6 +25,7 @@ class Problem:
     Attributes:
         image_of: (T,) int64, whose each text is.
         lengths: (N, n, n) float64 of factored region pairs under a cosine, else None.
+        extent: of the smallest vector that is not zero, and of the largest, see `require_finite`.
         reach: how large scores can get.
         positive: (T,) float64, the score of each text with its own image.
         best: (N,) float64, the best of an image's own texts.
@@ -35,6 +37,7 @@ class Problem:
     image_of: Tensor
     similarity: Similarity
     lengths: Tensor | None
+    extent: tuple[float, float]
     reach: Reach
     positive: Tensor
     best: Tensor
@@ -51,6 +54,13 @@ class Problem:
             *(torch.zeros(size, dtype=torch.int32, device=self.device) for size in 2 * [len(self.images)]),
             *(torch.zeros(size, dtype=torch.int32, device=self.device) for size in 2 * [len(self.texts)]),
         )
+
+    @property
+    def is_in_range(self) -> bool:
+        """Whether float32 holds all scores and the squares of all vectors, with room below and above."""
+        sizes = [side for level in self.reach.levels for side in (level.images, level.texts)]
+        within = all(bool(((x == 0) | (x >= RANGE[0]) & (x <= RANGE[1])).all()) for x in sizes)
+        return within and RANGE[0] <= self.extent[0] and self.extent[1] <= RANGE[1]
 
     @property
     def pairs(self) -> int:
@@ -143,7 +153,7 @@ def blocks(rows: slice, size: int) -> Iterator[slice]:
 
 
 def pose(images: Levels, texts: Levels, image_of: Tensor, similarity: Similarity, folds: int = 1) -> Problem:
-    """Score what belongs together.
+    """Check embeddings, and score what belongs together.
 
     Args:
         images: N rows.
@@ -153,8 +163,9 @@ def pose(images: Levels, texts: Levels, image_of: Tensor, similarity: Similarity
         folds: runs of equally many images.
 
     Raises:
-        BadInput: such a score is not finite, or an image has no text.
+        BadInput: a vector or such a score is not finite, or an image has no text.
     """
+    extents = require_finite(images, "image embeddings"), require_finite(texts, "text embeddings")
     everything = torch.arange(len(texts), device=image_of.device)
     positive = pair_scores(images, texts, similarity, image_of, everything)
     if not bool(torch.isfinite(positive).all()):
@@ -172,7 +183,8 @@ def pose(images: Levels, texts: Levels, image_of: Tensor, similarity: Similarity
     relations = images.relations
     lengths = pair_lengths(relations) if similarity.cosine and isinstance(relations, Relations) else None
     reach = similarity.reach(images, texts, lengths)
-    return Problem(images, texts, image_of, similarity, lengths, reach, positive, best, runs)
+    extent = min(smallest for smallest, _ in extents), max(largest for _, largest in extents)
+    return Problem(images, texts, image_of, similarity, lengths, extent, reach, positive, best, runs)
 
 
 def pair_scores(

@@ -8,21 +8,24 @@ n + n products for its n (n - 1) pairs.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cran_bench.progress import say
-from cran_bench.similarity import MultiLevel, Relations, both_exist, pairs_by_count, take, unit
+from cran_bench.similarity import MultiLevel, Relations, Rows, both_exist, pairs_by_count, take, unit
 
 from .filtering import Limits, Screened, float32_unit
-from .problem import Problem
+from .problem import Problem, blocks
 
 BFLOAT16 = 2.0**-8  # roundoff
 BLOCK = 1024  # rows at a time
+UNROLLED = 64  # members, at most, of a level whose judgement is compiled
 
 
 class Plan(NamedTuple):
@@ -152,50 +155,61 @@ class Tiles:
             count = images.relations.shape[1]
             plans["relations"] = Plan(None, count, min(top, count))
             tell_of_vectors(count)
+        self.top = top
         self.plans = {name: plan for name, plan in plans.items() if plan.members}
-        self._memory: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+        self._memory: dict[int, Tensor] = {}
         self.weights = dict(zip(("globals", "regions", "relations"), similarity.level_weights(), strict=True))
 
     def unit(self, dim: int) -> float:
         """See Screen: bfloat16 rounds the operands, by `off` of their lengths at most, and the products."""
+        summed = float32_unit(dim, self.top)
         if self.dtype == torch.float32:
-            return float32_unit(dim)
-        return float32_unit(dim) * (1 + self.off) ** 2 + 2 * self.off + self.off**2 + BFLOAT16 * (1 + self.off) ** 2
+            return summed
+        return (summed + BFLOAT16) * (1 + self.off) ** 2 + 2 * self.off + self.off**2
 
     @functools.cached_property
     def off(self) -> float:
         """How far any operand is from itself in bfloat16, over its length: at most 2^-8, in practice half of that."""
-        cosine = self.problem.similarity.cosine
-        return max(
-            farthest(unit(x[a : a + BLOCK]) if cosine else x[a : a + BLOCK])
-            for side in (self.problem.images, self.problem.texts)
-            for x in side.tensors()
-            for a in range(0, len(x) if x.numel() else 0, BLOCK)
-        )
+        everything = slice(0, len(self.problem.images)), slice(0, len(self.problem.texts))
+        images = (x for rows in blocks(everything[0], BLOCK) for x in self._vectors(rows))
+        texts = (x for rows in blocks(everything[1], BLOCK) for x in self._queries(rows))
+        return max(farthest(x) for x in chain(images, texts))
 
-    def images(self, rows: slice | Tensor) -> list[Images]:
+    def _vectors(self, rows: Rows) -> list[Tensor]:
+        """(I, G, D) operands of each level, before they are rounded; of factored relations, not of unit length."""
+        levels, found = self.problem.images.rows(rows), []
+        for name in self.plans:
+            level = getattr(levels, name)
+            if isinstance(level, Relations):
+                found.append(torch.cat([level.first, level.second], dim=1))
+            else:
+                vectors = level[:, None] if name == "globals" else level
+                found.append(unit(vectors) if self.problem.similarity.cosine else vectors)
+        return found
+
+    def _queries(self, rows: Rows) -> list[Tensor]:
+        """(T, D) operands of each level, before they are rounded."""
+        levels = self.problem.texts.rows(rows)
+        found = [getattr(levels, name) for name in self.plans]
+        return [unit(x) for x in found] if self.problem.similarity.cosine else found
+
+    def images(self, rows: Rows) -> list[Images]:
         """See Screen."""
-        levels = self.problem.images.rows(rows)
-        found = []
-        for name, plan in self.plans.items():
+        levels, found = self.problem.images.rows(rows), []
+        for (name, plan), vectors in zip(self.plans.items(), self._vectors(rows), strict=True):
             level, exists, scale = getattr(levels, name), None, None
             if isinstance(level, Relations):
-                vectors = torch.cat([level.first, level.second], dim=1)
                 j, k = level.pairs().T
                 exists = None if levels.mask is None else both_exist(levels.mask, level.pairs())
                 norm = level.norm if self.problem.lengths is None else take(self.problem.lengths, rows)
                 if norm is not None:
                     norm = norm[:, j, k].double()
                     scale = torch.where(norm == 0, 0.0, 1 / norm).float().T[:, :, None]
-            else:
-                vectors = level[:, None] if name == "globals" else level
-                if levels.mask is not None and name == "regions":
-                    exists = levels.mask
-                elif levels.mask is not None and name == "relations":
-                    pairs = pairs_by_count(levels.mask.shape[1], level.shape[1]).to(level.device)
-                    exists = both_exist(levels.mask, pairs)
-                if self.problem.similarity.cosine:
-                    vectors = unit(vectors)
+            elif levels.mask is not None and name == "regions":
+                exists = levels.mask
+            elif levels.mask is not None and name == "relations":
+                pairs = pairs_by_count(levels.mask.shape[1], level.shape[1]).to(level.device)
+                exists = both_exist(levels.mask, pairs)
             count = plan.top if exists is None else exists.sum(dim=1, keepdim=True).clamp(1, plan.top)
             factor = self.weights[name] / torch.as_tensor(count, device=vectors.device).float()
             found.append(
@@ -208,20 +222,18 @@ class Tiles:
             )
         return found
 
-    def texts(self, rows: slice | Tensor) -> list[Tensor]:
+    def texts(self, rows: Rows) -> list[Tensor]:
         """(T, D) of each level."""
-        levels = self.problem.texts.rows(rows)
-        found = [getattr(levels, name) for name in self.plans]
-        return [(unit(x) if self.problem.similarity.cosine else x).to(self.dtype) for x in found]
+        return [x.to(self.dtype) for x in self._queries(rows)]
 
     def products(self, images: list[Images], texts: list[Tensor]) -> list[Tensor]:
         """(G, I, T) of each level, good until the next call."""
         found = []
         for place, (level, queries) in enumerate(zip(images, texts, strict=True)):
             shape = (*level.vectors.shape[:2], len(queries))
-            if (place, shape) not in self._memory:  # fresh pages for every tile cost a tenth of its product
-                self._memory[place, shape] = queries.new_empty(shape)
-            out = self._memory[place, shape]
+            if place not in self._memory or self._memory[place].numel() < math.prod(shape):
+                self._memory[place] = queries.new_empty(math.prod(shape))  # fresh pages each time cost a tenth more
+            out = self._memory[place][: math.prod(shape)].view(shape)
             torch.mm(level.vectors.flatten(0, 1), queries.T, out=out.flatten(0, 1))
             found.append(out)
         return found
@@ -237,8 +249,7 @@ class Tiles:
         products = self.products(images, texts)
         plans = tuple(self.plans.values())
         better_i, better_t, scores, is_open = verdict(images, products, plans, of_images, of_texts)
-        rows, columns = is_open.nonzero().T if bool(is_open.any()) else torch.empty(2, 0, dtype=torch.int64)
-        rows, columns = rows.to(scores.device), columns.to(scores.device)
+        rows, columns = is_open.nonzero(as_tuple=True)
         return Screened(better_i, better_t, rows, columns, scores[rows, columns])
 
 
@@ -263,9 +274,12 @@ def fitting(problem: Problem, dtype: torch.dtype, is_compiled: bool | None = Non
     """
     on_gpu = problem.device.type == "cuda"
     vectors = sum(x.shape[1] if x.dim() == 3 else 1 for x in problem.images.tensors())
-    image_rows, text_rows = (4096 // min(vectors, 64), 512) if vectors > 1 else (1024, 2048)
     if on_gpu:
-        image_rows, text_rows = 1024, 8192
+        image_rows, text_rows = max(16, 16384 // max(vectors, 16)), 8192
+    else:
+        image_rows, text_rows = (max(16, 4096 // vectors), 512) if vectors > 1 else (1024, 2048)
+    screen = Tiles(problem, dtype, False, image_rows, text_rows)
     if is_compiled is None:
         is_compiled = problem.pairs > (1e8 if on_gpu else 2e9)
-    return Tiles(problem, dtype, is_compiled, image_rows, text_rows)
+    screen.is_compiled = is_compiled and all(plan.members <= UNROLLED for plan in screen.plans.values())
+    return screen

@@ -52,7 +52,7 @@ def bench_training(width: Literal["compact", "full"], device: torch.device) -> I
     for what, is_plain in (("plain module", True), ("ours", False)):
         network = copy.deepcopy(start)
         learned = [p for p in network.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(learned, lr=LR, fused=None if is_plain else True)
+        optimizer = torch.optim.AdamW(learned, lr=LR, fused=True)
         forward = plain if is_plain else shared
         found = []
         for step in range(WARM + steps):
