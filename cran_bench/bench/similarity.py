@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cran_bench.counting import Clock, Problem, pose
-from cran_bench.counting.filtering import Bound, Filtering
+from cran_bench.counting import Clock, Problem, fused_screen, pose
+from cran_bench.counting.filtering import Bound, Filtering, Screen
 from cran_bench.counting.reference import Reference
 from cran_bench.counting.tiles import fitting
 from cran_bench.environment import environment, has_bfloat16
@@ -70,7 +71,9 @@ def bench_similarity(images: int, texts: int, dim: int, device: torch.device) ->
     for dtype in types:
         for bound in ("measured", "proven"):
             yield bench.ours(dtype, bound)
-        yield bench.ours(dtype, "measured", is_compiled=True)
+        yield bench.ours(dtype, "measured", ", compiled", partial(fitting, dtype=dtype, is_compiled=True))
+        if device.type == "cuda" and find_spec("triton") is not None:
+            yield bench.ours(dtype, "measured", ", one Triton kernel", partial(fused_screen(device), dtype=dtype))
 
 
 def others(bench: Bench, left: Levels, right: Levels, image_of: Tensor) -> Iterator[dict[str, Any]]:
@@ -172,18 +175,20 @@ class Bench:
         say(f"  {what}, {found['dtype']}: {seconds:.3g} s, {found['ns_per_pair']:.1f} ns per pair")
         return found
 
-    def ours(self, dtype: torch.dtype, bound: Bound, is_compiled: bool | None = None) -> dict[str, Any]:
-        """Our ranking by tiles; what compiling takes does not count."""
+    def ours(
+        self, dtype: torch.dtype, bound: Bound, how: str = "", screen: Callable[[Problem], Screen] | None = None
+    ) -> dict[str, Any]:
+        """Our ranking by tiles, or another screen; what compiling takes does not count."""
         problem = self.problem
         sides = problem.images, problem.texts, problem.image_of, problem.similarity
-        backend = Filtering(partial(fitting, dtype=dtype, is_compiled=is_compiled), bound)
+        backend = Filtering(screen or partial(fitting, dtype=dtype), bound)
         rounds = 3 if problem.pairs < LONG else 1
         with memory(problem.device) as used:
             ranks = rank(*sides, backend=backend)
         seconds, _ = timed(lambda: rank(*sides, backend=backend), problem.device, rounds, warm=False)
         assert ranks.kernel is not None
         return self.row(
-            f"ours, ranks both ways, {bound} bound{', compiled' if is_compiled else ''}",
+            f"ours, ranks both ways, {bound} bound{how}",
             dtype,
             seconds,
             problem.pairs,

@@ -25,7 +25,7 @@ BACKENDS = ("auto", "reference", "torch", "triton")
 BOUNDS = get_args(Bound)
 
 SMALL = 2e9  # FLOP; below, float64 is done before anything else has begun
-LARGE = 1e11  # FLOP; from here on bfloat16 pays, and so does compiling
+LARGE = 1e11  # FLOP; from here on bfloat16 pays
 
 
 def choose(problem: Problem, backend: str = "auto", bound: Bound = "measured") -> Backend:
@@ -37,14 +37,12 @@ def choose(problem: Problem, backend: str = "auto", bound: Bound = "measured") -
     require_known(backend, bound)
     if backend == "reference" or (backend == "auto" and problem.flop < SMALL):
         return Reference()
-    if backend == "triton":
-        return Filtering(fused_screen(problem.device), bound)
-    is_large = problem.flop >= LARGE
-    dtype = fastest(problem.device) if is_large else torch.float32
-    return Filtering(functools.partial(fitting, dtype=dtype), bound)
+    screen = fused_screen(problem.device) if backend == "triton" else fitting
+    dtype = fastest(problem.device) if problem.flop >= LARGE else torch.float32
+    return Filtering(functools.partial(screen, dtype=dtype), bound)
 
 
-def fused_screen(device: torch.device) -> Callable[[Problem], Screen]:
+def fused_screen(device: torch.device) -> Callable[..., Screen]:
     """The screen of `triton`, which is imported only here.
 
     Raises:
