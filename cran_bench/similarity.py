@@ -15,6 +15,8 @@ from torch import Tensor
 
 from cran_bench.errors import BadInput
 
+BLOCK = 4096  # rows that are looked at together
+
 Rows: TypeAlias = slice | Tensor
 """Some rows of a tensor: a slice, or their numbers."""
 PairKind: TypeAlias = Literal["ordered", "unordered", "all"]
@@ -125,15 +127,18 @@ def require_finite(embedding: Embedding, what: str) -> tuple[float, float]:
     for tensor in as_levels(embedding).tensors():
         if not tensor.numel():
             continue
-        sizes = torch.linalg.vector_norm(tensor, torch.inf, dim=-1).reshape(len(tensor), -1)
+        some = (
+            torch.linalg.vector_norm(block, torch.inf, dim=-1) for block in torch.split(tensor, BLOCK)
+        )  # they are copied
+        sizes = torch.cat(list(some)).reshape(len(tensor), -1)
         bad = (~torch.isfinite(sizes)).any(dim=1).nonzero().flatten()
         if len(bad):
             raise BadInput(
                 f"{what}: {len(bad)} of {len(tensor)} vectors contain NaN or infinity, the first is {bad[0]}"
             )
-        some = sizes[sizes > 0]
-        if len(some):
-            smallest, largest = min(smallest, float(some.min())), max(largest, float(some.max()))
+        found = sizes[sizes > 0]
+        if len(found):
+            smallest, largest = min(smallest, float(found.min())), max(largest, float(found.max()))
     return smallest, largest
 
 

@@ -7,6 +7,7 @@ is either measured on a sample, six standard deviations of it, or proven from th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
@@ -171,7 +172,7 @@ def count_by(
         further off, and every own pair, as near to its threshold as can be, was left open.
     """
     tally = problem.tally()
-    opened: list[Open] = []
+    opened = Open.empty(OPEN_PAIRS + math.ceil(MOSTLY_OPEN * screen.image_rows * screen.text_rows), problem.device)
     rescored, pending, own, error, widest, is_sound = 0, 0, 0, 0.0, 0.0, True
 
     def check(pairs: Open, scores: Tensor) -> None:
@@ -182,8 +183,8 @@ def count_by(
 
     def close() -> None:
         nonlocal pending, own, rescored, error, is_sound
-        if opened:
-            pairs = Open(*(torch.cat(x) for x in zip(*opened, strict=True)))
+        if pending:
+            pairs = opened.where(slice(pending))
             is_own = problem.image_of[pairs.columns] == pairs.rows
             own += int((is_own & pairs.of_text).sum())
             pairs = pairs.where(~is_own)
@@ -194,7 +195,6 @@ def count_by(
                 pairs = pairs._replace(scores=scores).where(pairs.of_image | pairs.of_text)
             if len(pairs.rows):
                 check(pairs, settle(problem, tally, pairs))
-        opened.clear()
         pending = 0
 
     image_bytes = 4 * sum(x[0].numel() for x in problem.images.tensors())
@@ -216,17 +216,16 @@ def count_by(
                     continue
                 tally.better_images[rows] += found.of_images
                 tally.better_texts[columns] += found.of_texts
-                if len(found.rows):
-                    opened.append(
-                        Open(
-                            found.rows + rows.start,
-                            found.columns + columns.start,
-                            found.scores,
-                            of_images.leave_open(found.rows, found.scores),
-                            of_texts.leave_open(found.columns, found.scores),
-                        )
-                    )
-                    pending += len(found.rows)
+                added = Open(
+                    found.rows + rows.start,
+                    found.columns + columns.start,
+                    found.scores,
+                    of_images.leave_open(found.rows, found.scores),
+                    of_texts.leave_open(found.columns, found.scores),
+                )
+                for held_open, some_open in zip(opened, added, strict=True):
+                    held_open[pending : pending + len(found.rows)] = some_open
+                pending += len(found.rows)
                 if pending > OPEN_PAIRS:
                     clock.similarity += clock.now() - start
                     start = clock.now()

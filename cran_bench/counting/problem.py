@@ -242,7 +242,13 @@ class Open(NamedTuple):
     of_image: Tensor
     of_text: Tensor
 
-    def where(self, chosen: Tensor) -> Open:
+    @staticmethod
+    def empty(count: int, device: torch.device) -> Open:
+        """Room for so many: what is kept piecewise, between the large tensors of tiles, tears the memory to pieces."""
+        kinds = torch.int64, torch.int64, torch.float32, torch.bool, torch.bool
+        return Open(*(torch.empty(count, dtype=kind, device=device) for kind in kinds))
+
+    def where(self, chosen: Tensor | slice) -> Open:
         """Some of them."""
         return Open(*(x[chosen] for x in self))
 
