@@ -111,13 +111,13 @@ class _Trial:
 
     def shapes(self) -> None:
         images, texts = self.embeddings(self.fit)
-        self.fit.part.similarity.check(images, texts)
         for side, embedding in (("images", images), ("texts", texts)):
             for tensor in as_levels(embedding).tensors():
                 if tensor.dtype != torch.float32:
                     raise Broken(f"embed_{side} gives {tensor.dtype}; give float32")
                 if not bool(torch.isfinite(tensor).all()):
                     raise Broken(f"embed_{side} gives NaN or infinity")
+        self.fit.part.similarity.check(images, texts)
 
     def deterministic(self) -> None:
         _same(self.embeddings(self.fit), self.embeddings(self.fitted("again")), 0.0, "two fits with one seed differ")
