@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from cran_bench.errors import BadInput
 from cran_bench.progress import say
@@ -76,6 +76,11 @@ class SimilarityInfo(_Strict):
     tolerance: float = 0.0
     rescored: int = 0
     error: float = 0.0
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what records of before did not have, so that their checksums hold."""
+        return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
 
 
 class Record(_Strict):

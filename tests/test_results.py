@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -380,3 +381,10 @@ def test_twins_have_a_column_only_where_there_are_twins():
     twins = record.model_copy(update={"metrics": {**record.metrics, "twin_accuracy": 62.5}})
     assert "62.5" in render(build_tables([(twins, ranks)], []), "terminal")
     assert "twins" not in render(build_tables([run()], []), "terminal")
+
+
+def test_committed_records_of_every_age_are_intact():
+    committed = Path(__file__).resolve().parent.parent / "results" / "reference" / "runs"
+    records = [read_record(path) for path in sorted(committed.rglob("*.json"))]
+    assert len(records) > 50
+    assert {record.similarity.kernel for record in records} == {"reference", "torch"}
