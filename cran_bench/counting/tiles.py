@@ -85,8 +85,8 @@ def score(levels: list[Images], products: list[Tensor], plans: tuple[Plan, ...])
 
 
 def members(level: Images, products: Tensor, plan: Plan) -> Iterable[Tensor]:
-    """The R members of a level, (I, T) float32 each."""
-    products = products.float()
+    """The R members of a level, (I, T) each, float32 unless there is but one."""
+    products = products.float() if plan.members > 1 else products
     for member in range(plan.members):
         if plan.pairs is None:
             found = products[member]
