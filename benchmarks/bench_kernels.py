@@ -10,6 +10,7 @@ from functools import cache, partial
 import pytest
 import torch
 
+from cran_bench.arithmetic import has_bfloat16
 from cran_bench.bench.contestants import (
     Plain,
     by_argsort,
@@ -21,7 +22,6 @@ from cran_bench.bench.contestants import (
 from cran_bench.bench.similarity import three_levels
 from cran_bench.counting.filtering import Filtering
 from cran_bench.counting.tiles import fitting
-from cran_bench.environment import has_bfloat16
 from cran_bench.ranking import rank
 from cran_bench.similarity import COSINE, MultiLevel
 

@@ -8,14 +8,13 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cran_bench.arithmetic import has_bfloat16
 from cran_bench.errors import BadInput, did_you_mean
 
 PACKAGES = ("cran-bench", "torch", "numpy", "scipy", "scikit-learn", "pandas", "onnxruntime")
@@ -73,29 +72,6 @@ def require_bfloat16(device: torch.device) -> None:
     """
     if device.type == "cpu" and not has_bfloat16(device):
         raise BadInput("this processor has no bfloat16 instructions: leave out precision=bfloat16")
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in hardware."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    is_there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return is_there and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-@contextmanager
-def in_full_precision(device: torch.device) -> Iterator[None]:
-    """Products in the dtype they are given in, accumulated in float32, whatever the user has set."""
-    precision, cuda = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul
-    reduced = cuda.allow_bf16_reduced_precision_reduction
-    torch.set_float32_matmul_precision("highest")
-    cuda.allow_bf16_reduced_precision_reduction = False
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        cuda.allow_bf16_reduced_precision_reduction = reduced
 
 
 def _be_deterministic() -> None:

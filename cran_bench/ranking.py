@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cran_bench.arithmetic import in_full_precision
 from cran_bench.counting import Backend, Bound, Clock, Kernel, choose, pose
 from cran_bench.counting.problem import pair_scores
-from cran_bench.environment import in_full_precision
 from cran_bench.errors import BadInput
 from cran_bench.protocols import fold_rows
 from cran_bench.similarity import Embedding, Similarity, as_levels, rounding

@@ -205,7 +205,7 @@ def test_folds_in_one_call_are_folds_ranked_apart(folds, shuffle, name):
 # the fused kernel, in Triton's interpreter -------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(problems(), st.sampled_from(["measured", "proven"]))
 def test_the_fused_kernel_counts_as_the_reference(problem, bound):
     pytest.importorskip("triton")

@@ -17,7 +17,8 @@ import pandas as pd
 import torch
 from tabulate import tabulate
 
-from cran_bench.environment import environment, has_bfloat16
+from cran_bench.arithmetic import has_bfloat16
+from cran_bench.environment import environment
 from cran_bench.storage import write_text
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from cran_bench.arithmetic import has_bfloat16
 from cran_bench.counting import pose
-from cran_bench.environment import has_bfloat16
 from cran_bench.similarity import COSINE, Levels
 
 from .contestants import by_faiss, by_product_and_argsort, by_product_and_comparison

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cran_bench.arithmetic import has_bfloat16
 from cran_bench.counting import Clock, Problem, fused_screen, pose
 from cran_bench.counting.filtering import Bound, Filtering, Screen
 from cran_bench.counting.reference import Reference
 from cran_bench.counting.tiles import fitting
-from cran_bench.environment import environment, has_bfloat16
+from cran_bench.environment import environment
 from cran_bench.progress import say
 from cran_bench.ranking import Ranks, rank
 from cran_bench.similarity import Levels, MultiLevel, Relations

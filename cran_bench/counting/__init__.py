@@ -11,7 +11,7 @@ from typing import get_args
 
 import torch
 
-from cran_bench.environment import has_bfloat16
+from cran_bench.arithmetic import has_bfloat16
 from cran_bench.errors import BadInput, did_you_mean
 
 from .filtering import Bound, Filtering, Screen
