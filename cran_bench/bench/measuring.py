@@ -6,7 +6,6 @@ import ctypes
 import gc
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from tabulate import tabulate
 
 from cran_bench.arithmetic import has_bfloat16
+from cran_bench.counting import Clock
 from cran_bench.environment import environment
 from cran_bench.storage import write_text
 
@@ -45,21 +45,13 @@ COLUMNS = (
 
 def timed(call: Callable[[], T], device: torch.device, rounds: int = ROUNDS, warm: bool = True) -> tuple[float, T]:
     """Median seconds of so many calls after one that does not count, and what the last returned."""
-    seconds = []
+    seconds, clock = [], Clock(device)
     found = call() if warm else None
     for _ in range(rounds):
-        synchronise(device)
-        start = time.perf_counter()
+        start = clock.now()
         found = call()
-        synchronise(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock.now() - start)
     return median(seconds), found  # type: ignore[return-value]
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def gemm_peak(dtype: torch.dtype, device: torch.device) -> float:

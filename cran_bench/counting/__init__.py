@@ -70,7 +70,7 @@ def require_known(backend: str, bound: str) -> None:
 
 @functools.cache
 def fastest(device: torch.device) -> torch.dtype:
-    """bfloat16 where products of it are at least half as fast again as of float32, which one of each tells."""
+    """bfloat16 where products of it are at least half as fast again as of float32, by the best of four."""
     if not has_bfloat16(device):
         return torch.float32
     if device.type == "cuda":

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from cran_bench.progress import say
-from cran_bench.similarity import MultiLevel
 
 from .problem import Clock, Kernel, Open, Problem, Tally, blocks, pair_scores, settle
 from .reference import TILE_BYTES, Reference, count_tile, tile_shape
@@ -248,8 +247,7 @@ def narrow(problem: Problem, tally: Tally, pairs: Open) -> Tensor:
         (P,) scores in float32; `of_image` and `of_text` are changed to what is open still.
     """
     scores = pair_scores(problem.images, problem.texts, problem.similarity, pairs.rows, pairs.columns, torch.float32)
-    top = problem.similarity.top if isinstance(problem.similarity, MultiLevel) else 1
-    tolerance = SMALLEST + problem.reach.of_pairs(pairs.rows, pairs.columns, lambda dim: float32_unit(dim, top))
+    tolerance = SMALLEST + problem.reach.of_pairs(pairs.rows, pairs.columns, lambda dim: float32_unit(dim, problem.top))
     for query, threshold, is_open, better in (
         (pairs.rows, problem.best, pairs.of_image, tally.better_images),
         (pairs.columns, problem.positive, pairs.of_text, tally.better_texts),

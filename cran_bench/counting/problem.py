@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 
 from cran_bench.errors import BadInput
-from cran_bench.similarity import Levels, Reach, Relations, Similarity, pair_lengths, require_finite, rounding
+from cran_bench.similarity import (
+    Levels,
+    MultiLevel,
+    Reach,
+    Relations,
+    Similarity,
+    pair_lengths,
+    require_finite,
+    rounding,
+)
 
 RANGE = 1e-10, 1e10  # sizes of vectors
 PAIR_BYTES = 1 << 28  # of vectors in float64, for pairs that are scored one by one
@@ -54,6 +63,11 @@ class Problem:
             *(torch.zeros(size, dtype=torch.int32, device=self.device) for size in 2 * [len(self.images)]),
             *(torch.zeros(size, dtype=torch.int32, device=self.device) for size in 2 * [len(self.texts)]),
         )
+
+    @property
+    def top(self) -> int:
+        """Most members of a level that count for a score."""
+        return self.similarity.top if isinstance(self.similarity, MultiLevel) else 1
 
     @property
     def is_in_range(self) -> bool:

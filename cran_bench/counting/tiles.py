@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cran_bench.progress import say
-from cran_bench.similarity import MultiLevel, Relations, Rows, both_exist, pairs_by_count, take, unit
+from cran_bench.similarity import Relations, Rows, both_exist, pairs_by_count, take, unit
 
 from .filtering import Limits, Screened, float32_unit
 from .problem import Problem, blocks
@@ -140,7 +140,7 @@ class Tiles:
 
     def __post_init__(self) -> None:
         images, similarity = self.problem.images, self.problem.similarity
-        top = similarity.top if isinstance(similarity, MultiLevel) else 1
+        top = self.problem.top
         plans: dict[str, Plan] = {}
         if images.globals is not None:
             plans["globals"] = Plan(None, 1, 1)
@@ -155,14 +155,13 @@ class Tiles:
             count = images.relations.shape[1]
             plans["relations"] = Plan(None, count, min(top, count))
             tell_of_vectors(count)
-        self.top = top
         self.plans = {name: plan for name, plan in plans.items() if plan.members}
         self._memory: dict[int, Tensor] = {}
         self.weights = dict(zip(("globals", "regions", "relations"), similarity.level_weights(), strict=True))
 
     def unit(self, dim: int) -> float:
         """See Screen: bfloat16 rounds the operands, by `off` of their lengths at most, and the products."""
-        summed = float32_unit(dim, self.top)
+        summed = float32_unit(dim, self.problem.top)
         if self.dtype == torch.float32:
             return summed
         return (summed + BFLOAT16) * (1 + self.off) ** 2 + 2 * self.off + self.off**2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool1d, one_hot
 
+from cran_bench.counting import Clock
 from cran_bench.environment import environment
 from cran_bench.frontend.characters import ALPHABET
 from cran_bench.losses import margin_loss
@@ -47,7 +47,7 @@ def bench_training(width: Literal["compact", "full"], device: torch.device) -> I
     start = Network(recipe, LEVELS, dim, dim).to(device)
     chars = chars.to(device)
     losses: dict[str, Tensor] = {}
-    baseline = None
+    baseline, clock = None, Clock(device)
     task = f"CRAN, {width}, batch {recipe.batch_size}, three levels"
     for what, is_plain in (("plain module", True), ("ours", False)):
         network = copy.deepcopy(start)
@@ -57,8 +57,7 @@ def bench_training(width: Literal["compact", "full"], device: torch.device) -> I
         found = []
         for step in range(WARM + steps):
             if step == WARM:
-                wait(device)
-                began = time.perf_counter()
+                began = clock.now()
             owner = rows[step % len(rows)].to(device)
             optimizer.zero_grad(set_to_none=True)
             images, texts = forward(network, Views(*(x[owner] for x in views if x is not None)), chars[owner])
@@ -66,8 +65,7 @@ def bench_training(width: Literal["compact", "full"], device: torch.device) -> I
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             found.append(loss.detach())
-        wait(device)
-        seconds = (time.perf_counter() - began) / steps
+        seconds = (clock.now() - began) / steps
         losses[what] = torch.stack(found)
         baseline = baseline or seconds
         off = float((losses[what] - losses["plain module"]).abs().max())
@@ -83,12 +81,6 @@ def bench_training(width: Literal["compact", "full"], device: torch.device) -> I
             "error": None if is_plain else off,
             "commit": environment()["commit"],
         }
-
-
-def wait(device: torch.device) -> None:
-    """For a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def three_losses(images: Levels, texts: Levels, owner: Tensor, margin: float) -> Tensor:
