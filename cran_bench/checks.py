@@ -22,7 +22,7 @@ from cran_bench.runner import embed
 from cran_bench.similarity import Embedding, Similarity, as_levels, rows_of
 from cran_bench.source import code_sha
 from cran_bench.split import MissingFeature
-from cran_bench.statistics import interval
+from cran_bench.statistics import sample
 
 DATASET = "scenes[train=200,val=60,test=100]"
 SEED = 0
@@ -153,7 +153,7 @@ class _Trial:
     def learns(self) -> None:
         test = self.prepared.split("test", "captions", self.device)
         images, texts = self.embeddings(self.fit)
-        found = interval([rank(images, texts, test.image_of, self.fit.part.similarity)], "rsum")
+        found = sample([rank(images, texts, test.image_of, self.fit.part.similarity)]).interval("rsum")
         chance = 2 * sum(100.0 * k / len(test) for k in KS)
         if found.low <= chance:
             raise Broken(

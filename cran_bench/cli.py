@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cran_bench.counting import Bound
     from cran_bench.dataset import Collection, Dataset
     from cran_bench.registry import Configured, Registry
+    from cran_bench.tables import Table
 
 app = typer.Typer(
     name="cran-bench",
@@ -112,12 +114,35 @@ def list_plugins() -> None:
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A method or dataset, or the method file.py:Name.")],
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A method or dataset, or the method file.py:Name.")
+    ] = None,
+    pages: Annotated[
+        Path | None, typer.Option("--pages", metavar="DIR", help="Write a page for every method instead.")
+    ] = None,
+    results: ResultsOption = Path("results/reference"),
 ) -> None:
     """What a method or dataset is, its fields with their values, and its presets.
 
     Example: cran-bench info cca
+
+    Example: cran-bench info --pages docs/methods
     """
+    if (name is None) == (pages is None):
+        raise BadInput("info takes a name, or --pages DIR for all methods: cran-bench info cca")
+    if pages is not None:
+        from cran_bench.method_pages import method_pages
+        from cran_bench.storage import write_text
+
+        for file, text in method_pages(_recorded(results)).items():
+            write_text(pages / file, text)
+        say(f"wrote a page for every method to {pages}")
+        return
+    assert name is not None
+    _print_info(name)
+
+
+def _print_info(name: str) -> None:
     import dataclasses
     import inspect
 
@@ -250,11 +275,20 @@ def run(
 
 @app.command()
 def table(
+    which: Annotated[
+        str | None, typer.Argument(metavar="[1|2|3|kernels]", help="A table of the paper in its shape, or the timings.")
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only this dataset.")
     ] = None,
-    protocol: Annotated[str, typer.Option("-p", "--protocol", metavar="NAMES", help="Only these protocols.")] = "all",
+    protocol: Annotated[
+        str,
+        typer.Option("-p", "--protocol", metavar="NAMES", help="Only these; of the paper's tables, one for all rows."),
+    ] = "all",
     methods: MethodsOption = None,
+    preset: Annotated[
+        str, typer.Option("--preset", metavar="paper|tuned", help="Which rows fill a table of the paper.")
+    ] = "paper",
     style: Annotated[
         str, typer.Option("-f", "--format", metavar="FORMAT", help="terminal, markdown, csv or latex.")
     ] = "terminal",
@@ -264,35 +298,161 @@ def table(
     """Tables of what is recorded.
 
     Example: cran-bench table -d flickr8k -p captions -f markdown -o results/flickr8k/captions.md
+
+    Example: cran-bench table 1 -f latex
+
+    Example: cran-bench table 1 -d flickr8k --preset tuned --results results/reference
     """
+    from cran_bench.errors import did_you_mean
+    from cran_bench.paper_tables import paper_table
     from cran_bench.protocols import parse_protocols
     from cran_bench.registry import DATASETS, METHODS
-    from cran_bench.results import ResultStore, read_ranks
     from cran_bench.storage import write_text
-    from cran_bench.tables import build_tables, render
+    from cran_bench.tables import render, render_kernels
 
-    store = ResultStore(results)
-    wanted = set(parse_protocols(protocol))
+    kinds = ("1", "2", "3", "kernels")
+    if which is not None and which not in kinds:
+        raise BadInput(f"there is no table '{which}'{did_you_mean(which, kinds)}")
+    wanted = parse_protocols(protocol)
     label = DATASETS.configure(dataset).label if dataset else None
     labels = [METHODS.configure(text).label for text in _each(methods or [])]
-
-    def shown(data: str, row: str, name: str) -> bool:
-        return (label is None or data == label) and (not labels or row in labels) and name in wanted
-
-    runs = [
-        (record, read_ranks(path))
-        for path, record in store.records()
-        if shown(record.data.label, record.method.label, record.protocol)
-    ]
-    failures = [f for f in store.failures() if shown(f.data.label, f.method_label, f.protocol)]
-    if not runs and not failures:
-        raise BadInput(f"there are no such records below {store.root}: make some with cran-bench run")
-    text = render(build_tables(runs, failures), style)
+    if which == "kernels":
+        text = render_kernels(results / "kernels", style)
+    elif which:
+        if preset not in ("paper", "tuned"):
+            raise BadInput(f"there is no preset '{preset}' of all rows; take paper or tuned")
+        one = None if protocol == "all" else wanted[0]
+        text = paper_table(int(which), _recorded(results), preset, one, style, label)
+    else:
+        text = render(_recorded(results, [label] if label else [], wanted, labels), style)
     if out is None:
         typer.echo(text)
     else:
         write_text(out, text)
         say(f"wrote {out}")
+
+
+@app.command()
+def compare(
+    datasets: Annotated[
+        list[str] | None,
+        typer.Option("-d", "--dataset", metavar="DATASET", help="May be repeated. Default: flickr30k and mscoco."),
+    ] = None,
+    protocol: Annotated[str, typer.Option("-p", "--protocol", metavar="NAMES", help="Only these protocols.")] = "all",
+    results: ResultsOption = Path("results"),
+    reference: Annotated[
+        Path, typer.Option("--reference", metavar="DIR", help="Committed records to compare other datasets with.")
+    ] = Path("results/reference"),
+) -> None:
+    """What was measured against the paper, and on other data against committed records.  Exit code 1: a regression.
+
+    On flickr30k and mscoco every cell is held against Tables 1 to 3.  On other data the numbers are held against a
+    reference.  On both it is told which of the paper's orders hold.
+
+    Example: cran-bench compare
+
+    Example: cran-bench compare -d scenes
+
+    Example: cran-bench compare -d flickr8k --results results/reference
+    """
+    from cran_bench.comparison import compare_dataset, is_of_paper, of_dataset
+    from cran_bench.protocols import parse_protocols
+    from cran_bench.registry import DATASETS
+
+    wanted = parse_protocols(protocol)
+    asked = [DATASETS.configure(text).label for text in datasets or ("flickr30k", "mscoco")]
+    recorded = _recorded(results, protocols=wanted)
+    found = {label: of_dataset(recorded, label) for label in asked}
+    if not any(found.values()):
+        raise BadInput(
+            f"there are no records of {' or '.join(asked)} below {results / 'runs'}: make some with cran-bench run -d"
+        )
+    regressions = 0
+    for label, tables in found.items():
+        if not tables:
+            say(f"there are no records of {label}")
+            continue
+        alone = is_of_paper(label) or reference.resolve() == results.resolve()
+        for verdict in compare_dataset(tables, label, None if alone else _recorded(reference, [label], wanted)):
+            typer.echo(verdict)
+            regressions += len(verdict.regressions)
+    typer.echo(f"{regressions} regressions" if regressions else "no regression")
+    if regressions:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    datasets: Annotated[
+        list[str] | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only these; may be repeated.")
+    ] = None,
+    protocol: Annotated[str, typer.Option("-p", "--protocol", metavar="NAMES", help="Only these protocols.")] = "all",
+    methods: MethodsOption = None,
+    data: DataOption = Path("data"),
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The page.")] = Path("report.html"),
+    results: ResultsOption = Path("results"),
+) -> None:
+    """One HTML page of what is recorded: tables that sort, charts, curves, and queries with what was found.
+
+    It needs no network. Pictures and captions come from the datasets below --data, where they are there.
+
+    Example: cran-bench report -d scenes --results results/reference -o report.html
+    """
+    from cran_bench.comparison import paper_orders
+    from cran_bench.protocols import parse_protocols
+    from cran_bench.registry import DATASETS, METHODS
+    from cran_bench.report import build_report
+    from cran_bench.results import ResultStore
+    from cran_bench.specs import parse_spec
+    from cran_bench.storage import write_text
+
+    wanted = [DATASETS.configure(text).label for text in datasets or ()]
+    labels = [METHODS.configure(text).label for text in _each(methods or [])]
+    tables = _recorded(results, wanted, parse_protocols(protocol), labels)
+    files = {record.fingerprint: path for path, record in ResultStore(results).records()}
+    shown = dict.fromkeys(table.group.dataset for table in tables)
+    verdicts = {
+        label: paper_orders([t for t in tables if t.group.dataset == label], parse_spec(label).name) for label in shown
+    }
+    page = build_report(tables, files, verdicts, data)
+    write_text(out, page)
+    say(f"wrote {out}, {len(page.encode()) / 1e6:.1f} MB")
+
+
+@app.command()
+def significance(
+    methods: Annotated[
+        list[str] | None, typer.Argument(metavar="[METHOD]...", help="Two or more; none: all against the best.")
+    ] = None,
+    dataset: DatasetOption = "scenes",
+    protocol: Annotated[
+        str, typer.Option("-p", "--protocol", metavar="NAME", help="captions, documents, mean or single.")
+    ] = "captions",
+    style: Annotated[
+        str, typer.Option("-f", "--format", metavar="FORMAT", help="terminal, markdown, csv or latex.")
+    ] = "terminal",
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Whether methods differ: paired bootstrap over images and seeds, McNemar's test of R@1, Holm's correction.
+
+    The first method is compared with each of the others, figure by figure; without methods the best with all others.
+
+    Example: cran-bench significance cran cran-baseline --results results/reference
+
+    Example: cran-bench significance -d flickr8k -p documents
+    """
+    from cran_bench.comparison.significance import significance_table
+    from cran_bench.protocols import parse_protocols
+    from cran_bench.registry import DATASETS, METHODS
+
+    label, wanted = DATASETS.configure(dataset).label, parse_protocols(protocol)
+    if len(wanted) > 1:
+        raise BadInput(f"methods are compared under one protocol, not {len(wanted)}: captions and documents do not mix")
+    labels = [METHODS.configure(text).label for text in _each(methods or [])]
+    if len(labels) == 1:
+        raise BadInput("one method differs from nothing: give two or more, or none for all")
+    tables = _recorded(results, [label], wanted, labels)
+    typer.echo(significance_table(tables, labels, style))
 
 
 @app.command()
@@ -492,6 +652,34 @@ def bench(
     typer.echo(f"{what}: {rows[0]['task']}\n\n{render(rows)}")
     if out is not None:
         say(f"wrote {save(rows, out)}")
+
+
+def _recorded(
+    results: Path, datasets: Sequence[str] = (), protocols: Sequence[str] = (), methods: Sequence[str] = ()
+) -> list[Table]:
+    """Tables of the records below a folder; an empty choice is all.
+
+    Raises:
+        BadInput: there are none.
+    """
+    from cran_bench.results import ResultStore, read_ranks
+    from cran_bench.tables import build_tables
+
+    store = ResultStore(results)
+
+    def wanted(dataset: str, protocol: str, method: str) -> bool:
+        chosen = ((datasets, dataset), (protocols, protocol), (methods, method))
+        return all(not some or name in some for some, name in chosen)
+
+    runs = [
+        (record, read_ranks(path))
+        for path, record in store.records()
+        if wanted(record.data.label, record.protocol, record.method.label)
+    ]
+    failures = [f for f in store.failures() if wanted(f.data.label, f.protocol, f.method_label)]
+    if not runs and not failures:
+        raise BadInput(f"there are no such records below {store.root}: make some with cran-bench run")
+    return build_tables(runs, failures)
 
 
 def _each(methods: list[str]) -> list[str]:

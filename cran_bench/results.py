@@ -14,12 +14,22 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from cran_bench.errors import BadInput
+from cran_bench.examples import Examples
 from cran_bench.progress import say
 from cran_bench.protocols import Protocol, Unit
 from cran_bench.ranking import Ranks
-from cran_bench.storage import sha256_bytes, sha256_file, sha256_json, write_atomically, write_json, write_text
+from cran_bench.storage import (
+    canonical_json,
+    sha256_bytes,
+    sha256_file,
+    sha256_json,
+    write_atomically,
+    write_json,
+    write_text,
+)
 
 SCHEMA = 1
+EXAMPLES, CURVES = ".examples.json", ".curves.csv"  # endings beside a record
 
 Curves: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]
 """Points of training curves, by what was trained."""
@@ -187,8 +197,15 @@ class ResultStore:
             return None
         return record
 
-    def write(self, address: Address, record: Record, ranks: Ranks, curves: Curves | None = None) -> Record:
-        """Store ranks, training curves, then the record; a failure recorded earlier is removed."""
+    def write(
+        self,
+        address: Address,
+        record: Record,
+        ranks: Ranks,
+        curves: Curves | None = None,
+        examples: Examples | None = None,
+    ) -> Record:
+        """Store ranks, training curves, examples, then the record; a failure recorded earlier is removed."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **ranks.arrays())  # type: ignore[arg-type]
         data = buffer.getvalue()
@@ -197,7 +214,9 @@ class ResultStore:
         if curves:
             points = [{"trained": name, **point} for name, curve in curves.items() for point in curve]
             table = pd.DataFrame(points).to_csv(index=False, float_format="%.6g")
-            write_text(self._with(address, ".curves.csv"), table)
+            write_text(self._with(address, CURVES), table)
+        if examples:
+            write_text(self._with(address, EXAMPLES), canonical_json(examples.model_dump(exclude_none=True)))
         write_json(self.path(address), sealed.model_dump())
         self._with(address, ".error.json").unlink(missing_ok=True)
         return sealed
@@ -213,7 +232,7 @@ class ResultStore:
     def records(self) -> Iterator[tuple[Path, Record]]:
         """Every finished record."""
         for path in sorted(self.root.rglob("*.json")):
-            if not path.name.endswith(".error.json"):
+            if not path.name.endswith((".error.json", EXAMPLES)):
                 yield path, read_record(path)
 
     def failures(self) -> Iterator[Failure]:
@@ -269,6 +288,39 @@ def read_ranks(path: Path) -> Ranks:
         raise BadInput(f"{file} is not the file its record names (sha256 differs): run again with --force")
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         return Ranks.from_arrays(dict(arrays))
+
+
+def read_examples(path: Path) -> Examples | None:
+    """The example queries beside a record, or None where it has none.
+
+    Raises:
+        BadInput: they are damaged.
+    """
+    file = path.with_name(path.stem + EXAMPLES)
+    if not file.exists():
+        return None
+    try:
+        return Examples.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise BadInput(f"{file} holds no example queries ({_first(error)}): delete it") from error
+
+
+def read_curves(path: Path) -> pd.DataFrame | None:
+    """The training curves beside a record, a line per point with what was `trained`, or None where it has none.
+
+    Raises:
+        BadInput: they are damaged.
+    """
+    file = path.with_name(path.stem + CURVES)
+    if not file.exists():
+        return None
+    try:
+        found = pd.read_csv(file)
+    except ValueError as error:
+        raise BadInput(f"{file} holds no training curves ({error}): delete it") from error
+    if "trained" not in found:
+        raise BadInput(f"{file} holds no training curves (there is no column 'trained'): delete it")
+    return found
 
 
 def _slug(label: str) -> str:

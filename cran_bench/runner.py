@@ -19,6 +19,7 @@ from cran_bench.dataset import Dataset
 from cran_bench.environment import environment, peak_memory
 from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.evaluation import evaluate
+from cran_bench.examples import Examples, find_examples
 from cran_bench.fits import Fit, FitStore, fields_json
 from cran_bench.preparation import Prepared
 from cran_bench.progress import duration, say
@@ -139,7 +140,7 @@ class Runner:
                 if found is not None:
                     return Outcome(address, found, None, reused=True)
                 record, ranks = self._evaluate(fitted, protocol, fingerprint, started)
-                record = self.store.write(address, record, ranks, fitted.fit.curves)
+                record = self.store.write(address, record, ranks, fitted.fit.curves, fitted.examples(protocol))
             return Outcome(address, record, None, reused=False)
         except Exception as error:  # recorded with its traceback; the other rows go on
             if isinstance(error, CannotWrite):
@@ -277,6 +278,14 @@ class _Fitted:
             images, texts = on_device(images, device), on_device(texts, device)
             self._embedded[unit] = test, images, texts, clock.now() - start
         return self._embedded[unit]
+
+    def examples(self, protocol: Protocol) -> Examples | None:
+        """Of protocols whose texts are texts; an average of captions is none to show."""
+        if protocol not in ("captions", "documents"):
+            return None
+        test, images, texts, _ = self.embeddings(unit_of(protocol))
+        with torch.inference_mode():
+            return find_examples(self.fit.part, test, images, texts)
 
 
 def embed(method: Method, split: Split, label: str) -> tuple[Embedding, Embedding]:

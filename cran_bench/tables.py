@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,7 +16,7 @@ from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.protocols import MEANING, PROTOCOLS
 from cran_bench.ranking import Ranks
 from cran_bench.results import DataInfo, Failure, Record
-from cran_bench.statistics import FIGURES, Interval, interval, paired_difference
+from cran_bench.statistics import FIGURES, LEVEL, Difference, Sample, holm, sample
 
 Format = Literal["terminal", "markdown", "csv", "latex"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -70,6 +72,11 @@ class Row:
         """The ranks of every seed."""
         return [ranks for _, ranks in self.records]
 
+    @cached_property
+    def sample(self) -> Sample:
+        """Its recalls, drawn anew; of a row that finished."""
+        return sample(self.ranks)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -95,20 +102,30 @@ class Table:
         lines.append(f"Recall in percent; front end {self.group.front_end}, word vectors {self.group.vectors}.")
         lines.append(f"Split sha {self.group.split_sha[:12]}, features sha {self.group.features_sha[:12]}.")
         if sum(bool(row.records) for row in self.rows) > 1:
-            lines.append("Behind best: rsum minus the best row's, with its 95 % paired bootstrap interval over images.")
-        if any(len(row.records) > 1 for row in self.rows):
+            over = "images and seeds" if self._has_seeds else "images (one seed: none over seeds)"
+            lines.append(
+                f"Behind best: rsum minus the best row's, with its 95 % paired bootstrap interval over {over}."
+            )
+            lines.append("≈ cannot be told from the best: p of the difference, by Holm's correction, is 5 % or more.")
+        if self._has_seeds:
             lines.append("± is the standard deviation over seeds.")
         for row in self.rows:
             lines += [f"{row.label} seed {f.seed} FAILED: {f.error}" for f in row.failures]
         return lines
 
-    def behind_best(self) -> dict[str, Interval]:
-        """Sum of recalls of each finished row minus the best one's; the best row has none."""
+    @property
+    def _has_seeds(self) -> bool:
+        return any(len(row.records) > 1 for row in self.rows)
+
+    def behind_best(self) -> dict[str, Difference]:
+        """Sum of recalls of each finished row minus the best one's, p by Holm's correction; the best row has none."""
         finished = [row for row in self.rows if row.records]
         if len(finished) < 2:
             return {}
         best = max(finished, key=lambda row: row.mean("rsum"))
-        return {row.label: paired_difference(row.ranks, best.ranks, "rsum") for row in finished if row is not best}
+        found = {row.label: row.sample.minus(best.sample, "rsum") for row in finished if row is not best}
+        corrected = holm([difference.p for difference in found.values()])
+        return {label: replace(d, p=p) for (label, d), p in zip(found.items(), corrected, strict=True)}
 
     def frame(self) -> pd.DataFrame:
         """Every figure as a number, one line per method: what the CSV holds."""
@@ -128,16 +145,17 @@ class Table:
             }
             for figure in _figures(self.rows):
                 line[figure] = round(row.mean(figure), 4)
-                if any(len(other.records) > 1 for other in self.rows):
+                if self._has_seeds:
                     line[f"{figure}_sd"] = round(row.deviation(figure), 4)
             for figure in ("i2t_r1", "t2i_r1", "rsum"):
                 if row.records:
-                    found = interval(row.ranks, figure)
+                    found = row.sample.interval(figure)
                     line[f"{figure}_low"], line[f"{figure}_high"] = round(found.low, 4), round(found.high, 4)
             if row.label in behind:
                 gap = behind[row.label]
                 line |= {"behind_best": round(gap.value, 4)}
                 line |= {"behind_best_low": round(gap.low, 4), "behind_best_high": round(gap.high, 4)}
+                line |= {"behind_best_p_holm": round(gap.p, 5)}
             line |= {f"{phase}_s": round(row.seconds(phase), 4) for phase in _PHASES}
             if row.records:
                 record = row.records[0][0]
@@ -169,7 +187,8 @@ class Table:
             if behind:
                 gap = behind.get(row.label)
                 best = "best" if row.records else ""
-                line.append(f"{gap.value:.1f} [{gap.low:.1f}, {gap.high:.1f}]" if gap else best)
+                near = " ≈" if gap and gap.p >= LEVEL else "  "
+                line.append(f"{gap.value:.1f} [{gap.low:.1f}, {gap.high:.1f}]{near}" if gap else best)
             line += [f"{row.seconds(phase):.2f}" if row.records else "" for phase in _PHASES[1:]]
             lines.append(line)
         return headings, lines
@@ -224,30 +243,70 @@ def render(tables: Sequence[Table], style: str) -> str:
     Raises:
         BadInput: an unknown format.
     """
-    if style not in FORMATS:
-        raise BadInput(f"there is no table format '{style}'{did_you_mean(style, FORMATS)}")
+    _require_format(style)
     if style == "csv":
         frames = [table.frame() for table in tables]
         return str(pd.concat(frames).to_csv(index=False)) if frames else ""
-    parts: list[str] = []
-    for table in tables:
-        headings, lines = table.display()
-        body = tabulate(
-            [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in line] for line in lines],
-            headers=headings,
-            tablefmt=_STYLE[style],
-            disable_numparse=True,
-            colalign=("left", *["right"] * (len(headings) - 1)),
-        )
-        quick = ["quick: not for comparison"] if table.group.quick else []
-        if style == "markdown":
-            heading = [f"### {table.title}", "", *[f"**{line}**\n" for line in quick]]
-            parts.append("\n".join([*heading, body, "", *[f"{line}  " for line in table.notes], ""]))
-        elif style == "latex":
-            parts.append("\n".join([*[f"% {line}" for line in (table.title, *quick, *table.notes)], body, ""]))
-        else:
-            parts.append("\n".join([table.title, *quick, "", body, "", *table.notes, ""]))
-    return "\n".join(parts)
+    quick = {True: ["quick: not for comparison"], False: []}
+    return "\n".join(
+        typeset(table.title, *table.display(), table.notes, style, quick[table.group.quick]) for table in tables
+    )
+
+
+def render_kernels(folder: Path, style: str) -> str:
+    """The timings of every hardware below a folder, as text in one of the formats.
+
+    Raises:
+        BadInput: there are none, or an unknown format.
+    """
+    from cran_bench.bench.measuring import by_task, columns_of
+
+    _require_format(style)
+    files = sorted(folder.glob("*.csv"))
+    if not files:
+        raise BadInput(f"there are no timings below {folder}: make some with cran-bench bench similarity -o {folder}")
+    frames = {path.stem: pd.read_csv(path) for path in files}
+    if style == "csv":
+        return str(pd.concat([frame.assign(hardware=name) for name, frame in frames.items()]).to_csv(index=False))
+    return "\n".join(
+        typeset(f"{name} · {title}", *columns_of(rows), [], style)
+        for name, frame in frames.items()
+        for title, rows in by_task(frame)
+    )
+
+
+def typeset(
+    title: str,
+    headings: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    style: str,
+    warnings: Sequence[str] = (),
+) -> str:
+    """One table in a format other than CSV: title, body, notes.
+
+    Raises:
+        BadInput: an unknown format.
+    """
+    _require_format(style)
+    body = tabulate(
+        [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in line] for line in lines],
+        headers=headings,
+        tablefmt=_STYLE[style],
+        disable_numparse=True,
+        colalign=("left", *["right"] * (len(headings) - 1)),
+    )
+    if style == "markdown":
+        heading = [f"### {title}", "", *[f"**{line}**\n" for line in warnings]]
+        return "\n".join([*heading, body, "", *[f"{line}  " for line in notes], ""])
+    if style == "latex":
+        return "\n".join([*[f"% {line}" for line in (title, *warnings, *notes)], body, ""])
+    return "\n".join([title, *warnings, "", body, "", *notes, ""])
+
+
+def _require_format(style: str) -> None:
+    if style not in FORMATS:
+        raise BadInput(f"there is no table format '{style}'{did_you_mean(style, FORMATS)}")
 
 
 def _figures(rows: Sequence[Row]) -> list[str]:

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, chi2
 
 from cran_bench.errors import BadInput
 from cran_bench.ranking import Counts, Ranks, rank
 from cran_bench.similarity import DOT
-from cran_bench.statistics import FIGURES, Interval, interval, paired_difference
+from cran_bench.statistics import FIGURES, SUMS, Interval, holm, mcnemar, sample, times_drawn
 
 
 def noisy(images=60, noise=2.0, seed=0, captions=None):
@@ -31,9 +31,8 @@ def resampled(ranks, figure, draws):
     """The figure on each resample, images repeated one by one; the draws are those of the module."""
     n = len(ranks.i2t.better)
     direction, k = figure.split("_r")
-    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws)
     samples = []
-    for row in weights:
+    for row in times_drawn(n, draws):
         hits = []
         for image, times in enumerate(row.tolist()):
             own = [image] if direction == "i2t" else np.flatnonzero(ranks.image_of == image).tolist()
@@ -46,47 +45,72 @@ def resampled(ranks, figure, draws):
 @pytest.mark.parametrize("figure", ["i2t_r1", "t2i_r1", "t2i_r5", "i2t_r10"])
 def test_an_interval_against_a_loop(figure):
     ranks = noisy()
-    found = interval([ranks], figure, draws=60)
+    found = sample([ranks], draws=60).interval(figure)
     samples = resampled(ranks, figure, 60)
     assert found.value == pytest.approx(ranks.metrics().values()[figure])
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(samples, [2.5, 97.5])))
     assert found.low < found.value < found.high
 
 
-def test_rsum_and_several_seeds_against_a_loop():
+def test_draws_are_as_many_images_each_as_likely():
+    times = times_drawn(40, 3000)
+    assert (times.sum(axis=1) == 40).all()
+    assert times.mean(axis=0) == pytest.approx(1.0, abs=0.1)
+    assert times.var(axis=0).mean() == pytest.approx(1 - 1 / 40, rel=0.05)
+    assert np.array_equal(times, times_drawn.__wrapped__(40, 3000))
+
+
+@pytest.mark.parametrize("figure", SUMS)
+def test_sums_and_several_seeds_against_a_loop(figure):
     seeds = [noisy(seed=seed) for seed in (1, 2)]
-    found = interval(seeds, "rsum", draws=30)
-    samples = np.mean([sum(resampled(ranks, figure, 30) for figure in FIGURES) for ranks in seeds], axis=0)
-    assert found.value == pytest.approx(np.mean([ranks.metrics().rsum for ranks in seeds]))
+    found = sample(seeds, draws=30).interval(figure)
+    apart = np.stack([sum(resampled(ranks, name, 30) for name in SUMS[figure]) for ranks in seeds], axis=1)
+    shares = np.random.default_rng(0).multinomial(2, [0.5, 0.5], size=30) / 2
+    samples = (apart * shares).sum(axis=1)
+    assert found.value == pytest.approx(
+        np.mean([sum(ranks.metrics().values()[name] for name in SUMS[figure]) for ranks in seeds])
+    )
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(samples, [2.5, 97.5])))
 
 
 def test_a_paired_difference_against_a_loop():
     a, b = noisy(seed=1), noisy(seed=2, noise=3.0)
-    found = paired_difference([a], [b], "t2i_r1", draws=60)
+    found = sample([a], 60).minus(sample([b], 60), "t2i_r1")
     samples = resampled(a, "t2i_r1", 60) - resampled(b, "t2i_r1", 60)
     assert found.value == pytest.approx(a.metrics().t2i_r1 - b.metrics().t2i_r1)
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(samples, [2.5, 97.5])))
-    opposite = paired_difference([b], [a], "t2i_r1", draws=60)
+    assert found.p == pytest.approx(2 * (1 + min((samples <= 0).sum(), (samples >= 0).sum())) / 61)
+    opposite = sample([b], 60).minus(sample([a], 60), "t2i_r1")
     assert (opposite.value, opposite.low, opposite.high) == pytest.approx((-found.value, -found.high, -found.low))
+    assert opposite.p == found.p
+    wider = sample([a], 60).minus(sample([b], 60), "t2i_r1", level=0.01)
+    assert (wider.low, wider.high) == pytest.approx(tuple(np.percentile(samples, [0.5, 99.5])))
 
 
-@pytest.mark.parametrize("figure", [*FIGURES, "rsum"])
+@pytest.mark.parametrize("figure", [*FIGURES, *SUMS])
 def test_a_thing_differs_from_itself_by_exactly_nothing(figure):
-    seeds = [noisy(seed=1), noisy(seed=2)]
-    difference = paired_difference(seeds, seeds, figure, draws=50)
-    assert difference == Interval(0.0, 0.0, 0.0)
+    same = sample([noisy(seed=1)], draws=50)
+    difference = same.minus(same, figure)
+    assert (difference.value, difference.low, difference.high, difference.p) == (0.0, 0.0, 0.0, 1.0)
     assert not difference.excludes_zero()
+
+
+def test_seeds_that_differ_widen_the_interval():
+    apart = sample([noisy(seed=1, noise=0.5), noisy(seed=2, noise=4.0)]).interval("rsum")
+    alike = sample([noisy(seed=1, noise=0.5)] * 2).interval("rsum")
+    once = sample([noisy(seed=1, noise=0.5)]).interval("rsum")
+    assert (alike.low, alike.high) == pytest.approx((once.low, once.high))
+    assert apart.high - apart.low > 2 * (once.high - once.low)
 
 
 def test_a_shared_image_effect_cancels_in_the_paired_difference():
     hits = np.random.default_rng(0).random(500) < 0.5
     worse = hits.copy()
     worse[np.flatnonzero(hits)[:15]] = False
-    difference = paired_difference([of_hits(hits)], [of_hits(worse)], "t2i_r1")
+    difference = sample([of_hits(hits)]).minus(sample([of_hits(worse)]), "t2i_r1")
     assert difference.value == pytest.approx(3.0)
     assert difference.excludes_zero()
-    apart = interval([of_hits(hits)], "t2i_r1")
+    apart = sample([of_hits(hits)]).interval("t2i_r1")
     assert difference.high - difference.low < (apart.high - apart.low) / 2
 
 
@@ -101,20 +125,20 @@ def test_ranks_of_other_queries_are_refused():
     a = noisy()
     for other in (noisy(images=59), noisy(captions=2)):
         with pytest.raises(BadInput, match="ranks of the same queries"):
-            paired_difference([a], [other], "t2i_r1")
+            sample([a], 9).minus(sample([other], 9), "t2i_r1")
     with pytest.raises(BadInput, match="ranks of the same queries"):
-        paired_difference([a, noisy(images=59)], [a], "t2i_r1")
+        sample([a, noisy(images=59)])
 
 
 @pytest.mark.parametrize("figure", ["r1", "t2i_r2", "i2t_medr", ""])
 def test_unknown_figures_are_refused(figure):
     with pytest.raises(BadInput, match=f"there is no figure '{figure}'; known: i2t_r1, .*, rsum"):
-        interval([noisy()], figure)
+        sample([noisy()], 9).interval(figure)
 
 
 def test_scipys_bootstrap_agrees():
     hits = np.random.default_rng(3).random(400) < 0.3
-    found = interval([of_hits(hits)], "i2t_r1")
+    found = sample([of_hits(hits)]).interval("i2t_r1")
     expected = bootstrap(
         (100.0 * hits,), np.mean, method="percentile", n_resamples=2000, rng=np.random.default_rng(1)
     ).confidence_interval
@@ -131,6 +155,59 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         better = np.where(hits.ravel(), 0, 99).astype(np.int32)
         images = Counts(better[::4], 0 * one[::4], one[::4])
         ranks = Ranks(images, Counts(better, 0 * one, one), np.repeat(np.arange(150), 4))
-        found = interval([ranks], "t2i_r1", draws=300)
+        found = sample([ranks], draws=300).interval("t2i_r1")
         covered += found.low <= 30 <= found.high
     assert 0.89 <= covered / runs <= 0.99
+
+
+def two_alike(random, images, captions):
+    """One-to-one images and clustered captions of two methods that are equally good, and agree in part."""
+    rate = random.choice([0.15, 0.8], p=[0.6, 0.4], size=(images, 1))
+
+    def one():
+        better = np.where(random.random((images, captions)) < rate, 0, 99).astype(np.int32)
+        seen = np.where(random.random((images, 1)) < rate, 0, 99).astype(np.int32)
+        counts = [Counts(x.ravel(), np.zeros_like(x.ravel()), np.ones_like(x.ravel())) for x in (seen, better)]
+        return Ranks(*counts, np.repeat(np.arange(images), captions))
+
+    return one(), one()
+
+
+def test_equal_methods_are_told_apart_in_five_percent_of_cases():
+    random, runs = np.random.default_rng(7), 3000
+    found = {"bootstrap i2t": 0, "bootstrap t2i": 0, "mcnemar i2t": 0, "mcnemar t2i": 0}
+    for _ in range(runs):
+        a, b = two_alike(random, 300, 5)
+        one, other = sample([a], draws=400), sample([b], draws=400)
+        for direction in ("i2t", "t2i"):
+            found[f"bootstrap {direction}"] += one.minus(other, f"{direction}_r1").p < 0.05
+            found[f"mcnemar {direction}"] += mcnemar([a], [b], direction) < 0.05
+    assert all(0.04 <= times / runs <= 0.06 for times in found.values()), found
+
+
+def test_mcnemar_against_the_textbook():
+    """b = 121 and c = 59: (121 - 59)^2 / 180 = 21.36."""
+    a, b = np.ones(314, dtype=bool), np.ones(314, dtype=bool)
+    a[:59], b[59:180] = False, False
+    assert mcnemar([of_hits(a)], [of_hits(b)], "i2t") == pytest.approx(chi2.sf(62**2 / 180, 1))
+    assert mcnemar([of_hits(a)], [of_hits(a)], "i2t") == 1.0
+
+
+def test_captions_of_one_image_count_as_one_for_mcnemar():
+    """Five captions that are always right together are no more evidence than one."""
+    hits = np.random.default_rng(0).random((2, 400)) < np.array([[0.5], [0.57]])
+
+    def ranks(row, captions):
+        better = np.where(np.repeat(row, captions), 0, 99).astype(np.int32)
+        counts = Counts(better, np.zeros_like(better), np.ones_like(better))
+        return Ranks(of_hits(row).i2t, counts, np.repeat(np.arange(400), captions))
+
+    once, five = (mcnemar([ranks(hits[0], n)], [ranks(hits[1], n)], "t2i") for n in (1, 5))
+    assert once == pytest.approx(five)
+
+
+def test_holm_against_the_definition():
+    p = [0.01, 0.04, 0.03, 0.005]
+    assert holm(p) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []

@@ -24,6 +24,20 @@ from cran_bench.storage import write_text
 T = TypeVar("T")
 
 ROUNDS = 3
+HEADINGS = {
+    "what": "",
+    "dtype": "dtype",
+    "part": "measured on",
+    "seconds": "s",
+    "ns_per_pair": "ns per pair",
+    "gflops": "GFLOP/s",
+    "peak_percent": "% of GEMM",
+    "times_faster": "times faster",
+    "rescored": "rescored",
+    "error": "largest error",
+    "ranks": "ranks",
+    "extra_mib": "extra MiB",
+}
 COLUMNS = (
     "bench",
     "task",
@@ -126,30 +140,19 @@ def save(rows: list[dict[str, Any]], folder: Path) -> Path:
     write_text(path, made.to_csv(index=False))
     about = environment()
     line = f"{about['gpu'] or about['cpu']}, {about['threads']} threads, torch {about['torch']}, {about['system']}"
-    tasks = [
-        f"## {bench}: {task}\n\n{render(rows.to_dict('records'), 'pipe')}\n"
-        for (bench, task), rows in made.groupby(["bench", "task"], sort=False)
-    ]
+    tasks = [f"## {title}\n\n{render(rows, 'pipe')}\n" for title, rows in by_task(made)]
     write_text(path.with_suffix(".md"), "\n".join([f"# {line}\n", *tasks]))
     return path.with_suffix(".md")
 
 
-def render(rows: Sequence[Mapping[Any, Any]], style: str = "simple") -> str:
-    """A table of one task's rows."""
-    heads = {
-        "what": "",
-        "dtype": "dtype",
-        "part": "measured on",
-        "seconds": "s",
-        "ns_per_pair": "ns per pair",
-        "gflops": "GFLOP/s",
-        "peak_percent": "% of GEMM",
-        "times_faster": "times faster",
-        "rescored": "rescored",
-        "error": "largest error",
-        "ranks": "ranks",
-        "extra_mib": "extra MiB",
-    }
+def by_task(made: pd.DataFrame) -> list[tuple[str, list[dict[Any, Any]]]]:
+    """Rows of each bench and task, with a title."""
+    groups = made.groupby(["bench", "task"], sort=False)
+    return [(f"{bench}: {task}", rows.to_dict("records")) for (bench, task), rows in groups]
+
+
+def columns_of(rows: Sequence[Mapping[Any, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of one task's rows, without columns that none has."""
     formats = {
         "seconds": "{:.3g}",
         "ns_per_pair": "{:,.1f}",
@@ -160,13 +163,19 @@ def render(rows: Sequence[Mapping[Any, Any]], style: str = "simple") -> str:
         "error": "{:.1e}",
         "extra_mib": "{:,.0f}",
     }
-    used = [name for name in heads if any(not _is_missing(row.get(name)) for row in rows)]
+    used = [name for name in HEADINGS if any(not _is_missing(row.get(name)) for row in rows)]
     cells = [
         ["" if _is_missing(row.get(name)) else formats.get(name, "{}").format(row[name]) for name in used]
         for row in rows
     ]
-    align = ["left" if name in ("what", "dtype", "part", "ranks") else "right" for name in used]
-    return tabulate(cells, [heads[name] for name in used], tablefmt=style, colalign=align, disable_numparse=True)
+    return [HEADINGS[name] for name in used], cells
+
+
+def render(rows: Sequence[Mapping[Any, Any]], style: str = "simple") -> str:
+    """A table of one task's rows."""
+    headings, cells = columns_of(rows)
+    align = ["left" if heading in ("", "dtype", "measured on", "ranks") else "right" for heading in headings]
+    return tabulate(cells, headings, tablefmt=style, colalign=align, disable_numparse=True)
 
 
 def _is_missing(value: Any) -> bool:

@@ -1,0 +1,47 @@
+"""Verdicts: measured against the paper, against a committed reference, and methods against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cran_bench.paper import TEST_PAIRS
+from cran_bench.specs import parse_spec
+from cran_bench.tables import Table
+
+from .verdict import Verdict
+from .with_paper import compare_with_paper, paper_orders
+from .with_reference import compare_with_reference
+
+__all__ = ["Verdict", "compare_dataset", "is_of_paper", "of_dataset", "paper_orders"]
+
+
+def is_of_paper(label: str) -> bool:
+    """Whether the paper has numbers of this dataset."""
+    return parse_spec(label).name in TEST_PAIRS
+
+
+def of_dataset(tables: Sequence[Table], label: str) -> list[Table]:
+    """Those of a dataset; the bare name of one that is in the paper takes every split of it."""
+    takes_all = label in TEST_PAIRS
+    return [
+        table
+        for table in tables
+        if table.group.dataset == label or (takes_all and parse_spec(table.group.dataset).name == label)
+    ]
+
+
+def compare_dataset(tables: Sequence[Table], label: str, reference: Sequence[Table] | None) -> list[Verdict]:
+    """All there is to say of a dataset.
+
+    Args:
+        tables: its records.
+        label: of the dataset.
+        reference: committed records of a dataset that is not in the paper, or None to look at the orders alone.
+
+    Raises:
+        BadInput: the reference is of other data.
+    """
+    name = parse_spec(label).name
+    if is_of_paper(label):
+        return compare_with_paper(tables, name)
+    return [*(compare_with_reference(tables, reference) if reference is not None else []), *paper_orders(tables, name)]

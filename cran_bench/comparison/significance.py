@@ -1,0 +1,114 @@
+"""Which methods differ: paired bootstrap, McNemar's test of R@1, and Holm's correction over what is tested at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
+
+import pandas as pd
+
+from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.ranking import Direction
+from cran_bench.statistics import FIGURES, LEVEL, holm, mcnemar
+from cran_bench.tables import Group, Row, Table, typeset
+
+from .verdict import signed
+
+
+def significance_table(tables: Sequence[Table], labels: Sequence[str], style: str) -> str:
+    """The first of the methods against each of the others, figure by figure; without names the best against all.
+
+    Raises:
+        BadInput: a method has no records, or they are of other data than the first one's; or an unknown format.
+    """
+    table = _together(tables, labels)
+    rows = {row.label: row for row in table.rows if row.records}
+    if len(rows) < 2:
+        raise BadInput(f"there is one method in {table.title}: two or more can differ")
+    if labels:
+        first, others = rows[labels[0]], [rows[label] for label in labels[1:]]
+        lines = _figure_by_figure(first, others)
+        headings = ["against", "figure", "first", "other", "difference", "95 % interval", "p", "p (Holm)", "McNemar"]
+    else:
+        first = max(rows.values(), key=lambda row: row.mean("rsum"))
+        others = sorted((row for row in rows.values() if row is not first), key=lambda row: -row.mean("rsum"))
+        lines = _against_best(first, others)
+        headings = ["against", "rsum", "difference", "95 % interval", "p", "p (Holm)"]
+        headings += ["McNemar annotation", "McNemar retrieval"]
+    headings.append("verdict")
+    if style == "csv":
+        return str(pd.DataFrame(lines, columns=headings).to_csv(index=False))
+    over = "images and seeds" if any(len(row.records) > 1 for row in (first, *others)) else "images (one seed)"
+    notes = [
+        f"Differences are of the first, {first.label}, less the other, in points; the paired bootstrap draws {over}.",
+        f"Verdict: Holm's correction of the bootstrap's p over the {len(lines)} lines, at 5 %.",
+        "McNemar: p of equal R@1, an image's captions as one cluster; not corrected.",
+    ]
+    return typeset(f"{first.label} · {table.title}", headings, lines, notes, style)
+
+
+def _together(tables: Sequence[Table], labels: Sequence[str]) -> Table:
+    """The table in which all of them are; the one with most rows where there are several."""
+    have = {row.label for table in tables for row in table.rows if row.records}
+    for label in labels:
+        if label not in have:
+            raise BadInput(f"there is no finished record of {label}{did_you_mean(label, have)}")
+    fitting = [table for table in tables if set(labels) <= {row.label for row in table.rows if row.records}]
+    if not fitting:
+        one, other = next((a.group, b.group) for a, b in pairwise(tables) if a.group != b.group)
+        name = next(field for field in Group.__dataclass_fields__ if getattr(one, field) != getattr(other, field))
+        raise BadInput(
+            f"{' and '.join(labels)} were measured on different data: {name.replace('_', ' ')} is {getattr(one, name)} "
+            f"and {getattr(other, name)}; run them on one"
+        )
+    return max(fitting, key=lambda table: sum(bool(row.records) for row in table.rows))
+
+
+def _figure_by_figure(first: Row, others: Sequence[Row]) -> list[list[str]]:
+    tested = [(other, figure) for other in others for figure in (*FIGURES, "rsum")]
+    found = [first.sample.minus(other.sample, figure) for other, figure in tested]
+    lines = []
+    for (other, figure), gap, p in zip(tested, found, holm([d.p for d in found]), strict=True):
+        is_r1 = figure.endswith("_r1")
+        test = mcnemar(first.ranks, other.ranks, cast("Direction", figure[:3])) if is_r1 else None
+        lines.append(
+            [
+                other.label if figure == FIGURES[0] else "",
+                figure.replace("_r", " R@"),
+                f"{first.mean(figure):.1f}",
+                f"{other.mean(figure):.1f}",
+                *_gap(gap.value, gap.low, gap.high),
+                f"{gap.p:.4f}",
+                f"{p:.4f}",
+                "" if test is None else f"{test:.2g}",
+                _verdict(gap.value, p),
+            ]
+        )
+    return lines
+
+
+def _against_best(best: Row, others: Sequence[Row]) -> list[list[str]]:
+    found = [best.sample.minus(other.sample, "rsum") for other in others]
+    return [
+        [
+            other.label,
+            f"{other.mean('rsum'):.1f}",
+            *_gap(gap.value, gap.low, gap.high),
+            f"{gap.p:.4f}",
+            f"{p:.4f}",
+            *(f"{mcnemar(best.ranks, other.ranks, direction):.2g}" for direction in ("i2t", "t2i")),
+            _verdict(gap.value, p),
+        ]
+        for other, gap, p in zip(others, found, holm([d.p for d in found]), strict=True)
+    ]
+
+
+def _gap(value: float, low: float, high: float) -> list[str]:
+    return [signed(value), f"[{signed(low)}, {signed(high)}]"]
+
+
+def _verdict(value: float, p: float) -> str:
+    if p >= LEVEL:
+        return "not separable"
+    return "better" if value > 0 else "worse"

@@ -1,0 +1,123 @@
+"""A page for each method: what its docstrings say, its presets, what it measured, and what the paper printed."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from cran_bench.paper import DATASET_NAMES, TABLES, paper_rows
+from cran_bench.registry import METHODS, Plugin
+from cran_bench.specs import format_value
+from cran_bench.statistics import FIGURES
+from cran_bench.tables import Table
+
+HEADINGS = ["i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum"]
+
+
+def method_pages(tables: Sequence[Table]) -> dict[str, str]:
+    """Markdown by file name: a page for each registered method, and an index.
+
+    Args:
+        tables: what is recorded.
+    """
+    plugins = [METHODS.get(name) for name in METHODS.names()]
+    index = [
+        "# Methods",
+        "",
+        "One page each, made from the docstrings and the committed records by `cran-bench info --pages docs/methods`.",
+        "",
+        *(f"- [{plugin.name}]({plugin.name}.md): {_title(plugin)}" for plugin in plugins),
+        "",
+    ]
+    return {"README.md": "\n".join(index)} | {f"{p.name}.md": _page(p, tables) for p in plugins}
+
+
+def _title(plugin: Plugin[Any]) -> str:
+    """The first line of the module, or of the class where a module has several methods."""
+    alone = sum(p.cls.__module__ == plugin.cls.__module__ for p in METHODS.plugins.values()) == 1
+    doc = inspect.getdoc(sys.modules[plugin.cls.__module__] if alone else plugin.cls) or ""
+    return doc.partition("\n")[0]
+
+
+def _page(plugin: Plugin[Any], tables: Sequence[Table]) -> str:
+    module = inspect.getdoc(sys.modules[plugin.cls.__module__]) or ""
+    described = [c for c in plugin.cls.__mro__ if dataclasses.is_dataclass(c) and "__doc__" in vars(c)]
+    values = METHODS.configure(plugin.name).build()
+    default = {f.name: format_value(getattr(values, f.name)) for f in dataclasses.fields(plugin.cls)}
+    parts = [
+        f"# {plugin.name}",
+        module,
+        "## Options",
+        *(_options(inspect.cleandoc(c.__doc__ or "")) for c in described),
+    ]
+    parts += [
+        "With the preset `tuned` they are:",
+        _table(["option", "value"], [[f"`{k}`", v] for k, v in default.items()]),
+    ]
+    presets = [
+        [f"`{name}`", ", ".join(f"{key}={format_value(value)}" for key, value in fields.items()) or "the defaults"]
+        for name, fields in plugin.presets.items()
+    ]
+    parts += ["## Presets", _table(["preset", "changes"], presets)]
+    measured = _measured(plugin.name, tables)
+    if measured:
+        parts += [
+            "## Measured",
+            "Recall in percent, the mean over seeds; `cran-bench table` has intervals and seconds.",
+        ]
+        parts.append(_table(["dataset", "protocol", "row", "seeds", *HEADINGS], measured, right=4))
+    printed, provenance = _printed(plugin.paper_row)
+    if printed:
+        parts += ["## In the paper", _table(["table", "dataset", *HEADINGS], printed, right=2), *provenance]
+    return "\n\n".join(parts) + "\n"
+
+
+def _options(doc: str) -> str:
+    """A Google-style docstring as markdown: its attributes become a list."""
+    head, _, attributes = doc.partition("Attributes:\n")
+    lines = []
+    for item in re.split(r"\n(?=\w+: )", inspect.cleandoc(attributes)) if attributes else []:
+        name, _, text = " ".join(item.split()).partition(": ")
+        lines.append(f"- `{name}`: {text}")
+    return "\n".join([head.strip(), "", *lines]).strip()
+
+
+def _measured(name: str, tables: Sequence[Table]) -> list[list[str]]:
+    rows = [
+        (table.group, row)
+        for table in tables
+        for row in table.rows
+        if row.records and row.records[0][0].method.name == name and not table.group.quick
+    ]
+    rows.sort(key=lambda pair: (pair[0].dataset, pair[0].protocol, -pair[1].mean("rsum")))
+    return [
+        [
+            group.dataset,
+            group.protocol,
+            f"`{row.label}`",
+            str(len(row.records)),
+            *(f"{row.mean(figure):.1f}" for figure in (*FIGURES, "rsum")),
+        ]
+        for group, row in rows
+    ]
+
+
+def _printed(name: str | None) -> tuple[list[list[str]], list[str]]:
+    rows = [row for table in TABLES for row in paper_rows(table) if row.name == name]
+    lines = [
+        [str(r.table), DATASET_NAMES[r.dataset], *(f"{r.values[f]:.1f}" for f in FIGURES), f"{r.rsum:.1f}"]
+        for r in rows
+    ]
+    return lines, [f"{DATASET_NAMES[r.dataset]}, table {r.table}: {r.provenance}." for r in rows]
+
+
+def _table(headings: list[str], lines: list[list[str]], right: int | None = None) -> str:
+    align = ["left" if right is None or k < right else "right" for k in range(len(headings))]
+    cells = [[cell.replace("|", r"\|") for cell in line] for line in lines]
+    return tabulate(cells, headings, tablefmt="pipe", disable_numparse=True, colalign=align)

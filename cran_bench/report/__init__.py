@@ -1,0 +1,118 @@
+"""The report: one HTML file with everything that is recorded, which needs no network and no server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from cran_bench.comparison.verdict import Verdict
+from cran_bench.extras import require
+from cran_bench.tables import Table
+
+from .charts import bars, curves, phases
+from .gallery import Gallery
+
+VERSION = 1
+
+
+def build_report(
+    tables: Sequence[Table], files: Mapping[str, Path], verdicts: Mapping[str, Sequence[Verdict]], data: Path
+) -> str:
+    """The page.
+
+    Args:
+        tables: what to show, a section each.
+        files: of each record by its fingerprint: curves and examples lie beside it.
+        verdicts: by dataset.
+        data: folder that holds the datasets, for the images and captions of the gallery.
+
+    Raises:
+        BadInput: jinja2 is not installed, or a file beside a record is damaged.
+    """
+    require("jinja2", "report", "the report")
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    templates = Environment(
+        loader=PackageLoader("cran_bench.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    gallery = Gallery(data)
+    sections = [_section(number, table, files, gallery) for number, table in enumerate(tables)]
+    return templates.get_template("page.html.j2").render(
+        sections=sections,
+        verdicts=[(label, [_verdict(v) for v in found]) for label, found in verdicts.items() if found],
+        gallery=as_json(gallery.contents()),
+        style=_asset("style.css"),
+        script=_asset("page.js"),
+    )
+
+
+def as_json(value: Any) -> str:
+    """JSON that may stand in a script element: nothing in it ends the element."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _section(number: int, table: Table, files: Mapping[str, Path], gallery: Gallery) -> dict[str, Any]:
+    headings, lines = table.display()
+    frame = table.frame()
+    rows = sorted(
+        zip(lines, table.rows, strict=True), key=lambda pair: -(pair[1].mean("rsum") if pair[1].records else 0)
+    )
+    finished = [row for _, row in rows if row.records]
+    gallery.add(number, table, [(row, files) for row in finished])
+    twins = any("twin_accuracy" in record.metrics for row in finished for record, _ in row.records)
+    ablation = [row for row in finished if row.records[0][0].method.name.startswith("cran")]
+    return {
+        "id": f"s{number}",
+        "title": table.title,
+        "quick": table.group.quick,
+        "notes": table.notes,
+        "headings": headings,
+        "lines": [(line, _sort_values(line, headings)) for line, _ in rows],
+        "recall": bars(finished, "rsum", 600.0),
+        "ablation": bars(ablation, "rsum", 600.0) if len(ablation) > 1 else [],
+        "twins": bars(finished, "twin_accuracy", 100.0) if twins else [],
+        "phases": phases(finished),
+        "curves": curves(finished, files),
+        "environment": _environment(frame),
+        "has_examples": gallery.has(number),
+    }
+
+
+def _sort_values(line: Sequence[str], headings: Sequence[str]) -> list[float | str]:
+    """What a cell sorts by: its first number, or its text."""
+    values: list[float | str] = [line[0]]
+    for cell in line[1:]:
+        first = cell.replace(",", "").split(" ")[0]
+        try:
+            values.append(float(first))
+        except ValueError:
+            values.append(0.0 if first == "best" else float("-inf"))
+    return values[: len(headings)]
+
+
+def _environment(frame: Any) -> tuple[list[str], list[list[str]]]:
+    """Where rows were measured: method, seeds, commit, processor, torch."""
+    columns = [name for name in ("method", "seeds", "unit", "kernel", "cpu", "gpu", "torch", "commit") if name in frame]
+    shown = frame[columns].astype(object).where(frame[columns].notna(), "")
+    return columns, [[str(value) for value in line] for line in shown.to_numpy().tolist()]
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "title": verdict.title,
+        "headings": verdict.headings,
+        "lines": verdict.lines,
+        "notes": [*verdict.notes, *verdict.regressions],
+    }
+
+
+def _asset(name: str) -> str:
+    return resources.files("cran_bench.report").joinpath("page", name).read_text(encoding="utf-8")

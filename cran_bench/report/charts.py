@@ -1,0 +1,95 @@
+"""What people would rather look at than read: bars with intervals, seconds by phase, training curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cran_bench.results import read_curves
+from cran_bench.statistics import SUMS
+from cran_bench.tables import Row
+
+PHASES = ("fit", "embed", "similarity", "rank")
+WIDTH, HEIGHT = 240, 90
+
+
+def bars(rows: Sequence[Row], figure: str, most: float) -> list[dict[str, Any]]:
+    """A bar for each row that has the figure, as shares of `most`, with its interval where it can be resampled."""
+    found = []
+    for row in rows:
+        value = row.mean(figure)
+        if math.isnan(value):
+            continue
+        bar: dict[str, Any] = {"label": row.label, "text": f"{value:.1f}", "share": 100 * value / most}
+        if figure in SUMS:
+            interval = row.sample.interval(figure)
+            bar["low"], bar["high"] = 100 * interval.low / most, 100 * interval.high / most
+            bar["text"] += f" [{interval.low:.0f}, {interval.high:.0f}]"
+        elif len(row.records) > 1:
+            bar["text"] += f" ± {row.deviation(figure):.1f}"
+        found.append(bar)
+    return found
+
+
+def phases(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Seconds of each row by phase, as shares of the longest row's total."""
+    seconds = {row.label: [row.seconds(phase) for phase in PHASES] for row in rows}
+    longest = max((sum(values) for values in seconds.values()), default=0.0) or 1.0
+    return [
+        {
+            "label": label,
+            "text": f"{sum(values):,.1f} s",
+            "parts": [
+                {"phase": phase, "share": 100 * value / longest, "text": f"{phase} {value:,.2f} s"}
+                for phase, value in zip(PHASES, values, strict=True)
+            ],
+        }
+        for label, values in seconds.items()
+    ]
+
+
+def curves(rows: Sequence[Row], files: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Training curves of the first seed of each row that has some, a small picture for each thing that was trained."""
+    found = []
+    for row in rows:
+        record = row.records[0][0]
+        table = read_curves(files[record.fingerprint])
+        if table is None:
+            continue
+        pictures = []
+        for name, points in table.groupby("trained", sort=False):
+            across = "step" if "step" in points and points["step"].notna().any() else "epoch"
+            lines = _lines(points, across)
+            if lines:
+                pictures.append({"name": str(name), "across": across, "lines": lines})
+        if pictures:
+            found.append({"label": f"{row.label}, seed {record.seed}", "pictures": pictures})
+    return found
+
+
+def _lines(points: pd.DataFrame, across: str) -> list[dict[str, str]]:
+    """What fell and what rose, each on its own scale: the loss, and the recall or else what there is."""
+    if across not in points:
+        return []
+    there = [str(c) for c in points if c not in ("trained", across) and points[c].notna().sum() > 1]
+    losses = [name for name in there if name == "loss"]
+    rises = [name for name in ("rsum", "i2t_r1", "explained") if name in there]
+    chosen: list[str] = [*losses, *rises[:1]] or there[:2]
+    lines = []
+    for name in chosen:
+        some = points[points[name].notna()]
+        x, y = some[across].astype(float), some[name].astype(float)
+        if not (x.map(math.isfinite).all() and y.map(math.isfinite).all()):
+            continue
+        width, height = (float(x.max() - x.min()) or 1.0), (float(y.max() - y.min()) or 1.0)
+        places = [
+            f"{4 + (WIDTH - 8) * (a - x.min()) / width:.1f},{HEIGHT - 6 - (HEIGHT - 12) * (b - y.min()) / height:.1f}"
+            for a, b in zip(x, y, strict=True)
+        ]
+        text = f"{name} {y.iloc[0]:.4g} → {y.iloc[-1]:.4g}"
+        lines.append({"name": name, "points": " ".join(places), "text": text})
+    return lines

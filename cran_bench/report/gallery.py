@@ -1,0 +1,114 @@
+"""Example queries with pictures: ids come from the records, pixels and captions from the dataset where it is there."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cran_bench.dataset import Collection
+from cran_bench.errors import BadInput
+from cran_bench.examples import Example, Examples
+from cran_bench.frontend.characters import ALPHABET, encode
+from cran_bench.progress import say
+from cran_bench.protocols import Unit
+from cran_bench.registry import DATASETS
+from cran_bench.results import read_examples
+from cran_bench.tables import Row, Table
+
+SIDE = 144  # pixels of a thumbnail's longer side
+MOST_BYTES = 3_200_000  # of all thumbnails, as they stand in the page
+
+
+class Gallery:
+    """Collects the examples of sections, and the thumbnails and captions that they show."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self._collections: dict[str, Collection | None] = {}
+        self._rows: dict[str, dict[str, int]] = {}
+        self._sections: dict[int, dict[str, Any]] = {}
+        self._images: dict[str, dict[str, str]] = {}
+        self._texts: dict[str, dict[str, list[str]]] = {}
+        self._bytes = 0
+
+    def add(self, number: int, table: Table, rows: Sequence[tuple[Row, Mapping[str, Path]]]) -> None:
+        """The examples of a table's rows, those of the first seed of each."""
+        label, runs = table.group.dataset, []
+        unit: Unit = "documents" if table.group.protocol == "documents" else "captions"
+        for row, files in rows:
+            record = row.records[0][0]
+            found = read_examples(files[record.fingerprint])
+            if found is not None:
+                self._collect(label, found)
+                examples = [self._shown(label, unit, example) for example in found.examples]
+                runs.append({"method": row.label, "seed": record.seed, "examples": examples})
+        if runs:
+            self._sections[number] = {"title": table.title, "dataset": label, "unit": unit, "runs": runs}
+
+    def has(self, number: int) -> bool:
+        """Whether a section has examples."""
+        return number in self._sections
+
+    def contents(self) -> dict[str, Any]:
+        """All of it, for the page's script."""
+        return {"sections": self._sections, "images": self._images, "texts": self._texts}
+
+    def _collect(self, label: str, found: Examples) -> None:
+        collection = self._collection(label)
+        images, texts = self._images.setdefault(label, {}), self._texts.setdefault(label, {})
+        if collection is None:
+            return
+        for example in found.examples:
+            for name in dict.fromkeys((example.image, *(answer.image for answer in example.found))):
+                row = self._rows[label].get(name)
+                if row is None:
+                    continue
+                if name not in texts:
+                    own = np.flatnonzero(np.asarray(collection.image_of) == row)
+                    texts[name] = [collection.captions[k] for k in own.tolist()]
+                is_shown = example.direction == "t2i" or name in (example.image, example.found[0].image)
+                if is_shown and name not in images and self._bytes < MOST_BYTES:
+                    images[name] = self._thumbnail(collection, row)
+                    self._bytes += len(images[name])
+
+    def _shown(self, label: str, unit: Unit, example: Example) -> dict[str, Any]:
+        """An example with the text that its attention lies over, as the method read it."""
+        shown = example.model_dump(exclude_none=True)
+        if example.why is not None and example.why.attention:
+            asked = example if example.direction == "t2i" else example.found[0]
+            own = self._texts[label].get(asked.image, [])
+            text = " ".join(own) if unit == "documents" else own[asked.text - 1] if own else ""
+            shown["read"] = "".join(ALPHABET[place - 1] for place in encode([text])[0].tolist() if place)
+        return shown
+
+    def _collection(self, label: str) -> Collection | None:
+        if label not in self._collections:
+            try:
+                found: Collection | None = DATASETS.configure(label).build().load(self.data)
+            except BadInput as error:
+                say(f"the gallery of {label} has no pictures: {error}")
+                found = None
+            self._collections[label] = found
+            self._rows[label] = {name: row for row, name in enumerate(found.images.ids)} if found else {}
+        return self._collections[label]
+
+    def _thumbnail(self, collection: Collection, row: int) -> str:
+        try:
+            image = collection.images.read(row)
+        except BadInput:
+            return ""
+        image.thumbnail((SIDE, SIDE))
+        return data_uri(image)
+
+
+def data_uri(image: Image.Image) -> str:
+    """A small picture as text."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", quality=70)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

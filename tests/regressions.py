@@ -1,0 +1,50 @@
+"""Whether committed results still come out.  Run by tox: regression, regression-flickr8k and regression-paper."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cran_bench.needs import missing
+from cran_bench.registry import DATASETS, METHODS
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("CRAN_BENCH_DATA", ROOT / "data"))
+RESULTS = Path(os.environ.get("CRAN_BENCH_RESULTS", ROOT / "results"))
+CLOSED_FORMS = "cca,cfa,kcca,macc,gmm-hglmm"
+DEEP = "bimodal-ae,multimodal-dbn,corr-ae,ccl"
+PAPER = ",".join(f"{name}:paper" + "[width=full]" * name.startswith("cran") for name in METHODS.names())
+
+
+def cran_bench(*arguments):
+    """Run it, with what it says where pytest shows it, and return its exit code."""
+    command = [Path(sys.executable).with_name("cran-bench"), *map(str, arguments), "--results", RESULTS]
+    return subprocess.run(command, check=False).returncode
+
+
+def need(dataset):
+    absent = [need.what for need in missing(DATASETS.configure(dataset).build().needs(DATA)) if not need.optional]
+    if absent:
+        pytest.skip(f"{dataset} is not below {DATA}: it lacks {', '.join(absent)}; set CRAN_BENCH_DATA")
+
+
+def test_scenes():
+    assert cran_bench("run") == 0
+    assert cran_bench("compare", "-d", "scenes", "--reference", ROOT / "results/reference") == 0
+
+
+def test_flickr8k():
+    need("flickr8k")
+    data = ["-d", "flickr8k", "--data", DATA]
+    assert cran_bench("run", *data, "-m", f"{CLOSED_FORMS},dcca") == 0
+    assert cran_bench("run", *data, "-p", "documents", "-m", DEEP) == 0
+    assert cran_bench("compare", "-d", "flickr8k", "--reference", ROOT / "results/reference") == 0
+
+
+@pytest.mark.parametrize("dataset", ["flickr30k[split=entities]", "mscoco[split=random]"])
+def test_paper(dataset):
+    need(dataset)
+    assert cran_bench("run", "-d", dataset, "--data", DATA, "-p", "documents,mean,captions", "-m", PAPER) == 0
+    assert cran_bench("compare", "-d", dataset.partition("[")[0]) == 0

@@ -1,0 +1,460 @@
+"""Verdicts on invented records: reproduced and regressed rows, orders, references, significance, the paper's tables."""
+
+import csv
+import io
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cran_bench.comparison import compare_dataset
+from cran_bench.errors import BadInput
+from cran_bench.paper import CHAINS, TABLES, not_comparable, orders, paper_rows
+from cran_bench.ranking import Counts, Ranks
+from cran_bench.registry import METHODS
+from cran_bench.results import (
+    Address,
+    DataInfo,
+    Failure,
+    MethodInfo,
+    Record,
+    ResultStore,
+    Seconds,
+    SimilarityInfo,
+)
+from cran_bench.statistics import FIGURES
+from cran_bench.tables import build_tables
+
+PAPER_FRONT_END = "torchvision:vgg19 + paper"
+NAMES = {METHODS.get(name).paper_row: name for name in METHODS.names()}
+
+
+def ranks_of(recalls, images, captions, luck):
+    """Ranks with these recalls in percent; an image that is hard for one row is hard for the others."""
+    hard = np.random.default_rng(0).permutation((np.arange(images) + 0.5) / images)
+    random = np.random.default_rng(luck)
+
+    def counts(figures, times):
+        u = np.repeat(hard, times) + 0.1 * random.normal(size=images * times)
+        share = 100 * (u.argsort().argsort() + 0.5) / len(u)
+        better = np.select([share < bound for bound in figures], [0, 3, 8], 99).astype(np.int32)
+        return Counts(better, np.zeros_like(better), np.ones_like(better))
+
+    owners = np.repeat(np.arange(images), captions)
+    return Ranks(counts(recalls[:3], 1), counts(recalls[3:], captions), owners)
+
+
+def made(
+    label,
+    recalls,
+    *,
+    data="flickr30k[split=entities]",
+    protocol="documents",
+    seed=0,
+    front_end=PAPER_FRONT_END,
+    images=1000,
+    parameters=None,
+    **changes,
+):
+    name, _, rest = label.partition(":")
+    ranks = ranks_of(recalls, images, 5 if protocol == "captions" else 1, seed + crc32(label.encode()))
+    info = {"label": data, "quick": False, "split_sha": "5" * 64, "images": images, "captions": 5 * images}
+    info |= {"front_end": front_end, "features_sha": "f" * 64, "vectors": "ppmi-svd"}
+    record = Record(
+        fingerprint=f"{label}{protocol}{seed}{data}",
+        data=DataInfo(**{**info, **{k: v for k, v in changes.items() if k in info}}),
+        method=MethodInfo(
+            label=label,
+            name=name,
+            preset=rest.partition("[")[0],
+            paper_row=METHODS.get(name).paper_row,
+            parameters=parameters or {},
+            chose={},
+            unit="captions",
+            code_sha="c" * 64,
+            fit_fingerprint="d" * 64,
+        ),
+        protocol=protocol,
+        folds=changes.get("folds", 0),
+        seed=seed,
+        metrics=ranks.metrics().values(),
+        ties=0,
+        seconds=Seconds(features=1, fit=1, embed=1, similarity=1, rank=1),
+        similarity=SimilarityInfo(name="cosine", kernel="reference", dtype="float64"),
+        device="cpu",
+        peak_memory=1,
+        environment={"cpu": "a cpu", "gpu": None, "torch": "2.9", "commit": "abc"},
+        started="2026-01-01T00:00:00+00:00",
+        ranks_sha="",
+    )
+    return record, ranks
+
+
+def as_printed(dataset="flickr30k", preset="paper", **off):
+    """The paper's rows as if measured: the printed recalls, less `off` points for a row by its plugin name."""
+    data = {"flickr30k": "flickr30k[split=entities]", "mscoco": "mscoco[split=random]"}[dataset]
+    runs = []
+    for table, sets in TABLES.items():
+        for row in paper_rows(table) if dataset in sets else ():
+            name = NAMES[row.name]
+            if row.dataset != dataset or (table == 3 and row.name == "CRAN"):
+                continue
+            width = "[width=full]" if name.startswith("cran") else ""
+            recalls = [max(0.5, row.values[figure] - off.get(name.replace("-", "_"), 0.0)) for figure in FIGURES]
+            runs.append(made(f"{name}:{preset}{width}", recalls, data=data, protocol=row.protocol))
+    return runs
+
+
+def verdicts(runs, label="flickr30k", reference=None):
+    against = None if reference is None else build_tables(reference, [])
+    return compare_dataset(build_tables(runs, []), label, against)
+
+
+def regressions(found):
+    return [sentence for verdict in found for sentence in verdict.regressions]
+
+
+def stored(folder, runs):
+    store = ResultStore(folder)
+    for record, ranks in runs:
+        where = (record.data.label, record.protocol, record.folds, record.method.label, record.seed)
+        store.write(Address(*where, record.fingerprint), record, ranks)
+    return folder
+
+
+# The paper
+
+
+def test_every_cell_is_there_and_is_a_recall():
+    rows = [row for table in TABLES for row in paper_rows(table)]
+    assert [len(paper_rows(table)) for table in TABLES] == [11, 11, 8]
+    for row in rows:
+        values = [row.values[figure] for figure in FIGURES]
+        assert values[:3] == sorted(values[:3]) and values[3:] == sorted(values[3:]), row
+        assert all(0 < value < 100 for value in values) and row.name in NAMES
+    full = {row.dataset: row.values for row in rows if row.table == 3 and row.name == "CRAN"}
+    assert full == {row.dataset: row.values for row in rows if row.table < 3 and row.name == "CRAN"}
+
+
+def test_what_the_text_says_of_the_tables():
+    """CRAN leads every column; CFA and GMM+HGLMM outperform some deep methods; each level helps, together most."""
+    for table in (1, 2):
+        cran, *others = paper_rows(table)
+        assert all(cran.values[f] > other.values[f] for other in others for f in FIGURES)
+        by_name = {row.name: row for row in others}
+        assert all(by_name[n].rsum > by_name["Multimodal DBN"].rsum for n in ("CFA", "GMM+HGLMM"))
+    for dataset in ("flickr30k", "mscoco"):
+        rows = {row.name: row for row in paper_rows(3) if row.dataset == dataset}
+        for part in ("CRAN-local", "CRAN-relation"):
+            assert all(rows["CRAN"].values[f] > rows[part].values[f] for f in FIGURES)
+            assert all(rows[part].values[f] > rows["CRAN-baseline"].values[f] for f in FIGURES)
+
+
+@pytest.mark.parametrize("dataset", CHAINS)
+def test_the_orders_are_those_of_the_printed_numbers(dataset):
+    rows = {row.name: row for table in TABLES for row in paper_rows(table) if row.dataset == dataset}
+    for better, worse in orders(dataset):
+        assert rows[better].rsum > rows[worse].rsum
+        assert all(rows[better].values[f] > rows[worse].values[f] for f in ("i2t_r1", "t2i_r1"))
+
+
+@pytest.mark.parametrize("dataset", ["flickr30k", "mscoco"])
+def test_printed_numbers_reproduce_themselves(dataset):
+    found = verdicts(as_printed(dataset), dataset)
+    assert not regressions(found)
+    text = "\n".join(map(str, found))
+    assert "REGRESSED" not in text and "reversed" not in text and "not comparable" not in text
+    table = next(str(verdict) for verdict in found if verdict.title.startswith(f"Table {1 + (dataset == 'mscoco')}"))
+    cran = next(line for line in table.splitlines() if line.startswith("CRAN"))
+    assert cran.endswith("same") and "mean" in cran
+
+
+def test_a_row_that_falls_far_behind_is_a_regression():
+    found = regressions(verdicts(as_printed(corr_ae=25.0)))
+    assert any("corr-ae:paper, documents, i2t_r1: 5.3, the paper has 30.3" in sentence for sentence in found)
+    assert not any("ccl" in sentence and "the paper has 37.7" in sentence for sentence in found)
+
+
+def test_a_little_less_is_below_but_no_regression():
+    found = verdicts(as_printed(corr_ae=6.0))
+    assert not regressions(found)
+    assert any("below" in line for line in str(found[0]).splitlines() if line.startswith("Corr-AE"))
+
+
+def test_copied_rows_never_fail():
+    found = verdicts(as_printed(gmm_hglmm=24.0, dcca=26.0))
+    assert not regressions(found)
+    assert "differs (copied)" in str(found[0]) and "informational" in str(found[0])
+
+
+def test_a_reversed_order_is_a_regression_of_the_preset_paper_only():
+    assert any("cfa:paper is" in s and "below kcca:paper" in s for s in regressions(verdicts(as_printed(cfa=15.0))))
+    found = verdicts(as_printed(preset="tuned", cfa=9.5, kcca=-9.5))
+    assert not regressions(found)
+    assert "reversed" in "".join(map(str, found))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"data": "flickr30k"}, "another split"),
+        ({"data": "flickr30k:quick[split=entities]", "quick": True}, "part of the data"),
+        ({"data": "flickr30k[limit=500,split=entities]"}, "part of the data"),
+        ({"front_end": "torchvision:resnet50 + paper"}, "another backbone"),
+        ({"front_end": "torchvision:vgg19 + grid"}, "other regions"),
+        ({"label": "cran:paper[width=compact]", "parameters": {"width": "compact"}}, "width compact"),
+        ({"label": "cran:paper[top=5,width=full]"}, "other options .top"),
+        ({"label": "cran:literal[width=full]"}, "other options .literal"),
+        ({"data": "flickr8k"}, "the paper has no flickr8k"),
+        ({"folds": 5}, "part of the data"),
+    ],
+)
+def test_what_may_not_be_held_against_the_paper(changes, reason):
+    asked = {"label": "cran:paper[width=full]", "protocol": "mean", **changes}
+    record, _ = made(asked.pop("label"), [1, 2, 3, 1, 2, 3], **asked)
+    assert reason.replace(".", "(") in not_comparable(record)
+    fine, _ = made("cran:paper[width=full]", [1, 2, 3, 1, 2, 3], protocol="mean", parameters={"width": "full"})
+    assert not_comparable(fine) == ""
+
+
+def test_a_row_that_is_not_comparable_does_not_regress():
+    runs = [made("cca:paper", [1, 2, 3, 1, 2, 3], data="flickr30k"), made("cfa:paper", [1, 2, 3, 1, 2, 3])]
+    found = verdicts(runs)
+    sentences = regressions(found)
+    assert sentences and all("cfa:paper" in sentence for sentence in sentences)
+    assert "cca:paper is not comparable: another split" in str(found[0])
+
+
+def test_methods_that_look_at_no_regions_are_free_of_them():
+    record, _ = made("cca:paper", [1, 2, 3, 1, 2, 3], front_end="torchvision:vgg19[weights=a.pth] + none")
+    assert not_comparable(record) == ""
+
+
+# The reference
+
+SCENES = {"data": "scenes", "front_end": "pixels + boxes", "protocol": "captions", "images": 500}
+BASE = np.array([30.0, 60.0, 75.0, 20.0, 45.0, 60.0])
+
+
+def reference_runs(label="ccl:tuned", spread=1.0, base=BASE, seeds=5):
+    moves = np.linspace(-spread, spread, seeds)
+    return [made(label, base + move, seed=seed, **SCENES) for seed, move in enumerate(moves)]
+
+
+@pytest.mark.parametrize("move", [0.0, 1.0, -1.5])
+def test_what_seeds_explain_is_the_same(move):
+    found = verdicts([made("ccl:tuned", BASE + move, seed=7, **SCENES)], "scenes", reference_runs())
+    assert not regressions(found)
+
+
+@pytest.mark.parametrize(("move", "word"), [(-9.0, "more than seeds explain"), (9.0, "see what leaks")])
+def test_what_they_do_not_explain_is_a_regression(move, word):
+    found = regressions(verdicts([made("ccl:tuned", BASE + move, seed=7, **SCENES)], "scenes", reference_runs()))
+    assert len(found) == 2 and all(word in sentence for sentence in found)
+
+
+def test_swapped_directions_are_seen_although_their_sum_is_the_same():
+    found = regressions(verdicts([made("ccl:tuned", np.roll(BASE, 3), **SCENES)], "scenes", reference_runs()))
+    assert len(found) == 2
+
+
+def test_a_row_that_seeds_do_not_change_may_not_move_at_all():
+    still = reference_runs("cca:tuned", spread=0.0)
+    same = [replace_seed(still[0], 0)]
+    assert not regressions(verdicts(same, "scenes", still))
+    moved = [made("cca:tuned", BASE - 3.0, **SCENES)]
+    assert regressions(verdicts(moved, "scenes", still + reference_runs(spread=4.0)))
+
+
+def replace_seed(run, seed):
+    return run[0].model_copy(update={"seed": seed}), run[1]
+
+
+def test_one_seed_in_the_reference_is_allowed_what_the_other_rows_show():
+    once = [reference_runs("dcca:tuned")[0]]
+    now = [made("dcca:tuned", BASE - 6.0, seed=9, **SCENES)]
+    assert not regressions(verdicts(now, "scenes", once + reference_runs(spread=6.0)))
+    assert regressions(verdicts(now, "scenes", once))
+
+
+def test_tolerances_hold_for_as_many_rows_as_there_are():
+    """Fourteen rows whose seeds are exchangeable: a false alarm in at most one table of twenty, about."""
+    random, alarms = np.random.default_rng(1), 0
+    labels = [f"{name}:tuned" for name in METHODS.names()]
+    for _ in range(12):
+        before = [
+            made(label, BASE + random.normal(0, 1.5), seed=seed, **{**SCENES, "images": 300})
+            for label in labels
+            for seed in range(3)
+        ]
+        now = [made(label, BASE + random.normal(0, 1.5), seed=9, **{**SCENES, "images": 300}) for label in labels]
+        alarms += bool(regressions(verdicts(now, "scenes", before)))
+    assert alarms <= 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"split_sha": "6" * 64}, "split sha is 66"),
+        ({"features_sha": "e" * 64}, "features sha is ee"),
+        ({"front_end": "pixels + grid"}, "front end is pixels . grid, there it is pixels . boxes"),
+        ({"vectors": "glove:a.txt"}, "vectors is glove:a.txt"),
+        ({"protocol": "documents"}, "no records of scenes, protocol documents"),
+        ({"folds": 5}, "no records of scenes, protocol captions, 5 folds"),
+    ],
+)
+def test_other_data_is_refused(changes, sentence):
+    with pytest.raises(BadInput, match=sentence.replace("+", ".")):
+        verdicts([made("ccl:tuned", BASE, **{**SCENES, **changes})], "scenes", reference_runs())
+
+
+def test_rows_without_reference_or_not_run_are_named():
+    (found, *_) = verdicts([made("cfa:tuned", BASE, **SCENES)], "scenes", reference_runs())
+    assert "no reference" in str(found) and "Not run: ccl:tuned." in str(found)
+
+
+def test_a_failed_run_is_a_regression():
+    record, _ = made("ccl:tuned", BASE, **SCENES)
+    failed = Failure(
+        data=record.data,
+        method_label="ccl:tuned",
+        protocol="captions",
+        folds=0,
+        seed=1,
+        error="it broke",
+        traceback="",
+        started=record.started,
+        environment={},
+    )
+    tables = build_tables([(record, made("ccl:tuned", BASE, **SCENES)[1])], [failed])
+    (found, *_) = compare_dataset(tables, "scenes", build_tables(reference_runs(), []))
+    assert found.regressions == ["REGRESSION scenes, captions, ccl:tuned, seed 1 FAILED: it broke"]
+
+
+# The verbs
+
+
+def test_compare_says_it_with_its_exit_code(command, tmp_path):
+    fine, broken = stored(tmp_path / "fine", as_printed()), stored(tmp_path / "broken", as_printed(corr_ae=25.0))
+    said = command("compare", "--results", fine)
+    assert said.code == 0 and said.out.endswith("no regression\n")
+    assert "there are no records of mscoco" in said.err
+    said = command("compare", "-d", "flickr30k", "--results", broken)
+    assert said.code == 1 and "REGRESSION flickr30k, corr-ae:paper" in said.out
+    said = command("compare", "--results", tmp_path / "none")
+    assert said.code == 2 and "make some with cran-bench run" in said.sentence
+    said = command("compare", "-d", "mscoco", "--results", fine)
+    assert said.code == 2 and "there are no records of mscoco" in said.sentence
+
+
+def test_compare_with_a_reference(command, tmp_path):
+    reference = stored(tmp_path / "reference", reference_runs())
+    fine = stored(tmp_path / "fine", [made("ccl:tuned", BASE, seed=3, **SCENES)])
+    low = stored(tmp_path / "low", [made("ccl:tuned", BASE - 9, seed=3, **SCENES)])
+    where = ["compare", "-d", "scenes", "--reference", reference, "--results"]
+    assert command(*where, fine).code == 0
+    said = command(*where, low)
+    assert said.code == 1 and said.out.count("LOWER") == 2 and said.out.endswith("2 regressions\n")
+    said = command("compare", "-d", "scenes", "--reference", tmp_path / "none", "--results", fine)
+    assert said.code == 2 and "there are no such records" in said.sentence
+    path = min((reference / "runs").rglob("*.json"))
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 6').replace('"seed":0', '"seed":6'))
+    said = command(*where, fine)
+    assert said.code == 2 and "was changed after it was written" in said.sentence
+
+
+def test_significance_of_two_and_of_all(command, tmp_path):
+    runs = [made("cca:tuned", BASE, **SCENES), made("cfa:tuned", BASE - 12, **SCENES)]
+    runs += [made("kcca:tuned", BASE + 0.1, seed=0, **SCENES)]
+    results = stored(tmp_path, runs)
+    said = command("significance", "cca", "cfa", "--results", results)
+    lines = [line for line in said.out.splitlines() if "R@1 " in line + " "]
+    assert said.code == 0 and all(line.endswith("better") for line in lines), said.out
+    said = command("significance", "--results", results)
+    assert next(line for line in said.out.splitlines() if line.startswith("cca")).endswith("not separable")
+    assert next(line for line in said.out.splitlines() if line.startswith("cfa")).endswith("better")
+    frame = pd.read_csv(io.StringIO(command("significance", "--results", results, "-f", "csv").out))
+    assert list(frame["against"]) == ["cca:tuned", "cfa:tuned"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["cca"], "one method differs from nothing"),
+        (["cca", "macc"], "there is no finished record of macc:tuned"),
+        (["cca", "cfa", "-p", "all"], "under one protocol, not 4"),
+        (["cca", "dcca"], "measured on different data: vectors is ppmi-svd and glove:a.txt"),
+        (["cca", "cfa", "-f", "html"], "there is no table format 'html'"),
+        (["-d", "flickr8k"], "there are no such records"),
+    ],
+)
+def test_significance_refuses(command, tmp_path, arguments, sentence):
+    runs = [made("cca:tuned", BASE, **SCENES), made("cfa:tuned", BASE - 12, **SCENES)]
+    runs += [made("dcca:tuned", BASE, **SCENES, vectors="glove:a.txt")]
+    said = command("significance", *arguments, "--results", stored(tmp_path, runs))
+    assert said.code == 2 and sentence in said.sentence
+
+
+def test_the_papers_tables_in_its_shape(command, tmp_path):
+    results = stored(tmp_path, [run for run in as_printed() if not run[0].method.label.startswith("macc")])
+    said = command("table", "1", "--results", results)
+    lines = said.out.splitlines()
+    assert [line.split("  ")[0] for line in lines[4:15]] == [row.name for row in paper_rows(1)]
+    assert "0.381 (0.381)" in lines[4] and "cran:paper[width=full], mean" in lines[4]
+    assert lines[11].startswith("MACC") and lines[11].count("- (0.") == 6 and "- is not measured." in said.out
+    table = list(csv.DictReader(io.StringIO(command("table", "1", "--results", results, "-f", "csv").out)))
+    assert table[7]["status"] == "missing" and float(table[0]["i2t_r1"]) == float(table[0]["i2t_r1_paper"]) == 0.381
+    assert r"\toprule" in command("table", "3", "--results", results, "-f", "latex").out
+    said = command("table", "3", "--results", results, "-f", "markdown")
+    assert said.out.count("| MS-COCO") == 1 and said.out.count("Flickr-30K |") == 1
+
+
+def test_a_failed_row_is_visible_in_the_papers_table(command, tmp_path):
+    results = stored(tmp_path, as_printed()[:1])
+    record, _ = made("kcca:paper", BASE)
+    failed = {"data": record.data, "method_label": "kcca:paper", "protocol": "documents", "folds": 0, "seed": 0}
+    failed |= {"error": "no memory", "traceback": "", "started": record.started, "environment": {}}
+    address = Address(record.data.label, "documents", 0, "kcca:paper", 0, "1" * 12)
+    ResultStore(results).write_failure(address, Failure(**failed))
+    said = command("table", "1", "--results", results)
+    assert next(line for line in said.out.splitlines() if line.startswith("KCCA")).count("failed (") == 6
+    assert "kcca:paper seed 0 FAILED: no memory" in said.out
+
+
+def test_other_data_in_the_papers_shape(command, tmp_path):
+    results = stored(tmp_path, [made("cca:tuned", BASE, data="flickr8k", front_end="onnx:a + grid")])
+    said = command("table", "1", "-d", "flickr8k", "--results", results)
+    assert "another dataset: look, not compare" in said.out and "0.300 (0.076)" in said.out
+
+
+@pytest.mark.parametrize("which", ["4", "kernel"])
+def test_unknown_tables(command, tmp_path, which):
+    said = command("table", which, "--results", tmp_path)
+    assert said.code == 2 and f"there is no table '{which}'" in said.sentence
+
+
+def test_kernels(command, tmp_path):
+    said = command("table", "kernels", "--results", tmp_path)
+    assert said.code == 2 and "cran-bench bench similarity" in said.sentence
+    (tmp_path / "kernels").mkdir()
+    columns = "bench,task,what,dtype,part,seconds,ns_per_pair,gflops,peak_percent,times_faster,rescored,error,ranks"
+    line = "ranking,two by two,torch,float32,all,0.5,2,3,4,5.25,6,1e-7,identical"
+    (tmp_path / "kernels" / "a-chip.csv").write_text(f"{columns},extra_mib,commit\n{line},7,abc\n")
+    said = command("table", "kernels", "--results", tmp_path)
+    assert "a-chip · ranking: two by two" in said.out and "5.25" in said.out
+    assert "a-chip" in command("table", "kernels", "--results", tmp_path, "-f", "csv").out
+
+
+def test_rows_that_cannot_be_told_from_the_best_are_marked(command, tmp_path):
+    runs = [made("cca:tuned", BASE, **SCENES), made("cfa:tuned", BASE - 12, **SCENES)]
+    results = stored(tmp_path, [*runs, made("kcca:tuned", BASE + 0.1, **SCENES)])
+    said = command("table", "--results", results)
+    assert "≈" in next(line for line in said.out.splitlines() if line.startswith("cca"))
+    assert "≈" not in next(line for line in said.out.splitlines() if line.startswith("cfa"))
+    assert "≈ cannot be told from the best" in said.out
+
+
+def test_it_says_when_there_is_one_seed(command, tmp_path):
+    said = command("compare", "--results", stored(tmp_path, as_printed()))
+    assert "cran:paper[width=full]: one seed, so its intervals are of images only." in said.out

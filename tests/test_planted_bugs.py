@@ -1,0 +1,116 @@
+"""Bugs that are put in on purpose: each must make `compare` against a reference end with exit code 1."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cran_bench import runner
+from cran_bench.evaluation import metrics_of
+from cran_bench.preparation import Prepared, prepare
+from cran_bench.ranking import Ranks
+from cran_bench.registry import DATASETS
+from cran_bench.similarity import as_levels
+from cran_bench.split import Split
+
+SPEC = "scenes[train=400,val=100,test=200]"
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planted")
+    prepare(DATASETS.configure(SPEC), folder, folder / "cache", "pixels[dim=64]")
+    return folder / "cache"
+
+
+@pytest.fixture
+def measure(command, features, tmp_path):
+    """``measure(folder)``: run cca on captions and documents, with features made once and fits of its own."""
+
+    def call(folder):
+        cache = tmp_path / f"{folder}-cache"
+        shutil.copytree(features, cache)
+        where = ["-d", SPEC, "--cache", cache, "--results", tmp_path / folder, "-p", "captions,documents"]
+        assert command("run", "-m", "cca[dim=64]", *where).code == 0
+
+    return call
+
+
+@pytest.fixture
+def verdict(command, tmp_path, measure):
+    """``verdict()``: what compare says of a run made now, against one that was made before."""
+    measure("reference")
+
+    def call():
+        measure("now")
+        return command("compare", "-d", SPEC, "--reference", tmp_path / "reference", "--results", tmp_path / "now")
+
+    return call
+
+
+def evaluating(monkeypatch, change):
+    """Put `change(ranks) -> ranks` behind every evaluation."""
+    evaluate = runner.evaluate
+
+    def changed(*arguments, **named):
+        found = evaluate(*arguments, **named)
+        ranks = change(found.ranks)
+        return replace(found, ranks=ranks, metrics={**found.metrics, **metrics_of(ranks, 0).values()})
+
+    monkeypatch.setattr(runner, "evaluate", changed)
+
+
+def test_without_a_bug_nothing_is_said(verdict):
+    said = verdict()
+    assert said.code == 0 and said.out.endswith("no regression\n")
+
+
+def test_shuffled_captions(verdict, monkeypatch):
+    evaluate = runner.evaluate
+
+    def shuffled(images, texts, *others):
+        order = torch.from_numpy(np.random.default_rng(0).permutation(len(texts)))
+        return evaluate(images, as_levels(texts).rows(order), *others)
+
+    monkeypatch.setattr(runner, "evaluate", shuffled)
+    said = verdict()
+    assert said.code == 1 and "LOWER" in said.out
+
+
+def test_swapped_directions(verdict, monkeypatch):
+    def swapped(ranks):
+        if len(ranks.i2t.better) == len(ranks.t2i.better):
+            return Ranks(ranks.t2i, ranks.i2t, ranks.image_of, ranks.kernel)
+        first = np.searchsorted(ranks.image_of, np.arange(len(ranks.i2t.better)))
+        return Ranks(ranks.t2i.take(first), ranks.i2t.take(ranks.image_of), ranks.image_of, ranks.kernel)
+
+    evaluating(monkeypatch, swapped)
+    said = verdict()
+    assert said.code == 1 and "LOWER" in said.out and "HIGHER" in said.out
+
+
+def test_a_rank_off_by_one(verdict, monkeypatch):
+    def later(counts):
+        return replace(counts, better=counts.better + 1)
+
+    evaluating(monkeypatch, lambda ranks: replace(ranks, i2t=later(ranks.i2t), t2i=later(ranks.t2i)))
+    said = verdict()
+    assert said.code == 1 and "LOWER" in said.out
+
+
+def test_test_data_in_training(verdict, monkeypatch):
+    split = Prepared.split
+
+    def leaking(self, name, unit, device, fit_unit=None):
+        found = split(self, name, unit, device, fit_unit)
+        if name != "train":
+            return found
+        rows = self.collection.splits
+        leaked = np.concatenate([rows["train"], rows["test"], rows["test"]])
+        return Split(name, unit, self.collection, self.features, found._text, device, leaked)
+
+    monkeypatch.setattr(Prepared, "split", leaking)
+    said = verdict()
+    assert said.code == 1 and "HIGHER" in said.out and "see what leaks" in said.out
