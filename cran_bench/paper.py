@@ -106,6 +106,8 @@ def not_comparable(record: Record) -> str:
         return "part of the data"
     if data.name == "flickr30k" and data.options.get("split") != "entities":
         return "another split: the paper's numbers of images are those of split=entities"
+    if record.data.images != TEST_PAIRS[data.name]:
+        return f"{record.data.images:,} test images, where the paper has {TEST_PAIRS[data.name]:,}"
     changed = set(label.options) - {"width"}
     if changed or label.argument not in ("paper", "tuned"):
         return f"other options ({', '.join(sorted(changed)) or label.argument or 'no preset'})"

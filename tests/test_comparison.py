@@ -10,7 +10,7 @@ import pytest
 
 from cran_bench.comparison import compare_dataset
 from cran_bench.errors import BadInput
-from cran_bench.paper import CHAINS, TABLES, not_comparable, orders, paper_rows
+from cran_bench.paper import CHAINS, TABLES, TEST_PAIRS, not_comparable, orders, paper_rows
 from cran_bench.ranking import Counts, Ranks
 from cran_bench.registry import METHODS
 from cran_bench.results import (
@@ -94,7 +94,7 @@ def made(
 def as_printed(dataset="flickr30k", preset="paper", **off):
     """The paper's rows as if measured: the printed recalls, less `off` points for a row by its plugin name."""
     data = {"flickr30k": "flickr30k[split=entities]", "mscoco": "mscoco[split=random]"}[dataset]
-    runs = []
+    runs, images = [], TEST_PAIRS[dataset]
     for table, sets in TABLES.items():
         for row in paper_rows(table) if dataset in sets else ():
             name = NAMES[row.name]
@@ -102,7 +102,7 @@ def as_printed(dataset="flickr30k", preset="paper", **off):
                 continue
             width = "[width=full]" if name.startswith("cran") else ""
             recalls = [max(0.5, row.values[figure] - off.get(name.replace("-", "_"), 0.0)) for figure in FIGURES]
-            runs.append(made(f"{name}:{preset}{width}", recalls, data=data, protocol=row.protocol))
+            runs.append(made(f"{name}:{preset}{width}", recalls, data=data, protocol=row.protocol, images=images))
     return runs
 
 
@@ -208,6 +208,7 @@ def test_a_reversed_order_is_a_regression_of_the_preset_paper_only():
         ({"label": "cran:literal[width=full]"}, "other options .literal"),
         ({"data": "flickr8k"}, "the paper has no flickr8k"),
         ({"folds": 5}, "part of the data"),
+        ({"images": 200}, "200 test images, where the paper has 1,000"),
     ],
 )
 def test_what_may_not_be_held_against_the_paper(changes, reason):
