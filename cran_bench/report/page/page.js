@@ -74,6 +74,7 @@ function overlay(why) {
     const middle = place => [0, 1].map(axis => (why.boxes[place][axis] + why.boxes[place][axis + 2]) / 2);
     const [a, b] = [middle(first), middle(second)];
     made.append(drawing("line", { x1: a[0], y1: a[1], x2: b[0], y2: b[1] }));
+    made.append(drawing("circle", { cx: b[0], cy: b[1], r: 0.03 }));  // where the pair points
   }
   return made;
 }
