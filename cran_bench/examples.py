@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, model_validator
 from torch import Tensor
 
 from cran_bench.contract import Explaining, Explanation, Method
@@ -34,18 +34,25 @@ class Found(_Strict):
     """
 
     image: str
-    text: int
-    score: float
+    text: NonNegativeInt
+    score: FiniteFloat
 
 
 class Why(_Strict):
     """Why the first answer scored as it did, see `cran_bench.Explanation`; regions are corners as fractions."""
 
-    scores: dict[str, float]
-    attention: dict[str, list[float]]
-    boxes: list[list[float]]
-    regions: list[tuple[int, float]]
-    pairs: list[tuple[int, int, float]]
+    scores: dict[str, FiniteFloat]
+    attention: dict[str, list[FiniteFloat]]
+    boxes: list[tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]]
+    regions: list[tuple[NonNegativeInt, FiniteFloat]]
+    pairs: list[tuple[NonNegativeInt, NonNegativeInt, FiniteFloat]]
+
+    @model_validator(mode="after")
+    def _has_its_boxes(self) -> Why:
+        named = {region for region, _ in self.regions} | {place for *pair, _ in self.pairs for place in pair}
+        if any(place >= len(self.boxes) for place in named):
+            raise ValueError(f"there are {len(self.boxes)} boxes, and region {max(named)} is named, counted from 0")
+        return self
 
 
 class Example(_Strict):
@@ -61,8 +68,8 @@ class Example(_Strict):
 
     direction: Direction
     image: str
-    text: int
-    found: list[Found]
+    text: NonNegativeInt
+    found: list[Found] = Field(min_length=1)
     why: Why | None = None
 
 
@@ -129,7 +136,7 @@ def _rounded(found: Explanation, test: Split, image: int) -> Why:
     return Why(
         scores={name: round(value, 4) for name, value in found.scores.items()},
         attention={name: [round(weight, 3) for weight in weights] for name, weights in found.attention.items()},
-        boxes=[[round(corner, 3) for corner in box] for box in boxes],
+        boxes=[(round(x0, 3), round(y0, 3), round(x1, 3), round(y1, 3)) for x0, y0, x1, y1 in boxes],
         regions=[(region, round(score, 4)) for region, score in found.regions],
         pairs=[(first, second, round(score, 4)) for first, second, score in found.pairs],
     )

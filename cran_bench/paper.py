@@ -66,9 +66,12 @@ class PaperRow:
     @property
     def protocol(self) -> Protocol:
         """Ours that matches the row best: `mean` for CRAN, `documents` for the others, `captions` where copied."""
-        if "copied" in self.rules.values():
-            return "captions"
-        return "mean" if self.name.startswith("CRAN") else "documents"
+        return "captions" if "copied" in self.rules.values() else matching(self.name)
+
+
+def matching(name: str) -> Protocol:
+    """The protocol of ours that matches best how a row was measured, one text to one image."""
+    return "mean" if name.startswith("CRAN") else "documents"
 
 
 def paper_rows(table: int) -> list[PaperRow]:
@@ -117,6 +120,6 @@ def not_comparable(record: Record) -> str:
     seen = parse_spec(backbone)
     if (seen.name, seen.argument) != ("torchvision", "vgg19"):
         return "another backbone than VGG-19"
-    if record.method.paper_row in _WITH_REGIONS and parse_spec(regions).name != "paper":
+    if record.method.paper_row in _WITH_REGIONS and (not regions or parse_spec(regions).name != "paper"):
         return "other regions"
     return ""

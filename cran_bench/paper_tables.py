@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
+from cran_bench.comparison import of_dataset
 from cran_bench.comparison.with_paper import find_row
 from cran_bench.errors import BadInput
 from cran_bench.paper import DATASET_NAMES, TABLES, PaperRow, not_comparable, paper_rows
 from cran_bench.protocols import Protocol
-from cran_bench.results import Failure
+from cran_bench.specs import parse_spec
 from cran_bench.statistics import FIGURES
 from cran_bench.tables import Row, Table, typeset
 
@@ -28,7 +31,7 @@ def paper_table(
         preset: which rows to take; where a row has none of it, `paper` or `tuned` stand in.
         protocol: of all rows, or None for the one that matches each printed row.
         style: one of `cran_bench.tables.FORMATS`.
-        dataset: to show that data in this shape instead of the paper's own.
+        dataset: to show that data in this shape, the paper's own or another.
 
     Raises:
         BadInput: an unknown number or format.
@@ -36,68 +39,100 @@ def paper_table(
     if number not in TABLES:
         raise BadInput(f"the paper has tables 1, 2 and 3, not {number}")
     sets = TABLES[number]
-    shown = [row for row in paper_rows(number) if dataset is None or row.dataset == sets[0]]
-    found = [_measured(row, tables, preset, protocol, dataset or row.dataset) for row in shown]
+    name = parse_spec(dataset).name if dataset else None
+    asked = [name] if name in sets else sets[:1] if name else sets
+    lines = [
+        _measured(printed, of_dataset(tables, dataset or printed.dataset), preset, protocol)
+        for printed in paper_rows(number)
+        if printed.dataset in asked
+    ]
     if style == "csv":
-        return _csv(number, shown, found)
-    headings = ["Dataset"] * (len(sets) > 1) + ["Method"]
+        return str(pd.DataFrame([line.numbers() for line in lines]).to_csv(index=False))
+    is_other = name is not None and name not in sets
+    headings = ["Dataset"] * (len(asked) > 1) + ["Method"]
     headings += [f"{kind} {k}" for kind in ("annotation", "retrieval") for k in HEADINGS] + ["measured"]
-    lines, last = [], ""
-    for printed, (row, used, failures) in zip(shown, found, strict=True):
-        name = dataset or DATASET_NAMES[printed.dataset]
-        line = [name if name != last else ""] * (len(sets) > 1) + [printed.name]
-        for figure in FIGURES:
-            ours = f"{row.mean(figure) / 100:.3f}" if row else "failed" if failures else "-"
-            line.append(f"{ours} ({printed.values[figure] / 100:.3f})")
-        lines.append([*line, f"{row.label}, {used}" if row else ""])
-        last = name
-    what = " and ".join([dataset] if dataset else [DATASET_NAMES[name] for name in sets])
+    cells, last = [], ""
+    for line in lines:
+        shown = DATASET_NAMES[line.printed.dataset]
+        cells.append([shown if shown != last else ""] * (len(asked) > 1) + line.cells())
+        last = shown
+    what = dataset or " and ".join(DATASET_NAMES[of] for of in asked)
     title = f"Table {number}: {what}. Image annotation and image retrieval, measured (printed)"
-    return typeset(title, headings, lines, _notes(shown, found, dataset), style)
-
-
-def _measured(
-    printed: PaperRow, tables: Sequence[Table], preset: str, protocol: Protocol | None, dataset: str
-) -> tuple[Row | None, Protocol, list[Failure]]:
-    used = protocol or printed.protocol
-    of_data = [table for table in tables if table.group.dataset.split("[")[0] == dataset.split("[")[0]]
-    for name in dict.fromkeys((preset, "paper", "tuned")):
-        row = find_row(of_data, printed.name, name, used)
-        if row:
-            return row, used, list(row.failures)
-    plugin = printed.name.lower().replace(" ", "-").replace("+", "-")
-    failures = [f for t in of_data if t.group.protocol == used for r in t.rows for f in r.failures]
-    return None, used, [f for f in failures if f.method_label.partition(":")[0] == plugin]
-
-
-def _notes(
-    shown: Sequence[PaperRow], found: Sequence[tuple[Row | None, Protocol, list[Failure]]], dataset: str | None
-) -> list[str]:
-    notes = []
-    if dataset:
-        notes.append(
-            f"The printed numbers are of {DATASET_NAMES[shown[0].dataset]}, another dataset: look, not compare."
-        )
-    for printed, (row, _, failures) in zip(shown, found, strict=True):
-        reasons = {not_comparable(record) for record, _ in row.records} - {""} if row else set()
-        if not dataset:
-            notes += [f"{row.label} is not comparable: {reason}." for reason in sorted(reasons) if row]
-        notes += [f"{failure.method_label} seed {failure.seed} FAILED: {failure.error}" for failure in failures]
-        if set(printed.rules.values()) != {"one_to_one"}:
-            notes.append(f"{printed.name} in the paper: {printed.provenance}.")
-    if any(row is None for row, _, _ in found):
+    notes = [note for line in lines for note in line.notes(is_other)]
+    if is_other:
+        of = DATASET_NAMES[asked[0]]
+        notes.insert(0, f"The printed numbers are of {of}, another dataset: look, not compare.")
+    if any(line.row is None for line in lines):
         notes.append("- is not measured.")
-    return list(dict.fromkeys(notes))
+    return typeset(title, headings, cells, list(dict.fromkeys(notes)), style)
 
 
-def _csv(number: int, shown: Sequence[PaperRow], found: Sequence[tuple[Row | None, Protocol, list[Failure]]]) -> str:
-    lines = []
-    for printed, (row, used, failures) in zip(shown, found, strict=True):
-        line = {"table": number, "dataset": printed.dataset, "row": printed.name, "protocol": used}
-        line |= {"method": row.label if row else "", "seeds": len(row.records) if row else 0}
-        line["status"] = "ok" if row else "failed" if failures else "missing"
+@dataclass(frozen=True)
+class Line:
+    """A printed row and what was measured of it.
+
+    Attributes:
+        row: None where there is none; one without records if it failed.
+        protocol: that it was looked for under.
+    """
+
+    printed: PaperRow
+    row: Row | None
+    protocol: Protocol
+
+    @property
+    def status(self) -> str:
+        """`missing`, `failed`, `partly failed` or `ok`."""
+        if self.row is None:
+            return "missing"
+        if not self.row.records:
+            return "failed"
+        return "partly failed" if self.row.failures else "ok"
+
+    def cells(self) -> list[str]:
+        """Name, six figures, and which row they are of."""
+        found = []
         for figure in FIGURES:
-            line[figure] = round(row.mean(figure) / 100, 4) if row else None
-            line[f"{figure}_paper"] = printed.values[figure] / 100
-        lines.append(line)
-    return str(pd.DataFrame(lines).to_csv(index=False))
+            ours = {"missing": "-", "failed": "failed"}.get(self.status)
+            ours = ours or f"{self.row.mean(figure) / 100:.3f}" if self.row else "-"
+            found.append(f"{ours} ({self.printed.values[figure] / 100:.3f})")
+        return [self.printed.name, *found, f"{self.row.label}, {self.protocol}" if self.row else ""]
+
+    def numbers(self) -> dict[str, Any]:
+        """The same for a CSV."""
+        records = self.row.records if self.row else []
+        line: dict[str, Any] = {
+            "table": self.printed.table,
+            "row": self.printed.name,
+            "printed_dataset": self.printed.dataset,
+            "dataset": records[0][0].data.label if records else "",
+            "protocol": self.protocol,
+            "method": self.row.label if self.row else "",
+            "seeds": len(records),
+            "status": self.status,
+        }
+        for figure in FIGURES:
+            line[figure] = round(self.row.mean(figure) / 100, 4) if self.row and records else None
+            line[f"{figure}_paper"] = round(self.printed.values[figure] / 100, 3)
+        return line
+
+    def notes(self, is_other: bool) -> list[str]:
+        """Why it may not be compared, what failed, and what is known of the printed row."""
+        found = []
+        if self.row:
+            if not is_other:
+                reasons = {not_comparable(record) for record, _ in self.row.records} - {""}
+                found += [f"{self.row.label} is not comparable: {reason}." for reason in sorted(reasons)]
+            found += [f"{f.method_label} seed {f.seed} FAILED: {f.error}" for f in self.row.failures]
+        if set(self.printed.rules.values()) != {"one_to_one"}:
+            found.append(f"{self.printed.name} in the paper: {self.printed.provenance}.")
+        return found
+
+
+def _measured(printed: PaperRow, tables: Sequence[Table], preset: str, protocol: Protocol | None) -> Line:
+    used = protocol or printed.protocol
+    for name in dict.fromkeys((preset, "paper", "tuned")):
+        row = find_row(tables, printed.name, name, used)
+        if row:
+            return Line(printed, row, used)
+    return Line(printed, None, used)

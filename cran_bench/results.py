@@ -39,8 +39,21 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DataInfo(_Strict):
-    """What was ranked: the test split and the features it was seen through."""
+class _Growing(_Strict):
+    """Written without fields that records of before did not have, so that their checksums hold."""
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
+
+
+class DataInfo(_Growing):
+    """What was ranked: the test split and the features it was seen through.
+
+    Attributes:
+        features_sha: of the arrays, byte by byte, which another processor or number of threads rounds otherwise.
+        sources_sha: of what they were made of: images, ids, backbone and proposer; '' in records of before.
+    """
 
     label: str
     quick: bool
@@ -50,6 +63,7 @@ class DataInfo(_Strict):
     front_end: str
     features_sha: str
     vectors: str
+    sources_sha: str = ""
 
 
 class MethodInfo(_Strict):
@@ -76,7 +90,7 @@ class Seconds(_Strict):
     rank: float
 
 
-class SimilarityInfo(_Strict):
+class SimilarityInfo(_Growing):
     """How pairs were scored, see `cran_bench.counting.Kernel`."""
 
     name: str
@@ -86,11 +100,6 @@ class SimilarityInfo(_Strict):
     tolerance: float = 0.0
     rescored: int = 0
     error: float = 0.0
-
-    @model_serializer(mode="wrap")
-    def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what records of before did not have, so that their checksums hold."""
-        return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
 
 
 class Record(_Strict):
@@ -316,11 +325,9 @@ def read_curves(path: Path) -> pd.DataFrame | None:
         return None
     try:
         found = pd.read_csv(file)
-    except ValueError as error:
+        return found[["trained"]].join(found.drop(columns="trained").apply(pd.to_numeric))
+    except (ValueError, KeyError) as error:
         raise BadInput(f"{file} holds no training curves ({error}): delete it") from error
-    if "trained" not in found:
-        raise BadInput(f"{file} holds no training curves (there is no column 'trained'): delete it")
-    return found
 
 
 def _slug(label: str) -> str:

@@ -41,6 +41,8 @@ from cran_bench.source import code_sha
 from cran_bench.split import MissingFeature, Split
 from cran_bench.storage import locked, sha256_json
 
+SOURCES = ("schema", "images_sha", "ids_sha", "backbone", "proposer", "failed")  # of a features manifest
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -93,6 +95,7 @@ class Runner:
             front_end=self.data.features.label,
             features_sha=self.data.features.fingerprint(),
             vectors=_file_name(self.data.vectors),
+            sources_sha=sha256_json({key: self.data.features.manifest[key] for key in SOURCES}),
         )
 
     def run(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from scipy.stats import chi2, norm
+from scipy.stats import t as student
 
 from cran_bench.errors import BadInput
 from cran_bench.ranking import KS, Direction, Ranks
@@ -51,53 +52,71 @@ class Sample:
 
     Attributes:
         values: (S, 6) of each seed, in percent, in the order of `FIGURES`.
-        draws: (draws, S, 6) on images drawn with replacement, each with all its captions.
+        draws: (draws, 6) means over seeds, on images drawn with replacement, each with all its captions.
+        shares: (N, S, 6) what each image adds to `values`, times N.
         image_of: (T,) whose each text is.
     """
 
     values: NDArray[np.float64]
     draws: NDArray[np.float64]
+    shares: NDArray[np.float64]
     image_of: NDArray[np.int64]
 
     def interval(self, figure: str) -> Interval:
         """A recall (``i2t_r1`` ... ``t2i_r10``) or a sum of them (``i2t``, ``t2i``, ``rsum``), the mean over seeds.
 
-        With several seeds these are drawn anew too; with one the interval knows of images only.
+        The interval is of images, and of seeds where there are several.
 
         Raises:
             BadInput: an unknown figure.
         """
-        return Interval(self._value(figure), *_percentiles(self._resampled(figure, 0), LEVEL))
+        value = self._value(figure)
+        return Interval(value, *_percentiles(self._resampled(figure), LEVEL))
 
     def deviation(self, figure: str) -> float:
-        """Standard deviation over the draws."""
-        return float(self._resampled(figure, 0).std())
+        """Standard deviation over images and seeds."""
+        return float(self._resampled(figure).std())
 
     def by_seed(self, figure: str) -> NDArray[np.float64]:
         """(S,) the figure of each seed."""
         return np.asarray(self.values[:, _members(figure)].sum(axis=1))
 
     def minus(self, other: Sample, figure: str, level: float = LEVEL) -> Difference:
-        """This mean less the other's, on the same draws of images and independent ones of seeds.
+        """This mean less the other's, on the same draws of images; seeds are independent.
 
         Raises:
             BadInput: the two are not of the same queries, or an unknown figure.
         """
-        if self.draws.shape[0] != other.draws.shape[0] or not np.array_equal(self.image_of, other.image_of):
+        if len(self.shares) != len(other.shares) or not np.array_equal(self.image_of, other.image_of):
             raise BadInput("a paired comparison needs ranks of the same queries; these were made on different data")
-        off = self._resampled(figure, 0) - other._resampled(figure, 1)
+        chosen, value = _members(figure), self._value(figure) - other._value(figure)
+        off = (self.draws - other.draws)[:, chosen].sum(axis=1)
+        off = _widened(off, value, len(self.shares), [self._seeds(figure), other._seeds(figure)])
         beyond = min(np.count_nonzero(off <= 0), np.count_nonzero(off >= 0))
         p = min(1.0, 2.0 * (beyond + 1) / (len(off) + 1))
-        return Difference(self._value(figure) - other._value(figure), *_percentiles(off, level), p)
+        return Difference(value, *_percentiles(off, level), p)
 
     def _value(self, figure: str) -> float:
         return float(self.by_seed(figure).mean())
 
-    def _resampled(self, figure: str, stream: int) -> NDArray[np.float64]:
-        """(draws,) the figure on each draw; `stream` tells apart the draws of seeds."""
-        draws, seeds, _ = self.draws.shape
-        shares = np.random.default_rng(stream).multinomial(seeds, np.full(seeds, 1.0 / seeds), size=draws) / seeds
-        return np.asarray((self.draws[:, :, _members(figure)].sum(axis=2) * shares).sum(axis=1))
+    def _resampled(self, figure: str) -> NDArray[np.float64]:
+        """(draws,) of images, as wide as images and seeds make it."""
+        off = self.draws[:, _members(figure)].sum(axis=1)
+        return _widened(off, self._value(figure), len(self.shares), [self._seeds(figure)])
+
+    def _seeds(self, figure: str) -> tuple[float, int]:
+        """What seeds add to the variance of the mean, and its degrees of freedom.
+
+        By the analysis of variance of images crossed with seeds: the variance of the seeds' figures less the part of it
+        that is chance of single queries, which the draws of images have already.
+        """
+        shares = self.shares[:, :, _members(figure)].sum(axis=2)
+        images, seeds = shares.shape
+        if seeds == 1 or not np.ptp(self.by_seed(figure)):
+            return 0.0, 1
+        rest = shares - shares.mean(axis=0) - shares.mean(axis=1, keepdims=True) + shares.mean()
+        chance = float(np.square(rest).sum()) / ((images - 1) * (seeds - 1)) / images if images > 1 else 0.0
+        return max(0.0, float(self.by_seed(figure).var(ddof=1)) - chance) / seeds, seeds - 1
 
 
 def sample(seeds: Sequence[Ranks], draws: int = DRAWS) -> Sample:
@@ -111,25 +130,21 @@ def sample(seeds: Sequence[Ranks], draws: int = DRAWS) -> Sample:
     for ranks in seeds:
         if len(ranks.i2t.better) != images or not np.array_equal(ranks.image_of, first.image_of):
             raise BadInput("a comparison needs ranks of the same queries; these were made on different data")
-    hits = np.stack([_hits(ranks, figure) for ranks in seeds for figure in FIGURES], axis=1)
-    queries = np.stack([np.ones(images), np.bincount(first.image_of, minlength=images)], axis=1)
-    of_figure = [int(figure in SUMS["t2i"]) for _ in seeds for figure in FIGURES]
-
-    def recalls(times: NDArray[np.float64]) -> NDArray[np.float64]:
-        return (100.0 * (times @ hits) / (times @ queries)[:, of_figure]).reshape(-1, len(seeds), len(FIGURES))
-
-    found = [recalls(times) for times in _blocks(images, draws)]
-    return Sample(recalls(np.ones((1, images)))[0], np.concatenate(found), first.image_of)
+    hits = np.stack([[_hits(ranks, figure) for figure in FIGURES] for ranks in seeds]).transpose(2, 0, 1)
+    queries = np.stack([_queries(first, figure) for figure in FIGURES], axis=1)
+    found = [100.0 * (times @ hits.mean(axis=1)) / (times @ queries) for times in _blocks(images, draws)]
+    shares = 100.0 * hits / queries.mean(axis=0)
+    return Sample(shares.mean(axis=0), np.concatenate(found), shares, first.image_of)
 
 
-def mcnemar(a: Sequence[Ranks], b: Sequence[Ranks], direction: Direction) -> float:
-    """Two-sided p of equal R@1: McNemar's test, in the form for clusters of Durkalski et al. (Stat. Med. 2003).
+def mcnemar(a: Ranks, b: Ranks, direction: Direction) -> float:
+    """Two-sided p of equal R@1 of two fits: McNemar's test, for clusters by Durkalski et al. (Stat. Med. 2003).
 
-    The statistic is (sum of d)^2 / (sum of d^2), with d of an image the hits of `a` less those of `b` over its queries
-    (the mean over seeds); with one query an image it is McNemar's (b - c)^2 / (b + c).
+    The statistic is (sum of d)^2 / (sum of d^2), where d of an image is the share of its queries that `a` hits less
+    that which `b` hits; with one query an image it is McNemar's (b - c)^2 / (b + c).
     """
     figure = f"{direction}_r1"
-    d = np.mean([_hits(ranks, figure) for ranks in a], axis=0) - np.mean([_hits(ranks, figure) for ranks in b], axis=0)
+    d = (_hits(a, figure) - _hits(b, figure)) / _queries(a, figure)
     spread = float(np.square(d).sum())
     return float(chi2.sf(float(d.sum()) ** 2 / spread, 1)) if spread else 1.0
 
@@ -157,6 +172,12 @@ def _hits(ranks: Ranks, figure: str) -> NDArray[np.float64]:
     return np.bincount(ranks.image_of, ranks.t2i.hits(int(k)), len(ranks.i2t.better)).astype(np.float64)
 
 
+def _queries(ranks: Ranks, figure: str) -> NDArray[np.float64]:
+    """(N,) how many queries of the figure's direction each image has."""
+    images = len(ranks.i2t.better)
+    return np.ones(images) if figure.startswith("i2t") else np.bincount(ranks.image_of, minlength=images).astype(float)
+
+
 def _blocks(images: int, draws: int) -> Iterator[NDArray[np.float64]]:
     times = times_drawn(images, draws)
     for start in range(0, draws, _BLOCK):
@@ -172,6 +193,25 @@ def times_drawn(images: int, draws: int) -> NDArray[np.uint8]:
         drawn = random.integers(0, images, (size, images)) + images * np.arange(size)[:, None]
         found[start : start + size] = np.bincount(drawn.ravel(), minlength=size * images).reshape(size, images)
     return found
+
+
+def _widened(
+    off: NDArray[np.float64], value: float, images: int, seeds: Sequence[tuple[float, int]]
+) -> NDArray[np.float64]:
+    """Draws of images, moved from `value` until they are as wide as images and seeds together.
+
+    Student's quantile stands in for the normal one, with degrees of freedom by Satterthwaite: two seeds say little of
+    how far seeds go, which matters only where that is far.
+    """
+    of_images, of_seeds = float(off.var()), sum(variance for variance, _ in seeds)
+    if not of_seeds:
+        return off
+    total = of_images + of_seeds
+    freedom = total**2 / (of_images**2 / max(1, images - 1) + sum(v**2 / f for v, f in seeds))
+    wider = float(np.sqrt(total) * student.ppf(1 - LEVEL / 2, freedom) / norm.ppf(1 - LEVEL / 2))
+    if not of_images:
+        return value + wider * norm.ppf((np.arange(len(off)) + 0.5) / len(off))
+    return np.asarray(value + wider / np.sqrt(of_images) * (off - value))
 
 
 def _percentiles(samples: NDArray[np.float64], level: float) -> tuple[float, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -22,7 +21,7 @@ Format = Literal["terminal", "markdown", "csv", "latex"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 _STYLE = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
-_PHASES = ("features", "fit", "embed", "similarity", "rank")
+PHASES = ("features", "fit", "embed", "similarity", "rank")
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,10 @@ class Group:
     folds: int
     split_sha: str
     features_sha: str
+
+    def data(self) -> tuple[object, ...]:
+        """Which images, seen through which features; the same for all protocols."""
+        return (self.dataset, self.quick, self.front_end, self.vectors, self.split_sha, self.features_sha)
 
 
 @dataclass(frozen=True)
@@ -96,13 +99,18 @@ class Table:
         return " · ".join([group.dataset, f"protocol {group.protocol}", *folds, *facts])
 
     @property
+    def sources(self) -> set[str]:
+        """`sources_sha` of its records that have one."""
+        return {record.data.sources_sha for row in self.rows for record, _ in row.records} - {""}
+
+    @property
     def notes(self) -> list[str]:
         """What a reader needs to know to read the figures."""
         lines = [f"Protocol {self.group.protocol}: {MEANING[p]}." for p in PROTOCOLS if p == self.group.protocol]
         lines.append(f"Recall in percent; front end {self.group.front_end}, word vectors {self.group.vectors}.")
         lines.append(f"Split sha {self.group.split_sha[:12]}, features sha {self.group.features_sha[:12]}.")
         if sum(bool(row.records) for row in self.rows) > 1:
-            over = "images and seeds" if self._has_seeds else "images (one seed: none over seeds)"
+            over = "images, and seeds where a row has several" if self._has_seeds else "images (there is one seed)"
             lines.append(
                 f"Behind best: rsum minus the best row's, with its 95 % paired bootstrap interval over {over}."
             )
@@ -156,7 +164,7 @@ class Table:
                 line |= {"behind_best": round(gap.value, 4)}
                 line |= {"behind_best_low": round(gap.low, 4), "behind_best_high": round(gap.high, 4)}
                 line |= {"behind_best_p_holm": round(gap.p, 5)}
-            line |= {f"{phase}_s": round(row.seconds(phase), 4) for phase in _PHASES}
+            line |= {f"{phase}_s": round(row.seconds(phase), 4) for phase in PHASES}
             if row.records:
                 record = row.records[0][0]
                 line |= {
@@ -178,7 +186,7 @@ class Table:
         behind, twins = self.behind_best(), "twin_accuracy" in _figures(self.rows)
         headings = ["method", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "MedR", "rsum"]
         headings += ["twins"] * twins + ["behind best"] * bool(behind)
-        headings += [f"{phase} s" for phase in _PHASES[1:]]
+        headings += [f"{phase} s" for phase in PHASES[1:]]
         lines = []
         for row in self.rows:
             line = [row.label, *(self._cell(row, figure) for figure in FIGURES)]
@@ -189,7 +197,7 @@ class Table:
                 best = "best" if row.records else ""
                 near = " ≈" if gap and gap.p >= LEVEL else "  "
                 line.append(f"{gap.value:.1f} [{gap.low:.1f}, {gap.high:.1f}]{near}" if gap else best)
-            line += [f"{row.seconds(phase):.2f}" if row.records else "" for phase in _PHASES[1:]]
+            line += [f"{row.seconds(phase):.2f}" if row.records else "" for phase in PHASES[1:]]
             lines.append(line)
         return headings, lines
 
@@ -243,35 +251,13 @@ def render(tables: Sequence[Table], style: str) -> str:
     Raises:
         BadInput: an unknown format.
     """
-    _require_format(style)
+    require_format(style)
     if style == "csv":
         frames = [table.frame() for table in tables]
         return str(pd.concat(frames).to_csv(index=False)) if frames else ""
     quick = {True: ["quick: not for comparison"], False: []}
     return "\n".join(
         typeset(table.title, *table.display(), table.notes, style, quick[table.group.quick]) for table in tables
-    )
-
-
-def render_kernels(folder: Path, style: str) -> str:
-    """The timings of every hardware below a folder, as text in one of the formats.
-
-    Raises:
-        BadInput: there are none, or an unknown format.
-    """
-    from cran_bench.bench.measuring import by_task, columns_of
-
-    _require_format(style)
-    files = sorted(folder.glob("*.csv"))
-    if not files:
-        raise BadInput(f"there are no timings below {folder}: make some with cran-bench bench similarity -o {folder}")
-    frames = {path.stem: pd.read_csv(path) for path in files}
-    if style == "csv":
-        return str(pd.concat([frame.assign(hardware=name) for name, frame in frames.items()]).to_csv(index=False))
-    return "\n".join(
-        typeset(f"{name} · {title}", *columns_of(rows), [], style)
-        for name, frame in frames.items()
-        for title, rows in by_task(frame)
     )
 
 
@@ -288,7 +274,7 @@ def typeset(
     Raises:
         BadInput: an unknown format.
     """
-    _require_format(style)
+    require_format(style)
     body = tabulate(
         [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in line] for line in lines],
         headers=headings,
@@ -304,7 +290,12 @@ def typeset(
     return "\n".join([title, *warnings, "", body, "", *notes, ""])
 
 
-def _require_format(style: str) -> None:
+def require_format(style: str) -> None:
+    """Refuse other formats than `FORMATS`.
+
+    Raises:
+        BadInput: naming the nearest one.
+    """
     if style not in FORMATS:
         raise BadInput(f"there is no table format '{style}'{did_you_mean(style, FORMATS)}")
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cran_bench import cli
+from cran_bench.cli.options import quick_method
 from cran_bench.frontend import extraction
 from cran_bench.images import open_image
 from cran_bench.registry import METHODS
@@ -615,7 +615,7 @@ def test_quick_runs_are_marked(command, flickr, tmp_path):
     ],
 )
 def test_quick_takes_the_quick_preset_where_there_is_one(given, taken):
-    assert cli._quick_method(given) == taken
+    assert quick_method(given) == taken
 
 
 def test_export(command, tmp_path):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import bootstrap, chi2
+from scipy.stats import t as student
 
 from cran_bench.errors import BadInput
 from cran_bench.ranking import Counts, Ranks, rank
@@ -61,16 +62,36 @@ def test_draws_are_as_many_images_each_as_likely():
 
 
 @pytest.mark.parametrize("figure", SUMS)
-def test_sums_and_several_seeds_against_a_loop(figure):
-    seeds = [noisy(seed=seed) for seed in (1, 2)]
-    found = sample(seeds, draws=30).interval(figure)
-    apart = np.stack([sum(resampled(ranks, name, 30) for name in SUMS[figure]) for ranks in seeds], axis=1)
-    shares = np.random.default_rng(0).multinomial(2, [0.5, 0.5], size=30) / 2
-    samples = (apart * shares).sum(axis=1)
-    assert found.value == pytest.approx(
-        np.mean([sum(ranks.metrics().values()[name] for name in SUMS[figure]) for ranks in seeds])
-    )
+def test_sums_against_a_loop(figure):
+    ranks = noisy(seed=1)
+    found = sample([ranks], draws=30).interval(figure)
+    samples = sum(resampled(ranks, name, 30) for name in SUMS[figure])
+    assert found.value == pytest.approx(sum(ranks.metrics().values()[name] for name in SUMS[figure]))
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(samples, [2.5, 97.5])))
+
+
+def test_several_seeds_against_the_analysis_of_variance():
+    """Var(mean) = images / n + seeds / S + rest / (n S), of which the draws of images have the first and the last."""
+    seeds = [noisy(seed=seed, noise=noise) for seed, noise in ((1, 1.0), (2, 2.0), (3, 3.0))]
+    found = sample(seeds)
+    hits = np.stack([100 * ranks.i2t.hits(1) for ranks in seeds], axis=1)
+    n, count = hits.shape
+    between_seeds = n * hits.mean(axis=0).var(ddof=1)
+    rest = hits - hits.mean(axis=0) - hits.mean(axis=1, keepdims=True) + hits.mean()
+    chance = np.square(rest).sum() / ((n - 1) * (count - 1))
+    variance, freedom = found._seeds("i2t_r1")
+    assert variance == pytest.approx((between_seeds - chance) / n / count) and freedom == 2
+    of_images = (resampled_mean(seeds, 500) - hits.mean()).var()
+    total = of_images + variance
+    satterthwaite = total**2 / (of_images**2 / (n - 1) + variance**2 / 2)
+    half = np.sqrt(total) * student.ppf(0.975, satterthwaite)
+    interval = sample(seeds, draws=500).interval("i2t_r1")
+    assert interval.value == pytest.approx(np.mean([ranks.metrics().i2t_r1 for ranks in seeds]))
+    assert interval.high - interval.low == pytest.approx(2 * half, rel=0.1)
+
+
+def resampled_mean(seeds, draws):
+    return np.mean([resampled(ranks, "i2t_r1", draws) for ranks in seeds], axis=0)
 
 
 def test_a_paired_difference_against_a_loop():
@@ -93,6 +114,18 @@ def test_a_thing_differs_from_itself_by_exactly_nothing(figure):
     difference = same.minus(same, figure)
     assert (difference.value, difference.low, difference.high, difference.p) == (0.0, 0.0, 0.0, 1.0)
     assert not difference.excludes_zero()
+
+
+def test_mcnemar_weighs_images_alike_however_many_captions_they_have():
+    """Durkalski et al. 2003: d of a cluster is its mean difference."""
+    better_a, better_b = np.array([0, 0, 0, 99, 0, 99]), np.array([99, 99, 99, 0, 99, 99])
+    image_of = np.array([0, 0, 0, 1, 2, 3])
+
+    def ranks(better):
+        counts = Counts(*(x.astype(np.int32) for x in (better, 0 * better, 0 * better + 1)))
+        return Ranks(of_hits(np.ones(4, dtype=bool)).i2t, counts, image_of)
+
+    assert mcnemar(ranks(better_a), ranks(better_b), "t2i") == pytest.approx(chi2.sf((1 - 1 + 1) ** 2 / 3, 1))
 
 
 def test_seeds_that_differ_widen_the_interval():
@@ -160,37 +193,44 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.89 <= covered / runs <= 0.99
 
 
-def two_alike(random, images, captions):
-    """One-to-one images and clustered captions of two methods that are equally good, and agree in part."""
+def alike(random, images, captions, seeds, spread):
+    """Two methods that are equally good, seed by seed: an image's captions share its luck, all seeds in part."""
     rate = random.choice([0.15, 0.8], p=[0.6, 0.4], size=(images, 1))
 
     def one():
-        better = np.where(random.random((images, captions)) < rate, 0, 99).astype(np.int32)
-        seen = np.where(random.random((images, 1)) < rate, 0, 99).astype(np.int32)
-        counts = [Counts(x.ravel(), np.zeros_like(x.ravel()), np.ones_like(x.ravel())) for x in (seen, better)]
+        seen, told = (
+            np.where(random.random((images, n)) < rate + random.normal(0, spread), 0, 99) for n in (1, captions)
+        )
+        counts = [Counts(*(x.ravel().astype(np.int32) for x in (y, 0 * y, 0 * y + 1))) for y in (seen, told)]
         return Ranks(*counts, np.repeat(np.arange(images), captions))
 
-    return one(), one()
+    return [one() for _ in range(seeds)], [one() for _ in range(seeds)]
 
 
-def test_equal_methods_are_told_apart_in_five_percent_of_cases():
-    random, runs = np.random.default_rng(7), 3000
-    found = {"bootstrap i2t": 0, "bootstrap t2i": 0, "mcnemar i2t": 0, "mcnemar t2i": 0}
+@pytest.mark.parametrize(
+    ("seeds", "spread", "least", "most"),
+    [(1, 0.0, 0.04, 0.06), (2, 0.0, 0.02, 0.06), (2, 0.03, 0.02, 0.09), (5, 0.03, 0.02, 0.08)],
+)
+def test_equal_methods_are_told_apart_in_five_percent_of_cases(seeds, spread, least, most):
+    """Within a percent with one seed; with several, on which much depends here, up to eight percent."""
+    random, runs = np.random.default_rng(seeds), 3000 if seeds == 1 else 1000
+    found = dict.fromkeys(("bootstrap i2t", "bootstrap t2i", "mcnemar i2t", "mcnemar t2i"), 0)
     for _ in range(runs):
-        a, b = two_alike(random, 300, 5)
-        one, other = sample([a], draws=400), sample([b], draws=400)
+        a, b = alike(random, 300, 5, seeds, spread)
+        one, other = sample(a, draws=400), sample(b, draws=400)
         for direction in ("i2t", "t2i"):
             found[f"bootstrap {direction}"] += one.minus(other, f"{direction}_r1").p < 0.05
-            found[f"mcnemar {direction}"] += mcnemar([a], [b], direction) < 0.05
-    assert all(0.04 <= times / runs <= 0.06 for times in found.values()), found
+            found[f"mcnemar {direction}"] += mcnemar(a[0], b[0], direction) < 0.05
+    shares = {name: times / runs for name, times in found.items() if seeds == 1 or name.startswith("bootstrap")}
+    assert all(least <= share <= most for share in shares.values()), shares
 
 
 def test_mcnemar_against_the_textbook():
     """b = 121 and c = 59: (121 - 59)^2 / 180 = 21.36."""
     a, b = np.ones(314, dtype=bool), np.ones(314, dtype=bool)
     a[:59], b[59:180] = False, False
-    assert mcnemar([of_hits(a)], [of_hits(b)], "i2t") == pytest.approx(chi2.sf(62**2 / 180, 1))
-    assert mcnemar([of_hits(a)], [of_hits(a)], "i2t") == 1.0
+    assert mcnemar(of_hits(a), of_hits(b), "i2t") == pytest.approx(chi2.sf(62**2 / 180, 1))
+    assert mcnemar(of_hits(a), of_hits(a), "i2t") == 1.0
 
 
 def test_captions_of_one_image_count_as_one_for_mcnemar():
@@ -202,7 +242,7 @@ def test_captions_of_one_image_count_as_one_for_mcnemar():
         counts = Counts(better, np.zeros_like(better), np.ones_like(better))
         return Ranks(of_hits(row).i2t, counts, np.repeat(np.arange(400), captions))
 
-    once, five = (mcnemar([ranks(hits[0], n)], [ranks(hits[1], n)], "t2i") for n in (1, 5))
+    once, five = (mcnemar(ranks(hits[0], n), ranks(hits[1], n), "t2i") for n in (1, 5))
     assert once == pytest.approx(five)
 
 

@@ -19,7 +19,9 @@ from tabulate import tabulate
 from cran_bench.arithmetic import has_bfloat16
 from cran_bench.counting import Clock
 from cran_bench.environment import environment
+from cran_bench.errors import BadInput
 from cran_bench.storage import write_text
+from cran_bench.tables import require_format, typeset
 
 T = TypeVar("T")
 
@@ -37,6 +39,16 @@ HEADINGS = {
     "error": "largest error",
     "ranks": "ranks",
     "extra_mib": "extra MiB",
+}
+NUMBERS = {
+    "seconds": "{:.3g}",
+    "ns_per_pair": "{:,.1f}",
+    "gflops": "{:,.0f}",
+    "peak_percent": "{:.0f}",
+    "times_faster": "{:.2f}",
+    "rescored": "{:,.0f}",
+    "error": "{:.1e}",
+    "extra_mib": "{:,.0f}",
 }
 COLUMNS = (
     "bench",
@@ -151,21 +163,42 @@ def by_task(made: pd.DataFrame) -> list[tuple[str, list[dict[Any, Any]]]]:
     return [(f"{bench}: {task}", rows.to_dict("records")) for (bench, task), rows in groups]
 
 
+def render_all(folder: Path, style: str) -> str:
+    """The timings of every hardware below a folder, as text in one of the formats of tables.
+
+    Raises:
+        BadInput: there are none, they are damaged, or an unknown format.
+    """
+    require_format(style)
+    files = sorted(folder.glob("*.csv"))
+    if not files:
+        raise BadInput(f"there are no timings below {folder}: make some with cran-bench bench similarity -o {folder}")
+    frames = {path.stem: _read(path) for path in files}
+    if style == "csv":
+        return str(pd.concat([frame.assign(hardware=name) for name, frame in frames.items()]).to_csv(index=False))
+    return "\n".join(
+        typeset(f"{name} · {title}", *columns_of(rows), [], style)
+        for name, frame in frames.items()
+        for title, rows in by_task(frame)
+    )
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        found = pd.read_csv(path)
+        for name in NUMBERS:
+            pd.to_numeric(found[name])
+        found[list(COLUMNS)]
+    except (ValueError, KeyError) as error:
+        raise BadInput(f"{path} holds no timings ({error}): delete it and run cran-bench bench again") from error
+    return found
+
+
 def columns_of(rows: Sequence[Mapping[Any, Any]]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of one task's rows, without columns that none has."""
-    formats = {
-        "seconds": "{:.3g}",
-        "ns_per_pair": "{:,.1f}",
-        "gflops": "{:,.0f}",
-        "peak_percent": "{:.0f}",
-        "times_faster": "{:.2f}",
-        "rescored": "{:,.0f}",
-        "error": "{:.1e}",
-        "extra_mib": "{:,.0f}",
-    }
     used = [name for name in HEADINGS if any(not _is_missing(row.get(name)) for row in rows)]
     cells = [
-        ["" if _is_missing(row.get(name)) else formats.get(name, "{}").format(row[name]) for name in used]
+        ["" if _is_missing(row.get(name)) else NUMBERS.get(name, "{}").format(row[name]) for name in used]
         for row in rows
     ]
     return [HEADINGS[name] for name in used], cells

@@ -12,7 +12,7 @@ from .verdict import Verdict
 from .with_paper import compare_with_paper, paper_orders
 from .with_reference import compare_with_reference
 
-__all__ = ["Verdict", "compare_dataset", "is_of_paper", "of_dataset", "paper_orders"]
+__all__ = ["Verdict", "compare_dataset", "is_of_paper", "of_dataset"]
 
 
 def is_of_paper(label: str) -> bool:
@@ -31,7 +31,7 @@ def of_dataset(tables: Sequence[Table], label: str) -> list[Table]:
 
 
 def compare_dataset(tables: Sequence[Table], label: str, reference: Sequence[Table] | None) -> list[Verdict]:
-    """All there is to say of a dataset.
+    """All there is to say of a dataset; rows of different data are never held against each other.
 
     Args:
         tables: its records.
@@ -41,7 +41,11 @@ def compare_dataset(tables: Sequence[Table], label: str, reference: Sequence[Tab
     Raises:
         BadInput: the reference is of other data.
     """
-    name = parse_spec(label).name
-    if is_of_paper(label):
-        return compare_with_paper(tables, name)
-    return [*(compare_with_reference(tables, reference) if reference is not None else []), *paper_orders(tables, name)]
+    judge = compare_with_paper if is_of_paper(label) else paper_orders
+    families: dict[tuple[object, ...], list[Table]] = {}
+    for table in tables:
+        families.setdefault(table.group.data(), []).append(table)
+    return [
+        *(compare_with_reference(tables, reference) if reference is not None else []),
+        *(verdict for family in families.values() for verdict in judge(family)),
+    ]

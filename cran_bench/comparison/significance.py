@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import cast
 
 import pandas as pd
@@ -13,7 +12,7 @@ from cran_bench.ranking import Direction
 from cran_bench.statistics import FIGURES, LEVEL, holm, mcnemar
 from cran_bench.tables import Group, Row, Table, typeset
 
-from .verdict import signed
+from .verdict import bounds, signed
 
 
 def significance_table(tables: Sequence[Table], labels: Sequence[str], style: str) -> str:
@@ -39,24 +38,30 @@ def significance_table(tables: Sequence[Table], labels: Sequence[str], style: st
     headings.append("verdict")
     if style == "csv":
         return str(pd.DataFrame(lines, columns=headings).to_csv(index=False))
-    over = "images and seeds" if any(len(row.records) > 1 for row in (first, *others)) else "images (one seed)"
+    seeds = [len(row.records) for row in (first, *others)]
+    over = "images, and seeds where a row has several" if max(seeds) > 1 else "images (there is one seed)"
     notes = [
-        f"Differences are of the first, {first.label}, less the other, in points; the paired bootstrap draws {over}.",
+        f"Differences are of the first, {first.label}, less the other, in points; the interval is over {over}.",
         f"Verdict: Holm's correction of the bootstrap's p over the {len(lines)} lines, at 5 %.",
-        "McNemar: p of equal R@1, an image's captions as one cluster; not corrected.",
+        "McNemar: p of equal R@1 of the first seeds' fits, an image's captions as one cluster; not corrected.",
+        f"Front end {table.group.front_end}, word vectors {table.group.vectors}.",
     ]
     return typeset(f"{first.label} · {table.title}", headings, lines, notes, style)
 
 
 def _together(tables: Sequence[Table], labels: Sequence[str]) -> Table:
     """The table in which all of them are; the one with most rows where there are several."""
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice:
+        raise BadInput(f"{twice[0]} is named twice, and differs from itself in nothing: name others")
     have = {row.label for table in tables for row in table.rows if row.records}
     for label in labels:
         if label not in have:
             raise BadInput(f"there is no finished record of {label}{did_you_mean(label, have)}")
     fitting = [table for table in tables if set(labels) <= {row.label for row in table.rows if row.records}]
     if not fitting:
-        one, other = next((a.group, b.group) for a, b in pairwise(tables) if a.group != b.group)
+        of = [table for table in tables if any(row.label in labels and row.records for row in table.rows)]
+        one, other = of[0].group, of[1].group
         name = next(field for field in Group.__dataclass_fields__ if getattr(one, field) != getattr(other, field))
         raise BadInput(
             f"{' and '.join(labels)} were measured on different data: {name.replace('_', ' ')} is {getattr(one, name)} "
@@ -71,14 +76,15 @@ def _figure_by_figure(first: Row, others: Sequence[Row]) -> list[list[str]]:
     lines = []
     for (other, figure), gap, p in zip(tested, found, holm([d.p for d in found]), strict=True):
         is_r1 = figure.endswith("_r1")
-        test = mcnemar(first.ranks, other.ranks, cast("Direction", figure[:3])) if is_r1 else None
+        test = mcnemar(first.ranks[0], other.ranks[0], cast("Direction", figure[:3])) if is_r1 else None
         lines.append(
             [
                 other.label if figure == FIGURES[0] else "",
                 figure.replace("_r", " R@"),
                 f"{first.mean(figure):.1f}",
                 f"{other.mean(figure):.1f}",
-                *_gap(gap.value, gap.low, gap.high),
+                signed(gap.value),
+                bounds(gap),
                 f"{gap.p:.4f}",
                 f"{p:.4f}",
                 "" if test is None else f"{test:.2g}",
@@ -94,18 +100,15 @@ def _against_best(best: Row, others: Sequence[Row]) -> list[list[str]]:
         [
             other.label,
             f"{other.mean('rsum'):.1f}",
-            *_gap(gap.value, gap.low, gap.high),
+            signed(gap.value),
+            bounds(gap),
             f"{gap.p:.4f}",
             f"{p:.4f}",
-            *(f"{mcnemar(best.ranks, other.ranks, direction):.2g}" for direction in ("i2t", "t2i")),
+            *(f"{mcnemar(best.ranks[0], other.ranks[0], direction):.2g}" for direction in ("i2t", "t2i")),
             _verdict(gap.value, p),
         ]
         for other, gap, p in zip(others, found, holm([d.p for d in found]), strict=True)
     ]
-
-
-def _gap(value: float, low: float, high: float) -> list[str]:
-    return [signed(value), f"[{signed(low)}, {signed(high)}]"]
 
 
 def _verdict(value: float, p: float) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from cran_bench.statistics import Interval
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -18,6 +20,7 @@ class Verdict:
         lines: of texts.
         notes: below it.
         regressions: a sentence each; none if all is well.
+        judged: how many things were held against each other.
     """
 
     title: str
@@ -25,6 +28,7 @@ class Verdict:
     lines: Sequence[Sequence[str]]
     notes: Sequence[str]
     regressions: Sequence[str]
+    judged: int
 
     def __str__(self) -> str:
         align = ["left", *["right"] * (len(self.headings) - 2), "left"]
@@ -35,3 +39,8 @@ class Verdict:
 def signed(value: float) -> str:
     """With its sign, to a tenth."""
     return f"{value:+.1f}"
+
+
+def bounds(interval: Interval) -> str:
+    """``[+0.1, +2.3]``."""
+    return f"[{signed(interval.low)}, {signed(interval.high)}]"

@@ -1,52 +1,54 @@
-"""Measured against printed, cell by cell."""
+"""Measured against printed: cell by cell, and whether the paper's orders hold."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from cran_bench.paper import TABLES, TEST_PAIRS, PaperRow, not_comparable, paper_rows
+from cran_bench.paper import TABLES, TEST_PAIRS, PaperRow, matching, not_comparable, orders, paper_rows
 from cran_bench.protocols import Protocol
+from cran_bench.registry import METHODS
 from cran_bench.specs import parse_spec
-from cran_bench.statistics import FIGURES, Interval
+from cran_bench.statistics import FIGURES, LEVEL, Interval, holm
 from cran_bench.tables import Row, Table
 
-from .orders import judge_orders
-from .verdict import Verdict, signed
+from .verdict import Verdict, bounds, signed
 
 BAND = 10.0  # points below the printed recall from which a row that its authors measured has regressed
 COPIED_BAND = 3.0  # points within which a copied row is called the same
 PRESETS = ("paper", "tuned")
-READINGS: dict[str, str] = {
-    "matching": "one to one (CRAN: mean, others: documents; copied rows: captions)",
-    "captions": "captions",
-}
+READINGS = {"matching": "one to one (CRAN: mean, others: documents; copied rows: captions)", "captions": "captions"}
+DIRECTIONS = {"i2t": "annotation", "t2i": "retrieval"}
 
 
-def compare_with_paper(tables: Sequence[Table], dataset: str) -> list[Verdict]:
+def compare_with_paper(tables: Sequence[Table]) -> list[Verdict]:
     """Every cell of the paper's tables of a dataset, and the orders among its rows.
 
     Args:
-        tables: records of the dataset, in whichever groups.
-        dataset: `flickr30k` or `mscoco`.
+        tables: of one dataset in one form: of the same images, seen through the same features.
     """
-    verdicts = [
+    dataset = parse_spec(tables[0].group.dataset).name
+    cells = [
         _cells(number, dataset, reading, preset, tables)
         for number, sets in TABLES.items()
         if dataset in sets
         for preset in PRESETS
         for reading in READINGS
     ]
-    return [verdict for verdict in verdicts if verdict] + paper_orders(tables, dataset)
+    return [verdict for verdict in cells if verdict] + paper_orders(tables)
 
 
-def paper_orders(tables: Sequence[Table], dataset: str) -> list[Verdict]:
-    """The paper's orders among the rows of a dataset, whichever it is, one verdict per preset and protocol.
+def paper_orders(tables: Sequence[Table]) -> list[Verdict]:
+    """The paper's orders among rows, by preset and protocol; those of both its datasets where this is another.
 
     Only those of preset `paper` under the matching protocol can be a regression: a ridge that is chosen well may turn
     an order around, and rightly.
+
+    Args:
+        tables: of one dataset in one form, whichever it is.
     """
-    printed = {row.name: row for table, sets in TABLES.items() if dataset in sets for row in paper_rows(table)}
+    dataset = parse_spec(tables[0].group.dataset).name
+    printed = {row.name: row for table, sets in TABLES.items() if dataset in sets for row in _rows(table, dataset)}
     names = [row.name for table in (1, 3) for row in paper_rows(table)]
     found = []
     for preset in PRESETS:
@@ -54,107 +56,164 @@ def paper_orders(tables: Sequence[Table], dataset: str) -> list[Verdict]:
             rows = {
                 name: row
                 for name in names
-                if (row := find_row(tables, name, preset, _protocol(name, printed.get(name), reading)))
+                if (row := find_row(tables, name, preset, _protocol(name, reading, printed.get(name)))) and row.records
             }
-            counts = preset == "paper" and reading == "matching" and bool(printed)
-            found.append(judge_orders(dataset, preset, READINGS[reading], rows, printed, counts))
+            counts = preset == "paper" and reading == "matching"
+            found.append(_orders(tables[0], dataset, f"preset {preset} · {READINGS[reading]}", rows, printed, counts))
     return [verdict for verdict in found if verdict]
 
 
 def find_row(tables: Iterable[Table], name: str, preset: str, protocol: Protocol) -> Row | None:
-    """The finished row of a paper's row: of its preset without other options, the one with most seeds."""
+    """The row of a paper's row: of its preset without other options, finished, comparable, with most seeds, if any."""
+
+    def quality(row: Row) -> tuple[bool, bool, int]:
+        fits = not any(not_comparable(record) for record, _ in row.records)
+        return bool(row.records), fits, len(row.records)
+
     found = [
         row
         for table in tables
         if table.group.protocol == protocol and not table.group.folds
         for row in table.rows
-        if row.records and row.records[0][0].method.paper_row == name and _is_plain(row.label, preset)
+        if paper_name(row.label) == name and is_plain(row.label, preset)
     ]
-    return max(found, key=lambda row: len(row.records), default=None)
+    return max(found, key=quality, default=None)
 
 
-def _is_plain(label: str, preset: str) -> bool:
+def paper_name(label: str) -> str | None:
+    """Which row of the paper a label reproduces."""
+    name = parse_spec(label).name
+    return METHODS.get(name).paper_row if name in METHODS.names() else None
+
+
+def is_plain(label: str, preset: str) -> bool:
+    """Whether a label is of a preset, without options but the width."""
     spec = parse_spec(label)
     return spec.argument == preset and not set(spec.options) - {"width"}
 
 
-def _protocol(name: str, printed: PaperRow | None, reading: str) -> Protocol:
+def _rows(table: int, dataset: str) -> list[PaperRow]:
+    return [row for row in paper_rows(table) if row.dataset == dataset]
+
+
+def _protocol(name: str, reading: str, printed: PaperRow | None) -> Protocol:
     if reading == "captions":
         return "captions"
-    if printed is not None:
-        return printed.protocol
-    return "mean" if name.startswith("CRAN") else "documents"
+    return printed.protocol if printed else matching(name)
 
 
 def _cells(number: int, dataset: str, reading: str, preset: str, tables: Sequence[Table]) -> Verdict | None:
-    lines, notes, regressions = [], [], []
-    for printed in paper_rows(number):
-        protocol = _protocol(printed.name, printed, reading)
-        row = find_row(tables, printed.name, preset, protocol) if printed.dataset == dataset else None
-        if row is None:
+    lines: list[list[str]] = []
+    notes, regressions, judged = [], [], 0
+    for printed in _rows(number, dataset):
+        if reading == printed.protocol == "captions":
+            continue  # it stands in the other reading
+        protocol = _protocol(printed.name, reading, printed)
+        row = find_row(tables, printed.name, preset, protocol)
+        for failure in row.failures if row else ():
+            sentence = f"{row.label if row else ''}, {protocol}, seed {failure.seed} FAILED: {failure.error}"
+            notes.append(sentence)
+            if "one_to_one" in printed.rules.values():
+                regressions.append(f"REGRESSION {dataset}, {sentence}")
+        if row is None or not row.records:
+            lines.append([printed.name, protocol, "", *[""] * 6, "failed" if row else "missing"])
             continue
+        judged += 1
         reason = next(filter(None, (not_comparable(record) for record, _ in row.records)), "")
         if reason:
             notes.append(f"{row.label} is not comparable: {reason}.")
         if len(row.records) == 1:
             notes.append(f"{row.label}: one seed, so its intervals are of images only.")
-        line = [printed.name, protocol]
-        verdicts = []
-        for figure in FIGURES:
-            gap = _difference(row, printed, figure)
-            line.append(f"{printed.values[figure]:.1f} → {gap.value + printed.values[figure]:.1f}")
-            line.append(f"{signed(gap.value)} [{signed(gap.low)}, {signed(gap.high)}]")
-            verdicts.append(_verdict(gap, printed.rules[figure[:3]], bool(reason), reading == "captions"))
-            if verdicts[-1] == "REGRESSED":
-                regressions.append(
-                    f"REGRESSION {dataset}, {row.label}, {protocol}, {figure}: {gap.value + printed.values[figure]:.1f}"
-                    f", the paper has {printed.values[figure]:.1f}; at least {-gap.high:.1f} lower"
+        gaps = {figure: _difference(row, printed, figure) for figure in FIGURES}
+        verdicts = {
+            figure: _verdict(gap, printed.rules[figure[:3]], bool(reason), reading) for figure, gap in gaps.items()
+        }
+        for direction, word in DIRECTIONS.items():
+            figures = [figure for figure in FIGURES if figure.startswith(direction)]
+            cells = [
+                text
+                for figure in figures
+                for text in (
+                    f"{printed.values[figure]:.1f} → {row.mean(figure):.1f}",
+                    f"{signed(gaps[figure].value)} {bounds(gaps[figure])}",
                 )
-        lines += _two_lines(line, verdicts)
-    if not lines:
+            ]
+            said = list(dict.fromkeys(verdicts[figure] for figure in figures))
+            verdict = said[0] if len(said) == 1 else " / ".join(verdicts[figure] for figure in figures)
+            first = direction == "i2t"
+            lines.append([printed.name if first else "", protocol if first else "", word, *cells, verdict])
+        regressions += [
+            f"REGRESSION {dataset}, {row.label}, {protocol}, {figure}: {row.mean(figure):.1f}, the paper has "
+            f"{printed.values[figure]:.1f}; at least {-gaps[figure].high:.1f} lower"
+            for figure, verdict in verdicts.items()
+            if verdict == "REGRESSED"
+        ]
+    if all(line[-1] == "missing" for line in lines):
         return None
-    if any(line[-1] == "other protocol" for line in lines):
+    if any("other protocol" in line[-1] for line in lines):
         notes.append("Other protocol: a row that was measured one to one says nothing of captions.")
     return Verdict(
-        f"Table {number} · {dataset} · preset {preset} · {READINGS[reading]} · paper → measured, difference, 95 %",
+        f"Table {number} · {_title(tables[0])} · preset {preset} · {READINGS[reading]} · paper → measured, "
+        "difference [95 %]",
         ["row", "protocol", "direction", "R@1", "", "R@5", "", "R@10", "", "verdict"],
         lines,
         list(dict.fromkeys(notes)),
         regressions,
+        judged,
     )
 
 
-def _two_lines(line: list[str], verdicts: list[str]) -> list[list[str]]:
-    """Directions below each other, so that a terminal holds a row."""
-    name, protocol, *cells = line
-    return [
-        [name, protocol, "annotation", *cells[:6], _joined(verdicts[:3])],
-        ["", "", "retrieval", *cells[6:], _joined(verdicts[3:])],
-    ]
-
-
-def _joined(verdicts: Sequence[str]) -> str:
-    return verdicts[0] if len(set(verdicts)) == 1 else " / ".join(verdicts)
+def _title(table: Table) -> str:
+    return f"{table.group.dataset} · {table.group.front_end} · {table.group.vectors}"
 
 
 def _difference(row: Row, printed: PaperRow, figure: str) -> Interval:
     """Measured less printed; the printed recall is of a sample of pairs as well, whose deviation is the binomial's."""
     paper = printed.values[figure]
-    ours = row.sample.interval(figure)
+    gap = row.sample.interval(figure).value - paper
     variance = row.sample.deviation(figure) ** 2 + paper * (100 - paper) / TEST_PAIRS[printed.dataset]
     half = 1.96 * math.sqrt(variance)
-    return Interval(ours.value - paper, ours.value - paper - half, ours.value - paper + half)
+    return Interval(gap, gap - half, gap + half)
 
 
-def _verdict(gap: Interval, rule: str, is_other: bool, is_captions: bool) -> str:
+def _verdict(gap: Interval, rule: str, is_other: bool, reading: str) -> str:
     if is_other:
         return "not comparable"
     if rule == "informational":
         return "informational"
     if rule == "copied":
         return "same" if abs(gap.value) <= COPIED_BAND else "differs (copied)"
-    if is_captions:
+    if reading == "captions":
         return "other protocol"
     if gap.high < -BAND:
         return "REGRESSED"
     return ("above" if gap.value > 0 else "below") if gap.excludes_zero() else "same"
+
+
+def _orders(
+    table: Table, dataset: str, reading: str, rows: Mapping[str, Row], printed: Mapping[str, PaperRow], counts: bool
+) -> Verdict | None:
+    """By the sum of recalls; None where there are no two rows to compare."""
+    pairs = [(better, worse) for better, worse in orders(dataset) if better in rows and worse in rows]
+    if not pairs:
+        return None
+    found = [rows[better].sample.minus(rows[worse].sample, "rsum") for better, worse in pairs]
+    lines, regressions = [], []
+    for (better, worse), gap, p in zip(pairs, found, holm([gap.p for gap in found]), strict=True):
+        verdict = "not separable" if p >= LEVEL else "holds" if gap.value > 0 else "reversed"
+        in_paper = [signed(printed[better].rsum - printed[worse].rsum)] if printed else []
+        lines.append([f"{better} > {worse}", *in_paper, signed(gap.value), bounds(gap), f"{p:.4f}", verdict])
+        both = [record for name in (better, worse) for record, _ in rows[name].records]
+        if verdict == "reversed" and counts and printed and not any(map(not_comparable, both)):
+            regressions.append(
+                f"REGRESSION {dataset}, {reading}: {rows[better].label} is {-gap.value:.1f} of rsum below "
+                f"{rows[worse].label}; the paper has it {printed[better].rsum - printed[worse].rsum:.1f} above"
+            )
+    return Verdict(
+        f"The paper's orders on {_title(table)} · {reading}",
+        ["order", *["paper"] * bool(printed), "rsum", "95 % interval", "p (Holm)", "verdict"],
+        lines,
+        [] if printed else ["These are the orders of Tables 1 to 3, of either of the paper's datasets."],
+        regressions,
+        len(pairs),
+    )

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
 
 import numpy as np
 from scipy.stats import t as student
 
 from cran_bench.errors import BadInput
-from cran_bench.ranking import Direction
 from cran_bench.statistics import LEVEL
-from cran_bench.tables import Group, Row, Table
+from cran_bench.tables import Row, Table
 
-from .verdict import Verdict, signed
-
-DIRECTIONS: tuple[Direction, ...] = ("i2t", "t2i")
-NAMES = {"i2t": "annotation", "t2i": "retrieval"}
+from .verdict import Verdict, bounds, signed
+from .with_paper import DIRECTIONS
 
 
 def compare_with_reference(tables: Sequence[Table], reference: Sequence[Table]) -> list[Verdict]:
@@ -30,23 +26,38 @@ def compare_with_reference(tables: Sequence[Table], reference: Sequence[Table]) 
     Raises:
         BadInput: the reference has nothing of this data and protocol, or has it of other data.
     """
-    return [_judge(table, _counterpart(table.group, reference)) for table in tables]
+    return [_judge(table, _counterpart(table, reference)) for table in tables]
 
 
-def _counterpart(group: Group, reference: Sequence[Table]) -> Table:
+def _counterpart(table: Table, reference: Sequence[Table]) -> Table:
+    group = table.group
     asked = ("dataset", "quick", "protocol", "folds")
     near = [t for t in reference if all(getattr(t.group, name) == getattr(group, name) for name in asked)]
     where = f"{group.dataset}, protocol {group.protocol}" + (f", {group.folds} folds" if group.folds else "")
     if not near:
         raise BadInput(f"the reference has no records of {where}: make some with cran-bench run --results REFERENCE")
-    for table in near:
-        if table.group == group:
-            return table
-    other = next(f.name for f in fields(Group) if getattr(near[0].group, f.name) != getattr(group, f.name))
+    same = [t for t in near if _differs(table, t) is None]
+    if same:
+        return max(same, key=lambda t: len(t.rows))
+    name, here, there = next(found for found in (_differs(table, t) for t in near) if found)
     raise BadInput(
-        f"records of {where} are of other data than the reference: {other.replace('_', ' ')} is "
-        f"{getattr(group, other)}, there it is {getattr(near[0].group, other)}; they cannot be compared"
+        f"records of {where} are of other data than the reference: {name} is {here}, there it is {there}; "
+        "they cannot be compared"
     )
+
+
+def _differs(table: Table, other: Table) -> tuple[str, str, str] | None:
+    """The first thing in which the data of two tables differs, here and there.
+
+    Features that were computed elsewhere differ in their last bits, so what counts is what they were made of.
+    """
+    for name in ("split_sha", "front_end", "vectors"):
+        here, there = getattr(table.group, name), getattr(other.group, name)
+        if here != there:
+            return name.replace("_", " "), here, there
+    if table.group.features_sha == other.group.features_sha or table.sources & other.sources:
+        return None
+    return "features sha", table.group.features_sha, other.group.features_sha
 
 
 def _judge(now: Table, then: Table) -> Verdict:
@@ -56,33 +67,33 @@ def _judge(now: Table, then: Table) -> Verdict:
     lines, regressions, notes = [], [], []
     where = f"{now.group.dataset}, {now.group.protocol}"
     for row, old in both:
-        for direction in DIRECTIONS:
+        for direction, word in DIRECTIONS.items():
             allowed = _allowed(row, old, list(before.values()), direction, LEVEL / tests)
             gap = row.sample.minus(old.sample, direction, LEVEL / tests)
             changed = gap.excludes_zero() and abs(gap.value) > allowed
             verdict = ("LOWER" if gap.value < 0 else "HIGHER") if changed else "same"
             values = [f"{r.sample.by_seed(direction).mean():.1f}" for r in (old, row)]
-            interval = f"[{signed(gap.low)}, {signed(gap.high)}]"
-            first = direction == DIRECTIONS[0]
-            seeds = f"{len(old.records)} → {len(row.records)}" if first else ""
-            name = row.label if first else ""
-            lines.append(
-                [name, seeds, NAMES[direction], *values, signed(gap.value), interval, f"{allowed:.1f}", verdict]
-            )
+            head = [row.label, f"{len(old.records)} → {len(row.records)}"] if word == "annotation" else ["", ""]
+            lines.append([*head, word, *values, signed(gap.value), bounds(gap), f"{allowed:.1f}", verdict])
             if changed:
                 regressions.append(
-                    f"REGRESSION {where}, {row.label}, {NAMES[direction]}: {values[1]}, the reference has {values[0]}; "
+                    f"REGRESSION {where}, {row.label}, {word}: {values[1]}, the reference has {values[0]}; "
                     + ("see what leaks, or commit a new reference" if gap.value > 0 else "more than seeds explain")
                 )
     for row in now.rows:
         if row.records and row.label not in before:
             lines.append([row.label, "", "", "none", f"{row.mean('rsum'):.1f} (rsum)", "", "", "", "no reference"])
-        for failure in row.failures:
-            regressions.append(f"REGRESSION {where}, {row.label}, seed {failure.seed} FAILED: {failure.error}")
+        regressions += [
+            f"REGRESSION {where}, {row.label}, seed {failure.seed} FAILED: {failure.error}" for failure in row.failures
+        ]
     missing = [label for label in before if label not in {row.label for row in now.rows}]
     if missing:
         notes.append(f"Not run: {', '.join(missing)}.")
-    if any(len(old.records) == 1 for _, old in both):
+    if now.group.features_sha != then.group.features_sha:
+        notes.append("Features of the same images by the same networks, computed elsewhere: they differ in last bits.")
+    if not any(len(row.records) > 1 for row in before.values()):
+        notes.append("The reference has one seed of each row: nothing is known of seeds, only images are allowed for.")
+    elif any(len(old.records) == 1 for _, old in both):
         notes.append("Rows with one seed in the reference: seeds are allowed what they do in the other rows.")
     notes.append(
         f"R@1 + R@5 + R@10; the interval is the paired bootstrap's at {100 * (1 - LEVEL / tests):.2f} % (5 % over the "
@@ -94,14 +105,15 @@ def _judge(now: Table, then: Table) -> Verdict:
         lines,
         notes,
         regressions,
+        len(both),
     )
 
 
-def _allowed(row: Row, old: Row, rows: Sequence[Row], direction: Direction, level: float) -> float:
+def _allowed(row: Row, old: Row, rows: Sequence[Row], direction: str, level: float) -> float:
     """How far the means of the seeds of two such rows may lie apart: Student's prediction interval.
 
     The variance is that of the row's own seeds in the reference or the mean over rows that seeds change, whichever is
-    larger; nothing for a row that seeds do not change.
+    larger, with the degrees of freedom of all; nothing for a row that seeds do not change.
     """
     spread = {r.label: r.sample.by_seed(direction) for r in rows if len(r.records) > 1}
     own = spread.get(old.label)
@@ -112,6 +124,5 @@ def _allowed(row: Row, old: Row, rows: Sequence[Row], direction: Direction, leve
         return 0.0
     pooled = float(np.mean([np.var(values, ddof=1) for values in moving]))
     variance = max(pooled, float(np.var(own, ddof=1)) if own is not None else 0.0)
-    freedom = sum(len(values) - 1 for values in moving)
-    quantile = float(student.ppf(1 - level / 2, freedom))
+    quantile = float(student.ppf(1 - level / 2, sum(len(values) - 1 for values in moving)))
     return quantile * math.sqrt(variance * (1 / len(row.records) + 1 / len(old.records)))

@@ -15,8 +15,6 @@ from cran_bench.tables import Table
 from .charts import bars, curves, phases
 from .gallery import Gallery
 
-VERSION = 1
-
 
 def build_report(
     tables: Sequence[Table], files: Mapping[str, Path], verdicts: Mapping[str, Sequence[Verdict]], data: Path
@@ -66,16 +64,16 @@ def _section(number: int, table: Table, files: Mapping[str, Path], gallery: Gall
         zip(lines, table.rows, strict=True), key=lambda pair: -(pair[1].mean("rsum") if pair[1].records else 0)
     )
     finished = [row for _, row in rows if row.records]
-    gallery.add(number, table, [(row, files) for row in finished])
+    gallery.add(number, table, finished, files)
     twins = any("twin_accuracy" in record.metrics for row in finished for record, _ in row.records)
-    ablation = [row for row in finished if row.records[0][0].method.name.startswith("cran")]
+    ablation = [row for row in finished if (row.records[0][0].method.paper_row or "").startswith("CRAN")]
     return {
         "id": f"s{number}",
         "title": table.title,
         "quick": table.group.quick,
         "notes": table.notes,
         "headings": headings,
-        "lines": [(line, _sort_values(line, headings)) for line, _ in rows],
+        "lines": [(line, _sort_values(line)) for line, _ in rows],
         "recall": bars(finished, "rsum", 600.0),
         "ablation": bars(ablation, "rsum", 600.0) if len(ablation) > 1 else [],
         "twins": bars(finished, "twin_accuracy", 100.0) if twins else [],
@@ -86,7 +84,7 @@ def _section(number: int, table: Table, files: Mapping[str, Path], gallery: Gall
     }
 
 
-def _sort_values(line: Sequence[str], headings: Sequence[str]) -> list[float | str]:
+def _sort_values(line: Sequence[str]) -> list[float | str]:
     """What a cell sorts by: its first number, or its text."""
     values: list[float | str] = [line[0]]
     for cell in line[1:]:
@@ -95,7 +93,7 @@ def _sort_values(line: Sequence[str], headings: Sequence[str]) -> list[float | s
             values.append(float(first))
         except ValueError:
             values.append(0.0 if first == "best" else float("-inf"))
-    return values[: len(headings)]
+    return values
 
 
 def _environment(frame: Any) -> tuple[list[str], list[list[str]]]:

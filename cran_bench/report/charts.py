@@ -11,9 +11,8 @@ import pandas as pd
 
 from cran_bench.results import read_curves
 from cran_bench.statistics import SUMS
-from cran_bench.tables import Row
+from cran_bench.tables import PHASES, Row
 
-PHASES = ("fit", "embed", "similarity", "rank")
 WIDTH, HEIGHT = 240, 90
 
 
@@ -37,7 +36,8 @@ def bars(rows: Sequence[Row], figure: str, most: float) -> list[dict[str, Any]]:
 
 def phases(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Seconds of each row by phase, as shares of the longest row's total."""
-    seconds = {row.label: [row.seconds(phase) for phase in PHASES] for row in rows}
+    shown = PHASES[1:]  # features are the same for all
+    seconds = {row.label: [row.seconds(phase) for phase in shown] for row in rows}
     longest = max((sum(values) for values in seconds.values()), default=0.0) or 1.0
     return [
         {
@@ -45,7 +45,7 @@ def phases(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "text": f"{sum(values):,.1f} s",
             "parts": [
                 {"phase": phase, "share": 100 * value / longest, "text": f"{phase} {value:,.2f} s"}
-                for phase, value in zip(PHASES, values, strict=True)
+                for phase, value in zip(shown, values, strict=True)
             ],
         }
         for label, values in seconds.items()
@@ -65,7 +65,7 @@ def curves(rows: Sequence[Row], files: Mapping[str, Path]) -> list[dict[str, Any
             across = "step" if "step" in points and points["step"].notna().any() else "epoch"
             lines = _lines(points, across)
             if lines:
-                pictures.append({"name": str(name), "across": across, "lines": lines})
+                pictures.append({"name": str(name), "across": across, "lines": lines, "box": f"0 0 {WIDTH} {HEIGHT}"})
         if pictures:
             found.append({"label": f"{row.label}, seed {record.seed}", "pictures": pictures})
     return found

@@ -19,7 +19,7 @@ from cran_bench.progress import say
 from cran_bench.protocols import Unit
 from cran_bench.registry import DATASETS
 from cran_bench.results import read_examples
-from cran_bench.tables import Row, Table
+from cran_bench.tables import Group, Row, Table
 
 SIDE = 144  # pixels of a thumbnail's longer side
 MOST_BYTES = 3_200_000  # of all thumbnails, as they stand in the page
@@ -37,15 +37,15 @@ class Gallery:
         self._texts: dict[str, dict[str, list[str]]] = {}
         self._bytes = 0
 
-    def add(self, number: int, table: Table, rows: Sequence[tuple[Row, Mapping[str, Path]]]) -> None:
-        """The examples of a table's rows, those of the first seed of each."""
+    def add(self, number: int, table: Table, rows: Sequence[Row], files: Mapping[str, Path]) -> None:
+        """The examples of a table's rows, those of the first seed of each; `files` are those of records."""
         label, runs = table.group.dataset, []
         unit: Unit = "documents" if table.group.protocol == "documents" else "captions"
-        for row, files in rows:
+        for row in rows:
             record = row.records[0][0]
             found = read_examples(files[record.fingerprint])
             if found is not None:
-                self._collect(label, found)
+                self._collect(table.group, found)
                 examples = [self._shown(label, unit, example) for example in found.examples]
                 runs.append({"method": row.label, "seed": record.seed, "examples": examples})
         if runs:
@@ -59,20 +59,22 @@ class Gallery:
         """All of it, for the page's script."""
         return {"sections": self._sections, "images": self._images, "texts": self._texts}
 
-    def _collect(self, label: str, found: Examples) -> None:
-        collection = self._collection(label)
+    def _collect(self, group: Group, found: Examples) -> None:
+        label = group.dataset
+        collection = self._collection(label, group.split_sha)
         images, texts = self._images.setdefault(label, {}), self._texts.setdefault(label, {})
         if collection is None:
             return
         for example in found.examples:
-            for name in dict.fromkeys((example.image, *(answer.image for answer in example.found))):
+            answers = [answer.image for answer in example.found]
+            for name in dict.fromkeys((example.image, *answers)):
                 row = self._rows[label].get(name)
                 if row is None:
                     continue
                 if name not in texts:
                     own = np.flatnonzero(np.asarray(collection.image_of) == row)
                     texts[name] = [collection.captions[k] for k in own.tolist()]
-                is_shown = example.direction == "t2i" or name in (example.image, example.found[0].image)
+                is_shown = name == example.image if example.direction == "i2t" else name in answers
                 if is_shown and name not in images and self._bytes < MOST_BYTES:
                     images[name] = self._thumbnail(collection, row)
                     self._bytes += len(images[name])
@@ -83,14 +85,16 @@ class Gallery:
         if example.why is not None and example.why.attention:
             asked = example if example.direction == "t2i" else example.found[0]
             own = self._texts[label].get(asked.image, [])
-            text = " ".join(own) if unit == "documents" else own[asked.text - 1] if own else ""
+            text = " ".join(own) if unit == "documents" else next(iter(own[asked.text - 1 : asked.text]), "")
             shown["read"] = "".join(ALPHABET[place - 1] for place in encode([text])[0].tolist() if place)
         return shown
 
-    def _collection(self, label: str) -> Collection | None:
+    def _collection(self, label: str, split_sha: str) -> Collection | None:
         if label not in self._collections:
             try:
                 found: Collection | None = DATASETS.configure(label).build().load(self.data)
+                if found and found.split_sha() != split_sha:
+                    raise BadInput("it has other images or captions than those that were measured")
             except BadInput as error:
                 say(f"the gallery of {label} has no pictures: {error}")
                 found = None

@@ -56,7 +56,7 @@ function picture(section, image, isRight, label, why) {
     frame.append(element("img", { src: source, alt: image }));
     if (why && why.boxes.length) frame.append(overlay(why));
   } else {
-    frame.append(element("span", { class: "placeholder", role: "img" }, `${image} (image not here)`));
+    frame.append(element("span", { class: "placeholder" }, `${image} (no picture here)`));
   }
   return element("div", { class: isRight ? "picture right" : "picture" }, frame, label + (isRight ? " ✓" : ""));
 }

@@ -1,4 +1,4 @@
-"""A page for each method: what its docstrings say, its presets, what it measured, and what the paper printed."""
+"""Plugins in words: summaries and docstrings, and a page for each method with what it measured and what is printed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from tabulate import tabulate
 
 from cran_bench.paper import DATASET_NAMES, TABLES, paper_rows
-from cran_bench.registry import METHODS, Plugin
+from cran_bench.registry import METHODS, Plugin, Registry
 from cran_bench.specs import format_value
 from cran_bench.statistics import FIGURES
 from cran_bench.tables import Table
@@ -32,29 +32,34 @@ def method_pages(tables: Sequence[Table]) -> dict[str, str]:
         "",
         "One page each, made from the docstrings and the committed records by `cran-bench info --pages docs/methods`.",
         "",
-        *(f"- [{plugin.name}]({plugin.name}.md): {_title(plugin)}" for plugin in plugins),
+        *(f"- [{plugin.name}]({plugin.name}.md): {summary(plugin.cls, METHODS)}" for plugin in plugins),
         "",
     ]
     return {"README.md": "\n".join(index)} | {f"{p.name}.md": _page(p, tables) for p in plugins}
 
 
-def _title(plugin: Plugin[Any]) -> str:
-    """The first line of the module, or of the class where a module has several methods."""
-    alone = sum(p.cls.__module__ == plugin.cls.__module__ for p in METHODS.plugins.values()) == 1
-    doc = inspect.getdoc(sys.modules[plugin.cls.__module__] if alone else plugin.cls) or ""
-    return doc.partition("\n")[0]
+def summary(cls: type, registry: Registry[Any]) -> str:
+    """The first line of the module's docstring, or of the class's where several are registered in one module."""
+    alone = sum(plugin.cls.__module__ == cls.__module__ for plugin in registry.plugins.values()) == 1
+    doc = (alone and sys.modules[cls.__module__].__doc__) or cls.__doc__ or ""
+    return doc.strip().partition("\n")[0]
+
+
+def documentation(cls: type) -> tuple[str, list[str]]:
+    """The docstring of the module, and those of the dataclasses whose fields are the options."""
+    described = [c for c in cls.__mro__ if dataclasses.is_dataclass(c) and "__doc__" in vars(c)]
+    return inspect.getdoc(sys.modules[cls.__module__]) or "", [inspect.cleandoc(c.__doc__ or "") for c in described]
 
 
 def _page(plugin: Plugin[Any], tables: Sequence[Table]) -> str:
-    module = inspect.getdoc(sys.modules[plugin.cls.__module__]) or ""
-    described = [c for c in plugin.cls.__mro__ if dataclasses.is_dataclass(c) and "__doc__" in vars(c)]
+    module, described = documentation(plugin.cls)
     values = METHODS.configure(plugin.name).build()
     default = {f.name: format_value(getattr(values, f.name)) for f in dataclasses.fields(plugin.cls)}
     parts = [
         f"# {plugin.name}",
         module,
         "## Options",
-        *(_options(inspect.cleandoc(c.__doc__ or "")) for c in described),
+        *map(_options, described),
     ]
     parts += [
         "With the preset `tuned` they are:",

@@ -1,0 +1,143 @@
+"""What verbs share: the application, options, and how their texts are read."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cran_bench.errors import BadInput
+
+if TYPE_CHECKING:
+    from cran_bench.tables import Table
+
+app = typer.Typer(
+    name="cran-bench",
+    help="Benchmark suite for image-text retrieval.  Start with: cran-bench run --quick",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def cache_folder() -> Path:
+    """Where features and fits go unless told otherwise."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "cran-bench"
+
+
+DatasetOption = Annotated[
+    str, typer.Option("-d", "--dataset", metavar="DATASET", help="Dataset, with options as in 'scenes[train=600]'.")
+]
+MethodsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-m",
+        "--method",
+        metavar="METHOD",
+        help="Methods: cca,cca:paper,'cca[dim=128]',mine.py:Mine; may be repeated. Default: all.",
+    ),
+]
+DataOption = Annotated[
+    Path, typer.Option("--data", envvar="CRAN_BENCH_DATA", metavar="DIR", help="Folder that holds the datasets.")
+]
+ResultsOption = Annotated[
+    Path, typer.Option("--results", envvar="CRAN_BENCH_RESULTS", metavar="DIR", help="Folder of records.")
+]
+CacheOption = Annotated[
+    Path,
+    typer.Option("--cache", envvar="CRAN_BENCH_CACHE", metavar="DIR", help="Folder of features and fits."),
+]
+ImagesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--images-with",
+        metavar="SPEC",
+        help="Backbone: pixels[dim=512], onnx:FILE[tensor=NAME], torchvision:vgg19[weights=FILE], npy:FILE[ids=FILE] "
+        "or data.",
+    ),
+]
+RegionsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--regions-with",
+        metavar="SPEC",
+        help="Regions: boxes, grid, nanodet:FILE, torchvision:fasterrcnn_resnet50_fpn_v2, paper, selective_search, "
+        "npy:FILE[boxes=FILE], data or none.",
+    ),
+]
+VectorsOption = Annotated[
+    str, typer.Option("--vectors", metavar="SPEC", help="Word vectors: ppmi-svd, glove:FILE or word2vec:FILE.")
+]
+SeedOption = Annotated[int, typer.Option("-s", "--seed", min=0, help="Seed of the fit.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="Less data and training, as for run.")]
+DrawingOption = Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Also draw it, as a PNG.")]
+BackendOption = Annotated[
+    str, typer.Option("--backend", metavar="NAME", help="How ranks are counted: auto, reference, torch or triton.")
+]
+BoundOption = Annotated[
+    str, typer.Option("--bound", metavar="NAME", help="Of errors in low precision: measured, or proven.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
+
+
+def recorded(
+    results: Path, datasets: Sequence[str] = (), protocols: Sequence[str] = (), methods: Sequence[str] = ()
+) -> list[Table]:
+    """Tables of the records below a folder; an empty choice is all.
+
+    Raises:
+        BadInput: there are none.
+    """
+    from cran_bench.results import ResultStore, read_ranks
+    from cran_bench.tables import build_tables
+
+    store = ResultStore(results)
+
+    def wanted(dataset: str, protocol: str, method: str) -> bool:
+        chosen = ((datasets, dataset), (protocols, protocol), (methods, method))
+        return all(not some or name in some for some, name in chosen)
+
+    runs = [
+        (record, read_ranks(path))
+        for path, record in store.records()
+        if wanted(record.data.label, record.protocol, record.method.label)
+    ]
+    failures = [f for f in store.failures() if wanted(f.data.label, f.protocol, f.method_label)]
+    if not runs and not failures:
+        raise BadInput(f"there are no such records below {store.root}: make some with cran-bench run")
+    return build_tables(runs, failures)
+
+
+def each(methods: list[str]) -> list[str]:
+    """The methods of texts that may name several, separated by commas outside brackets."""
+    return [part.strip() for text in methods for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+
+
+def quick_method(method: str) -> str:
+    """The method with its preset `quick`, where it has one and the user names no other."""
+    from cran_bench.registry import METHODS
+    from cran_bench.specs import format_options, parse_spec
+
+    spec = parse_spec(method)
+    has_one = spec.name in METHODS.names() and "quick" in METHODS.get(spec.name).presets
+    return f"{spec.name}:quick{format_options(spec.options)}" if has_one and not spec.argument else method
+
+
+def quick_dataset(dataset: str) -> str:
+    """The dataset with its preset `quick`.
+
+    Raises:
+        BadInput: the user names another preset.
+    """
+    from cran_bench.specs import format_options, parse_spec
+
+    spec = parse_spec(dataset)
+    if spec.argument and spec.argument != "quick":
+        raise BadInput(f"--quick means the preset quick; leave it out, or write {spec.name} instead of {dataset}")
+    return f"{spec.name}:quick{format_options(spec.options)}"

@@ -1,0 +1,119 @@
+"""What is installed: list, info, check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cran_bench.errors import BadInput
+from cran_bench.progress import say
+
+from .options import CacheOption, DeviceOption, app, cache_folder, recorded
+
+if TYPE_CHECKING:
+    from cran_bench.registry import Configured
+
+
+@app.command("list")
+def list_plugins() -> None:
+    """Methods and datasets that are installed, and those whose import failed.
+
+    Example: cran-bench list
+    """
+    from cran_bench.describing import summary
+    from cran_bench.registry import DATASETS, METHODS
+
+    for registry in (METHODS, DATASETS):
+        typer.echo(f"{registry.kind}s")
+        for name in registry.names():
+            plugin = registry.plugins[name]
+            presets = f"  [{', '.join(plugin.presets)}]" if plugin.presets else ""
+            typer.echo(f"  {name:<18} {summary(plugin.cls, registry)}{presets}")
+        for name, reason in registry.failures.items():
+            typer.echo(f"  {name:<18} could not be imported: {reason}")
+
+
+@app.command()
+def info(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A method or dataset, or the method file.py:Name.")
+    ] = None,
+    pages: Annotated[
+        Path | None, typer.Option("--pages", metavar="DIR", help="Write a page for every method instead.")
+    ] = None,
+    results: Annotated[Path, typer.Option("--results", metavar="DIR", help="Records for the pages.")] = Path(
+        "results/reference"
+    ),
+) -> None:
+    """What a method or dataset is, its fields with their values, and its presets.
+
+    Example: cran-bench info cca
+
+    Example: cran-bench info --pages docs/methods
+    """
+    if (name is None) == (pages is None):
+        raise BadInput("info takes a name, or --pages DIR for all methods: cran-bench info cca")
+    if pages is not None:
+        from cran_bench.describing import method_pages
+        from cran_bench.storage import write_text
+
+        for file, text in method_pages(recorded(results)).items():
+            write_text(pages / file, text)
+        say(f"wrote a page for every method to {pages}")
+        return
+    assert name is not None
+    _print_info(name)
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(metavar="METHOD", help="A method, or file.py:Name.")],
+    cache: CacheOption = cache_folder(),  # noqa: B008
+    device: DeviceOption = "auto",
+) -> None:
+    """Try every promise of the method contract on a small set of scenes.
+
+    Example: cran-bench check mine.py:Mine
+    """
+    from cran_bench.checks import check_method
+    from cran_bench.environment import pick_device
+    from cran_bench.registry import METHODS
+
+    verdicts = check_method(METHODS.configure(name), cache, pick_device(device))
+    for verdict in verdicts:
+        typer.echo(f"  {'ok    ' if verdict.broken is None else 'BROKEN'} {verdict.promise}")
+        if verdict.broken is not None:
+            typer.echo(f"         {verdict.broken}")
+    broken = sum(verdict.broken is not None for verdict in verdicts)
+    typer.echo(f"{name}: {len(verdicts) - broken} of {len(verdicts)} promises kept")
+    if broken:
+        raise typer.Exit(1)
+
+
+def _print_info(name: str) -> None:
+    import dataclasses
+
+    from cran_bench.describing import documentation
+    from cran_bench.errors import did_you_mean
+    from cran_bench.registry import DATASETS, METHODS
+    from cran_bench.specs import format_value, parse_spec
+
+    head = parse_spec(name).name
+    if not head.endswith(".py") and head not in (*METHODS.names(), *DATASETS.names()):
+        raise BadInput(
+            f"there is no method or dataset '{head}'{did_you_mean(head, METHODS.names() + DATASETS.names())}"
+        )
+    configured: Configured[Any] = (DATASETS if head in DATASETS.names() else METHODS).configure(name)
+    plugin = configured.plugin
+    module, described = documentation(plugin.cls)
+    typer.echo("\n\n".join([module, *described]) + "\n")
+    values = configured.build()
+    for field in dataclasses.fields(plugin.cls):
+        typer.echo(f"  {field.name:<14} {field.type!s:<22} {format_value(getattr(values, field.name))}")
+    if head not in DATASETS.names():
+        typer.echo(f"  {'unit':<14} {'what to train on':<22} captions, or documents for the protocol documents")
+    for preset, fields in plugin.presets.items():
+        changes = ", ".join(f"{key}={format_value(value)}" for key, value in fields.items())
+        typer.echo(f"  preset {preset:<10} {changes or 'the defaults above'}")

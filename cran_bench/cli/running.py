@@ -1,0 +1,207 @@
+"""From data to records: prepare, run, bench."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from cran_bench.errors import BadInput
+from cran_bench.progress import say
+
+from .options import (
+    BackendOption,
+    BoundOption,
+    CacheOption,
+    DataOption,
+    DatasetOption,
+    DeviceOption,
+    ImagesOption,
+    MethodsOption,
+    RegionsOption,
+    ResultsOption,
+    VectorsOption,
+    app,
+    cache_folder,
+    each,
+    quick_dataset,
+    quick_method,
+)
+
+if TYPE_CHECKING:
+    from cran_bench.counting import Bound
+    from cran_bench.dataset import Collection, Dataset
+    from cran_bench.registry import Configured
+
+
+@app.command()
+def prepare(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset, such as scenes or flickr8k.")],
+    data: DataOption = Path("data"),
+    images_with: ImagesOption = None,
+    regions_with: RegionsOption = None,
+    cache: CacheOption = cache_folder(),  # noqa: B008 - the default is shown in --help
+    force: Annotated[bool, typer.Option("--force", help="Extract again what is finished.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="DIR", help="Only write images (PNG) and captions, to look at.")
+    ] = None,
+    only_check: Annotated[
+        bool,
+        typer.Option("--check", help="Only say what is there, what is missing, and what extraction will take."),
+    ] = False,
+) -> None:
+    """Validate a dataset and extract its features, once.  Can be stopped at any moment and started again.
+
+    Example: cran-bench prepare flickr8k --data DIR --images-with "onnx:net.onnx[tensor=penultimate]"
+    --regions-with nanodet:detector.onnx
+
+    Example: cran-bench prepare mscoco --data DIR --check
+
+    Example: cran-bench prepare scenes --export look/
+    """
+    from cran_bench import preparation
+    from cran_bench.registry import DATASETS
+
+    configured = DATASETS.configure(dataset)
+    if only_check and (force or export is not None):
+        raise BadInput("--check only looks: leave out --force and --export, or --check")
+    if export is not None:
+        _export(configured, data, export)
+        return
+    if only_check:
+        found, complete = preparation.check(configured, data, cache, images_with, regions_with)
+        typer.echo(found)
+        if not complete:
+            raise typer.Exit(1)
+        return
+    made = preparation.prepare(configured, data, cache, images_with, regions_with, force=force, skip_bad=skip_bad)
+    typer.echo(f"{configured.label} is ready: {made.features.label}")
+
+
+@app.command()
+def run(
+    methods: MethodsOption = None,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[METHOD]...", help="Methods may also be given without -m.")
+    ] = None,
+    dataset: DatasetOption = "scenes",
+    protocol: Annotated[
+        str,
+        typer.Option("-p", "--protocol", metavar="NAMES", help="captions, documents, mean, single, or all."),
+    ] = "captions",
+    seeds: Annotated[str, typer.Option("-s", "--seeds", metavar="SEEDS", help="0, 0,3 or 0:5 (0 to 4).")] = "0",
+    quick: Annotated[bool, typer.Option("--quick", help="Less data and training; not for comparison.")] = False,
+    folds: Annotated[int, typer.Option("--folds", min=0, help="Mean over this many folds of the test images.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Fit and rank again what is recorded.")] = False,
+    data: DataOption = Path("data"),
+    images_with: ImagesOption = None,
+    regions_with: RegionsOption = None,
+    vectors: VectorsOption = "ppmi-svd",
+    results: ResultsOption = Path("results"),
+    cache: CacheOption = cache_folder(),  # noqa: B008
+    device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    bound: BoundOption = "measured",
+) -> None:
+    """Fit methods, rank the test split both ways and print the table.  What is recorded is reused.
+
+    Example: cran-bench run
+
+    Example: cran-bench run -m cca,cca:paper,mine.py:Mine -d flickr8k -p captions,documents -s 0:3
+    """
+    from cran_bench import runner
+    from cran_bench.counting import require_known
+    from cran_bench.environment import pick_device
+    from cran_bench.preparation import find_prepared
+    from cran_bench.protocols import parse_protocols
+    from cran_bench.registry import DATASETS, METHODS
+    from cran_bench.tables import build_tables, render
+
+    named = each([*(methods or []), *(more or [])])
+    rows = [METHODS.configure(quick_method(text) if quick else text) for text in named or METHODS.names()]
+    for name, reason in () if named else METHODS.failures.items():
+        say(f"left out: method {name} could not be imported: {reason}")
+    protocols, numbers, where = parse_protocols(protocol), runner.parse_seeds(seeds), pick_device(device)
+    configured = DATASETS.configure(quick_dataset(dataset) if quick else dataset)
+    prepared = find_prepared(configured, data, cache, images_with, regions_with, vectors)
+    require_known(backend, bound)
+    job = runner.Runner(prepared, results, cache, where, folds, backend, cast("Bound", bound), force)
+    outcomes = job.run(rows, protocols, numbers)
+    finished = [(o.record, job.store.ranks(o.address)) for o in outcomes if o.record is not None]
+    failures = [o.failure for o in outcomes if o.failure is not None]
+    typer.echo(render(build_tables(finished, failures), "terminal"))
+    say(f"records: {job.store.root}")
+    if failures:
+        first = f"{failures[0].method_label}: {failures[0].error}"
+        raise BadInput(f"{len(failures)} of {len(outcomes)} runs failed, the first is {first}")
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="similarity, ranking or training.")],
+    images: Annotated[int, typer.Option("--images", min=100, help="How many images.")] = 5000,
+    texts: Annotated[int, typer.Option("--texts", min=100, help="How many texts.")] = 25000,
+    dim: Annotated[int, typer.Option("--dim", min=1, help="Dimensions of every vector.")] = 1024,
+    width: Annotated[str, typer.Option("--width", help="Of CRAN, for training: compact or full.")] = "compact",
+    device: DeviceOption = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="DIR", help="Also write HARDWARE.csv and HARDWARE.md there."),
+    ] = None,
+) -> None:
+    """Time the kernels against what one would use instead.
+
+    `similarity` scores three levels (Eq. 11) and ranks both ways, `ranking` one vector for each image and text, and
+    `training` is a step of CRAN.
+
+    Example: cran-bench bench similarity --texts 5000
+
+    Example: cran-bench bench training -o results/kernels
+    """
+    from cran_bench.bench.measuring import render, save
+    from cran_bench.environment import pick_device
+    from cran_bench.errors import did_you_mean
+
+    kinds, widths = ("similarity", "ranking", "training"), ("compact", "full")
+    for name, known in ((what, kinds), (width, widths)):
+        if name not in known:
+            raise BadInput(f"there is no '{name}' to bench{did_you_mean(name, known)}; take {' or '.join(known)}")
+    if texts < images:
+        raise BadInput(f"every image has a text: give at least as many --texts as --images, not {texts} for {images}")
+    where = pick_device(device)
+    if what == "training":
+        rows = list(import_module("cran_bench.methods.cran.timing").bench_training(width, where))
+    elif what == "similarity":
+        from cran_bench.bench.similarity import bench_similarity
+
+        rows = list(bench_similarity(images, texts, dim, where))
+    else:
+        from cran_bench.bench.ranking import bench_ranking
+
+        rows = list(bench_ranking(images, texts, dim, where))
+    typer.echo(f"{what}: {rows[0]['task']}\n\n{render(rows)}")
+    if out is not None:
+        say(f"wrote {save(rows, out)}")
+
+
+def _export(dataset: Configured[Dataset], data: Path, folder: Path) -> None:
+    from cran_bench.dataset import SPLITS
+    from cran_bench.progress import track
+    from cran_bench.storage import write_atomically, write_text
+
+    collection: Collection = dataset.build().load(data)
+    for split in SPLITS:
+        rows = collection.splits[split]
+        for row in track(rows.tolist(), f"writing {split}", total=len(rows)):
+            image = collection.images.read(row)
+            name = Path(collection.images.ids[row]).stem
+            write_atomically(folder / split / f"{name}.png", partial(image.save, format="PNG"))
+        texts, owner = collection.captions_of(rows)
+        names = [Path(collection.images.ids[row]).stem for row in rows.tolist()]
+        lines = [f"{names[image]}.png\t{text}\n" for text, image in zip(texts, owner.tolist(), strict=True)]
+        write_text(folder / split / "captions.tsv", "".join(lines))
+    say(f"wrote the images and captions.tsv of every split to {folder}")
