@@ -12,16 +12,20 @@ from cran_bench.registry import DATASETS, METHODS
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("CRAN_BENCH_DATA", ROOT / "data"))
-RESULTS = Path(os.environ.get("CRAN_BENCH_RESULTS", ROOT / "results"))
 CLOSED_FORMS = "cca,cfa,kcca,macc,gmm-hglmm"
 DEEP = "bimodal-ae,multimodal-dbn,corr-ae,ccl"
 PAPER = ",".join(f"{name}:paper" + "[width=full]" * name.startswith("cran") for name in METHODS.names())
 
 
-def cran_bench(*arguments):
-    """Run it, with what it says where pytest shows it, and return its exit code."""
-    command = [Path(sys.executable).with_name("cran-bench"), *map(str, arguments), "--results", RESULTS]
-    return subprocess.run(command, check=False).returncode
+@pytest.fixture
+def cran_bench(tmp_path):
+    """Call it with records of its own, with what it says where pytest shows it; the exit code comes back."""
+
+    def call(*arguments):
+        command = [Path(sys.executable).with_name("cran-bench"), *map(str, arguments), "--results", tmp_path]
+        return subprocess.run(command, check=False).returncode
+
+    return call
 
 
 def need(dataset):
@@ -30,12 +34,12 @@ def need(dataset):
         pytest.skip(f"{dataset} is not below {DATA}: it lacks {', '.join(absent)}; set CRAN_BENCH_DATA")
 
 
-def test_scenes():
+def test_scenes(cran_bench):
     assert cran_bench("run") == 0
     assert cran_bench("compare", "-d", "scenes", "--reference", ROOT / "results/reference") == 0
 
 
-def test_flickr8k():
+def test_flickr8k(cran_bench):
     need("flickr8k")
     data = ["-d", "flickr8k", "--data", DATA]
     assert cran_bench("run", *data, "-m", f"{CLOSED_FORMS},dcca") == 0
@@ -44,7 +48,7 @@ def test_flickr8k():
 
 
 @pytest.mark.parametrize("dataset", ["flickr30k[split=entities]", "mscoco[split=random]"])
-def test_paper(dataset):
+def test_paper(cran_bench, dataset):
     need(dataset)
     assert cran_bench("run", "-d", dataset, "--data", DATA, "-p", "documents,mean,captions", "-m", PAPER) == 0
     assert cran_bench("compare", "-d", dataset.partition("[")[0]) == 0

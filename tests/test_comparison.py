@@ -61,9 +61,10 @@ def made(
     ranks = ranks_of(recalls, images, 5 if protocol == "captions" else 1, seed + crc32(label.encode()))
     info = {"label": data, "quick": False, "split_sha": "5" * 64, "images": images, "captions": 5 * images}
     info |= {"front_end": front_end, "features_sha": "f" * 64, "vectors": "ppmi-svd"}
+    known = {*info, "sources_sha"}
     record = Record(
         fingerprint=f"{label}{protocol}{seed}{data}",
-        data=DataInfo(**{**info, **{k: v for k, v in changes.items() if k in info}}),
+        data=DataInfo(**{**info, **{k: v for k, v in changes.items() if k in known}}),
         method=MethodInfo(
             label=label,
             name=name,
@@ -232,6 +233,37 @@ def test_methods_that_look_at_no_regions_are_free_of_them():
     assert not_comparable(record) == ""
 
 
+def failed_run(label, protocol="documents", seed=0, **about):
+    record, _ = made(label, [1, 2, 3, 1, 2, 3], protocol=protocol, **about)
+    about = {"data": record.data, "method_label": label, "protocol": protocol, "folds": 0, "seed": seed}
+    return Failure(**about, error="no memory", traceback="", started=record.started, environment={})
+
+
+def test_missing_and_failed_rows_are_in_sight():
+    runs = [run for run in as_printed() if run[0].method.name not in ("cca", "kcca")]
+    found = compare_dataset(build_tables(runs, [failed_run("kcca:paper")]), "flickr30k", None)
+    lines = str(found[0]).splitlines()
+    assert next(line for line in lines if line.startswith("CCA")).endswith("missing")
+    assert next(line for line in lines if line.startswith("KCCA")).endswith("failed")
+    assert regressions(found) == ["REGRESSION flickr30k, kcca:paper, documents, seed 0 FAILED: no memory"]
+
+
+def test_rows_of_different_data_are_judged_apart():
+    """A full set, a part of it, and another split: no pair across them, and the comparable row is not hidden."""
+    karpathy = [made("cca:paper", [50, 60, 70] * 2, data="flickr30k", seed=seed, split_sha="6" * 64) for seed in (0, 1)]
+    part = [made("cfa:paper", [5, 6, 7] * 2, data="flickr30k[limit=500,split=entities]", images=500)]
+    found = verdicts([*as_printed(cca=7.0, cfa=19.0), *karpathy, *part])
+    assert any("cfa:paper is" in sentence for sentence in regressions(found))
+    assert any("flickr30k[split=entities] ·" in verdict.title for verdict in found)
+    shadowed = verdicts([*as_printed(corr_ae=25.0), *karpathy])
+    assert any("corr-ae:paper, documents, i2t_r1" in sentence for sentence in regressions(shadowed))
+
+
+def test_a_front_end_without_regions_can_be_compared():
+    record, _ = made("ccl:paper", [1, 2, 3, 1, 2, 3], front_end="torchvision:vgg19")
+    assert not_comparable(record) == "other regions"
+
+
 # The reference
 
 SCENES = {"data": "scenes", "front_end": "pixels + boxes", "protocol": "captions", "images": 500}
@@ -310,6 +342,17 @@ def test_other_data_is_refused(changes, sentence):
         verdicts([made("ccl:tuned", BASE, **{**SCENES, **changes})], "scenes", reference_runs())
 
 
+def test_features_computed_elsewhere_are_the_same_data():
+    """Their bytes differ with processor and threads; what they were made of does not."""
+    before = [made("ccl:tuned", BASE, seed=seed, **SCENES, sources_sha="a" * 64) for seed in range(3)]
+    now = {**SCENES, "features_sha": "e" * 64}
+    found = verdicts([made("ccl:tuned", BASE, **now, sources_sha="a" * 64)], "scenes", before)
+    assert "computed elsewhere" in str(found[0])
+    for other in ({"sources_sha": "b" * 64}, {}):
+        with pytest.raises(BadInput, match="features sha is ee"):
+            verdicts([made("ccl:tuned", BASE, **now, **other)], "scenes", before)
+
+
 def test_rows_without_reference_or_not_run_are_named():
     (found, *_) = verdicts([made("cfa:tuned", BASE, **SCENES)], "scenes", reference_runs())
     assert "no reference" in str(found) and "Not run: ccl:tuned." in str(found)
@@ -345,6 +388,11 @@ def test_compare_says_it_with_its_exit_code(command, tmp_path):
     assert said.code == 1 and "REGRESSION flickr30k, corr-ae:paper" in said.out
     said = command("compare", "--results", tmp_path / "none")
     assert said.code == 2 and "make some with cran-bench run" in said.sentence
+    said = command("compare", "-d", "flickr30k", "-d", "mscoco", "--results", broken)
+    assert said.code == 2 and said.out == ""
+    nothing = stored(tmp_path / "nothing", [made("cca:tuned[dim=5]", BASE)])
+    said = command("compare", "--results", nothing)
+    assert said.code == 2 and "nothing was held against anything" in said.sentence
     said = command("compare", "-d", "mscoco", "--results", fine)
     assert said.code == 2 and "there are no records of mscoco" in said.sentence
 
@@ -384,6 +432,7 @@ def test_significance_of_two_and_of_all(command, tmp_path):
     [
         (["cca"], "one method differs from nothing"),
         (["cca", "macc"], "there is no finished record of macc:tuned"),
+        (["cca", "cca"], "cca:tuned is named twice"),
         (["cca", "cfa", "-p", "all"], "under one protocol, not 4"),
         (["cca", "dcca"], "measured on different data: vectors is ppmi-svd and glove:a.txt"),
         (["cca", "cfa", "-f", "html"], "there is no table format 'html'"),
@@ -412,21 +461,48 @@ def test_the_papers_tables_in_its_shape(command, tmp_path):
 
 
 def test_a_failed_row_is_visible_in_the_papers_table(command, tmp_path):
-    results = stored(tmp_path, as_printed()[:1])
-    record, _ = made("kcca:paper", BASE)
-    failed = {"data": record.data, "method_label": "kcca:paper", "protocol": "documents", "folds": 0, "seed": 0}
-    failed |= {"error": "no memory", "traceback": "", "started": record.started, "environment": {}}
-    address = Address(record.data.label, "documents", 0, "kcca:paper", 0, "1" * 12)
-    ResultStore(results).write_failure(address, Failure(**failed))
+    results = stored(tmp_path, [*as_printed()[:1], made("kcca:tuned", BASE)])
+    failure = failed_run("kcca:paper")
+    ResultStore(results).write_failure(Address(failure.data.label, "documents", 0, "kcca:paper", 0, "1" * 12), failure)
     said = command("table", "1", "--results", results)
     assert next(line for line in said.out.splitlines() if line.startswith("KCCA")).count("failed (") == 6
     assert "kcca:paper seed 0 FAILED: no memory" in said.out
+    table = list(csv.DictReader(io.StringIO(command("table", "1", "--results", results, "-f", "csv").out)))
+    assert {row["row"]: row["status"] for row in table}["KCCA"] == "failed"
 
 
 def test_other_data_in_the_papers_shape(command, tmp_path):
     results = stored(tmp_path, [made("cca:tuned", BASE, data="flickr8k", front_end="onnx:a + grid")])
     said = command("table", "1", "-d", "flickr8k", "--results", results)
     assert "another dataset: look, not compare" in said.out and "0.300 (0.076)" in said.out
+    table = list(
+        csv.DictReader(io.StringIO(command("table", "1", "-d", "flickr8k", "--results", results, "-f", "csv").out))
+    )
+    assert (table[10]["dataset"], table[10]["printed_dataset"]) == ("flickr8k", "flickr30k")
+    said = command("table", "1", "-d", "flickr8k[limit=100]", "--results", results)
+    assert "0.300" not in said.out
+
+
+def test_the_papers_own_data_by_name(command, tmp_path):
+    results = stored(tmp_path, as_printed("mscoco"))
+    for name in ("mscoco", "mscoco[split=random]"):
+        said = command("table", "3", "-d", name, "--results", results)
+        assert "another dataset" not in said.out and "0.230 (0.230)" in said.out and "(0.381)" not in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["1", "-m", "cca"], "table 1 has no use for --method"),
+        (["1", "-p", "captions,mean"], "of one protocol for all rows, not 2"),
+        (["1", "--preset", "best"], "there is no preset 'best'"),
+        (["--preset", "tuned"], "table has no use for --preset"),
+        (["kernels", "-d", "scenes"], "table kernels has no use for --dataset"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(command, tmp_path, arguments, sentence):
+    said = command("table", *arguments, "--results", stored(tmp_path, as_printed()[:1]))
+    assert said.code == 2 and sentence in said.sentence
 
 
 @pytest.mark.parametrize("which", ["4", "kernel"])
@@ -445,6 +521,10 @@ def test_kernels(command, tmp_path):
     said = command("table", "kernels", "--results", tmp_path)
     assert "a-chip · ranking: two by two" in said.out and "5.25" in said.out
     assert "a-chip" in command("table", "kernels", "--results", tmp_path, "-f", "csv").out
+    for text in ("", "a,b\n1,2\n", f"{columns},extra_mib,commit\n{line.replace('0.5', 'fast')},7,abc\n", "\xff\xfe"):
+        (tmp_path / "kernels" / "a-chip.csv").write_text(text, encoding="latin-1")
+        said = command("table", "kernels", "--results", tmp_path)
+        assert said.code == 2 and "a-chip.csv holds no timings" in said.sentence
 
 
 def test_rows_that_cannot_be_told_from_the_best_are_marked(command, tmp_path):

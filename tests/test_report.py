@@ -1,15 +1,22 @@
 """The page: what is in it, what can not be in it, and that a browser opens it without complaint."""
 
+import csv
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cran_bench.examples import QUERIES, TOP
 from cran_bench.report import as_json
+from cran_bench.results import read_record
+from cran_bench.storage import write_json
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [
@@ -24,11 +31,22 @@ QUIET = [
 ]
 
 
+@pytest.fixture(scope="module")
+def recorded(prepared_scenes, tmp_path_factory):
+    """Records of three methods, made once by another process."""
+    folder = tmp_path_factory.mktemp("recorded")
+    shutil.copytree(prepared_scenes.cache, folder / "cache")
+    tiny = replace(prepared_scenes, cache=folder / "cache")
+    cran = "cran[width=compact,start=scratch,max_epochs=2,lstm_layers=1]"
+    run = [Path(sys.executable).with_name("cran-bench"), "run", *tiny.arguments, "--results", folder / "results"]
+    subprocess.run([*run, "-m", f"cca,cfa,{cran}"], check=True, capture_output=True)
+    return folder / "results"
+
+
 @pytest.fixture
-def page(command, quick_scenes, tmp_path):
+def page(command, recorded, tmp_path):
     results = tmp_path / "results"
-    tiny = "cran[width=compact,start=scratch,max_epochs=2,lstm_layers=1]"
-    assert command("run", *quick_scenes.arguments, "--results", results, "-m", f"cca,cfa,{tiny}").code == 0
+    shutil.copytree(recorded, results)
     out = tmp_path / "report.html"
     said = command("report", "--results", results, "-o", out)
     assert said.code == 0 and f"wrote {out}" in said.err
@@ -74,11 +92,36 @@ def test_attention_lies_over_the_characters_that_were_read(page):
             assert len(weights) == len(example["read"])
 
 
-def test_nothing_in_the_data_ends_the_script_or_becomes_markup(command, tmp_path):
-    folder = tmp_path / "data" / "mine"
-    folder.mkdir(parents=True)
-    assert as_json({"a": "</script><b>&"}) == '{"a":"\\u003c/script\\u003e\\u003cb\\u003e\\u0026"}'
+EVIL = '</script><img src=x onerror=alert(1)> & "quoted"'
+
+
+@pytest.fixture
+def evil(command, tmp_path):
+    """A report of a folder whose captions and image names are markup."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "caption", "split"])
+        for row in range(24):
+            name = f"<i {row:02}>&.png"
+            colour = (10 * row, 255 - 10 * row, 40 * (row % 4))
+            Image.new("RGB", (32, 32), colour).save(folder / name)
+            split = "train" if row < 12 else "val" if row < 18 else "test"
+            rows.writerows([name, f"a {word} {row} {EVIL}", split] for word in ("dog", "cat"))
+    where = ["-d", "folder", "--data", folder, "--cache", tmp_path / "cache", "--results", tmp_path / "evil"]
+    said = command("run", *where, "-m", "cfa[dim=4]", "--images-with", "pixels[dim=16]")
+    assert said.code == 0, said.err
+    out = tmp_path / "evil.html"
+    assert command("report", "--results", tmp_path / "evil", "--data", folder, "-o", out).code == 0
+    return out
+
+
+def test_nothing_in_the_data_becomes_markup(evil):
     assert json.loads(as_json({"a": "</script><b>&"})) == {"a": "</script><b>&"}
+    text = evil.read_text(encoding="utf-8")
+    assert "<img src=x" not in text and "<i " not in text and text.count("</script>") == 2
+    assert any(EVIL in caption for own in contents(evil)["texts"]["folder"].values() for caption in own)
 
 
 def test_without_the_dataset_there_are_placeholders(command, flickr, tmp_path):
@@ -97,18 +140,36 @@ def test_without_the_dataset_there_are_placeholders(command, flickr, tmp_path):
     assert contents(out)["images"]["flickr8k"]
 
 
-def test_damaged_companions_are_named(command, page, tmp_path):
-    broken = next((tmp_path / "results").rglob("*.examples.json"))
-    kept = broken.read_text()
-    broken.write_text("{}")
+@pytest.mark.parametrize(
+    ("ending", "change"),
+    [
+        (".examples.json", lambda text: "{}"),
+        (".examples.json", lambda text: text[:-30]),
+        (".examples.json", lambda text: re.sub(r'"found":\[\{.*?\}\]', '"found":[]', text, count=1)),
+        (".examples.json", lambda text: re.sub(r'"score":[\d.-]+', '"score":NaN', text, count=1)),
+        (".examples.json", lambda text: re.sub(r'"pairs":\[\[\d', '"pairs":[[9', text, count=1)),
+        (".curves.csv", lambda text: ""),
+        (".curves.csv", lambda text: "a,b\n1,2\n"),
+        (".curves.csv", lambda text: re.sub(r"[\d.]+\n", "much\n", text, count=1)),
+    ],
+)
+def test_damaged_companions_are_named(command, page, tmp_path, ending, change):
+    broken = next(path for path in (tmp_path / "results").rglob("*" + ending) if "cran" in path.name)
+    broken.write_text(change(broken.read_text()))
     said = command("report", "--results", tmp_path / "results", "-o", tmp_path / "again.html")
-    assert said.code == 2 and f"{broken} holds no example queries" in said.sentence
-    broken.write_text(kept)
-    curves = next((tmp_path / "results").rglob("*.curves.csv"))
-    curves.write_text("")
-    said = command("report", "--results", tmp_path / "results", "-o", tmp_path / "again.html")
-    assert said.code == 2 and f"{curves} holds no training curves" in said.sentence
+    assert said.code == 2 and f"{broken} holds no " in said.sentence
     assert not (tmp_path / "again.html").exists()
+
+
+def test_other_data_than_was_measured_is_not_shown(command, page, tmp_path):
+    for path in (tmp_path / "results").rglob("*-s0-*.json"):
+        if not path.name.endswith(".examples.json"):
+            record = read_record(path)
+            data = record.data.model_copy(update={"split_sha": "0" * 64})
+            write_json(path, record.model_copy(update={"data": data}).sealed().model_dump())
+    said = command("report", "--results", tmp_path / "results", "-o", tmp_path / "again.html")
+    assert said.code == 0 and "it has other images or captions than those that were measured" in said.err
+    assert not any(contents(tmp_path / "again.html")["images"].values())
 
 
 def test_nothing_recorded(command, tmp_path):
