@@ -29,7 +29,7 @@ from cran_bench.storage import (
 )
 
 SCHEMA = 1
-EXAMPLES, CURVES = ".examples.json", ".curves.csv"  # endings beside a record
+EXAMPLES, CURVES, ERROR = ".examples.json", ".curves.csv", ".error.json"  # endings beside a record, or in its place
 
 Curves: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]
 """Points of training curves, by what was trained."""
@@ -227,12 +227,12 @@ class ResultStore:
         if examples:
             write_text(self._with(address, EXAMPLES), canonical_json(examples.model_dump(exclude_none=True)))
         write_json(self.path(address), sealed.model_dump())
-        self._with(address, ".error.json").unlink(missing_ok=True)
+        self._with(address, ERROR).unlink(missing_ok=True)
         return sealed
 
     def write_failure(self, address: Address, failure: Failure) -> None:
         """Store that a run failed, and how."""
-        write_json(self._with(address, ".error.json"), failure.model_dump())
+        write_json(self._with(address, ERROR), failure.model_dump())
 
     def ranks(self, address: Address) -> Ranks:
         """The integer ranks of a finished record."""
@@ -241,12 +241,12 @@ class ResultStore:
     def records(self) -> Iterator[tuple[Path, Record]]:
         """Every finished record."""
         for path in sorted(self.root.rglob("*.json")):
-            if not path.name.endswith((".error.json", EXAMPLES)):
+            if not path.name.endswith((ERROR, EXAMPLES)):
                 yield path, read_record(path)
 
     def failures(self) -> Iterator[Failure]:
         """Every recorded failure."""
-        for path in sorted(self.root.rglob("*.error.json")):
+        for path in sorted(self.root.rglob("*" + ERROR)):
             try:
                 yield Failure.model_validate_json(path.read_bytes())
             except ValidationError as error:

@@ -3,8 +3,9 @@
 import os
 import shutil
 import signal
+import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from PIL import Image
 
 # Processes that tests start must import the installed package, not the folder of the checkout they happen to run in.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+CRAN_BENCH = Path(sys.executable).with_name("cran-bench")
+RECORDED = "cca,cfa,cran[width=compact,start=scratch,max_epochs=2,lstm_layers=1]"  # the last has training curves
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,13 @@ class Tiny:
     images_with: str
     data: Path
     cache: Path
+    results: Path | None = None
 
     @property
     def arguments(self) -> list[str]:
         """For ``cran-bench run``."""
-        return ["-d", self.spec, "--data", str(self.data), "--cache", str(self.cache)]
+        results = ["--results", str(self.results)] if self.results else []
+        return ["-d", self.spec, "--data", str(self.data), "--cache", str(self.cache), *results]
 
 
 def _prepare(spec, images_with, data, cache):
@@ -89,6 +95,23 @@ def quick_scenes(prepared_scenes, tmp_path):
     """A hundred scenes, prepared, with a cache of the test's own."""
     shutil.copytree(prepared_scenes.cache, tmp_path / "cache")
     return Tiny(prepared_scenes.spec, prepared_scenes.images_with, prepared_scenes.data, tmp_path / "cache")
+
+
+@pytest.fixture(scope="session")
+def _recorded_scenes(prepared_scenes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recorded")
+    shutil.copytree(prepared_scenes.cache, folder / "cache")
+    tiny = replace(prepared_scenes, cache=folder / "cache", results=folder / "results")
+    subprocess.run([CRAN_BENCH, "run", *tiny.arguments, "-m", RECORDED], check=True, capture_output=True)
+    return tiny
+
+
+@pytest.fixture
+def recorded_scenes(_recorded_scenes, tmp_path):
+    """The hundred scenes with the records of `RECORDED`, and the fits, as copies of the test's own."""
+    for folder in ("cache", "results"):
+        shutil.copytree(getattr(_recorded_scenes, folder), tmp_path / folder)
+    return replace(_recorded_scenes, cache=tmp_path / "cache", results=tmp_path / "results")
 
 
 @pytest.fixture(scope="session")

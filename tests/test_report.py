@@ -6,9 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -31,22 +28,9 @@ QUIET = [
 ]
 
 
-@pytest.fixture(scope="module")
-def recorded(prepared_scenes, tmp_path_factory):
-    """Records of three methods, made once by another process."""
-    folder = tmp_path_factory.mktemp("recorded")
-    shutil.copytree(prepared_scenes.cache, folder / "cache")
-    tiny = replace(prepared_scenes, cache=folder / "cache")
-    cran = "cran[width=compact,start=scratch,max_epochs=2,lstm_layers=1]"
-    run = [Path(sys.executable).with_name("cran-bench"), "run", *tiny.arguments, "--results", folder / "results"]
-    subprocess.run([*run, "-m", f"cca,cfa,{cran}"], check=True, capture_output=True)
-    return folder / "results"
-
-
 @pytest.fixture
-def page(command, recorded, tmp_path):
-    results = tmp_path / "results"
-    shutil.copytree(recorded, results)
+def page(command, recorded_scenes, tmp_path):
+    results = recorded_scenes.results
     out = tmp_path / "report.html"
     said = command("report", "--results", results, "-o", out)
     assert said.code == 0 and f"wrote {out}" in said.err

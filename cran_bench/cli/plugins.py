@@ -1,4 +1,4 @@
-"""What is installed: list, info, check."""
+"""What there is, and whether it is well: list, info, check, doctor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from cran_bench.errors import BadInput
 from cran_bench.progress import say
 
-from .options import CacheOption, DeviceOption, app, cache_folder, recorded
+from .options import CacheOption, DeviceOption, ResultsOption, app, cache_folder, recorded
 
 if TYPE_CHECKING:
     from cran_bench.registry import Configured
@@ -90,6 +90,34 @@ def check(
     typer.echo(f"{name}: {len(verdicts) - broken} of {len(verdicts)} promises kept")
     if broken:
         raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    results: ResultsOption = Path("results"),
+    only_check: Annotated[
+        bool, typer.Option("--check", help="Only say what is wrong; exit code 1 if anything.")
+    ] = False,
+) -> None:
+    """Check a folder of records and repair it: damaged, changed or orphaned files are set aside, litter is deleted.
+
+    What is set aside lies below set-aside/ in the same folder; the next run makes it again.
+
+    Example: cran-bench doctor --results results --check
+    """
+    from cran_bench.doctor import cure, examine
+
+    complaints = list(examine(results))
+    if only_check:
+        for complaint in complaints:
+            typer.echo(f"{complaint.path}: {complaint.what}")
+        typer.echo(f"{len(complaints)} files need care" if complaints else "all is well")
+        if complaints:
+            raise typer.Exit(1)
+        return
+    for sentence in cure(complaints, results):
+        typer.echo(sentence)
+    typer.echo("all is well" if not complaints else "all is well again")
 
 
 def _print_info(name: str) -> None:

@@ -1,0 +1,102 @@
+"""What can go wrong in a results tree is seen, said and put right, and nothing that is well is touched."""
+
+import json
+import os
+import time
+
+import pytest
+
+from cran_bench.doctor import IN_USE, cure, examine
+
+
+@pytest.fixture
+def tree(recorded_scenes):
+    return recorded_scenes.results
+
+
+def record(tree, name):
+    return next(p for p in tree.rglob(f"{name}-*.json") if not p.name.endswith(".examples.json"))
+
+
+def files(tree):
+    return {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()}
+
+
+def test_a_healthy_tree_is_left_alone(command, tree):
+    before = files(tree)
+    assert list(examine(tree)) == []
+    assert command("doctor", "--results", tree, "--check").code == 0
+    said = command("doctor", "--results", tree)
+    assert (said.code, said.out) == (0, "all is well\n") and files(tree) == before
+
+
+def changed(path):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 7}))
+    return path
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+    return path
+
+
+def removed(path):
+    path.unlink()
+    return path
+
+
+def stale(path):
+    path.write_text("half")
+    os.utime(path, (time.time() - 2 * IN_USE,) * 2)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("harm", "what", "also"),
+    [
+        (lambda r: changed(r), "was changed after it was written", 3),
+        (lambda r: cut(r), "is not a record", 3),
+        (lambda r: cut(r.with_suffix(".npz")), "is not the file its record names", 3),
+        (lambda r: removed(r.with_suffix(".npz")), "is missing beside its record", 2),
+        (lambda r: removed(r), "is not there", 2),
+        (lambda r: cut(r.with_name(r.stem + ".examples.json")), "holds no example queries", 0),
+        (lambda r: r.with_name(r.stem + ".curves.csv").write_text("a,b\n1,2\n"), "holds no training curves", 0),
+        (lambda r: r.rename(r.with_name(r.name.replace("-s0-", "-s1-"))), "is missing beside its record", 3),
+        (lambda r: stale(r.with_name(f".{r.name}.x.part")), "a write that never ended", 0),
+        (lambda r: r.with_name(r.stem + ".error.json").write_text("{}"), "has been finished since", 0),
+    ],
+)
+def test_what_is_wrong_is_said_and_cured(command, tree, recorded_scenes, harm, what, also):
+    path = record(tree, "cran")
+    other = {p: b for p, b in files(tree).items() if "cran" not in p.name}
+    harm(path)
+    said = command("doctor", "--results", tree, "--check")
+    assert said.code == 1 and what in said.out and said.out.count("\n") == 2 + also, said.out
+    measured = [p for p in files(tree) if p.suffix != ".part" and not p.name.endswith(".error.json")]
+    said = command("doctor", "--results", tree)
+    assert said.code == 0 and what in said.out and said.out.endswith("all is well again\n")
+    assert command("doctor", "--results", tree, "--check").out == "all is well\n"
+    assert {p: b for p, b in files(tree).items() if "cran" not in p.name} == other
+    kept = {p.name for p in files(tree)}
+    assert all(p.name in kept for p in measured), "something that was measured is gone"
+    again = command("run", *recorded_scenes.arguments, "-m", "cca,cfa")
+    assert again.code == 0 and command("table", "--results", tree).code == 0
+
+
+def test_a_write_that_may_be_going_on_is_left_alone(tree):
+    fresh = tree / "runs" / ".a.json.x.part"
+    fresh.write_text("half")
+    assert list(examine(tree)) == []
+
+
+def test_a_folder_that_cannot_be_written_ends_in_a_sentence(command, tree, tmp_path):
+    record(tree, "cca").write_text("{}")
+    (tree / "set-aside").write_text("a file where a folder should be")
+    said = command("doctor", "--results", tree)
+    assert said.code == 2 and "cannot write" in said.sentence
+
+
+def test_nothing_there(command, tmp_path):
+    said = command("doctor", "--results", tmp_path)
+    assert said.code == 2 and "there are no records below" in said.sentence
+    assert list(cure([], tmp_path)) == []
