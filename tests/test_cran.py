@@ -340,7 +340,31 @@ def test_64_pairs_are_learned_by_heart(data, tmp_path, level):
     assert (found.metrics().i2t_r1, found.metrics().t2i_r1) == (100.0, 100.0)
 
 
-SHORT = {"max_epochs": 2, "heads_first": 1, "batch_size": 16}
+SHORT = {"max_epochs": 2, "heads_first": 1, "beginnings": 1, "batch_size": 16}
+
+
+def test_the_best_of_several_beginnings_goes_on(data, tmp_path):
+    part = {"levels": ("relation",), "max_epochs": 2, "heads_first": 1, "batch_size": 16}
+    fit = fitted(Alignment(beginnings=3, **part), data, tmp_path)
+    names = [f"relation, beginning {k}" for k in range(3)]
+    tried = [curve[-1]["rsum"] for name in names for key, curve in fit.curves.items() if key.endswith(name)]
+    assert len(tried) == 3 and len(set(tried)) > 1
+    best = int(np.argmax(tried))
+    assert fit.chose["beginning"] == best
+    alone = fitted(Alignment(beginnings=1, beginning=best, **part), data, tmp_path)
+    for name, value in fit.part.state().items():
+        torch.testing.assert_close(value, alone.part.state()[name], rtol=0, atol=0)
+    other = fitted(Alignment(beginnings=1, beginning=(best + 1) % 3, **part), data, tmp_path).part.state()
+    assert any(not torch.equal(value, other[name]) for name, value in fit.part.state().items())
+
+
+def test_only_a_relation_level_whose_encoder_is_held_at_first_has_several_beginnings():
+    assert Recipe(beginnings=5).of(("relation",))["beginnings"] == 5
+    assert Recipe(beginnings=5).of(("global",))["beginnings"] == Recipe.beginnings
+    for idle in ({"start": "scratch"}, {"heads_first": 0}):
+        assert Recipe(beginnings=5, **idle).of(("relation",))["beginnings"] == Recipe.beginnings
+    with pytest.raises(ValueError, match="beginnings is at least 1, not 0"):
+        Recipe(beginnings=0)
 
 
 def test_four_rows_cost_one_cran_and_are_sums_of_its_levels(data, tmp_path, capsys):
@@ -613,7 +637,7 @@ def test_a_stopped_training_goes_on_to_the_same_numbers(data, tmp_path, epoch, m
 
 
 def test_levels_start_from_an_encoder_that_was_taught(data, tmp_path):
-    row = fitted(CRAN(max_epochs=2, heads_first=2, batch_size=16), data, tmp_path)
+    row = fitted(CRAN(max_epochs=2, heads_first=2, beginnings=1, batch_size=16), data, tmp_path)
     assert len(list(tmp_path.glob("reading-*.safetensors"))) == 2
     for start, criterion in (("places", "cosine"), ("words", "likelihood")):
         curve = row.curves[start]

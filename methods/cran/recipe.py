@@ -51,6 +51,9 @@ class Recipe:
         heads_first: the first of `max_epochs`, in which an encoder that was taught stays as it is, attention stays a
             plain mean, and the layers on them learn alone; what was read is kept, units x texts numbers for each
             level.  Not in the paper.
+        beginnings: so many random beginnings of a relation level's layers are tried for one epoch with the encoder
+            held, and that which is best on validation goes on: from some, training never comes upon relations.  Not in
+            the paper.
         attn_div_m: divide the attended sum by the number of steps (A1).  The paper prints 1/m; its sister papers do not
             divide, and neither do we: the softmax weights sum to one already.
         attn_proj: W_a of Eq. 4 (A2); without it M = tanh(H).
@@ -107,6 +110,7 @@ class Recipe:
     start: Literal["taught", "places", "words", "scratch"] = "taught"
     start_passes: int = 5
     heads_first: int = 4
+    beginnings: int = _of(6, "relation")
     attn_div_m: bool = _of(False, "local", "relation")
     attn_proj: bool = _of(True, "local", "relation")
     attn_dim: int = _of(512, "local", "relation")
@@ -151,7 +155,7 @@ class Recipe:
         for name, low in (
             *(("attn_dim", 1), ("lstm_layers", 1), ("batch_size", 2), ("top", 1), ("max_epochs", 1)),
             *(("lookalikes_from", 1), ("lookalike_group", 2), ("halve_every", 0), ("patience", 0)),
-            *(("start_passes", 1), ("heads_first", 0), ("bucket", 1)),
+            *(("start_passes", 1), ("heads_first", 0), ("beginnings", 1), ("bucket", 1)),
             *(("weight_decay", 0), ("clip", 0), ("scaled_dim", 1)),
         ):
             if getattr(self, name) < low:
@@ -192,6 +196,7 @@ class Recipe:
         idle = {
             "start_passes": self.start == "scratch",
             "heads_first": self.start == "scratch",
+            "beginnings": self.start == "scratch" or not self.heads_first,
             "halve_every": self.decay == "linear",
             "lookalikes_from": not self.lookalikes,
             "lookalike_group": not self.lookalikes,
