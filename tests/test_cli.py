@@ -30,7 +30,8 @@ def half_written(folder):
 
 
 def records(folder):
-    return [path for path in (folder / "results").rglob("*.json") if not path.name.endswith(".error.json")]
+    found = (folder / "results").rglob("*.json")
+    return [path for path in found if not path.name.endswith((".error.json", ".examples.json"))]
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_mistakes_of_other_verbs(command, arguments, sentence):
 
 
 def test_usage_errors_also_exit_with_two(command):
-    for arguments in (["runn"], ["run", "--sedes", "1"], ["info"], ["run", "--folds", "-1"]):
+    for arguments in (["runn"], ["run", "--sedes", "1"], ["check"], ["run", "--folds", "-1"]):
         said = command(*arguments)
         assert said.code == 2 and "Usage" in said.err and "Traceback" not in said.err
 
@@ -308,7 +309,7 @@ def test_a_record_that_cannot_be_trusted(run, command, tmp_path, changes, senten
     assert not list(tmp_path.rglob("*.error.json"))
 
 
-@pytest.mark.parametrize("writes", [0, 1, 2], ids=["fit", "ranks", "record"])
+@pytest.mark.parametrize("writes", range(4), ids=["fit", "ranks", "examples", "record"])
 def test_a_full_disk(run, tmp_path, monkeypatch, writes):
     left = [writes]
 
@@ -631,7 +632,10 @@ def test_export(command, tmp_path):
     assert not half_written(tmp_path)
 
 
-@pytest.mark.parametrize("verb", ["list", "info", "prepare", "run", "table", "check", "explain"])
+VERBS = "list", "info", "prepare", "run", "table", "compare", "significance", "report", "check", "doctor", "explain"
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_gives_an_example_of_every_verb(command, verb):
     for option in ("--help", "-h"):
         said = command(verb, option)
@@ -642,7 +646,7 @@ def test_help_gives_an_example_of_every_verb(command, verb):
 def test_help_names_every_verb_and_where_to_start(command):
     said = command("--help")
     assert said.code == 0 and "cran-bench run --quick" in said.out
-    for verb in ("list", "info", "prepare", "run", "table", "check", "explain"):
+    for verb in VERBS:
         assert re.search(rf"\b{verb}\b", said.out)
 
 

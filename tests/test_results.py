@@ -22,6 +22,8 @@ from cran_bench.results import (
     ResultStore,
     Seconds,
     SimilarityInfo,
+    read_curves,
+    read_examples,
     read_ranks,
     read_record,
 )
@@ -384,7 +386,10 @@ def test_twins_have_a_column_only_where_there_are_twins():
 
 
 def test_committed_records_of_every_age_are_intact():
-    committed = Path(__file__).resolve().parent.parent / "results" / "reference" / "runs"
-    records = [read_record(path) for path in sorted(committed.rglob("*.json"))]
-    assert len(records) > 50
+    committed = ResultStore(Path(__file__).resolve().parent.parent / "results" / "reference")
+    found = list(committed.records())
+    for path, _ in found:
+        read_ranks(path), read_curves(path), read_examples(path)
+    records = [record for _, record in found]
+    assert len(records) > 200
     assert {record.similarity.kernel for record in records} == {"reference", "torch"}
