@@ -189,6 +189,11 @@ class ResultStore:
         """The record's file."""
         return self._with(address, ".json")
 
+    def path_of(self, record: Record) -> Path:
+        """The file of a record that is stored here."""
+        data, method = record.data.label, record.method.label
+        return self.path(Address(data, record.protocol, record.folds, method, record.seed, record.fingerprint))
+
     def find(self, address: Address) -> Record | None:
         """The finished record at an address, or None where there is none or its ranks are missing or others.
 

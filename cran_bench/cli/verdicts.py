@@ -203,9 +203,8 @@ def report(
     wanted = [DATASETS.configure(text).label for text in datasets or ()]
     labels = [METHODS.configure(text).label for text in each(methods or [])]
     tables = recorded(results, wanted, parse_protocols(protocol), labels)
-    files = {record.fingerprint: path for path, record in ResultStore(results).records()}
     shown = dict.fromkeys(table.group.dataset for table in tables)
     verdicts = {label: compare_dataset([t for t in tables if t.group.dataset == label], label, None) for label in shown}
-    page = build_report(tables, files, verdicts, data)
+    page = build_report(tables, ResultStore(results), verdicts, data)
     write_text(out, page)
     say(f"wrote {out}, {len(page.encode()) / 1e6:.1f} MB")

@@ -111,7 +111,7 @@ def _cells(number: int, dataset: str, reading: str, preset: str, tables: Sequenc
         protocol = _protocol(printed.name, reading, printed)
         row = find_row(tables, printed.name, preset, protocol)
         for failure in row.failures if row else ():
-            sentence = f"{row.label if row else ''}, {protocol}, seed {failure.seed} FAILED: {failure.error}"
+            sentence = f"{failure.method_label}, {protocol}, seed {failure.seed} FAILED: {failure.error}"
             notes.append(sentence)
             if "one_to_one" in printed.rules.values():
                 regressions.append(f"REGRESSION {dataset}, {sentence}")

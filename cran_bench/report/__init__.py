@@ -10,20 +10,21 @@ from typing import Any
 
 from cran_bench.comparison.verdict import Verdict
 from cran_bench.extras import require
-from cran_bench.tables import Table
+from cran_bench.results import ResultStore
+from cran_bench.tables import Row, Table
 
 from .charts import bars, curves, phases
 from .gallery import Gallery
 
 
 def build_report(
-    tables: Sequence[Table], files: Mapping[str, Path], verdicts: Mapping[str, Sequence[Verdict]], data: Path
+    tables: Sequence[Table], store: ResultStore, verdicts: Mapping[str, Sequence[Verdict]], data: Path
 ) -> str:
     """The page.
 
     Args:
         tables: what to show, a section each.
-        files: of each record by its fingerprint: curves and examples lie beside it.
+        store: where their records lie, with curves and examples beside them.
         verdicts: by dataset.
         data: folder that holds the datasets, for the images and captions of the gallery.
 
@@ -41,7 +42,7 @@ def build_report(
         lstrip_blocks=True,
     )
     gallery = Gallery(data)
-    sections = [_section(number, table, files, gallery) for number, table in enumerate(tables)]
+    sections = [_section(number, table, store, gallery) for number, table in enumerate(tables)]
     return templates.get_template("page.html.j2").render(
         sections=sections,
         verdicts=[(label, [_verdict(v) for v in found]) for label, found in verdicts.items() if found],
@@ -57,14 +58,13 @@ def as_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _section(number: int, table: Table, files: Mapping[str, Path], gallery: Gallery) -> dict[str, Any]:
+def _section(number: int, table: Table, store: ResultStore, gallery: Gallery) -> dict[str, Any]:
     headings, lines = table.display()
-    frame = table.frame()
     rows = sorted(
         zip(lines, table.rows, strict=True), key=lambda pair: -(pair[1].mean("rsum") if pair[1].records else 0)
     )
     finished = [row for _, row in rows if row.records]
-    gallery.add(number, table, finished, files)
+    gallery.add(number, table, finished, store)
     twins = any("twin_accuracy" in record.metrics for row in finished for record, _ in row.records)
     ablation = [row for row in finished if (row.records[0][0].method.paper_row or "").startswith("CRAN")]
     return {
@@ -78,8 +78,8 @@ def _section(number: int, table: Table, files: Mapping[str, Path], gallery: Gall
         "ablation": bars(ablation, "rsum", 600.0) if len(ablation) > 1 else [],
         "twins": bars(finished, "twin_accuracy", 100.0) if twins else [],
         "phases": phases(finished),
-        "curves": curves(finished, files),
-        "environment": _environment(frame),
+        "curves": curves(finished, store),
+        "environment": _environment(finished),
         "has_examples": gallery.has(number),
     }
 
@@ -96,11 +96,15 @@ def _sort_values(line: Sequence[str]) -> list[float | str]:
     return values
 
 
-def _environment(frame: Any) -> tuple[list[str], list[list[str]]]:
-    """Where rows were measured: method, seeds, commit, processor, torch."""
-    columns = [name for name in ("method", "seeds", "unit", "kernel", "cpu", "gpu", "torch", "commit") if name in frame]
-    shown = frame[columns].astype(object).where(frame[columns].notna(), "")
-    return columns, [[str(value) for value in line] for line in shown.to_numpy().tolist()]
+def _environment(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Where rows were measured, by their first seed."""
+    lines = []
+    for row in rows:
+        record, about = row.records[0][0], row.records[0][0].environment
+        seeds = " ".join(str(record.seed) for record, _ in row.records)
+        line = [row.label, seeds, record.method.unit, record.similarity.kernel]
+        lines.append([*line, *(str(about[name] or "") for name in ("cpu", "gpu", "torch", "commit"))])
+    return ["method", "seeds", "unit", "kernel", "cpu", "gpu", "torch", "commit"], lines
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from cran_bench.results import read_curves
+from cran_bench.results import ResultStore, read_curves
 from cran_bench.statistics import SUMS
 from cran_bench.tables import PHASES, Row
 
@@ -52,12 +51,12 @@ def phases(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def curves(rows: Sequence[Row], files: Mapping[str, Path]) -> list[dict[str, Any]]:
+def curves(rows: Sequence[Row], store: ResultStore) -> list[dict[str, Any]]:
     """Training curves of the first seed of each row that has some, a small picture for each thing that was trained."""
     found = []
     for row in rows:
         record = row.records[0][0]
-        table = read_curves(files[record.fingerprint])
+        table = read_curves(store.path_of(record))
         if table is None:
             continue
         pictures = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from cran_bench.frontend.characters import ALPHABET, encode
 from cran_bench.progress import say
 from cran_bench.protocols import Unit
 from cran_bench.registry import DATASETS
-from cran_bench.results import read_examples
+from cran_bench.results import ResultStore, read_examples
 from cran_bench.tables import Group, Row, Table
 
 SIDE = 144  # pixels of a thumbnail's longer side
@@ -37,13 +37,13 @@ class Gallery:
         self._texts: dict[str, dict[str, list[str]]] = {}
         self._bytes = 0
 
-    def add(self, number: int, table: Table, rows: Sequence[Row], files: Mapping[str, Path]) -> None:
-        """The examples of a table's rows, those of the first seed of each; `files` are those of records."""
+    def add(self, number: int, table: Table, rows: Sequence[Row], store: ResultStore) -> None:
+        """The examples of a table's rows, those of the first seed of each."""
         label, runs = table.group.dataset, []
         unit: Unit = "documents" if table.group.protocol == "documents" else "captions"
         for row in rows:
             record = row.records[0][0]
-            found = read_examples(files[record.fingerprint])
+            found = read_examples(store.path_of(record))
             if found is not None:
                 self._collect(table.group, found)
                 examples = [self._shown(label, unit, example) for example in found.examples]
