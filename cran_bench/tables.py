@@ -286,6 +286,7 @@ def typeset(
         heading = [f"### {title}", "", *[f"**{line}**\n" for line in warnings]]
         return "\n".join([*heading, body, "", *[f"{line}  " for line in notes], ""])
     if style == "latex":
+        body = body.replace("≈", r"$\approx$")  # which LaTeX does not know as a letter
         return "\n".join([*[f"% {line}" for line in (title, *warnings, *notes)], body, ""])
     return "\n".join([title, *warnings, "", body, "", *notes, ""])
 

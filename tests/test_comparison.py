@@ -534,6 +534,9 @@ def test_rows_that_cannot_be_told_from_the_best_are_marked(command, tmp_path):
     assert "≈" in next(line for line in said.out.splitlines() if line.startswith("cca"))
     assert "≈" not in next(line for line in said.out.splitlines() if line.startswith("cfa"))
     assert "≈ cannot be told from the best" in said.out
+    body = [line for line in command("table", "--results", results, "-f", "latex").out.splitlines() if "%" not in line]
+    assert any(line.startswith(" cca:tuned") and r"$\approx$" in line for line in body)
+    assert not any("≈" in line for line in body)
 
 
 def test_it_says_when_there_is_one_seed(command, tmp_path):
