@@ -18,7 +18,7 @@ from scipy import sparse
 from torch import Tensor
 
 from cran_bench.methods.kcca import KCCA
-from cran_bench.ranking import Metrics
+from cran_bench.ranks import Metrics
 
 
 class Views:

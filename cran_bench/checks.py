@@ -16,7 +16,8 @@ from cran_bench.errors import BadInput
 from cran_bench.fits import Fit, FitStore
 from cran_bench.preparation import Prepared, find_prepared
 from cran_bench.protocols import Unit
-from cran_bench.ranking import KS, rank
+from cran_bench.ranking import rank
+from cran_bench.ranks import KS
 from cran_bench.registry import DATASETS, Configured
 from cran_bench.runner import embed
 from cran_bench.similarity import Embedding, Similarity, as_levels, rows_of

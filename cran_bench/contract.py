@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from cran_bench.ranking import Metrics
+from cran_bench.ranks import Metrics
 from cran_bench.similarity import Embedding, Similarity
 from cran_bench.split import Split
 

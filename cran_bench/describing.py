@@ -98,7 +98,7 @@ def _measured(name: str, tables: Sequence[Table]) -> list[list[str]]:
         (table.group, row)
         for table in tables
         for row in table.rows
-        if row.records and row.records[0][0].method.name == name and not table.group.quick
+        if row.records and row.records[0].method.name == name and not table.group.quick
     ]
     rows.sort(key=lambda pair: (pair[0].dataset, pair[0].protocol, -pair[1].mean("rsum")))
     return [

@@ -78,7 +78,7 @@ def _examine_record(path: Path) -> Iterator[Complaint]:
     """A record with what lies beside it; where the record is bad its companions go with it."""
     try:
         record = read_record(path)
-        read_ranks(path)
+        read_ranks(path, record)
         if not path.stem.endswith(f"-s{record.seed}-{record.fingerprint[:12]}"):
             raise BadInput(f"{path} is named for another run than it is of")
     except BadInput as error:

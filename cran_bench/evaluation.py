@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from cran_bench.counting import Bound, Clock
-from cran_bench.protocols import Protocol, as_queries, fold_rows
-from cran_bench.ranking import Metrics, Ranks, mean_metrics, rank, twin_accuracy
-from cran_bench.similarity import Embedding, Similarity
+from cran_bench.protocols import Protocol, fold_rows
+from cran_bench.ranking import rank, twin_accuracy
+from cran_bench.ranks import Metrics, Ranks, mean_metrics
+from cran_bench.similarity import Embedding, Similarity, mean_by_image, rows_of
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,21 @@ def evaluate(
     if twins is not None:
         values["twin_accuracy"] = twin_accuracy(images, queries, query_of, twins, similarity)
     return Evaluation(ranks, values, clock)
+
+
+def as_queries(
+    protocol: Protocol, texts: Embedding, image_of: Tensor, images: int, similarity: Similarity
+) -> tuple[Embedding, Tensor]:
+    """From the embeddings of a unit's texts to those of a protocol's queries, and their (Q,) owners.
+
+    `documents` and `captions` take the embeddings as they are.
+    """
+    if protocol == "mean":
+        return mean_by_image(texts, image_of, images, similarity), torch.arange(images, device=image_of.device)
+    if protocol == "single":
+        first = torch.searchsorted(image_of, torch.arange(images, device=image_of.device))
+        return rows_of(texts, first), image_of[first]
+    return texts, image_of
 
 
 def metrics_of(ranks: Ranks, folds: int) -> Metrics:

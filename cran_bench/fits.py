@@ -22,7 +22,8 @@ from torch import Tensor
 from cran_bench.contract import Part
 from cran_bench.errors import BadInput
 from cran_bench.progress import say, track
-from cran_bench.ranking import Metrics, rank
+from cran_bench.ranking import rank
+from cran_bench.ranks import Metrics
 from cran_bench.similarity import Embedding, Similarity, on_device
 from cran_bench.source import code_sha
 from cran_bench.split import Split

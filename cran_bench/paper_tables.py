@@ -105,7 +105,7 @@ class Line:
             "table": self.printed.table,
             "row": self.printed.name,
             "printed_dataset": self.printed.dataset,
-            "dataset": records[0][0].data.label if records else "",
+            "dataset": records[0].data.label if records else "",
             "protocol": self.protocol,
             "method": self.row.label if self.row else "",
             "seeds": len(records),
@@ -121,7 +121,7 @@ class Line:
         found = []
         if self.row:
             if not is_other:
-                reasons = {not_comparable(record) for record, _ in self.row.records} - {""}
+                reasons = {not_comparable(record) for record in self.row.records} - {""}
                 found += [f"{self.row.label} is not comparable: {reason}." for reason in sorted(reasons)]
             found += [f"{f.method_label} seed {f.seed} FAILED: {f.error}" for f in self.row.failures]
         if set(self.printed.rules.values()) != {"one_to_one"}:

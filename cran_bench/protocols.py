@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cran_bench.errors import BadInput, did_you_mean
-from cran_bench.similarity import Embedding, Similarity, mean_by_image, rows_of
 
 Unit = Literal["captions", "documents"]
 Protocol = Literal["captions", "documents", "mean", "single"]
@@ -45,21 +42,6 @@ def parse_protocols(text: str) -> tuple[Protocol, ...]:
 def unit_of(protocol: Protocol) -> Unit:
     """What the texts of a protocol are, and what a method trains on unless told otherwise."""
     return "documents" if protocol == "documents" else "captions"
-
-
-def as_queries(
-    protocol: Protocol, texts: Embedding, image_of: Tensor, images: int, similarity: Similarity
-) -> tuple[Embedding, Tensor]:
-    """From the embeddings of a unit's texts to those of a protocol's queries, and their (Q,) owners.
-
-    `documents` and `captions` take the embeddings as they are.
-    """
-    if protocol == "mean":
-        return mean_by_image(texts, image_of, images, similarity), torch.arange(images, device=image_of.device)
-    if protocol == "single":
-        first = torch.searchsorted(image_of, torch.arange(images, device=image_of.device))
-        return rows_of(texts, first), image_of[first]
-    return texts, image_of
 
 
 def fold_rows(images: int, folds: int) -> list[NDArray[np.int64]]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic_core import from_json
 
 from cran_bench.errors import BadInput
 from cran_bench.examples import Examples
 from cran_bench.progress import say
 from cran_bench.protocols import Protocol, Unit
-from cran_bench.ranking import Ranks
+from cran_bench.ranks import Ranks
 from cran_bench.storage import (
     canonical_json,
     sha256_bytes,
@@ -179,6 +181,23 @@ class Address:
         return Path(_slug(self.dataset)) / f"{self.protocol}{folds}" / name
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: its record, and its ranks, which are read when they are asked for."""
+
+    record: Record
+    read: Callable[[], Ranks]
+
+    @cached_property
+    def ranks(self) -> Ranks:
+        """The integer ranks.
+
+        Raises:
+            BadInput: they are missing or not those of the record.
+        """
+        return self.read()
+
+
 class ResultStore:
     """Records below a folder ``runs``."""
 
@@ -239,23 +258,55 @@ class ResultStore:
         """Store that a run failed, and how."""
         write_json(self._with(address, ERROR), failure.model_dump())
 
-    def ranks(self, address: Address) -> Ranks:
-        """The integer ranks of a finished record."""
-        return read_ranks(self.path(address))
+    def finished(self, address: Address, record: Record) -> Finished:
+        """A record at an address, with its ranks to be read."""
+        return Finished(record, partial(read_ranks, self.path(address), record))
 
-    def records(self) -> Iterator[tuple[Path, Record]]:
-        """Every finished record."""
-        for path in sorted(self.root.rglob("*.json")):
-            if not path.name.endswith((ERROR, EXAMPLES)):
-                yield path, read_record(path)
+    def runs(
+        self, datasets: Sequence[str] = (), protocols: Sequence[str] = (), methods: Sequence[str] = ()
+    ) -> list[Finished]:
+        """Every finished run, or those of some datasets, protocols and methods, by their labels.
 
-    def failures(self) -> Iterator[Failure]:
-        """Every recorded failure."""
-        for path in sorted(self.root.rglob("*" + ERROR)):
+        Other records are not opened: the path says what a record is of.
+        """
+        chosen = (datasets, protocols, methods)
+        found = ((path, read_record(path)) for path in self._paths(".json", *chosen))
+        return [
+            Finished(record, partial(read_ranks, path, record))
+            for path, record in found
+            if _is_of((record.data.label, record.protocol, record.method.label), chosen)
+        ]
+
+    def failures(
+        self, datasets: Sequence[str] = (), protocols: Sequence[str] = (), methods: Sequence[str] = ()
+    ) -> list[Failure]:
+        """Every recorded failure, or some of them, as `runs`."""
+        chosen, found = (datasets, protocols, methods), []
+        for path in self._paths(ERROR, *chosen):
             try:
-                yield Failure.model_validate_json(path.read_bytes())
+                failure = Failure.model_validate_json(path.read_bytes())
             except ValidationError as error:
                 raise BadInput(f"{path} is not an error record ({_first(error)}): delete it") from error
+            if _is_of((failure.data.label, failure.protocol, failure.method_label), chosen):
+                found.append(failure)
+        return found
+
+    def _paths(self, ending: str, *labels: Sequence[str]) -> list[Path]:
+        """Files of that ending, in order, whose path fits one of the labels of each kind; none fits all."""
+        datasets, protocols, methods = (set(map(_slug, some)) for some in labels)
+        found = []
+        for place in sorted(self.root.glob("*/*/")):
+            if (datasets and place.parent.name not in datasets) or (
+                protocols and place.name.partition("-")[0] not in protocols
+            ):
+                continue
+            names = [
+                entry.name
+                for entry in os.scandir(place)
+                if entry.name.endswith(ending) and _ending(entry.name) == ending
+            ]
+            found += [place / name for name in sorted(names) if not methods or name.rsplit("-s", 1)[0] in methods]
+        return found
 
     def _with(self, address: Address, suffix: str) -> Path:
         stem = self.root / address.stem()
@@ -269,7 +320,7 @@ def read_record(path: Path) -> Record:
         BadInput: it is damaged, of a newer schema, or was changed after it was written.
     """
     try:
-        raw: Mapping[str, Any] = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        raw = from_json(path.read_bytes(), allow_inf_nan=False)
         schema = raw.get("schema_version")
     except (ValueError, AttributeError) as error:
         raise BadInput(f"{path} is not a record ({error}): delete it and run again") from error
@@ -279,7 +330,7 @@ def read_record(path: Path) -> Record:
         record = Record.model_validate(raw)
     except ValidationError as error:
         raise BadInput(f"{path} is not a record ({_first(error)}): delete it and run again") from error
-    if not record.is_intact():
+    if record.checksum != sha256_json({key: value for key, value in raw.items() if key != "checksum"}):
         raise BadInput(
             f"{path} was changed after it was written (its checksum does not match): delete it and run again, "
             "or run with --force"
@@ -287,13 +338,13 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def read_ranks(path: Path) -> Ranks:
+def read_ranks(path: Path, record: Record) -> Ranks:
     """The integer ranks beside a record.
 
     Raises:
         BadInput: they are missing or not those of the record.
     """
-    record, file = read_record(path), path.with_suffix(".npz")
+    file = path.with_suffix(".npz")
     try:
         data = file.read_bytes()
     except FileNotFoundError:
@@ -335,13 +386,18 @@ def read_curves(path: Path) -> pd.DataFrame | None:
         raise BadInput(f"{file} holds no training curves ({error}): delete it") from error
 
 
+def _ending(name: str) -> str:
+    """``.json`` of a record, or the longer ending of what lies beside it."""
+    return next((ending for ending in (EXAMPLES, CURVES, ERROR) if name.endswith(ending)), Path(name).suffix)
+
+
+def _is_of(labels: Sequence[str], chosen: Sequence[Sequence[str]]) -> bool:
+    return all(not some or label in some for label, some in zip(labels, chosen, strict=True))
+
+
 def _slug(label: str) -> str:
     """A label as a file name: ``cran:paper[top=5]`` -> ``cran-paper-top-5``."""
     return "-".join(filter(None, "".join(c if c.isalnum() or c in "._" else "-" for c in label).split("-")))
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
 
 
 def _first(error: ValidationError) -> str:

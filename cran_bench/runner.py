@@ -19,12 +19,13 @@ from cran_bench.dataset import Dataset
 from cran_bench.environment import environment, peak_memory
 from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.evaluation import evaluate
-from cran_bench.examples import Examples, find_examples
+from cran_bench.examples import Examples
 from cran_bench.fits import Fit, FitStore, fields_json
 from cran_bench.preparation import Prepared
 from cran_bench.progress import duration, say
 from cran_bench.protocols import Protocol, Unit, unit_of
-from cran_bench.ranking import Ranks
+from cran_bench.querying import find_examples
+from cran_bench.ranks import Ranks
 from cran_bench.registry import Configured
 from cran_bench.results import (
     Address,

@@ -12,7 +12,7 @@ from scipy.stats import chi2, norm
 from scipy.stats import t as student
 
 from cran_bench.errors import BadInput
-from cran_bench.ranking import KS, Direction, Ranks
+from cran_bench.ranks import KS, Direction, Ranks
 
 DRAWS = 10_000
 LEVEL = 0.05  # of tests, and what intervals leave out

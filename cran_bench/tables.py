@@ -13,14 +13,15 @@ from tabulate import tabulate
 
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.protocols import MEANING, PROTOCOLS
-from cran_bench.ranking import Ranks
-from cran_bench.results import DataInfo, Failure, Record
+from cran_bench.ranks import Ranks
+from cran_bench.results import DataInfo, Failure, Finished, Record
 from cran_bench.statistics import FIGURES, LEVEL, Difference, Sample, holm, sample
 
 Format = Literal["terminal", "markdown", "csv", "latex"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 _STYLE = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
+INTERVALS_UP_TO = 5000  # records; ranks of more would take minutes to read and to draw from
 PHASES = ("features", "fit", "embed", "similarity", "rank")
 
 
@@ -47,33 +48,38 @@ class Row:
     """One method over its seeds.
 
     Attributes:
-        records: with their ranks, one per seed, in order of seed.
+        runs: that finished, one per seed, in order of seed.
         failures: of seeds that failed.
     """
 
     label: str
-    records: Sequence[tuple[Record, Ranks]]
+    runs: Sequence[Finished]
     failures: Sequence[Failure]
+
+    @property
+    def records(self) -> list[Record]:
+        """Of the runs that finished."""
+        return [run.record for run in self.runs]
 
     def mean(self, figure: str) -> float:
         """Mean over seeds; NaN where none finished."""
-        values = [record.metrics[figure] for record, _ in self.records if figure in record.metrics]
+        values = [record.metrics[figure] for record in self.records if figure in record.metrics]
         return float(np.mean(values)) if values else float("nan")
 
     def deviation(self, figure: str) -> float:
         """Sample standard deviation over seeds; NaN for fewer than two."""
-        values = [record.metrics[figure] for record, _ in self.records if figure in record.metrics]
+        values = [record.metrics[figure] for record in self.records if figure in record.metrics]
         return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
     def seconds(self, phase: str) -> float:
         """Mean over seeds of a phase's seconds."""
-        values = [getattr(record.seconds, phase) for record, _ in self.records]
+        values = [getattr(record.seconds, phase) for record in self.records]
         return float(np.mean(values)) if values else float("nan")
 
     @property
     def ranks(self) -> list[Ranks]:
         """The ranks of every seed."""
-        return [ranks for _, ranks in self.records]
+        return [run.ranks for run in self.runs]
 
     @cached_property
     def sample(self) -> Sample:
@@ -83,17 +89,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of one group."""
+    """Rows of one group.
+
+    Attributes:
+        has_intervals: whether ranks are read, for intervals and for what cannot be told from the best.
+    """
 
     group: Group
     rows: Sequence[Row]
+    has_intervals: bool = True
 
     @property
     def title(self) -> str:
         """What the numbers are of, in one line."""
         group, facts = self.group, []
         for row in self.rows:
-            for record, _ in row.records:
+            for record in row.records:
                 facts = [f"{record.data.images:,} images, {record.data.captions:,} captions"]
         folds = [f"mean of {group.folds} folds"] if group.folds else []
         return " · ".join([group.dataset, f"protocol {group.protocol}", *folds, *facts])
@@ -101,7 +112,7 @@ class Table:
     @property
     def sources(self) -> set[str]:
         """`sources_sha` of its records that have one."""
-        return {record.data.sources_sha for row in self.rows for record, _ in row.records} - {""}
+        return {record.data.sources_sha for row in self.rows for record in row.records} - {""}
 
     @property
     def notes(self) -> list[str]:
@@ -109,7 +120,9 @@ class Table:
         lines = [f"Protocol {self.group.protocol}: {MEANING[p]}." for p in PROTOCOLS if p == self.group.protocol]
         lines.append(f"Recall in percent; front end {self.group.front_end}, word vectors {self.group.vectors}.")
         lines.append(f"Split sha {self.group.split_sha[:12]}, features sha {self.group.features_sha[:12]}.")
-        if sum(bool(row.records) for row in self.rows) > 1:
+        if not self.has_intervals:
+            lines.append(f"Without intervals, as there are over {INTERVALS_UP_TO:,} records: ask for some of them.")
+        elif sum(bool(row.records) for row in self.rows) > 1:
             over = "images, and seeds where a row has several" if self._has_seeds else "images (there is one seed)"
             lines.append(
                 f"Behind best: rsum minus the best row's, with its 95 % paired bootstrap interval over {over}."
@@ -128,7 +141,7 @@ class Table:
     def behind_best(self) -> dict[str, Difference]:
         """Sum of recalls of each finished row minus the best one's, p by Holm's correction; the best row has none."""
         finished = [row for row in self.rows if row.records]
-        if len(finished) < 2:
+        if len(finished) < 2 or not self.has_intervals:
             return {}
         best = max(finished, key=lambda row: row.mean("rsum"))
         found = {row.label: row.sample.minus(best.sample, "rsum") for row in finished if row is not best}
@@ -148,7 +161,7 @@ class Table:
                 "protocol": self.group.protocol,
                 "folds": self.group.folds,
                 "method": row.label,
-                "seeds": " ".join(str(record.seed) for record, _ in row.records),
+                "seeds": " ".join(str(record.seed) for record in row.records),
                 "status": "failed" if row.failures else "ok",
             }
             for figure in _figures(self.rows):
@@ -156,7 +169,7 @@ class Table:
                 if self._has_seeds:
                     line[f"{figure}_sd"] = round(row.deviation(figure), 4)
             for figure in ("i2t_r1", "t2i_r1", "rsum"):
-                if row.records:
+                if row.records and self.has_intervals:
                     found = row.sample.interval(figure)
                     line[f"{figure}_low"], line[f"{figure}_high"] = round(found.low, 4), round(found.high, 4)
             if row.label in behind:
@@ -166,7 +179,7 @@ class Table:
                 line |= {"behind_best_p_holm": round(gap.p, 5)}
             line |= {f"{phase}_s": round(row.seconds(phase), 4) for phase in PHASES}
             if row.records:
-                record = row.records[0][0]
+                record = row.records[0]
                 line |= {
                     "split_sha": record.data.split_sha[:12],
                     "features_sha": record.data.features_sha[:12],
@@ -208,19 +221,21 @@ class Table:
         return f"{text} ± {row.deviation(figure):.1f}" if len(row.records) > 1 else text
 
 
-def build_tables(runs: Iterable[tuple[Record, Ranks]], failures: Iterable[Failure]) -> list[Table]:
+def build_tables(runs: Iterable[Finished], failures: Iterable[Failure]) -> list[Table]:
     """Group runs into tables; of several records of one cell the newest counts, and a failure only if none finished.
 
-    Rows keep the order in which they are given.
+    Rows keep the order in which they are given.  Of more runs than `INTERVALS_UP_TO` no ranks are read.
     """
-    found: dict[Group, dict[str, dict[int, tuple[Record, Ranks] | Failure]]] = {}
-    for record, ranks in runs:
-        data = record.data
-        group = _group(data, record.protocol, record.folds)
+    found: dict[Group, dict[str, dict[int, Finished | Failure]]] = {}
+    count = 0
+    for run in runs:
+        count += 1
+        record = run.record
+        group = _group(record.data, record.protocol, record.folds)
         seeds = found.setdefault(group, {}).setdefault(record.method.label, {})
         old = seeds.get(record.seed)
-        if not isinstance(old, tuple) or old[0].started < record.started:
-            seeds[record.seed] = (record, ranks)
+        if not isinstance(old, Finished) or old.record.started < record.started:
+            seeds[record.seed] = run
     for failure in failures:
         group = _group(failure.data, failure.protocol, failure.folds)
         found.setdefault(group, {}).setdefault(failure.method_label, {}).setdefault(failure.seed, failure)
@@ -230,11 +245,12 @@ def build_tables(runs: Iterable[tuple[Record, Ranks]], failures: Iterable[Failur
             [
                 Row(
                     label,
-                    [run for _, run in sorted(seeds.items()) if isinstance(run, tuple)],
+                    [run for _, run in sorted(seeds.items()) if isinstance(run, Finished)],
                     [run for _, run in sorted(seeds.items()) if isinstance(run, Failure)],
                 )
                 for label, seeds in rows.items()
             ],
+            count <= INTERVALS_UP_TO,
         )
         for group, rows in found.items()
     ]
@@ -304,6 +320,6 @@ def require_format(style: str) -> None:
 def _figures(rows: Sequence[Row]) -> list[str]:
     names: dict[str, None] = {}
     for row in rows:
-        for record, _ in row.records:
+        for record in row.records:
             names |= dict.fromkeys(record.metrics)
     return list(names)

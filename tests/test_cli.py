@@ -20,7 +20,7 @@ from cran_bench.cli.options import quick_method
 from cran_bench.frontend import extraction
 from cran_bench.images import open_image
 from cran_bench.registry import METHODS
-from cran_bench.results import ResultStore, read_ranks
+from cran_bench.results import ResultStore, read_ranks, read_record
 
 SCRIPT = str(Path(sys.executable).with_name("cran-bench"))
 
@@ -469,7 +469,7 @@ def test_two_runs_of_the_same_record_at_once(quick_scenes, mine, tmp_path):
     assert all("mine.py:Mine" in out for out in said)
     assert noted(tmp_path) == ["fit", "embed"]
     (path,) = records(tmp_path)
-    assert read_ranks(path).image_of.shape == (100,)
+    assert read_ranks(path, read_record(path)).image_of.shape == (100,)
     assert not half_written(tmp_path)
 
 
@@ -601,7 +601,7 @@ def test_quick_runs_are_marked(command, flickr, tmp_path):
     assert said.out.splitlines()[1] == "quick: not for comparison"
     (path,) = records(tmp_path)
     assert json.loads(path.read_text())["data"]["quick"] is True
-    assert [record.data.label for _, record in ResultStore(tmp_path / "results").records()] == ["flickr8k:quick"]
+    assert [run.record.data.label for run in ResultStore(tmp_path / "results").runs()] == ["flickr8k:quick"]
 
 
 @pytest.mark.parametrize(
@@ -662,6 +662,13 @@ def test_check(command, prepared_scenes, monkeypatch, mine):
     assert said.code == 1
     assert "  BROKEN embeds each item by itself, whatever else is in the split\n" in said.out
     assert said.out.splitlines()[-1] == f"{method}: 6 of 8 promises kept"
+
+
+def test_a_table_of_records_does_not_wait_for_torch(recorded_scenes):
+    asked = f"import sys; sys.argv[1:] = ['table', '--results', {str(recorded_scenes.results)!r}]\n"
+    asked += "from cran_bench.cli import app\ntry: app()\nexcept SystemExit: print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert "R@10" in said.stdout and said.stdout.endswith("False\n")
 
 
 def test_the_installed_command_answers():

@@ -11,12 +11,13 @@ import pytest
 from cran_bench.comparison import compare_dataset
 from cran_bench.errors import BadInput
 from cran_bench.paper import CHAINS, TABLES, TEST_PAIRS, not_comparable, orders, paper_rows
-from cran_bench.ranking import Counts, Ranks
+from cran_bench.ranks import Counts, Ranks
 from cran_bench.registry import METHODS
 from cran_bench.results import (
     Address,
     DataInfo,
     Failure,
+    Finished,
     MethodInfo,
     Record,
     ResultStore,
@@ -28,6 +29,10 @@ from cran_bench.tables import build_tables
 
 PAPER_FRONT_END = "torchvision:vgg19 + paper"
 NAMES = {METHODS.get(name).paper_row: name for name in METHODS.names()}
+
+
+def tabled(runs, failures):
+    return build_tables([Finished(record, lambda ranks=ranks: ranks) for record, ranks in runs], failures)
 
 
 def ranks_of(recalls, images, captions, luck):
@@ -108,8 +113,8 @@ def as_printed(dataset="flickr30k", preset="paper", **off):
 
 
 def verdicts(runs, label="flickr30k", reference=None):
-    against = None if reference is None else build_tables(reference, [])
-    return compare_dataset(build_tables(runs, []), label, against)
+    against = None if reference is None else tabled(reference, [])
+    return compare_dataset(tabled(runs, []), label, against)
 
 
 def regressions(found):
@@ -241,7 +246,7 @@ def failed_run(label, protocol="documents", seed=0, **about):
 
 def test_missing_and_failed_rows_are_in_sight():
     runs = [run for run in as_printed() if run[0].method.name not in ("cca", "kcca")]
-    found = compare_dataset(build_tables(runs, [failed_run("kcca:paper")]), "flickr30k", None)
+    found = compare_dataset(tabled(runs, [failed_run("kcca:paper")]), "flickr30k", None)
     lines = str(found[0]).splitlines()
     assert next(line for line in lines if line.startswith("CCA")).endswith("missing")
     assert next(line for line in lines if line.startswith("KCCA")).endswith("failed")
@@ -371,8 +376,8 @@ def test_a_failed_run_is_a_regression():
         started=record.started,
         environment={},
     )
-    tables = build_tables([(record, made("ccl:tuned", BASE, **SCENES)[1])], [failed])
-    (found, *_) = compare_dataset(tables, "scenes", build_tables(reference_runs(), []))
+    tables = tabled([(record, made("ccl:tuned", BASE, **SCENES)[1])], [failed])
+    (found, *_) = compare_dataset(tables, "scenes", tabled(reference_runs(), []))
     assert found.regressions == ["REGRESSION scenes, captions, ccl:tuned, seed 1 FAILED: it broke"]
 
 

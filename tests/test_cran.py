@@ -764,7 +764,7 @@ def test_validation_chooses_the_ridge(data, tmp_path):
 
 
 def test_averages_of_captions_are_unit_again(data, tmp_path):
-    from cran_bench.protocols import as_queries
+    from cran_bench.evaluation import as_queries
 
     row = fitted(CRANBaseline(**SHORT), data, tmp_path).part
     with torch.inference_mode():

@@ -10,7 +10,7 @@ import torch
 from cran_bench import runner
 from cran_bench.evaluation import metrics_of
 from cran_bench.preparation import Prepared, prepare
-from cran_bench.ranking import Ranks
+from cran_bench.ranks import Ranks
 from cran_bench.registry import DATASETS
 from cran_bench.similarity import as_levels
 from cran_bench.split import Split

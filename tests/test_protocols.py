@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from cran_bench.errors import BadInput
-from cran_bench.evaluation import metrics_of
-from cran_bench.protocols import MEANING, PROTOCOLS, as_queries, fold_rows, parse_protocols, unit_of
+from cran_bench.evaluation import as_queries, metrics_of
+from cran_bench.protocols import MEANING, PROTOCOLS, fold_rows, parse_protocols, unit_of
 from cran_bench.ranking import rank
 from cran_bench.similarity import COSINE, DOT, Levels, MultiLevel
 

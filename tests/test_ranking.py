@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cran_bench.counting import Clock
 from cran_bench.counting.reference import Reference
 from cran_bench.errors import BadInput
-from cran_bench.ranking import KS, Counts, Metrics, Ranks, mean_metrics, rank, twin_accuracy
+from cran_bench.ranking import rank, twin_accuracy
+from cran_bench.ranks import KS, Counts, Metrics, Ranks, mean_metrics
 from cran_bench.similarity import COSINE, DOT, Levels, MultiLevel, Relations, Similarity
 
 

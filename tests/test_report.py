@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from PIL import Image
 
-from cran_bench.examples import QUERIES, TOP
+from cran_bench.querying import QUERIES, TOP
 from cran_bench.report import as_json
 from cran_bench.results import read_record
 from cran_bench.storage import write_json

@@ -17,6 +17,7 @@ from cran_bench.results import (
     Address,
     DataInfo,
     Failure,
+    Finished,
     MethodInfo,
     Record,
     ResultStore,
@@ -24,7 +25,6 @@ from cran_bench.results import (
     SimilarityInfo,
     read_curves,
     read_examples,
-    read_ranks,
     read_record,
 )
 from cran_bench.similarity import COSINE
@@ -112,10 +112,11 @@ def test_round_trip(store):
     assert store.find(ADDRESS) == sealed
     assert sealed.is_intact() and not record.is_intact()
     assert sealed.model_copy(update={"checksum": "", "ranks_sha": ""}) == record
-    back = store.ranks(ADDRESS)
+    (found,) = store.runs()
+    back = found.ranks
     assert back.metrics() == ranks.metrics()
     assert all(np.array_equal(a, b) for a, b in zip(back.arrays().values(), ranks.arrays().values(), strict=True))
-    assert [(path, found) for path, found in store.records()] == [(store.path(ADDRESS), sealed)]
+    assert found.record == sealed
 
 
 def test_where_it_lies(store, written):
@@ -137,7 +138,7 @@ def test_a_record_is_readable_json_without_folders(written, tmp_path):
 @pytest.mark.parametrize("changes", [{"seed": 4}, {"ties": 7}, {"checksum": ""}, {"checksum": "0" * 64}])
 def test_a_record_changed_by_hand(store, written, changes):
     edit(written, **changes)
-    for read in (lambda: read_record(written), lambda: store.find(ADDRESS), lambda: list(store.records())):
+    for read in (lambda: read_record(written), lambda: store.find(ADDRESS), store.runs):
         with pytest.raises(BadInput, match=r"was changed after it was written .*: delete it .*--force"):
             read()
 
@@ -187,10 +188,10 @@ def test_ranks_that_are_missing_or_of_another_record(store, written):
     ranks = written.with_suffix(".npz")
     ranks.write_bytes(store.path(other).with_suffix(".npz").read_bytes())
     with pytest.raises(BadInput, match=r"\.npz is not the file its record names .*: run again with --force"):
-        read_ranks(written)
+        _ = store.runs()[0].ranks
     ranks.unlink()
     with pytest.raises(BadInput, match=r"\.npz is missing beside its record: run again with --force"):
-        read_ranks(written)
+        _ = store.runs()[0].ranks
 
 
 @pytest.mark.parametrize("change", ["missing", "other"])
@@ -219,11 +220,11 @@ def test_an_intact_record_copied_onto_another_run_is_refused(store, written):
 
 def test_failures_are_kept_until_the_run_finishes(store):
     store.write_failure(ADDRESS, failure())
-    assert list(store.failures()) == [failure()]
-    assert list(store.records()) == []
+    assert store.failures() == [failure()]
+    assert store.runs() == []
     assert store.find(ADDRESS) is None
     store.write(ADDRESS, *run())
-    assert list(store.failures()) == []
+    assert store.failures() == []
 
 
 def test_a_damaged_failure(store):
@@ -232,10 +233,44 @@ def test_a_damaged_failure(store):
     for text in ("", '{"kind": "failure"}'):
         path.write_text(text)
         with pytest.raises(BadInput, match=r"\.error\.json is not an error record \(.*\): delete it"):
-            list(store.failures())
+            store.failures()
+
+
+def test_some_records_are_found_without_opening_the_others(store):
+    for label, method, protocol in (
+        ("scenes", "cca:tuned", "captions"),
+        ("scenes", "cca:tuned[dim=8]", "captions"),
+        ("scenes", "cca:tuned", "mean"),
+        ("scenes[train=60]", "cca:tuned", "captions"),
+    ):
+        record, ranks = run(method, label=label, protocol=protocol)
+        store.write(Address(label, protocol, 5, method, 0, ADDRESS.fingerprint), record, ranks)
+    address = Address("flickr8k", "captions", 0, "cfa:tuned", 0, ADDRESS.fingerprint)
+    store.path(address).parent.mkdir(parents=True)
+    store.path(address).write_text("no record")
+    store.path(address).with_suffix(".error.json").write_text("nor a failure")
+
+    def found(*chosen):
+        return [(r.record.data.label, r.record.method.label, r.record.protocol) for r in store.runs(*chosen)]
+
+    assert found(["scenes"], ["captions"]) == [
+        ("scenes", "cca:tuned[dim=8]", "captions"),
+        ("scenes", "cca:tuned", "captions"),
+    ]
+    assert len(found((), (), ["cca:tuned"])) == 3 and len(found(["scenes", "scenes[train=60]"])) == 4
+    assert found(["scenes[train.60]"]) == found(["scenes-train-60"]) == []  # a path alike, another label
+    assert store.failures(["scenes"]) == []
+    for everything in (store.runs, store.failures):
+        with pytest.raises(BadInput, match="flickr8k"):
+            everything()
 
 
 # tables ---------------------------------------------------------------------------------------------------------
+
+
+def finished(*about, **data):
+    record, ranks = run(*about, **data)
+    return Finished(record, lambda: ranks)
 
 
 def parse(text):
@@ -243,18 +278,21 @@ def parse(text):
 
 
 def test_the_newest_record_of_a_cell_counts():
-    old, new = run(noise=5.0, started="2026-01-01T00:00:00+00:00"), run(noise=0.1, started="2026-01-02T00:00:00+00:00")
+    old, new = (
+        finished(noise=5.0, started="2026-01-01T00:00:00+00:00"),
+        finished(noise=0.1, started="2026-01-02T00:00:00+00:00"),
+    )
     for order in ([old, new], [new, old]):
         (table,) = build_tables(order, [])
-        assert [row.records for row in table.rows] == [[new]]
+        assert [row.runs for row in table.rows] == [[new]]
 
 
 def test_mean_and_deviation_over_seeds():
-    runs = [run(seed=seed) for seed in (2, 0, 1)]
-    (table,) = build_tables([*runs, run("cfa:tuned")], [])
+    runs = [finished(seed=seed) for seed in (2, 0, 1)]
+    (table,) = build_tables([*runs, finished("cfa:tuned")], [])
     row = table.rows[0]
-    assert [record.seed for record, _ in row.records] == [0, 1, 2]
-    values = [record.metrics["rsum"] for record, _ in runs]
+    assert [record.seed for record in row.records] == [0, 1, 2]
+    values = [run.record.metrics["rsum"] for run in runs]
     assert row.mean("rsum") == pytest.approx(np.mean(values))
     assert row.deviation("rsum") == pytest.approx(np.std(values, ddof=1))
     frame = parse(render([table], "csv"))
@@ -267,11 +305,11 @@ def test_mean_and_deviation_over_seeds():
 
 def test_runs_on_other_data_or_protocols_stand_apart():
     runs = [
-        run(),
-        run(label="flickr8k"),
-        run(protocol="mean"),
-        run(front_end="onnx:a.onnx + grid"),
-        run(vectors="glove:a.txt"),
+        finished(),
+        finished(label="flickr8k"),
+        finished(protocol="mean"),
+        finished(front_end="onnx:a.onnx + grid"),
+        finished(vectors="glove:a.txt"),
     ]
     assert len(build_tables(runs, [])) == 5
 
@@ -279,7 +317,7 @@ def test_runs_on_other_data_or_protocols_stand_apart():
 @pytest.mark.parametrize("sha", ["split_sha", "features_sha"])
 def test_records_of_other_images_never_share_a_table(sha):
     other = {sha: "b" * 64}
-    here, there = run(), run("cfa:tuned", **other)
+    here, there = finished(), finished("cfa:tuned", **other)
     tables = build_tables([here, there], [failure("cran:tuned"), failure("cran:tuned", **other)])
     assert [[row.label for row in table.rows] for table in tables] == [
         ["cca:tuned", "cran:tuned"],
@@ -294,13 +332,28 @@ def test_records_of_other_images_never_share_a_table(sha):
     assert len(build_tables([here], [failure(**other)])) == 2
 
 
+def test_of_very_many_records_no_ranks_are_read(monkeypatch):
+    monkeypatch.setattr("cran_bench.tables.INTERVALS_UP_TO", 1)
+
+    def read():
+        raise AssertionError("read")
+
+    tables = build_tables([Finished(run(method)[0], read) for method in ("cca:tuned", "cfa:tuned")], [])
+    for style in FORMATS:
+        assert "cfa:tuned" in render(tables, style)
+    assert "Without intervals, as there are over 1 records: ask for some of them." in render(tables, "terminal")
+    assert "behind best" not in render(tables, "terminal") and "rsum_low" not in parse(render(tables, "csv"))
+
+
 def test_csv_holds_raw_numbers():
-    tables = build_tables([run(), run("cfa:tuned", noise=4.0), run(label="flickr8k")], [failure("cran:tuned")])
+    tables = build_tables(
+        [finished(), finished("cfa:tuned", noise=4.0), finished(label="flickr8k")], [failure("cran:tuned")]
+    )
     frame = parse(render(tables, "csv"))
     assert frame["method"].tolist() == ["cca:tuned", "cfa:tuned", "cran:tuned", "cca:tuned"]
     assert frame["status"].tolist() == ["ok", "ok", "failed", "ok"]
     assert frame["dataset"].tolist() == ["scenes"] * 3 + ["flickr8k"]
-    for figure, value in run()[0].metrics.items():
+    for figure, value in finished().record.metrics.items():
         assert frame[figure].dtype == np.float64
         assert frame.loc[0, figure] == pytest.approx(value, abs=1e-4)
     assert frame.loc[0, "rsum_low"] <= frame.loc[0, "rsum"] <= frame.loc[0, "rsum_high"]
@@ -313,7 +366,7 @@ def test_csv_holds_raw_numbers():
 
 def test_a_table_of_failures_alone():
     alone = build_tables([], [failure()])
-    both = build_tables([run(label="flickr8k")], [failure()])
+    both = build_tables([finished(label="flickr8k")], [failure()])
     for style in FORMATS:
         assert "cfa:tuned" in render(alone, style)
         assert "failed" in render(both, style)
@@ -321,7 +374,7 @@ def test_a_table_of_failures_alone():
 
 
 def test_failed_rows_stay_visible_beside_finished_ones():
-    (table,) = build_tables([run()], [failure(seed=2)])
+    (table,) = build_tables([finished()], [failure(seed=2)])
     text = render([table], "terminal")
     assert text.splitlines()[5].split()[:3] == ["cfa:tuned", "failed", "failed"]
     assert "cfa:tuned seed 2 FAILED: it gave | NaN_1" in text
@@ -329,7 +382,7 @@ def test_failed_rows_stay_visible_beside_finished_ones():
 
 
 def test_a_finished_run_hides_its_earlier_failure_but_not_that_of_another_seed():
-    (table,) = build_tables([run("cfa:tuned", seed=0)], [failure(seed=0), failure(seed=1)])
+    (table,) = build_tables([finished("cfa:tuned", seed=0)], [failure(seed=0), failure(seed=1)])
     (row,) = table.rows
     assert len(row.records) == 1 and [f.seed for f in row.failures] == [1]
     assert "seed 1 FAILED" in render([table], "terminal")
@@ -340,7 +393,9 @@ def lines_of(text, mark):
 
 
 def test_every_format_lines_up():
-    tables = build_tables([run(), run(seed=1), run("a-method-with-a-long-name:tuned[dim=8]")], [failure()])
+    tables = build_tables(
+        [finished(), finished(seed=1), finished("a-method-with-a-long-name:tuned[dim=8]")], [failure()]
+    )
     terminal = render(tables, "terminal").splitlines()
     body = terminal[2:7]
     assert set(body[1]) == {"-", " "}
@@ -358,17 +413,17 @@ def test_every_format_lines_up():
 
 def test_markdown_and_latex_escape_what_they_must():
     label = "onnx_like:tuned[text=a|b]"
-    tables = build_tables([run(label), run()], [])
+    tables = build_tables([finished(label), finished()], [])
     grid = lines_of(render(tables, "markdown"), "|")
     assert len({line.replace(r"\|", "").count("|") for line in grid}) == 1
     assert r"onnx\_like" in render(tables, "latex")
 
 
 def test_quick_runs_say_so():
-    quick = build_tables([run(label="scenes:quick", quick=True)], [])
+    quick = build_tables([finished(label="scenes:quick", quick=True)], [])
     for style in ("terminal", "markdown", "latex"):
         assert "quick: not for comparison" in render(quick, style)
-        assert "quick" not in render(build_tables([run()], []), style)
+        assert "quick" not in render(build_tables([finished()], []), style)
     assert parse(render(quick, "csv"))["quick"].tolist() == [True]
 
 
@@ -381,15 +436,17 @@ def test_an_unknown_format():
 def test_twins_have_a_column_only_where_there_are_twins():
     record, ranks = run()
     twins = record.model_copy(update={"metrics": {**record.metrics, "twin_accuracy": 62.5}})
-    assert "62.5" in render(build_tables([(twins, ranks)], []), "terminal")
-    assert "twins" not in render(build_tables([run()], []), "terminal")
+    assert "62.5" in render(build_tables([Finished(twins, lambda: ranks)], []), "terminal")
+    assert "twins" not in render(build_tables([finished()], []), "terminal")
 
 
 def test_committed_records_of_every_age_are_intact():
     committed = ResultStore(Path(__file__).resolve().parent.parent / "results" / "reference")
-    found = list(committed.records())
-    for path, _ in found:
-        read_ranks(path), read_curves(path), read_examples(path)
-    records = [record for _, record in found]
+    found = committed.runs()
+    for run in found:
+        path = committed.path_of(run.record)
+        assert run.ranks.image_of.size and read_record(path) == run.record
+        read_curves(path), read_examples(path)
+    records = [run.record for run in found]
     assert len(records) > 200
     assert {record.similarity.kernel for record in records} == {"reference", "torch"}

@@ -17,7 +17,8 @@ from cran_bench.contract import Run
 from cran_bench.errors import BadInput
 from cran_bench.evaluation import metrics_of
 from cran_bench.preparation import find_prepared
-from cran_bench.ranking import mean_metrics, rank
+from cran_bench.ranking import rank
+from cran_bench.ranks import mean_metrics
 from cran_bench.registry import DATASETS, METHODS, Configured, Plugin
 from cran_bench.results import Failure, read_record
 from cran_bench.runner import Runner, parse_seeds
@@ -147,7 +148,7 @@ def test_force_computes_again_to_the_same_figures(runner, calls):
     assert not second.reused and len(fits(calls)) == 2
     assert second.record.metrics == first.record.metrics
     assert second.record.ranks_sha == first.record.ranks_sha
-    assert len(list(runner.store.records())) == 1
+    assert len(runner.store.runs()) == 1
 
 
 def test_one_fit_serves_captions_mean_and_single(runner, calls):
@@ -159,8 +160,8 @@ def test_one_fit_serves_captions_mean_and_single(runner, calls):
     assert len({record.method.fit_fingerprint for record in records}) == 1
     assert len({record.fingerprint for record in records}) == 3
     assert len(outcomes[0].record.metrics) == len(outcomes[2].record.metrics)
-    assert len(runner.store.ranks(outcomes[0].address).image_of) == 100
-    assert len(runner.store.ranks(outcomes[1].address).image_of) == 20
+    assert len(runner.store.finished(outcomes[0].address, outcomes[0].record).ranks.image_of) == 100
+    assert len(runner.store.finished(outcomes[1].address, outcomes[1].record).ranks.image_of) == 20
 
 
 def test_documents_are_fitted_apart(runner, calls):
@@ -174,7 +175,7 @@ def test_the_unit_can_be_chosen(runner, calls):
     outcomes = runner.run([configured(unit="documents", label="toy[unit=documents]")], ["captions", "documents"], [0])
     assert fits(calls) == ["fit documents Toy"]
     assert [outcome.record.method.unit for outcome in outcomes] == ["documents", "documents"]
-    assert len(runner.store.ranks(outcomes[0].address).image_of) == 100
+    assert len(runner.store.finished(outcomes[0].address, outcomes[0].record).ranks.image_of) == 100
     assert METHODS.configure("cca[unit=documents]").label == "cca:tuned[unit=documents]"
     with pytest.raises(BadInput, match=r"unit is 'document'; did you mean 'documents'\?"):
         METHODS.configure("cca[unit=document]")
@@ -194,7 +195,7 @@ def test_folds_are_recorded_and_averaged(runner, prepared, calls):
     assert (whole.record.folds, folded.record.folds) == (0, 4)
     assert runner.store.path(folded.address).parent.name == "captions-4folds"
     assert folded.record.metrics["rsum"] > whole.record.metrics["rsum"]
-    assert len(runner.store.ranks(folded.address).image_of) == 100
+    assert len(runner.store.finished(folded.address, folded.record).ranks.image_of) == 100
 
     generator = torch.Generator().manual_seed(0)
     images, image_of = torch.randn(8, 4, generator=generator), torch.arange(8).repeat_interleave(3)
@@ -408,7 +409,7 @@ def test_training_curves_lie_beside_the_record(runner):
         assert list(curves.columns) == ["trained", "epoch", "loss", "rsum"]
         assert curves["trained"].tolist() == ["Half", "Learner", "Learner"]
         assert curves["loss"].tolist() == [0.5, 1.0, 0.5]
-    assert len(list(runner.store.records())) == 1
+    assert len(runner.store.runs()) == 1
     plain = one(runner.run([configured()], ["captions"], [0]))
     assert (
         not runner.store.path(plain.address).with_name(runner.store.path(plain.address).stem + ".curves.csv").exists()
@@ -460,7 +461,7 @@ def test_a_stopped_fit_goes_on_from_its_checkpoint(runner, quick_scenes, capsys)
     Steps.stop, Steps.started_at = 3, []
     with pytest.raises(KeyboardInterrupt):
         runner.run([configured(Steps)], ["captions"], [0])
-    assert list(runner.store.records()) == [] and list(runner.store.failures()) == []
+    assert runner.store.runs() == [] and runner.store.failures() == []
     assert len(list(quick_scenes.cache.rglob("*.checkpoint"))) == 1
     stopped = one(again(runner).run([configured(Steps)], ["captions"], [0]))
     assert Steps.started_at == [0, 3]

@@ -5,7 +5,8 @@ from scipy.stats import bootstrap, chi2
 from scipy.stats import t as student
 
 from cran_bench.errors import BadInput
-from cran_bench.ranking import Counts, Ranks, rank
+from cran_bench.ranking import rank
+from cran_bench.ranks import Counts, Ranks
 from cran_bench.similarity import DOT
 from cran_bench.statistics import FIGURES, SUMS, Interval, holm, mcnemar, sample, times_drawn
 

@@ -19,7 +19,8 @@ from cran_bench.counting.reference import Reference
 from cran_bench.counting.tiles import fitting
 from cran_bench.environment import environment
 from cran_bench.progress import say
-from cran_bench.ranking import Ranks, rank
+from cran_bench.ranking import rank
+from cran_bench.ranks import Ranks
 from cran_bench.similarity import Levels, MultiLevel, Relations
 
 from .contestants import Plain, by_einsum_and_topk, caption_by_caption

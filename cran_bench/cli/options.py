@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Sequence
@@ -94,21 +95,16 @@ def recorded(
     Raises:
         BadInput: there are none.
     """
-    from cran_bench.results import ResultStore, read_ranks
+    from cran_bench.results import ResultStore
     from cran_bench.tables import build_tables
 
     store = ResultStore(results)
-
-    def wanted(dataset: str, protocol: str, method: str) -> bool:
-        chosen = ((datasets, dataset), (protocols, protocol), (methods, method))
-        return all(not some or name in some for some, name in chosen)
-
-    runs = [
-        (record, read_ranks(path))
-        for path, record in store.records()
-        if wanted(record.data.label, record.protocol, record.method.label)
-    ]
-    failures = [f for f in store.failures() if wanted(f.data.label, f.protocol, f.method_label)]
+    gc.disable()  # or it looks through all records for cycles, over and over, as they are read
+    try:
+        runs, failures = store.runs(datasets, protocols, methods), store.failures(datasets, protocols, methods)
+    finally:
+        gc.freeze()
+        gc.enable()
     if not runs and not failures:
         raise BadInput(f"there are no such records below {store.root}: make some with cran-bench run")
     return build_tables(runs, failures)

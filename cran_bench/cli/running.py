@@ -131,7 +131,7 @@ def run(
     require_known(backend, bound)
     job = runner.Runner(prepared, results, cache, where, folds, backend, cast("Bound", bound), force)
     outcomes = job.run(rows, protocols, numbers)
-    finished = [(o.record, job.store.ranks(o.address)) for o in outcomes if o.record is not None]
+    finished = [job.store.finished(o.address, o.record) for o in outcomes if o.record is not None]
     failures = [o.failure for o in outcomes if o.failure is not None]
     typer.echo(render(build_tables(finished, failures), "terminal"))
     say(f"records: {job.store.root}")

@@ -45,9 +45,7 @@ def table(
     Example: cran-bench table 1 -d flickr8k --preset tuned --results results/reference
     """
     from cran_bench.errors import did_you_mean
-    from cran_bench.paper_tables import paper_table
     from cran_bench.protocols import parse_protocols
-    from cran_bench.registry import DATASETS, METHODS
     from cran_bench.storage import write_text
     from cran_bench.tables import render
 
@@ -55,8 +53,12 @@ def table(
     if which is not None and which not in kinds:
         raise BadInput(f"there is no table '{which}'{did_you_mean(which, kinds)}")
     wanted = parse_protocols(protocol)
-    label = DATASETS.configure(dataset).label if dataset else None
-    labels = [METHODS.configure(text).label for text in each(methods or [])]
+    label, labels = None, []
+    if dataset or methods:
+        from cran_bench.registry import DATASETS, METHODS
+
+        label = DATASETS.configure(dataset).label if dataset else None
+        labels = [METHODS.configure(text).label for text in each(methods or [])]
     given = {"--dataset": dataset, "--protocol": protocol != "all", "--method": labels, "--preset": preset}
     takes = {None: ("--dataset", "--protocol", "--method"), "kernels": ()}
     for option in given:
@@ -71,10 +73,12 @@ def table(
             raise BadInput(f"there is no preset '{preset}' of all rows; take paper or tuned")
         if protocol != "all" and len(wanted) > 1:
             raise BadInput(f"a table of the paper is of one protocol for all rows, not {len(wanted)}; or leave -p out")
+        from cran_bench.paper_tables import paper_table
+
         one = None if protocol == "all" else wanted[0]
         text = paper_table(int(which), recorded(results), preset or "paper", one, style, label)
     else:
-        text = render(recorded(results, [label] if label else [], wanted, labels), style)
+        text = render(recorded(results, [label] if label else [], () if protocol == "all" else wanted, labels), style)
     if out is None:
         typer.echo(text)
     else:

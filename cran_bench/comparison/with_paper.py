@@ -67,7 +67,7 @@ def find_row(tables: Iterable[Table], name: str, preset: str, protocol: Protocol
     """The row of a paper's row: of its preset without other options, finished, comparable, with most seeds, if any."""
 
     def quality(row: Row) -> tuple[bool, bool, int]:
-        fits = not any(not_comparable(record) for record, _ in row.records)
+        fits = not any(not_comparable(record) for record in row.records)
         return bool(row.records), fits, len(row.records)
 
     found = [
@@ -119,7 +119,7 @@ def _cells(number: int, dataset: str, reading: str, preset: str, tables: Sequenc
             lines.append([printed.name, protocol, "", *[""] * 6, "failed" if row else "missing"])
             continue
         judged += 1
-        reason = next(filter(None, (not_comparable(record) for record, _ in row.records)), "")
+        reason = next(filter(None, (not_comparable(record) for record in row.records)), "")
         if reason:
             notes.append(f"{row.label} is not comparable: {reason}.")
         if len(row.records) == 1:
@@ -203,7 +203,7 @@ def _orders(
         verdict = "not separable" if p >= LEVEL else "holds" if gap.value > 0 else "reversed"
         in_paper = [signed(printed[better].rsum - printed[worse].rsum)] if printed else []
         lines.append([f"{better} > {worse}", *in_paper, signed(gap.value), bounds(gap), f"{p:.4f}", verdict])
-        both = [record for name in (better, worse) for record, _ in rows[name].records]
+        both = [record for name in (better, worse) for record in rows[name].records]
         if verdict == "reversed" and counts and printed and not any(map(not_comparable, both)):
             regressions.append(
                 f"REGRESSION {dataset}, {reading}: {rows[better].label} is {-gap.value:.1f} of rsum below "

@@ -65,8 +65,8 @@ def _section(number: int, table: Table, store: ResultStore, gallery: Gallery) ->
     )
     finished = [row for _, row in rows if row.records]
     gallery.add(number, table, finished, store)
-    twins = any("twin_accuracy" in record.metrics for row in finished for record, _ in row.records)
-    ablation = [row for row in finished if (row.records[0][0].method.paper_row or "").startswith("CRAN")]
+    twins = any("twin_accuracy" in record.metrics for row in finished for record in row.records)
+    ablation = [row for row in finished if (row.records[0].method.paper_row or "").startswith("CRAN")]
     return {
         "id": f"s{number}",
         "title": table.title,
@@ -100,8 +100,8 @@ def _environment(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Where rows were measured, by their first seed."""
     lines = []
     for row in rows:
-        record, about = row.records[0][0], row.records[0][0].environment
-        seeds = " ".join(str(record.seed) for record, _ in row.records)
+        record, about = row.records[0], row.records[0].environment
+        seeds = " ".join(str(record.seed) for record in row.records)
         line = [row.label, seeds, record.method.unit, record.similarity.kernel]
         lines.append([*line, *(str(about[name] or "") for name in ("cpu", "gpu", "torch", "commit"))])
     return ["method", "seeds", "unit", "kernel", "cpu", "gpu", "torch", "commit"], lines

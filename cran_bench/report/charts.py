@@ -55,7 +55,7 @@ def curves(rows: Sequence[Row], store: ResultStore) -> list[dict[str, Any]]:
     """Training curves of the first seed of each row that has some, a small picture for each thing that was trained."""
     found = []
     for row in rows:
-        record = row.records[0][0]
+        record = row.records[0]
         table = read_curves(store.path_of(record))
         if table is None:
             continue

@@ -42,7 +42,7 @@ class Gallery:
         label, runs = table.group.dataset, []
         unit: Unit = "documents" if table.group.protocol == "documents" else "captions"
         for row in rows:
-            record = row.records[0][0]
+            record = row.records[0]
             found = read_examples(store.path_of(record))
             if found is not None:
                 self._collect(table.group, found)
