@@ -5,17 +5,15 @@ Nothing is thrown away that was measured: what cannot be trusted is set aside, s
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cran_bench.errors import BadInput
 from cran_bench.results import CURVES, ERROR, EXAMPLES, ResultStore, read_curves, read_examples, read_ranks, read_record
-from cran_bench.storage import clear_os_errors
+from cran_bench.storage import clear_os_errors, is_abandoned
 
 ASIDE = "set-aside"
-IN_USE = 600.0  # seconds for which a temporary file may belong to a run that is at work
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def examine(results: Path) -> Iterator[Complaint]:
         raise BadInput(f"there are no records below {root}: make some with cran-bench run")
     for path in sorted(root.rglob("*")):
         if path.suffix == ".part":
-            if time.time() - path.stat().st_mtime > IN_USE:
+            if is_abandoned(path):
                 yield Complaint(path, "a write that never ended", is_litter=True)
         elif path.name.endswith(ERROR):
             if path.with_name(path.name.removesuffix(ERROR) + ".json").exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -75,6 +76,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
+                with contextlib.suppress(OSError):  # some file systems lock nothing
+                    fcntl.flock(file, fcntl.LOCK_EX)  # until the process dies, see `is_abandoned`
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -83,6 +86,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def is_abandoned(temporary: Path) -> bool:
+    """Whether a temporary file of `write_atomically` has outlived its writer; no clock is asked."""
+    try:
+        with temporary.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

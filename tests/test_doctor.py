@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from cran_bench.doctor import IN_USE, cure, examine
+from cran_bench.doctor import cure, examine
+from cran_bench.storage import write_atomically
 
 
 @pytest.fixture
@@ -47,7 +48,6 @@ def removed(path):
 
 def stale(path):
     path.write_text("half")
-    os.utime(path, (time.time() - 2 * IN_USE,) * 2)
     return path
 
 
@@ -83,10 +83,16 @@ def test_what_is_wrong_is_said_and_cured(command, tree, recorded_scenes, harm, w
     assert again.code == 0 and command("table", "--results", tree).code == 0
 
 
-def test_a_write_that_may_be_going_on_is_left_alone(tree):
-    fresh = tree / "runs" / ".a.json.x.part"
-    fresh.write_text("half")
-    assert list(examine(tree)) == []
+@pytest.mark.parametrize("hours", [-24, 0, 24])
+def test_a_write_that_is_going_on_is_left_alone_whatever_the_clock_says(tree, monkeypatch, hours):
+    def look(file):
+        (part,) = tree.rglob("*.part")
+        os.utime(part, (time.time() + 3600 * hours,) * 2)
+        assert list(examine(tree)) == []
+        file.write(b"{}")
+
+    write_atomically(tree / "runs" / "b.error.json", look)
+    assert (tree / "runs" / "b.error.json").read_bytes() == b"{}"
 
 
 def test_a_folder_that_cannot_be_written_ends_in_a_sentence(command, tree, tmp_path):
