@@ -2,6 +2,7 @@
 
     python benchmarks/generate.py flickr30k DIR                 # 31,783 images, 158,915 captions
     python benchmarks/generate.py mscoco DIR --images 200
+    python benchmarks/generate.py precomp DIR                   # MS-COCO's numbers, features in place of pictures
 
 An image is noise with three patches, one for each of its things; a caption names some of the things among words that
 mean nothing.  So every method can learn something, and features have as many dimensions as noise gives them.
@@ -169,6 +170,32 @@ def mscoco(data: FolderArgument, images: ImagesOption = 123_287, side: SideOptio
         for row in range(images)
     ]
     (folder / "dataset_coco.json").write_text(json.dumps({"dataset": "coco", "images": karpathy}))
+
+
+@app.command()
+def precomp(
+    data: FolderArgument,
+    images: ImagesOption = 123_287,
+    dim: Annotated[int, typer.Option(min=1, help="Numbers of a feature.")] = 4096,
+) -> None:
+    """Features of MS-COCO's numbers of images, float16, and captions, in the layout of VSE++: five for each image."""
+    folder, invention = _fresh(data / "precomp"), Invention(images, 0)
+    random = np.random.default_rng(0)
+    of_things = random.standard_normal((THINGS, dim), dtype=np.float32)
+    val, test = _shares(images, 123_287, 5000, 5000)
+    first = 0
+    for split, count in (("train", images - val - test), ("dev", val), ("test", test)):
+        shape = (count, dim)
+        features = np.lib.format.open_memmap(folder / f"{split}_ims.npy", mode="w+", dtype=np.float16, shape=shape)
+        with (folder / f"{split}_caps.txt").open("w") as file:
+            for a in range(0, count, 1024):
+                b = min(a + 1024, count)
+                seen = of_things[invention.things[first + a : first + b]].sum(axis=1)
+                noise = 2 * random.standard_normal(seen.shape, dtype=np.float32)
+                features[a:b] = np.maximum(seen + noise, 0)
+                for row in range(first + a, first + b):
+                    file.writelines(f"{text}\n" for text in invention.captions(row))
+        first += count
 
 
 if __name__ == "__main__":

@@ -39,6 +39,14 @@ class Part(Protocol):
         ...
 
 
+class Estimating(Part, Protocol):
+    """A part that says beforehand what its fit will hold; optional."""
+
+    def memory(self, train: Split) -> int:
+        """Bytes at the peak of `fit`, its parts' included; rather some times too many than too few."""
+        ...
+
+
 class Method(Part, Protocol):
     """One row of a table.
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cran_bench.contract import Part
 from cran_bench.errors import BadInput
+from cran_bench.memory import require_room
 from cran_bench.progress import say, track
 from cran_bench.ranking import rank
 from cran_bench.ranks import Metrics
@@ -116,6 +117,7 @@ class FitStore:
         return Fit(part, fingerprint, about["costs"], about["chose"], about["curves"], reused=True)
 
     def _fit(self, part: P, seed: int, label: str, path: Path, fingerprint: str) -> Fit[P]:
+        require_room(part, self.train)
         run = LentRun(self, part, seed, label, fingerprint, path.with_suffix(".checkpoint"))
         with own_randomness(seed):
             part.fit(self.train, self.val, run)

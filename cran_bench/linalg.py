@@ -69,6 +69,11 @@ class Moments:
         )
 
 
+def covariance_bytes(p: int, q: int) -> int:
+    """At most what `moments` and `canonical_correlations` of p and q columns hold: matrices, and blocks of rows."""
+    return 32 * (p + q) ** 2 + 24 * TEXT_BLOCK * (p + q)
+
+
 def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments:
     """The moments of all (image, text) pairs, in float64, each image's features used once for all its texts.
 

@@ -78,6 +78,17 @@ class Split:
         """N names."""
         return [self._collection.images.ids[row] for row in self._rows.tolist()]
 
+    @property
+    def image_dim(self) -> int:
+        """D."""
+        return int(self._features.globals.shape[1])
+
+    @property
+    def region_shape(self) -> tuple[int, int]:
+        """(R, D), zeros without regions."""
+        found = self._features.regions
+        return (0, 0) if found is None else (int(found.shape[1]), int(found.shape[2]))
+
     @cached_property
     def images(self) -> Tensor:
         """(N, D) float32, the global feature of each image."""
@@ -169,6 +180,12 @@ class Split:
         """(T, W) float32 counts of the words that have a vector, and these vectors, (W, D) float32."""
         vectors = torch.from_numpy(self._text.word_vectors.matrix).to(self._device)
         return self._text.word_counts(self.texts), vectors
+
+    @property
+    def vector_shape(self) -> tuple[int, int]:
+        """(W, D), words that have a vector, and its numbers."""
+        words, dim = self._text.word_vectors.matrix.shape
+        return int(words), int(dim)
 
     def vector_sample(self, count: int, seed: int) -> Tensor:
         """(at most count, D) float32 word vectors by lot, of all words that their source has, the captions' or not."""

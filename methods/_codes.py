@@ -1,4 +1,8 @@
-"""What Bimodal AE, Multimodal DBN, Corr-AE and CCL share: a network that turns what stacks of RBMs say into codes."""
+"""What Bimodal AE, Multimodal DBN, Corr-AE and CCL share: a network that turns what stacks of RBMs say into codes.
+
+Memory: what the stacks need, see `_stacks`, and what they say of the training data: for each image
+and text 16 bytes for each of their units, and 8 for each of a code.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +53,10 @@ class Reader(Part, Protocol):
     @property
     def sizes(self) -> tuple[int, int]:
         """P and Q."""
+        ...
+
+    def memory(self, train: Split) -> int:
+        """See Estimating."""
         ...
 
     def read_images(self, split: Split) -> Tensor:
@@ -163,6 +171,13 @@ class CodeMethod:
     def build(self, p: int, q: int) -> Coder:
         """A network for inputs of these sizes."""
         raise NotImplementedError
+
+    def memory(self, train: Split) -> int:
+        """What is below needs; what it says of images and texts; their codes; and the network, as wide as both."""
+        reader = self.reader()
+        p, q = reader.sizes
+        said = 16 * (len(train) * p + len(train.texts) * q) + 8 * (len(train) + len(train.texts)) * (p + q)
+        return reader.memory(train) + said + 24 * (p + q) ** 2
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """What is below, a part; then the network."""

@@ -13,11 +13,21 @@ from scipy import sparse
 from torch import Tensor
 
 from cran_bench import COSINE, Run, Split
-from cran_bench.linalg import TEXT_BLOCK, Matrix, Moments, Texts, canonical_correlations, moments, spectral_norm
+from cran_bench.linalg import (
+    TEXT_BLOCK,
+    Matrix,
+    Moments,
+    Texts,
+    canonical_correlations,
+    covariance_bytes,
+    moments,
+    spectral_norm,
+)
 from cran_bench.states import below, with_prefix
 
 from ._word_cnn import WordCNN
 
+WORDS_BYTES = 400  # of a text's counts of words, with the copies that are made of them
 LEARNED = ("mean_x", "mean_y", "Wx", "Wy", "spectrum")
 
 
@@ -59,6 +69,14 @@ class Projections:
     def text_view(self, split: Split) -> Texts:
         """(T, q) text features as they are projected."""
         raise NotImplementedError
+
+    def text_dim(self, train: Split) -> int:
+        """q, at most."""
+        raise NotImplementedError
+
+    def memory(self, train: Split) -> int:
+        """Covariances and their factors; features pass by in blocks."""
+        return covariance_bytes(train.image_dim, self.text_dim(train)) + WORDS_BYTES * len(train.texts)
 
     def begin(self, run: Run) -> None:
         """Forget an earlier fit."""
@@ -187,6 +205,10 @@ class LinearMethod(Projections):
         if self.vocabulary < 1:
             raise ValueError(f"vocabulary is at least 1, not {self.vocabulary}")
 
+    def memory(self, train: Split) -> int:
+        """Those of Projections, and the Word-CNN's."""
+        return super().memory(train) + (WordCNN().memory(train) if self.text == "word_cnn" else 0)
+
     def begin(self, run: Run) -> None:
         """Forget an earlier fit, and fetch what the text features are made with."""
         super().begin(run)
@@ -196,6 +218,12 @@ class LinearMethod(Projections):
     def text_view(self, split: Split) -> Texts:
         """See Projections."""
         return self.text_features(split)
+
+    def text_dim(self, train: Split) -> int:
+        """See Projections."""
+        if self.text == "vectors":
+            return train.vector_shape[1]
+        return WordCNN().dim if self.text == "word_cnn" else self.vocabulary
 
     def text_features(self, split: Split) -> Tensor | sparse.csr_array:
         """(T, q) text features."""

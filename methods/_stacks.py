@@ -5,12 +5,16 @@ to a number of words that is the same for all; what the first layer makes of the
 
 N. Srivastava, R. Salakhutdinov, "Multimodal learning with deep Boltzmann machines", JMLR 2014; the constants are those
 of the authors' release and of CCL's configurations.
+
+Memory: the features of images or of all their regions, 12 bytes for each number with copies, and what the layers say of
+the training data, 8 bytes for each unit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -25,13 +29,14 @@ from cran_bench.rbm import RBM, Kind, Sparsity, contrastive_divergence
 from cran_bench.states import below, with_prefix
 from cran_bench.training import Training, gathering, passes, shuffled, slowed, weights_and_biases
 
-from ._linear import ImageScaling, scaled
+from ._linear import WORDS_BYTES, ImageScaling, scaled
 
 Side = Literal["image", "text", "region", "piece"]
 TextFeature = Literal["tfidf", "bow"]
 
 SAMPLE = 4096  # rows whose hidden units tell the code of a text or an image without parts
 PIECE = 5  # words
+LETTERS = 25  # of a piece, about
 WORDS = {"text": 100.0, "piece": 30.0}
 """What the counts of a text, or of a piece of one, add up to; with 100, the few words of a piece saturate units."""
 
@@ -120,6 +125,21 @@ class Stack:
         with torch.inference_mode():
             some = dense(rows[:: 1 + rows.shape[0] // SAMPLE]).to(run.device)
             self.neutral = self.rbm.hidden(some).mean(dim=0)
+
+    def memory(self, train: Split) -> int:
+        """Features or counts of the parts, with copies, and what each layer says of them."""
+        images, texts = len(train), len(train.texts)
+        regions, region_dim = train.region_shape
+        runs = texts + sum(map(len, train.texts)) // LETTERS
+        count, each = {
+            "image": (images, 12 * train.image_dim),
+            "region": (images * regions, 12 * region_dim),
+            "text": (texts, WORDS_BYTES),
+            "piece": (runs, WORDS_BYTES),
+        }[self.side]
+        inputs = train.image_dim if self.side == "image" else region_dim if self.side == "region" else self.vocabulary
+        weights = sum(a * b for a, b in pairwise((inputs, *self.hidden)))
+        return count * (each + 8 * sum(self.hidden)) + 24 * weights
 
     @property
     def is_seen(self) -> bool:
@@ -295,6 +315,10 @@ class Stacks:
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Both are parts."""
         self.image, self.text = run.part(self.image), run.part(self.text)
+
+    def memory(self, train: Split) -> int:
+        """That of either side, one after the other."""
+        return max(self.image.memory(train), self.text.memory(train))
 
     @property
     def sizes(self) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from cran_bench.training import Training, linear
 
 WIDTHS = (3, 4, 5)
 BLOCK = 1024
+WORD_BYTES = 1000  # of a text's word ids and h
 
 
 class Reader(nn.Module):
@@ -86,13 +87,23 @@ class WordCNN:
 
     part_name: ClassVar[str] = "word-cnn"
 
+    @property
+    def dim(self) -> int:
+        """Of h."""
+        return len(WIDTHS) * self.filters
+
+    def memory(self, train: Split) -> int:
+        """The features, at unit length too; word ids; the vectors, their gradient and what Adam keeps of them."""
+        words, numbers = train.vector_shape
+        return 12 * len(train) * train.image_dim + WORD_BYTES * len(train.texts) + 20 * words * numbers
+
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Learn to rank; keep the pass that is best on validation."""
         X = normalize(train.images, dim=1)
         mean, deviation = X.mean(dim=0), X.std(dim=0).clamp_min(1e-6)
         (ids, lengths), owner = train.tokens, train.image_of
         reader = Reader(train.token_vectors(), self.filters)
-        model = Ranker(reader, 3 * self.filters, len(mean), self.space).to(run.device)
+        model = Ranker(reader, self.dim, len(mean), self.space).to(run.device)
         steps = min(math.ceil(len(ids) / self.batch_size), max(1, len(ids) // 2))
 
         def batches(number: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -127,7 +138,7 @@ class WordCNN:
         self.reader = model.reader.eval()
 
     def embed_texts(self, split: Split) -> Tensor:
-        """(T, 3 filters) float32, h of each text."""
+        """(T, dim) float32, h of each text."""
         ids, lengths = split.tokens
         with torch.inference_mode():
             blocks = zip(torch.split(ids, BLOCK), torch.split(lengths, BLOCK), strict=True)

@@ -7,7 +7,7 @@ With Cxx + rx I = Lx Lx' and likewise for y, the answer is the singular value de
 Wx = Lx^-T U and Wy = Ly^-T V, and R holds the canonical correlations.  Every (image, text) pair is one sample.
 Projections are scaled by a power of the correlations (Klein et al. 2015 take 1) and compared by their cosine.
 
-Memory: the two covariances and their factors in float64, about 32 (p + q)^2 bytes; the data passes by in blocks.
+Memory: the two covariances and their factors in float64, at most 32 (p + q)^2 bytes; the data passes by in blocks.
 """
 
 from __future__ import annotations

@@ -116,6 +116,11 @@ class Grains:
         self.autoencoders = [run.part(autoencoder) for autoencoder in self.autoencoders]
         self.image, self.text = run.part(self.image), run.part(self.text)
 
+    def memory(self, train: Split) -> int:
+        """That of the autoencoders, one after the other; and both codes of every image or text, with copies."""
+        codes = 12 * max(len(train), len(train.texts)) * 2 * self.coarse.units
+        return max(autoencoder.memory(train) for autoencoder in self.autoencoders) + codes
+
     @property
     def sizes(self) -> tuple[int, int]:
         """Of the joint codes."""

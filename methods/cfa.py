@@ -7,7 +7,7 @@ A and B this is the minimum of |XA - YB|; for fewer columns the decomposition is
 so nothing needs a ridge, but unlike CCA the solution depends on how the columns of X and Y are scaled.  Every
 (image, text) pair is one sample; projections are compared by their cosine.
 
-Memory: three covariances in float64, about 8 (p + q)^2 bytes; the data passes by in blocks.
+Memory: covariances in float64 and what is made of them, at most 32 (p + q)^2 bytes; the data passes by in blocks.
 """
 
 from __future__ import annotations

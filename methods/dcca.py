@@ -5,12 +5,15 @@
 over a network f for images and a network g for texts, by gradient on large batches; linear CCA of what the networks say
 of the training data comes on top.  G. Andrew, R. Arora, J. Bilmes, K. Livescu, "Deep canonical correlation analysis",
 ICML 2013; F. Yan, K. Mikolajczyk, "Deep correlation for matching images and text", CVPR 2015.
+
+Memory: the images' features, 12 N p bytes with copies, the outputs of both networks, and a batch with its gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -18,12 +21,12 @@ from torch import Tensor, nn
 
 from cran_bench import Run, Split, register
 from cran_bench.kernels import by_blocks, dense
-from cran_bench.linalg import canonical_correlations, moments, spectral_norm
+from cran_bench.linalg import canonical_correlations, covariance_bytes, moments, spectral_norm
 from cran_bench.progress import say
 from cran_bench.states import below, with_prefix
 from cran_bench.training import Training
 
-from ._linear import LinearMethod
+from ._linear import WORDS_BYTES, LinearMethod
 
 PAPER = {
     "image": "l2",
@@ -141,6 +144,15 @@ class DCCA(LinearMethod):
         ).run(run)
         self.networks.eval()
         self.correlate(self.moments(train, run), val, run, self.ridge_image, self.ridge_text)
+
+    def memory(self, train: Split) -> int:
+        """The features; outputs of both networks; the weights with what Adam keeps; and covariances of the outputs."""
+        p, q, texts = train.image_dim, self.text_dim(train), len(train.texts)
+        layers = [*pairwise((p, *self.hidden_image, self.out)), *pairwise((q, *self.hidden_text, self.out))]
+        weights, widest = sum(a * b for a, b in layers), max(map(max, layers))
+        batch = 32 * self.batch_size * (p + q + widest * len(layers))
+        outputs = 16 * texts * self.out + covariance_bytes(self.out, self.out)
+        return 12 * len(train) * p + WORDS_BYTES * texts + 24 * weights + batch + outputs
 
     def _build(self, p: int, q: int, out: int) -> None:
         sides = {"image": (p, self.hidden_image), "text": (q, self.hidden_text)}

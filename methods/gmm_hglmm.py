@@ -6,8 +6,8 @@ of each mixture's log-likelihood at its words, both are joined, and CCA with ima
 their correlations.  B. Klein, G. Lev, G. Sadeh, L. Wolf, "Associating neural word embeddings with deep image
 representations using Fisher vectors", CVPR 2015.
 
-Memory: the Fisher vector of every known word, 4 W q bytes, and the covariances of `cca`; those of the texts pass by in
-blocks.
+Memory: the Fisher vector of every known word, 8 W q bytes with a copy, and the covariances of `cca`; those of the texts
+pass by in blocks.
 """
 
 from __future__ import annotations
@@ -212,6 +212,15 @@ class GMMHGLMM(FisherSettings, Projections):
         self.begin(run)
         self.fisher, self._words = run.part(self.fisher), None
         self.correlate(self.moments(train, run), val, run, self.ridge_image, self.ridge_text)
+
+    def text_dim(self, train: Split) -> int:
+        """See Projections."""
+        each = 2 * self.components * train.vector_shape[1]
+        return len(self.fisher.names) * min(each, self.coordinates // len(self.fisher.names))
+
+    def memory(self, train: Split) -> int:
+        """Those of Projections, and a row of coordinates for each known word, twice."""
+        return super().memory(train) + 8 * train.vector_shape[0] * self.text_dim(train)
 
     def text_view(self, split: Split) -> FisherRows:
         """(T, q) Fisher vectors."""

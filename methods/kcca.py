@@ -10,8 +10,9 @@ exact solver serves up to a few thousand pairs, and beyond them phi is made of m
 incomplete Cholesky), landmarks (Nystrom) or random Fourier features.  Covariances are of the columns, and what makes
 phi of them is applied to the m x m results.
 
-Memory: some m x m matrices; columns pass by in blocks.  A side with a kernel holds its features, 4 N p bytes of images;
-the exact solver a few n x n matrices; the incomplete Cholesky 8 m bytes for each of the rows that it looks at.
+Memory: covariances as of `cca`, of m columns where there are columns, which pass by in blocks.  A kernel of images
+holds their features, 8 N p bytes with a copy; the exact solver eight n x n matrices; the incomplete Cholesky 16 m bytes
+for each of the rows that it looks at.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ from cran_bench.kernels import (
     nystrom,
     sampled,
 )
-from cran_bench.linalg import Matrix, Texts, truncated_svd
+from cran_bench.linalg import Matrix, Texts, covariance_bytes, truncated_svd
 from cran_bench.progress import say
 from cran_bench.states import below, with_prefix
 
-from ._linear import LinearMethod
+from ._linear import WORDS_BYTES, LinearMethod
 
 EXACT_UP_TO = 4000
 """Pairs up to which the n x n kernels are held: 128 MB each."""
@@ -119,6 +120,8 @@ class KCCA(LinearMethod):
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Every pair of widths on its own; the best on validation is kept."""
         solver = self._solver(len(train.texts))
+        if self.solver == "auto":
+            say(f"kcca: {len(train.texts):,} pairs of image and text, so the solver is {solver}")
         widths = list(product(self.width_image, self.width_text))
         tried = [replace(self, width_image=(wx,), width_text=(wy,)) for wx, wy in widths]
         for candidate in tried:
@@ -131,6 +134,18 @@ class KCCA(LinearMethod):
         self.load(best.state())
         run.chose(**best.choice, width_image=best.width_image[0], width_text=best.width_text[0])
 
+    def memory(self, train: Split) -> int:
+        """Features of images that have a kernel; n x n matrices, or pivots, or covariances of the columns."""
+        n, p, q = len(train.texts), train.image_dim, self.text_dim(train)
+        solver = self._solver(n)
+        held = WORDS_BYTES * n + (8 * len(train) * p if solver == "exact" or self.kernel_image != "linear" else 0)
+        if solver == "exact":
+            return held + 64 * n**2 + 8 * n * (p + q)
+        m = min(self.columns, n)
+        pivots = 16 * m * min(n, PIVOTS_AMONG) if solver == "cholesky" else 0
+        columns = [m if name != "linear" else size for name, size in ((self.kernel_image, p), (self.kernel_text, q))]
+        return held + 8 * m * (p + q) + max(pivots, covariance_bytes(*columns))
+
     def _solver(self, pairs: int) -> str:
         if self.solver == "exact" and pairs > EXACT_UP_TO:
             raise BadInput(
@@ -139,9 +154,7 @@ class KCCA(LinearMethod):
             )
         if self.solver != "auto":
             return self.solver
-        solver = "exact" if pairs <= EXACT_BY_ITSELF else "cholesky"
-        say(f"kcca: {pairs:,} pairs of image and text, so the solver is {solver}")
-        return solver
+        return "exact" if pairs <= EXACT_BY_ITSELF else "cholesky"
 
     def solve_exactly(self, train: Split, val: Split, run: Run) -> None:
         """By the eigenvectors of the centred n x n kernels, K = U L U'.

@@ -13,8 +13,8 @@ the codebook by k-means, the residuals, uniform neighbours, and every constant b
 Their task is to illustrate a text: to find its image.  Completing images helps there and harms the other direction,
 which may be why the row has so much better t2i than i2t in Tables 1 and 2; so validation looks at t2i by default.
 
-Memory: beyond that of `kcca`, the projections of the training images and texts, and k d numbers for each image or text
-that is embedded, of which only the blocks of its nearest codewords are computed.
+Memory: that of `kcca`, or if it is more the projections of the training images and texts, d numbers for each and some
+copies; and k d numbers for each image or text that is embedded.
 """
 
 from __future__ import annotations
@@ -149,6 +149,10 @@ class MACC(KCCA):
         self.chosen = best_of(completed, "completion")
         self.codebook = books[self.chosen.codewords]
         run.chose(**self.chosen._asdict())
+
+    def memory(self, train: Split) -> int:
+        """That of KCCA, or what is made of its projections."""
+        return max(self.kcca.memory(train), 4 * self.space * (8 * len(train) + 10 * len(train.texts)))
 
     def _codebook(self, k: int, run: Run) -> Tensor:
         """(k, d) centres of all training points."""

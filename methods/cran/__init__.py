@@ -6,6 +6,9 @@ J. Qi, Y. Peng, Y. Yuan, IJCAI 2018.  `model` reads like Section 3 of the paper,
 open and what we took, `batches` who meets whom in training, `reading` what the text encoders know before.  The levels
 share no weights, so the sum of their losses is minimised by training each alone: a level is a part, and the four rows
 cost one CRAN.
+
+Memory: the features of images and regions, 8 bytes for each number with a copy; for each text 2 kB, and 4 bytes for
+each unit of an encoder that is held.
 """
 
 from __future__ import annotations
@@ -78,6 +81,10 @@ class CRAN(Recipe):
     def _unfitted(self) -> list[Alignment]:
         together = [self.levels] if self.joint else [(level,) for level in self.levels]
         return [Alignment(**self.of(levels), levels=levels) for levels in together]
+
+    def memory(self, train: Split) -> int:
+        """That of the levels, one after the other; the features stay."""
+        return max(part.memory(train) for part in self._unfitted())
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Fit, or fetch, the levels; then weigh them."""

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from cran_bench import Levels, MultiLevel, Run, Split
 from cran_bench.errors import BadInput
+from cran_bench.frontend.characters import ALPHABET
 from cran_bench.losses import margin_loss
 from cran_bench.progress import say
 from cran_bench.training import Training, halved, linear
 
 from .batches import POOL, Batches, nearest
 from .correlation import WORDS, Correlation
-from .model import LENGTH, Network, Views, in_blocks, only
+from .model import KERNEL, LENGTH, Network, Views, in_blocks, only
 from .reading import Reading
 from .recipe import LEVELS, Recipe
 
 NEGATIVES = 1 << 40  # what sets the random negatives of an epoch apart from its batches
 BEGINNINGS = 1000  # what sets the random beginnings of one seed apart from those of the next
 BATCH = 512  # texts or images embedded at a time
+TEXT_BYTES = 2000  # of a text's characters, words and counts, with copies
 
 
 @dataclass
@@ -52,6 +55,19 @@ class Alignment(Recipe):
     def similarity(self) -> MultiLevel:
         """The levels' share of Eq. 11."""
         return MultiLevel(top=self.top)
+
+    def memory(self, train: Split) -> int:
+        """Features, with a copy; characters; what held encoders read; weights with what training keeps of them."""
+        images, texts, sizes = len(train), len(train.texts), self.sizes
+        regions, region_dim = train.region_shape if self.levels != ("global",) else (0, 0)
+        features = 8 * images * (train.image_dim + regions * region_dim)
+        read = 4 * texts * sizes.lstm * len(self.levels) if self.heads_first and self.start != "scratch" else 0
+        layers = KERNEL * sum(a * b for a, b in pairwise((len(ALPHABET), *sizes.kernels)))
+        layers += 4 * sizes.lstm * (sizes.kernels[-1] + sizes.lstm) + sizes.lstm * (self.attn_dim + sizes.dim)
+        layers += 2 * sizes.dim * max(train.image_dim, region_dim)
+        batch = 16 * LENGTH * sum(sizes.kernels) * (self.batch_size * max(1, texts // max(1, images)))
+        alike = 16 * images * POOL * self.lookalike_group if self.lookalikes and "relation" in self.levels else 0
+        return features + TEXT_BYTES * texts + read + alike + len(self.levels) * (32 * layers + batch)
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Minimise the sum of the levels' losses, at first with the text encoders held where they know words already.
