@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def open_image(path: Path) -> Image.Image:
             raise UnreadableImage(f"{path} is empty (0 bytes): copy it again from its source")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=_formats()) as image:
                 image.load()
                 return to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
@@ -37,6 +38,13 @@ def open_image(path: Path) -> Image.Image:
         raise
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise UnreadableImage(f"{path} cannot be decoded ({error}): copy it again from its source") from error
+
+
+@cache
+def _formats() -> list[str]:
+    """All of Pillow's but PostScript, which it would run in Ghostscript."""
+    Image.init()
+    return [name for name in Image.OPEN if name != "EPS"]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +13,11 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
+from numpy.lib.format import read_array_header_1_0, read_magic
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, first_wrong
 from cran_bench.examples import Examples
 from cran_bench.progress import say
 from cran_bench.protocols import Protocol, Unit
@@ -269,9 +273,9 @@ def read_record(path: Path) -> Record:
         BadInput: it is damaged, of a newer schema, or was changed after it was written.
     """
     try:
-        raw: Mapping[str, Any] = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        raw: Mapping[str, Any] = json.loads(path.read_bytes(), parse_constant=_finite, parse_float=_finite)
         schema = raw.get("schema_version")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise BadInput(f"{path} is not a record ({error}): delete it and run again") from error
     if isinstance(schema, int) and schema > SCHEMA:
         raise BadInput(f"{path} has schema {schema}, this version reads up to {SCHEMA}: upgrade cran-bench")
@@ -300,8 +304,10 @@ def read_ranks(path: Path) -> Ranks:
         raise BadInput(f"{file} is missing beside its record: run again with --force") from None
     if sha256_bytes(data) != record.ranks_sha:
         raise BadInput(f"{file} is not the file its record names (sha256 differs): run again with --force")
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return Ranks.from_arrays(dict(arrays))
+    try:
+        return Ranks.from_arrays(_unpacked(data, max(record.data.images, record.data.captions)))
+    except Exception as error:  # zipfile and numpy raise many kinds for a damaged file
+        raise BadInput(f"{file} holds no ranks ({error}): run again with --force") from error
 
 
 def read_examples(path: Path) -> Examples | None:
@@ -331,19 +337,45 @@ def read_curves(path: Path) -> pd.DataFrame | None:
     try:
         found = pd.read_csv(file)
         return found[["trained"]].join(found.drop(columns="trained").apply(pd.to_numeric))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise BadInput(f"{file} holds no training curves ({error}): delete it") from error
 
 
 def _slug(label: str) -> str:
     """A label as a file name: ``cran:paper[top=5]`` -> ``cran-paper-top-5``."""
-    return "-".join(filter(None, "".join(c if c.isalnum() or c in "._" else "-" for c in label).split("-")))
+    slug = "-".join(filter(None, "".join(c if c.isalnum() or c in "._" else "-" for c in label).split("-")))
+    return slug.lstrip(".") or "unnamed"  # `..` would be another folder
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number")
+    return value
 
 
 def _first(error: ValidationError) -> str:
-    found = error.errors()[0]
-    return f"{'.'.join(map(str, found['loc'])) or 'record'}: {found['msg']}"
+    return first_wrong(error, "record")
+
+
+def _unpacked(data: bytes, most: int) -> dict[str, NDArray[np.int32]]:
+    """The arrays of a file of ranks, each of at most `most` integers; what claims to be larger is not unpacked.
+
+    Raises:
+        ValueError: one is larger, or holds something else.  zipfile and numpy raise many other kinds.
+    """
+    arrays = {}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for name in Ranks.ARRAYS:
+            member = archive.getinfo(f"{name}.npy")
+            if member.file_size > 8 * most + 1000:
+                raise ValueError(f"{name} has {member.file_size:,} bytes for at most {most:,} integers")
+            unpacked = archive.read(member)
+            file = io.BytesIO(unpacked)
+            read_magic(file)
+            shape, _, dtype = read_array_header_1_0(file)
+            array = np.frombuffer(unpacked, dtype, offset=file.tell())
+            if array.shape != shape or dtype.kind != "i":
+                raise ValueError(f"{name} is no list of integers")
+            arrays[name] = array.astype(np.int32)
+    return arrays
