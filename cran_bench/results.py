@@ -7,7 +7,7 @@ import json
 import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -15,13 +15,20 @@ import numpy as np
 import pandas as pd
 from numpy.lib.format import read_array_header_1_0, read_magic
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
 from cran_bench.errors import BadInput, first_wrong
 from cran_bench.examples import Examples
 from cran_bench.progress import say
 from cran_bench.protocols import Protocol, Unit
-from cran_bench.ranking import Ranks
+from cran_bench.ranking import Metrics, Ranks
 from cran_bench.storage import (
     canonical_json,
     sha256_bytes,
@@ -136,6 +143,14 @@ class Record(_Strict):
     started: str
     ranks_sha: str
     checksum: str = ""
+
+    @field_validator("metrics")
+    @classmethod
+    def _has_every_figure(cls, metrics: dict[str, float]) -> dict[str, float]:
+        absent = {"rsum", *(figure.name for figure in fields(Metrics))} - metrics.keys()
+        if absent:
+            raise ValueError(f"there is no {min(absent)}")
+        return metrics
 
     def sealed(self) -> Record:
         """The same record with its checksum."""

@@ -60,6 +60,7 @@ from cran_bench.results import (
 from cran_bench.runner import parse_seeds
 from cran_bench.specs import parse_spec
 from cran_bench.storage import canonical_json, sha256_bytes
+from cran_bench.tables import build_tables, render
 
 INPUTS = int(os.environ.get("CRAN_BENCH_FUZZ", "0"))
 QUICK = 50  # inputs of each reader in the gate
@@ -521,6 +522,8 @@ def a_record():
         code_sha="c" * 64,
         fit_fingerprint="d" * 64,
     )
+    counts = Counts(*(np.ones(12, np.int32) for _ in range(3))), Counts(*(np.ones(24, np.int32) for _ in range(3)))
+    ranks = Ranks(*counts, np.arange(24) // 2)
     record = Record(
         fingerprint=ADDRESS.fingerprint,
         data=data,
@@ -528,7 +531,7 @@ def a_record():
         protocol="captions",
         folds=0,
         seed=0,
-        metrics={"i2t_r1": 10.0, "rsum": 60.0},
+        metrics=ranks.metrics().values(),
         ties=0,
         device="cpu",
         peak_memory=1,
@@ -538,9 +541,8 @@ def a_record():
         similarity=SimilarityInfo(name="cosine", kernel="torch", dtype="float32"),
         ranks_sha="",
     )
-    counts = Counts(*(np.zeros(12, np.int32) for _ in range(3))), Counts(*(np.zeros(24, np.int32) for _ in range(3)))
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **Ranks(*counts, np.arange(24) // 2).arrays())
+    np.savez_compressed(buffer, **ranks.arrays())
     record = record.model_copy(update={"ranks_sha": sha256_bytes(buffer.getvalue())}).sealed()
     return record, buffer.getvalue()
 
@@ -591,15 +593,17 @@ def records(changing):
     def read(root, name):
         store, path = ResultStore(root), root / f"{STEM}.json"
         if name.endswith(".error.json"):
-            list(store.failures())
+            render(build_tables([], store.failures()), "markdown")
         elif name.endswith(".examples.json"):
             read_examples(path)
         elif name.endswith(".csv"):
             read_curves(path)
         else:
-            assert store.path_of(read_record(path)).is_relative_to(store.root)
-            read_ranks(path).metrics()
+            record = read_record(path)
+            assert store.path_of(record).is_relative_to(store.root)
+            assert np.isfinite(list(read_ranks(path).metrics().values().values())).all()
             store.find(ADDRESS), list(store.records())
+            render(build_tables([(record, read_ranks(path))], []), "csv")
 
     return Reader(files, read, tuple(f"{STEM}{ending}" for ending in changing), seal)
 
@@ -970,7 +974,7 @@ FOUND = [  # before they were mended: another error than BadInput, a hang, or an
     ("folder, JSON lines", "captions.jsonl", b"[" * 100_000, "line 1: not JSON"),
     ("folder, JSON lines", "captions.jsonl", b'{"image": "00.jpg", "caption": "a", "split": 3}', "split are texts"),
     ("folder, JSON lines", "captions.jsonl", b'{"image": "00.jpg", "caption": "\\ud800", "split": "val"}\n' + LISTED[1],
-     "caption 1 has half a character"),
+     "has half a character"),
     ("npy of images", "a.npy", _header(shape="(999999999999, 4)"), "is not a .npy array"),
     ("npy of images", "a.npy", _header(shape=f"({'9' * 30},)"), "is not a .npy array"),
     ("npy of images", "a.npy", _header(description="7"), "is not a .npy array"),
@@ -980,6 +984,7 @@ FOUND = [  # before they were mended: another error than BadInput, a hang, or an
     ("word2vec, text", "word2vec.txt", b"9" * 5000 + b" 4\n", "expected the number of words and their dimension"),
     ("records", f"{STEM}.json", b"[" * 100_000, "is not a record"),
     ("records", f"{STEM}.json", _record(metrics={"rsum": "<1e999>"}), "1e999 is no number"),
+    ("records", f"{STEM}.json", _record(metrics={"rsum": 60.0}), r"metrics: Value error, there is no i2t_meanr"),
     ("ranks", f"{STEM}.npz", saved(np.zeros(3)), "holds no ranks"),
     ("ranks", f"{STEM}.npz", b"PK\5\6" + bytes(18), "holds no ranks"),
     ("ranks", f"{STEM}.npz", _packed(i2t_tied=np.zeros(3, np.int32)), "do not fit together"),
