@@ -1032,7 +1032,7 @@ def test_a_cycle_in_a_network_is_no_hang(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["../secret.bin", "/etc/passwd", "/dev/zero"])
-def test_weights_of_a_network_lie_beside_it(tmp_path, where):
+def test_weights_of_a_network_lie_beside_it(tmp_path, where, little_memory):
     reader = onnx_files(whole=False)
     from cran_bench.frontend.onnx_models import load_model
 
