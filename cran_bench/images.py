@@ -12,6 +12,9 @@ from PIL import Image, ImageOps
 from cran_bench.errors import BadInput
 
 
+_USUAL = ("BMP", "GIF", "JPEG", "PPM", "PNG")
+
+
 class UnreadableImage(BadInput):
     """An image file that cannot be decoded; the message names the file and the reason."""
 
@@ -42,9 +45,9 @@ def open_image(path: Path) -> Image.Image:
 
 @cache
 def _formats() -> list[str]:
-    """All of Pillow's but PostScript, which it would run in Ghostscript."""
+    """All of Pillow's, the usual ones first as it does, without PostScript, which it would run in Ghostscript."""
     Image.init()
-    return [name for name in Image.OPEN if name != "EPS"]
+    return [*_USUAL, *(name for name in Image.OPEN if name not in (*_USUAL, "EPS", "IPTC"))]  # IPTC may wrap EPS
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
