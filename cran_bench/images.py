@@ -11,7 +11,6 @@ from PIL import Image, ImageOps
 
 from cran_bench.errors import BadInput
 
-
 _USUAL = ("BMP", "GIF", "JPEG", "PPM", "PNG")
 
 
