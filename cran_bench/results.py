@@ -383,14 +383,14 @@ def _unpacked(data: bytes, most: int) -> dict[str, NDArray[np.int32]]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for name in Ranks.ARRAYS:
             member = archive.getinfo(f"{name}.npy")
-            if member.file_size > 8 * most + 1000:
+            if member.file_size > 4 * most + 1000:
                 raise ValueError(f"{name} has {member.file_size:,} bytes for at most {most:,} integers")
             unpacked = archive.read(member)
             file = io.BytesIO(unpacked)
             read_magic(file)
             shape, _, dtype = read_array_header_1_0(file)
             array = np.frombuffer(unpacked, dtype, offset=file.tell())
-            if array.shape != shape or dtype.kind != "i":
-                raise ValueError(f"{name} is no list of integers")
-            arrays[name] = array.astype(np.int32)
+            if array.shape != shape or dtype != np.int32:
+                raise ValueError(f"{name} is no list of 32-bit integers")
+            arrays[name] = array.copy()
     return arrays

@@ -714,7 +714,7 @@ def onnx_files(whole):
     def read_whole(root, _):
         assert np.isfinite(OnnxBackbone.open(str(root / "a.onnx"), {"tensor": "penultimate"}).dim)
 
-    return Reader(files, read_whole, ("a.json",)) if whole else Reader(files, read)
+    return Reader(files, read_whole, ("a.json", "a.onnx")) if whole else Reader(files, read)
 
 
 def specs():
@@ -988,7 +988,7 @@ FOUND = [  # before they were mended: another error than BadInput, a hang, or an
     ("ranks", f"{STEM}.npz", saved(np.zeros(3)), "holds no ranks"),
     ("ranks", f"{STEM}.npz", b"PK\5\6" + bytes(18), "holds no ranks"),
     ("ranks", f"{STEM}.npz", _packed(i2t_tied=np.zeros(3, np.int32)), "do not fit together"),
-    ("ranks", f"{STEM}.npz", _packed(image_of=np.arange(24)), "not among the 12"),
+    ("ranks", f"{STEM}.npz", _packed(image_of=np.arange(24, dtype=np.int32)), "not among the 12"),
     ("ranks", f"{STEM}.npz", _packed(i2t_tied=np.zeros(300_000)), "has 2,400,128 bytes for at most 24 integers"),
     ("weights", "a.pth", b"", "is no state dict|cannot be read"),
     ("timings", "a-cpu.csv", lines(",".join(COLUMNS), ",".join(["9" * 500] * len(COLUMNS))), "holds no timings"),
