@@ -100,6 +100,15 @@ class Collection:
 
     def __post_init__(self) -> None:
         counts = np.bincount(self.image_of, minlength=len(self.images.ids))
+        for what, texts in (("image id", self.images.ids), ("caption", self.captions)):
+            try:
+                "\n".join(texts).encode()
+            except UnicodeEncodeError as error:
+                place = error.object.count("\n", 0, error.start) + 1
+                raise BadInput(
+                    f"{self.name}: {what} {place} has half a character, {error.object[error.start]}, a lone "
+                    "surrogate; write it anew"
+                ) from None
         if len(set(self.images.ids)) != len(self.images.ids):
             raise BadInput(f"{self.name}: two images have the same id; ids must be unique")
         if np.any(np.diff(self.image_of) < 0):

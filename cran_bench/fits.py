@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import random
@@ -17,10 +18,11 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import BaseModel, NonNegativeFloat, ValidationError
 from torch import Tensor
 
 from cran_bench.contract import Part
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, first_wrong
 from cran_bench.memory import require_room
 from cran_bench.progress import say, track
 from cran_bench.ranking import rank
@@ -32,6 +34,24 @@ from cran_bench.storage import locked, sha256_json, write_atomically
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Part)
+
+
+class _About(BaseModel):
+    """What is stored beside tensors."""
+
+    fingerprint: str
+    chose: dict[str, Any]
+    curves: dict[str, list[dict[str, float]]]
+
+
+class _Stored(_About):
+    costs: dict[str, NonNegativeFloat]
+
+
+class _Checkpoint(_About):
+    at: str
+    seconds: NonNegativeFloat
+    parts: dict[str, NonNegativeFloat]
 
 
 @dataclass(frozen=True)
@@ -106,15 +126,16 @@ class FitStore:
     def _load(self, part: P, seed: int, path: Path, fingerprint: str) -> Fit[P] | None:
         try:
             state, about = load_state(path)
-        except Exception as error:  # safetensors raises many kinds for a damaged file
-            say(f"the stored fit {path.name} is damaged ({error}); fitting again")
+            stored = _Stored.model_validate(about)
+            if stored.fingerprint != fingerprint:
+                say(f"the stored fit {path.name} is of another configuration; fitting again")
+                return None
+            with own_randomness(seed):  # layers that are built to be filled draw their first weights
+                part.load({key: value.to(self.device) for key, value in state.items()})
+        except Exception as error:  # safetensors raises many kinds for a damaged file, and so does `load`
+            say(f"the stored fit {path.name} is damaged ({_in_short(error)}); fitting again")
             return None
-        if about["fingerprint"] != fingerprint or "costs" not in about:
-            say(f"the stored fit {path.name} is of another configuration; fitting again")
-            return None
-        with own_randomness(seed):  # layers that are built to be filled draw their first weights
-            part.load({key: value.to(self.device) for key, value in state.items()})
-        return Fit(part, fingerprint, about["costs"], about["chose"], about["curves"], reused=True)
+        return Fit(part, fingerprint, stored.costs, stored.chose, stored.curves, reused=True)
 
     def _fit(self, part: P, seed: int, label: str, path: Path, fingerprint: str) -> Fit[P]:
         require_room(part, self.train)
@@ -212,17 +233,18 @@ class LentRun:
             return None
         try:
             state, about = load_state(self.checkpoint_path)
+            last = _Checkpoint.model_validate(about)
         except Exception as error:  # safetensors raises many kinds for a damaged file
-            say(f"{self.label}: the last checkpoint is damaged ({error}); fitting from the start")
+            say(f"{self.label}: the last checkpoint is damaged ({_in_short(error)}); fitting from the start")
             return None
-        if about.get("fingerprint") != self.fingerprint:
+        if last.fingerprint != self.fingerprint:
             say(f"{self.label}: the last checkpoint is of another configuration; fitting from the start")
             return None
-        self._elsewhere += about["seconds"]
-        self._parts = about["parts"] | self._parts  # a part that is asked for again is counted once
-        self.choices.update(about["chose"])
-        self.curves.update(about["curves"])
-        say(f"{self.label}: going on from the last checkpoint" + (f", {about['at']}" if about["at"] else ""))
+        self._elsewhere += last.seconds
+        self._parts = last.parts | self._parts  # a part that is asked for again is counted once
+        self.choices.update(last.chose)
+        self.curves.update(last.curves)
+        say(f"{self.label}: going on from the last checkpoint" + (f", {last.at}" if last.at else ""))
         return {key: value.to(self.device) for key, value in state.items()}
 
     def part(self, spec: P) -> P:
@@ -254,15 +276,36 @@ def save_state(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]
         tensor = value.detach().cpu().contiguous()
         shared = any(tensor.untyped_storage().data_ptr() == t.untyped_storage().data_ptr() for t in tensors.values())
         tensors[key] = tensor.clone() if shared else tensor  # the format refuses tensors that share memory
-    data = safetensors.torch.save(tensors, {"about": json.dumps(about)})
+    text = json.dumps(about)
+    data = safetensors.torch.save(tensors, {"about": text, "sha256": _digest(tensors, text)})
     write_atomically(path, lambda file: file.write(data))
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The inverse of `save_state`."""
+    """The inverse of `save_state`.
+
+    Raises:
+        ValueError: a bit has changed since.  safetensors and JSON raise many other kinds for a damaged file.
+    """
     with safetensors.safe_open(path, framework="pt") as file:
-        about: dict[str, Any] = json.loads(file.metadata()["about"])
-        return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118 - not a mapping
+        kept: dict[str, str] = file.metadata()
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    if kept["sha256"] != _digest(state, kept["about"]):
+        raise ValueError("its checksum does not match")
+    return state, json.loads(kept["about"])
+
+
+def _digest(state: Mapping[str, Tensor], about: str) -> str:
+    digest = hashlib.sha256(about.encode())
+    for key in sorted(state):
+        tensor = state[key]
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _in_short(error: Exception) -> str:
+    return first_wrong(error, "all of it") if isinstance(error, ValidationError) else str(error)
 
 
 @contextlib.contextmanager

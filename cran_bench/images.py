@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from cran_bench.errors import BadInput
+
+_USUAL = ("BMP", "GIF", "JPEG", "PPM", "PNG")
 
 
 class UnreadableImage(BadInput):
@@ -28,7 +31,7 @@ def open_image(path: Path) -> Image.Image:
             raise UnreadableImage(f"{path} is empty (0 bytes): copy it again from its source")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=_formats()) as image:
                 image.load()
                 return to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
@@ -37,6 +40,13 @@ def open_image(path: Path) -> Image.Image:
         raise
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise UnreadableImage(f"{path} cannot be decoded ({error}): copy it again from its source") from error
+
+
+@cache
+def _formats() -> list[str]:
+    """All of Pillow's, the usual ones first as it does, without PostScript, which it would run in Ghostscript."""
+    Image.init()
+    return [*_USUAL, *(name for name in Image.OPEN if name not in (*_USUAL, "EPS", "IPTC"))]  # IPTC may wrap EPS
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ Recall@K here is the field's: the share of queries with a right answer among the
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,11 @@ class Ranks:
     image_of: NDArray[np.int64]
     kernel: Kernel | None = None
 
+    ARRAYS: ClassVar = (
+        "image_of",
+        *(f"{side}_{name}" for side in ("i2t", "t2i") for name in ("better", "tied", "right")),
+    )
+
     def metrics(self) -> Metrics:
         """Recall in percent, median and mean rank, from 1."""
         values: dict[str, float] = {}
@@ -103,12 +108,23 @@ class Ranks:
 
     @staticmethod
     def from_arrays(arrays: dict[str, NDArray[np.int32]]) -> Ranks:
-        """The inverse of `arrays`."""
+        """The inverse of `arrays`.
+
+        Raises:
+            ValueError: they are not of as many queries, or name images that are not there.
+        """
 
         def counts(direction: str) -> Counts:
             return Counts(*(arrays[f"{direction}_{name}"] for name in ("better", "tied", "right")))
 
-        return Ranks(counts("i2t"), counts("t2i"), arrays["image_of"].astype(np.int64))
+        found = Ranks(counts("i2t"), counts("t2i"), arrays["image_of"].astype(np.int64))
+        images, texts = len(found.i2t.better), len(found.image_of)
+        for side, count in ((found.i2t, images), (found.t2i, texts)):
+            if not count or any(array.shape != (count,) or array.min() < 0 for array in vars(side).values()):
+                raise ValueError(f"the counts of {images:,} images and {texts:,} texts do not fit together")
+        if found.image_of.min() < 0 or found.image_of.max() >= images:
+            raise ValueError(f"a text is of an image that is not among the {images:,}")
+        return found
 
 
 @dataclass(frozen=True)

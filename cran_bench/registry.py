@@ -19,6 +19,7 @@ from cran_bench.dataset import Dataset
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.protocols import Unit
 from cran_bench.specs import build, format_options, parse_spec
+from cran_bench.storage import is_file
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -152,7 +153,7 @@ class Registry(Generic[T]):
         return Configured(plugin, preset, label, {**base, **options}, unit)
 
     def _from_file(self, path: Path, class_name: str) -> Plugin[T]:
-        if not path.is_file():
+        if not is_file(path):
             raise BadInput(f"there is no file {path}; write the path of a Python file and the class, {path}:Name")
         self._load()  # so that a name which the suite has is refused
         module = _import_file(path)

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import io
 import os
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from numpy.lib.format import read_array_header_1_0, read_magic
+from numpy.typing import NDArray
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 from pydantic_core import from_json
 
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, first_wrong
 from cran_bench.examples import Examples
 from cran_bench.progress import say
 from cran_bench.protocols import Protocol, Unit
-from cran_bench.ranks import Ranks
+from cran_bench.ranks import Metrics, Ranks
 from cran_bench.storage import (
     canonical_json,
     sha256_bytes,
@@ -32,6 +42,8 @@ from cran_bench.storage import (
 
 SCHEMA = 1
 EXAMPLES, CURVES, ERROR = ".examples.json", ".curves.csv", ".error.json"  # endings beside a record, or in its place
+
+EVERY_FIGURE = frozenset(("rsum", *(figure.name for figure in fields(Metrics))))
 
 Curves: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]
 """Points of training curves, by what was trained."""
@@ -134,6 +146,14 @@ class Record(_Strict):
     started: str
     ranks_sha: str
     checksum: str = ""
+
+    @field_validator("metrics")
+    @classmethod
+    def _has_every_figure(cls, metrics: dict[str, float]) -> dict[str, float]:
+        absent = EVERY_FIGURE - metrics.keys()
+        if absent:
+            raise ValueError(f"there is no {min(absent)}")
+        return metrics
 
     def sealed(self) -> Record:
         """The same record with its checksum."""
@@ -328,9 +348,12 @@ def read_record(path: Path) -> Record:
         raise BadInput(f"{path} has schema {schema}, this version reads up to {SCHEMA}: upgrade cran-bench")
     try:
         record = Record.model_validate(raw)
+        own_sum = sha256_json({key: value for key, value in raw.items() if key != "checksum"})
     except ValidationError as error:
         raise BadInput(f"{path} is not a record ({_first(error)}): delete it and run again") from error
-    if record.checksum != sha256_json({key: value for key, value in raw.items() if key != "checksum"}):
+    except (ValueError, RecursionError) as error:  # a number beyond all bounds
+        raise BadInput(f"{path} is not a record ({error}): delete it and run again") from error
+    if record.checksum != own_sum:
         raise BadInput(
             f"{path} was changed after it was written (its checksum does not match): delete it and run again, "
             "or run with --force"
@@ -351,8 +374,10 @@ def read_ranks(path: Path, record: Record) -> Ranks:
         raise BadInput(f"{file} is missing beside its record: run again with --force") from None
     if sha256_bytes(data) != record.ranks_sha:
         raise BadInput(f"{file} is not the file its record names (sha256 differs): run again with --force")
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return Ranks.from_arrays(dict(arrays))
+    try:
+        return Ranks.from_arrays(_unpacked(data, max(record.data.images, record.data.captions)))
+    except Exception as error:  # zipfile and numpy raise many kinds for a damaged file
+        raise BadInput(f"{file} holds no ranks ({error}): run again with --force") from error
 
 
 def read_examples(path: Path) -> Examples | None:
@@ -382,7 +407,7 @@ def read_curves(path: Path) -> pd.DataFrame | None:
     try:
         found = pd.read_csv(file)
         return found[["trained"]].join(found.drop(columns="trained").apply(pd.to_numeric))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise BadInput(f"{file} holds no training curves ({error}): delete it") from error
 
 
@@ -397,9 +422,32 @@ def _is_of(labels: Sequence[str], chosen: Sequence[Sequence[str]]) -> bool:
 
 def _slug(label: str) -> str:
     """A label as a file name: ``cran:paper[top=5]`` -> ``cran-paper-top-5``."""
-    return "-".join(filter(None, "".join(c if c.isalnum() or c in "._" else "-" for c in label).split("-")))
+    slug = "-".join(filter(None, "".join(c if c.isalnum() or c in "._" else "-" for c in label).split("-")))
+    return slug.lstrip(".") or "unnamed"  # `..` would be another folder
 
 
 def _first(error: ValidationError) -> str:
-    found = error.errors()[0]
-    return f"{'.'.join(map(str, found['loc'])) or 'record'}: {found['msg']}"
+    return first_wrong(error, "record")
+
+
+def _unpacked(data: bytes, most: int) -> dict[str, NDArray[np.int32]]:
+    """The arrays of a file of ranks, each of at most `most` integers; what claims to be larger is not unpacked.
+
+    Raises:
+        ValueError: one is larger, or holds something else.  zipfile and numpy raise many other kinds.
+    """
+    arrays = {}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for name in Ranks.ARRAYS:
+            member = archive.getinfo(f"{name}.npy")
+            if member.file_size > 4 * most + 1000:
+                raise ValueError(f"{name} has {member.file_size:,} bytes for at most {most:,} integers")
+            unpacked = archive.read(member)
+            file = io.BytesIO(unpacked)
+            read_magic(file)
+            shape, _, dtype = read_array_header_1_0(file)
+            array = np.frombuffer(unpacked, dtype, offset=file.tell())
+            if array.shape != shape or dtype != np.int32:
+                raise ValueError(f"{name} is no list of 32-bit integers")
+            arrays[name] = array.copy()
+    return arrays

@@ -316,6 +316,9 @@ def is_quick(dataset: Configured[Dataset]) -> bool:
     return dataset.preset == "quick"
 
 
+MOST_SEEDS = 10_000
+
+
 def parse_seeds(text: str) -> list[int]:
     """``0``, ``0,3`` or ``0:5`` (0 to 4).
 
@@ -325,13 +328,17 @@ def parse_seeds(text: str) -> list[int]:
     try:
         if ":" in text:
             first, last = (int(part) for part in text.split(":"))
-            seeds = list(range(first, last))
+            seeds = list(range(first, min(last, first + MOST_SEEDS + 1)))
         else:
             seeds = [int(part) for part in text.split(",")]
     except ValueError:
         seeds = []
     if not seeds or min(seeds) < 0:
         raise BadInput(f"seeds are whole numbers from 0, as 0 or 0,3 or 0:5 (which is 0 to 4), not '{text}'")
+    if len(seeds) > MOST_SEEDS or max(seeds) >= 2**32:
+        raise BadInput(
+            f"'{text}' are more than {MOST_SEEDS:,} seeds, or one above 2^32 - 1; give fewer or smaller ones"
+        )
     return list(dict.fromkeys(seeds))
 
 

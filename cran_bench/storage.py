@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from filelock import FileLock, Timeout
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
 
 from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.progress import say
+
+LONGEST_HEADER = 10_000  # bytes; numpy reads it first and refuses it then
 
 _NOT_WRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
@@ -47,6 +51,33 @@ def sha256_file(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from error
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; there is none of a name that no file can have."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def map_array(path: Path) -> NDArray[Any]:
+    """Map a .npy file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no whole .npy file, or holds Python objects.
+    """
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start[6:7] > b"\1" and int.from_bytes(start[8:], "little") > LONGEST_HEADER:
+        raise ValueError(f"its header claims {int.from_bytes(start[8:], 'little'):,} bytes")
+    try:
+        return open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as error:  # numpy raises many kinds for a damaged header
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 @contextlib.contextmanager

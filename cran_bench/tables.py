@@ -185,11 +185,11 @@ class Table:
                     "features_sha": record.data.features_sha[:12],
                     "unit": record.method.unit,
                     "kernel": record.similarity.kernel,
-                    "cpu": record.environment["cpu"],
-                    "gpu": record.environment["gpu"],
+                    "cpu": record.environment.get("cpu"),
+                    "gpu": record.environment.get("gpu"),
                     "device": record.device,
-                    "torch": record.environment["torch"],
-                    "commit": record.environment["commit"],
+                    "torch": record.environment.get("torch"),
+                    "commit": record.environment.get("commit"),
                 }
             lines.append(line)
         return pd.DataFrame(lines)

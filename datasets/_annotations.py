@@ -116,7 +116,7 @@ def read_captions(path: Path, members: set[str]) -> tuple[dict[str, list[str]], 
         if name not in members:
             outside += 1
             continue
-        if not k.isdecimal():
+        if not (k.isascii() and k.isdecimal() and len(k) < 10):
             raise BadInput(
                 f"{where}: '{key}' should end in #k, the number of the caption, as {name}#0; correct the line"
             )
@@ -141,6 +141,8 @@ def read_json(path: Path) -> Any:
         raise BadInput(
             f"{path} is not whole JSON ({error.msg}, line {error.lineno}); copy it again from its owners"
         ) from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+        raise BadInput(f"{path} cannot be read as JSON ({error}); copy it again from its owners") from None
 
 
 class Karpathy(NamedTuple):
@@ -198,7 +200,11 @@ def check_there(names: Iterable[str], origin: Path, root: Path) -> None:
         try:
             with os.scandir(root / folder) as entries:
                 there = {entry.name for entry in entries}
-        except (FileNotFoundError, NotADirectoryError):
+        except PermissionError:
+            raise BadInput(
+                f"the folder {root / folder} cannot be listed; give yourself permission to read it"
+            ) from None
+        except (OSError, ValueError):  # no folder, or no name that a folder can have
             there = set()
         absent += [name for name in wanted if PurePosixPath(name).name not in there]
     if absent:

@@ -90,10 +90,10 @@ Row = tuple[str, str, list[str], str]  # where it stands, image, captions, split
 
 def _csv_rows(path: Path) -> Iterator[Row]:
     reader = csv.DictReader([f"{line}\n" for line in read_lines(path)], strict=True)
-    header = [(name or "").strip().lower() for name in reader.fieldnames or ()]
-    reader.fieldnames = header
-    _check_keys(f"{path}, line 1", header, {"image", "caption"})
     try:
+        header = [(name or "").strip().lower() for name in reader.fieldnames or ()]
+        reader.fieldnames = header
+        _check_keys(f"{path}, line 1", header, {"image", "caption"})
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
@@ -112,16 +112,18 @@ def _json_rows(path: Path) -> Iterator[Row]:
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{where}: not JSON ({error.msg}); write one object on a line") from None
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise BadInput(f"{where}: not JSON ({reason}); write one object on a line") from None
         if not isinstance(row, dict):
             raise BadInput(f"{where}: expected an object with image and caption, got {line.strip()[:40]}")
         _check_keys(where, row, {"image", "captions" if "captions" in row else "caption"})
         texts = row.get("captions", row.get("caption"))
         texts = texts if isinstance(texts, list) else [texts]
-        if not all(isinstance(text, str) for text in (row["image"], *texts)):
-            raise BadInput(f"{where}: image and captions are texts; put them in double quotes")
-        yield where, row["image"].strip(), texts, _split_name(where, row.get("split") or "")
+        split = row.get("split") or ""
+        if not all(isinstance(text, str) for text in (row["image"], split, *texts)):
+            raise BadInput(f"{where}: image, captions and split are texts; put them in double quotes")
+        yield where, row["image"].strip(), texts, _split_name(where, split)
 
 
 def _check_keys(where: str, keys: Iterable[str], wanted: set[str]) -> None:

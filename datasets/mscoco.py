@@ -6,13 +6,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import FailFast, TypeAdapter, ValidationError
 
 from cran_bench.dataset import SPLITS, Collection
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, first_wrong
 from cran_bench.needs import Need, first_of
 from cran_bench.registry import register_dataset
 
@@ -32,6 +33,37 @@ from ._annotations import (
 YEARS = ("train2014", "val2014")
 KARPATHY = "dataset_coco.json"
 HELD_OUT = 5000  # images of val, and of test
+
+
+@dataclass
+class _Image:
+    id: int
+    file_name: str
+
+
+@dataclass
+class _Caption:
+    id: int
+    image_id: int
+    caption: str
+
+
+@dataclass
+class _Instance:
+    image_id: int
+    category_id: int
+
+
+@dataclass
+class _Category:
+    id: int
+
+
+T = TypeVar("T")
+IMAGES = TypeAdapter(Annotated[list[_Image], FailFast()])
+CAPTIONS = TypeAdapter(Annotated[list[_Caption], FailFast()])
+INSTANCES = TypeAdapter(Annotated[list[_Instance], FailFast()])
+CATEGORIES = TypeAdapter(Annotated[list[_Category], FailFast()])
 
 
 @register_dataset("mscoco", presets={"quick": {"limit": 1000}})
@@ -86,9 +118,9 @@ class MSCOCO(Photographs):
         files = {year: _annotations(folder, f"captions_{year}.json") for year in YEARS}
         contents = {year: _read(path, "caption") for year, path in files.items()}
         names = {
-            int(image["id"]): f"{year}/{image['file_name']}"
+            image.id: f"{year}/{image.file_name}"
             for year, content in contents.items()
-            for image in content["images"]
+            for image in _entries(IMAGES, content["images"], files[year], "an image has no id or file_name")
         }
         captions = _captions(contents, names, files, self.captions)
         members, origin = self._split(folder, names, files)
@@ -147,6 +179,14 @@ def _annotations(folder: Path, name: str) -> Path:
     )
 
 
+def _entries(kind: TypeAdapter[list[T]], entries: object, path: Path, wrong: str) -> list[T]:
+    """The entries of a list in an annotation file, of what they hold only what is read."""
+    try:
+        return kind.validate_python(entries)
+    except ValidationError as error:
+        raise BadInput(f"{path}: {wrong} ({first_wrong(error, 'all')}); take the file of that name again") from None
+
+
 def _read(path: Path, key: str) -> dict[str, list[dict[str, Any]]]:
     """An annotation file whose annotations have `key`."""
     content = read_json(path)
@@ -156,8 +196,8 @@ def _read(path: Path, key: str) -> dict[str, list[dict[str, Any]]]:
             f"{path} is not an annotation file of MS-COCO: expected an object with 'images' and 'annotations'"
         )
     first = content["annotations"][0]
-    if key not in first:
-        other = "instances" if "category_id" in first else "another kind"
+    if not isinstance(first, dict) or key not in first:
+        other = "instances" if isinstance(first, dict) and "category_id" in first else "another kind"
         raise BadInput(f"{path} holds {other}: its annotations have no '{key}'; take the file of that name again")
     return dict(content)
 
@@ -171,15 +211,16 @@ def _captions(
     """The first captions of each image, in the order of their ids."""
     found: dict[int, list[tuple[int, str]]] = defaultdict(list)
     for year, content in contents.items():
-        for annotation in content["annotations"]:
-            try:
-                image, number, text = annotation["image_id"], annotation["id"], " ".join(annotation["caption"].split())
-            except (KeyError, AttributeError):
-                raise BadInput(f"{files[year]}: an annotation has no image_id, id or caption: {annotation}") from None
-            if image not in names:
-                raise BadInput(f"{files[year]}: caption {number} is of image {image}, which the file does not list")
+        wrong = "an annotation has no image_id, id or caption"
+        for annotation in _entries(CAPTIONS, content["annotations"], files[year], wrong):
+            if annotation.image_id not in names:
+                raise BadInput(
+                    f"{files[year]}: caption {annotation.id} is of image {annotation.image_id}, "
+                    "which the file does not list"
+                )
+            text = " ".join(annotation.caption.split())
             if text:
-                found[image].append((number, text))
+                found[annotation.image_id].append((annotation.id, text))
     return {image: [text for _, text in sorted(own)[:most]] for image, own in found.items()}
 
 
@@ -197,12 +238,14 @@ def _labels(
     for path in files:  # one at a time: these files are large
         content = _read(path, "category_id")
         if not column:
-            column = {number: k for k, number in enumerate(sorted(int(c["id"]) for c in content.get("categories", [])))}
+            categories = _entries(CATEGORIES, content.get("categories", []), path, "a category has no id")
+            column = {number: k for k, number in enumerate(sorted({category.id for category in categories}))}
             labels = np.zeros((len(wanted), len(column)), dtype=np.uint8)
-        for annotation in content["annotations"]:
-            if annotation["category_id"] not in column:
-                raise BadInput(f"{path}: category {annotation['category_id']} is not among its 'categories'")
-            place = row.get(names.get(annotation["image_id"], ""))
+        wrong = "an annotation has no image_id or category_id"
+        for annotation in _entries(INSTANCES, content["annotations"], path, wrong):
+            if annotation.category_id not in column:
+                raise BadInput(f"{path}: category {annotation.category_id} is not among its 'categories'")
+            place = row.get(names.get(annotation.image_id, ""))
             if place is not None:
-                labels[place, column[annotation["category_id"]]] = 1
+                labels[place, column[annotation.category_id]] = 1
     return labels, []

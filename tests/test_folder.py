@@ -90,7 +90,7 @@ def test_a_wrong_csv_is_told(home, text, message):
         ('{"image": "a.png"', "line 2: not JSON"),
         ("[1]", "line 2: expected an object"),
         ('{"image": "a.png"}', "line 2: there is no 'caption' among image"),
-        ('{"image": "a.png", "caption": 3}', "line 2: image and captions are texts"),
+        ('{"image": "a.png", "caption": 3}', "line 2: image, captions and split are texts"),
     ],
 )
 def test_a_wrong_line_of_json_is_told(home, line, message):

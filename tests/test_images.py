@@ -155,3 +155,13 @@ def test_multi_page_files_give_their_first_page(saved):
         pages[0], "a.tif", save_all=True, append_images=pages[1:], tiffinfo=TiffImagePlugin.ImageFileDirectory_v2()
     )
     assert pixels(path)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_postscript_is_no_picture(tmp_path):
+    """Pillow would give it to Ghostscript."""
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 7 9\n%%EndComments\nshowpage\n"
+    (tmp_path / "a.jpg").write_bytes(program)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.format == "EPS"
+    with pytest.raises(UnreadableImage, match="cannot identify image file"):
+        open_image(tmp_path / "a.jpg")

@@ -1,7 +1,10 @@
 """What the files at the top level promise is true: tox has an environment for every method, lowest versions agree."""
 
 import configparser
+import json
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -41,6 +44,39 @@ def test_lowest_pins_the_stated_lower_bounds(tox, project):
         return ([int(part) for part in version.split(".")] + [0, 0])[:3]
 
     assert {name: padded(v) for name, v in pinned.items()} == {name: padded(v) for name, v in bounds.items()}
+
+
+def test_every_dependency_has_a_lower_bound(project):
+    stated = [
+        *project["dependencies"],
+        *(text for extra in project["optional-dependencies"].values() for text in extra),
+    ]
+    own = f"{project['name']}["
+    assert [text for text in stated if not text.startswith(own) and not re.search(r"[\w\]](>=|==|~=)\d", text)] == []
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert all(">=" in text for text in build)
+
+
+WRONG = {"id": "PYSEC-1", "fix_versions": ["2.1", "2.2"]}
+
+
+@pytest.mark.parametrize(
+    ("packages", "code", "words"),
+    [
+        ([{"name": "a", "version": "2", "vulns": []}], 0, "1 of 1 packages audited"),
+        ([{"name": "a", "version": "2", "vulns": [WRONG]}], 1, "a 2: PYSEC-1, mended in 2.1, 2.2"),
+        ([{"name": "a", "version": "2", "vulns": [{**WRONG, "fix_versions": []}]}], 0, "a 2: PYSEC-1, not mended yet"),
+        ([{"name": "a", "skip_reason": "not found"}], 0, "left out: no advisory can be had (none is served)"),
+        (None, 0, "left out: no advisory can be had (ConnectionError: no route)"),
+    ],
+)
+def test_the_audit_tells_vulnerable_from_unreachable(tmp_path, packages, code, words):
+    says = f"print({json.dumps({'dependencies': packages})!r})"
+    (tmp_path / "pip_audit.py").write_text(says if packages else "raise SystemExit('ConnectionError: no route')")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, ROOT / ".ci" / "audit.py"]
+    said = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (said.returncode, words in said.stdout) == (code, True), said.stdout + said.stderr
 
 
 def test_versions_agree(project):

@@ -145,7 +145,7 @@ def save(rows: list[dict[str, Any]], folder: Path) -> Path:
     path = folder / f"{hardware()}.csv"
     made = pd.DataFrame(rows, columns=list(COLUMNS))
     if path.exists():
-        known = pd.read_csv(path)
+        known = _read(path)
         again = set(zip(made["bench"], made["task"], strict=True))
         kept = [key not in again for key in zip(known["bench"], known["task"], strict=True)]
         made = pd.concat([known[kept], made], ignore_index=True)
@@ -189,7 +189,7 @@ def _read(path: Path) -> pd.DataFrame:
         for name in NUMBERS:
             pd.to_numeric(found[name])
         found[list(COLUMNS)]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise BadInput(f"{path} holds no timings ({error}): delete it and run cran-bench bench again") from error
     return found
 

@@ -21,7 +21,7 @@ from cran_bench.frontend.features import MANIFEST, SCHEMA, Features, ids_sha, lo
 from cran_bench.frontend.front_end import FrontEnd, Picture, free_bytes, without_folders
 from cran_bench.images import UnreadableImage
 from cran_bench.progress import duration, say, track
-from cran_bench.storage import clear_os_errors, locked, sha256_file, sha256_json, write_json
+from cran_bench.storage import clear_os_errors, locked, map_array, sha256_file, sha256_json, write_json
 
 SHARD = 64
 JOURNAL = "journal.json"
@@ -152,7 +152,7 @@ class _Extraction:
             return done, float(journal["seconds"]), failed
         except FileNotFoundError:
             return {}, 0.0, {}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             say(f"{self.folder / JOURNAL} is damaged ({error}); starting this extraction anew")
             return {}, 0.0, {}
 
@@ -166,8 +166,8 @@ class _Extraction:
             for name, (shape, dtype) in self.shapes.items():
                 path = self.folder / f"{name}.npy"
                 try:
-                    whole &= np.load(path, mmap_mode="r", allow_pickle=False).shape == shape
-                except (FileNotFoundError, EOFError, ValueError):
+                    whole &= map_array(path).shape == shape
+                except (FileNotFoundError, ValueError):
                     whole = False
                     part = path.with_suffix(".npy.part")
                     try:
@@ -181,7 +181,7 @@ class _Extraction:
         # Plain writes, not stores to the map: a full disk is then an error and not a signal.
         for name, values in shard.arrays.items():
             path = self.folder / f"{name}.npy"
-            whole = np.load(path, mmap_mode="r", allow_pickle=False)
+            whole = map_array(path)
             assert isinstance(whole, np.memmap)
             row_bytes = whole.itemsize * int(np.prod(whole.shape[1:]))
             with clear_os_errors(path), path.open("r+b") as file:

@@ -6,20 +6,39 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
-from cran_bench.errors import BadInput
-from cran_bench.storage import sha256_bytes, sha256_json
+from cran_bench.errors import BadInput, first_wrong
+from cran_bench.storage import canonical_json, map_array, sha256_bytes, sha256_json
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
 """To be raised with every change of the manifest or of what is computed: reading, proposing, cropping, embedding."""
 
 _WHAT = ("schema", "dataset", "images_sha", "ids_sha", "backbone", "proposer", "arrays", "failed")
-_KEYS = (*_WHAT, "images_with", "regions_with", "seconds")
+_AXES = {"globals": 2, "regions": 3, "boxes": 3, "scores": 2, "mask": 2}
+
+
+class _Array(BaseModel):
+    shape: list[NonNegativeInt] = Field(min_length=1)
+    dtype: str
+
+
+class _Manifest(BaseModel):
+    dataset: str
+    images_sha: str
+    ids_sha: str
+    images_with: str
+    regions_with: str
+    backbone: dict[str, Any]
+    proposer: dict[str, Any]
+    arrays: dict[Literal["globals", "regions", "boxes", "scores", "mask"], _Array]
+    failed: dict[NonNegativeInt, str]
+    seconds: NonNegativeFloat
 
 
 @dataclass(frozen=True)
@@ -89,11 +108,20 @@ def load_features(folder: Path, ids: Sequence[str]) -> Features:
             "delete it and prepare the dataset again"
         )
     arrays: dict[str, NDArray[Any]] = {}
+    wrong = [
+        name
+        for name, about in manifest["arrays"].items()
+        if len(about["shape"]) != _AXES[name] or about["shape"][0] != len(ids)
+    ]
+    if wrong or "globals" not in manifest["arrays"] or any(int(row) >= len(ids) for row in manifest["failed"]):
+        raise BadInput(
+            f"{folder / MANIFEST} is damaged (it is not of {len(ids):,} images): prepare the dataset again with --force"
+        )
     for name, about in manifest["arrays"].items():
         path = folder / f"{name}.npy"
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            array = map_array(path)
+        except (OSError, ValueError) as error:
             raise BadInput(f"{path} cannot be read ({error}): prepare the dataset again with --force") from error
         if list(array.shape) != about["shape"] or array.dtype.name != about["dtype"]:
             raise BadInput(
@@ -115,7 +143,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: Any = json.loads(path.read_text())
     except FileNotFoundError:
         raise BadInput(f"{folder} has no {MANIFEST}: its extraction has not ended; run prepare again") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise BadInput(f"{path} is damaged ({error}): prepare the dataset again with --force") from error
     if not isinstance(manifest, dict):
         raise BadInput(f"{path} is damaged (it is no object): prepare the dataset again with --force")
@@ -123,16 +151,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BadInput(
             f"{path} has schema {manifest.get('schema')}, this version reads {SCHEMA}: prepare the dataset again"
         )
-    absent = [key for key in _KEYS if key not in manifest]
-    if absent:
-        raise BadInput(f"{path} is damaged (it lacks {', '.join(absent)}): prepare the dataset again with --force")
+    try:
+        _Manifest.model_validate(manifest)
+        canonical_json(manifest)  # no NaN, of which there is no sha256
+    except ValueError as error:
+        reason = first_wrong(error, "all of it") if isinstance(error, ValidationError) else str(error)
+        raise BadInput(f"{path} is damaged ({reason}): prepare the dataset again with --force") from error
     return manifest
 
 
 def _schema(path: Path) -> object:
     try:
         return json.loads(path.read_text())["schema"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return SCHEMA  # damaged, which is for `read_manifest` to say
 
 

@@ -48,6 +48,8 @@ def load_model(path: Path) -> tuple[ModelProto, str]:
         parts = sorted({entry.value for t in tensors for entry in t.external_data if entry.key == "location"})
         digest = hashlib.sha256(path.read_bytes())
         for part in parts:
+            if Path(part).is_absolute() or ".." in Path(part).parts or not (path.parent / part).is_file():
+                raise ValueError(f"its weights {part} are no file beside it")
             digest.update((path.parent / part).read_bytes())
         onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # protobuf and onnx raise many kinds for damaged files
@@ -271,7 +273,7 @@ def _sidecar(path: Path) -> dict[str, str]:
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path} is not JSON ({error}); correct or remove it") from error
     if not isinstance(values, dict):
         raise BadInput(
@@ -288,11 +290,16 @@ def _find_tensor(model: ModelProto, wanted: str | None, what: str) -> str:
     graph = model.graph
     constant = {tensor.name for tensor in graph.initializer}
     live = {i.name for i in graph.input} - constant
-    producer = {}
+    producer: dict[str, NodeProto] = {}
+    data_input: dict[str, str] = {}  # known before the node's own tensors, so that no cycle can be followed
     for node in graph.node:
         if live.intersection(_reads(node)):
-            live.update(filter(None, node.output))
-            producer.update(dict.fromkeys(filter(None, node.output), node))
+            made = [name for name in node.output if name and name not in live]
+            producer.update(dict.fromkeys(made, node))
+            data_input.update(dict.fromkeys(made, next((i for i in node.input if i in live), "")))
+            live.update(made)
+    if not graph.output:
+        raise BadInput(f"{what} has no output; export it anew")
     first = str(graph.output[0].name)
     if wanted is None:
         return first
@@ -302,17 +309,14 @@ def _find_tensor(model: ModelProto, wanted: str | None, what: str) -> str:
         near = difflib.get_close_matches(wanted, producer, n=1) or list(producer)[-4:]
         raise BadInput(f"{what} has no tensor '{wanted}'{did_you_mean(wanted, [PENULTIMATE, *near])}")
 
-    def data_input(name: str) -> str:
-        return next((i for i in producer[name].input if i in live), "")
-
     name = first
     while name in producer and producer[name].op_type not in _CLASSIFIERS:
-        name = data_input(name)
+        name = data_input[name]
     if name not in producer:
         raise BadInput(f"{what} ends in no matrix product or convolution, so tensor={PENULTIMATE} is unknown; name one")
-    name = data_input(name)
+    name = data_input[name]
     while name in producer and producer[name].op_type in _QUANTISERS:
-        name = data_input(name)
+        name = data_input[name]
     if name not in producer:
         raise BadInput(f"{what} has one layer only, so it has no {PENULTIMATE} tensor; leave tensor= out")
     return name

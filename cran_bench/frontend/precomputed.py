@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.regions import REGIONS
-from cran_bench.storage import sha256_file
+from cran_bench.storage import map_array, sha256_file
 
 REPEATS = 5
 
@@ -213,7 +212,7 @@ def open_array(file: str, *layouts: tuple[str, ...]) -> NDArray[Any]:
         BadInput: it is missing, or holds something else.
     """
     try:
-        array = open_memmap(file, mode="r")
+        array = map_array(Path(file))
     except FileNotFoundError:
         raise BadInput(f"there is no file {file}; give the path of a .npy array") from None
     except (OSError, ValueError) as error:
@@ -241,22 +240,22 @@ def _find_rows(array: NDArray[Any], file: str, ids_file: str | None, ids: Sequen
             raise BadInput(
                 f"{ids_file} names {len(names)} images, but {file} has {len(array)} rows; one line for each row"
             )
-        order = np.argsort(np.array(names), kind="stable")
-        unique, counts = np.unique(np.array(names), return_counts=True)
-        if counts.min() != counts.max() or counts[0] not in (1, REPEATS):
-            twice = unique[counts > 1][0]
+        rows: dict[str, list[int]] = {}
+        for row, name in enumerate(names):
+            rows.setdefault(name, []).append(row)
+        counts = set(map(len, rows.values()))
+        if counts not in ({1}, {REPEATS}):
+            twice = max(rows, key=lambda name: len(rows[name]))
             raise BadInput(
-                f"{ids_file} names {twice} {counts.max()} times; name every image once, or every one five times"
+                f"{ids_file} names {twice} {max(counts)} times; name every image once, or every one five times"
             )
-        wanted = np.array(ids)
-        place = np.searchsorted(unique, wanted).clip(max=len(unique) - 1)
-        missing = np.flatnonzero(unique[place] != wanted)
-        if len(missing):
+        missing = [name for name in ids if name not in rows]
+        if missing:
             raise BadInput(
-                f"{len(missing)} of {len(ids)} images have no row in {ids_file}, the first is {ids[missing[0]]}; "
+                f"{len(missing)} of {len(ids)} images have no row in {ids_file}, the first is {missing[0]}; "
                 "write ids as the dataset does, or compute their features"
             )
-        groups = order.reshape(len(unique), -1)[place]
+        groups = np.array([rows[name] for name in ids], np.int64).reshape(len(ids), counts.pop())
     for start in range(0, len(groups), _CHUNK):
         part = groups[start : start + _CHUNK]
         first = array[part[:, 0]]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
@@ -176,7 +176,7 @@ def build_network(name: str, weights: str, kind: Literal["classification", "dete
             )
         try:
             return models.get_model(name, weights=enum[weights]).eval()
-        except (OSError, HTTPException, RuntimeError, pickle.UnpicklingError) as error:
+        except (OSError, HTTPException, RuntimeError, UnpicklingError) as error:
             raise BadInput(
                 f"the weights {weights} of {name} cannot be downloaded ({_first_line(error)}): fetch "
                 f"{enum[weights].url} elsewhere and give the file as weights=FILE"
@@ -231,7 +231,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that are refused in the end
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         if path.read_bytes()[:2] not in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
             raise BadInput(f"{path} is no state dict ({_first_line(error)}): copy it again from its source") from None
         raise BadInput(

@@ -16,7 +16,7 @@ from scipy.sparse.linalg import svds
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.frontend.spelling import candidates, pieces, spellings
 from cran_bench.specs import build, parse_spec
-from cran_bench.storage import sha256_file
+from cran_bench.storage import is_file, sha256_file
 
 BLOCK = 1 << 20
 """Bytes of a binary file that are read at a time."""
@@ -105,7 +105,7 @@ def vector_source(text: str) -> VectorSource:
     if spec.options:
         raise BadInput(f"{spec.name} takes a file and no options; write {spec.name}:FILE, not '{text}'")
     path = Path(spec.argument)
-    if not path.is_file():
+    if not is_file(path):
         raise BadInput(f"word vectors '{text}' need an existing file; write {spec.name}:FILE")
     if path.suffix in (".gz", ".zip"):
         raise BadInput(f"{path} is packed; unpack it and name the file inside")
@@ -324,11 +324,11 @@ class VectorFile:
         with self.path.open("rb") as file:
             words, dim = self._header(file.readline(100))
             # Blocks, not a map of the file, whose pages would all count as memory.
-            block, place, step = b"", 0, 4 * dim
+            block, place, step, size = b"", 0, 4 * dim, self.path.stat().st_size
             for number in range(1, words + 1):
                 space = block.find(b" ", place)
                 if space < 0 or space + 1 + step > len(block):
-                    block, place = block[place:] + file.read(BLOCK + step), 0
+                    block, place = block[place:] + file.read(min(BLOCK + step, size)), 0
                     space = block.find(b" ")
                 end = space + 1 + step
                 if space < 0 or end > len(block):
@@ -340,7 +340,7 @@ class VectorFile:
                 if keep(number, word):
                     yield word, self._finite(np.frombuffer(block[space + 1 : end], "<f4"), f"word {number}")
                 place = end
-            left = len(block) - place + self.path.stat().st_size - file.tell()
+            left = len(block) - place + size - file.tell()
             if left > 1:
                 raise BadInput(
                     f"{self.path}, line 1: announces {words} words of {dim} values, but {left} bytes follow them; "
@@ -349,7 +349,7 @@ class VectorFile:
 
     def _header(self, line: bytes) -> tuple[int, int]:
         fields = line.split()
-        if len(fields) != 2 or not all(field.isdigit() and int(field) > 0 for field in fields):
+        if len(fields) != 2 or not all(field.isdigit() and len(field) < 19 and int(field) > 0 for field in fields):
             start = line[:40].decode("utf-8", "replace").strip()
             raise BadInput(
                 f"{self.path}, line 1: expected the number of words and their dimension, got '{start}'; "

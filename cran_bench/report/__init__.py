@@ -103,7 +103,7 @@ def _environment(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         record, about = row.records[0], row.records[0].environment
         seeds = " ".join(str(record.seed) for record in row.records)
         line = [row.label, seeds, record.method.unit, record.similarity.kernel]
-        lines.append([*line, *(str(about[name] or "") for name in ("cpu", "gpu", "torch", "commit"))])
+        lines.append([*line, *(str(about.get(name) or "") for name in ("cpu", "gpu", "torch", "commit"))])
     return ["method", "seeds", "unit", "kernel", "cpu", "gpu", "torch", "commit"], lines
 
 

@@ -19,6 +19,7 @@ from cran_bench.progress import say
 from cran_bench.protocols import Unit
 from cran_bench.registry import DATASETS
 from cran_bench.results import ResultStore, read_examples
+from cran_bench.specs import parse_spec
 from cran_bench.tables import Group, Row, Table
 
 SIDE = 144  # pixels of a thumbnail's longer side
@@ -92,6 +93,8 @@ class Gallery:
     def _collection(self, label: str, split_sha: str) -> Collection | None:
         if label not in self._collections:
             try:
+                if parse_spec(label).name.endswith(".py"):
+                    raise BadInput("it is read by a file, and a record's name of a file is not run")
                 found: Collection | None = DATASETS.configure(label).build().load(self.data)
                 if found and found.split_sha() != split_sha:
                     raise BadInput("it has other images or captions than those that were measured")
