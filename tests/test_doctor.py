@@ -6,12 +6,13 @@ import time
 
 import pytest
 
-from cran_bench.doctor import cure, examine
+from cran_bench.doctor import cure, examine_cache, examine_results
 from cran_bench.storage import write_atomically
 
 
 @pytest.fixture
-def tree(recorded_scenes):
+def tree(recorded_scenes, monkeypatch):
+    monkeypatch.setenv("CRAN_BENCH_CACHE", str(recorded_scenes.cache))
     return recorded_scenes.results
 
 
@@ -25,7 +26,7 @@ def files(tree):
 
 def test_a_healthy_tree_is_left_alone(command, tree):
     before = files(tree)
-    assert list(examine(tree)) == []
+    assert list(examine_results(tree)) == []
     assert command("doctor", "--results", tree, "--check").code == 0
     said = command("doctor", "--results", tree)
     assert (said.code, said.out) == (0, "all is well\n") and files(tree) == before
@@ -88,11 +89,55 @@ def test_a_write_that_is_going_on_is_left_alone_whatever_the_clock_says(tree, mo
     def look(file):
         (part,) = tree.rglob("*.part")
         os.utime(part, (time.time() + 3600 * hours,) * 2)
-        assert list(examine(tree)) == []
+        assert list(examine_results(tree)) == []
         file.write(b"{}")
 
     write_atomically(tree / "runs" / "b.error.json", look)
     assert (tree / "runs" / "b.error.json").read_bytes() == b"{}"
+
+
+def flipped(path):
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 4
+    path.write_bytes(data)
+
+
+def left(path):
+    path.with_suffix(".checkpoint").write_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("where", "harm", "what"),
+    [
+        ("globals.npy", flipped, "globals.npy was changed after it was written"),
+        ("globals.npy", removed, "cannot read"),
+        ("manifest.json", cut, "is damaged"),
+        ("cca-*.safetensors", flipped, "it holds no fit (its checksum does not match)"),
+        ("cca-*.safetensors", cut, "it holds no fit"),
+        ("cca-*.safetensors", left, "a checkpoint of a fit that has been finished since"),
+        ("cca-*.safetensors", lambda path: stale(path.with_name(".a.part")), "a write that never ended"),
+    ],
+)
+def test_features_and_fits_are_looked_over_too(command, tree, recorded_scenes, where, harm, what):
+    cache = recorded_scenes.cache
+    assert list(examine_cache(cache)) == []
+    (path,) = cache.rglob(where)
+    harm(path)
+    said = command("doctor", "--results", tree, "--check")
+    assert said.code == 1 and what in said.out and said.out.endswith("1 files need care\n"), said.out
+    assert command("doctor", "--results", tree).out.endswith("all is well again\n")
+    assert list(examine_cache(cache)) == []
+    again = command("run", *recorded_scenes.arguments, "-m", "cca", "--force", "--images-with", "pixels[dim=64]")
+    assert again.code == 0, again.err
+    assert command("doctor", "--results", tree, "--check").out == "all is well\n"
+
+
+def test_what_has_yet_to_be_finished_is_left_alone(recorded_scenes):
+    (manifest,) = recorded_scenes.cache.rglob("manifest.json")
+    manifest.rename(manifest.with_name("journal.json"))
+    (fit,) = recorded_scenes.cache.rglob("cca-*.safetensors")
+    fit.rename(fit.with_suffix(".checkpoint"))
+    assert list(examine_cache(recorded_scenes.cache)) == []
 
 
 def test_a_folder_that_cannot_be_written_ends_in_a_sentence(command, tree, tmp_path):
@@ -105,4 +150,4 @@ def test_a_folder_that_cannot_be_written_ends_in_a_sentence(command, tree, tmp_p
 def test_nothing_there(command, tmp_path):
     said = command("doctor", "--results", tmp_path)
     assert said.code == 2 and "there are no records below" in said.sentence
-    assert list(cure([], tmp_path)) == []
+    assert list(cure([])) == []

@@ -95,19 +95,20 @@ def check(
 @app.command()
 def doctor(
     results: ResultsOption = Path("results"),
+    cache: CacheOption = cache_folder(),  # noqa: B008
     only_check: Annotated[
         bool, typer.Option("--check", help="Only say what is wrong; exit code 1 if anything.")
     ] = False,
 ) -> None:
-    """Check a folder of records and repair it: damaged, changed or orphaned files are set aside, litter is deleted.
+    """Check records, features and fits and repair them: what is damaged is set aside, litter is deleted.
 
-    What is set aside lies below set-aside/ in the same folder; the next run makes it again.
+    What is set aside lies below set-aside/ in the same folder; the next prepare or run makes it again.
 
     Example: cran-bench doctor --results results --check
     """
-    from cran_bench.doctor import cure, examine
+    from cran_bench.doctor import cure, examine_cache, examine_results
 
-    complaints = list(examine(results))
+    complaints = [*examine_results(results), *examine_cache(cache)]
     if only_check:
         for complaint in complaints:
             typer.echo(f"{complaint.path}: {complaint.what}")
@@ -115,7 +116,7 @@ def doctor(
         if complaints:
             raise typer.Exit(1)
         return
-    for sentence in cure(complaints, results):
+    for sentence in cure(complaints):
         typer.echo(sentence)
     typer.echo("all is well" if not complaints else "all is well again")
 
