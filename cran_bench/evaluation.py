@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cran_bench.counting import Bound, Clock
+from cran_bench.counting import Backend, Bound, Clock
 from cran_bench.protocols import Protocol, as_queries, fold_rows
 from cran_bench.ranking import Metrics, Ranks, mean_metrics, rank, twin_accuracy
 from cran_bench.similarity import Embedding, Similarity
@@ -35,7 +35,7 @@ def evaluate(
     similarity: Similarity,
     protocol: Protocol,
     folds: int = 0,
-    backend: str = "auto",
+    backend: str | Backend = "auto",
     bound: Bound = "measured",
 ) -> Evaluation:
     """Rank under a protocol.
