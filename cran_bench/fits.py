@@ -197,8 +197,9 @@ class LentRun:
         start = time.perf_counter()
         if start - self._written < 20 * (self._writing - 0.1):
             return
-        about = {"fingerprint": self.fingerprint, "run": self.store.forced_by, "at": at, "parts": self._parts}
-        about |= {"seconds": self._own_seconds(), "chose": self.choices, "curves": self.curves}
+        about: dict[str, Any] = {"fingerprint": self.fingerprint, "run": self.store.forced_by, "at": at}
+        about |= {"seconds": self._own_seconds(), "parts": self._parts}
+        about |= {"chose": self.choices, "curves": self.curves}
         save_state(self.checkpoint_path, state, about)
         self._written = time.perf_counter()
         self._writing = self._written - start

@@ -117,19 +117,26 @@ class Runner:
         for fitted, protocol in self._rows(method, protocols, seed):
             yield self._one(fitted, protocol)
 
+    def fingerprints(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> list[str]:
+        """Of the rows of `outcomes`; none where a method cannot be built or the data lacks something."""
+        try:
+            return [self._fingerprint(*row) for row in self._rows(method, protocols, seed)]
+        except Exception:  # told with the row
+            return []
+
     def recorded(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> list[Outcome] | None:
         """What `outcomes` would give where there is nothing to compute, else None."""
         found: list[Outcome] = []
-        for fitted, protocol in self._rows(method, protocols, seed):
+        for fitted, protocol in () if self.force else self._rows(method, protocols, seed):
             try:
                 address = self._address(fitted, protocol)
-                record = None if self.force else self.store.find(address)
-            except Exception:  # told by whoever runs it
+                record = self.store.find(address)
+            except Exception:  # told with the row
                 return None
             if record is None:
                 return None
             found.append(Outcome(address, record, None, reused=True))
-        return found
+        return found or None
 
     def failed(
         self, method: Configured[Method], protocols: Sequence[Protocol], seed: int, error: Exception
