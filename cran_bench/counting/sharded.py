@@ -41,6 +41,8 @@ FLOP = {"cpu": 2e12, "cuda": 1e15}
 FROM = 4
 """Shards; with fewer, writing and reading the embeddings takes longer than is gained."""
 
+PROBLEM = "problem.safetensors"
+
 SIMILARITIES = {"Similarity": Similarity, "MultiLevel": MultiLevel}
 
 
@@ -125,9 +127,11 @@ def count_shard(folder: Path, number: int, device: torch.device) -> bool:
 @torch.no_grad()
 def _count(problem: Problem, folder: Path, number: int, about: dict[str, Any], waits: bool) -> bool:
     path = folder / f"{number}.npz"
+    if not folder.exists():  # which the lock would make again
+        return False
     try:
         with FileLock(folder / f"{number}.lock", timeout=-1 if waits else 0):
-            if path.exists() or not folder.exists():
+            if path.exists() or not (folder / PROBLEM).exists():
                 return False
             part = shard(problem, *(slice(*ends) for ends in about["shards"][number]))
             clock = Clock(problem.device)
@@ -178,7 +182,7 @@ def write_problem(problem: Problem, folder: Path, about: dict[str, Any]) -> None
     similarity = {"class": type(problem.similarity).__name__, "fields": asdict(problem.similarity)}
     known = {**about, "kinds": kinds, "folds": len(problem.folds), "similarity": similarity}
     whole = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-    safetensors.torch.save_file(whole, folder / "problem.safetensors", {"about": json.dumps(known)})
+    safetensors.torch.save_file(whole, folder / PROBLEM, {"about": json.dumps(known)})
 
 
 def forget_shards() -> None:
@@ -189,7 +193,7 @@ def forget_shards() -> None:
 @functools.lru_cache(maxsize=1)
 @torch.no_grad()
 def _problem_in(folder: Path, device: torch.device) -> tuple[Problem, dict[str, Any]]:
-    with safetensors.safe_open(folder / "problem.safetensors", framework="pt", device=str(device)) as file:
+    with safetensors.safe_open(folder / PROBLEM, framework="pt", device=str(device)) as file:
         about: dict[str, Any] = json.loads(file.metadata()["about"])
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     fields = about["similarity"]["fields"]
