@@ -212,8 +212,16 @@ class Slurm:
             raise ValueError(f"cores and jobs are at least 1, not {min(self.cores, self.jobs)}")
         if not re.fullmatch(r"\d+(\.\d+)? ?[KMGT]i?B", self.memory):
             raise ValueError(f"memory is a size such as 64GB, not '{self.memory}'")
-        if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", self.walltime):
+        if not re.fullmatch(r"(\d+-)?\d+:\d\d:\d\d", self.walltime):
             raise ValueError(f"walltime is a time such as 04:00:00 or 1-00:00:00, not '{self.walltime}'")
+
+    @property
+    def lifetime(self) -> int:
+        """Seconds after which a worker leaves by itself, before SLURM ends its job, so that it has not died."""
+        days, _, clock = self.walltime.rpartition("-")
+        hours, minutes, seconds = map(int, clock.split(":"))
+        whole = 86400 * int(days or 0) + 3600 * hours + 60 * minutes + seconds
+        return whole - min(120, whole // 10)
 
     def device(self, name: str) -> torch.device:
         """See Cluster: with `auto`, a GPU where jobs have one."""
@@ -248,7 +256,11 @@ class Slurm:
                 job_name="cran-bench",
                 job_extra_directives=[f"--gres={self.gres}"] if self.gres else [],
                 job_script_prologue=[f"export {name}={self.cores}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")],
-                worker_extra_args=["--memory-limit 0", "--no-dashboard", *offered],  # SLURM minds the memory
+                worker_extra_args=[
+                    "--memory-limit 0",
+                    f"--lifetime {self.lifetime}s",
+                    *offered,
+                ],  # SLURM minds the memory
                 scheduler_options={"dashboard_address": ":0", "allowed_failures": DEATHS},
                 silence_logs=logging.CRITICAL,
             ) as cluster,

@@ -11,7 +11,7 @@ import functools
 import io
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -138,8 +138,13 @@ def run_on(
         from distributed import as_completed
 
         with cluster.connected(runner.device, len(left), runner.cache / "jobs") as client:
-            client.subscribe_topic(_topic(job), lambda event: say(event[1]))
             numbers: dict[str, int] = {}
+            heard = {
+                _topic(job): lambda event: say(event[1]),
+                "all": functools.partial(_tell_of_deaths, tasks=numbers),
+            }
+            for topic, tell in heard.items():
+                client.subscribe_topic(topic, tell)
             futures: list[Future] = []
             try:
                 for number in left:
@@ -152,6 +157,8 @@ def run_on(
                     take(number, _outcomes(future, runner, tasks[number][1], protocols, tasks[number][2]))
             finally:
                 client.cancel(futures)
+                for topic in heard:
+                    client.unsubscribe_topic(topic)
     return [outcome for number in range(len(tasks)) for outcome in found[number]]
 
 
@@ -167,7 +174,9 @@ def work(job: Job, method: str, seed: int, expected: list[str]) -> list[dict[str
     forget_shards()
     with _ONE_AT_A_TIME, contextlib.redirect_stderr(_Lines(functools.partial(worker.log_event, _topic(job)))):
         device = pick_device(job.device)
-        backend = Sharded(Path(job.cache) / "counting", functools.partial(_help, device), job.backend, job.bound)
+        backend = Sharded(
+            Path(job.cache) / "counting", functools.partial(offered_to_others, device), job.backend, job.bound
+        )
         runner = Runner(
             _prepared(job.dataset, job.data, job.features, job.vectors),
             Path(job.results),
@@ -186,6 +195,32 @@ def work(job: Job, method: str, seed: int, expected: list[str]) -> list[dict[str
                 "machine that asks: install the same on both, and start the workers again"
             )
         return [sent(outcome) for outcome in runner.outcomes(configured, job.protocols, seed)]
+
+
+@contextlib.contextmanager
+def offered_to_others(device: torch.device, folder: Path, count: int) -> Iterator[None]:
+    """Offer the shards of a folder to workers that are idle, or as soon as they are."""
+    from distributed import get_client
+
+    client = get_client()
+    kind = torch.device(device.type)
+    futures = [
+        client.submit(
+            count_shard,
+            folder,
+            number,
+            kind,
+            key=f"shard-{uuid.uuid4().hex}",
+            pure=False,
+            priority=SHARDS_FIRST,
+            resources=clusters.resources(device),
+        )
+        for number in range(count)
+    ]
+    try:
+        yield
+    finally:
+        client.cancel(futures)
 
 
 def sent(outcome: Outcome) -> dict[str, Any]:
@@ -231,8 +266,18 @@ def _submit(client: Client, runner: Runner, job: Job, task: tuple[str, int, list
         expected,
         key=f"{name}-{uuid.uuid4().hex}",
         pure=False,
+        fifo_timeout="0ms",  # rows begin in the order of the table
         resources=clusters.resources(runner.device),
     )
+
+
+def _tell_of_deaths(event: tuple[float, Any], tasks: Container[str]) -> None:
+    """Say that a worker has died which was given one of the tasks."""
+    about = event[1]
+    if isinstance(about, dict) and about.get("action") == "remove-worker" and not about.get("expected"):
+        held = sum(str(key) in tasks for key in about.get("processing-tasks", ()))
+        if held:
+            say(f"the worker {about['worker']} died; what it was given goes to others: {held} of the rows left")
 
 
 def _outcomes(
@@ -266,32 +311,6 @@ def _topic(job: Job) -> str:
 @functools.lru_cache(maxsize=1)
 def _prepared(dataset: str, data: str, features: str, vectors: str) -> Prepared:
     return load_prepared(DATASETS.configure(dataset), Path(data), Path(features), vectors)
-
-
-@contextlib.contextmanager
-def _help(device: torch.device, folder: Path, count: int) -> Iterator[None]:
-    """Offer the shards of a folder to workers that are idle, or as soon as they are."""
-    from distributed import get_client
-
-    client = get_client()
-    kind = torch.device(device.type)
-    futures = [
-        client.submit(
-            count_shard,
-            folder,
-            number,
-            kind,
-            key=f"shard-{uuid.uuid4().hex}",
-            pure=False,
-            priority=SHARDS_FIRST,
-            resources=clusters.resources(device),
-        )
-        for number in range(count)
-    ]
-    try:
-        yield
-    finally:
-        client.cancel(futures)
 
 
 class _Lines(io.TextIOBase):
