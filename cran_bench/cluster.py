@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 EXTRA = "distributed"
 KINDS = {"local": "local:N", "dask": "dask://ADDRESS", "slurm": "slurm[queue=NAME,...]"}
 ANSWER_WITHIN = 5  # seconds, of a scheduler
-DEATHS = 10  # of its worker that a row may survive before it counts as failed
+DEATHS = 5  # of workers in the midst of a row, after which it counts as failed
 LOOK_EVERY = 30  # seconds, after SLURM's jobs
 GPU = "GPU"  # the resource that a worker with a GPU offers, and that a row on one asks for
 

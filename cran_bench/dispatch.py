@@ -11,9 +11,10 @@ import functools
 import io
 import threading
 import uuid
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,8 +121,8 @@ def run_on(
         force=runner.force,
         name=runner.name,
     )
-    tasks = [(text, METHODS.configure(text), seed) for text in methods for seed in seeds]
-    count = Count(len(tasks) * len(protocols))
+    rows = [(text, METHODS.configure(text), seed) for text in methods for seed in seeds]
+    count = Count(len(rows) * len(protocols))
     found: dict[int, list[Outcome]] = {}
 
     def take(number: int, outcomes: list[Outcome]) -> None:
@@ -129,37 +130,117 @@ def run_on(
         for outcome in outcomes:
             count.say(outcome)
 
-    for number, (_, method, seed) in enumerate(tasks):
+    for number, (_, method, seed) in enumerate(rows):
         recorded = runner.recorded(method, protocols, seed)
         if recorded is not None:
             take(number, recorded)
-    left = [number for number in range(len(tasks)) if number not in found]
+    left = [number for number in range(len(rows)) if number not in found]
     if left:
+        with (
+            cluster.connected(runner.device, len(left), runner.cache / "jobs") as client,
+            contextlib.closing(_Tasks(client, runner, job, rows).outcomes(left)) as finished,
+        ):
+            for number, outcomes in finished:
+                take(number, outcomes)
+    return [outcome for number in range(len(rows)) for outcome in found[number]]
+
+
+@dataclass
+class _Tasks:
+    """The rows of a run, as methods and seeds, as they are with the scheduler.
+
+    A scheduler fails a task after some deaths of workers that it was given to, whether or not they had begun it.  Such
+    a task is given again, unless workers have begun it as often as they may die of it.
+
+    Attributes:
+        numbers: of rows, by the key of their task.
+        begun: how often each row was, as far as has been heard.
+        given: how often each row was.
+    """
+
+    client: Client
+    runner: Runner
+    job: Job
+    rows: Sequence[tuple[str, Configured[Method], int]]
+    numbers: dict[str, int] = field(default_factory=dict)
+    begun: Counter[int] = field(default_factory=Counter)
+    given: Counter[int] = field(default_factory=Counter)
+
+    def outcomes(self, left: Sequence[int]) -> Generator[tuple[int, list[Outcome]]]:
+        """Those of some rows, as they come; what is not finished when this ends is cancelled."""
         from distributed import as_completed
 
-        with cluster.connected(runner.device, len(left), runner.cache / "jobs") as client:
-            numbers: dict[str, int] = {}
-            heard = {
-                _topic(job): lambda event: say(event[1]),
-                "all": functools.partial(_tell_of_deaths, tasks=numbers),
-            }
-            for topic, tell in heard.items():
-                client.subscribe_topic(topic, tell)
-            futures: list[Future] = []
-            try:
-                for number in left:
-                    text, method, seed = tasks[number]
-                    expected = runner.fingerprints(method, protocols, seed)
-                    futures.append(_submit(client, runner, job, (text, seed, expected), method.plugin.name))
-                    numbers[str(futures[-1].key)] = number
-                for future in as_completed(futures, loop=client.loop):
-                    number = numbers[str(future.key)]
-                    take(number, _outcomes(future, runner, tasks[number][1], protocols, tasks[number][2]))
-            finally:
-                client.cancel(futures)
-                for topic in heard:
-                    client.unsubscribe_topic(topic)
-    return [outcome for number in range(len(tasks)) for outcome in found[number]]
+        heard = {_topic(self.job): self._hear_worker, "all": self._hear_scheduler}
+        for topic, hear in heard.items():
+            self.client.subscribe_topic(topic, hear)
+        futures = [self._give(number) for number in left]
+        try:
+            finished = as_completed(futures, loop=self.client.loop)
+            for future in finished:
+                number = self.numbers[str(future.key)]
+                outcomes = self._outcomes(future, number)
+                if outcomes is None:
+                    futures.append(self._give(number))
+                    finished.add(futures[-1])
+                else:
+                    yield number, outcomes
+        finally:
+            self.client.cancel(futures)
+            for topic in heard:
+                self.client.unsubscribe_topic(topic)
+
+    def _give(self, number: int) -> Future:
+        text, method, seed = self.rows[number]
+        key = f"{method.plugin.name}-{uuid.uuid4().hex}"
+        self.numbers[key] = number
+        self.given[number] += 1
+        return self.client.submit(
+            work,
+            self.job,
+            with_full_path(text),
+            seed,
+            self.runner.fingerprints(method, self.job.protocols, seed),
+            key=key,
+            pure=False,
+            fifo_timeout="0ms",  # rows begin in the order of the table
+            resources=clusters.resources(self.runner.device),
+        )
+
+    def _outcomes(self, future: Future, number: int) -> list[Outcome] | None:
+        """Those of a task that has come to an end, or None where it is to be given again."""
+        from distributed import KilledWorker
+
+        error: Exception
+        try:
+            return [received(found) for found in future.result()]
+        except CannotWrite:
+            raise
+        except CancelledError as lost:
+            raise BadInput(
+                "the scheduler has gone away; what was finished is kept, run the same command to go on"
+            ) from lost
+        except KilledWorker:
+            deaths = max(self.begun[number], self.given[number])
+            if deaths <= clusters.DEATHS:
+                return None
+            error = BadInput(f"its worker died {deaths} times: the memory may be too small; see what workers printed")
+        except Exception as other:
+            error = other
+        _, method, seed = self.rows[number]
+        return self.runner.failed(method, self.job.protocols, seed, error)
+
+    def _hear_worker(self, event: tuple[float, Any]) -> None:
+        if isinstance(event[1], dict):
+            self.begun[self.numbers[event[1]["begun"]]] += 1
+        else:
+            say(event[1])
+
+    def _hear_scheduler(self, event: tuple[float, Any]) -> None:
+        about = event[1]
+        if isinstance(about, dict) and about.get("action") == "remove-worker" and not about.get("expected"):
+            held = sum(str(key) in self.numbers for key in about.get("processing-tasks", ()))
+            if held:
+                say(f"the worker {about['worker']} died; what it was given goes to others: {held} of the rows left")
 
 
 def work(job: Job, method: str, seed: int, expected: list[str]) -> list[dict[str, Any]]:
@@ -169,10 +250,12 @@ def work(job: Job, method: str, seed: int, expected: list[str]) -> list[dict[str
         BadInput: this machine has not what the row is to be made of, or makes another of it than was `expected`.
     """
     from distributed import get_worker
+    from distributed.worker import thread_state
 
-    worker = get_worker()
+    tell = functools.partial(get_worker().log_event, _topic(job))
+    tell({"begun": str(thread_state.key)})
     forget_shards()
-    with _ONE_AT_A_TIME, contextlib.redirect_stderr(_Lines(functools.partial(worker.log_event, _topic(job)))):
+    with _ONE_AT_A_TIME, contextlib.redirect_stderr(_Lines(tell)):
         device = pick_device(job.device)
         backend = Sharded(
             Path(job.cache) / "counting", functools.partial(offered_to_others, device), job.backend, job.bound
@@ -254,53 +337,6 @@ def with_full_path(spec: str) -> str:
 def _with_full_file(vectors: str) -> str:
     name, colon, file = vectors.partition(":")
     return f"{name}:{Path(file).resolve()}" if colon else vectors
-
-
-def _submit(client: Client, runner: Runner, job: Job, task: tuple[str, int, list[str]], name: str) -> Future:
-    method, seed, expected = task
-    return client.submit(
-        work,
-        job,
-        with_full_path(method),
-        seed,
-        expected,
-        key=f"{name}-{uuid.uuid4().hex}",
-        pure=False,
-        fifo_timeout="0ms",  # rows begin in the order of the table
-        resources=clusters.resources(runner.device),
-    )
-
-
-def _tell_of_deaths(event: tuple[float, Any], tasks: Container[str]) -> None:
-    """Say that a worker has died which was given one of the tasks."""
-    about = event[1]
-    if isinstance(about, dict) and about.get("action") == "remove-worker" and not about.get("expected"):
-        held = sum(str(key) in tasks for key in about.get("processing-tasks", ()))
-        if held:
-            say(f"the worker {about['worker']} died; what it was given goes to others: {held} of the rows left")
-
-
-def _outcomes(
-    future: Future, runner: Runner, method: Configured[Method], protocols: Sequence[Protocol], seed: int
-) -> list[Outcome]:
-    from distributed import KilledWorker
-
-    try:
-        return [received(found) for found in future.result()]
-    except CannotWrite:
-        raise
-    except CancelledError as error:
-        raise BadInput(
-            "the scheduler gave the tasks up or has gone away; what was finished is kept, run the same command to go on"
-        ) from error
-    except KilledWorker as error:
-        died = BadInput(
-            f"every worker died that worked on it, {error.allowed_failures + 1} in all: the memory may be too small; "
-            "see what the workers printed"
-        )
-        return runner.failed(method, protocols, seed, died)
-    except Exception as error:
-        return runner.failed(method, protocols, seed, error)
 
 
 def _topic(job: Job) -> str:

@@ -243,15 +243,25 @@ def test_workers_of_another_version_are_found_out(runner, quick_scenes, held):
     assert len(list(runner.results.rglob("*.error.json"))) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_is_stopped_keeps_what_is_finished(number, quick_scenes, held, tmp_path):
+def test_a_row_that_kills_workers_fails_and_the_others_go_on(runner, quick_scenes, held, monkeypatch, capsys):
+    """Those too which were given to the same worker meanwhile."""
+    monkeypatch.setattr(cluster, "DEATHS", 1)
+    held.write_text(HELD.replace('raise RuntimeError("less than nothing")', "os.kill(os.getpid(), 9)"))
+    methods = [f"{held}:Held[ridge=-1]", f"{held}:Held"]
+    fatal, good = run_on(Local(1), runner, quick_scenes.spec, quick_scenes.data, methods, ["captions"], [0])
+    assert fatal.failure.error == "its worker died 2 times: the memory may be too small; see what workers printed"
+    assert good.failure is None and len(records(runner.results)) == 1
+    assert capsys.readouterr().err.count("died; what it was given goes to others") == 2
+
+
+def test_what_is_stopped_keeps_what_is_finished(quick_scenes, held, tmp_path):
     arguments = [*quick_scenes.arguments, "--results", str(tmp_path / "results"), "--cluster", "local:1"]
     rows = ["-m", f"{held}:Held,{held}:Held[waits=true],cca"]
     process = subprocess.Popen(
         [CRAN_BENCH, "run", *arguments, *rows], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     until(lambda: len(begun(held)) == 2)
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as terminals do
+    os.killpg(process.pid, signal.SIGINT)  # as terminals do
     _, err = process.communicate(timeout=30)
     assert process.returncode == 2
     assert err.splitlines()[-1] == "error: interrupted; what was finished is kept, run the same command to go on"
