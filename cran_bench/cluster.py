@@ -133,7 +133,7 @@ class Local:
             SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):
-            say(f"{count} workers with {threads} threads each; dashboard: {client.dashboard_link}")
+            say(f"workers: {count}, threads of each: {threads}; dashboard: {client.dashboard_link}")
             yield client
 
 
@@ -159,7 +159,7 @@ class Scheduler:
         """See Cluster."""
         with self._client() as client:
             workers = client.scheduler_info(n_workers=-1)["workers"]
-            say(f"{len(workers)} workers at {self.address}; dashboard: {client.dashboard_link}")
+            say(f"workers at {self.address}: {len(workers)}; dashboard: {client.dashboard_link}")
             if not workers:
                 say(f"waiting for workers: dask worker {self.address} --nthreads 1 --memory-limit 0")
             elif device.type == "cuda" and not _offering(client):
@@ -267,7 +267,7 @@ class Slurm:
             Client(cluster, set_as_default=False) as client,
         ):
             _try_out(cluster.job_script())
-            say(f"{jobs} jobs of SLURM, which print into {logs}; dashboard: {client.dashboard_link}")
+            say(f"jobs of SLURM: {jobs}, which print into {logs}; dashboard: {client.dashboard_link}")
             cluster.scale(jobs)
             replacing = PeriodicCallback(lambda: cluster.scale(jobs), 1000 * LOOK_EVERY)
             cluster.loop.add_callback(replacing.start)

@@ -209,7 +209,7 @@ def test_a_scheduler_that_runs_already(command, quick_scenes, held, tmp_path, mo
             "3 of 9 runs failed, the first is held.py:Held[ridge=-1]: RuntimeError: less than nothing"
         )
         assert said.out.count("held.py:Held[ridge=2]") == 3 and said.out.count("FAILED") == 3
-        assert "1 workers at tcp://127.0.0.1" in said.err and "dashboard: http" in said.err
+        assert "workers at tcp://127.0.0.1" in said.err and "dashboard: http" in said.err
         assert len(records(tmp_path / "results")) == 6
         assert len(begun(held)) == 6 and len(begun(held, "parts")) == 2  # captions and documents
 
@@ -398,7 +398,7 @@ def test_jobs_of_slurm(command, quick_scenes, held, slurm, tmp_path, monkeypatch
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "500ms"}):
         said = command(*arguments, "-m", f"{held}:Held[waits=true]", "--cluster", spec)
     thread.join()
-    assert said.code == 0 and "1 jobs of SLURM, which print into " in said.err
+    assert said.code == 0 and "jobs of SLURM: 1, which print into " in said.err
     assert "died; what it was given goes to others: 1 of the rows left" in said.err
     assert len(records(tmp_path / "results")) == 1 and len(begun(held)) == 2
     submitted = (slurm / "submitted").read_text().split()

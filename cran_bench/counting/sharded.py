@@ -37,7 +37,7 @@ Help = Callable[[Path, int], AbstractContextManager[object]]
 """Asks others to `count_shard` each of so many of a folder, for as long as the context lasts."""
 
 FLOP = {"cpu": 2e12, "cuda": 1e15}
-"""Of a shard: about half a minute of a few cores, some seconds of a GPU."""
+"""Of a shard: some fifteen seconds of two cores, or some seconds of a GPU."""
 FROM = 4
 """Shards; with fewer, writing and reading the embeddings takes longer than is gained."""
 
