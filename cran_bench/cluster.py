@@ -72,7 +72,8 @@ def find_cluster(text: str) -> Cluster:
     if spec.name not in KINDS:
         raise BadInput(f"there is no cluster '{spec.name}'{did_you_mean(spec.name, KINDS)}; write {_ways()}")
     distributed = require("distributed", EXTRA, "runs on a cluster")
-    logging.getLogger(distributed.__name__).setLevel(logging.ERROR)
+    for handler in logging.getLogger(distributed.__name__).handlers:
+        handler.setLevel(logging.CRITICAL)  # what matters to a run is told by it
     if spec.name == "slurm":
         if spec.argument:
             raise BadInput(f"slurm takes options and no '{spec.argument}'; write {KINDS['slurm']}")
