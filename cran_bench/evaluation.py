@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cran_bench.counting import Bound, Clock
+from cran_bench.counting import Backend, Bound, Clock
 from cran_bench.protocols import Protocol, fold_rows
 from cran_bench.ranking import rank, twin_accuracy
 from cran_bench.ranks import Metrics, Ranks, mean_metrics
@@ -37,7 +37,7 @@ def evaluate(
     similarity: Similarity,
     protocol: Protocol,
     folds: int = 0,
-    backend: str = "auto",
+    backend: str | Backend = "auto",
     bound: Bound = "measured",
 ) -> Evaluation:
     """Rank under a protocol.

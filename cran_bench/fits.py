@@ -37,9 +37,10 @@ P = TypeVar("P", bound=Part)
 
 
 class _About(BaseModel):
-    """What is stored beside tensors."""
+    """What is stored beside tensors; `run` names the one that was told to fit again, if any."""
 
     fingerprint: str
+    run: str = ""
     chose: dict[str, Any]
     curves: dict[str, list[dict[str, float]]]
 
@@ -85,8 +86,7 @@ class FitStore:
     Attributes:
         root: the folder.
         data: JSON values that identify the data and the front end.
-        force: fit again even what is stored, each thing once.
-        forced: fingerprints of what was fitted again already.
+        forced_by: name of a run that fits again even what is stored, each thing once; '' for none.
     """
 
     root: Path
@@ -94,8 +94,7 @@ class FitStore:
     train: Split
     val: Split
     device: torch.device
-    force: bool = False
-    forced: set[str] = field(default_factory=set)
+    forced_by: str = ""
 
     def fingerprint(self, part: Part, seed: int) -> str:
         """sha256 of the data, the part's class and fields, the seed, the code and the kind of device."""
@@ -117,7 +116,7 @@ class FitStore:
         fingerprint = self.fingerprint(part, seed)
         path = self.root / f"{_slug(type(part).__name__)}-{fingerprint[:16]}.safetensors"
         with locked(path, f"fitting {label}"):
-            if path.exists() and (not self.force or fingerprint in self.forced):
+            if path.exists():
                 stored = self._load(part, seed, path, fingerprint)
                 if stored is not None:
                     return stored
@@ -129,6 +128,8 @@ class FitStore:
             stored = _Stored.model_validate(about)
             if stored.fingerprint != fingerprint:
                 say(f"the stored fit {path.name} is of another configuration; fitting again")
+                return None
+            if self.forced_by not in ("", stored.run):
                 return None
             with own_randomness(seed):  # layers that are built to be filled draw their first weights
                 part.load({key: value.to(self.device) for key, value in state.items()})
@@ -144,9 +145,8 @@ class FitStore:
             part.fit(self.train, self.val, run)
         costs = run.costs()
         about = {"fingerprint": fingerprint, "costs": costs, "chose": run.choices, "curves": run.curves}
-        save_state(path, part.state(), about)
+        save_state(path, part.state(), {**about, "run": self.forced_by})
         run.checkpoint_path.unlink(missing_ok=True)
-        self.forced.add(fingerprint)
         return Fit(part, fingerprint, costs, run.choices, run.curves, reused=False)
 
 
@@ -222,14 +222,16 @@ class LentRun:
         start = time.perf_counter()
         if start - self._written < 20 * (self._writing - 0.1):
             return
-        about = {"fingerprint": self.fingerprint, "at": at, "seconds": self._own_seconds(), "parts": self._parts}
-        save_state(self.checkpoint_path, state, {**about, "chose": self.choices, "curves": self.curves})
+        about: dict[str, Any] = {"fingerprint": self.fingerprint, "run": self.store.forced_by, "at": at}
+        about |= {"seconds": self._own_seconds(), "parts": self._parts}
+        about |= {"chose": self.choices, "curves": self.curves}
+        save_state(self.checkpoint_path, state, about)
         self._written = time.perf_counter()
         self._writing = self._written - start
 
     def resume(self) -> dict[str, Tensor] | None:
         """See contract.Run."""
-        if self.store.force or not self.checkpoint_path.exists():
+        if not self.checkpoint_path.exists():
             return None
         try:
             state, about = load_state(self.checkpoint_path)
@@ -239,6 +241,8 @@ class LentRun:
             return None
         if last.fingerprint != self.fingerprint:
             say(f"{self.label}: the last checkpoint is of another configuration; fitting from the start")
+            return None
+        if self.store.forced_by not in ("", last.run):
             return None
         self._elsewhere += last.seconds
         self._parts = last.parts | self._parts  # a part that is asked for again is counted once

@@ -221,6 +221,17 @@ def find_prepared(
     return _made(dataset, collection, features, vectors)
 
 
+def load_prepared(dataset: Configured[Dataset], data: Path, folder: Path, vectors: str) -> Prepared:
+    """A dataset with the features of a folder that `prepare` or `find_prepared` has found usable.
+
+    Raises:
+        BadInput: the data or the features are not to be read here, or they are of other images.
+    """
+    collection, _ = _load(dataset, data, vectors)
+    features = load_features(folder, collection.images.ids)
+    return Prepared(dataset, collection.without(features.failed), features, vectors)
+
+
 def _made(dataset: Configured[Dataset], collection: Collection, features: Features, vectors: str) -> Prepared:
     usable = collection.without(features.failed)
     say(usable.describe())

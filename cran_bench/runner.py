@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,7 +15,7 @@ from typing import cast
 import torch
 
 from cran_bench.contract import Method
-from cran_bench.counting import Bound, Clock
+from cran_bench.counting import Backend, Bound, Clock
 from cran_bench.dataset import Dataset
 from cran_bench.environment import environment, peak_memory
 from cran_bench.errors import BadInput, CannotWrite
@@ -66,7 +67,7 @@ class Runner:
         backend: how ranks are counted, see `cran_bench.counting`; they are the same whichever way.
         bound: see `cran_bench.ranking.rank`.
         force: run again what is recorded.
-        forced: fingerprints of fits made again already, so that rows share a forced part.
+        name: of this run: fits that are forced are made once in it, by whichever process comes first.
     """
 
     data: Prepared
@@ -74,10 +75,10 @@ class Runner:
     cache: Path
     device: torch.device
     folds: int = 0
-    backend: str = "auto"
+    backend: str | Backend = "auto"
     bound: Bound = "measured"
     force: bool = False
-    forced: set[str] = field(default_factory=set)
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @property
     def store(self) -> ResultStore:
@@ -103,29 +104,58 @@ class Runner:
         self, methods: Sequence[Configured[Method]], protocols: Sequence[Protocol], seeds: Sequence[int]
     ) -> list[Outcome]:
         """Every method with every seed under every protocol, in that order, with progress and remaining time."""
-        plan = [
-            (method, seed, [p for p in protocols if fit_unit(method, p) == unit])
-            for method in methods
-            for seed in seeds
-            for unit in dict.fromkeys(fit_unit(method, p) for p in protocols)
-        ]
-        total = sum(len(group) for _, _, group in plan)
+        count = Count(len(methods) * len(seeds) * len(protocols))
         outcomes: list[Outcome] = []
-        spent, worked = 0.0, 0
-        for method, seed, group in plan:
-            fitted = _Fitted(self, method, seed, fit_unit(method, group[0]))
-            for protocol in group:
-                start = time.perf_counter()
-                outcome = self._one(fitted, protocol)
-                outcomes.append(outcome)
-                if not outcome.reused:
-                    spent, worked = spent + time.perf_counter() - start, worked + 1
-                left = spent / worked * (total - len(outcomes)) if worked else 0.0
-                say(
-                    f"[{len(outcomes)}/{total}] {_line(outcome)}"
-                    + (f"; about {duration(left)} left" if left > 2 else "")
-                )
+        for method in methods:
+            for seed in seeds:
+                for outcome in self.outcomes(method, protocols, seed):
+                    outcomes.append(outcome)
+                    count.say(outcome)
         return outcomes
+
+    def outcomes(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> Iterator[Outcome]:
+        """One method with one seed under every protocol, those of a unit together."""
+        for fitted, protocol in self._rows(method, protocols, seed):
+            yield self._one(fitted, protocol)
+
+    def fingerprints(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> list[str]:
+        """Of the rows of `outcomes`; none where a method cannot be built or the data lacks something."""
+        try:
+            return [self._fingerprint(*row) for row in self._rows(method, protocols, seed)]
+        except Exception:  # told with the row
+            return []
+
+    def recorded(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> list[Outcome] | None:
+        """What `outcomes` would give where there is nothing to compute, else None."""
+        found: list[Outcome] = []
+        for fitted, protocol in () if self.force else self._rows(method, protocols, seed):
+            try:
+                address = self._address(fitted, protocol)
+                record = self.store.find(address)
+            except Exception:  # told with the row
+                return None
+            if record is None:
+                return None
+            found.append(Outcome(address, record, None, reused=True))
+        return found or None
+
+    def failed(
+        self, method: Configured[Method], protocols: Sequence[Protocol], seed: int, error: Exception
+    ) -> list[Outcome]:
+        """Record an error that was met before or outside of `outcomes`."""
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        return [
+            self._failed(fitted, protocol, error, started) for fitted, protocol in self._rows(method, protocols, seed)
+        ]
+
+    def _rows(
+        self, method: Configured[Method], protocols: Sequence[Protocol], seed: int
+    ) -> Iterator[tuple[_Fitted, Protocol]]:
+        for unit in dict.fromkeys(fit_unit(method, p) for p in protocols):
+            fitted = _Fitted(self, method, seed, unit)
+            for protocol in protocols:
+                if fit_unit(method, protocol) == unit:
+                    yield fitted, protocol
 
     def fitted(self, method: Configured[Method], seed: int, unit: Unit) -> Method:
         """A method fitted on this data, or loaded where this very fit is stored."""
@@ -133,38 +163,46 @@ class Runner:
 
     def _one(self, fitted: _Fitted, protocol: Protocol) -> Outcome:
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        method, seed = fitted.method, fitted.seed
-        dataset = self.data.dataset.label
-        address = Address(dataset, protocol, self.folds, method.label, seed, "")
         try:
-            fingerprint = self._fingerprint(fitted, protocol)
-            address = Address(dataset, protocol, self.folds, method.label, seed, fingerprint)
-            with locked(self.store.path(address), f"running {method.label}"):
+            address = self._address(fitted, protocol)
+            with locked(self.store.path(address), f"running {fitted.method.label}"):
                 found = None if self.force else self.store.find(address)
                 if found is not None:
                     return Outcome(address, found, None, reused=True)
-                record, ranks = self._evaluate(fitted, protocol, fingerprint, started)
+                record, ranks = self._evaluate(fitted, protocol, address.fingerprint, started)
                 record = self.store.write(address, record, ranks, fitted.fit.curves, fitted.examples(protocol))
             return Outcome(address, record, None, reused=False)
+        except CannotWrite:
+            raise
         except Exception as error:  # recorded with its traceback; the other rows go on
-            if isinstance(error, CannotWrite):
-                raise
-            text = " ".join((str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}").split())
-            if isinstance(error, MissingFeature):
-                text = f"{method.label} cannot run on {dataset}: {text}"
-            failure = Failure(
-                data=self._data_info,
-                method_label=method.label,
-                protocol=protocol,
-                folds=self.folds,
-                seed=seed,
-                error=text,
-                traceback=traceback.format_exc(),
-                started=started,
-                environment=environment(),
-            )
-            self.store.write_failure(address, failure)
-            return Outcome(address, None, failure, reused=False)
+            return self._failed(fitted, protocol, error, started)
+
+    def _failed(self, fitted: _Fitted, protocol: Protocol, error: Exception, started: str) -> Outcome:
+        method, dataset = fitted.method, self.data.dataset.label
+        text = " ".join((str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}").split())
+        if isinstance(error, MissingFeature):
+            text = f"{method.label} cannot run on {dataset}: {text}"
+        failure = Failure(
+            data=self._data_info,
+            method_label=method.label,
+            protocol=protocol,
+            folds=self.folds,
+            seed=fitted.seed,
+            error=text,
+            traceback="".join(traceback.format_exception(error)),
+            started=started,
+            environment=environment(),
+        )
+        try:
+            address = self._address(fitted, protocol)
+        except Exception:  # a method that cannot be built, say
+            address = Address(dataset, protocol, self.folds, method.label, fitted.seed, "")
+        self.store.write_failure(address, failure)
+        return Outcome(address, None, failure, reused=False)
+
+    def _address(self, fitted: _Fitted, protocol: Protocol) -> Address:
+        fingerprint = self._fingerprint(fitted, protocol)
+        return Address(self.data.dataset.label, protocol, self.folds, fitted.method.label, fitted.seed, fingerprint)
 
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
         return sha256_json(
@@ -238,6 +276,21 @@ class Runner:
         return record, found.ranks
 
 
+class Count:
+    """Outcomes as they come in, out of `total`: a line for each, with the time that the others will take."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.told, self.worked, self.start = total, 0, 0, time.perf_counter()
+
+    def say(self, outcome: Outcome) -> None:
+        """Print the line of one more."""
+        self.told += 1
+        self.worked += not outcome.reused
+        spent = time.perf_counter() - self.start
+        left = spent / self.worked * (self.total - self.told) if self.worked else 0.0
+        say(f"[{self.told}/{self.total}] {_line(outcome)}" + (f"; about {duration(left)} left" if left > 2 else ""))
+
+
 class _Fitted:
     """A method fitted on one unit with one seed, and its test embeddings, each made once and only when asked for."""
 
@@ -255,8 +308,7 @@ class _Fitted:
             data.split("train", self.unit, self.runner.device),
             data.split("val", self.unit, self.runner.device),
             self.runner.device,
-            self.runner.force,
-            self.runner.forced,
+            self.runner.name if self.runner.force else "",
         )
 
     @property

@@ -84,6 +84,14 @@ BackendOption = Annotated[
 BoundOption = Annotated[
     str, typer.Option("--bound", metavar="NAME", help="Of errors in low precision: measured, or proven.")
 ]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="SPEC",
+        help="Where rows are computed: local:N, dask://ADDRESS or slurm[queue=NAME,cores=8,memory=64GB,jobs=10].",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 
 

@@ -16,6 +16,7 @@ from .options import (
     BackendOption,
     BoundOption,
     CacheOption,
+    ClusterOption,
     DataOption,
     DatasetOption,
     DeviceOption,
@@ -106,12 +107,15 @@ def run(
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
     bound: BoundOption = "measured",
+    cluster: ClusterOption = None,
 ) -> None:
     """Fit methods, rank the test split both ways and print the table.  What is recorded is reused.
 
     Example: cran-bench run
 
     Example: cran-bench run -m cca,cca:paper,mine.py:Mine -d flickr8k -p captions,documents -s 0:3
+
+    Example: cran-bench run -d mscoco --cluster "slurm[queue=gpu,gres=gpu:1,cores=8,memory=64GB,jobs=10]"
     """
     from cran_bench import runner
     from cran_bench.counting import require_known
@@ -122,15 +126,24 @@ def run(
     from cran_bench.tables import build_tables, render
 
     named = each([*(methods or []), *(more or [])])
-    rows = [METHODS.configure(quick_method(text) if quick else text) for text in named or METHODS.names()]
+    specs = [quick_method(text) if quick else text for text in named or METHODS.names()]
+    rows = [METHODS.configure(text) for text in specs]
     for name, reason in () if named else METHODS.failures.items():
         say(f"left out: method {name} could not be imported: {reason}")
-    protocols, numbers, where = parse_protocols(protocol), runner.parse_seeds(seeds), pick_device(device)
-    configured = DATASETS.configure(quick_dataset(dataset) if quick else dataset)
+    protocols, numbers = parse_protocols(protocol), runner.parse_seeds(seeds)
+    workers = None if cluster is None else import_module("cran_bench.cluster").find_cluster(cluster)
+    where = pick_device(device) if workers is None else workers.device(device)
+    source = quick_dataset(dataset) if quick else dataset
+    configured = DATASETS.configure(source)
     prepared = find_prepared(configured, data, cache, images_with, regions_with, vectors)
     require_known(backend, bound)
     job = runner.Runner(prepared, results, cache, where, folds, backend, cast("Bound", bound), force)
-    outcomes = job.run(rows, protocols, numbers)
+    if workers is None:
+        outcomes = job.run(rows, protocols, numbers)
+    else:
+        from cran_bench.dispatch import run_on
+
+        outcomes = run_on(workers, job, source, data, specs, protocols, numbers)
     finished = [job.store.finished(o.address, o.record) for o in outcomes if o.record is not None]
     failures = [o.failure for o in outcomes if o.failure is not None]
     typer.echo(render(build_tables(finished, failures), "terminal"))
