@@ -21,7 +21,9 @@ from torch import Tensor
 
 from cran_bench.contract import Part
 from cran_bench.errors import BadInput
+from cran_bench.processes import ALONE, OutOfStep, Processes, current
 from cran_bench.progress import say, track
+from cran_bench.protocols import Unit
 from cran_bench.ranking import Metrics, rank
 from cran_bench.similarity import Embedding, Similarity, on_device
 from cran_bench.source import code_sha
@@ -57,6 +59,16 @@ class Fit(Generic[P]):
 
 
 @dataclass(frozen=True)
+class Job:
+    """A fit that several processes make together."""
+
+    unit: Unit
+    part: Part
+    seed: int
+    label: str
+
+
+@dataclass(frozen=True)
 class FitStore:
     """Fits below a folder, one safetensors file each, made on `train` and `val`.
 
@@ -65,6 +77,7 @@ class FitStore:
         data: JSON values that identify the data and the front end.
         force: fit again even what is stored, each thing once.
         forced: fingerprints of what was fitted again already.
+        processes: those that make a fit together whose part says `by_all_processes = True`.
     """
 
     root: Path
@@ -74,6 +87,7 @@ class FitStore:
     device: torch.device
     force: bool = False
     forced: set[str] = field(default_factory=set)
+    processes: Processes = ALONE
 
     def fingerprint(self, part: Part, seed: int) -> str:
         """sha256 of the data, the part's class and fields, the seed, the code and the kind of device."""
@@ -93,13 +107,42 @@ class FitStore:
     def fitted(self, part: P, seed: int, label: str) -> Fit[P]:
         """`part` fitted, or loaded where this very fit is stored."""
         fingerprint = self.fingerprint(part, seed)
-        path = self.root / f"{_slug(type(part).__name__)}-{fingerprint[:16]}.safetensors"
+        path = self._path(part, fingerprint)
         with locked(path, f"fitting {label}"):
             if path.exists() and (not self.force or fingerprint in self.forced):
                 stored = self._load(part, seed, path, fingerprint)
                 if stored is not None:
                     return stored
             return self._fit(part, seed, label, path, fingerprint)
+
+    def stored(self, part: P, seed: int) -> Fit[P]:
+        """`part` as another process stored it just now.
+
+        Raises:
+            OutOfStep: it is not there.
+        """
+        fingerprint = self.fingerprint(part, seed)
+        path = self._path(part, fingerprint)
+        stored = self._load(part, seed, path, fingerprint) if path.exists() else None
+        if stored is None:
+            raise OutOfStep(
+                f"a process does not find {path.name}, which the first one stored in its cache: with torchrun all "
+                "machines use one cache folder, name one that they share with --cache"
+            )
+        return stored
+
+    def help(self, job: Job) -> None:
+        """Do a process's share of a fit that the first one makes and stores."""
+        fingerprint = self.fingerprint(job.part, job.seed)
+        run = self._lend(job.part, job.seed, job.label, self._path(job.part, fingerprint), fingerprint)
+        with own_randomness(job.seed):
+            job.part.fit(self.train, self.val, run)
+
+    def _path(self, part: Part, fingerprint: str) -> Path:
+        return self.root / f"{_slug(type(part).__name__)}-{fingerprint[:16]}.safetensors"
+
+    def _lend(self, part: Part, seed: int, label: str, path: Path, fingerprint: str) -> LentRun:
+        return LentRun(self, part, seed, label, fingerprint, path.with_suffix(".checkpoint"))
 
     def _load(self, part: P, seed: int, path: Path, fingerprint: str) -> Fit[P] | None:
         try:
@@ -115,8 +158,9 @@ class FitStore:
         return Fit(part, fingerprint, about["costs"], about["chose"], about["curves"], reused=True)
 
     def _fit(self, part: P, seed: int, label: str, path: Path, fingerprint: str) -> Fit[P]:
-        run = LentRun(self, part, seed, label, fingerprint, path.with_suffix(".checkpoint"))
-        with own_randomness(seed):
+        run = self._lend(part, seed, label, path, fingerprint)
+        processes = self.processes if getattr(part, "by_all_processes", False) else ALONE
+        with processes.together(Job(self.train.unit, part, seed, label)), own_randomness(seed):
             part.fit(self.train, self.val, run)
         costs = run.costs()
         about = {"fingerprint": fingerprint, "costs": costs, "chose": run.choices, "curves": run.curves}
@@ -195,6 +239,9 @@ class LentRun:
 
     def checkpoint(self, state: Mapping[str, Tensor], at: str = "") -> None:
         """See contract.Run."""
+        current().lead(lambda: self._write_checkpoint(state, at))
+
+    def _write_checkpoint(self, state: Mapping[str, Tensor], at: str) -> None:
         start = time.perf_counter()
         if start - self._written < 20 * (self._writing - 0.1):
             return
@@ -205,6 +252,18 @@ class LentRun:
 
     def resume(self) -> dict[str, Tensor] | None:
         """See contract.Run."""
+        found = current().lead(self._read_checkpoint)
+        if found is None:
+            return None
+        state, about = found
+        self._elsewhere += about["seconds"]
+        self._parts = about["parts"] | self._parts  # a part that is asked for again is counted once
+        self.choices.update(about["chose"])
+        self.curves.update(about["curves"])
+        say(f"{self.label}: going on from the last checkpoint" + (f", {about['at']}" if about["at"] else ""))
+        return {key: value.to(self.device) for key, value in state.items()}
+
+    def _read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         if self.store.force or not self.checkpoint_path.exists():
             return None
         try:
@@ -215,17 +274,15 @@ class LentRun:
         if about.get("fingerprint") != self.fingerprint:
             say(f"{self.label}: the last checkpoint is of another configuration; fitting from the start")
             return None
-        self._elsewhere += about["seconds"]
-        self._parts = about["parts"] | self._parts  # a part that is asked for again is counted once
-        self.choices.update(about["chose"])
-        self.curves.update(about["curves"])
-        say(f"{self.label}: going on from the last checkpoint" + (f", {about['at']}" if about["at"] else ""))
-        return {key: value.to(self.device) for key, value in state.items()}
+        return state, about
 
     def part(self, spec: P) -> P:
         """See contract.Run."""
         start = time.perf_counter()
-        fit = self.store.fitted(spec, self.seed, f"{self.label} / {part_name(spec)}")
+        fit = current().in_turn(
+            lambda: self.store.fitted(spec, self.seed, f"{self.label} / {part_name(spec)}"),
+            lambda: self.store.stored(spec, self.seed),
+        )
         self._elsewhere -= time.perf_counter() - start
         self._parts |= fit.costs
         self.choices |= {f"{part_name(spec)}.{key}": value for key, value in fit.chose.items()}

@@ -20,8 +20,9 @@ from cran_bench.environment import environment, peak_memory
 from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.evaluation import evaluate
 from cran_bench.examples import Examples, find_examples
-from cran_bench.fits import Fit, FitStore, fields_json
+from cran_bench.fits import Fit, FitStore, Job, fields_json
 from cran_bench.preparation import Prepared
+from cran_bench.processes import ALONE, OutOfStep, Processes
 from cran_bench.progress import duration, say
 from cran_bench.protocols import Protocol, Unit, unit_of
 from cran_bench.ranking import Ranks
@@ -66,6 +67,7 @@ class Runner:
         bound: see `cran_bench.ranking.rank`.
         force: run again what is recorded.
         forced: fingerprints of fits made again already, so that rows share a forced part.
+        processes: those that share a training; the first of them runs the jobs, the others `help`.
     """
 
     data: Prepared
@@ -77,6 +79,8 @@ class Runner:
     bound: Bound = "measured"
     force: bool = False
     forced: set[str] = field(default_factory=set)
+    processes: Processes = ALONE
+    _helping: dict[Unit, FitStore] = field(default_factory=dict, repr=False)
 
     @property
     def store(self) -> ResultStore:
@@ -130,6 +134,24 @@ class Runner:
         """A method fitted on this data, or loaded where this very fit is stored."""
         return _Fitted(self, method, seed, unit).fit.part
 
+    def help(self, job: Job) -> None:
+        """Do this process's share of a fit."""
+        if job.unit not in self._helping:
+            self._helping = {job.unit: self._fits(job.unit)}
+        self._helping[job.unit].help(job)
+
+    def _fits(self, unit: Unit) -> FitStore:
+        return FitStore(
+            self.cache / "fits",
+            self.data.identity,
+            self.data.split("train", unit, self.device),
+            self.data.split("val", unit, self.device),
+            self.device,
+            self.force,
+            self.forced,
+            self.processes,
+        )
+
     def _one(self, fitted: _Fitted, protocol: Protocol) -> Outcome:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         method, seed = fitted.method, fitted.seed
@@ -163,6 +185,8 @@ class Runner:
                 environment=environment(),
             )
             self.store.write_failure(address, failure)
+            if isinstance(error, OutOfStep):
+                raise
             return Outcome(address, None, failure, reused=False)
 
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
@@ -247,16 +271,7 @@ class _Fitted:
 
     @cached_property
     def store(self) -> FitStore:
-        data = self.runner.data
-        return FitStore(
-            self.runner.cache / "fits",
-            data.identity,
-            data.split("train", self.unit, self.runner.device),
-            data.split("val", self.unit, self.runner.device),
-            self.runner.device,
-            self.runner.force,
-            self.runner.forced,
-        )
+        return self.runner._fits(self.unit)
 
     @property
     def fit(self) -> Fit[Method]:

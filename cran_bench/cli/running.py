@@ -32,6 +32,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from cran_bench.contract import Method
     from cran_bench.counting import Bound
     from cran_bench.dataset import Collection, Dataset
     from cran_bench.registry import Configured
@@ -116,28 +117,40 @@ def run(
     from cran_bench import runner
     from cran_bench.counting import require_known
     from cran_bench.environment import pick_device
-    from cran_bench.preparation import find_prepared
-    from cran_bench.protocols import parse_protocols
+    from cran_bench.preparation import Prepared, find_prepared
+    from cran_bench.processes import joined
+    from cran_bench.protocols import Protocol, parse_protocols
     from cran_bench.registry import DATASETS, METHODS
     from cran_bench.tables import build_tables, render
 
-    named = each([*(methods or []), *(more or [])])
-    rows = [METHODS.configure(quick_method(text) if quick else text) for text in named or METHODS.names()]
-    for name, reason in () if named else METHODS.failures.items():
-        say(f"left out: method {name} could not be imported: {reason}")
-    protocols, numbers, where = parse_protocols(protocol), runner.parse_seeds(seeds), pick_device(device)
-    configured = DATASETS.configure(quick_dataset(dataset) if quick else dataset)
-    prepared = find_prepared(configured, data, cache, images_with, regions_with, vectors)
-    require_known(backend, bound)
-    job = runner.Runner(prepared, results, cache, where, folds, backend, cast("Bound", bound), force)
-    outcomes = job.run(rows, protocols, numbers)
-    finished = [(o.record, job.store.ranks(o.address)) for o in outcomes if o.record is not None]
-    failures = [o.failure for o in outcomes if o.failure is not None]
-    typer.echo(render(build_tables(finished, failures), "terminal"))
-    say(f"records: {job.store.root}")
-    if failures:
-        first = f"{failures[0].method_label}: {failures[0].error}"
-        raise BadInput(f"{len(failures)} of {len(outcomes)} runs failed, the first is {first}")
+    def asked() -> tuple[list[Configured[Method]], tuple[Protocol, ...], list[int], Prepared]:
+        named = each([*(methods or []), *(more or [])])
+        rows = [METHODS.configure(quick_method(text) if quick else text) for text in named or METHODS.names()]
+        for name, reason in () if named else METHODS.failures.items():
+            say(f"left out: method {name} could not be imported: {reason}")
+        protocols, numbers = parse_protocols(protocol), runner.parse_seeds(seeds)
+        configured = DATASETS.configure(quick_dataset(dataset) if quick else dataset)
+        require_known(backend, bound)
+        return rows, protocols, numbers, find_prepared(configured, data, cache, images_with, regions_with, vectors)
+
+    def do() -> None:
+        outcomes = job.run(rows, protocols, numbers)
+        finished = [(o.record, job.store.ranks(o.address)) for o in outcomes if o.record is not None]
+        failures = [o.failure for o in outcomes if o.failure is not None]
+        typer.echo(render(build_tables(finished, failures), "terminal"))
+        say(f"records: {job.store.root}")
+        if failures:
+            first = f"{failures[0].method_label}: {failures[0].error}"
+            raise BadInput(f"{len(failures)} of {len(outcomes)} runs failed, the first is {first}")
+
+    where = pick_device(device)
+    with joined(where) as processes:
+        rows, protocols, numbers, prepared = processes.in_turn(asked, asked)
+        job = runner.Runner(
+            prepared, results, cache, where, folds, backend, cast("Bound", bound), force, processes=processes
+        )
+        processes.helper = job.help
+        processes.lead(do)
 
 
 @app.command()
