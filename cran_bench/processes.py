@@ -172,7 +172,7 @@ class Processes:
         return total
 
     def parallel(self, module: nn.Module, some_unused: bool) -> nn.Module:
-        """A module that begins with the first process's weights and whose gradients are averaged over all.
+        """A module that begins with the first process's weights and buffers, its gradients averaged over all.
 
         Args:
             module: what is trained.
@@ -180,6 +180,8 @@ class Processes:
         """
         if self.count == 1:
             return module
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
         return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=some_unused)
 
 
