@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -182,7 +183,9 @@ class Processes:
             return module
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
-        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=some_unused)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of the name that this argument has up to torch 2.12
+            return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=some_unused)
 
 
 ALONE = Processes()

@@ -234,9 +234,15 @@ def test_a_checkpoint_of_one_process_is_taken_up_by_three(by_three, by_one):
         assert far(begun + process["losses"], by_one("paper, float64")[0].losses) < 1e-5
 
 
-def test_batch_normalisation_is_of_the_whole_batch(by_three, by_one):
-    _, seen, _ = by_three
-    assert far(seen["normalised"][0]["losses"], by_one("normalised")[0].losses) < 1e-8
+def test_batch_normalisation_is_of_the_whole_batch(by_three, by_one, prepared_scenes):
+    folder, seen, _ = by_three
+    alone, one = by_one("normalised")
+    assert far(seen["normalised"][0]["losses"], alone.losses) < 1e-8
+    two = fit(CASES["normalised"], prepared(prepared_scenes), folder / "normalised")
+    running = [key for key in one.part.state() if "running" in key]
+    assert two.reused and len(running) == 2 * 3 * 3
+    for key in running:
+        torch.testing.assert_close(two.part.state()[key], one.part.state()[key], rtol=1e-8, atol=1e-8)
 
 
 def test_parts_of_the_first_process_and_held_encoders(by_three, by_one):
@@ -276,7 +282,8 @@ def rows(text):
 
 
 def test_torchrun_makes_one_record_and_the_same_table(command, quick_scenes, tmp_path):
-    methods = ("-m", "cran-baseline:quick[dropout=0,max_epochs=2],cca")
+    # Without normalisation: the bias before it has a gradient of rounding errors alone, which Adam takes for a sign.
+    methods = ("-m", "cran-baseline:quick[dropout=0,conv_bn=false,max_epochs=2,caption_sampling=random],cca")
     found = {}
     for name in ("two", "one"):
         common = ("run", *quick_scenes.arguments, *methods, "--results", tmp_path / name)
