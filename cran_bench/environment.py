@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from cran_bench.arithmetic import has_bfloat16
 from cran_bench.errors import BadInput, did_you_mean
@@ -30,7 +29,6 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "processes": dist.get_world_size() if dist.is_initialized() else 1,
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "commit": _commit(),
     }
@@ -49,7 +47,7 @@ def peak_memory() -> int:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the GPU where there is one; of the processes that torchrun starts on a machine each has its own.
+    """``auto`` is the GPU where there is one.
 
     Raises:
         BadInput: an unknown device, or a GPU where there is none.
@@ -59,19 +57,11 @@ def pick_device(name: str) -> torch.device:
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
         raise BadInput(f"there is no device '{name}'{did_you_mean(name, ('auto', 'cpu', 'cuda'))}")
-    if kind == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        beside = int(os.environ["LOCAL_WORLD_SIZE"])
-        if number or beside > torch.cuda.device_count():
-            raise BadInput(
-                f"torchrun started {beside} processes here, each of which takes a GPU of its own, and torch finds "
-                f"{torch.cuda.device_count()}: use --device cuda with a process for each GPU, or --device cpu"
-            )
-        number = os.environ["LOCAL_RANK"]
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise BadInput(f"torch finds {torch.cuda.device_count()} GPUs here, so there is no '{name}'; use --device cpu")
     if kind == "cuda":
         _be_deterministic()
-    return torch.device(f"{kind}:{number}" if number else kind)
+    return torch.device(name)
 
 
 def require_bfloat16(device: torch.device) -> None:

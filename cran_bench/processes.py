@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cran_bench.environment import pick_device
 from cran_bench.errors import BadInput
 
 T = TypeVar("T")
@@ -53,7 +54,6 @@ class Processes:
     count: int = 1
     helper: Callable[[Any], None] = field(default=lambda _: None, repr=False)
     _talk: Any = field(default=None, repr=False)
-    _told: Exception | None = field(default=None, repr=False)
 
     # who does what -------------------------------------------------------------------------------------------------
 
@@ -88,7 +88,7 @@ class Processes:
             try:
                 yield
             except Exception as error:
-                if isinstance(error, BadInput) or error is self._told:
+                if isinstance(error, BadInput) or getattr(error, "is_told", False):
                     raise
                 raise self._out_of_step(error) from error
 
@@ -99,7 +99,7 @@ class Processes:
         except OutOfStep:
             raise
         except Exception as error:
-            self._told = error
+            error.is_told = True  # type: ignore[attr-defined]
             self._tell("failed", f"{type(error).__name__}: {error}")
             raise
         self._tell("done", value)
@@ -197,6 +197,29 @@ def current() -> Processes:
     return _CURRENT.get()
 
 
+def own_device(name: str) -> torch.device:
+    """`pick_device`, where each of the processes that torchrun starts on a machine has a GPU of its own.
+
+    Raises:
+        BadInput: there are more processes than GPUs, or one GPU is named for all.
+    """
+    device = pick_device(name)
+    if device.type != "cuda" or started() == 1:
+        return device
+    here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if device.index is not None or here > gpus:
+        raise BadInput(
+            f"torchrun started {here} processes here, each of which takes a GPU of its own, and torch finds {gpus}: "
+            "use --device cuda and one process for each GPU, or --device cpu"
+        )
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+
+
+def started() -> int:
+    """How many processes torchrun started; 1 without."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
     """All processes that torchrun started; of them only the first is heard on stderr.
@@ -206,7 +229,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
     Args:
         device: where this process computes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if started() == 1:
         yield ALONE
         return
     if device.type == "cuda":

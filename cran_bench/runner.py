@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -182,12 +182,15 @@ class Runner:
                 error=text,
                 traceback=traceback.format_exc(),
                 started=started,
-                environment=environment(),
+                environment=self._environment(),
             )
             self.store.write_failure(address, failure)
             if isinstance(error, OutOfStep):
                 raise
             return Outcome(address, None, failure, reused=False)
+
+    def _environment(self) -> dict[str, Any]:
+        return {**environment(), "processes": self.processes.count}
 
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
         return sha256_json(
@@ -254,7 +257,7 @@ class Runner:
             ),
             device=self.device.type,
             peak_memory=peak_memory(),
-            environment=environment(),
+            environment=self._environment(),
             started=started,
             ranks_sha="",
         )

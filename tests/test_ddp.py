@@ -23,7 +23,7 @@ from cran_bench.methods.cran.correlation import Correlation
 from cran_bench.methods.cran.model import BatchNorm
 from cran_bench.methods.cran.recipe import LEVELS, PAPER, SIZES, Sizes
 from cran_bench.preparation import find_prepared
-from cran_bench.processes import ALONE, Processes, current, joined
+from cran_bench.processes import ALONE, Processes, current, joined, own_device
 from cran_bench.registry import DATASETS
 from cran_bench.results import ResultStore
 from cran_bench.training import Training
@@ -63,7 +63,7 @@ CASES = {
     "breaks": Case(TAUGHT, breaks=True),
     "paper, float64": Case(PAPER_64, torch.float64),
     "paper, float32": Case(PAPER_64),
-    "three, then one": Case(PAPER_64, torch.float64, stops=4),
+    "three, then one": Case(PAPER_64, torch.float64, stops=3),
     "one, then three": Case(PAPER_64, torch.float64),
     "normalised": Case({**SCRATCH, **SURE, "batch_size": 9, "bucket": 1}, torch.float64),
     "taught": Case({**TAUGHT, **SURE}),
@@ -163,7 +163,7 @@ def main(spec, data, cache, folder, *names):
 def by_three(prepared_scenes, tmp_path_factory):
     """The cases, fitted by three processes, where one of them had begun `one, then three`."""
     folder = tmp_path_factory.mktemp("fits")
-    begun = Case(PAPER_64, torch.float64, stops=4)
+    begun = Case(PAPER_64, torch.float64, stops=7)
     with pytest.raises(BadInput, match="stopped"):
         fit(begun, prepared(prepared_scenes), folder / "one, then three")
     seen = fitted_by(3, prepared_scenes, folder, CASES)
@@ -223,14 +223,14 @@ def test_a_checkpoint_of_three_processes_is_taken_up_by_one(by_three, by_one, pr
     ]
     rest = Case(PAPER_64, torch.float64)
     fit(rest, prepared(prepared_scenes), folder / "three, then one")
-    assert len(rest.losses) == 5 * 7
+    assert len(rest.losses) == 6 * 7
     assert far(seen["three, then one"][0]["losses"] + rest.losses, by_one("paper, float64")[0].losses) < 1e-5
 
 
 def test_a_checkpoint_of_one_process_is_taken_up_by_three(by_three, by_one):
     _, seen, begun = by_three
     for process in seen["one, then three"]:
-        assert len(process["losses"]) == 5 * 7
+        assert len(process["losses"]) == 2 * 7
         assert far(begun + process["losses"], by_one("paper, float64")[0].losses) < 1e-5
 
 
@@ -327,6 +327,19 @@ def test_rows_are_shared_out():
         assert [row for each in team for row in range(rows)[each.mine(rows)]] == list(range(rows))
         assert team[0].among(rows) is team[0]
     assert team[0].among(2) is ALONE
+
+
+def test_every_process_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr("cran_bench.processes.pick_device", torch.device)
+    assert own_device("cuda") == torch.device("cuda")
+    for name, value in (("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4"), ("LOCAL_RANK", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert own_device("cuda") == torch.device("cuda:2") and own_device("cpu") == CPU
+    for name, gpus in (("cuda:1", 4), ("cuda", 3)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        with pytest.raises(BadInput, match=f"torchrun started 4 processes here.* torch finds {gpus}: use --device"):
+            own_device(name)
 
 
 def test_one_process_is_as_if_there_were_none():

@@ -116,9 +116,8 @@ def run(
     """
     from cran_bench import runner
     from cran_bench.counting import require_known
-    from cran_bench.environment import pick_device
     from cran_bench.preparation import Prepared, find_prepared
-    from cran_bench.processes import joined
+    from cran_bench.processes import joined, own_device
     from cran_bench.protocols import Protocol, parse_protocols
     from cran_bench.registry import DATASETS, METHODS
     from cran_bench.tables import build_tables, render
@@ -143,7 +142,7 @@ def run(
             first = f"{failures[0].method_label}: {failures[0].error}"
             raise BadInput(f"{len(failures)} of {len(outcomes)} runs failed, the first is {first}")
 
-    where = pick_device(device)
+    where = own_device(device)
     with joined(where) as processes:
         rows, protocols, numbers, prepared = processes.in_turn(asked, asked)
         job = runner.Runner(
