@@ -137,10 +137,11 @@ class Runner:
     def help(self, job: Job) -> None:
         """Do this process's share of a fit."""
         if job.unit not in self._helping:
-            self._helping = {job.unit: self._fits(job.unit)}
+            self._helping = {job.unit: self.fits(job.unit)}
         self._helping[job.unit].help(job)
 
-    def _fits(self, unit: Unit) -> FitStore:
+    def fits(self, unit: Unit) -> FitStore:
+        """Where fits on the texts of a unit are made and stored."""
         return FitStore(
             self.cache / "fits",
             self.data.identity,
@@ -274,7 +275,7 @@ class _Fitted:
 
     @cached_property
     def store(self) -> FitStore:
-        return self.runner._fits(self.unit)
+        return self.runner.fits(self.unit)
 
     @property
     def fit(self) -> Fit[Method]:
