@@ -24,7 +24,9 @@ from torch import Tensor
 from cran_bench.contract import Part
 from cran_bench.errors import BadInput, first_wrong
 from cran_bench.memory import require_room
+from cran_bench.processes import ALONE, OutOfStep, Processes, current
 from cran_bench.progress import say, track
+from cran_bench.protocols import Unit
 from cran_bench.ranking import rank
 from cran_bench.ranks import Metrics
 from cran_bench.similarity import Embedding, Similarity, on_device
@@ -80,6 +82,16 @@ class Fit(Generic[P]):
 
 
 @dataclass(frozen=True)
+class Job:
+    """A fit that several processes make together."""
+
+    unit: Unit
+    part: Part
+    seed: int
+    label: str
+
+
+@dataclass(frozen=True)
 class FitStore:
     """Fits below a folder, one safetensors file each, made on `train` and `val`.
 
@@ -87,6 +99,7 @@ class FitStore:
         root: the folder.
         data: JSON values that identify the data and the front end.
         forced_by: name of a run that fits again even what is stored, each thing once; '' for none.
+        processes: those that make a fit together whose part says `by_all_processes = True`.
     """
 
     root: Path
@@ -95,6 +108,7 @@ class FitStore:
     val: Split
     device: torch.device
     forced_by: str = ""
+    processes: Processes = ALONE
 
     def fingerprint(self, part: Part, seed: int) -> str:
         """sha256 of the data, the part's class and fields, the seed, the code and the kind of device."""
@@ -114,13 +128,42 @@ class FitStore:
     def fitted(self, part: P, seed: int, label: str) -> Fit[P]:
         """`part` fitted, or loaded where this very fit is stored."""
         fingerprint = self.fingerprint(part, seed)
-        path = self.root / f"{_slug(type(part).__name__)}-{fingerprint[:16]}.safetensors"
+        path = self._path(part, fingerprint)
         with locked(path, f"fitting {label}"):
             if path.exists():
                 stored = self._load(part, seed, path, fingerprint)
                 if stored is not None:
                     return stored
             return self._fit(part, seed, label, path, fingerprint)
+
+    def stored(self, part: P, seed: int) -> Fit[P]:
+        """`part` as another process stored it just now.
+
+        Raises:
+            OutOfStep: it is not there.
+        """
+        fingerprint = self.fingerprint(part, seed)
+        path = self._path(part, fingerprint)
+        stored = self._load(part, seed, path, fingerprint) if path.exists() else None
+        if stored is None:
+            raise OutOfStep(
+                f"a process does not find {path.name}, which the first one stored in its cache: with torchrun all "
+                "machines use one cache folder, name one that they share with --cache"
+            )
+        return stored
+
+    def help(self, job: Job) -> None:
+        """Do a process's share of a fit that the first one makes and stores."""
+        fingerprint = self.fingerprint(job.part, job.seed)
+        run = self._lend(job.part, job.seed, job.label, self._path(job.part, fingerprint), fingerprint)
+        with own_randomness(job.seed):
+            job.part.fit(self.train, self.val, run)
+
+    def _path(self, part: Part, fingerprint: str) -> Path:
+        return self.root / f"{_slug(type(part).__name__)}-{fingerprint[:16]}.safetensors"
+
+    def _lend(self, part: Part, seed: int, label: str, path: Path, fingerprint: str) -> LentRun:
+        return LentRun(self, part, seed, label, fingerprint, path.with_suffix(".checkpoint"))
 
     def _load(self, part: P, seed: int, path: Path, fingerprint: str) -> Fit[P] | None:
         try:
@@ -140,8 +183,9 @@ class FitStore:
 
     def _fit(self, part: P, seed: int, label: str, path: Path, fingerprint: str) -> Fit[P]:
         require_room(part, self.train)
-        run = LentRun(self, part, seed, label, fingerprint, path.with_suffix(".checkpoint"))
-        with own_randomness(seed):
+        run = self._lend(part, seed, label, path, fingerprint)
+        processes = self.processes if getattr(part, "by_all_processes", False) else ALONE
+        with processes.together(Job(self.train.unit, part, seed, label)), own_randomness(seed):
             part.fit(self.train, self.val, run)
         costs = run.costs()
         about = {"fingerprint": fingerprint, "costs": costs, "chose": run.choices, "curves": run.curves}
@@ -219,6 +263,9 @@ class LentRun:
 
     def checkpoint(self, state: Mapping[str, Tensor], at: str = "") -> None:
         """See contract.Run."""
+        current().lead(lambda: self._write_checkpoint(state, at))
+
+    def _write_checkpoint(self, state: Mapping[str, Tensor], at: str) -> None:
         start = time.perf_counter()
         if start - self._written < 20 * (self._writing - 0.1):
             return
@@ -231,6 +278,18 @@ class LentRun:
 
     def resume(self) -> dict[str, Tensor] | None:
         """See contract.Run."""
+        found = current().lead(self._read_checkpoint)
+        if found is None:
+            return None
+        state, last = found
+        self._elsewhere += last.seconds
+        self._parts = last.parts | self._parts  # a part that is asked for again is counted once
+        self.choices.update(last.chose)
+        self.curves.update(last.curves)
+        say(f"{self.label}: going on from the last checkpoint" + (f", {last.at}" if last.at else ""))
+        return {key: value.to(self.device) for key, value in state.items()}
+
+    def _read_checkpoint(self) -> tuple[dict[str, Tensor], _Checkpoint] | None:
         if not self.checkpoint_path.exists():
             return None
         try:
@@ -242,19 +301,15 @@ class LentRun:
         if last.fingerprint != self.fingerprint:
             say(f"{self.label}: the last checkpoint is of another configuration; fitting from the start")
             return None
-        if self.store.forced_by not in ("", last.run):
-            return None
-        self._elsewhere += last.seconds
-        self._parts = last.parts | self._parts  # a part that is asked for again is counted once
-        self.choices.update(last.chose)
-        self.curves.update(last.curves)
-        say(f"{self.label}: going on from the last checkpoint" + (f", {last.at}" if last.at else ""))
-        return {key: value.to(self.device) for key, value in state.items()}
+        return None if self.store.forced_by not in ("", last.run) else (state, last)
 
     def part(self, spec: P) -> P:
         """See contract.Run."""
         start = time.perf_counter()
-        fit = self.store.fitted(spec, self.seed, f"{self.label} / {part_name(spec)}")
+        fit = current().in_turn(
+            lambda: self.store.fitted(spec, self.seed, f"{self.label} / {part_name(spec)}"),
+            lambda: self.store.stored(spec, self.seed),
+        )
         self._elsewhere -= time.perf_counter() - start
         self._parts |= fit.costs
         self.choices |= {f"{part_name(spec)}.{key}": value for key, value in fit.chose.items()}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -21,8 +21,9 @@ from cran_bench.environment import environment, peak_memory
 from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.evaluation import evaluate
 from cran_bench.examples import Examples
-from cran_bench.fits import Fit, FitStore, fields_json
+from cran_bench.fits import Fit, FitStore, Job, fields_json
 from cran_bench.preparation import Prepared
+from cran_bench.processes import ALONE, OutOfStep, Processes
 from cran_bench.progress import duration, say
 from cran_bench.protocols import Protocol, Unit, unit_of
 from cran_bench.querying import find_examples
@@ -44,6 +45,11 @@ from cran_bench.split import MissingFeature, Split
 from cran_bench.storage import locked, sha256_json
 
 SOURCES = ("schema", "images_sha", "ids_sha", "backbone", "proposer", "failed")  # of a features manifest
+
+
+def new_name() -> str:
+    """A name for a run, that no other has."""
+    return secrets.token_hex(8)
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Runner:
         bound: see `cran_bench.ranking.rank`.
         force: run again what is recorded.
         name: of this run: fits that are forced are made once in it, by whichever process comes first.
+        processes: those that share a training; the first of them runs the jobs, the others `help`.
     """
 
     data: Prepared
@@ -78,7 +85,9 @@ class Runner:
     backend: str | Backend = "auto"
     bound: Bound = "measured"
     force: bool = False
-    name: str = field(default_factory=lambda: secrets.token_hex(8))
+    name: str = field(default_factory=new_name)
+    processes: Processes = ALONE
+    _helping: dict[Unit, FitStore] = field(default_factory=dict, repr=False)
 
     @property
     def store(self) -> ResultStore:
@@ -161,6 +170,24 @@ class Runner:
         """A method fitted on this data, or loaded where this very fit is stored."""
         return _Fitted(self, method, seed, unit).fit.part
 
+    def help(self, job: Job) -> None:
+        """Do this process's share of a fit."""
+        if job.unit not in self._helping:
+            self._helping = {job.unit: self.fits(job.unit)}
+        self._helping[job.unit].help(job)
+
+    def fits(self, unit: Unit) -> FitStore:
+        """Where fits on the texts of a unit are made and stored."""
+        return FitStore(
+            self.cache / "fits",
+            self.data.identity,
+            self.data.split("train", unit, self.device),
+            self.data.split("val", unit, self.device),
+            self.device,
+            self.name if self.force else "",
+            self.processes,
+        )
+
     def _one(self, fitted: _Fitted, protocol: Protocol) -> Outcome:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         try:
@@ -175,7 +202,10 @@ class Runner:
         except CannotWrite:
             raise
         except Exception as error:  # recorded with its traceback; the other rows go on
-            return self._failed(fitted, protocol, error, started)
+            failed = self._failed(fitted, protocol, error, started)
+            if isinstance(error, OutOfStep):
+                raise
+            return failed
 
     def _failed(self, fitted: _Fitted, protocol: Protocol, error: Exception, started: str) -> Outcome:
         method, dataset = fitted.method, self.data.dataset.label
@@ -191,7 +221,7 @@ class Runner:
             error=text,
             traceback="".join(traceback.format_exception(error)),
             started=started,
-            environment=environment(),
+            environment=self._environment(),
         )
         try:
             address = self._address(fitted, protocol)
@@ -203,6 +233,9 @@ class Runner:
     def _address(self, fitted: _Fitted, protocol: Protocol) -> Address:
         fingerprint = self._fingerprint(fitted, protocol)
         return Address(self.data.dataset.label, protocol, self.folds, fitted.method.label, fitted.seed, fingerprint)
+
+    def _environment(self) -> dict[str, Any]:
+        return {**environment(), "processes": self.processes.count}
 
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
         return sha256_json(
@@ -269,7 +302,7 @@ class Runner:
             ),
             device=self.device.type,
             peak_memory=peak_memory(),
-            environment=environment(),
+            environment=self._environment(),
             started=started,
             ranks_sha="",
         )
@@ -301,15 +334,7 @@ class _Fitted:
 
     @cached_property
     def store(self) -> FitStore:
-        data = self.runner.data
-        return FitStore(
-            self.runner.cache / "fits",
-            data.identity,
-            data.split("train", self.unit, self.runner.device),
-            data.split("val", self.unit, self.runner.device),
-            self.runner.device,
-            self.runner.name if self.runner.force else "",
-        )
+        return self.runner.fits(self.unit)
 
     @property
     def fit(self) -> Fit[Method]:

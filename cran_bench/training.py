@@ -2,7 +2,8 @@
 
 A method brings a module, the batches of an epoch, the loss of a batch and a way to score the validation split; the loop
 knows nothing else of it.  An epoch's batches depend on the seed and the epoch alone, so a fit that was stopped goes on
-to exactly the numbers it would have reached.
+to exactly the numbers it would have reached.  Where several processes train together, each runs this loop; the first
+validates and stores, and so decides for all.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from cran_bench.contract import Run
 from cran_bench.errors import BadInput
+from cran_bench.processes import current
 from cran_bench.states import below, with_prefix
 
 B = TypeVar("B")
@@ -80,8 +82,11 @@ class Training(Generic[B]):
 
     def _train(self, run: Run, first: int) -> Iterator[None]:
         """One item a step, so that progress counts steps."""
+        processes = current()
         for epoch in range(first, self.epochs + 1):
             self.module.train()
+            if processes.count > 1:  # dropout of its own in each, whichever epoch training goes on from
+                torch.manual_seed((1_000_003 * run.seed + epoch) * processes.count + processes.number)
             losses: list[Tensor] = []
             for batch in self.batches(epoch, torch.Generator().manual_seed(1_000_003 * run.seed + epoch)):
                 self._set_pace(epoch - 1 + len(losses) / self.steps)
@@ -111,7 +116,7 @@ class Training(Generic[B]):
     def _look(self, run: Run, epoch: int, loss: float) -> None:
         self.module.eval()
         with torch.inference_mode():
-            found = self.validate()
+            found = current().lead(self.validate)
         run.log(epoch=epoch, loss=loss, **found)
         _require_finite(found[self.criterion], epoch, f"{self.criterion} on validation")
         if found[self.criterion] > self._best_value:

@@ -119,38 +119,54 @@ def run(
     """
     from cran_bench import runner
     from cran_bench.counting import require_known
-    from cran_bench.environment import pick_device
-    from cran_bench.preparation import find_prepared
-    from cran_bench.protocols import parse_protocols
+    from cran_bench.preparation import Prepared, find_prepared
+    from cran_bench.processes import joined, own_device, started
+    from cran_bench.protocols import Protocol, parse_protocols
     from cran_bench.registry import DATASETS, METHODS
     from cran_bench.tables import build_tables, render
 
-    named = each([*(methods or []), *(more or [])])
-    specs = [quick_method(text) if quick else text for text in named or METHODS.names()]
-    rows = [METHODS.configure(text) for text in specs]
-    for name, reason in () if named else METHODS.failures.items():
-        say(f"left out: method {name} could not be imported: {reason}")
-    protocols, numbers = parse_protocols(protocol), runner.parse_seeds(seeds)
-    workers = None if cluster is None else import_module("cran_bench.cluster").find_cluster(cluster)
-    where = pick_device(device) if workers is None else workers.device(device)
     source = quick_dataset(dataset) if quick else dataset
-    configured = DATASETS.configure(source)
-    prepared = find_prepared(configured, data, cache, images_with, regions_with, vectors)
-    require_known(backend, bound)
-    job = runner.Runner(prepared, results, cache, where, folds, backend, cast("Bound", bound), force)
-    if workers is None:
-        outcomes = job.run(rows, protocols, numbers)
-    else:
-        from cran_bench.dispatch import run_on
+    workers = None if cluster is None else import_module("cran_bench.cluster").find_cluster(cluster)
+    if workers is not None and started() > 1:
+        raise BadInput("torchrun shares one training, --cluster hands out rows: use one of them")
 
-        outcomes = run_on(workers, job, source, data, specs, protocols, numbers)
-    finished = [job.store.finished(o.address, o.record) for o in outcomes if o.record is not None]
-    failures = [o.failure for o in outcomes if o.failure is not None]
-    typer.echo(render(build_tables(finished, failures), "terminal"))
-    say(f"records: {job.store.root}")
-    if failures:
-        first = f"{failures[0].method_label}: {failures[0].error}"
-        raise BadInput(f"{len(failures)} of {len(outcomes)} runs failed, the first is {first}")
+    def asked() -> tuple[list[str], tuple[Protocol, ...], list[int], Prepared]:
+        named = each([*(methods or []), *(more or [])])
+        specs = [quick_method(text) if quick else text for text in named or METHODS.names()]
+        for text in specs:
+            METHODS.configure(text)
+        for name, reason in () if named else METHODS.failures.items():
+            say(f"left out: method {name} could not be imported: {reason}")
+        protocols, numbers = parse_protocols(protocol), runner.parse_seeds(seeds)
+        configured = DATASETS.configure(source)
+        require_known(backend, bound)
+        prepared = find_prepared(configured, data, cache, images_with, regions_with, vectors)
+        return specs, protocols, numbers, prepared
+
+    def do() -> None:
+        if workers is None:
+            outcomes = job.run([METHODS.configure(text) for text in specs], protocols, numbers)
+        else:
+            from cran_bench.dispatch import run_on
+
+            outcomes = run_on(workers, job, source, data, specs, protocols, numbers)
+        finished = [job.store.finished(o.address, o.record) for o in outcomes if o.record is not None]
+        failures = [o.failure for o in outcomes if o.failure is not None]
+        typer.echo(render(build_tables(finished, failures), "terminal"))
+        say(f"records: {job.store.root}")
+        if failures:
+            first = f"{failures[0].method_label}: {failures[0].error}"
+            raise BadInput(f"{len(failures)} of {len(outcomes)} runs failed, the first is {first}")
+
+    where = own_device(device) if workers is None else workers.device(device)
+    with joined(where) as processes:
+        specs, protocols, numbers, prepared = processes.in_turn(asked, asked)
+        name = processes.lead(runner.new_name)
+        job = runner.Runner(
+            prepared, results, cache, where, folds, backend, cast("Bound", bound), force, name, processes
+        )
+        processes.helper = job.help
+        processes.lead(do)
 
 
 @app.command()

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cran_bench import Levels, MultiLevel, Run, Split
 from cran_bench.errors import BadInput
 from cran_bench.frontend.characters import ALPHABET
 from cran_bench.losses import margin_loss
+from cran_bench.processes import current
 from cran_bench.progress import say
 from cran_bench.training import Training, halved, linear
 
@@ -35,7 +37,11 @@ class Alignment(Recipe):
     Attributes:
         levels: of global, local and relation.
         beginning: number of the random beginning, or none for that of the run's seed.
+
+    Several processes share every batch: each encodes some of its pairs, and the loss is that of all embeddings.
     """
+
+    by_all_processes: ClassVar[bool] = True
 
     levels: tuple[str, ...] = LEVELS
     beginning: int | None = None
@@ -74,6 +80,7 @@ class Alignment(Recipe):
 
         Keeps the epoch with the best rsum on validation.
         """
+        processes = current()
         views, chars = self.views(train), train.chars(LENGTH)
         warn_of_unread(train, chars)
         held = self.heads_first if self.start != "scratch" else 0
@@ -87,34 +94,47 @@ class Alignment(Recipe):
         ridge = (
             run.part(Correlation(self.ridge, self.scaled_dim)).best if mixes and len(self.ridge) > 1 else self.ridge[0]
         )
-        words = train.tfidf(WORDS) if self.image_scaling == "cca" else None
-        self.network.fit_scaling(views, words, train.image_of, ridge)
+
+        def scale() -> None:
+            words = train.tfidf(WORDS) if self.image_scaling == "cca" else None
+            self.network.fit_scaling(views, words, train.image_of, ridge)
+
+        processes.lead(scale)  # the others get it with the weights
         if self.start != "scratch":
             encoder = run.part(Reading(**self.of_encoder())).encoder
             for level in self.network.levels.values():
                 level.start_from(encoder)
-        alike = self._lookalikes(train)
+        alike = processes.lead(lambda: self._lookalikes(train))
         batches = Batches(self, train.image_of, (chars > 0).sum(dim=1).cpu(), alike)
         scoring = MultiLevel(top=self.k_train)
         draws, negatives = torch.Generator(), str(self.negatives)
         known: dict[str, Tensor] = {}  # what the encoders read in the training texts, while they are held
+        encode: nn.Module = self.network
 
         def epoch(number: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-            nonlocal negatives, scoring
+            nonlocal negatives, scoring, encode
             draws.manual_seed(generator.initial_seed() + NEGATIVES)
             warming_up = number <= self.warm_up
             negatives = "all" if self.negatives == "hardest" and warming_up else self.negatives
             scoring = MultiLevel(top=self.top if warming_up else self.k_train)
-            if number > held:
+            if number > held and (known or encode is self.network):
                 known.clear()
-            elif not known:
+                encode = processes.parallel(self.network, some_unused=False)
+            elif not known and number <= held:
                 known.update(self._read(chars))
+                encode = processes.parallel(self.network, some_unused=True)
             return batches.epoch(number, generator)
 
         def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
             owner, texts = batch
-            read = {name: x[texts] for name, x in known.items()} or self.network.read(chars[texts])
-            images, captions = self.network.images(rows_of(views, owner)), self.network.texts(read)
+            sharing = processes.among(len(owner))
+            mine = sharing.mine(len(owner))
+            self.network.share(sharing)
+            read = {name: x[texts[mine]] for name, x in known.items()}
+            images, captions = (
+                embedded.map(lambda x: sharing.gather(x, len(owner)))
+                for embedded in encode(rows_of(views, owner[mine]), read or chars[texts], mine)
+            )
             total = torch.zeros((), device=run.device)
             for level in self.levels:
                 scores = scoring.scores_as_given(only(images, level), only(captions, level))
@@ -147,7 +167,7 @@ class Alignment(Recipe):
         def rsum(beginning: int) -> float:
             trial = run.part(replace(self, beginning=beginning, beginnings=1, heads_first=1, max_epochs=1))
             with torch.inference_mode():
-                return run.score(trial.embed_images(val), trial.embed_texts(val)).rsum
+                return current().lead(lambda: run.score(trial.embed_images(val), trial.embed_texts(val)).rsum)
 
         best = max(range(self.beginnings), key=rsum)
         run.chose(beginning=best)

@@ -19,6 +19,7 @@ from torch.nn.functional import embedding_bag, max_pool1d, pad
 from cran_bench import Levels, Relations
 from cran_bench.frontend.characters import ALPHABET
 from cran_bench.linalg import Matrix, canonical_correlations, moments, spectral_norm
+from cran_bench.processes import ALONE, Processes
 from cran_bench.similarity import region_pairs
 
 from .recipe import Recipe
@@ -26,6 +27,7 @@ from .recipe import Recipe
 BLOCK = 8192  # rows of features at a time
 LENGTH = 201  # characters of a text
 KERNEL = 4  # characters, or pooled steps, that a convolution sees
+ALL = slice(None)
 
 
 class Views(NamedTuple):
@@ -40,6 +42,32 @@ class Views(NamedTuple):
 # 3.1 Visual-language relation attention model ----------------------------------------------------------------------
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation; in training its statistics are of the whole batch where several processes share one."""
+
+    shared_by: Processes = ALONE
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, steps) to the same."""
+        if self.shared_by.count == 1 or not self.training:
+            normalised: Tensor = super().forward(x)
+            return normalised
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        total, here = self.shared_by.total, x.new_tensor([len(x) * x.shape[2]])
+        sums = total(torch.cat([x.sum(dim=(0, 2)), here]))
+        count = sums[-1]
+        mean = sums[:-1] / count
+        centred = x - mean[:, None]
+        variance = total(centred.square().sum(dim=(0, 2))) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+        scale: Tensor = self.weight * (variance + self.eps).rsqrt()
+        return centred * scale[:, None] + self.bias[:, None]
+
+
 class TextEncoder(nn.Module):
     """Char-CNN and LSTM: characters to H = {h_1 ... h_m} (Section 3.1; the cell is Eqs. 1-3).
 
@@ -51,7 +79,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         channels = (len(ALPHABET), *recipe.sizes.kernels)
         self.convolutions = nn.ModuleList(nn.Conv1d(a, b, KERNEL) for a, b in pairwise(channels))
-        self.norms = nn.ModuleList(nn.BatchNorm1d(c) if recipe.conv_bn else nn.Identity() for c in channels[1:])
+        self.norms = nn.ModuleList(BatchNorm(c) if recipe.conv_bn else nn.Identity() for c in channels[1:])
         self.pools: tuple[tuple[int, int], ...] = ((3, 3), (3, 3), (3, 2) if recipe.third_pool else (1, 1))
         self.lstm = nn.LSTM(channels[-1], recipe.sizes.lstm, recipe.lstm_layers, batch_first=True)
         for name, bias in self.lstm.named_parameters():
@@ -71,15 +99,16 @@ class TextEncoder(nn.Module):
         length = ((chars > 0) * positions).amax(dim=1)
         return ((length + self.stride - 1) // self.stride).clamp(1, self.steps)
 
-    def forward(self, chars: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 201) uint8, 0 for padding, to H (B, m', units) and which steps count (B, m') bool.
+    def forward(self, chars: Tensor, rows: slice = ALL) -> tuple[Tensor, Tensor]:
+        """(B, 201) uint8, 0 for padding, to H (B, m', units) and which steps count (B, m') bool, of some `rows`.
 
         Steps that see only padding are all alike before the LSTM, so they are computed once and repeated; where they do
-        not count they are left out, and m' is what the longest text needs.  While batch normalisation is trained, its
-        statistics are of the steps that were computed.
+        not count they are left out, and m' is what the longest of all B texts needs.  While batch normalisation is
+        trained, its statistics are of the steps that were computed.
         """
         touched = self.touched(chars)
         longest = int(touched.max())
+        chars, touched = chars[rows], touched[rows]
         seen = longest if self.mask_padding else min(longest + 1, self.steps)
         x = one_hot_convolution(chars[:, : self.stride * (seen - 1) + self.field], self.convolutions[0])
         for layer, (norm, (size, stride)) in enumerate(zip(self.norms, self.pools, strict=True)):
@@ -227,9 +256,9 @@ class Level(nn.Module):
         self.dropout = nn.Dropout(recipe.dropout)
         self.text = nn.Linear(recipe.sizes.lstm, recipe.sizes.dim)
 
-    def read(self, chars: Tensor) -> Tensor:
-        """(B, 201) characters to (B, units): the mean of the steps, or (1/m) sum_k a_k h_k."""
-        H, counts = self.encoder(chars)
+    def read(self, chars: Tensor, rows: slice = ALL) -> Tensor:
+        """(B, 201) characters to (B, units), of some `rows`: the mean of the steps, or (1/m) sum_k a_k h_k."""
+        H, counts = self.encoder(chars, rows)
         a = self.pooling.weights(H, counts)
         pooled: Tensor = (a[:, None] @ H).squeeze(1)
         if self.divides:
@@ -369,9 +398,26 @@ class Network(nn.Module):
             assert rows is not None
             level.scaling.fit(rows, None if name == "global" else views.mask, texts, image_of, ridge)
 
-    def read(self, chars: Tensor) -> dict[str, Tensor]:
-        """(B, 201) characters to what every level reads, (B, units)."""
-        return {name: level.read(chars) for name, level in self.levels.items()}
+    def forward(self, views: Views, texts: Tensor | Mapping[str, Tensor], rows: slice = ALL) -> tuple[Levels, Levels]:
+        """Embeddings of images and of texts, as a step of training needs them.
+
+        Args:
+            views: of the images.
+            texts: what was read in the texts, or the characters (B, 201) of a batch, of which `rows` are embedded.
+            rows: see `texts`.
+        """
+        read = self.read(texts, rows) if isinstance(texts, Tensor) else texts
+        return self.images(views), self.texts(read)
+
+    def share(self, processes: Processes) -> None:
+        """Have batch normalisation take the batch of several processes for one."""
+        for module in self.modules():
+            if isinstance(module, BatchNorm):
+                module.shared_by = processes
+
+    def read(self, chars: Tensor, rows: slice = ALL) -> dict[str, Tensor]:
+        """(B, 201) characters to what every level reads, (B, units), of some `rows`."""
+        return {name: level.read(chars, rows) for name, level in self.levels.items()}
 
     def texts(self, read: Mapping[str, Tensor]) -> Levels:
         """What was read to embeddings on every level."""

@@ -1,0 +1,355 @@
+"""CRAN trained by several processes under torchrun: the losses, fits and tables of one.
+
+torchrun starts this very file, which then fits the cases below and leaves what it saw in a folder.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cran_bench.errors import BadInput
+from cran_bench.fits import FitStore
+from cran_bench.methods.cran import alignment
+from cran_bench.methods.cran.alignment import Alignment
+from cran_bench.methods.cran.correlation import Correlation
+from cran_bench.methods.cran.model import BatchNorm
+from cran_bench.methods.cran.recipe import LEVELS, PAPER, SIZES, Sizes
+from cran_bench.preparation import find_prepared
+from cran_bench.processes import ALONE, Processes, current, joined, own_device
+from cran_bench.registry import DATASETS
+from cran_bench.results import ResultStore
+from cran_bench.training import Training
+
+CPU = torch.device("cpu")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+SMALL = Sizes((12, 16, 24), 16, 12)
+PAPER_64 = {**PAPER, "width": "compact", "attn_dim": 8, "batch_size": 9, "max_epochs": 8}  # batches of 8 and 9
+SCRATCH = {"start": "scratch", "caption_sampling": "random", "image_scaling": "none", "max_epochs": 2}
+SURE = {"dropout": 0.0, "attn_dropout": 0.0}
+TAUGHT = {"heads_first": 1, "beginnings": 2, "start_passes": 1, "max_epochs": 3}
+
+
+@dataclass
+class Case:
+    """A training.
+
+    Attributes:
+        stops: before this epoch, in all processes.
+        breaks: in a part that the first process makes by itself.
+        losses: of every step.
+        norms: of every step's gradient.
+        seeds: of torch's own generator in every step.
+    """
+
+    fields: dict[str, Any]
+    dtype: torch.dtype = torch.float32
+    levels: tuple[str, ...] = LEVELS
+    stops: int = 0
+    breaks: bool = False
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+
+
+CASES = {
+    "breaks": Case(TAUGHT, breaks=True),
+    "paper, float64": Case(PAPER_64, torch.float64),
+    "paper, float32": Case(PAPER_64),
+    "three, then one": Case(PAPER_64, torch.float64, stops=3),
+    "one, then three": Case(PAPER_64, torch.float64),
+    "normalised": Case({**SCRATCH, **SURE, "batch_size": 9, "bucket": 1}, torch.float64),
+    "taught": Case({**TAUGHT, **SURE}),
+    "dropout": Case(SCRATCH, levels=("relation",)),
+    "dropout again": Case(SCRATCH, levels=("relation",)),
+    "pairs": Case({**SCRATCH, **SURE, "batch_size": 2, "max_epochs": 1}, torch.float64, ("global",)),
+}
+
+
+def fit(case, scenes, folder, processes=ALONE):
+    """Fit a case, which then knows what this process saw of it."""
+    clip_grad_norm = torch.nn.utils.clip_grad_norm_
+
+    class Watched(Training):
+        def run(self, run):
+            loss, batches = self.loss, self.batches
+
+            def watched(batch):
+                found = loss(batch)
+                case.losses.append(float(found.detach()))
+                case.seeds.append(torch.initial_seed())
+                return found
+
+            def of_epoch(epoch, generator):
+                if epoch == case.stops:
+                    raise BadInput("stopped")
+                return batches(epoch, generator)
+
+            self.loss, self.batches = watched, of_epoch
+            super().run(run)
+
+    def clip(*arguments):
+        norm = clip_grad_norm(*arguments)
+        case.norms.append(float(norm))
+        return norm
+
+    def broken(*_):
+        raise ArithmeticError("no correlation")
+
+    case.losses, case.norms, case.seeds = [], [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alignment, "Training", Watched)
+        patch.setitem(SIZES, "compact", SMALL)
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
+        if case.breaks:
+            patch.setattr(Correlation, "fit", broken)
+        torch.set_default_dtype(case.dtype)
+        try:
+            train, val = (scenes.split(name, "captions", CPU) for name in ("train", "val"))
+            store = FitStore(folder, {}, train, val, CPU, processes=processes)
+            processes.helper = store.help
+            part = Alignment(**case.fields, levels=case.levels)
+            return processes.in_turn(lambda: store.fitted(part, 0, "cran"), lambda: store.stored(part, 0))
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def prepared(tiny):
+    return find_prepared(DATASETS.configure(tiny.spec), tiny.data, tiny.cache)
+
+
+def torchrun(processes, *arguments, **environment):
+    # gloo would ask the name server for this machine
+    loopback = {"GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo"}
+    return subprocess.run(
+        [*TORCHRUN, "--nproc-per-node", str(processes), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **loopback, **environment},
+    )
+
+
+def fitted_by(processes, scenes, folder, cases):
+    """What each process saw of each case: {case: [{"losses", "norms", "seeds", "error"}, ...]}."""
+    done = torchrun(processes, __file__, scenes.spec, scenes.data, scenes.cache, folder, *cases)
+    assert done.returncode == 0, done.stderr
+    seen = [json.loads((folder / f"process{number}.json").read_text()) for number in range(processes)]
+    return {name: [each[name] for each in seen] for name in cases}
+
+
+def main(spec, data, cache, folder, *names):
+    scenes = find_prepared(DATASETS.configure(spec), Path(data), Path(cache))
+    seen = {}
+    with joined(CPU) as processes:
+        for name in names:
+            case, error = CASES[name], ""
+            try:
+                fit(case, scenes, Path(folder) / name, processes)
+            except Exception as raised:
+                error = f"{type(raised).__name__}: {raised}"
+            seen[name] = {"losses": case.losses, "norms": case.norms, "seeds": case.seeds, "error": error}
+        (Path(folder) / f"process{processes.number}.json").write_text(json.dumps(seen))
+
+
+@pytest.fixture(scope="module")
+def by_three(prepared_scenes, tmp_path_factory):
+    """The cases, fitted by three processes, where one of them had begun `one, then three`."""
+    folder = tmp_path_factory.mktemp("fits")
+    begun = Case(PAPER_64, torch.float64, stops=7)
+    with pytest.raises(BadInput, match="stopped"):
+        fit(begun, prepared(prepared_scenes), folder / "one, then three")
+    seen = fitted_by(3, prepared_scenes, folder, CASES)
+    return folder, seen, begun.losses
+
+
+@pytest.fixture(scope="module")
+def by_one(prepared_scenes, tmp_path_factory):
+    """``by_one(name)``: the losses and the fit of one process."""
+    folder, known, scenes = tmp_path_factory.mktemp("alone"), {}, prepared(prepared_scenes)
+
+    def call(name):
+        if name not in known:
+            case = replace(CASES[name])
+            known[name] = case, fit(case, scenes, folder / name)
+        return known[name]
+
+    return call
+
+
+def far(losses, others):
+    assert len(losses) == len(others)
+    return float(np.abs(np.array(losses) - np.array(others)).max())
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("paper, float64", 1e-5), ("paper, float32", 1e-3)])
+def test_losses_are_those_of_one_process(by_three, by_one, name, tolerance):
+    _, seen, _ = by_three
+    alone, _ = by_one(name)
+    assert len(alone.losses) >= 50
+    for process in seen[name]:
+        assert process["error"] == "" and far(process["losses"], alone.losses) < tolerance
+        assert far(process["norms"], alone.norms) < tolerance  # RMSprop itself would not mind a factor
+
+
+def test_losses_would_tell_a_network_that_stays_as_it_is(by_one, prepared_scenes, tmp_path):
+    still = Case({**PAPER_64, "lr": 1e-12}, torch.float64)
+    fit(still, prepared(prepared_scenes), tmp_path)
+    assert far(still.losses, by_one("paper, float64")[0].losses) > 0.1
+
+
+def test_the_fit_is_readable_and_the_same(by_three, by_one, prepared_scenes):
+    folder, _, _ = by_three
+    _, one = by_one("paper, float64")
+    two = fit(CASES["paper, float64"], prepared(prepared_scenes), folder / "paper, float64")
+    assert two.reused and two.fingerprint == one.fingerprint
+    assert two.chose["epoch"] == one.chose["epoch"]
+    for key, value in one.part.state().items():
+        torch.testing.assert_close(two.part.state()[key], value, rtol=1e-6, atol=1e-6)
+
+
+def test_a_checkpoint_of_three_processes_is_taken_up_by_one(by_three, by_one, prepared_scenes):
+    folder, seen, _ = by_three
+    assert [each["error"] for each in seen["three, then one"]] == [
+        "BadInput: stopped",
+        *2 * ["Told: BadInput: stopped"],
+    ]
+    rest = Case(PAPER_64, torch.float64)
+    fit(rest, prepared(prepared_scenes), folder / "three, then one")
+    assert len(rest.losses) == 6 * 7
+    assert far(seen["three, then one"][0]["losses"] + rest.losses, by_one("paper, float64")[0].losses) < 1e-5
+
+
+def test_a_checkpoint_of_one_process_is_taken_up_by_three(by_three, by_one):
+    _, seen, begun = by_three
+    for process in seen["one, then three"]:
+        assert len(process["losses"]) == 2 * 7
+        assert far(begun + process["losses"], by_one("paper, float64")[0].losses) < 1e-5
+
+
+def test_batch_normalisation_is_of_the_whole_batch(by_three, by_one, prepared_scenes):
+    folder, seen, _ = by_three
+    alone, one = by_one("normalised")
+    assert far(seen["normalised"][0]["losses"], alone.losses) < 1e-8
+    two = fit(CASES["normalised"], prepared(prepared_scenes), folder / "normalised")
+    running = [key for key in one.part.state() if "running" in key]
+    assert two.reused and len(running) == 2 * 3 * 3
+    for key in running:
+        torch.testing.assert_close(two.part.state()[key], one.part.state()[key], rtol=1e-8, atol=1e-8)
+
+
+def test_parts_of_the_first_process_and_held_encoders(by_three, by_one):
+    """CCA and words are taught by one, beginnings are tried by all, and some weights have no gradient at first."""
+    folder, seen, _ = by_three
+    alone, _ = by_one("taught")
+    assert far(seen["taught"][1]["losses"], alone.losses) < 1e-3
+    stored = sorted(path.name.partition("-")[0] for path in (folder / "taught").glob("*.safetensors"))
+    assert stored == ["alignment", "alignment", "alignment", "correlation", "reading"]
+
+
+def test_processes_drop_out_by_themselves_and_the_same_again(by_three):
+    _, seen, _ = by_three
+    first, *others = seen["dropout"]
+    assert all(each["losses"] == first["losses"] for each in others)
+    assert len({seed for each in seen["dropout"] for seed in each["seeds"]}) == 6  # two epochs, three processes
+    assert seen["dropout again"][0]["losses"] == first["losses"]
+
+
+def test_a_failure_of_the_first_process_is_everyones(by_three):
+    _, seen, _ = by_three
+    assert [each["error"] for each in seen["breaks"]] == [
+        "ArithmeticError: no correlation",
+        *2 * ["Told: ArithmeticError: no correlation"],
+    ]
+
+
+def test_a_batch_of_fewer_pairs_than_processes(by_three, by_one):
+    _, seen, _ = by_three
+    alone, _ = by_one("pairs")
+    for process in seen["pairs"]:
+        assert far(process["losses"], alone.losses) < 1e-8
+
+
+def rows(text):
+    return [line.split()[:8] for line in text.splitlines() if line.startswith(("cca", "cran"))]
+
+
+def test_torchrun_makes_one_record_and_the_same_table(command, quick_scenes, tmp_path):
+    # Without normalisation: the bias before it has a gradient of rounding errors alone, which Adam takes for a sign.
+    methods = ("-m", "cran-baseline:quick[dropout=0,conv_bn=false,max_epochs=2,caption_sampling=random],cca")
+    found = {}
+    for name in ("two", "one"):
+        common = ("run", *quick_scenes.arguments, *methods, "--results", tmp_path / name)
+        fits = ("--cache", tmp_path / "cache", "--force")
+        if name == "two":
+            done = torchrun(2, "-m", "cran_bench", *common, *fits)
+            assert done.returncode == 0, done.stderr
+            table, said = done.stdout, done.stderr
+            assert said.count("[1/2]") == said.count("[2/2]") == said.count("records: ") == 1
+        else:
+            table = command(*common, *fits).out
+        records = [run.record for run in ResultStore(tmp_path / name).runs()]
+        assert len(records) == 2
+        found[name] = rows(table), {record.fingerprint for record in records}
+        assert {record.environment["processes"] for record in records} == {2 if name == "two" else 1}
+    assert found["two"] == found["one"]
+
+
+def test_a_process_that_fails_ends_the_run(quick_scenes, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    import cran_bench.processes as p\n"
+        "    def gather(*_): raise MemoryError('no memory left')\n"
+        "    p.Processes.gather = gather\n"
+    )
+    done = torchrun(
+        2,
+        *("-m", "cran_bench", "run", *quick_scenes.arguments, "--results", tmp_path / "results"),
+        *("-m", "cran-baseline:quick"),
+        PYTHONPATH=str(tmp_path),
+    )
+    assert done.returncode != 0
+    assert "error: process 1 of 2 failed in a training that they share (MemoryError: no memory left)" in done.stderr
+
+
+def test_rows_are_shared_out():
+    for rows, shares in ((7, [3, 2, 2]), (3, [1, 1, 1]), (9, [3, 3, 3])):
+        team = [Processes(number, 3) for number in range(3)]
+        assert team[0].shares(rows) == shares
+        assert [row for each in team for row in range(rows)[each.mine(rows)]] == list(range(rows))
+        assert team[0].among(rows) is team[0]
+    assert team[0].among(2) is ALONE
+
+
+def test_every_process_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr("cran_bench.processes.pick_device", torch.device)
+    assert own_device("cuda") == torch.device("cuda")
+    for name, value in (("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4"), ("LOCAL_RANK", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert own_device("cuda") == torch.device("cuda:2") and own_device("cpu") == CPU
+    for name, gpus in (("cuda:1", 4), ("cuda", 3)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        with pytest.raises(BadInput, match=f"torchrun started 4 processes here.* torch finds {gpus}: use --device"):
+            own_device(name)
+
+
+def test_one_process_is_as_if_there_were_none():
+    x = torch.rand(3, 2)
+    assert current() is ALONE and ALONE.gather(x, 3) is x and ALONE.mine(3) == slice(0, 3)
+    norm, plain = BatchNorm(2), torch.nn.BatchNorm1d(2)
+    torch.testing.assert_close(norm(x[None].mT), plain(x[None].mT), rtol=0, atol=0)
+    with joined(CPU) as processes:
+        assert processes is ALONE
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
