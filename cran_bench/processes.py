@@ -8,6 +8,7 @@ one job at this moment; elsewhere, and without torchrun, that is `ALONE`, to whi
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import warnings
@@ -242,10 +243,15 @@ def joined(device: torch.device) -> Iterator[Processes]:
     except OutOfStep:
         raise
     except Exception as error:
-        dist.destroy_process_group()
+        _part()
         if isinstance(error, Told):
             sys.exit(2)
         raise
+    _part()
+
+
+def _part() -> None:
+    gc.collect()  # a `DistributedDataParallel` that is left keeps threads alive, which abort when the interpreter ends
     dist.destroy_process_group()
 
 
