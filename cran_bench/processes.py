@@ -243,15 +243,17 @@ def joined(device: torch.device) -> Iterator[Processes]:
     except OutOfStep:
         raise
     except Exception as error:
-        _part()
+        _part(processes)
         if isinstance(error, Told):
             sys.exit(2)
         raise
-    _part()
+    _part(processes)
 
 
-def _part() -> None:
-    gc.collect()  # a `DistributedDataParallel` that is left keeps threads alive, which abort when the interpreter ends
+def _part(processes: Processes) -> None:
+    """Leave nothing that holds a group: its threads would abort the process when the interpreter ends."""
+    processes._talk = None
+    gc.collect()  # what `parallel` made
     dist.destroy_process_group()
 
 
