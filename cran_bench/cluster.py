@@ -34,6 +34,8 @@ KINDS = {"local": "local:N", "dask": "dask://ADDRESS", "slurm": "slurm[queue=NAM
 ANSWER_WITHIN = 5  # seconds, of a scheduler
 DEATHS = 5  # of workers in the midst of a row, after which it counts as failed
 LOOK_EVERY = 30  # seconds, after SLURM's jobs
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""What tells torch, MKL and OpenBLAS; Dask sets each of them to 1 in a worker unless it is set."""
 GPU = "GPU"  # the resource that a worker with a GPU offers, and that a row on one asks for
 
 
@@ -122,7 +124,7 @@ class Local:
         gpus = _gpus() if device.type == "cuda" else []
         workers = {}
         for number in range(count):
-            environ = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+            environ = dict.fromkeys(THREADS, threads)
             if gpus:
                 environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
             options = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "env": environ}
@@ -186,7 +188,7 @@ class Scheduler:
 
 @dataclass(frozen=True)
 class Slurm:
-    """Jobs of SLURM with a worker each, submitted from here; as many are kept as there are rows left, `jobs` at most.
+    """Jobs of SLURM with a worker each, submitted from here; as many are kept as there were rows, `jobs` at most.
 
     Attributes:
         queue: partition; SLURM's own default where none is given.
@@ -256,7 +258,7 @@ class Slurm:
                 log_directory=str(logs),
                 job_name="cran-bench",
                 job_extra_directives=[f"--gres={self.gres}"] if self.gres else [],
-                job_script_prologue=[f"export {name}={self.cores}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")],
+                job_script_prologue=[f"export {name}={self.cores}" for name in THREADS],
                 worker_extra_args=[
                     "--memory-limit 0",
                     f"--lifetime {self.lifetime}s",

@@ -23,7 +23,8 @@ P = TypeVar("P", bound="Part")
 class Part(Protocol):
     """Something fitted once per fingerprint and stored: a method, or a named piece that several methods share.
 
-    A dataclass; its fields are its hyper-parameters and, with the data and the seed, its fingerprint.
+    A dataclass; its fields are its hyper-parameters and, with the data and the seed, its fingerprint.  One that says
+    `by_all_processes = True` is fitted by all processes of torchrun together, see `cran_bench.processes`.
     """
 
     def fit(self, train: Split, val: Split, run: Run) -> None:

@@ -173,19 +173,22 @@ class _Tasks:
         heard = {_topic(self.job): self._hear_worker, "all": self._hear_scheduler}
         for topic, hear in heard.items():
             self.client.subscribe_topic(topic, hear)
-        futures = [self._give(number) for number in left]
+        futures = {self._give(number) for number in left}
         try:
             finished = as_completed(futures, loop=self.client.loop)
             for future in finished:
                 number = self.numbers[str(future.key)]
                 outcomes = self._outcomes(future, number)
+                futures.remove(future)  # or its result is lost with its worker, and made again
+                future.release()
                 if outcomes is None:
-                    futures.append(self._give(number))
-                    finished.add(futures[-1])
+                    again = self._give(number)
+                    futures.add(again)
+                    finished.add(again)
                 else:
                     yield number, outcomes
         finally:
-            self.client.cancel(futures)
+            self.client.cancel(list(futures))
             for topic in heard:
                 self.client.unsubscribe_topic(topic)
 
@@ -253,9 +256,10 @@ def work(job: Job, method: str, seed: int, expected: list[str]) -> list[dict[str
     from distributed.worker import thread_state
 
     tell = functools.partial(get_worker().log_event, _topic(job))
-    tell({"begun": str(thread_state.key)})
+    key = str(thread_state.key)
     forget_shards()
     with _ONE_AT_A_TIME, contextlib.redirect_stderr(_Lines(tell)):
+        tell({"begun": key})
         device = pick_device(job.device)
         backend = Sharded(
             Path(job.cache) / "counting", functools.partial(offered_to_others, device), job.backend, job.bound

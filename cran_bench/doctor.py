@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cran_bench.counting.sharded import PROBLEM
 from cran_bench.errors import BadInput
 from cran_bench.fits import load_state
 from cran_bench.frontend.features import MANIFEST, read_manifest
 from cran_bench.results import CURVES, ERROR, EXAMPLES, ResultStore, read_curves, read_examples, read_ranks, read_record
-from cran_bench.storage import clear_os_errors, is_abandoned, sha256_file
+from cran_bench.storage import clear_os_errors, is_abandoned, is_locked, sha256_file
 
 ASIDE = "set-aside"
 
@@ -37,14 +38,8 @@ class Complaint:
 
 
 def examine_results(results: Path) -> Iterator[Complaint]:
-    """Everything that is wrong below ``results/runs``.
-
-    Raises:
-        BadInput: there is no such folder.
-    """
+    """Everything that is wrong below ``results/runs``."""
     root = ResultStore(results).root
-    if not root.is_dir():
-        raise BadInput(f"there are no records below {root}: make some with cran-bench run")
     for path in sorted(root.rglob("*")):
         if path.suffix == ".part":
             yield from _examine_temporary(path, results)
@@ -58,8 +53,10 @@ def examine_results(results: Path) -> Iterator[Complaint]:
 
 
 def examine_cache(cache: Path) -> Iterator[Complaint]:
-    """Everything that is wrong with features and fits; an extraction or a fit that goes on next time is not."""
+    """Everything that is wrong with features and fits; what goes on now, or next time, is not."""
     for manifest in sorted((cache / "features").glob(f"*/*/{MANIFEST}")):
+        if is_locked(manifest.parent):
+            continue
         try:
             for name, about in read_manifest(manifest.parent)["arrays"].items():
                 if sha256_file(manifest.with_name(f"{name}.npy")) != about["sha256"]:
@@ -74,7 +71,10 @@ def examine_cache(cache: Path) -> Iterator[Complaint]:
                 load_state(path)
             except Exception as error:  # safetensors raises many kinds for a damaged file
                 yield Complaint(path, f"it holds no fit ({error})", cache)
-    for path in sorted(cache.rglob("*.part")):
+    for folder in sorted((cache / "counting").glob("*/")):
+        if not is_locked(folder / PROBLEM):
+            yield Complaint(folder, "embeddings of a ranking that has ended", cache, is_litter=True)
+    for path in sorted(cache.rglob(".*.part")):
         yield from _examine_temporary(path, cache)
 
 
@@ -88,7 +88,7 @@ def cure(complaints: list[Complaint]) -> Iterator[str]:
         path, home = complaint.path, complaint.home
         with clear_os_errors(path):
             if complaint.is_litter:
-                path.unlink(missing_ok=True)
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
                 yield f"deleted {path}: {complaint.what}"
             else:
                 aside = home / ASIDE / path.relative_to(home)

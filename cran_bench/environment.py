@@ -16,6 +16,7 @@ import torch
 
 from cran_bench.arithmetic import has_bfloat16
 from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.processes import started, started_here
 
 PACKAGES = ("cran-bench", "torch", "numpy", "scipy", "scikit-learn", "pandas", "onnxruntime")
 
@@ -62,6 +63,24 @@ def pick_device(name: str) -> torch.device:
     if kind == "cuda":
         _be_deterministic()
     return torch.device(name)
+
+
+def own_device(name: str) -> torch.device:
+    """`pick_device`, where each of the processes that torchrun starts on a machine has a GPU of its own.
+
+    Raises:
+        BadInput: there are more processes than GPUs, or one GPU is named for all.
+    """
+    device = pick_device(name)
+    if device.type != "cuda" or started() == 1:
+        return device
+    here, gpus = started_here(), torch.cuda.device_count()
+    if device.index is not None or here > gpus:
+        raise BadInput(
+            f"torchrun started {here} processes here, each of which takes a GPU of its own, and torch finds {gpus}: "
+            "use --device cuda and one process for each GPU, or --device cpu"
+        )
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
 
 def require_bfloat16(device: torch.device) -> None:

@@ -120,13 +120,24 @@ class FitStore:
                 "class": cls.__qualname__,
                 "fields": fields_json(part),
                 "code": code_sha(cls.__module__),
+                "scoring": code_sha("cran_bench.ranking"),  # by which validation chooses
                 "seed": seed,
                 "device": self.device.type,
             }
         )
 
-    def fitted(self, part: P, seed: int, label: str) -> Fit[P]:
-        """`part` fitted, or loaded where this very fit is stored."""
+    def fitted(self, part: P, seed: int, label: str, is_nested: bool = False) -> Fit[P]:
+        """`part` fitted, or loaded where this very fit is stored.
+
+        Args:
+            part: not fitted yet.
+            seed: of the fit.
+            label: for progress.
+            is_nested: whether it is a part of a fit that has begun, and whose estimate of memory includes it.
+
+        Raises:
+            BadInput: the machine has no room for the fit.
+        """
         fingerprint = self.fingerprint(part, seed)
         path = self._path(part, fingerprint)
         with locked(path, f"fitting {label}"):
@@ -134,6 +145,8 @@ class FitStore:
                 stored = self._load(part, seed, path, fingerprint)
                 if stored is not None:
                     return stored
+            if not is_nested:
+                require_room(part, self.train, self.device)
             return self._fit(part, seed, label, path, fingerprint)
 
     def stored(self, part: P, seed: int) -> Fit[P]:
@@ -172,17 +185,22 @@ class FitStore:
             if stored.fingerprint != fingerprint:
                 say(f"the stored fit {path.name} is of another configuration; fitting again")
                 return None
-            if self.forced_by not in ("", stored.run):
-                return None
-            with own_randomness(seed):  # layers that are built to be filled draw their first weights
-                part.load({key: value.to(self.device) for key, value in state.items()})
-        except Exception as error:  # safetensors raises many kinds for a damaged file, and so does `load`
+        except Exception as error:  # safetensors raises many kinds for a damaged file
             say(f"the stored fit {path.name} is damaged ({_in_short(error)}); fitting again")
             return None
+        if self.forced_by not in ("", stored.run):
+            return None
+        try:
+            with own_randomness(seed):  # layers that are built to be filled draw their first weights
+                part.load({key: value.to(self.device) for key, value in state.items()})
+        except Exception as error:
+            raise BadInput(
+                f"{type(part).__name__}.load does not take what state gave ({type(error).__name__}: {error}): mend it, "
+                f"or delete {path}"
+            ) from error
         return Fit(part, fingerprint, stored.costs, stored.chose, stored.curves, reused=True)
 
     def _fit(self, part: P, seed: int, label: str, path: Path, fingerprint: str) -> Fit[P]:
-        require_room(part, self.train)
         run = self._lend(part, seed, label, path, fingerprint)
         processes = self.processes if getattr(part, "by_all_processes", False) else ALONE
         with processes.together(Job(self.train.unit, part, seed, label)), own_randomness(seed):
@@ -307,7 +325,7 @@ class LentRun:
         """See contract.Run."""
         start = time.perf_counter()
         fit = current().in_turn(
-            lambda: self.store.fitted(spec, self.seed, f"{self.label} / {part_name(spec)}"),
+            lambda: self.store.fitted(spec, self.seed, f"{self.label} / {part_name(spec)}", is_nested=True),
             lambda: self.store.stored(spec, self.seed),
         )
         self._elsewhere -= time.perf_counter() - start

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import torch
+
 from cran_bench.contract import Estimating, Part
 from cran_bench.errors import BadInput
+from cran_bench.processes import started_here
 from cran_bench.split import Split
 
 GIB = 1 << 30
 
 
-def require_room(part: Part, train: Split) -> None:
-    """Refuse a fit that would exceed the memory of this machine; a part that estimates nothing is let through.
+def require_room(part: Part, train: Split, device: torch.device) -> None:
+    """Refuse a fit that would exceed the memory of this machine, or of its GPU; a part may leave its estimate out.
 
     Raises:
         BadInput: saying what it needs and what there is.
@@ -21,7 +24,11 @@ def require_room(part: Part, train: Split) -> None:
     if not hasattr(part, "memory"):
         return
     estimating: Estimating = part  # type: ignore[assignment]
-    needed, free = estimating.memory(train), available()
+    needed = estimating.memory(train)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        needed, free = needed * started_here(), available()
     if needed > free:
         raise BadInput(
             f"{len(train):,} images with features of {train.image_dim:,} numbers and {len(train.texts):,} texts need "

@@ -24,7 +24,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cran_bench.environment import pick_device
 from cran_bench.errors import BadInput
 
 T = TypeVar("T")
@@ -198,27 +197,14 @@ def current() -> Processes:
     return _CURRENT.get()
 
 
-def own_device(name: str) -> torch.device:
-    """`pick_device`, where each of the processes that torchrun starts on a machine has a GPU of its own.
-
-    Raises:
-        BadInput: there are more processes than GPUs, or one GPU is named for all.
-    """
-    device = pick_device(name)
-    if device.type != "cuda" or started() == 1:
-        return device
-    here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
-    if device.index is not None or here > gpus:
-        raise BadInput(
-            f"torchrun started {here} processes here, each of which takes a GPU of its own, and torch finds {gpus}: "
-            "use --device cuda and one process for each GPU, or --device cpu"
-        )
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-
-
 def started() -> int:
     """How many processes torchrun started; 1 without."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
+
+
+def started_here() -> int:
+    """How many of them on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if started() > 1 else 1
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import zipfile
@@ -159,10 +160,6 @@ class Record(_Strict):
         """The same record with its checksum."""
         return self.model_copy(update={"checksum": self._sum()})
 
-    def is_intact(self) -> bool:
-        """Whether the record is as it was written."""
-        return self.checksum == self._sum()
-
     def _sum(self) -> str:
         return sha256_json(self.model_dump(exclude={"checksum"}))
 
@@ -289,13 +286,13 @@ class ResultStore:
 
         Other records are not opened: the path says what a record is of.
         """
-        chosen = (datasets, protocols, methods)
-        found = ((path, read_record(path)) for path in self._paths(".json", *chosen))
-        return [
-            Finished(record, partial(read_ranks, path, record))
-            for path, record in found
-            if _is_of((record.data.label, record.protocol, record.method.label), chosen)
-        ]
+        chosen, found = (datasets, protocols, methods), []
+        for path in self._paths(".json", *chosen):
+            with contextlib.suppress(FileNotFoundError):  # taken away since, by another process
+                record = read_record(path)
+                if _is_of((record.data.label, record.protocol, record.method.label), chosen):
+                    found.append(Finished(record, partial(read_ranks, path, record)))
+        return found
 
     def failures(
         self, datasets: Sequence[str] = (), protocols: Sequence[str] = (), methods: Sequence[str] = ()
@@ -305,6 +302,8 @@ class ResultStore:
         for path in self._paths(ERROR, *chosen):
             try:
                 failure = Failure.model_validate_json(path.read_bytes())
+            except FileNotFoundError:  # of a run that another process has just finished
+                continue
             except ValidationError as error:
                 raise BadInput(f"{path} is not an error record ({_first(error)}): delete it") from error
             if _is_of((failure.data.label, failure.protocol, failure.method_label), chosen):

@@ -136,25 +136,27 @@ class Runner:
 
     def recorded(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> list[Outcome] | None:
         """What `outcomes` would give where there is nothing to compute, else None."""
-        found: list[Outcome] = []
-        for fitted, protocol in () if self.force else self._rows(method, protocols, seed):
-            try:
-                address = self._address(fitted, protocol)
-                record = self.store.find(address)
-            except Exception:  # told with the row
-                return None
-            if record is None:
-                return None
-            found.append(Outcome(address, record, None, reused=True))
-        return found or None
+        found = [self._recorded(fitted, protocol) for fitted, protocol in self._rows(method, protocols, seed)]
+        return None if None in found else [outcome for outcome in found if outcome]
+
+    def _recorded(self, fitted: _Fitted, protocol: Protocol) -> Outcome | None:
+        if self.force:
+            return None
+        try:
+            address = self._address(fitted, protocol)
+            record = self.store.find(address)
+        except Exception:  # told with the row
+            return None
+        return None if record is None else Outcome(address, record, None, reused=True)
 
     def failed(
         self, method: Configured[Method], protocols: Sequence[Protocol], seed: int, error: Exception
     ) -> list[Outcome]:
-        """Record an error that was met before or outside of `outcomes`."""
+        """Record an error that was met before or outside of `outcomes`; what was recorded until then stands."""
         started = datetime.now(UTC).isoformat(timespec="seconds")
         return [
-            self._failed(fitted, protocol, error, started) for fitted, protocol in self._rows(method, protocols, seed)
+            self._recorded(fitted, protocol) or self._failed(fitted, protocol, error, started)
+            for fitted, protocol in self._rows(method, protocols, seed)
         ]
 
     def _rows(

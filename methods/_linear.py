@@ -151,7 +151,8 @@ class Projections:
             rsum = run.score(images[:, :dim] * weight, texts[:, :dim] * weight).rsum
             found = max(found, rsum)
             if rsum > self.best:
-                self.best, self.Wx, self.Wy = rsum, A[:, :dim] * weight, B[:, :dim] * weight
+                # contiguous, as when they are loaded: products differ in the last bits by how a matrix lies
+                self.best, self.Wx, self.Wy = rsum, *((W[:, :dim] * weight).contiguous() for W in (A, B))
                 self.spectrum = torch.from_numpy(spectrum).to(run.device)
                 self.choice = {**choice, "dim": len(weight), "power": power}
                 run.chose(**self.choice)

@@ -399,7 +399,8 @@ def test_jobs_of_slurm(command, quick_scenes, held, slurm, tmp_path, monkeypatch
     assert len(submitted) == 2 and submitted[-1] in (slurm / "cancelled").read_text().split()
     asked = [line.removeprefix("#SBATCH ") for line in (slurm / "script").read_text().splitlines() if "#SBATCH" in line]
     assert {"-p gpu", "-A us", "--cpus-per-task=2", "--mem=4G", "-t 00:30:00", "-n 1"} <= set(asked)
-    assert "export OMP_NUM_THREADS=2" in (slurm / "script").read_text()
+    script = (slurm / "script").read_text()
+    assert all(f"export {name}=2" in script for name in cluster.THREADS)
     assert "--lifetime 1680s" in (slurm / "script").read_text()
 
 

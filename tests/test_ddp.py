@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from cran_bench.environment import own_device
 from cran_bench.errors import BadInput
 from cran_bench.fits import FitStore
 from cran_bench.methods.cran import alignment
@@ -23,7 +24,7 @@ from cran_bench.methods.cran.correlation import Correlation
 from cran_bench.methods.cran.model import BatchNorm
 from cran_bench.methods.cran.recipe import LEVELS, PAPER, SIZES, Sizes
 from cran_bench.preparation import find_prepared
-from cran_bench.processes import ALONE, Processes, current, joined, own_device
+from cran_bench.processes import ALONE, Processes, current, joined
 from cran_bench.registry import DATASETS
 from cran_bench.results import ResultStore
 from cran_bench.training import Training
@@ -330,9 +331,14 @@ def test_rows_are_shared_out():
 
 
 def test_every_process_has_a_gpu_of_its_own(monkeypatch):
-    monkeypatch.setattr("cran_bench.processes.pick_device", torch.device)
+    monkeypatch.setattr("cran_bench.environment.pick_device", torch.device)
     assert own_device("cuda") == torch.device("cuda")
-    for name, value in (("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4"), ("LOCAL_RANK", "2")):
+    for name, value in (
+        ("TORCHELASTIC_RUN_ID", "x"),
+        ("WORLD_SIZE", "8"),
+        ("LOCAL_WORLD_SIZE", "4"),
+        ("LOCAL_RANK", "2"),
+    ):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert own_device("cuda") == torch.device("cuda:2") and own_device("cpu") == CPU

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from cran_bench.doctor import cure, examine_cache, examine_results
-from cran_bench.storage import write_atomically
+from cran_bench.storage import locked, write_atomically
 
 
 @pytest.fixture
@@ -132,6 +132,31 @@ def test_features_and_fits_are_looked_over_too(command, tree, recorded_scenes, w
     assert command("doctor", "--results", tree, "--check").out == "all is well\n"
 
 
+def test_embeddings_of_a_ranking_are_litter_once_nobody_ranks(command, tree, recorded_scenes):
+    folder = recorded_scenes.cache / "counting" / "x"
+    folder.mkdir(parents=True)
+    (folder / "problem.safetensors").write_bytes(b"numbers")
+    with locked(folder / "problem.safetensors", "counting this"):
+        assert list(examine_cache(recorded_scenes.cache)) == []
+    said = command("doctor", "--results", tree)
+    assert f"deleted {folder}: embeddings of a ranking that has ended" in said.out and not folder.exists()
+
+
+def test_features_that_are_being_extracted_are_left_alone(recorded_scenes):
+    (manifest,) = recorded_scenes.cache.rglob("manifest.json")
+    flipped(manifest.with_name("globals.npy"))
+    with locked(manifest.parent, "extracting these features"):
+        assert list(examine_cache(recorded_scenes.cache)) == []
+    assert len(list(examine_cache(recorded_scenes.cache))) == 1
+
+
+def test_a_cache_without_records_is_looked_over(command, tmp_path):
+    (tmp_path / "fits").mkdir()
+    (tmp_path / "fits" / "a.safetensors").write_bytes(b"no")
+    said = command("doctor", "--results", tmp_path / "none", "--cache", tmp_path, "--check")
+    assert said.code == 1 and "it holds no fit" in said.out
+
+
 def test_what_has_yet_to_be_finished_is_left_alone(recorded_scenes):
     (manifest,) = recorded_scenes.cache.rglob("manifest.json")
     manifest.rename(manifest.with_name("journal.json"))
@@ -148,6 +173,6 @@ def test_a_folder_that_cannot_be_written_ends_in_a_sentence(command, tree, tmp_p
 
 
 def test_nothing_there(command, tmp_path):
-    said = command("doctor", "--results", tmp_path)
-    assert said.code == 2 and "there are no records below" in said.sentence
+    said = command("doctor", "--results", tmp_path, "--cache", tmp_path / "none")
+    assert said.code == 2 and "there are neither records below" in said.sentence
     assert list(cure([])) == []

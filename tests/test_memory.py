@@ -11,15 +11,27 @@ from cran_bench.registry import METHODS
 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_every_method_says_what_it_needs_and_is_refused_where_it_does_not_fit(
-    command, prepared_scenes, tmp_path, monkeypatch, name
+    command, quick_scenes, tmp_path, monkeypatch, name
 ):
     monkeypatch.setattr(memory, "available", lambda: 1 << 18)
-    where = (*prepared_scenes.arguments, "--results", tmp_path / "results")
+    where = (*quick_scenes.arguments, "--results", tmp_path / "results")
     said = command("run", "-m", name, *where)
     assert said.code == 2
     of = "60 images with features of 64 numbers and 300 texts need up to"
     assert re.search(rf"{name}:tuned(\[.*\])?: {of} \d\.\d GiB of memory here, and 0\.0 GiB are free: ", said.sentence)
-    assert not list((prepared_scenes.cache / "fits").glob("*.safetensors"))
+    assert not list((quick_scenes.cache / "fits").glob("*.safetensors"))
+
+
+def test_a_part_of_a_fit_that_has_begun_is_not_refused(quick_scenes, command, tmp_path, monkeypatch):
+    def once():
+        monkeypatch.setattr(memory, "available", lambda: 0)
+        return 1 << 40
+
+    monkeypatch.setattr(memory, "available", once)
+    where = (*quick_scenes.arguments, "--cache", tmp_path / "cache", "--results", tmp_path / "results")
+    front_end = ("--images-with", "pixels[dim=64]")
+    said = command("run", "-m", "macc:quick", "-p", "documents", *where, *front_end)
+    assert said.code == 0 and memory.available() == 0
 
 
 def test_what_the_system_has_left_is_less_than_what_it_has():

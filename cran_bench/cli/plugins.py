@@ -108,6 +108,8 @@ def doctor(
     """
     from cran_bench.doctor import cure, examine_cache, examine_results
 
+    if not (results / "runs").is_dir() and not cache.is_dir():
+        raise BadInput(f"there are neither records below {results / 'runs'} nor features and fits below {cache}")
     complaints = [*examine_results(results), *examine_cache(cache)]
     if only_check:
         for complaint in complaints:

@@ -119,8 +119,9 @@ def run(
     """
     from cran_bench import runner
     from cran_bench.counting import require_known
+    from cran_bench.environment import own_device
     from cran_bench.preparation import Prepared, find_prepared
-    from cran_bench.processes import joined, own_device, started
+    from cran_bench.processes import joined, started
     from cran_bench.protocols import Protocol, parse_protocols
     from cran_bench.registry import DATASETS, METHODS
     from cran_bench.tables import build_tables, render

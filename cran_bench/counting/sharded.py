@@ -8,6 +8,7 @@ thresholds that were found for the whole.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -30,8 +31,9 @@ from torch import Tensor
 from cran_bench.arithmetic import in_full_precision
 from cran_bench.counting import Bound, Clock, Kernel, Problem, Tally, choose, pose
 from cran_bench.counting.problem import blocks
+from cran_bench.progress import say
 from cran_bench.similarity import Levels, MultiLevel, Relations, Similarity
-from cran_bench.storage import write_atomically
+from cran_bench.storage import locked, write_atomically
 
 Help = Callable[[Path, int], AbstractContextManager[object]]
 """Asks others to `count_shard` each of so many of a folder, for as long as the context lasts."""
@@ -72,17 +74,27 @@ class Sharded:
         count = math.ceil(problem.flop / flop)
         if count < FROM or type(problem.similarity).__name__ not in SIMILARITIES:
             return choose(problem, self.backend, self.bound).count(problem, clock)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        shards = list(divided(problem, count))
+        about = {"backend": self.backend, "bound": self.bound, "shards": [_bounds(shard) for shard in shards]}
         try:
-            shards = list(divided(problem, count))
-            about = {"backend": self.backend, "bound": self.bound, "shards": [_bounds(shard) for shard in shards]}
-            write_problem(problem, folder, about)
-            with self.help(folder, len(shards)):
+            with self._shared(problem, about) as folder, self.help(folder, len(shards)):
                 for waits in (False, True):
                     for number in reversed(range(len(shards))):
                         _count(problem, folder, number, about, waits)
-            return _sum(problem, folder, shards, clock)
+                return _sum(problem, folder, shards, clock)
+        except (OSError, safetensors.SafetensorError) as error:
+            say(f"this ranking cannot be shared ({error}); counting here alone")
+            return choose(problem, self.backend, self.bound).count(problem, clock)
+
+    @contextlib.contextmanager
+    def _shared(self, problem: Problem, about: dict[str, Any]) -> Iterator[Path]:
+        """A folder with the problem, locked as long as it is of use."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        try:
+            with locked(folder / PROBLEM, "counting this"):
+                write_problem(problem, folder, about)
+                yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

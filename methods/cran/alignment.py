@@ -34,11 +34,11 @@ TEXT_BYTES = 2000  # of a text's characters, words and counts, with copies
 class Alignment(Recipe):
     """Levels that are trained together: one, or several with `joint`.
 
+    Several processes share every batch: each encodes some of its pairs, and the loss is that of all embeddings.
+
     Attributes:
         levels: of global, local and relation.
         beginning: number of the random beginning, or none for that of the run's seed.
-
-    Several processes share every batch: each encodes some of its pairs, and the loss is that of all embeddings.
     """
 
     by_all_processes: ClassVar[bool] = True
