@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -27,7 +27,11 @@ PHASES = ("features", "fit", "embed", "similarity", "rank")
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that may stand in one table: same data, same front end, same protocol."""
+    """Runs that may stand in one table: same data, same front end, same protocol.
+
+    Attributes:
+        features: sha256 of what the features were made of, or of the features themselves where nothing tells.
+    """
 
     dataset: str
     quick: bool
@@ -36,11 +40,11 @@ class Group:
     protocol: str
     folds: int
     split_sha: str
-    features_sha: str
+    features: str
 
     def data(self) -> tuple[object, ...]:
         """Which images, seen through which features; the same for all protocols."""
-        return (self.dataset, self.quick, self.front_end, self.vectors, self.split_sha, self.features_sha)
+        return (self.dataset, self.quick, self.front_end, self.vectors, self.split_sha, self.features)
 
 
 @dataclass(frozen=True)
@@ -115,11 +119,19 @@ class Table:
         return {record.data.sources_sha for row in self.rows for record in row.records} - {""}
 
     @property
+    def features(self) -> list[str]:
+        """`features_sha` of its runs: several where the same features were rounded otherwise elsewhere."""
+        of_failures = {failure.data.features_sha for row in self.rows for failure in row.failures}
+        return sorted({record.data.features_sha for row in self.rows for record in row.records} | of_failures)
+
+    @property
     def notes(self) -> list[str]:
         """What a reader needs to know to read the figures."""
         lines = [f"Protocol {self.group.protocol}: {MEANING[p]}." for p in PROTOCOLS if p == self.group.protocol]
         lines.append(f"Recall in percent; front end {self.group.front_end}, word vectors {self.group.vectors}.")
-        lines.append(f"Split sha {self.group.split_sha[:12]}, features sha {self.group.features_sha[:12]}.")
+        shas = " and ".join(sha[:12] for sha in self.features)
+        also = " (made of the same, and rounded otherwise elsewhere)" if len(self.features) > 1 else ""
+        lines.append(f"Split sha {self.group.split_sha[:12]}, features sha {shas}{also}.")
         if not self.has_intervals:
             lines.append(f"Without intervals, as there are over {INTERVALS_UP_TO:,} records: ask for some of them.")
         elif sum(bool(row.records) for row in self.rows) > 1:
@@ -221,23 +233,28 @@ class Table:
         return f"{text} ± {row.deviation(figure):.1f}" if len(row.records) > 1 else text
 
 
-def build_tables(runs: Iterable[Finished], failures: Iterable[Failure]) -> list[Table]:
+def build_tables(runs: Sequence[Finished], failures: Sequence[Failure], kin: Sequence[Finished] = ()) -> list[Table]:
     """Group runs into tables; of several records of one cell the newest counts, and a failure only if none finished.
 
     Rows keep the order in which they are given.  Of more runs than `INTERVALS_UP_TO` no ranks are read.
+
+    Args:
+        runs: that are shown.
+        failures: likewise.
+        kin: other runs, which may tell what the features of these were made of.
     """
+    told = [run.record.data for run in (*kin, *runs) if run.record.data.sources_sha]
+    made_of = {data.features_sha: data.sources_sha for data in told}
     found: dict[Group, dict[str, dict[int, Finished | Failure]]] = {}
-    count = 0
     for run in runs:
-        count += 1
         record = run.record
-        group = _group(record.data, record.protocol, record.folds)
+        group = _group(record.data, record.protocol, record.folds, made_of)
         seeds = found.setdefault(group, {}).setdefault(record.method.label, {})
         old = seeds.get(record.seed)
         if not isinstance(old, Finished) or old.record.started < record.started:
             seeds[record.seed] = run
     for failure in failures:
-        group = _group(failure.data, failure.protocol, failure.folds)
+        group = _group(failure.data, failure.protocol, failure.folds, made_of)
         found.setdefault(group, {}).setdefault(failure.method_label, {}).setdefault(failure.seed, failure)
     return [
         Table(
@@ -250,15 +267,16 @@ def build_tables(runs: Iterable[Finished], failures: Iterable[Failure]) -> list[
                 )
                 for label, seeds in rows.items()
             ],
-            count <= INTERVALS_UP_TO,
+            len(runs) <= INTERVALS_UP_TO,
         )
         for group, rows in found.items()
     ]
 
 
-def _group(data: DataInfo, protocol: str, folds: int) -> Group:
+def _group(data: DataInfo, protocol: str, folds: int, made_of: Mapping[str, str]) -> Group:
     where = (data.label, data.quick, data.front_end, data.vectors)
-    return Group(*where, protocol, folds, data.split_sha, data.features_sha)
+    features = data.sources_sha or made_of.get(data.features_sha) or data.features_sha
+    return Group(*where, protocol, folds, data.split_sha, features)
 
 
 def render(tables: Sequence[Table], style: str) -> str:

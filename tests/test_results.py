@@ -323,9 +323,8 @@ def test_records_of_other_images_never_share_a_table(sha):
         ["cca:tuned", "cran:tuned"],
         ["cfa:tuned", "cran:tuned"],
     ]
-    assert [getattr(table.group, sha) for table in tables] == [getattr(data_info(), sha), "b" * 64]
-    for table in tables:
-        assert getattr(table.group, sha)[:12] in render([table], "terminal")
+    for table, own in zip(tables, (getattr(data_info(), sha), "b" * 64), strict=True):
+        assert own in (table.group.split_sha, table.group.features) and own[:12] in render([table], "terminal")
     frame = parse(render(tables, "csv"))
     assert frame.loc[frame["method"] == "cfa:tuned", sha].tolist() == ["b" * 12]
     assert frame["device"].dropna().tolist() == ["cpu", "cpu"]
@@ -343,6 +342,19 @@ def test_of_very_many_records_no_ranks_are_read(monkeypatch):
         assert "cfa:tuned" in render(tables, style)
     assert "Without intervals, as there are over 1 records: ask for some of them." in render(tables, "terminal")
     assert "behind best" not in render(tables, "terminal") and "rsum_low" not in parse(render(tables, "csv"))
+
+
+def test_features_made_of_the_same_share_a_table():
+    here, there = finished(sources_sha="a" * 64), finished("cfa:tuned", sources_sha="a" * 64, features_sha="c" * 64)
+    of_before = finished("kcca:tuned", features_sha="c" * 64)
+    (table,) = build_tables([here, there, of_before], [failure("cran:tuned", features_sha="c" * 64)])
+    assert [row.label for row in table.rows] == ["cca:tuned", "cfa:tuned", "kcca:tuned", "cran:tuned"]
+    said = f"features sha {'c' * 12} and {'f' * 12} (made of the same, and rounded otherwise elsewhere)."
+    assert said in render([table], "terminal")
+    assert len(build_tables([here, of_before], [])) == 2
+    assert len(build_tables([here, of_before], [], [there])) == 1
+    other = finished(sources_sha="b" * 64, features_sha="d" * 64)
+    assert len(build_tables([here, other], [])) == 2
 
 
 def test_csv_holds_raw_numbers():

@@ -110,12 +110,14 @@ def recorded(
     gc.disable()  # or it looks through all records for cycles, over and over, as they are read
     try:
         runs, failures = store.runs(datasets, protocols, methods), store.failures(datasets, protocols, methods)
+        knows_all = all(run.record.data.sources_sha for run in runs)
+        kin = () if knows_all or not (protocols or methods) else store.runs(datasets)
     finally:
         gc.freeze()
         gc.enable()
     if not runs and not failures:
         raise BadInput(f"there are no such records below {store.root}: make some with cran-bench run")
-    return build_tables(runs, failures)
+    return build_tables(runs, failures, kin)
 
 
 def each(methods: list[str]) -> list[str]:
