@@ -17,7 +17,7 @@ import pytest
 from cran_bench.results import ResultStore
 from cran_bench.storage import sha256_file
 
-MOMENTS = int(os.environ.get("CRAN_BENCH_FAULTS", "12"))
+MOMENTS = int(os.environ.get("CRAN_BENCH_FAULTS", "8"))
 DATASET = "scenes[train=60,val=20,test=20]"
 METHODS = "cca,cran-baseline[start=scratch,max_epochs=3,batch_size=20]"
 
