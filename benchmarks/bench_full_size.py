@@ -1,6 +1,6 @@
 """The closed forms at MS-COCO's size: 123,287 images of 4096 numbers and 616,435 captions, generated.
 
-`tox -e full-size`, half an hour on two cores.  CRAN_BENCH_SCALE=0.02 takes so much of it.  Features are read by the
+`tox -e full-size`, ten minutes on two cores.  CRAN_BENCH_SCALE=0.02 takes so much of it.  Features are read by the
 block, so memory is that of covariances, whatever the number of images.
 """
 
@@ -25,7 +25,7 @@ MINUTES, GIB = 20, 12
 SCALE = float(os.environ.get("CRAN_BENCH_SCALE", "0"))
 
 
-@pytest.mark.skipif(not SCALE, reason="takes half an hour and 4 GB: tox -e full-size, or set CRAN_BENCH_SCALE")
+@pytest.mark.skipif(not SCALE, reason="takes ten minutes and 4 GB: tox -e full-size, or set CRAN_BENCH_SCALE")
 def test_closed_forms_at_full_size(tmp_path):
     generate = Path(__file__).with_name("generate.py")
     images = str(max(80, round(SCALE * 123_287)))

@@ -22,6 +22,11 @@ def test_every_method_says_what_it_needs_and_is_refused_where_it_does_not_fit(
     assert not list((quick_scenes.cache / "fits").glob("*.safetensors"))
 
 
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_method_says_what_it_holds(command, name):
+    assert "Memory: " in command("info", name).out
+
+
 def test_a_part_of_a_fit_that_has_begun_is_not_refused(quick_scenes, command, tmp_path, monkeypatch):
     def once():
         monkeypatch.setattr(memory, "available", lambda: 0)
