@@ -315,16 +315,12 @@ class ResultStore:
         datasets, protocols, methods = (set(map(_slug, some)) for some in labels)
         found = []
         for place in sorted(self.root.glob("*/*/")):
-            if (datasets and place.parent.name not in datasets) or (
-                protocols and place.name.partition("-")[0] not in protocols
-            ):
+            if datasets and place.parent.name not in datasets:
                 continue
-            names = [
-                entry.name
-                for entry in os.scandir(place)
-                if entry.name.endswith(ending) and _ending(entry.name) == ending
-            ]
-            found += [place / name for name in sorted(names) if not methods or name.rsplit("-s", 1)[0] in methods]
+            if protocols and place.name.partition("-")[0] not in protocols:
+                continue
+            names = sorted(entry.name for entry in os.scandir(place) if _ending(entry.name) == ending)
+            found += [place / name for name in names if not methods or name.rsplit("-s", 1)[0] in methods]
         return found
 
     def _with(self, address: Address, suffix: str) -> Path:

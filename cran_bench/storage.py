@@ -144,7 +144,7 @@ def locked(path: Path, doing: str) -> Iterator[None]:
     """Hold the lock of `path` between processes; say so where another process holds it.  Freed when a process dies."""
     with clear_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(path.name + ".lock"))
+        lock = _lock_of(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -158,13 +158,17 @@ def locked(path: Path, doing: str) -> Iterator[None]:
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock of `path`."""
-    lock = FileLock(path.with_name(path.name + ".lock"))
+    lock = _lock_of(path)
     try:
         lock.acquire(timeout=0)
     except (Timeout, OSError):
         return True
     lock.release()
     return False
+
+
+def _lock_of(path: Path) -> FileLock:
+    return FileLock(path.with_name(path.name + ".lock"))
 
 
 def _umask() -> int:
