@@ -17,6 +17,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from cran_bench.feature_rows import FeatureRows
 from cran_bench.methods.kcca import KCCA
 from cran_bench.ranks import Metrics
 
@@ -26,6 +27,7 @@ class Views:
 
     def __init__(self, images: Tensor, texts: Tensor | sparse.csr_array, image_of: Tensor) -> None:
         self.images, self.rows, self.image_of = images, texts, image_of
+        self.image_rows = FeatureRows(tuple(images.shape), 0, images.__getitem__)
         self.texts = range(texts.shape[0])
 
     def __len__(self) -> int:

@@ -177,6 +177,7 @@ def precomp(
     data: FolderArgument,
     images: ImagesOption = 123_287,
     dim: Annotated[int, typer.Option(min=1, help="Numbers of a feature.")] = 4096,
+    regions: Annotated[int, typer.Option(min=0, help="Of an image; 0 for the whole image only.")] = 0,
 ) -> None:
     """Features of MS-COCO's numbers of images, float16, and captions, in the layout of VSE++: five for each image."""
     folder, invention = _fresh(data / "precomp"), Invention(images, 0)
@@ -185,14 +186,14 @@ def precomp(
     val, test = _shares(images, 123_287, 5000, 5000)
     first = 0
     for split, count in (("train", images - val - test), ("dev", val), ("test", test)):
-        shape = (count, dim)
+        shape = (count, regions, dim) if regions else (count, dim)
         features = np.lib.format.open_memmap(folder / f"{split}_ims.npy", mode="w+", dtype=np.float16, shape=shape)
         with (folder / f"{split}_caps.txt").open("w") as file:
             for a in range(0, count, 1024):
                 b = min(a + 1024, count)
                 seen = of_things[invention.things[first + a : first + b]].sum(axis=1)
-                noise = 2 * random.standard_normal(seen.shape, dtype=np.float32)
-                features[a:b] = np.maximum(seen + noise, 0)
+                noise = 2 * random.standard_normal((b - a, *shape[1:]), dtype=np.float32)
+                features[a:b] = np.maximum((seen[:, None] if regions else seen) + noise, 0)
                 for row in range(first + a, first + b):
                     file.writelines(f"{text}\n" for text in invention.captions(row))
         first += count

@@ -19,9 +19,11 @@ from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
 from cran_bench.errors import BadInput
-from cran_bench.linalg import Matrix
+from cran_bench.feature_rows import FeatureRows
+from cran_bench.linalg import Matrix, deviations
 
-Rows: TypeAlias = "Tensor | sparse.csr_array[Any, tuple[int, int]]"
+Block: TypeAlias = "Tensor | sparse.csr_array[Any, tuple[int, int]]"
+Rows: TypeAlias = "Block | FeatureRows"
 Name = Literal["linear", "rbf", "chi2", "intersection"]
 
 BLOCK = 4096
@@ -93,7 +95,16 @@ class Kernel:
 
 def dense(rows: Rows) -> Tensor:
     """Rows as a tensor."""
+    if isinstance(rows, FeatureRows):
+        return rows[:]
     return rows if isinstance(rows, Tensor) else torch.from_numpy(rows.toarray())
+
+
+def column_means(rows: Rows) -> Tensor:
+    """(D,) float32."""
+    if isinstance(rows, FeatureRows):
+        return deviations(rows[a : a + BLOCK] for a in range(0, len(rows), BLOCK))[0]
+    return torch.as_tensor(rows.mean(0), dtype=torch.float32)
 
 
 def dense_blocks(rows: Rows, device: torch.device) -> Iterator[Tensor]:
@@ -104,17 +115,24 @@ def dense_blocks(rows: Rows, device: torch.device) -> Iterator[Tensor]:
 
 def by_blocks(network: Callable[[Tensor], Tensor], rows: Rows, device: torch.device) -> Tensor:
     """(n, K) what a network, which looks at each row alone, makes of (n, D) rows."""
-    return torch.cat([network(block) for block in dense_blocks(rows, device)])
+    found, done = torch.empty(0), 0
+    for block in dense_blocks(rows, device):
+        made = network(block)
+        if not done:
+            found = made.new_empty(rows.shape[0], *made.shape[1:])
+        found[done : done + len(made)] = made
+        done += len(made)
+    return found
 
 
-def _products(x: Rows, y: Tensor) -> Tensor:
+def _products(x: Block, y: Tensor) -> Tensor:
     """Products x y', of the type of y; a sparse x costs what it holds."""
     if isinstance(x, Tensor):
         return x.to(y) @ y.T
     return torch.from_numpy(x @ y.T.cpu().numpy()).to(y)
 
 
-def _distances(name: str, x: Rows, y: Tensor) -> Tensor:
+def _distances(name: str, x: Block, y: Tensor) -> Tensor:
     """(n, m) squared distances, or chi2."""
     if name == "rbf":
         norms = x.square().sum(dim=1) if isinstance(x, Tensor) else torch.from_numpy(x.multiply(x).sum(axis=1))

@@ -69,9 +69,28 @@ class Moments:
         )
 
 
+def deviations(blocks: Iterable[Tensor]) -> Tensor:
+    """(2, D) means of columns, and their standard deviations, 1 for a column that does not vary.
+
+    Args:
+        blocks: of (n, D) rows.
+    """
+    count, sums, squares = 0, torch.zeros(()), torch.zeros(())
+    for block in blocks:
+        x = block.double()
+        if not count:
+            shift = x.mean(dim=0)  # near the mean, so that squares keep their digits
+            sums, squares = torch.zeros_like(shift), torch.zeros_like(shift)
+        x = x - shift
+        count, sums, squares = count + len(x), sums + x.sum(dim=0), squares + x.square().sum(dim=0)
+    mean = sums / count
+    spread = (squares / count - mean.square()).clamp_min(0).sqrt().float()
+    return torch.stack([(shift + mean).float(), torch.where(spread > 1e-6, spread, 1.0)])
+
+
 def covariance_bytes(p: int, q: int) -> int:
-    """At most what `moments` and `canonical_correlations` of p and q columns hold: matrices, and blocks of rows."""
-    return 32 * (p + q) ** 2 + 24 * TEXT_BLOCK * (p + q)
+    """At most what `moments`, and then `canonical_correlations`, of p and q columns hold beside the covariances."""
+    return 8 * (p + q) ** 2 + max(24 * (p + q) ** 2, 24 * TEXT_BLOCK * (p + q))
 
 
 def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments:

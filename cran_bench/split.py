@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
+from cran_bench.feature_rows import FeatureRows
 from cran_bench.frontend import characters
 from cran_bench.frontend.features import Features
 from cran_bench.frontend.text import TextFrontEnd
@@ -94,6 +95,11 @@ class Split:
         """(N, D) float32, the global feature of each image."""
         return self._tensor(self._features.globals[self._rows], np.float32)
 
+    @cached_property
+    def image_rows(self) -> FeatureRows:
+        """The rows of `images` for those who take batches, held where they are few."""
+        return FeatureRows.of(self._features.globals, self._rows, lambda: self.images, self._device)
+
     def image_blocks(self, size: int = 4096) -> Iterator[Tensor]:
         """The rows of `images`, at most `size` at a time, without holding them all."""
         for a in range(0, len(self), size):
@@ -103,6 +109,22 @@ class Split:
     def regions(self) -> Tensor:
         """(N, R, D) float32, the feature of each of R regions, best first; where `region_mask` is False, a stand-in."""
         return self._tensor(self._region_array("regions"), np.float32)
+
+    @cached_property
+    def region_rows(self) -> FeatureRows:
+        """The rows of `regions` for those who take batches, held where they are few."""
+        return FeatureRows.of(self._whole_array("regions"), self._rows, lambda: self.regions, self._device)
+
+    @cached_property
+    def existing_regions(self) -> FeatureRows:
+        """(n, D), those of `regions` for which `region_mask` is True, in order; held where they are few."""
+        array = self._whole_array("regions")
+        _, count, dim = array.shape
+        image, region = np.nonzero(self._region_array("mask"))
+        places = torch.from_numpy(image * count + region).to(self._device)
+        rows = self._rows[image] * count + region
+        flat = array.reshape(-1, dim)
+        return FeatureRows.of(flat, rows, lambda: self.regions.flatten(0, 1), self._device, places)
 
     @cached_property
     def boxes(self) -> Tensor:
@@ -137,12 +159,15 @@ class Split:
         return self._features.regions is not None
 
     def _region_array(self, name: str) -> NDArray[np.generic]:
+        return self._whole_array(name)[self._rows]
+
+    def _whole_array(self, name: str) -> NDArray[np.generic]:
         array: NDArray[np.generic] | None = getattr(self._features, name)
         if array is None:
             raise MissingFeature(
                 f"{self._collection.name} was prepared without regions; prepare it again with --regions-with"
             )
-        return array[self._rows]
+        return array
 
     # texts ------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What Bimodal AE, Multimodal DBN, Corr-AE and CCL share: a network that turns what stacks of RBMs say into codes.
 
-Memory: what the stacks need, see `_stacks`, and what they say of the training data: for each image
-and text 16 bytes for each of their units, and 8 for each of a code.
+Memory: what the stacks need, see `_stacks`, and what they say of the training data, 4 bytes for each image or text and
+unit.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from cran_bench import COSINE, Run, Split
 from cran_bench.contract import Part
-from cran_bench.kernels import by_blocks
+from cran_bench.kernels import by_blocks, dense_blocks
+from cran_bench.linalg import deviations
 from cran_bench.states import below, with_prefix
 from cran_bench.training import Training, gathering, passes, shuffled, slowed, weights_and_biases
 
 from ._linear import ImageScaling
-from ._stacks import Stack, Stacks, TextFeature, deviations, standardised
+from ._stacks import Stack, Stacks, TextFeature, standardise_, standardised
 
 LOOK = 1000  # validation pairs that a network's own measures are taken on
 SAMPLE = 2000  # images, and texts, of the training data whose codes tell the mean that validation takes off
@@ -173,17 +174,19 @@ class CodeMethod:
         raise NotImplementedError
 
     def memory(self, train: Split) -> int:
-        """What is below needs; what it says of images and texts; their codes; and the network, as wide as both."""
+        """What is below needs; what it says of images and texts; and the network, as wide as both."""
         reader = self.reader()
         p, q = reader.sizes
-        said = 16 * (len(train) * p + len(train.texts) * q) + 8 * (len(train) + len(train.texts)) * (p + q)
+        said = 4 * (len(train) * p + len(train.texts) * q)
         return reader.memory(train) + said + 24 * (p + q) ** 2
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """What is below, a part; then the network."""
         self.inputs = run.part(self.reader())
         P, Q, owner = self.inputs.read_images(train), self.inputs.read_texts(train), train.image_of
-        self.scales = {"image_inputs": deviations(P), "text_inputs": deviations(Q)}
+        self.scales = {
+            f"{side}_inputs": deviations(dense_blocks(rows, rows.device)) for side, rows in (("image", P), ("text", Q))
+        }
         P, Q = self._given(P, "image"), self._given(Q, "text")
         seen, read = (
             self._given(self.inputs.read_images(val), "image"),
@@ -229,13 +232,13 @@ class CodeMethod:
             self._measure(P, Q)
 
     def _given(self, rows: Tensor, side: str) -> Tensor:
-        """What the network is given of its inputs."""
-        return standardised(rows, self.scales[f"{side}_inputs"]) if self.standardised else rows
+        """What the network is given of its inputs, which are overwritten: there may be gigabytes of them."""
+        return standardise_(rows, self.scales[f"{side}_inputs"]) if self.standardised else rows
 
     def _measure(self, P: Tensor, Q: Tensor) -> None:
         """How codes of these inputs lie."""
         for side, network, rows in (("image", self.coder.image, P), ("text", self.coder.text, Q)):
-            self.scales[f"{side}_codes"] = deviations(by_blocks(network, rows, rows.device))
+            self.scales[f"{side}_codes"] = deviations(map(network, dense_blocks(rows, rows.device)))
 
     def _compared(self, codes: Tensor, side: str) -> Tensor:
         """What is compared of codes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Literal
 
@@ -13,6 +14,7 @@ from scipy import sparse
 from torch import Tensor
 
 from cran_bench import COSINE, Run, Split
+from cran_bench.feature_rows import FeatureRows
 from cran_bench.linalg import (
     TEXT_BLOCK,
     Matrix,
@@ -60,6 +62,10 @@ class Projections:
     def __post_init__(self) -> None:
         if min(self.dim) < 1:
             raise ValueError(f"dim is at least 1, not {min(self.dim)}")
+
+    def image_rows(self, split: Split) -> FeatureRows:
+        """(N, p) image features, for those who take some of them."""
+        return split.image_rows.map(partial(scaled, how=self.image))
 
     def image_view(self, split: Split) -> Iterator[Tensor]:
         """Blocks of (n, p) image features."""

@@ -6,14 +6,15 @@ to a number of words that is the same for all; what the first layer makes of the
 N. Srivastava, R. Salakhutdinov, "Multimodal learning with deep Boltzmann machines", JMLR 2014; the constants are those
 of the authors' release and of CCL's configurations.
 
-Memory: the features of images or of all their regions, 12 bytes for each number with copies, and what the layers say of
-the training data, 8 bytes for each unit.
+Memory: the features of images or of their regions where they are few (up to half a GiB); and for each unit of a layer
+below the topmost 4 bytes for each image or text, or part of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar, Literal, NamedTuple
 
@@ -24,7 +25,9 @@ from torch import Tensor, nn
 
 from cran_bench import Run, Split
 from cran_bench.errors import BadInput
-from cran_bench.kernels import Rows, by_blocks, dense, dense_blocks
+from cran_bench.feature_rows import FeatureRows
+from cran_bench.kernels import BLOCK, Rows, by_blocks, column_means, dense, dense_blocks
+from cran_bench.linalg import deviations
 from cran_bench.rbm import RBM, Kind, Sparsity, contrastive_divergence
 from cran_bench.states import below, with_prefix
 from cran_bench.training import Training, gathering, passes, shuffled, slowed, weights_and_biases
@@ -112,7 +115,7 @@ class Stack:
         """The layers below, which are a part; then the topmost."""
         self.lower = run.part(replace(self, hidden=self.hidden[:-1])) if len(self.hidden) > 1 else None
         if self.lower is None and self.is_seen:
-            self.scale = deviations(self._image_features(train))
+            self.scale = deviations(dense_blocks(self._image_features(train), run.device))
         recipe = RECIPES[self.side][len(self.hidden) - 1]
         rows, _ = self._below(train)
         if not rows.shape[0]:
@@ -127,29 +130,28 @@ class Stack:
             self.neutral = self.rbm.hidden(some).mean(dim=0)
 
     def memory(self, train: Split) -> int:
-        """Features or counts of the parts, with copies, and what each layer says of them."""
-        images, texts = len(train), len(train.texts)
-        regions, region_dim = train.region_shape
-        runs = texts + sum(map(len, train.texts)) // LETTERS
-        count, each = {
-            "image": (images, 12 * train.image_dim),
-            "region": (images * regions, 12 * region_dim),
-            "text": (texts, WORDS_BYTES),
-            "piece": (runs, WORDS_BYTES),
-        }[self.side]
-        inputs = train.image_dim if self.side == "image" else region_dim if self.side == "region" else self.vocabulary
+        """Features that are held, or counts; what lower layers say of them; weights with copies; and blocks of rows."""
+        count, inputs, held = len(train.texts), self.vocabulary, WORDS_BYTES * len(train.texts)
+        if self.side == "image":
+            count, inputs, held = len(train), train.image_dim, train.image_rows.held
+        elif self.side == "region":
+            regions, inputs = train.region_shape
+            count, held = len(train) * regions, train.region_rows.held if train.has_regions else 0
+        elif self.side == "piece":
+            count += sum(map(len, train.texts)) // LETTERS
+            held = WORDS_BYTES * count
         weights = sum(a * b for a, b in pairwise((inputs, *self.hidden)))
-        return count * (each + 8 * sum(self.hidden)) + 24 * weights
+        return held + 4 * count * sum(self.hidden[:-1]) + 24 * weights + 16 * BLOCK * (inputs + self.hidden[0])
 
     @property
     def is_seen(self) -> bool:
         """Whether it is of images, not of texts."""
         return self.side in ("image", "region")
 
-    def _image_features(self, split: Split) -> Tensor:
+    def _image_features(self, split: Split) -> FeatureRows:
         """(n, D) of images, or of all their regions."""
-        found = split.images if self.side == "image" else split.regions[split.region_mask]
-        return scaled(found, self.features)  # type: ignore[arg-type]
+        found = split.image_rows if self.side == "image" else split.existing_regions
+        return found.map(partial(scaled, how=self.features))  # type: ignore[arg-type]
 
     def _below(self, split: Split) -> tuple[Rows, Tensor]:
         """What the topmost layer sees, (n, V), a row for each part; and the image or text (n,) that each is of."""
@@ -158,7 +160,7 @@ class Stack:
             return self.lower.of_parts(split)
         if self.is_seen:
             owner = torch.arange(len(split)) if self.side == "image" else split.region_mask.nonzero()[:, 0]
-            return standardised(self._image_features(split), self.scale), owner.to(device)
+            return self._image_features(split).map(partial(standardised, found=self.scale)), owner.to(device)
         found, whose = pieces(split.texts) if self.side == "piece" else (split.texts, range(len(split.texts)))
         texts = split.asking(found)
         counts = texts.bow(self.vocabulary) if self.features == "bow" else texts.tfidf(self.vocabulary)
@@ -176,7 +178,9 @@ class Stack:
     def codes(self, split: Split) -> Tensor:
         """(N, H) of images, (T, H) of texts: those of their parts on average, that of training where there is none."""
         count = len(split) if self.is_seen else len(split.texts)
-        return averaged(*self.of_parts(split), count, self.neutral)
+        rows, owner = self._below(split)
+        with torch.inference_mode():
+            return averaged(map(self.rbm.hidden, dense_blocks(rows, owner.device)), owner, count, self.neutral)
 
     def state(self) -> dict[str, Tensor]:
         """The layers, from above."""
@@ -213,7 +217,7 @@ def pretrain(
         run: lends device, curve and checkpoint.
     """
     where = rbm.W.device
-    mean = torch.as_tensor(rows.mean(0), dtype=torch.float32, device=where)
+    mean = column_means(rows).to(where)
     words = float(mean.sum()) if recipe.kind == "counts" else 1.0
     rbm.begin_at(mean, recipe.target)
     model = nn.ModuleList([rbm, Sparsity(rbm.W.shape[1], recipe.target, recipe.cost)]).to(where)
@@ -269,15 +273,15 @@ def loaded(kind: Kind, weights: dict[str, Tensor]) -> RBM:
     return rbm
 
 
-def deviations(rows: Tensor) -> Tensor:
-    """(2, D) means of columns, and their standard deviations, 1 for a column that does not vary."""
-    spread = rows.std(dim=0, correction=0)
-    return torch.stack([rows.mean(dim=0), torch.where(spread > 1e-6, spread, 1.0)])
-
-
 def standardised(rows: Tensor, found: Tensor) -> Tensor:
-    """(n, D) columns less their mean, over their deviation, see `deviations`."""
+    """(n, D) columns less their mean, over their deviation, see `linalg.deviations`."""
     return (rows - found[0]) / found[1]
+
+
+def standardise_(rows: Tensor, found: Tensor) -> Tensor:
+    """`standardised` in place."""
+    with torch.inference_mode():
+        return rows.sub_(found[0]).div_(found[1])
 
 
 def pieces(texts: list[str]) -> tuple[list[str], list[int]]:
@@ -291,11 +295,27 @@ def pieces(texts: list[str]) -> tuple[list[str], list[int]]:
     return found, owner
 
 
-def averaged(rows: Tensor, owner: Tensor, count: int, neutral: Tensor) -> Tensor:
-    """(count, H) means of the rows of each owner, who come in order; `neutral` (H,) for an owner of none."""
+def averaged(blocks: Iterable[Tensor], owner: Tensor, count: int, neutral: Tensor) -> Tensor:
+    """(count, H) means of the rows of each owner, who come in order; `neutral` (H,) for an owner of none.
+
+    Args:
+        blocks: of (n, H) rows.
+        owner: (n,) of all rows.
+        count: of owners.
+        neutral: see above.
+    """
+    found, done = neutral.new_zeros(count, len(neutral)), 0
+    for rows in blocks:
+        some = owner[done : done + len(rows)]
+        done += len(rows)
+        if len(some):
+            first, last = int(some[0]), int(some[-1]) + 1
+            lengths = torch.bincount(some - first, minlength=last - first)
+            found[first:last] += torch.segment_reduce(rows, "sum", lengths=lengths, axis=0)
     lengths = torch.bincount(owner, minlength=count)
-    sums = torch.segment_reduce(rows, "sum", lengths=lengths, axis=0)
-    return torch.where(lengths[:, None] > 0, sums / lengths[:, None].clamp_min(1), neutral)
+    found /= lengths[:, None].clamp_min(1)
+    found[lengths == 0] = neutral
+    return found
 
 
 @dataclass

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, normalize
 
 from cran_bench import COSINE, Run, Split
+from cran_bench.kernels import dense_blocks
+from cran_bench.linalg import deviations
 from cran_bench.losses import margin_loss
 from cran_bench.training import Training, linear
 
@@ -93,14 +96,14 @@ class WordCNN:
         return len(WIDTHS) * self.filters
 
     def memory(self, train: Split) -> int:
-        """The features, at unit length too; word ids; the vectors, their gradient and what Adam keeps of them."""
+        """The features, if they are held; word ids; the vectors, their gradient and what Adam keeps of them."""
         words, numbers = train.vector_shape
-        return 12 * len(train) * train.image_dim + WORD_BYTES * len(train.texts) + 20 * words * numbers
+        return train.image_rows.held + WORD_BYTES * len(train.texts) + 20 * words * numbers
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Learn to rank; keep the pass that is best on validation."""
-        X = normalize(train.images, dim=1)
-        mean, deviation = X.mean(dim=0), X.std(dim=0).clamp_min(1e-6)
+        X = train.image_rows.map(partial(normalize, dim=1))
+        mean, deviation = deviations(dense_blocks(X, run.device))
         (ids, lengths), owner = train.tokens, train.image_of
         reader = Reader(train.token_vectors(), self.filters)
         model = Ranker(reader, self.dim, len(mean), self.space).to(run.device)

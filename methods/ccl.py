@@ -10,8 +10,8 @@ Y. Peng, J. Qi, X. Huang, Y. Yuan, "CCL: cross-modal correlation learning with m
 network", IEEE Transactions on Multimedia 2018.  Its intra-modality branch classifies categories, which these datasets
 do not have; without them a pair matches where the text is the image's own, and that branch falls away.
 
-Memory: the features of images or regions, 12 bytes for each number with copies; and for each image and text 16 bytes
-for each unit of the stacks and 8 for each of the code.
+Memory: the features of images or regions where they are few (up to half a GiB); and for each image and text 4 bytes for
+each unit of a stack, and 16 for each of a code.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ import torch
 from torch import Tensor, nn
 
 from cran_bench import Run, Split, register
-from cran_bench.kernels import by_blocks
+from cran_bench.kernels import by_blocks, dense_blocks
+from cran_bench.linalg import deviations
 from cran_bench.rbm import RBM
 from cran_bench.states import below, with_prefix
 
 from ._codes import PAPER, CodeMethod, Coder, Reader, at_least
-from ._stacks import JOINT, deviations, loaded, pretrain, standardised
+from ._stacks import JOINT, loaded, pretrain, standardise_
 from .corr_ae import CorrAE
 
 
@@ -59,7 +60,7 @@ class JointRBM:
         """The autoencoders, which are parts; then the RBM."""
         autoencoders = [run.part(self.coarse), run.part(replace(self.coarse, grain="parts"))]
         rows, seen = (codes_of(self.side, autoencoders, split) for split in (train, val))
-        self.scale = deviations(rows)
+        self.scale = deviations(dense_blocks(rows, rows.device))
         recipe = JOINT._replace(kind=self.kind)
         self.rbm = RBM(recipe.kind, rows.shape[1], self.hidden).to(run.device)
         if self.steps:
@@ -71,7 +72,8 @@ class JointRBM:
         return "gaussian" if self.coarse.standardised else "binary"
 
     def _given(self, rows: Tensor) -> Tensor:
-        return standardised(rows, self.scale) if self.coarse.standardised else rows
+        """What the RBM is given of codes, which are overwritten."""
+        return standardise_(rows, self.scale) if self.coarse.standardised else rows
 
     def read(self, rows: Tensor) -> Tensor:
         """(n, 2 K) coarse and fine codes to (n, H)."""
@@ -120,8 +122,8 @@ class Grains:
         self.image, self.text = run.part(self.image), run.part(self.text)
 
     def memory(self, train: Split) -> int:
-        """That of the autoencoders, one after the other; and both codes of every image or text, with copies."""
-        codes = 12 * max(len(train), len(train.texts)) * 2 * self.coarse.units
+        """That of the autoencoders, one after the other; and both codes of every image or text, apart and joined."""
+        codes = 16 * max(len(train), len(train.texts)) * self.coarse.units
         return max(autoencoder.memory(train) for autoencoder in self.autoencoders) + codes
 
     @property

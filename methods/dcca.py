@@ -6,7 +6,8 @@ over a network f for images and a network g for texts, by gradient on large batc
 of the training data comes on top.  G. Andrew, R. Arora, J. Bilmes, K. Livescu, "Deep canonical correlation analysis",
 ICML 2013; F. Yan, K. Mikolajczyk, "Deep correlation for matching images and text", CVPR 2015.
 
-Memory: the images' features, 12 N p bytes with copies, the outputs of both networks, and a batch with its gradient.
+Memory: the images' features where they are few (up to half a GiB), the outputs of both networks, and a batch with its
+gradient.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class DCCA(LinearMethod):
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """The networks; then CCA of what the best of them say of the whole training data."""
         self.begin(run)
-        X, Y, owner = torch.cat(list(super().image_view(train))), self.text_features(train), train.image_of
+        X, Y, owner = self.image_rows(train), self.text_features(train), train.image_of
         out = min(self.out, max(1, len(owner) // 4))
         if out < self.out:
             say(f"dcca: {len(owner)} texts are too few for {self.out} outputs of a network; it has {out}")
@@ -120,7 +121,7 @@ class DCCA(LinearMethod):
 
         def loss(rows: Tensor) -> Tensor:
             images = self.networks["image"](X[owner[rows]])
-            texts = self.networks["text"](dense(Y[rows.numpy()]).to(X))
+            texts = self.networks["text"](dense(Y[rows.numpy()]).to(images))
             return -total_correlation(images.double(), texts.double(), self.regular)
 
         def validate() -> dict[str, float]:
@@ -146,13 +147,13 @@ class DCCA(LinearMethod):
         self.correlate(self.moments(train, run), val, run, self.ridge_image, self.ridge_text)
 
     def memory(self, train: Split) -> int:
-        """The features; outputs of both networks; the weights with what Adam keeps; and covariances of the outputs."""
+        """Features that are held; outputs of both networks and their covariances; weights with what Adam keeps."""
         p, q, texts = train.image_dim, self.text_dim(train), len(train.texts)
         layers = [*pairwise((p, *self.hidden_image, self.out)), *pairwise((q, *self.hidden_text, self.out))]
         weights, widest = sum(a * b for a, b in layers), max(map(max, layers))
         batch = 32 * self.batch_size * (p + q + widest * len(layers))
         outputs = 16 * texts * self.out + covariance_bytes(self.out, self.out)
-        return 12 * len(train) * p + WORDS_BYTES * texts + 24 * weights + batch + outputs
+        return train.image_rows.held + WORDS_BYTES * texts + 24 * weights + batch + outputs
 
     def _build(self, p: int, q: int, out: int) -> None:
         sides = {"image": (p, self.hidden_image), "text": (q, self.hidden_text)}

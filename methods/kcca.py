@@ -10,9 +10,9 @@ exact solver serves up to a few thousand pairs, and beyond them phi is made of m
 incomplete Cholesky), landmarks (Nystrom) or random Fourier features.  Covariances are of the columns, and what makes
 phi of them is applied to the m x m results.
 
-Memory: covariances as of `cca`, of m columns where there are columns, which pass by in blocks.  A kernel of images
-holds their features, 8 N p bytes with a copy; the exact solver eight n x n matrices; the incomplete Cholesky 16 m bytes
-for each of the rows that it looks at.
+Memory: covariances as of `cca`, of m columns where there are columns, which pass by in blocks.  The exact solver
+holds eight n x n matrices; the incomplete Cholesky 16 m bytes for each of the rows that it looks at, up to 50,000, and
+their features.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import Literal
 
 import numpy as np
 import scipy.linalg
-import torch
 from torch import Tensor
 
 from cran_bench import Run, Split, register
@@ -135,14 +134,14 @@ class KCCA(LinearMethod):
         run.chose(**best.choice, width_image=best.width_image[0], width_text=best.width_text[0])
 
     def memory(self, train: Split) -> int:
-        """Features of images that have a kernel; n x n matrices, or pivots, or covariances of the columns."""
+        """Features of images that have a kernel and are held; n x n matrices, or pivots, or covariances of columns."""
         n, p, q = len(train.texts), train.image_dim, self.text_dim(train)
         solver = self._solver(n)
-        held = WORDS_BYTES * n + (8 * len(train) * p if solver == "exact" or self.kernel_image != "linear" else 0)
+        held = WORDS_BYTES * n + (train.image_rows.held if solver == "exact" or self.kernel_image != "linear" else 0)
         if solver == "exact":
             return held + 64 * n**2 + 8 * n * (p + q)
         m = min(self.columns, n)
-        pivots = 16 * m * min(n, PIVOTS_AMONG) if solver == "cholesky" else 0
+        pivots = min(n, PIVOTS_AMONG) * (16 * m + 8 * p) if solver == "cholesky" else 0
         columns = [m if name != "linear" else size for name, size in ((self.kernel_image, p), (self.kernel_text, q))]
         return held + 8 * m * (p + q) + max(pivots, covariance_bytes(*columns))
 
@@ -161,7 +160,7 @@ class KCCA(LinearMethod):
 
         (Lx / (Lx + kx))^(1/2) Ux' Uy (Ly / (Ly + ky))^(1/2) = P R Q',   a = Ux (Lx (Lx + kx))^(-1/2) P,   b likewise.
         """
-        X, Y = dense(self._images(train))[train.image_of], dense(self.text_features(train))
+        X, Y = self.image_rows(train)[train.image_of], dense(self.text_features(train))
         means: list[Matrix] = []
         sides: list[tuple[Matrix, Matrix]] = []
         for side, name, rows, width in (
@@ -197,13 +196,14 @@ class KCCA(LinearMethod):
         name, (width,) = (self.kernel_image, self.width_image) if is_image else (self.kernel_text, self.width_text)
         if name == "linear":
             return None
-        rows: Rows = self._images(train) if is_image else self.text_features(train)
+        rows: Rows = self.image_rows(train) if is_image else self.text_features(train)
         kernel = Kernel.fitted(name, rows, width, run.seed)
         if solver == "fourier":
             self.maps[side] = Fourier.drawn(kernel, dense(rows[:1]).to(run.device), self.columns, run.seed)
             return None
         if solver == "cholesky":
             rows = sampled(rows, PIVOTS_AMONG, run.seed)
+            rows = dense(rows) if is_image else rows  # every block of pivots is compared with all of them
             say(f"kcca: up to {min(self.columns, rows.shape[0]):,} pivots of the {side} kernel")
             pivots, W = incomplete_cholesky(kernel, rows, self.columns, self.tolerance)
             self.maps[side] = Landmarks(kernel, dense(rows[pivots]).to(run.device))
@@ -211,10 +211,6 @@ class KCCA(LinearMethod):
         landmarks = Landmarks(kernel, dense(sampled(rows, self.columns, run.seed)).to(run.device))
         self.maps[side] = landmarks
         return nystrom(landmarks, self.clamp)
-
-    def _images(self, split: Split) -> Tensor:
-        """(N, p) features, scaled."""
-        return torch.cat(list(super().image_view(split)))
 
     def image_view(self, split: Split) -> Iterator[Tensor]:
         """Blocks of (n, m) columns."""

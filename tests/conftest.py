@@ -236,9 +236,12 @@ def plain_split():
     """``plain_split(images, texts, image_of)``: what the linear methods ask of a split, with given matrices."""
     import torch
 
+    from cran_bench.feature_rows import FeatureRows
+
     class Plain:
         def __init__(self, images, texts, image_of=None):
             self.images = torch.as_tensor(images)
+            self.image_rows = FeatureRows(tuple(self.images.shape), 0, self.images.__getitem__)
             self.vectors = torch.as_tensor(texts)
             self.texts = [""] * len(texts)
             self.image_of = torch.arange(len(images)) if image_of is None else torch.as_tensor(image_of)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from cran_bench.fits import FitStore
-from cran_bench.methods._stacks import PIECE, RECIPES, Stack, averaged, deviations, pieces, standardised
+from cran_bench.linalg import deviations
+from cran_bench.methods._stacks import PIECE, RECIPES, Stack, averaged, pieces, standardise_, standardised
 
 STEPS = 300
 
@@ -24,6 +25,7 @@ def stack(side, hidden=(24,), steps=STEPS, features=None):
 def test_images_are_standardised_and_texts_have_a_hundred_words(tiny, store):
     images = store.fitted(stack("image", steps=0), 0, "stack").part
     rows, owner = images._below(tiny.train)
+    rows = rows[:]
     assert owner.tolist() == list(range(60))
     torch.testing.assert_close(rows.mean(dim=0), torch.zeros(16), atol=1e-5, rtol=0)
     torch.testing.assert_close(rows.std(dim=0, correction=0), torch.ones(16), atol=1e-4, rtol=0)
@@ -99,8 +101,9 @@ def test_without_steps_the_weights_are_as_drawn(tiny, store):
 
 def test_codes_of_parts_are_averaged_by_their_owner():
     rows = torch.tensor([[1.0, 0], [3, 2], [5, 5]])
-    found = averaged(rows, torch.tensor([0, 0, 2]), 4, torch.tensor([7.0, 8]))
-    torch.testing.assert_close(found, torch.tensor([[2.0, 1], [7, 8], [5, 5], [7, 8]]))
+    for blocks in ([rows], [rows[:1], rows[1:]], [rows[:0], *rows[:, None]]):
+        found = averaged(blocks, torch.tensor([0, 0, 2]), 4, torch.tensor([7.0, 8]))
+        torch.testing.assert_close(found, torch.tensor([[2.0, 1], [7, 8], [5, 5], [7, 8]]))
 
 
 def test_pieces_of_texts():
@@ -111,4 +114,7 @@ def test_pieces_of_texts():
 
 def test_columns_are_standardised_and_those_that_do_not_vary_stay():
     rows = torch.tensor([[1.0, 7], [3, 7]])
-    torch.testing.assert_close(standardised(rows, deviations(rows)), torch.tensor([[-1.0, 0], [1, 0]]))
+    found, expected = deviations(rows.split(1)), torch.tensor([[-1.0, 0], [1, 0]])
+    torch.testing.assert_close(standardised(rows, found), expected)
+    torch.testing.assert_close(standardise_(rows, found), expected)
+    assert rows.equal(expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,7 +97,10 @@ class Memory:
 
 @contextmanager
 def memory(device: torch.device) -> Iterator[Memory]:
-    """Watch the memory of a block: that of the GPU, or the resident set, looked at every few milliseconds."""
+    """Watch the memory of a block: that of the GPU, or of this process, looked at every few milliseconds.
+
+    Pages of files do not count, mapped features among them: the system takes them back where it needs them.
+    """
     found = Memory()
     gc.collect()
     give_back()
@@ -106,11 +110,11 @@ def memory(device: torch.device) -> Iterator[Memory]:
         yield found
         found.peak = torch.cuda.max_memory_allocated(device) - before
         return
-    before, done = _resident(), threading.Event()
+    before, done = _held(), threading.Event()
 
     def watch() -> None:
         while not done.wait(0.005):
-            found.peak = max(found.peak, _resident() - before)
+            found.peak = max(found.peak, _held() - before)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -127,9 +131,12 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _resident() -> int:
+def _held() -> int:
     statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * 4096 if statm.exists() else 0
+    if not statm.exists():
+        return 0
+    resident, of_files = map(int, statm.read_text().split()[1:3])
+    return (resident - of_files) * os.sysconf("SC_PAGE_SIZE")
 
 
 def hardware() -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cran_bench import Levels, MultiLevel, Run, Split
 from cran_bench.errors import BadInput
 from cran_bench.frontend.characters import ALPHABET
+from cran_bench.linalg import covariance_bytes
 from cran_bench.losses import margin_loss
 from cran_bench.processes import current
 from cran_bench.progress import say
@@ -20,7 +21,7 @@ from cran_bench.training import Training, halved, linear
 
 from .batches import POOL, Batches, nearest
 from .correlation import WORDS, Correlation
-from .model import KERNEL, LENGTH, Network, Views, in_blocks, only
+from .model import BLOCK, KERNEL, LENGTH, Network, ViewRows, in_blocks, only
 from .reading import Reading
 from .recipe import LEVELS, Recipe
 
@@ -63,16 +64,20 @@ class Alignment(Recipe):
         return MultiLevel(top=self.top)
 
     def memory(self, train: Split) -> int:
-        """Features, with a copy; characters; what held encoders read; weights with what training keeps of them."""
+        """Features that are held; covariances; characters; what encoders read; weights with what training keeps."""
         images, texts, sizes = len(train), len(train.texts), self.sizes
-        regions, region_dim = train.region_shape if self.levels != ("global",) else (0, 0)
-        features = 8 * images * (train.image_dim + regions * region_dim)
+        has_regions = self.levels != ("global",) and train.has_regions
+        features = train.image_rows.held + (train.region_rows.held if has_regions else 0)
+        region_dim = train.region_shape[1] if has_regions else 0
+        widest = max(train.image_dim, region_dim)
+        words = {"cca": WORDS, "whiten": 1}.get(self.image_scaling)
+        features += 24 * BLOCK * widest if words is None else covariance_bytes(widest, words)
         read = 4 * texts * sizes.lstm * len(self.levels) if self.heads_first and self.start != "scratch" else 0
         layers = KERNEL * sum(a * b for a, b in pairwise((len(ALPHABET), *sizes.kernels)))
         layers += 4 * sizes.lstm * (sizes.kernels[-1] + sizes.lstm) + sizes.lstm * (self.attn_dim + sizes.dim)
-        layers += 2 * sizes.dim * max(train.image_dim, region_dim)
+        layers += 2 * sizes.dim * widest
         batch = 16 * LENGTH * sum(sizes.kernels) * (self.batch_size * max(1, texts // max(1, images)))
-        alike = 16 * images * POOL * self.lookalike_group if self.lookalikes and "relation" in self.levels else 0
+        alike = 48 * images * POOL * self.lookalike_group if self.lookalikes and "relation" in self.levels else 0
         return features + TEXT_BYTES * texts + read + alike + len(self.levels) * (32 * layers + batch)
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
@@ -133,7 +138,7 @@ class Alignment(Recipe):
             read = {name: x[texts[mine]] for name, x in known.items()}
             images, captions = (
                 embedded.map(lambda x: sharing.gather(x, len(owner)))
-                for embedded in encode(rows_of(views, owner[mine]), read or chars[texts], mine)
+                for embedded in encode(views.rows(owner[mine]), read or chars[texts], mine)
             )
             total = torch.zeros((), device=run.device)
             for level in self.levels:
@@ -191,19 +196,19 @@ class Alignment(Recipe):
     def _lookalikes(self, train: Split) -> Tensor | None:
         if not self.lookalikes or "relation" not in self.levels:
             return None
-        return nearest(train.images, POOL * self.lookalike_group)
+        return nearest(train.image_rows, POOL * self.lookalike_group)
 
-    def views(self, split: Split) -> Views:
+    def views(self, split: Split) -> ViewRows:
         """The image features that these levels read."""
         if self.levels == ("global",):
-            return Views(split.images)
-        return Views(split.images, split.regions, split.boxes, split.region_mask)
+            return ViewRows(split.image_rows)
+        return ViewRows(split.image_rows, split.region_rows, split.boxes, split.region_mask)
 
     def embed_images(self, split: Split) -> Levels:
         """N images on these levels."""
         views = self.views(split)
-        rows = torch.arange(len(split), device=views.globals.device)
-        return concatenated([self.network.images(rows_of(views, block)) for block in in_blocks(rows, BATCH)])
+        rows = in_blocks(torch.arange(len(split), device=split.image_of.device), BATCH)
+        return concatenated([self.network.images(views.rows(block)) for block in rows])
 
     def embed_texts(self, split: Split) -> Levels:
         """T texts on these levels, those of a length together."""
@@ -242,11 +247,6 @@ class Alignment(Recipe):
                 f"width or have other parts; fit again, or give the fields they were fitted with ({_first_of(error)})"
             ) from None
         self.network.eval()
-
-
-def rows_of(views: Views, rows: Tensor) -> Views:
-    """Some images."""
-    return Views(*(None if view is None else view[rows] for view in views))  # type: ignore[arg-type]
 
 
 def concatenated(blocks: list[Levels]) -> Levels:

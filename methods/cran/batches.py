@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from cran_bench.feature_rows import FeatureRows
+
 from .recipe import Recipe
 
 BLOCK = 4096
@@ -126,14 +128,21 @@ class Batches:
         return torch.tensor(grouped + [image for image in order if not used[image]])
 
 
-def nearest(features: Tensor, count: int) -> Tensor:
-    """(N, D) features to (N, count) int64: every row's nearest others by cosine, exactly, a block of rows at a time."""
-    X = normalize(features, dim=1)
-    count = min(count, len(X) - 1)
+def nearest(features: FeatureRows | Tensor, count: int) -> Tensor:
+    """(N, D) features to (N, count) int64: every row's nearest others by cosine, exactly, a tile of pairs at a time."""
+    total = len(features)
+    count = min(count, total - 1)
     found = []
-    for a in range(0, len(X), BLOCK):
-        similarity = X[a : a + BLOCK] @ X.T
-        rows = torch.arange(len(similarity), device=X.device)
-        similarity[rows, rows + a] = -torch.inf
-        found.append(similarity.topk(count, dim=1).indices.cpu())
+    for a in range(0, total, BLOCK):
+        rows = normalize(features[a : a + BLOCK], dim=1)
+        values, indices = rows.new_empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.int64, device=rows.device)
+        for b in range(0, total, BLOCK):
+            similarity = rows @ normalize(features[b : b + BLOCK], dim=1).T
+            if a == b:
+                similarity.fill_diagonal_(-torch.inf)
+            best = similarity.topk(min(count, similarity.shape[1]), dim=1)
+            values, indices = torch.cat([values, best.values], dim=1), torch.cat([indices, best.indices + b], dim=1)
+            values, kept = values.topk(min(count, values.shape[1]), dim=1)
+            indices = indices.gather(1, kept)
+        found.append(indices.cpu())
     return torch.cat(found)

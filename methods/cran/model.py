@@ -6,6 +6,7 @@ as characters, through the alphabet of Reed et al. (CVPR 2016).  B images or tex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import ClassVar, NamedTuple, cast
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, max_pool1d, pad
 
 from cran_bench import Levels, Relations
+from cran_bench.feature_rows import FeatureRows
 from cran_bench.frontend.characters import ALPHABET
-from cran_bench.linalg import Matrix, canonical_correlations, moments, spectral_norm
+from cran_bench.linalg import Matrix, canonical_correlations, deviations, moments, spectral_norm
 from cran_bench.processes import ALONE, Processes
 from cran_bench.similarity import region_pairs
 
@@ -37,6 +39,19 @@ class Views(NamedTuple):
     regions: Tensor | None = None  # (B, n, D)
     boxes: Tensor | None = None  # (B, n, 4), fractions x0 y0 x1 y1
     mask: Tensor | None = None  # (B, n) bool
+
+
+class ViewRows(NamedTuple):
+    """Those of all N images of a split, from which batches are taken."""
+
+    globals: FeatureRows
+    regions: FeatureRows | None = None
+    boxes: Tensor | None = None
+    mask: Tensor | None = None
+
+    def rows(self, rows: Tensor) -> Views:
+        """Some images."""
+        return Views(*(None if view is None else view[rows] for view in self))  # type: ignore[arg-type]
 
 
 # 3.1 Visual-language relation attention model ----------------------------------------------------------------------
@@ -165,9 +180,16 @@ class Attention(nn.Module):
         return torch.softmax(u.masked_fill(~counts, -torch.inf), dim=1)
 
 
-def in_blocks(rows: Tensor, size: int = BLOCK) -> Iterator[Tensor]:
+def in_blocks(rows: Tensor, size: int) -> Iterator[Tensor]:
     """Runs of `size` rows."""
     return (rows[a : a + size] for a in range(0, len(rows), size))
+
+
+def with_existing(rows: FeatureRows | Tensor, exists: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Runs of (N, dim) features or (N, n, dim) regions, with which of the regions exist (N, n), None for all."""
+    size = max(1, BLOCK * rows.shape[-1] // math.prod(rows.shape[1:]))
+    for a in range(0, len(rows), size):
+        yield rows[a : a + size], None if exists is None else exists[a : a + size]
 
 
 def mean_of_existing(rows: Tensor, exists: Tensor | None) -> Tensor:
@@ -202,7 +224,12 @@ class Scaling(nn.Module):
         return self.kind in ("whiten", "cca")
 
     def fit(
-        self, rows: Tensor, exists: Tensor | None, texts: sparse.csr_array | None, image_of: Tensor, ridge: float
+        self,
+        rows: FeatureRows | Tensor,
+        exists: Tensor | None,
+        texts: sparse.csr_array | None,
+        image_of: Tensor,
+        ridge: float,
     ) -> None:
         """Take the moments of training images; a constant column is not scaled.
 
@@ -213,22 +240,29 @@ class Scaling(nn.Module):
             image_of: (T,) image of each text.
             ridge: see `Recipe`.
         """
-        flat = rows.reshape(-1, rows.shape[-1]) if exists is None else rows[exists]
+
+        def flat() -> Iterator[Tensor]:
+            for block, there in with_existing(rows, exists):
+                yield block.flatten(0, -2) if there is None else block[there]
+
         if self.kind == "standard":
-            variance, self.mean = torch.var_mean(flat, dim=0, correction=0)
-            self.map = torch.where(variance > 1e-12, variance.rsqrt(), 1.0)
+            self.mean, spread = deviations(flat())
+            self.map = 1 / spread
         if self.kind == "whiten":
-            C = moments(in_blocks(flat), torch.zeros(len(flat), 1), torch.arange(len(flat)))
+            count = sum(map(len, flat()))
+            C = moments(flat(), torch.zeros(count, 1), torch.arange(count))
             values, V = np.linalg.eigh(C.xx)
             self._take(C.mean_x, (V / np.sqrt(np.maximum(values, 0) + ridge * values[-1])) @ V.T)
         if self.kind == "cca":  # regions as their mean: any of them may be what a text is about
             assert texts is not None
-            images = rows if rows.dim() == 2 else mean_of_existing(rows, exists)
-            C = moments(in_blocks(images), texts, image_of)
+            images = (
+                block if block.dim() == 2 else mean_of_existing(block, e) for block, e in with_existing(rows, exists)
+            )
+            C = moments(images, texts, image_of)
             ridges = (ridge * spectral_norm(C.xx), ridge * spectral_norm(C.yy))
             Wx, _, rho = canonical_correlations(C, *ridges, self.dim)
             self._take(C.mean_x, np.pad(Wx * rho, ((0, 0), (0, self.dim - len(rho)))))
-        lengths = [self(block).norm(dim=1) for block in in_blocks(flat)]
+        lengths = [self(block).norm(dim=1) for block in flat()]
         self.length = torch.cat(lengths).mean()
 
     def _take(self, mean: Matrix, projection: Matrix) -> None:
@@ -391,7 +425,9 @@ class Network(nn.Module):
         """The subnetworks by name."""
         return cast("dict[str, GlobalLevel | LocalLevel]", dict(self.by_name.items()))
 
-    def fit_scaling(self, views: Views, texts: sparse.csr_array | None, image_of: Tensor, ridge: float) -> None:
+    def fit_scaling(
+        self, views: ViewRows | Views, texts: sparse.csr_array | None, image_of: Tensor, ridge: float
+    ) -> None:
         """Take the moments of training images; see `Scaling.fit`."""
         for name, level in self.levels.items():
             rows = views.globals if name == "global" else views.regions

@@ -1,0 +1,74 @@
+"""Features by the batch: the same numbers whether they are held or read anew, and nothing held that is too large."""
+
+import numpy as np
+import pytest
+import torch
+
+from cran_bench import feature_rows
+from cran_bench.fits import FitStore
+from cran_bench.registry import METHODS
+from cran_bench.similarity import as_levels
+
+HELD = ("images", "regions")
+STEPS = "hidden_image=8,hidden_text=8,stack_steps=8,steps=8"
+
+
+@pytest.fixture
+def fresh(tiny):
+    """``fresh(name)``: a split of `tiny` of which nothing is in memory yet."""
+
+    def made(name):
+        split = getattr(tiny, name)
+        return split.take(np.arange(len(split)))
+
+    return made
+
+
+def held(split):
+    return [name for name in HELD if name in vars(split)]
+
+
+@pytest.mark.parametrize("most", [0, 1 << 20])
+def test_rows_are_those_of_the_whole(fresh, monkeypatch, most):
+    monkeypatch.setattr(feature_rows, "HELD", most)
+    split, whole = fresh("train"), fresh("train")
+    found = split.image_rows, split.region_rows, split.existing_regions
+    for rows, tensor in zip(found, (whole.images, whole.regions, whole.regions[whole.region_mask]), strict=True):
+        assert rows.shape == tensor.shape and len(rows) == len(tensor)
+        assert rows.held == (4 * tensor.numel() if most else 0)
+        some = torch.tensor([3, 0, 3, len(tensor) - 1])
+        for index in (some, some.numpy(), slice(2, 5), slice(None), slice(0, None, 7), slice(4, 4)):
+            assert rows[index].equal(tensor[index]) and rows[index].dtype == torch.float32
+        assert rows.map(torch.neg)[some].equal(-tensor[some])
+    assert held(split) == (list(HELD) if most else [])
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "cca[text=word_cnn]",
+        "kcca[solver=exact,kernel_image=rbf]",
+        "kcca[solver=cholesky,kernel_image=rbf,columns=20]",
+        "kcca[solver=nystrom,kernel_image=rbf,columns=20]",
+        "dcca[out=8,epochs=2,batch_size=60]",
+        f"bimodal-ae[{STEPS}]",
+        f"multimodal-dbn[{STEPS}]",
+        f"corr-ae[{STEPS},grain=parts]",
+        f"ccl[{STEPS},coarse_steps=8,joint_steps=8,joint=8,code=8,units=8]",
+        "cran[top=2,max_epochs=1,start_passes=1,beginnings=1]",
+        "cran[top=2,max_epochs=1,start=scratch,image_scaling=standard]",
+        "cran-baseline[max_epochs=1,start=scratch,image_scaling=whiten]",
+    ],
+)
+def test_a_fit_is_the_same_whether_features_are_held_or_read_anew(fresh, tmp_path, monkeypatch, spec):
+    scores = []
+    for most in (1 << 20, 0):
+        monkeypatch.setattr(feature_rows, "HELD", most)
+        train, val, test = map(fresh, ("train", "val", "test"))
+        store = FitStore(tmp_path / str(most), {}, train, val, torch.device("cpu"))
+        method = store.fitted(METHODS.configure(spec).build(), 0, spec).part
+        scores.append(
+            method.similarity.scores(as_levels(method.embed_images(test)), as_levels(method.embed_texts(test)))
+        )
+        assert most or not held(train)
+    torch.testing.assert_close(scores[1], scores[0], rtol=0, atol=0)
