@@ -219,9 +219,8 @@ class _Tasks:
         except CannotWrite:
             raise
         except CancelledError as lost:
-            raise BadInput(
-                "the scheduler has gone away; what was finished is kept, run the same command to go on"
-            ) from lost
+            again = "the same command" + (" without --force" if self.job.force else "")
+            raise BadInput(f"the scheduler has gone away; what was finished is kept, run {again} to go on") from lost
         except KilledWorker:
             deaths = max(self.begun[number], self.given[number])
             if deaths <= clusters.DEATHS:

@@ -8,6 +8,7 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -255,11 +256,15 @@ class ResultStore:
         curves: Curves | None = None,
         examples: Examples | None = None,
     ) -> Record:
-        """Store ranks, training curves, examples, then the record; a failure recorded earlier is removed."""
+        """Store ranks, training curves, examples, then the record; a failure recorded earlier is removed.
+
+        The record starts after every earlier one of its cell, even where the clock was put back, as the newest counts.
+        """
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **ranks.arrays())  # type: ignore[arg-type]
         data = buffer.getvalue()
-        sealed = record.model_copy(update={"ranks_sha": sha256_bytes(data)}).sealed()
+        started = self._after_others(address, record.started)
+        sealed = record.model_copy(update={"ranks_sha": sha256_bytes(data), "started": started}).sealed()
         write_atomically(self._with(address, ".npz"), lambda file: file.write(data))
         if curves:
             points = [{"trained": name, **point} for name, curve in curves.items() for point in curve]
@@ -270,6 +275,19 @@ class ResultStore:
         write_json(self.path(address), sealed.model_dump())
         self._with(address, ERROR).unlink(missing_ok=True)
         return sealed
+
+    def _after_others(self, address: Address, started: str) -> str:
+        """A time of start, or a second after the last other record of the same cell if that is later."""
+        own = self.path(address)
+        times = [datetime.fromisoformat(started)]
+        for path in own.parent.glob(f"{own.name.rpartition('-')[0]}-*.json"):
+            if path != own and _ending(path.name) == ".json":
+                with contextlib.suppress(BadInput, FileNotFoundError, ValueError):
+                    times.append(datetime.fromisoformat(read_record(path).started) + timedelta(seconds=1))
+        latest = max(times)
+        if latest > times[0]:
+            say(f"the clock says {started}, and there is a record of {address.method} that is as new or newer")
+        return latest.isoformat(timespec="seconds")
 
     def write_failure(self, address: Address, failure: Failure) -> None:
         """Store that a run failed, and how."""

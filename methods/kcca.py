@@ -141,7 +141,8 @@ class KCCA(LinearMethod):
         if solver == "exact":
             return held + 64 * n**2 + 8 * n * (p + q)
         m = min(self.columns, n)
-        pivots = min(n, PIVOTS_AMONG) * (16 * m + 8 * p) if solver == "cholesky" else 0
+        looked = 4 * p if self.kernel_image != "linear" else 0
+        pivots = min(n, PIVOTS_AMONG) * (16 * m + looked) if solver == "cholesky" else 0
         columns = [m if name != "linear" else size for name, size in ((self.kernel_image, p), (self.kernel_text, q))]
         return held + 8 * m * (p + q) + max(pivots, covariance_bytes(*columns))
 

@@ -414,11 +414,13 @@ def test_a_method_that_raises(run, mine):
     assert said.code == 2 and said.sentence.endswith("the first is mine.py:Mine: RuntimeError: first line second line")
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-def test_a_signal_while_fitting_here(run, mine, tmp_path, number):
-    said = run("-m", mine(fit=f"os.kill(os.getpid(), signal.{number}); time.sleep(5)"), "-m", "cca")
+@pytest.mark.parametrize(
+    ("number", "force", "again"), [("SIGINT", (), ""), ("SIGTERM", ("--force",), " without --force")]
+)
+def test_a_signal_while_fitting_here(run, mine, tmp_path, number, force, again):
+    said = run("-m", mine(fit=f"os.kill(os.getpid(), signal.{number}); time.sleep(5)"), "-m", "cca", *force)
     assert said.code == 2
-    assert said.sentence == "interrupted; what was finished is kept, run the same command to go on"
+    assert said.sentence == f"interrupted; what was finished is kept, run the same command{again} to go on"
     assert not records(tmp_path) and not list(tmp_path.rglob("*.error.json")) and not half_written(tmp_path)
 
 

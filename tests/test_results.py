@@ -287,6 +287,19 @@ def test_the_newest_record_of_a_cell_counts():
         assert [row.runs for row in table.rows] == [[new]]
 
 
+@pytest.mark.parametrize("put_back", ["2026-01-01T00:00:00+00:00", "2025-12-31T23:00:00+00:00"])
+def test_the_last_record_of_a_cell_counts_whatever_the_clock_says(store, capsys, put_back):
+    for fingerprint, started in (("e" * 64, "2026-01-01T00:00:00+00:00"), ("a" * 64, put_back)):
+        address = dataclasses.replace(ADDRESS, fingerprint=fingerprint)
+        record, ranks = run(started=started)
+        last = store.write(address, record.model_copy(update={"fingerprint": fingerprint}), ranks)
+    assert last.started == "2026-01-01T00:00:01+00:00"
+    assert f"the clock says {put_back}, and there is a record of cca" in " ".join(capsys.readouterr().err.split())
+    (table,) = build_tables(store.runs(), [])
+    assert [found.record for found in table.rows[0].runs] == [last]
+    assert store.write(address, *run(started="2026-01-03T00:00:00+00:00")).started == "2026-01-03T00:00:00+00:00"
+
+
 def test_mean_and_deviation_over_seeds():
     runs = [finished(seed=seed) for seed in (2, 0, 1)]
     (table,) = build_tables([*runs, finished("cfa:tuned")], [])

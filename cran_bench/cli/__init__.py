@@ -29,7 +29,8 @@ def main() -> None:
     try:
         app()
     except _Interrupted:
-        _end("interrupted; what was finished is kept, run the same command to go on")
+        again = "the same command" + (" without --force" if "--force" in sys.argv else "")
+        _end(f"interrupted; what was finished is kept, run {again} to go on")
     except BadInput as error:
         _end(str(error))
     except OSError as error:
