@@ -2,7 +2,8 @@
 
 `tox -e memory`.  Every row is fitted in a process of its own on generated features, with few steps and all of its
 sizes.  What the process grows by may not exceed the estimate, as a machine would be overrun; nor may the estimate be
-many times of it, as fits would be refused that have room.  CRAN_BENCH_MEMORY=0.04 takes so much of MS-COCO's size.
+many times of it, as fits would be refused that have room.  CRAN_BENCH_MEMORY=0.06 takes so much of MS-COCO's size; from
+there on regions are not held, but read by the batch.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ ROWS: list[tuple[str, Unit, str]] = [
 ]
 """Method, what it is fitted on, and of how many images where all of them would take too long."""
 MIB = 1 << 20
-BESIDES = 256 * MIB  # what libraries take once, whatever the data
+BESIDES = 256 * MIB  # what an estimate allows for where a fit holds little
 TIMES = 4
 
 SCALE = float(os.environ.get("CRAN_BENCH_MEMORY", "0"))
@@ -67,7 +68,7 @@ def test_a_fit_holds_what_its_method_says(data, tmp_path, row, unit, limit):
     )
     said, held = map(int, alone.stdout.split())
     say(f"{row} {unit}: {held / MIB:,.0f} MiB held, {said / MIB:,.0f} said")
-    assert held < said + BESIDES
+    assert held < said
     assert said < TIMES * held + BESIDES
 
 
@@ -77,6 +78,7 @@ def fitted(row: str, unit: Unit, limit: str, data: Path, folder: Path) -> tuple[
 
     from cran_bench.bench.measuring import memory
     from cran_bench.fits import FitStore
+    from cran_bench.memory import estimate
     from cran_bench.preparation import find_prepared
     from cran_bench.registry import DATASETS, METHODS
 
@@ -84,7 +86,7 @@ def fitted(row: str, unit: Unit, limit: str, data: Path, folder: Path) -> tuple[
     prepared = find_prepared(DATASETS.configure(f"precomp[folder=precomp{limit}]"), data, data / "cache")
     train, val = (prepared.split(name, unit, device) for name in ("train", "val"))
     method = METHODS.configure(row).build()
-    said = method.memory(train)
+    said = estimate(method, train, val)
     with memory(device) as found:
         FitStore(folder, prepared.identity, train, val, device).fitted(method, 0, row)
     return said, found.peak

@@ -44,7 +44,10 @@ class Estimating(Part, Protocol):
     """A part that says beforehand what its fit will hold; optional."""
 
     def memory(self, train: Split) -> int:
-        """Bytes at the peak of `fit`, its parts' included; rather some times too many than too few."""
+        """Bytes at the peak of `fit`, its parts' included; rather some times too many than too few.
+
+        Count `train.image_rows.held` and its like; features of the validation split are counted elsewhere.
+        """
         ...
 
 

@@ -25,7 +25,7 @@ from cran_bench.contract import Method
 from cran_bench.counting import Bound
 from cran_bench.counting.sharded import Sharded, count_shard, forget_shards
 from cran_bench.environment import pick_device
-from cran_bench.errors import BadInput, CannotWrite
+from cran_bench.errors import BadInput, CannotWrite, how_to_go_on
 from cran_bench.preparation import Prepared, load_prepared
 from cran_bench.progress import say
 from cran_bench.protocols import Protocol
@@ -219,8 +219,7 @@ class _Tasks:
         except CannotWrite:
             raise
         except CancelledError as lost:
-            again = "the same command" + (" without --force" if self.job.force else "")
-            raise BadInput(f"the scheduler has gone away; what was finished is kept, run {again} to go on") from lost
+            raise BadInput(f"the scheduler has gone away; {how_to_go_on(self.job.force)}") from lost
         except KilledWorker:
             deaths = max(self.begun[number], self.given[number])
             if deaths <= clusters.DEATHS:

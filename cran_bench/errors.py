@@ -47,3 +47,10 @@ def first_wrong(error: ValidationError, whole: str) -> str:
     """The first thing that pydantic found wrong, ``seconds.fit: Field required``; `whole` where it is all of it."""
     found = error.errors(include_url=False, include_context=False, include_input=False)[0]
     return f"{'.'.join(map(str, found['loc'])) or whole}: {found['msg']}"
+
+
+def how_to_go_on(forced: bool) -> str:
+    """What to do after something ended early, with --force or without."""
+    if not forced:
+        return "what was finished is kept, run the same command to go on"
+    return "what was finished is kept, run with --force only what is left: the same command would begin anew"

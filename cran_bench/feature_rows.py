@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -35,33 +37,30 @@ class FeatureRows:
     read: Callable[[slice | Tensor], Tensor]
 
     @classmethod
-    def of(
-        cls,
-        array: NDArray[Any],
-        rows: NDArray[np.int64],
-        whole: Callable[[], Tensor],
-        device: torch.device,
-        places: Tensor | None = None,
-    ) -> FeatureRows:
+    def of(cls, array: NDArray[Any], rows: NDArray[np.int64], device: torch.device) -> FeatureRows:
         """Some rows of an array on disk.
 
         Args:
             array: (m, ..., D), memory-mapped.
             rows: (n,) which of its rows.
-            whole: a tensor in memory with those rows, among others; it is asked for where it may be held.
             device: where rows are given.
-            places: (n,) of the rows in `whole`; None where it has just those.
         """
         shape = (len(rows), *array.shape[1:])
-        size = 4 * int(np.prod(shape))
-        if size <= room(device):
-            return cls(shape, size, lambda index: whole()[index if places is None else places[index]])
+        size = 4 * math.prod(shape)
 
         def read(index: slice | Tensor) -> Tensor:
             some = rows[index if isinstance(index, slice) else index.cpu().numpy()]
             return torch.from_numpy(np.ascontiguousarray(array[some], dtype=np.float32)).to(device)
 
-        return cls(shape, 0, read)
+        if size > room(device):
+            return cls(shape, 0, read)
+
+        @cache
+        def whole() -> Tensor:
+            with torch.inference_mode(False):  # whoever asks first, others may train on it
+                return read(slice(None))
+
+        return cls(shape, size, lambda index: whole()[index])
 
     def __len__(self) -> int:
         """Of how many images, or regions."""
@@ -72,8 +71,20 @@ class FeatureRows:
         return self.read(torch.from_numpy(index) if isinstance(index, np.ndarray) else index)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> FeatureRows:
-        """What a function, which looks at each row alone and keeps its shape, makes of them."""
-        return FeatureRows(self.shape, self.held, lambda index: change(self.read(index)))
+        """What a function, which looks at each row alone and keeps its shape, makes of them, a block at a time."""
+
+        def read(index: slice | Tensor) -> Tensor:
+            places = torch.arange(len(self))[index] if isinstance(index, slice) else index
+            if len(places) <= BLOCK:
+                return change(self.read(index))
+            first = change(self.read(places[:BLOCK]))
+            found = first.new_empty(len(places), *self.shape[1:])
+            found[:BLOCK] = first
+            for a in range(BLOCK, len(places), BLOCK):
+                found[a : a + BLOCK] = change(self.read(places[a : a + BLOCK]))
+            return found
+
+        return FeatureRows(self.shape, self.held, read)
 
 
 def room(device: torch.device) -> int:

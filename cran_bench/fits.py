@@ -146,7 +146,7 @@ class FitStore:
                 if stored is not None:
                     return stored
             if not is_nested:
-                require_room(part, self.train, self.device)
+                require_room(part, self.train, self.val, self.device)
             return self._fit(part, seed, label, path, fingerprint)
 
     def stored(self, part: P, seed: int) -> Fit[P]:

@@ -89,8 +89,9 @@ class Kernel:
         """(n,) k(x, x)."""
         if self.name in ("rbf", "chi2"):
             return np.ones(rows.shape[0])
-        values = dense(rows).double()
-        return np.asarray((values.square() if self.name == "linear" else values).sum(dim=1).cpu().numpy())
+        values = (dense(rows[a : a + BLOCK]).double() for a in range(0, rows.shape[0], BLOCK))
+        sums = [(x.square() if self.name == "linear" else x).sum(dim=1).cpu().numpy() for x in values]
+        return np.concatenate(sums)
 
 
 def dense(rows: Rows) -> Tensor:

@@ -89,7 +89,7 @@ def deviations(blocks: Iterable[Tensor]) -> Tensor:
 
 
 def covariance_bytes(p: int, q: int) -> int:
-    """At most what `moments`, and then `canonical_correlations`, of p and q columns hold beside the covariances."""
+    """What `moments` and then `canonical_correlations` of p and q columns hold, covariances included, at most."""
     return 8 * (p + q) ** 2 + max(24 * (p + q) ** 2, 24 * TEXT_BLOCK * (p + q))
 
 

@@ -15,16 +15,13 @@ from cran_bench.split import Split
 GIB = 1 << 30
 
 
-def require_room(part: Part, train: Split, device: torch.device) -> None:
+def require_room(part: Part, train: Split, val: Split, device: torch.device) -> None:
     """Refuse a fit that would exceed the memory of this machine, or of its GPU; a part may leave its estimate out.
 
     Raises:
         BadInput: saying what it needs and what there is.
     """
-    if not hasattr(part, "memory"):
-        return
-    estimating: Estimating = part  # type: ignore[assignment]
-    needed = estimating.memory(train)
+    needed = estimate(part, train, val)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
     else:
@@ -35,6 +32,14 @@ def require_room(part: Part, train: Split, device: torch.device) -> None:
             f"up to {needed / GIB:,.1f} GiB of memory here, and {free / GIB:,.1f} GiB are free: take a larger "
             "machine, fewer images, or smaller fields"
         )
+
+
+def estimate(part: Part, train: Split, val: Split) -> int:
+    """Bytes that a fit will hold, features of the validation split included; 0 where the part leaves it out."""
+    if not hasattr(part, "memory"):
+        return 0
+    estimating: Estimating = part  # type: ignore[assignment]
+    return estimating.memory(train) + val.image_rows.held + (val.region_rows.held if val.has_regions else 0)
 
 
 def available() -> int:

@@ -8,7 +8,7 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -258,12 +258,12 @@ class ResultStore:
     ) -> Record:
         """Store ranks, training curves, examples, then the record; a failure recorded earlier is removed.
 
-        The record starts after every earlier one of its cell, even where the clock was put back, as the newest counts.
+        Of records of one cell the newest counts; so where the clock was put back since the last, `started` is after it.
         """
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **ranks.arrays())  # type: ignore[arg-type]
         data = buffer.getvalue()
-        started = self._after_others(address, record.started)
+        started = self._after_others(address, record)
         sealed = record.model_copy(update={"ranks_sha": sha256_bytes(data), "started": started}).sealed()
         write_atomically(self._with(address, ".npz"), lambda file: file.write(data))
         if curves:
@@ -276,18 +276,22 @@ class ResultStore:
         self._with(address, ERROR).unlink(missing_ok=True)
         return sealed
 
-    def _after_others(self, address: Address, started: str) -> str:
-        """A time of start, or a second after the last other record of the same cell if that is later."""
-        own = self.path(address)
-        times = [datetime.fromisoformat(started)]
+    def _after_others(self, address: Address, record: Record) -> str:
+        """When a record started; a second after another one of the same cell that, by the clock, is yet to start."""
+        own, now, latest = self.path(address), datetime.now(UTC), ""
         for path in own.parent.glob(f"{own.name.rpartition('-')[0]}-*.json"):
             if path != own and _ending(path.name) == ".json":
-                with contextlib.suppress(BadInput, FileNotFoundError, ValueError):
-                    times.append(datetime.fromisoformat(read_record(path).started) + timedelta(seconds=1))
-        latest = max(times)
-        if latest > times[0]:
-            say(f"the clock says {started}, and there is a record of {address.method} that is as new or newer")
-        return latest.isoformat(timespec="seconds")
+                with contextlib.suppress(BadInput, FileNotFoundError, ValueError, TypeError, OverflowError):
+                    other = read_record(path)
+                    begun = datetime.fromisoformat(other.started)
+                    if begun > now and other.data == record.data:
+                        latest = max(
+                            latest, (begun + timedelta(seconds=1)).astimezone(UTC).isoformat(timespec="seconds")
+                        )
+        if not latest:
+            return record.started
+        say(f"the clock says {now:%Y-%m-%d %H:%M}, and an earlier record of {address.method} is of {latest}")
+        return latest
 
     def write_failure(self, address: Address, failure: Failure) -> None:
         """Store that a run failed, and how."""

@@ -93,12 +93,12 @@ class Split:
     @cached_property
     def images(self) -> Tensor:
         """(N, D) float32, the global feature of each image."""
-        return self._tensor(self._features.globals[self._rows], np.float32)
+        return self.image_rows[:]
 
     @cached_property
     def image_rows(self) -> FeatureRows:
         """The rows of `images` for those who take batches, held where they are few."""
-        return FeatureRows.of(self._features.globals, self._rows, lambda: self.images, self._device)
+        return FeatureRows.of(self._features.globals, self._rows, self._device)
 
     def image_blocks(self, size: int = 4096) -> Iterator[Tensor]:
         """The rows of `images`, at most `size` at a time, without holding them all."""
@@ -108,23 +108,23 @@ class Split:
     @cached_property
     def regions(self) -> Tensor:
         """(N, R, D) float32, the feature of each of R regions, best first; where `region_mask` is False, a stand-in."""
-        return self._tensor(self._region_array("regions"), np.float32)
+        return self.region_rows[:]
 
     @cached_property
     def region_rows(self) -> FeatureRows:
         """The rows of `regions` for those who take batches, held where they are few."""
-        return FeatureRows.of(self._whole_array("regions"), self._rows, lambda: self.regions, self._device)
+        return FeatureRows.of(self._whole_array("regions"), self._rows, self._device)
 
     @cached_property
     def existing_regions(self) -> FeatureRows:
         """(n, D), those of `regions` for which `region_mask` is True, in order; held where they are few."""
-        array = self._whole_array("regions")
+        array, all_rows = self._whole_array("regions"), self.region_rows
         _, count, dim = array.shape
         image, region = np.nonzero(self._region_array("mask"))
+        if not all_rows.held:
+            return FeatureRows.of(array.reshape(-1, dim), self._rows[image] * count + region, self._device)
         places = torch.from_numpy(image * count + region).to(self._device)
-        rows = self._rows[image] * count + region
-        flat = array.reshape(-1, dim)
-        return FeatureRows.of(flat, rows, lambda: self.regions.flatten(0, 1), self._device, places)
+        return FeatureRows((len(places), dim), all_rows.held, lambda index: all_rows[:].flatten(0, 1)[places[index]])
 
     @cached_property
     def boxes(self) -> Tensor:

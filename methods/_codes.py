@@ -206,7 +206,8 @@ class CodeMethod:
 
         def validate() -> dict[str, float]:
             self._measure(*(rows[:: 1 + len(rows) // SAMPLE] for rows in (P, Q)))
-            images, texts = self.coder.image(seen), self.coder.text(read)
+            images = by_blocks(self.coder.image, seen, run.device)
+            texts = by_blocks(self.coder.text, read, run.device)
             rsum = run.score(self._compared(images, "image"), self._compared(texts, "text")).rsum
             spread = float(torch.cat([images, texts]).std(dim=0, correction=0).mean())
             shown = val.image_of[looked]

@@ -6,7 +6,7 @@ to a number of words that is the same for all; what the first layer makes of the
 N. Srivastava, R. Salakhutdinov, "Multimodal learning with deep Boltzmann machines", JMLR 2014; the constants are those
 of the authors' release and of CCL's configurations.
 
-Memory: the features of images or of their regions where they are few (up to half a GiB); and for each unit of a layer
+Memory: the features of images or of their regions where they are few; and for each unit of a layer
 below the topmost 4 bytes for each image or text, or part of one.
 """
 
@@ -131,17 +131,23 @@ class Stack:
 
     def memory(self, train: Split) -> int:
         """Features that are held, or counts; what lower layers say of them; weights with copies; and blocks of rows."""
-        count, inputs, held = len(train.texts), self.vocabulary, WORDS_BYTES * len(train.texts)
+        count, inputs = len(train.texts), self.vocabulary
         if self.side == "image":
-            count, inputs, held = len(train), train.image_dim, train.image_rows.held
+            count, inputs = len(train), train.image_dim
         elif self.side == "region":
             regions, inputs = train.region_shape
-            count, held = len(train) * regions, train.region_rows.held if train.has_regions else 0
+            count = len(train) * regions
         elif self.side == "piece":
             count += sum(map(len, train.texts)) // LETTERS
-            held = WORDS_BYTES * count
+        held = self.held(train) if self.is_seen else WORDS_BYTES * count
         weights = sum(a * b for a, b in pairwise((inputs, *self.hidden)))
         return held + 4 * count * sum(self.hidden[:-1]) + 24 * weights + 16 * BLOCK * (inputs + self.hidden[0])
+
+    def held(self, train: Split) -> int:
+        """Bytes of features that stay in memory."""
+        if self.side == "region" and train.has_regions:
+            return train.existing_regions.held
+        return train.image_rows.held if self.side == "image" else 0
 
     @property
     def is_seen(self) -> bool:
@@ -337,8 +343,8 @@ class Stacks:
         self.image, self.text = run.part(self.image), run.part(self.text)
 
     def memory(self, train: Split) -> int:
-        """That of either side, one after the other."""
-        return max(self.image.memory(train), self.text.memory(train))
+        """That of either side, one after the other; features stay."""
+        return max(self.image.memory(train), self.text.memory(train) + self.image.held(train))
 
     @property
     def sizes(self) -> tuple[int, int]:

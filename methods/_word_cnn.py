@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, normalize
 
 from cran_bench import COSINE, Run, Split
-from cran_bench.kernels import dense_blocks
+from cran_bench.kernels import by_blocks, dense_blocks
 from cran_bench.linalg import deviations
 from cran_bench.losses import margin_loss
 from cran_bench.training import Training, linear
@@ -102,7 +102,7 @@ class WordCNN:
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Learn to rank; keep the pass that is best on validation."""
-        X = train.image_rows.map(partial(normalize, dim=1))
+        X, seen = (split.image_rows.map(partial(normalize, dim=1)) for split in (train, val))
         mean, deviation = deviations(dense_blocks(X, run.device))
         (ids, lengths), owner = train.tokens, train.image_of
         reader = Reader(train.token_vectors(), self.filters)
@@ -122,7 +122,7 @@ class WordCNN:
 
         def validate() -> dict[str, float]:
             self.reader = model.reader
-            images = model.image((normalize(val.images, dim=1) - mean) / deviation)
+            images = by_blocks(lambda x: model.image((x - mean) / deviation), seen, run.device)
             texts = model.text(self.embed_texts(val))
             return {"rsum": run.score(images, texts, COSINE).rsum}
 

@@ -6,8 +6,8 @@ over what stacks of RBMs say of an image, x, and of a text, y, both rebuilt from
 (0, y), and always asks for both; so an image alone, z(x, 0), and a text alone, z(0, y), have codes in one space.
 J. Ngiam, A. Khosla, M. Kim, J. Nam, H. Lee, A. Ng, "Multimodal deep learning", ICML 2011.
 
-Memory: the features of images or regions where they are few (up to half a GiB); and for each image and text 4 bytes for
-each unit of a stack.
+Memory: the features of images or regions where they are few, see docs/scaling.md; and for each image and text 4 bytes
+for each unit of a stack.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ Y. Peng, J. Qi, X. Huang, Y. Yuan, "CCL: cross-modal correlation learning with m
 network", IEEE Transactions on Multimedia 2018.  Its intra-modality branch classifies categories, which these datasets
 do not have; without them a pair matches where the text is the image's own, and that branch falls away.
 
-Memory: the features of images or regions where they are few (up to half a GiB); and for each image and text 4 bytes for
-each unit of a stack, and 16 for each of a code.
+Memory: the features of images or regions where they are few, see docs/scaling.md; and for each image and text 4 bytes
+for each unit of a stack, and 16 for each of a code.
 """
 
 from __future__ import annotations
@@ -122,9 +122,9 @@ class Grains:
         self.image, self.text = run.part(self.image), run.part(self.text)
 
     def memory(self, train: Split) -> int:
-        """That of the autoencoders, one after the other; and both codes of every image or text, apart and joined."""
+        """That of the autoencoders, one after the other; images' features, which stay; all codes, apart and joined."""
         codes = 16 * max(len(train), len(train.texts)) * self.coarse.units
-        return max(autoencoder.memory(train) for autoencoder in self.autoencoders) + codes
+        return max(autoencoder.memory(train) for autoencoder in self.autoencoders) + train.image_rows.held + codes
 
     @property
     def sizes(self) -> tuple[int, int]:

@@ -6,8 +6,8 @@ over what stacks of RBMs say of an image, p, and of a text, q, with one sigmoid 
 are rebuilt.  F. Feng, X. Wang, R. Li, "Cross-modal retrieval with correspondence autoencoder", ACM Multimedia 2014.
 Cross-Corr-AE rebuilds q from h_I and p from h_T; Full-Corr-AE rebuilds both from each.
 
-Memory: the features of images or regions where they are few (up to half a GiB); and for each image and text 4 bytes for
-each unit of a stack.
+Memory: the features of images or regions where they are few, see docs/scaling.md; and for each image and text 4 bytes
+for each unit of a stack.
 """
 
 from __future__ import annotations

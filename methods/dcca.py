@@ -6,7 +6,7 @@ over a network f for images and a network g for texts, by gradient on large batc
 of the training data comes on top.  G. Andrew, R. Arora, J. Bilmes, K. Livescu, "Deep canonical correlation analysis",
 ICML 2013; F. Yan, K. Mikolajczyk, "Deep correlation for matching images and text", CVPR 2015.
 
-Memory: the images' features where they are few (up to half a GiB), the outputs of both networks, and a batch with its
+Memory: the images' features where they are few, see docs/scaling.md, the outputs of both networks, and a batch with its
 gradient.
 """
 

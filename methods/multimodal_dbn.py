@@ -4,8 +4,8 @@ The joint RBM describes pairs [p; q] of what the stacks say of an image and of o
 missing, mean-field sweeps fill it in: h = sigm(W'[p; q] + c), q = sigm(W_q h + a_q), again and again, with p clamped.
 N. Srivastava, R. Salakhutdinov, "Learning representations for multimodal data with deep belief nets", ICML 2012.
 
-Memory: the features of images or regions where they are few (up to half a GiB); and for each image and text 4 bytes for
-each unit of a stack.
+Memory: the features of images or regions where they are few, see docs/scaling.md; and for each image and text 4 bytes
+for each unit of a stack.
 """
 
 from __future__ import annotations

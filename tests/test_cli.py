@@ -415,12 +415,16 @@ def test_a_method_that_raises(run, mine):
 
 
 @pytest.mark.parametrize(
-    ("number", "force", "again"), [("SIGINT", (), ""), ("SIGTERM", ("--force",), " without --force")]
+    ("number", "force", "then"),
+    [
+        ("SIGINT", (), "run the same command to go on"),
+        ("SIGTERM", ("--force",), "run with --force only what is left: the same command would begin anew"),
+    ],
 )
-def test_a_signal_while_fitting_here(run, mine, tmp_path, number, force, again):
+def test_a_signal_while_fitting_here(run, mine, tmp_path, number, force, then):
     said = run("-m", mine(fit=f"os.kill(os.getpid(), signal.{number}); time.sleep(5)"), "-m", "cca", *force)
     assert said.code == 2
-    assert said.sentence == f"interrupted; what was finished is kept, run the same command{again} to go on"
+    assert said.sentence == f"interrupted; what was finished is kept, {then}"
     assert not records(tmp_path) and not list(tmp_path.rglob("*.error.json")) and not half_written(tmp_path)
 
 

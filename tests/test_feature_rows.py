@@ -1,11 +1,15 @@
 """Features by the batch: the same numbers whether they are held or read anew, and nothing held that is too large."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
-from cran_bench import feature_rows
+from cran_bench import feature_rows, kernels
 from cran_bench.fits import FitStore
+from cran_bench.methods.cran import batches, model
 from cran_bench.registry import METHODS
 from cran_bench.similarity import as_levels
 
@@ -30,17 +34,47 @@ def held(split):
 
 @pytest.mark.parametrize("most", [0, 1 << 20])
 def test_rows_are_those_of_the_whole(fresh, monkeypatch, most):
+    monkeypatch.setattr(feature_rows, "BLOCK", 16)
     monkeypatch.setattr(feature_rows, "HELD", most)
     split, whole = fresh("train"), fresh("train")
     found = split.image_rows, split.region_rows, split.existing_regions
     for rows, tensor in zip(found, (whole.images, whole.regions, whole.regions[whole.region_mask]), strict=True):
         assert rows.shape == tensor.shape and len(rows) == len(tensor)
-        assert rows.held == (4 * tensor.numel() if most else 0)
+        assert bool(rows.held) == bool(most)
         some = torch.tensor([3, 0, 3, len(tensor) - 1])
         for index in (some, some.numpy(), slice(2, 5), slice(None), slice(0, None, 7), slice(4, 4)):
             assert rows[index].equal(tensor[index]) and rows[index].dtype == torch.float32
-        assert rows.map(torch.neg)[some].equal(-tensor[some])
-    assert held(split) == (list(HELD) if most else [])
+            assert rows.map(torch.neg)[index].equal(-tensor[index])
+    assert not held(split)
+    assert (split.image_rows.held, split.region_rows.held) == ((60 * 16 * 4, 60 * 2 * 16 * 4) if most else (0, 0))
+
+
+def test_few_regions_of_many_are_held_by_themselves(fresh, monkeypatch):
+    regions = fresh("train").existing_regions.shape[0]
+    monkeypatch.setattr(feature_rows, "HELD", 4 * regions * 16)
+    split = fresh("train")
+    assert split.region_rows.held == 0 and split.existing_regions.held == 4 * regions * 16
+    assert split.existing_regions[:].equal(fresh("train").regions[split.region_mask])
+
+
+def test_features_go_with_their_split(fresh):
+    gc.disable()  # which would find it in a cycle
+    try:
+        split = fresh("train")
+        kept = [weakref.ref(found) for found in (split, split.images, split.regions, split.existing_regions[:])]
+        del split
+        assert not any(found() is not None for found in kept)
+    finally:
+        gc.enable()
+
+
+def test_rows_that_were_first_read_in_inference_can_be_trained_on(fresh):
+    split = fresh("train")
+    with torch.inference_mode():
+        assert len(split.images)
+    layer = torch.nn.Linear(split.image_dim, 1)
+    layer(split.images).sum().backward()
+    assert layer.weight.grad is not None
 
 
 @pytest.mark.parametrize(
@@ -61,6 +95,8 @@ def test_rows_are_those_of_the_whole(fresh, monkeypatch, most):
     ],
 )
 def test_a_fit_is_the_same_whether_features_are_held_or_read_anew(fresh, tmp_path, monkeypatch, spec):
+    for module in (feature_rows, kernels, batches, model):
+        monkeypatch.setattr(module, "BLOCK", 16)  # of 60 images
     scores = []
     for most in (1 << 20, 0):
         monkeypatch.setattr(feature_rows, "HELD", most)
@@ -70,5 +106,5 @@ def test_a_fit_is_the_same_whether_features_are_held_or_read_anew(fresh, tmp_pat
         scores.append(
             method.similarity.scores(as_levels(method.embed_images(test)), as_levels(method.embed_texts(test)))
         )
-        assert most or not held(train)
+        assert most or not held(train) + held(val)
     torch.testing.assert_close(scores[1], scores[0], rtol=0, atol=0)

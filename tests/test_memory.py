@@ -2,11 +2,16 @@
 
 import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from cran_bench import memory
 from cran_bench.registry import METHODS
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.mark.parametrize("name", METHODS.names())
@@ -25,6 +30,14 @@ def test_every_method_says_what_it_needs_and_is_refused_where_it_does_not_fit(
 @pytest.mark.parametrize("name", METHODS.names())
 def test_every_method_says_what_it_holds(command, name):
     assert "Memory: " in command("info", name).out
+
+
+def test_a_fit_holds_what_its_method_says(tmp_path):
+    subprocess.run([sys.executable, BENCHMARKS / "generate.py", "precomp", tmp_path, "--images", "400"], check=True)
+    row = "cca[ridge_image=0.01,ridge_text=0.01,dim=64]"
+    bench = [sys.executable, BENCHMARKS / "bench_memory.py", row, "captions", "", tmp_path, tmp_path]
+    said, held = map(int, subprocess.run(bench, stdout=subprocess.PIPE, check=True).stdout.split())
+    assert memory.GIB // 2 < held < said < 3 * held  # of the other methods: tox -e memory
 
 
 def test_a_part_of_a_fit_that_has_begun_is_not_refused(quick_scenes, command, tmp_path, monkeypatch):

@@ -287,17 +287,29 @@ def test_the_newest_record_of_a_cell_counts():
         assert [row.runs for row in table.rows] == [[new]]
 
 
-@pytest.mark.parametrize("put_back", ["2026-01-01T00:00:00+00:00", "2025-12-31T23:00:00+00:00"])
-def test_the_last_record_of_a_cell_counts_whatever_the_clock_says(store, capsys, put_back):
-    for fingerprint, started in (("e" * 64, "2026-01-01T00:00:00+00:00"), ("a" * 64, put_back)):
-        address = dataclasses.replace(ADDRESS, fingerprint=fingerprint)
+def test_the_last_record_of_a_cell_counts_though_the_clock_was_put_back(store, capsys):
+    def written(letter, started, **data):
+        address = dataclasses.replace(ADDRESS, fingerprint=64 * letter)
+        record, ranks = run(started=started, **data)
+        return store.write(address, record.model_copy(update={"fingerprint": address.fingerprint}), ranks)
+
+    written("c", "2026-01-01T09:00:00")  # no zone
+    first = written("e", "2099-01-01T10:00:00+00:00")
+    other = written("d", "2026-01-01T09:00:00+00:00", front_end="other")
+    assert other.started == "2026-01-01T09:00:00+00:00"
+    last = written("a", "2026-01-01T09:00:01+00:00")
+    assert last.started == "2099-01-01T10:00:01+00:00"
+    assert "an earlier record of cca" in " ".join(capsys.readouterr().err.split())
+    shown = [[found.record for found in table.rows[0].runs] for table in build_tables(store.runs(), [])]
+    assert [last] in shown and [first] not in shown
+
+
+def test_what_began_before_another_run_and_ended_after_it_tells_when_it_began(store):
+    for letter, started in (("e", "2026-01-01T11:00:00+00:00"), ("a", "2026-01-01T10:00:00+00:00")):
+        address = dataclasses.replace(ADDRESS, fingerprint=64 * letter)
         record, ranks = run(started=started)
-        last = store.write(address, record.model_copy(update={"fingerprint": fingerprint}), ranks)
-    assert last.started == "2026-01-01T00:00:01+00:00"
-    assert f"the clock says {put_back}, and there is a record of cca" in " ".join(capsys.readouterr().err.split())
-    (table,) = build_tables(store.runs(), [])
-    assert [found.record for found in table.rows[0].runs] == [last]
-    assert store.write(address, *run(started="2026-01-03T00:00:00+00:00")).started == "2026-01-03T00:00:00+00:00"
+        found = store.write(address, record.model_copy(update={"fingerprint": address.fingerprint}), ranks)
+        assert found.started == started
 
 
 def test_mean_and_deviation_over_seeds():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, how_to_go_on
 from cran_bench.progress import say
 
 from . import plugins, running, using, verdicts
@@ -29,8 +29,7 @@ def main() -> None:
     try:
         app()
     except _Interrupted:
-        again = "the same command" + (" without --force" if "--force" in sys.argv else "")
-        _end(f"interrupted; what was finished is kept, run {again} to go on")
+        _end(f"interrupted; {how_to_go_on('--force' in sys.argv)}")
     except BadInput as error:
         _end(str(error))
     except OSError as error:

@@ -7,8 +7,8 @@ open and what we took, `batches` who meets whom in training, `reading` what the 
 share no weights, so the sum of their losses is minimised by training each alone: a level is a part, and the four rows
 cost one CRAN.
 
-Memory: the features of images, and of regions, where they are few (up to half a GiB); covariances as of `cca`; for each
-text 2 kB, and 4 bytes for each unit of an encoder that is held.
+Memory: the features of images, and of regions, where they are few, see docs/scaling.md; covariances as of `cca`; for
+each text 2 kB, and 4 bytes for each unit of an encoder that is held.
 """
 
 from __future__ import annotations

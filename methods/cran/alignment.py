@@ -71,14 +71,14 @@ class Alignment(Recipe):
         region_dim = train.region_shape[1] if has_regions else 0
         widest = max(train.image_dim, region_dim)
         words = {"cca": WORDS, "whiten": 1}.get(self.image_scaling)
-        features += 24 * BLOCK * widest if words is None else covariance_bytes(widest, words)
+        scaling = 24 * BLOCK * widest if words is None else covariance_bytes(widest, words)
         read = 4 * texts * sizes.lstm * len(self.levels) if self.heads_first and self.start != "scratch" else 0
         layers = KERNEL * sum(a * b for a, b in pairwise((len(ALPHABET), *sizes.kernels)))
         layers += 4 * sizes.lstm * (sizes.kernels[-1] + sizes.lstm) + sizes.lstm * (self.attn_dim + sizes.dim)
         layers += 2 * sizes.dim * widest
         batch = 16 * LENGTH * sum(sizes.kernels) * (self.batch_size * max(1, texts // max(1, images)))
         alike = 48 * images * POOL * self.lookalike_group if self.lookalikes and "relation" in self.levels else 0
-        return features + TEXT_BYTES * texts + read + alike + len(self.levels) * (32 * layers + batch)
+        return features + scaling + TEXT_BYTES * texts + read + alike + len(self.levels) * (32 * layers + batch)
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Minimise the sum of the levels' losses, at first with the text encoders held where they know words already.
@@ -138,7 +138,7 @@ class Alignment(Recipe):
             read = {name: x[texts[mine]] for name, x in known.items()}
             images, captions = (
                 embedded.map(lambda x: sharing.gather(x, len(owner)))
-                for embedded in encode(views.rows(owner[mine]), read or chars[texts], mine)
+                for embedded in encode(views.take(owner[mine]), read or chars[texts], mine)
             )
             total = torch.zeros((), device=run.device)
             for level in self.levels:
@@ -208,7 +208,7 @@ class Alignment(Recipe):
         """N images on these levels."""
         views = self.views(split)
         rows = in_blocks(torch.arange(len(split), device=split.image_of.device), BATCH)
-        return concatenated([self.network.images(views.rows(block)) for block in rows])
+        return concatenated([self.network.images(views.take(block)) for block in rows])
 
     def embed_texts(self, split: Split) -> Levels:
         """T texts on these levels, those of a length together."""

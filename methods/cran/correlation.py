@@ -41,7 +41,7 @@ class Correlation:
         for ridge in run.progress(self.ridge, "ridges", len(self.ridge)):
             Wx, Wy, rho = canonical_correlations(C, ridge * scale_x, ridge * scale_y, self.dim)
             kept[ridge] = Wy * rho
-            images = (val.images.cpu().double().numpy() - C.mean_x) @ (Wx * rho)
+            images = np.concatenate([(x.cpu().double().numpy() - C.mean_x) @ (Wx * rho) for x in val.image_blocks()])
             texts = val.tfidf(WORDS) @ kept[ridge] - C.mean_y @ kept[ridge]
             found[ridge] = run.score(torch.from_numpy(images), torch.from_numpy(texts), COSINE).rsum
         self.best = max(found, key=found.__getitem__)

@@ -49,9 +49,9 @@ class ViewRows(NamedTuple):
     boxes: Tensor | None = None
     mask: Tensor | None = None
 
-    def rows(self, rows: Tensor) -> Views:
-        """Some images."""
-        return Views(*(None if view is None else view[rows] for view in self))  # type: ignore[arg-type]
+    def take(self, images: Tensor) -> Views:
+        """Those at some positions."""
+        return Views(*(None if view is None else view[images] for view in self))  # type: ignore[arg-type]
 
 
 # 3.1 Visual-language relation attention model ----------------------------------------------------------------------
@@ -249,7 +249,7 @@ class Scaling(nn.Module):
             self.mean, spread = deviations(flat())
             self.map = 1 / spread
         if self.kind == "whiten":
-            count = sum(map(len, flat()))
+            count = math.prod(rows.shape[:-1]) if exists is None else int(exists.sum())
             C = moments(flat(), torch.zeros(count, 1), torch.arange(count))
             values, V = np.linalg.eigh(C.xx)
             self._take(C.mean_x, (V / np.sqrt(np.maximum(values, 0) + ridge * values[-1])) @ V.T)
