@@ -219,7 +219,7 @@ class _Tasks:
         except CannotWrite:
             raise
         except CancelledError as lost:
-            raise BadInput(f"the scheduler has gone away; {how_to_go_on(self.job.force)}") from lost
+            raise BadInput(f"the scheduler has gone away; {how_to_go_on('run', self.job.force)}") from lost
         except KilledWorker:
             deaths = max(self.begun[number], self.given[number])
             if deaths <= clusters.DEATHS:

@@ -49,8 +49,10 @@ def first_wrong(error: ValidationError, whole: str) -> str:
     return f"{'.'.join(map(str, found['loc'])) or whole}: {found['msg']}"
 
 
-def how_to_go_on(forced: bool) -> str:
+def how_to_go_on(verb: str, forced: bool) -> str:
     """What to do after something ended early, with --force or without."""
     if not forced:
         return "what was finished is kept, run the same command to go on"
-    return "what was finished is kept, run with --force only what is left: the same command would begin anew"
+    if verb == "run":
+        return "what was finished is kept, run with --force only what is left: the same command would begin anew"
+    return "what was finished is kept, run the same command without --force to go on"

@@ -50,16 +50,16 @@ class FeatureRows:
 
         def read(index: slice | Tensor) -> Tensor:
             some = rows[index if isinstance(index, slice) else index.cpu().numpy()]
-            return torch.from_numpy(np.ascontiguousarray(array[some], dtype=np.float32)).to(device)
+            found = np.empty((len(some), *shape[1:]), dtype=np.float32)
+            for a in range(0, len(some), BLOCK):  # half precision is not held beside it
+                found[a : a + BLOCK] = array[some[a : a + BLOCK]]
+            with torch.inference_mode(False):  # whoever asks first, others may train on it
+                return torch.from_numpy(found).to(device)
 
         if size > room(device):
             return cls(shape, 0, read)
 
-        @cache
-        def whole() -> Tensor:
-            with torch.inference_mode(False):  # whoever asks first, others may train on it
-                return read(slice(None))
-
+        whole = cache(lambda: read(slice(None)))
         return cls(shape, size, lambda index: whole()[index])
 
     def __len__(self) -> int:

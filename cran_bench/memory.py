@@ -39,7 +39,7 @@ def estimate(part: Part, train: Split, val: Split) -> int:
     if not hasattr(part, "memory"):
         return 0
     estimating: Estimating = part  # type: ignore[assignment]
-    return estimating.memory(train) + val.image_rows.held + (val.region_rows.held if val.has_regions else 0)
+    return estimating.memory(train) + val.image_rows.held + (val.existing_regions.held if val.has_regions else 0)
 
 
 def available() -> int:

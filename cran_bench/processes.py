@@ -130,7 +130,7 @@ class Processes:
     def _out_of_step(self, error: Exception) -> OutOfStep:
         return OutOfStep(
             f"process {self.number} of {self.count} failed in a training that they share ({type(error).__name__}: "
-            f"{error}); start the run again to go on from the last checkpoint"
+            f"{error}); start the run again, without --force, to go on from the last checkpoint"
         )
 
     @contextlib.contextmanager

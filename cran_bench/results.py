@@ -81,6 +81,12 @@ class DataInfo(_Growing):
     vectors: str
     sources_sha: str = ""
 
+    @property
+    def cell(self) -> tuple[str, bool, str, str, str, str]:
+        """What tables keep apart."""
+        made_of = self.sources_sha or self.features_sha
+        return self.label, self.quick, self.front_end, self.vectors, self.split_sha, made_of
+
 
 class MethodInfo(_Strict):
     """What ranked it."""
@@ -248,6 +254,20 @@ class ResultStore:
             return None
         return record
 
+    def now(self, address: Address, data: DataInfo) -> str:
+        """When a run starts: by the clock, but after the records of its cell, since the newest of them counts."""
+        own, now = self.path(address), datetime.now(UTC).replace(microsecond=0)
+        latest = now
+        for path in own.parent.glob(f"{own.name.rpartition('-')[0]}-*.json"):
+            if path != own and _ending(path.name) == ".json":
+                with contextlib.suppress(BadInput, FileNotFoundError, ValueError, TypeError, OverflowError):
+                    other = read_record(path)
+                    if other.data.cell == data.cell:
+                        latest = max(latest, datetime.fromisoformat(other.started) + timedelta(seconds=1))
+        if latest > now:
+            say(f"the clock says {now.isoformat()}, and a record of {address.method} is no older; counting from there")
+        return latest.astimezone(UTC).isoformat()
+
     def write(
         self,
         address: Address,
@@ -256,15 +276,11 @@ class ResultStore:
         curves: Curves | None = None,
         examples: Examples | None = None,
     ) -> Record:
-        """Store ranks, training curves, examples, then the record; a failure recorded earlier is removed.
-
-        Of records of one cell the newest counts; so where the clock was put back since the last, `started` is after it.
-        """
+        """Store ranks, training curves, examples, then the record; a failure recorded earlier is removed."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **ranks.arrays())  # type: ignore[arg-type]
         data = buffer.getvalue()
-        started = self._after_others(address, record)
-        sealed = record.model_copy(update={"ranks_sha": sha256_bytes(data), "started": started}).sealed()
+        sealed = record.model_copy(update={"ranks_sha": sha256_bytes(data)}).sealed()
         write_atomically(self._with(address, ".npz"), lambda file: file.write(data))
         if curves:
             points = [{"trained": name, **point} for name, curve in curves.items() for point in curve]
@@ -275,23 +291,6 @@ class ResultStore:
         write_json(self.path(address), sealed.model_dump())
         self._with(address, ERROR).unlink(missing_ok=True)
         return sealed
-
-    def _after_others(self, address: Address, record: Record) -> str:
-        """When a record started; a second after another one of the same cell that, by the clock, is yet to start."""
-        own, now, latest = self.path(address), datetime.now(UTC), ""
-        for path in own.parent.glob(f"{own.name.rpartition('-')[0]}-*.json"):
-            if path != own and _ending(path.name) == ".json":
-                with contextlib.suppress(BadInput, FileNotFoundError, ValueError, TypeError, OverflowError):
-                    other = read_record(path)
-                    begun = datetime.fromisoformat(other.started)
-                    if begun > now and other.data == record.data:
-                        latest = max(
-                            latest, (begun + timedelta(seconds=1)).astimezone(UTC).isoformat(timespec="seconds")
-                        )
-        if not latest:
-            return record.started
-        say(f"the clock says {now:%Y-%m-%d %H:%M}, and an earlier record of {address.method} is of {latest}")
-        return latest
 
     def write_failure(self, address: Address, failure: Failure) -> None:
         """Store that a run failed, and how."""

@@ -198,6 +198,7 @@ class Runner:
                 found = None if self.force else self.store.find(address)
                 if found is not None:
                     return Outcome(address, found, None, reused=True)
+                started = self.store.now(address, self._data_info)
                 record, ranks = self._evaluate(fitted, protocol, address.fingerprint, started)
                 record = self.store.write(address, record, ranks, fitted.fit.curves, fitted.examples(protocol))
             return Outcome(address, record, None, reused=False)

@@ -428,6 +428,17 @@ def test_a_signal_while_fitting_here(run, mine, tmp_path, number, force, then):
     assert not records(tmp_path) and not list(tmp_path.rglob("*.error.json")) and not half_written(tmp_path)
 
 
+def test_a_signal_while_features_are_extracted_anew(command, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    monkeypatch.setattr("cran_bench.preparation.extract", interrupted)
+    said = command("prepare", "scenes:quick", "--cache", tmp_path, "--force")
+    then = "what was finished is kept, run the same command without --force to go on"
+    assert said.code == 2 and said.sentence == f"interrupted; {then}"
+
+
 # real processes -------------------------------------------------------------------------------------------------
 
 

@@ -287,29 +287,29 @@ def test_the_newest_record_of_a_cell_counts():
         assert [row.runs for row in table.rows] == [[new]]
 
 
-def test_the_last_record_of_a_cell_counts_though_the_clock_was_put_back(store, capsys):
+def test_a_run_starts_after_the_records_of_its_cell_though_the_clock_was_put_back(store, capsys):
     def written(letter, started, **data):
         address = dataclasses.replace(ADDRESS, fingerprint=64 * letter)
         record, ranks = run(started=started, **data)
         return store.write(address, record.model_copy(update={"fingerprint": address.fingerprint}), ranks)
 
-    written("c", "2026-01-01T09:00:00")  # no zone
-    first = written("e", "2099-01-01T10:00:00+00:00")
-    other = written("d", "2026-01-01T09:00:00+00:00", front_end="other")
-    assert other.started == "2026-01-01T09:00:00+00:00"
-    last = written("a", "2026-01-01T09:00:01+00:00")
-    assert last.started == "2099-01-01T10:00:01+00:00"
-    assert "an earlier record of cca" in " ".join(capsys.readouterr().err.split())
+    written("d", "2199-01-01T09:00:00+00:00", front_end="other")
+    first = written("e", "2099-01-01T08:00:00+00:00", features_sha="1" * 64, sources_sha="5" * 64)
+    address = dataclasses.replace(ADDRESS, fingerprint=64 * "a")
+    remade = data_info(features_sha="2" * 64, sources_sha="5" * 64)
+    assert store.now(address, remade) == "2099-01-01T08:00:01+00:00"
+    assert "a record of cca:paper[dim=8] is no older" in " ".join(capsys.readouterr().err.split())
+    last = written("a", store.now(address, remade), features_sha="2" * 64, sources_sha="5" * 64)
     shown = [[found.record for found in table.rows[0].runs] for table in build_tables(store.runs(), [])]
     assert [last] in shown and [first] not in shown
+    assert store.now(dataclasses.replace(address, seed=4), remade) < "2099"
 
 
-def test_what_began_before_another_run_and_ended_after_it_tells_when_it_began(store):
-    for letter, started in (("e", "2026-01-01T11:00:00+00:00"), ("a", "2026-01-01T10:00:00+00:00")):
-        address = dataclasses.replace(ADDRESS, fingerprint=64 * letter)
-        record, ranks = run(started=started)
-        found = store.write(address, record.model_copy(update={"fingerprint": address.fingerprint}), ranks)
-        assert found.started == started
+@pytest.mark.parametrize("odd", ["2099-01-01T09:00:00", "9999-12-31T23:59:59+00:00", "yesterday"])
+def test_records_of_odd_times_stop_no_run(store, written, odd):
+    record, ranks = run(started=odd)
+    store.write(dataclasses.replace(ADDRESS, fingerprint=64 * "b"), record, ranks)
+    assert "2026" < store.now(dataclasses.replace(ADDRESS, fingerprint=64 * "a"), record.data) < "2099"
 
 
 def test_mean_and_deviation_over_seeds():

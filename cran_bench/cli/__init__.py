@@ -29,7 +29,7 @@ def main() -> None:
     try:
         app()
     except _Interrupted:
-        _end(f"interrupted; {how_to_go_on('--force' in sys.argv)}")
+        _end(f"interrupted; {how_to_go_on(' '.join(sys.argv[1:2]), '--force' in sys.argv)}")
     except BadInput as error:
         _end(str(error))
     except OSError as error:
