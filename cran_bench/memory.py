@@ -13,6 +13,7 @@ from cran_bench.processes import started_here
 from cran_bench.split import Split
 
 GIB = 1 << 30
+LIBRARIES = 1 << 28  # bytes that threads and libraries take beside what a method asks for
 
 
 def require_room(part: Part, train: Split, val: Split, device: torch.device) -> None:
@@ -35,11 +36,12 @@ def require_room(part: Part, train: Split, val: Split, device: torch.device) -> 
 
 
 def estimate(part: Part, train: Split, val: Split) -> int:
-    """Bytes that a fit will hold, features of the validation split included; 0 where the part leaves it out."""
+    """Bytes that a fit will hold, features of the validation split and libraries included; 0 where it does not say."""
     if not hasattr(part, "memory"):
         return 0
     estimating: Estimating = part  # type: ignore[assignment]
-    return estimating.memory(train) + val.image_rows.held + (val.existing_regions.held if val.has_regions else 0)
+    of_val = val.image_rows.held + (val.existing_regions.held if val.has_regions else 0)
+    return estimating.memory(train) + of_val + LIBRARIES
 
 
 def available() -> int:
