@@ -62,7 +62,7 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.mark.skipif(not SCALE, reason="takes a quarter of an hour: tox -e memory, or set CRAN_BENCH_MEMORY")
+@pytest.mark.skipif(not SCALE, reason="takes twenty minutes: tox -e memory, or set CRAN_BENCH_MEMORY")
 @pytest.mark.parametrize(("row", "unit", "limit"), ROWS, ids=[" ".join(row) for row in ROWS])
 def test_a_fit_holds_what_its_method_says(data, tmp_path, row, unit, limit):
     alone = subprocess.run(
