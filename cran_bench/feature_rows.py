@@ -58,7 +58,6 @@ class FeatureRows:
 
         if size > room(device):
             return cls(shape, 0, read)
-
         whole = cache(lambda: read(slice(None)))
         return cls(shape, size, lambda index: whole()[index])
 
