@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from cran_bench.linalg import canonical_correlations, moments, spectral_norm
+from cran_bench.toolbox.linalg import canonical_correlations, moments, spectral_norm
 
 # A process of its own, so that the peak is the fit's: 29,000 images of 4096-d, 145,000 dense texts of 3000-d.
 FULL_SIZE = """

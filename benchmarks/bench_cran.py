@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 
-from cran_bench.frontend.characters import ALPHABET
+from cran_bench.frontend.text.characters import ALPHABET
 from cran_bench.methods.cran.model import LENGTH, TextEncoder
 from cran_bench.methods.cran.recipe import Recipe
 

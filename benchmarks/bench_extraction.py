@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from cran_bench.dataset import Collection, FolderImages
-from cran_bench.environment import pick_device
 from cran_bench.frontend.extraction import extract
 from cran_bench.frontend.front_end import BATCH, FrontEnd
+from cran_bench.machine.environment import pick_device
 
 torchvision = pytest.importorskip("torchvision", reason="needs the extra images")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from cran_bench.progress import duration, say
-from cran_bench.results import ResultStore
+from cran_bench.machine.progress import duration, say
+from cran_bench.records.store import ResultStore
 
 METHODS = "cca,cfa,kcca[solver=nystrom,columns=3000]"
 DATASET = "precomp[folder=precomp]"

@@ -17,9 +17,9 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from cran_bench.feature_rows import FeatureRows
+from cran_bench.frontend.feature_rows import FeatureRows
 from cran_bench.methods.kcca import KCCA
-from cran_bench.ranks import Metrics
+from cran_bench.ranking.metrics import Metrics
 
 
 class Views:

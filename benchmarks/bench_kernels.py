@@ -10,7 +10,6 @@ from functools import cache, partial
 import pytest
 import torch
 
-from cran_bench.arithmetic import has_bfloat16
 from cran_bench.bench.contestants import (
     Plain,
     by_argsort,
@@ -20,9 +19,10 @@ from cran_bench.bench.contestants import (
     by_product_and_comparison,
 )
 from cran_bench.bench.similarity import three_levels
-from cran_bench.counting.filtering import Filtering
-from cran_bench.counting.tiles import fitting
-from cran_bench.ranking import rank
+from cran_bench.machine.arithmetic import has_bfloat16
+from cran_bench.ranking.filtering import Filtering
+from cran_bench.ranking.rank import rank
+from cran_bench.ranking.tiles import fitting
 from cran_bench.similarity import COSINE, MultiLevel
 
 IMAGES, TEXTS, DIM = 1000, 5000, 1024

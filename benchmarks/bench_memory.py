@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cran_bench.progress import say
+from cran_bench.machine.progress import say
 from cran_bench.protocols import Unit
 
 REGIONS = 5
@@ -79,10 +79,10 @@ def fitted(row: str, unit: Unit, limit: str, data: Path, folder: Path) -> tuple[
     import torch
 
     from cran_bench.bench.measuring import memory
-    from cran_bench.fits import FitStore
-    from cran_bench.memory import estimate
-    from cran_bench.preparation import find_prepared
     from cran_bench.registry import DATASETS, METHODS
+    from cran_bench.running.fits import FitStore
+    from cran_bench.running.memory import estimate
+    from cran_bench.running.preparation import find_prepared
 
     device = torch.device("cpu")
     prepared = find_prepared(DATASETS.configure(f"precomp[folder=precomp{limit}]"), data, data / "cache")

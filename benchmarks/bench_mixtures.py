@@ -13,7 +13,7 @@ import pytest
 import torch
 from sklearn.mixture import GaussianMixture
 
-from cran_bench.mixtures import Mixture, fit_mixture, started
+from cran_bench.toolbox.mixtures import Mixture, fit_mixture, started
 
 # A process of its own, so that the peak is the fit's: 300,000 word vectors, and the words of 145,000 captions.
 FULL_SIZE = """

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cran_bench.contract import Explanation, Method, Run
+    from cran_bench.embeddings import Levels, Relations
     from cran_bench.registry import register, register_dataset
-    from cran_bench.similarity import COSINE, DOT, Levels, MultiLevel, Relations
+    from cran_bench.similarity import COSINE, DOT, MultiLevel
     from cran_bench.split import Split
 
 _HOME = {
@@ -19,9 +20,9 @@ _HOME = {
     "register_dataset": "registry",
     "COSINE": "similarity",
     "DOT": "similarity",
-    "Levels": "similarity",
+    "Levels": "embeddings",
     "MultiLevel": "similarity",
-    "Relations": "similarity",
+    "Relations": "embeddings",
     "Split": "split",
 }
 

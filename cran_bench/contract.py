@@ -12,8 +12,9 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from cran_bench.ranks import Metrics
-from cran_bench.similarity import Embedding, Similarity
+from cran_bench.embeddings import Embedding
+from cran_bench.ranking.metrics import Metrics
+from cran_bench.similarity import Similarity
 from cran_bench.split import Split
 
 T = TypeVar("T")
@@ -24,7 +25,7 @@ class Part(Protocol):
     """Something fitted once per fingerprint and stored: a method, or a named piece that several methods share.
 
     A dataclass; its fields are its hyper-parameters and, with the data and the seed, its fingerprint.  One that says
-    `by_all_processes = True` is fitted by all processes of torchrun together, see `cran_bench.processes`.
+    `by_all_processes = True` is fitted by all processes of torchrun together, see `cran_bench.machine.processes`.
     """
 
     def fit(self, train: Split, val: Split, run: Run) -> None:

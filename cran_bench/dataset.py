@@ -17,8 +17,8 @@ from PIL import Image
 
 from cran_bench.errors import BadInput
 from cran_bench.images import open_image
+from cran_bench.machine.storage import sha256_bytes, sha256_file
 from cran_bench.protocols import Unit
-from cran_bench.storage import sha256_bytes, sha256_file
 
 SPLITS = ("train", "val", "test")
 

@@ -17,9 +17,9 @@ from typing import Any, Generic, TypeVar, cast, get_args
 from cran_bench.contract import Method
 from cran_bench.dataset import Dataset
 from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.machine.storage import is_file
 from cran_bench.protocols import Unit
 from cran_bench.specs import build, format_options, parse_spec
-from cran_bench.storage import is_file
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)

@@ -13,13 +13,13 @@ from scipy import sparse
 from torch import Tensor
 
 from cran_bench.dataset import Collection
+from cran_bench.embeddings import region_pairs
 from cran_bench.errors import BadInput
-from cran_bench.feature_rows import FeatureRows
-from cran_bench.frontend import characters
+from cran_bench.frontend.feature_rows import FeatureRows
 from cran_bench.frontend.features import Features
-from cran_bench.frontend.text import TextFrontEnd
+from cran_bench.frontend.text import characters
+from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.protocols import Unit
-from cran_bench.similarity import region_pairs
 
 
 class MissingFeature(BadInput):

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from cran_bench.dataset import SPLITS, Collection, ImageSource
+from cran_bench.machine.storage import sha256_bytes
 from cran_bench.registry import register_dataset
 from cran_bench.specs import format_options
-from cran_bench.storage import sha256_bytes
 
 from ._scene_drawing import VERSION, draw, frames
 from ._scene_language import can_tell_apart, describe

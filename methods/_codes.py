@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from cran_bench import COSINE, Run, Split
 from cran_bench.contract import Part
-from cran_bench.kernels import by_blocks, dense_blocks
-from cran_bench.linalg import deviations
-from cran_bench.states import below, with_prefix
-from cran_bench.training import Training, gathering, passes, shuffled, slowed, weights_and_biases
+from cran_bench.toolbox.kernels import by_blocks, dense_blocks
+from cran_bench.toolbox.linalg import deviations
+from cran_bench.toolbox.states import below, with_prefix
+from cran_bench.toolbox.training import Training, gathering, passes, shuffled, slowed, weights_and_biases
 
 from ._linear import ImageScaling
 from ._stacks import Stack, Stacks, TextFeature, standardise_, standardised

@@ -14,8 +14,8 @@ from scipy import sparse
 from torch import Tensor
 
 from cran_bench import COSINE, Run, Split
-from cran_bench.feature_rows import FeatureRows
-from cran_bench.linalg import (
+from cran_bench.frontend.feature_rows import FeatureRows
+from cran_bench.toolbox.linalg import (
     TEXT_BLOCK,
     Matrix,
     Moments,
@@ -25,7 +25,7 @@ from cran_bench.linalg import (
     moments,
     spectral_norm,
 )
-from cran_bench.states import below, with_prefix
+from cran_bench.toolbox.states import below, with_prefix
 
 from ._word_cnn import WordCNN
 

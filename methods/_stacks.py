@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 from cran_bench import Run, Split
 from cran_bench.errors import BadInput
-from cran_bench.feature_rows import FeatureRows
-from cran_bench.kernels import BLOCK, Rows, by_blocks, column_means, dense, dense_blocks
-from cran_bench.linalg import deviations
-from cran_bench.rbm import RBM, Kind, Sparsity, contrastive_divergence
-from cran_bench.states import below, with_prefix
-from cran_bench.training import Training, gathering, passes, shuffled, slowed, weights_and_biases
+from cran_bench.frontend.feature_rows import FeatureRows
+from cran_bench.toolbox.kernels import BLOCK, Rows, by_blocks, column_means, dense, dense_blocks
+from cran_bench.toolbox.linalg import deviations
+from cran_bench.toolbox.rbm import RBM, Kind, Sparsity, contrastive_divergence
+from cran_bench.toolbox.states import below, with_prefix
+from cran_bench.toolbox.training import Training, gathering, passes, shuffled, slowed, weights_and_biases
 
 from ._linear import WORDS_BYTES, ImageScaling, scaled
 

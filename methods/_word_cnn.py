@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, normalize
 
 from cran_bench import COSINE, Run, Split
-from cran_bench.kernels import by_blocks, dense_blocks
-from cran_bench.linalg import deviations
-from cran_bench.losses import margin_loss
-from cran_bench.training import Training, linear
+from cran_bench.toolbox.kernels import by_blocks, dense_blocks
+from cran_bench.toolbox.linalg import deviations
+from cran_bench.toolbox.losses import margin_loss
+from cran_bench.toolbox.training import Training, linear
 
 WIDTHS = (3, 4, 5)
 BLOCK = 1024

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from cran_bench import Run, Split, register
-from cran_bench.kernels import by_blocks, dense_blocks
-from cran_bench.linalg import deviations
-from cran_bench.rbm import RBM
-from cran_bench.states import below, with_prefix
+from cran_bench.toolbox.kernels import by_blocks, dense_blocks
+from cran_bench.toolbox.linalg import deviations
+from cran_bench.toolbox.rbm import RBM
+from cran_bench.toolbox.states import below, with_prefix
 
 from ._codes import PAPER, CodeMethod, Coder, Reader, at_least
 from ._stacks import JOINT, loaded, pretrain, standardise_

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cran_bench import Run, Split, register
-from cran_bench.linalg import truncated_svd
+from cran_bench.toolbox.linalg import truncated_svd
 
 from ._linear import LinearMethod
 

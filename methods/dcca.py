@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from cran_bench import Run, Split, register
-from cran_bench.kernels import by_blocks, dense
-from cran_bench.linalg import canonical_correlations, covariance_bytes, moments, spectral_norm
-from cran_bench.progress import say
-from cran_bench.states import below, with_prefix
-from cran_bench.training import Training
+from cran_bench.machine.progress import say
+from cran_bench.toolbox.kernels import by_blocks, dense
+from cran_bench.toolbox.linalg import canonical_correlations, covariance_bytes, moments, spectral_norm
+from cran_bench.toolbox.states import below, with_prefix
+from cran_bench.toolbox.training import Training
 
 from ._linear import WORDS_BYTES, LinearMethod
 

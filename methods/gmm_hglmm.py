@@ -1,7 +1,7 @@
 """GMM+HGLMM: Fisher vectors of word vectors, and CCA; a row of Tables 1 and 2.
 
 A text is the set of its word vectors.  Two mixtures describe word vectors in general, one of Gaussians and one that
-chooses a Gaussian or a Laplacian for each component and dimension (`cran_bench.mixtures`); a text becomes the gradient
+chooses a Gaussian or a Laplacian for each component and dimension (`toolbox.mixtures`); a text becomes the gradient
 of each mixture's log-likelihood at its words, both are joined, and CCA with images follows, its directions weighted by
 their correlations.  B. Klein, G. Lev, G. Sadeh, L. Wolf, "Associating neural word embeddings with deep image
 representations using Fisher vectors", CVPR 2015.
@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cran_bench import Run, Split, register
-from cran_bench.mixtures import Mixture, fit_mixture, started
-from cran_bench.progress import say
-from cran_bench.states import below, with_prefix
+from cran_bench.machine.progress import say
+from cran_bench.toolbox.mixtures import Mixture, fit_mixture, started
+from cran_bench.toolbox.states import below, with_prefix
 
 from ._linear import Projections
 

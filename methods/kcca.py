@@ -28,7 +28,8 @@ from torch import Tensor
 
 from cran_bench import Run, Split, register
 from cran_bench.errors import BadInput
-from cran_bench.kernels import (
+from cran_bench.machine.progress import say
+from cran_bench.toolbox.kernels import (
     Columns,
     Fourier,
     Kernel,
@@ -43,9 +44,8 @@ from cran_bench.kernels import (
     nystrom,
     sampled,
 )
-from cran_bench.linalg import Matrix, Texts, covariance_bytes, truncated_svd
-from cran_bench.progress import say
-from cran_bench.states import below, with_prefix
+from cran_bench.toolbox.linalg import Matrix, Texts, covariance_bytes, truncated_svd
+from cran_bench.toolbox.states import below, with_prefix
 
 from ._linear import WORDS_BYTES, LinearMethod
 
@@ -80,7 +80,7 @@ class KCCA(LinearMethod):
     """Hyper-parameters beyond those of every linear method.
 
     Attributes:
-        kernel_image: of the image features: linear, rbf, chi2 or intersection (see `cran_bench.kernels`); a network's
+        kernel_image: of the image features: linear, rbf, chi2 or intersection (see `toolbox.kernels`); a network's
             features gain nothing by rbf.
         kernel_text: of the text features.
         width_image: of rbf and chi2, as a multiple of what the median distance suggests.

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cran_bench import Run, Split, register
-from cran_bench.states import below, with_prefix
+from cran_bench.toolbox.states import below, with_prefix
 
 from .kcca import KCCA, PAPER, QUICK
 

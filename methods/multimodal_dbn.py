@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from cran_bench import register
-from cran_bench.rbm import RBM, contrastive_divergence
-from cran_bench.training import gathering, slowed
+from cran_bench.toolbox.rbm import RBM, contrastive_divergence
+from cran_bench.toolbox.training import gathering, slowed
 
 from ._codes import PAPER, CodeMethod, Coder, at_least, explained
 from ._stacks import JOINT

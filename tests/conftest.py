@@ -77,8 +77,8 @@ class Tiny:
 
 
 def _prepare(spec, images_with, data, cache):
-    from cran_bench.preparation import prepare
     from cran_bench.registry import DATASETS
+    from cran_bench.running.preparation import prepare
 
     prepare(DATASETS.configure(spec), data, cache, images_with)
     return Tiny(spec, images_with, data, cache)
@@ -170,7 +170,7 @@ def tiny():
 
     from cran_bench.dataset import Collection, ImageSource
     from cran_bench.frontend.features import Features
-    from cran_bench.frontend.text import TextFrontEnd
+    from cran_bench.frontend.text.words import TextFrontEnd
     from cran_bench.split import Split
 
     class NoImages(ImageSource):
@@ -214,8 +214,8 @@ def comes_back(tiny, tmp_path):
     """``comes_back(spec)``: the method fitted on `tiny` and stored, whose loaded twin embeds to the same bits."""
     import torch
 
-    from cran_bench.fits import FitStore
     from cran_bench.registry import METHODS
+    from cran_bench.running.fits import FitStore
 
     store = FitStore(tmp_path, {}, tiny.train, tiny.val, torch.device("cpu"))
 
@@ -236,7 +236,7 @@ def plain_split():
     """``plain_split(images, texts, image_of)``: what the linear methods ask of a split, with given matrices."""
     import torch
 
-    from cran_bench.feature_rows import FeatureRows
+    from cran_bench.frontend.feature_rows import FeatureRows
 
     class Plain:
         def __init__(self, images, texts, image_of=None):
@@ -263,7 +263,7 @@ def run_on():
     """``run_on(val, similarity)``: a run that keeps what a fit scored and chose."""
     import torch
 
-    from cran_bench.ranking import rank
+    from cran_bench.ranking.rank import rank
 
     class Notes:
         seed, device = 0, torch.device("cpu")

@@ -8,7 +8,7 @@ from cran_bench.bench import measuring, similarity
 from cran_bench.bench.contestants import Plain, by_argsort, by_einsum_and_topk, by_product_and_argsort
 from cran_bench.bench.contestants import caption_by_caption as loop
 from cran_bench.bench.ranking import bench_ranking
-from cran_bench.ranking import rank
+from cran_bench.ranking.rank import rank
 from cran_bench.similarity import COSINE, MultiLevel
 
 CPU = torch.device("cpu")
@@ -72,10 +72,10 @@ def test_ranks_of_a_large_task_are_checked_for_some_queries(monkeypatch):
 
 
 def test_wrong_ranks_are_called_different(small):
-    from cran_bench.counting import pose
+    from cran_bench.ranking.backends import make_problem
 
     images, texts, image_of = small
-    true = similarity.truth(pose(images, texts, image_of, MultiLevel()))
+    true = similarity.truth(make_problem(images, texts, image_of, MultiLevel()))
     ranks = rank(images, texts, image_of, MultiLevel())
     assert true.agrees(ranks) == "identical (all)"
     ranks.t2i.better[3] += 1

@@ -7,9 +7,9 @@ import torch
 from sklearn.cross_decomposition import CCA as Reference
 
 from cran_bench.errors import BadInput
-from cran_bench.fits import FitStore
 from cran_bench.methods.cca import CCA
 from cran_bench.registry import METHODS
+from cran_bench.running.fits import FitStore
 from cran_bench.similarity import COSINE
 
 

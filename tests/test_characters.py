@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cran_bench.errors import BadInput
-from cran_bench.frontend.characters import ALPHABET, encode
+from cran_bench.frontend.text.characters import ALPHABET, encode
 
 # typed apart from the module, in the order of methods.md 1.3
 REED = [*"abcdefghijklmnopqrstuvwxyz", *"0123456789", *"-,;.!?:'\"/\\|_@#$%^&*~`+-=<>()[]{}", " "]

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from cran_bench import checks
-from cran_bench.checks import check_method
 from cran_bench.registry import METHODS
+from cran_bench.running import checks
+from cran_bench.running.checks import check_method
 
 GOOD = '''
 import itertools

@@ -19,8 +19,9 @@ from PIL import Image
 from cran_bench.cli.options import quick_method
 from cran_bench.frontend import extraction
 from cran_bench.images import open_image
+from cran_bench.records.archive import read_ranks, read_record
+from cran_bench.records.store import ResultStore
 from cran_bench.registry import METHODS
-from cran_bench.results import ResultStore, read_ranks, read_record
 
 SCRIPT = str(Path(sys.executable).with_name("cran-bench"))
 
@@ -433,7 +434,7 @@ def test_a_signal_while_features_are_extracted_anew(command, tmp_path, monkeypat
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
 
-    monkeypatch.setattr("cran_bench.preparation.extract", interrupted)
+    monkeypatch.setattr("cran_bench.running.preparation.extract", interrupted)
     said = command("prepare", "scenes:quick", "--cache", tmp_path, "--force")
     then = "what was finished is kept, run the same command without --force to go on"
     assert said.code == 2 and said.sentence == f"interrupted; {then}"
@@ -668,7 +669,7 @@ def test_help_names_every_verb_and_where_to_start(command):
 
 
 def test_check(command, prepared_scenes, monkeypatch, mine):
-    from cran_bench import checks
+    from cran_bench.running import checks
 
     monkeypatch.setattr(checks, "DATASET", prepared_scenes.spec)
     where = ("--cache", prepared_scenes.cache)

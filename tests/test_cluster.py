@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from cran_bench import cluster
-from cran_bench.cluster import Local, find_cluster
-from cran_bench.dispatch import run_on
-from cran_bench.preparation import find_prepared
+from cran_bench.cluster import workers as cluster
+from cran_bench.cluster.dispatch import run_on
+from cran_bench.cluster.workers import Local, find_cluster
+from cran_bench.records.schema import ERROR, EXAMPLES
 from cran_bench.registry import DATASETS, METHODS
-from cran_bench.results import ERROR, EXAMPLES
-from cran_bench.runner import Runner
+from cran_bench.running.preparation import find_prepared
+from cran_bench.running.runner import Runner
 
 pytest.importorskip("distributed", reason="needs the extra distributed")
 
@@ -200,8 +200,8 @@ def test_every_row_comes_though_a_worker_is_killed_three_times(runner, quick_sce
 
 def test_a_scheduler_that_runs_already(command, quick_scenes, held, tmp_path, monkeypatch):
     def read(spec):
+        from cran_bench.machine.fingerprint import code_sha
         from cran_bench.registry import METHODS
-        from cran_bench.source import code_sha
 
         code_sha(METHODS.configure(spec).plugin.cls.__module__)
 
@@ -319,9 +319,9 @@ def test_idle_workers_help_to_rank(tmp_path):
 
         import torch
 
-        from cran_bench.counting.sharded import Sharded
-        from cran_bench.dispatch import offered_to_others
-        from cran_bench.ranking import rank
+        from cran_bench.cluster.dispatch import offered_to_others
+        from cran_bench.cluster.sharded import Sharded
+        from cran_bench.ranking.rank import rank
         from cran_bench.similarity import COSINE
 
         @contextlib.contextmanager

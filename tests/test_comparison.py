@@ -10,22 +10,13 @@ import pytest
 
 from cran_bench.comparison import compare_dataset
 from cran_bench.errors import BadInput
-from cran_bench.paper import CHAINS, TABLES, TEST_PAIRS, not_comparable, orders, paper_rows
-from cran_bench.ranks import Counts, Ranks
+from cran_bench.ranking.metrics import Counts, Ranks
+from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
+from cran_bench.records.statistics import FIGURES
+from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import METHODS
-from cran_bench.results import (
-    Address,
-    DataInfo,
-    Failure,
-    Finished,
-    MethodInfo,
-    Record,
-    ResultStore,
-    Seconds,
-    SimilarityInfo,
-)
-from cran_bench.statistics import FIGURES
-from cran_bench.tables import build_tables
+from cran_bench.tables.paper import CHAINS, TABLES, TEST_PAIRS, not_comparable, orders, paper_rows
+from cran_bench.tables.tables import build_tables
 
 PAPER_FRONT_END = "torchvision:vgg19 + paper"
 NAMES = {METHODS.get(name).paper_row: name for name in METHODS.names()}

@@ -13,16 +13,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cran_bench import counting
-from cran_bench.counting import Clock, choose, pose
-from cran_bench.counting.filtering import Filtering, measured
-from cran_bench.counting.problem import pair_scores
-from cran_bench.counting.reference import Reference
-from cran_bench.counting.sharded import Sharded, count_shard, divided
-from cran_bench.counting.tiles import Tiles, sum_of_best
+from cran_bench.cluster.sharded import Sharded, count_shard, divided
+from cran_bench.embeddings import Levels, Relations, region_pairs, rows_of
 from cran_bench.errors import BadInput
-from cran_bench.ranking import rank
-from cran_bench.similarity import COSINE, DOT, Levels, MultiLevel, Relations, Similarity, region_pairs, rows_of
+from cran_bench.ranking import backends as counting
+from cran_bench.ranking.backends import Clock, choose, make_problem
+from cran_bench.ranking.filtering import Filtering, measured
+from cran_bench.ranking.problem import pair_scores
+from cran_bench.ranking.rank import rank
+from cran_bench.ranking.reference import Reference
+from cran_bench.ranking.tiles import Tiles, sum_of_best
+from cran_bench.similarity import COSINE, DOT, MultiLevel, Similarity
 
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 CPU = torch.device("cpu")
@@ -133,7 +134,7 @@ def test_low_precision_leaves_few_pairs_open(dtype, bound, cosine):
 def test_the_proven_bound_holds_and_is_wider_than_the_measured_one():
     images, texts, image_of = levels(40, 200)
     for similarity in (MultiLevel(), MultiLevel(cosine=True)):
-        problem = pose(images, texts, image_of, similarity)
+        problem = make_problem(images, texts, image_of, similarity)
         for dtype in (torch.float32, torch.bfloat16):
             screen = Tiles(problem, dtype)
             everything = slice(None)
@@ -225,7 +226,7 @@ def test_folds_in_one_call_are_folds_ranked_apart(folds, shuffle, name):
 @given(problems(), st.sampled_from(["measured", "proven"]))
 def test_the_fused_kernel_counts_as_the_reference(problem, bound):
     pytest.importorskip("triton")
-    from cran_bench.counting.fused import Fused
+    from cran_bench.ranking.triton import Fused
 
     images, texts, image_of, similarity = problem
     expected = rank(images, texts, image_of, similarity, backend="reference").arrays()
@@ -256,7 +257,7 @@ def test_without_a_gpu_the_fused_kernel_has_to_be_wanted(monkeypatch):
 
 def posed(n=4, d=8, scale=1.0):
     x = scale * torch.randn(n, d, generator=torch.Generator().manual_seed(0))
-    return pose(Levels(x), Levels(x), torch.arange(n), DOT)
+    return make_problem(Levels(x), Levels(x), torch.arange(n), DOT)
 
 
 def test_a_small_problem_is_counted_in_float64():
@@ -381,7 +382,7 @@ def test_shards_add_up(folds, backend, tmp_path):
     images, texts, image_of = levels(31, 150)
     similarity = MultiLevel(cosine=True)
     expected = rank(images, texts, image_of, similarity, backend="reference", folds=folds)
-    problem = pose(images, texts, image_of, similarity)
+    problem = make_problem(images, texts, image_of, similarity)
     sharded = Sharded(tmp_path, helped_out, backend, flop=problem.flop / 7)
     found = rank(images, texts, image_of, similarity, backend=sharded, folds=folds)
     for key, value in expected.arrays().items():
@@ -393,7 +394,7 @@ def test_shards_add_up(folds, backend, tmp_path):
 
 def test_shards_are_counted_once_by_whoever_is_there(tmp_path):
     images, texts, image_of = levels(20, 400)
-    taken, problem = [], pose(images, texts, image_of, MultiLevel())
+    taken, problem = [], make_problem(images, texts, image_of, MultiLevel())
 
     @contextlib.contextmanager
     def helpers(folder, count):
@@ -416,7 +417,7 @@ def test_shards_are_counted_once_by_whoever_is_there(tmp_path):
 
 def test_a_shard_whose_counter_died_is_counted_by_who_ranks(tmp_path):
     images, texts, image_of = levels(20, 100)
-    problem = pose(images, texts, image_of, MultiLevel())
+    problem = make_problem(images, texts, image_of, MultiLevel())
 
     @contextlib.contextmanager
     def dies(folder, count):
@@ -438,6 +439,6 @@ def test_small_problems_are_not_shared(tmp_path):
 
     rank(images, texts, image_of, MultiLevel(), backend=Sharded(tmp_path, refuse))
     assert list(tmp_path.iterdir()) == []
-    problem = pose(images, texts, image_of, MultiLevel())
+    problem = make_problem(images, texts, image_of, MultiLevel())
     cut = list(divided(problem, 8))
     assert [(c.start, c.stop) for _, c in cut] == [(k, min(k + 13, 100)) for k in range(0, 100, 13)]

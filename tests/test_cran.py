@@ -13,14 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from cran_bench import COSINE, Levels, MultiLevel, checks
+from cran_bench import COSINE, Levels, MultiLevel
 from cran_bench.dataset import Collection, ImageSource
+from cran_bench.embeddings import region_pairs
 from cran_bench.errors import BadInput
-from cran_bench.fits import FitStore, LentRun
-from cran_bench.frontend.characters import encode
 from cran_bench.frontend.features import Features
-from cran_bench.frontend.text import TextFrontEnd, tokenize
-from cran_bench.losses import margin_loss
+from cran_bench.frontend.text.characters import encode
+from cran_bench.frontend.text.words import TextFrontEnd, tokenize
 from cran_bench.methods.cran import CRAN, CRANBaseline, CRANLocal, CRANRelation
 from cran_bench.methods.cran.alignment import Alignment
 from cran_bench.methods.cran.batches import Batches, nearest
@@ -28,10 +27,12 @@ from cran_bench.methods.cran.correlation import Correlation
 from cran_bench.methods.cran.model import LENGTH, Attention, Network, TextEncoder, Views, only
 from cran_bench.methods.cran.reading import PlaceTeller, Reading, WordTeller, words_of
 from cran_bench.methods.cran.recipe import LEVELS, LITERAL, PAPER, SIZES, Recipe, Sizes
-from cran_bench.ranking import rank
+from cran_bench.ranking.rank import rank
 from cran_bench.registry import METHODS
-from cran_bench.similarity import region_pairs
+from cran_bench.running import checks
+from cran_bench.running.fits import FitStore, LentRun
 from cran_bench.split import MissingFeature, Split
+from cran_bench.toolbox.losses import margin_loss
 
 CPU = torch.device("cpu")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "black", "white", "pink")
@@ -764,7 +765,7 @@ def test_validation_chooses_the_ridge(data, tmp_path):
 
 
 def test_averages_of_captions_are_unit_again(data, tmp_path):
-    from cran_bench.evaluation import as_queries
+    from cran_bench.ranking.evaluation import as_queries
 
     row = fitted(CRANBaseline(**SHORT), data, tmp_path).part
     with torch.inference_mode():

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from cran_bench.fits import FitStore
-from cran_bench.linalg import canonical_correlations, moments
 from cran_bench.methods.dcca import DCCA, network, total_correlation
 from cran_bench.registry import METHODS
+from cran_bench.running.fits import FitStore
 from cran_bench.similarity import COSINE
+from cran_bench.toolbox.linalg import canonical_correlations, moments
 
 
 def outputs(n=40, o=5, seed=0):

@@ -15,19 +15,19 @@ import numpy as np
 import pytest
 import torch
 
-from cran_bench.environment import own_device
 from cran_bench.errors import BadInput
-from cran_bench.fits import FitStore
+from cran_bench.machine.environment import own_device
+from cran_bench.machine.processes import ALONE, Processes, current, joined
 from cran_bench.methods.cran import alignment
 from cran_bench.methods.cran.alignment import Alignment
 from cran_bench.methods.cran.correlation import Correlation
 from cran_bench.methods.cran.model import BatchNorm
 from cran_bench.methods.cran.recipe import LEVELS, PAPER, SIZES, Sizes
-from cran_bench.preparation import find_prepared
-from cran_bench.processes import ALONE, Processes, current, joined
+from cran_bench.records.store import ResultStore
 from cran_bench.registry import DATASETS
-from cran_bench.results import ResultStore
-from cran_bench.training import Training
+from cran_bench.running.fits import FitStore
+from cran_bench.running.preparation import find_prepared
+from cran_bench.toolbox.training import Training
 
 CPU = torch.device("cpu")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
@@ -307,7 +307,7 @@ def test_a_process_that_fails_ends_the_run(quick_scenes, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import os\n"
         "if os.environ.get('RANK') == '1':\n"
-        "    import cran_bench.processes as p\n"
+        "    import cran_bench.machine.processes as p\n"
         "    def gather(*_): raise MemoryError('no memory left')\n"
         "    p.Processes.gather = gather\n"
     )
@@ -331,7 +331,7 @@ def test_rows_are_shared_out():
 
 
 def test_every_process_has_a_gpu_of_its_own(monkeypatch):
-    monkeypatch.setattr("cran_bench.environment.pick_device", torch.device)
+    monkeypatch.setattr("cran_bench.machine.environment.pick_device", torch.device)
     assert own_device("cuda") == torch.device("cuda")
     for name, value in (
         ("TORCHELASTIC_RUN_ID", "x"),

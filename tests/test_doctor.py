@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from cran_bench.doctor import cure, examine_cache, examine_results
-from cran_bench.storage import locked, write_atomically
+from cran_bench.machine.storage import locked, write_atomically
+from cran_bench.running.doctor import cure, examine_cache, examine_results
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from PIL import Image
 
 from cran_bench.contract import Explanation
 from cran_bench.errors import BadInput
-from cran_bench.explaining import describe, draw, shaded
 from cran_bench.methods.cran.recipe import SIZES, Sizes
+from cran_bench.viewing.explain import describe, draw, shaded
 
 FOUND = Explanation(
     scores={"global": 0.25, "local": 0.5, "relation": 0.125, "total": 0.875},

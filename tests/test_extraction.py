@@ -21,14 +21,13 @@ from cran_bench.frontend import front_end as front_end_module
 from cran_bench.frontend.extraction import extract
 from cran_bench.frontend.features import load_features
 from cran_bench.frontend.front_end import FrontEnd
-from cran_bench.frontend.precomputed import PrecomputedImages
-from cran_bench.frontend.regions import Proposals, Proposer
+from cran_bench.frontend.interfaces import PrecomputedImages, Proposals, Proposer
 from cran_bench.images import UnreadableImage
-from cran_bench.preparation import find_prepared
+from cran_bench.machine.storage import sha256_bytes
 from cran_bench.registry import DATASETS, METHODS
-from cran_bench.runner import Runner
+from cran_bench.running.preparation import find_prepared
+from cran_bench.running.runner import Runner
 from cran_bench.split import MissingFeature
-from cran_bench.storage import sha256_bytes
 
 WIDTH, HEIGHT = 32, 24
 NAMES = ("globals", "regions", "boxes", "scores", "mask")

@@ -14,8 +14,8 @@ import sys
 import pandas as pd
 import pytest
 
-from cran_bench.results import ResultStore
-from cran_bench.storage import sha256_file
+from cran_bench.machine.storage import sha256_file
+from cran_bench.records.store import ResultStore
 
 MOMENTS = int(os.environ.get("CRAN_BENCH_FAULTS", "8"))
 DATASET = "scenes[train=60,val=20,test=20]"

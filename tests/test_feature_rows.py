@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from cran_bench import feature_rows, kernels
-from cran_bench.fits import FitStore
+from cran_bench.embeddings import as_levels
+from cran_bench.frontend import feature_rows
 from cran_bench.methods.cran import batches, model
 from cran_bench.registry import METHODS
-from cran_bench.similarity import as_levels
+from cran_bench.running.fits import FitStore
+from cran_bench.toolbox import kernels
 
 HELD = ("images", "regions")
 STEPS = "hidden_image=8,hidden_text=8,stack_steps=8,steps=8"

@@ -32,34 +32,24 @@ from PIL import Image
 from cran_bench.bench.measuring import COLUMNS, NUMBERS, render_all
 from cran_bench.cli.options import each
 from cran_bench.errors import BadInput
-from cran_bench.fits import FitStore, LentRun, load_state, save_state
 from cran_bench.frontend.extraction import _Extraction
 from cran_bench.frontend.features import SCHEMA, folder_name, ids_sha, load_features, prepared
-from cran_bench.frontend.precomputed import NpyImages, NpyRegions
-from cran_bench.frontend.torchvision_models import read_state
-from cran_bench.frontend.vectors import vector_source
+from cran_bench.frontend.npy import NpyImages, NpyRegions
+from cran_bench.frontend.text.vectors import vector_source
+from cran_bench.frontend.torchvision_network import read_state
 from cran_bench.images import open_image
-from cran_bench.progress import say
+from cran_bench.machine.progress import say
+from cran_bench.machine.storage import canonical_json, sha256_bytes
 from cran_bench.protocols import parse_protocols
-from cran_bench.ranks import Counts, Ranks
+from cran_bench.ranking.metrics import Counts, Ranks
+from cran_bench.records.archive import read_curves, read_examples, read_record
+from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
+from cran_bench.records.store import ResultStore
 from cran_bench.registry import DATASETS, METHODS
-from cran_bench.results import (
-    Address,
-    DataInfo,
-    Failure,
-    MethodInfo,
-    Record,
-    ResultStore,
-    Seconds,
-    SimilarityInfo,
-    read_curves,
-    read_examples,
-    read_record,
-)
-from cran_bench.runner import parse_seeds
+from cran_bench.running.fits import FitStore, LentRun, load_state, save_state
+from cran_bench.running.runner import parse_seeds
 from cran_bench.specs import parse_spec
-from cran_bench.storage import canonical_json, sha256_bytes
-from cran_bench.tables import build_tables, render
+from cran_bench.tables.tables import build_tables, render
 
 INPUTS = int(os.environ.get("CRAN_BENCH_FUZZ", "0"))
 QUICK = 50  # inputs of each reader in the gate
@@ -679,7 +669,8 @@ def images():
 
 def onnx_files(whole):
     onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
-    from cran_bench.frontend.onnx_models import OnnxBackbone, _cut, _find_tensor, _sidecar, load_model
+    from cran_bench.frontend.images.onnx import OnnxBackbone, _cut, _find_tensor, _sidecar
+    from cran_bench.frontend.onnx_network import load_model
 
     rng, make, value = np.random.default_rng(0), onnx.helper.make_node, onnx.helper.make_tensor_value_info
     nodes = [
@@ -712,7 +703,7 @@ def onnx_files(whole):
         _sidecar(root / "a.json")
 
     def read_whole(root, _):
-        assert np.isfinite(OnnxBackbone.open(str(root / "a.onnx"), {"tensor": "penultimate"}).dim)
+        assert np.isfinite(OnnxBackbone.open({"file": str(root / "a.onnx"), "tensor": "penultimate"}, "onnx").dim)
 
     return Reader(files, read_whole, ("a.json", "a.onnx")) if whole else Reader(files, read)
 
@@ -1019,7 +1010,7 @@ def test_what_was_found(name, file, content, message, home, tmp_path, little_mem
 
 def test_a_cycle_in_a_network_is_no_hang(tmp_path):
     onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
-    from cran_bench.frontend.onnx_models import _find_tensor
+    from cran_bench.frontend.images.onnx import _find_tensor
 
     make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
     nodes = [make("Relu", ["image"], ["a"]), make("Add", ["a", "b"], ["b"]), make("Relu", ["b"], ["a"])]
@@ -1035,7 +1026,7 @@ def test_a_cycle_in_a_network_is_no_hang(tmp_path):
 @pytest.mark.parametrize("where", ["../secret.bin", "/etc/passwd", "/dev/zero"])
 def test_weights_of_a_network_lie_beside_it(tmp_path, where, little_memory):
     reader = onnx_files(whole=False)
-    from cran_bench.frontend.onnx_models import load_model
+    from cran_bench.frontend.onnx_network import load_model
 
     (tmp_path / "in").mkdir()
     (tmp_path / "secret.bin").write_bytes(bytes(64))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from cran_bench.fits import FitStore
 from cran_bench.methods.gmm_hglmm import GMMHGLMM, FisherVectors
+from cran_bench.running.fits import FitStore
 
 SMALL = {"components": 3, "iterations": 4, "gmm_iterations": 6}
 

@@ -10,7 +10,7 @@ from cran_bench.errors import BadInput
 from cran_bench.methods import kcca
 from cran_bench.methods.cca import CCA
 from cran_bench.methods.kcca import KCCA
-from cran_bench.ranking import rank
+from cran_bench.ranking.rank import rank
 from cran_bench.similarity import COSINE
 
 PLAIN = {"text": "vectors", "image": "none", "dim": (1000,), "power": (0.0,)}

@@ -9,7 +9,7 @@ from scipy import sparse
 from sklearn.metrics.pairwise import chi2_kernel, rbf_kernel
 
 from cran_bench.errors import BadInput
-from cran_bench.kernels import (
+from cran_bench.toolbox.kernels import (
     Fourier,
     Kernel,
     Landmarks,
@@ -42,7 +42,7 @@ def expected(name, X, Y, scale):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("layout", ["dense", "sparse"])
 def test_kernels_are_those_of_scikit_learn(name, layout, monkeypatch):
-    monkeypatch.setattr("cran_bench.kernels.BLOCK", 8)
+    monkeypatch.setattr("cran_bench.toolbox.kernels.BLOCK", 8)
     X, Y = rows(), rows(11, seed=1)
     given = torch.from_numpy(X) if layout == "dense" else sparse.csr_array(X)
     found = Kernel(name, 0.7)(given, torch.from_numpy(Y))

@@ -3,9 +3,9 @@ import pytest
 import torch
 from scipy import sparse
 
-from cran_bench import linalg
 from cran_bench.errors import BadInput
-from cran_bench.linalg import Whitening, moments, spectral_norm, truncated_svd
+from cran_bench.toolbox import linalg
+from cran_bench.toolbox.linalg import Whitening, moments, spectral_norm, truncated_svd
 
 CAPTIONS = np.array([1, 4, 2, 0, 3, 1, 1, 5, 2, 1])
 OWNER = np.repeat(np.arange(10), CAPTIONS)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cran_bench import memory
 from cran_bench.registry import METHODS
+from cran_bench.running import memory
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -8,8 +8,8 @@ import scipy.stats
 import torch
 from sklearn.mixture import GaussianMixture
 
-from cran_bench import mixtures
-from cran_bench.mixtures import Mixture, fit_mixture, started
+from cran_bench.toolbox import mixtures
+from cran_bench.toolbox.mixtures import Mixture, fit_mixture, started
 
 
 def points(n=400, D=6, seed=0):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cran_bench.errors import BadInput
-from cran_bench.frontend.backbones import open_backbone
+from cran_bench.frontend.catalogue import open_backbone
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")

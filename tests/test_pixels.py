@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from cran_bench.datasets.scenes import Scenes
-from cran_bench.frontend.pixels import SIDE, Pixels
+from cran_bench.frontend.images.pixels import SIDE, Pixels
 
 COLOURS = ((210, 40, 40), (40, 90, 210), (40, 150, 60), (240, 200, 40))
 

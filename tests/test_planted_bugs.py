@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from cran_bench import runner
-from cran_bench.evaluation import metrics_of
-from cran_bench.preparation import Prepared, prepare
-from cran_bench.ranks import Ranks
+from cran_bench.embeddings import as_levels
+from cran_bench.ranking.evaluation import metrics_of
+from cran_bench.ranking.metrics import Ranks
 from cran_bench.registry import DATASETS
-from cran_bench.similarity import as_levels
+from cran_bench.running import runner
+from cran_bench.running.preparation import Prepared, prepare
 from cran_bench.split import Split
 
 SPEC = "scenes[train=400,val=100,test=200]"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cran_bench.errors import BadInput
-from cran_bench.frontend.backbones import open_backbone
+from cran_bench.frontend.catalogue import open_backbone
 from cran_bench.frontend.feature_files import DataImages, DataRegions
 from cran_bench.registry import DATASETS
 

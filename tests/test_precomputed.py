@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cran_bench.errors import BadInput
-from cran_bench.frontend.backbones import open_backbone
-from cran_bench.frontend.precomputed import NpyImages, NpyRegions
+from cran_bench.frontend.catalogue import open_backbone
+from cran_bench.frontend.npy import NpyImages, NpyRegions
 
 IDS = ["c.jpg", "a.jpg", "b.jpg"]
 RNG = np.random.default_rng(0)

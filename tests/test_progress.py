@@ -1,7 +1,7 @@
 """Progress where there is no terminal: lines on stderr, with words of the job's own, and where it was taken up."""
 
-from cran_bench import progress
-from cran_bench.progress import track
+from cran_bench.machine import progress
+from cran_bench.machine.progress import track
 
 
 def lines(capsys):

@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from cran_bench.embeddings import Levels
 from cran_bench.errors import BadInput
-from cran_bench.evaluation import as_queries, metrics_of
 from cran_bench.protocols import MEANING, PROTOCOLS, fold_rows, parse_protocols, unit_of
-from cran_bench.ranking import rank
-from cran_bench.similarity import COSINE, DOT, Levels, MultiLevel
+from cran_bench.ranking.evaluation import as_queries, metrics_of
+from cran_bench.ranking.rank import rank
+from cran_bench.similarity import COSINE, DOT, MultiLevel
 
 IMAGE_OF = torch.tensor([0, 1, 1, 1, 2, 2])
 

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cran_bench.counting import Clock
-from cran_bench.counting.reference import Reference
+from cran_bench.embeddings import Levels, Relations
 from cran_bench.errors import BadInput
-from cran_bench.ranking import rank, twin_accuracy
-from cran_bench.ranks import KS, Counts, Metrics, Ranks, mean_metrics
-from cran_bench.similarity import COSINE, DOT, Levels, MultiLevel, Relations, Similarity
+from cran_bench.ranking.backends import Clock
+from cran_bench.ranking.metrics import KS, Counts, Metrics, Ranks, mean_metrics
+from cran_bench.ranking.rank import rank, twin_accuracy
+from cran_bench.ranking.reference import Reference
+from cran_bench.similarity import COSINE, DOT, MultiLevel, Similarity
 
 
 def count(scores, image_of):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from cran_bench.rbm import RBM, Sparsity, contrastive_divergence
+from cran_bench.toolbox.rbm import RBM, Sparsity, contrastive_divergence
 
 
 def machine(kind="binary", visible=4, hidden=3, seed=0):

@@ -9,8 +9,9 @@ from PIL import Image
 
 from cran_bench.dataset import Collection, FolderImages
 from cran_bench.errors import BadInput
-from cran_bench.frontend.nanodet import decode, suppress
-from cran_bench.frontend.regions import open_proposer
+from cran_bench.frontend.catalogue import open_proposer
+from cran_bench.frontend.regions.nanodet import decode
+from cran_bench.frontend.regions.suppression import suppress
 
 PHOTO = Image.new("RGB", (64, 48), (90, 120, 30))
 

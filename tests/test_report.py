@@ -10,10 +10,10 @@ import subprocess
 import pytest
 from PIL import Image
 
-from cran_bench.querying import QUERIES, TOP
+from cran_bench.machine.storage import write_json
+from cran_bench.records.archive import read_record
+from cran_bench.records.examples import QUERIES, TOP
 from cran_bench.report import as_json
-from cran_bench.results import read_record
-from cran_bench.storage import write_json
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [

@@ -11,24 +11,12 @@ import pytest
 import torch
 
 from cran_bench.errors import BadInput
-from cran_bench.ranking import rank
-from cran_bench.results import (
-    SCHEMA,
-    Address,
-    DataInfo,
-    Failure,
-    Finished,
-    MethodInfo,
-    Record,
-    ResultStore,
-    Seconds,
-    SimilarityInfo,
-    read_curves,
-    read_examples,
-    read_record,
-)
+from cran_bench.ranking.rank import rank
+from cran_bench.records.archive import read_curves, read_examples, read_record
+from cran_bench.records.schema import SCHEMA, Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
+from cran_bench.records.store import Finished, ResultStore
 from cran_bench.similarity import COSINE
-from cran_bench.tables import FORMATS, build_tables, render
+from cran_bench.tables.tables import FORMATS, build_tables, render
 
 ENVIRONMENT = {"cpu": "a cpu", "gpu": None, "torch": "2.9", "commit": "abc"}
 ADDRESS = Address("scenes[train=60]", "captions", 0, "cca:paper[dim=8]", 3, "0123456789abcdef")
@@ -357,7 +345,7 @@ def test_records_of_other_images_never_share_a_table(sha):
 
 
 def test_of_very_many_records_no_ranks_are_read(monkeypatch):
-    monkeypatch.setattr("cran_bench.tables.INTERVALS_UP_TO", 1)
+    monkeypatch.setattr("cran_bench.tables.tables.INTERVALS_UP_TO", 1)
 
     def read():
         raise AssertionError("read")

@@ -15,13 +15,14 @@ from safetensors.torch import load_file
 
 from cran_bench.contract import Run
 from cran_bench.errors import BadInput
-from cran_bench.evaluation import metrics_of
-from cran_bench.preparation import find_prepared
-from cran_bench.ranking import rank
-from cran_bench.ranks import mean_metrics
+from cran_bench.ranking.evaluation import metrics_of
+from cran_bench.ranking.metrics import mean_metrics
+from cran_bench.ranking.rank import rank
+from cran_bench.records.archive import read_record
+from cran_bench.records.schema import Failure
 from cran_bench.registry import DATASETS, METHODS, Configured, Plugin
-from cran_bench.results import Failure, read_record
-from cran_bench.runner import Runner, parse_seeds
+from cran_bench.running.preparation import find_prepared
+from cran_bench.running.runner import Runner, parse_seeds
 from cran_bench.similarity import COSINE
 from cran_bench.split import Split
 

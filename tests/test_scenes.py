@@ -10,8 +10,8 @@ from cran_bench.datasets._scene_language import PATTERNS, can_tell_apart, descri
 from cran_bench.datasets._scene_layout import COLOURS, REGIONS, SHAPES, Stream, draw_twins
 from cran_bench.datasets.scenes import Scenes
 from cran_bench.errors import BadInput
+from cran_bench.machine.storage import sha256_bytes
 from cran_bench.registry import DATASETS
-from cran_bench.storage import sha256_bytes
 
 SMALL = Scenes(train=60, val=20, test=20)
 

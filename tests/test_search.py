@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from cran_bench.errors import BadInput
-from cran_bench.preparation import find_prepared
 from cran_bench.registry import DATASETS, METHODS
-from cran_bench.runner import Runner
-from cran_bench.searching import Hit, describe, draw
+from cran_bench.running.preparation import find_prepared
+from cran_bench.running.runner import Runner
+from cran_bench.viewing.search import Hit, describe, draw
 
 CPU = torch.device("cpu")
 

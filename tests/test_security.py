@@ -18,20 +18,12 @@ import cran_bench
 import cran_bench.datasets
 import cran_bench.methods
 from cran_bench.errors import BadInput
-from cran_bench.examples import Examples
-from cran_bench.preparation import _features_root
-from cran_bench.ranks import Counts, Ranks
+from cran_bench.ranking.metrics import Counts, Ranks
+from cran_bench.records.examples import Examples
+from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
+from cran_bench.records.store import ResultStore
 from cran_bench.registry import DATASETS
-from cran_bench.results import (
-    Address,
-    DataInfo,
-    Failure,
-    MethodInfo,
-    Record,
-    ResultStore,
-    Seconds,
-    SimilarityInfo,
-)
+from cran_bench.running.preparation import _features_root
 
 CRAN_BENCH = Path(sys.executable).with_name("cran-bench")
 PACKAGES = (cran_bench, cran_bench.methods, cran_bench.datasets)

@@ -4,20 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cran_bench.embeddings import Levels, Relations, on_device, region_pairs, rows_of
 from cran_bench.errors import BadInput
-from cran_bench.similarity import (
-    COSINE,
-    DOT,
-    Levels,
-    MultiLevel,
-    Relations,
-    Similarity,
-    mean_by_image,
-    on_device,
-    region_pairs,
-    rounding,
-    rows_of,
-)
+from cran_bench.similarity import COSINE, DOT, MultiLevel, Similarity, mean_by_image, rounding
 
 N, T, R, D = 5, 4, 5, 6
 

@@ -2,9 +2,9 @@ import sys
 
 import pytest
 
-from cran_bench import source
+from cran_bench.machine import fingerprint as source
+from cran_bench.machine.fingerprint import code_sha
 from cran_bench.registry import METHODS
-from cran_bench.source import code_sha
 
 PLUGIN = """
 from dataclasses import dataclass
@@ -68,7 +68,9 @@ def test_a_plugin_is_known_by_its_content(plugin):
 
 
 def test_a_plugins_imports_count(plugin):
-    unused = PLUGIN.replace("from cran_bench.linalg import moments", "from cran_bench.preparation import prepare")
+    unused = PLUGIN.replace(
+        "from cran_bench.toolbox.linalg import moments", "from cran_bench.running.preparation import prepare"
+    )
     assert plugin("five", unused) != plugin("one")
 
 
@@ -128,7 +130,9 @@ def test_comments_and_docstrings_do_not_count(project):
 
 
 def test_a_file_beside_a_plugin_counts(plugin, tmp_path):
-    text = PLUGIN.replace("from cran_bench.linalg import moments", "try:\n    import model\nexcept ImportError: pass")
+    text = PLUGIN.replace(
+        "from cran_bench.toolbox.linalg import moments", "try:\n    import model\nexcept ImportError: pass"
+    )
     before = plugin("six", text)
     (tmp_path / "six" / "model.py").write_text("WIDTH = 1\n")
     code_sha.cache_clear()

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from cran_bench.frontend.spelling import candidates, pieces, spellings
-from cran_bench.frontend.text import FIRST_WORD, TextFrontEnd
-from cran_bench.frontend.vectors import WordVectors
+from cran_bench.frontend.text.spelling import candidates, pieces, spellings
+from cran_bench.frontend.text.vectors import WordVectors
+from cran_bench.frontend.text.words import FIRST_WORD, TextFrontEnd
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from cran_bench.errors import BadInput
-from cran_bench.fits import FitStore, LentRun
 from cran_bench.methods._codes import explained
 from cran_bench.methods._stacks import Stack
 from cran_bench.methods.bimodal_ae import BimodalAE, BimodalAutoencoder
 from cran_bench.methods.ccl import CCL, contrastive_loss
 from cran_bench.methods.corr_ae import CorrAE, CorrespondenceAutoencoder
 from cran_bench.methods.multimodal_dbn import JointRBM, MultimodalDBN
-from cran_bench.ranking import rank
+from cran_bench.ranking.rank import rank
 from cran_bench.registry import METHODS
+from cran_bench.running.fits import FitStore, LentRun
 
 SMALL = {
     "hidden_image": (32,),

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from cran_bench.fits import FitStore
-from cran_bench.linalg import deviations
 from cran_bench.methods._stacks import PIECE, RECIPES, Stack, averaged, pieces, standardise_, standardised
+from cran_bench.running.fits import FitStore
+from cran_bench.toolbox.linalg import deviations
 
 STEPS = 300
 

@@ -5,10 +5,10 @@ from scipy.stats import bootstrap, chi2
 from scipy.stats import t as student
 
 from cran_bench.errors import BadInput
-from cran_bench.ranking import rank
-from cran_bench.ranks import Counts, Ranks
+from cran_bench.ranking.metrics import Counts, Ranks
+from cran_bench.ranking.rank import rank
+from cran_bench.records.statistics import FIGURES, SUMS, Interval, holm, mcnemar, sample, times_drawn
 from cran_bench.similarity import DOT
-from cran_bench.statistics import FIGURES, SUMS, Interval, holm, mcnemar, sample, times_drawn
 
 
 def noisy(images=60, noise=2.0, seed=0, captions=None):

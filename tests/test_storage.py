@@ -11,7 +11,7 @@ import time
 import pytest
 
 from cran_bench.errors import BadInput, CannotWrite
-from cran_bench.storage import (
+from cran_bench.machine.storage import (
     canonical_json,
     locked,
     sha256_file,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from cran_bench.errors import BadInput
-from cran_bench.frontend.text import TextFrontEnd, tokenize
+from cran_bench.frontend.text.words import TextFrontEnd, tokenize
 
 TRAIN = ["A red star, a RED ring.", "the star is above the man's ring", "a blue_star", "a ring by a star", "!?"]
 TEST = ["a red zebra a", "zebra", "", "the man's star"]
@@ -158,7 +158,7 @@ def test_a_training_text_has_the_features_it_has_among_others(front_end):
 
 def test_work_is_done_once(monkeypatch):
     calls = []
-    monkeypatch.setattr("cran_bench.frontend.text.tokenize", lambda text: calls.append(text) or tokenize(text))
+    monkeypatch.setattr("cran_bench.frontend.text.words.tokenize", lambda text: calls.append(text) or tokenize(text))
     front_end = TextFrontEnd.fit(TRAIN)
     calls.clear()
     for texts in (TRAIN, TEST, TEST, TRAIN, list(TEST)):

@@ -16,11 +16,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from cran_bench.errors import BadInput
-from cran_bench.frontend.backbones import open_backbone
+from cran_bench.frontend.catalogue import open_backbone, open_proposer
 from cran_bench.frontend.extraction import extract
-from cran_bench.frontend.faster_rcnn import FasterRCNN, PaperRegions
 from cran_bench.frontend.front_end import FrontEnd
-from cran_bench.frontend.regions import open_proposer
+from cran_bench.frontend.regions.faster_rcnn import FasterRCNN, PaperRegions
 from cran_bench.registry import DATASETS
 
 torchvision = pytest.importorskip("torchvision", reason="needs the extra images")

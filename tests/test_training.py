@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from cran_bench.errors import BadInput
-from cran_bench.training import Training, gathering, halved, linear, passes, shuffled, slowed, weights_and_biases
+from cran_bench.toolbox.training import (
+    Training,
+    gathering,
+    halved,
+    linear,
+    passes,
+    shuffled,
+    slowed,
+    weights_and_biases,
+)
 
 
 class Notes:

@@ -7,8 +7,8 @@ import pytest
 from scipy import sparse
 
 from cran_bench.errors import BadInput
-from cran_bench.frontend import vectors
-from cran_bench.frontend.vectors import PpmiSvd, VectorFile, WordVectors, vector_source
+from cran_bench.frontend.text import vectors
+from cran_bench.frontend.text.vectors import PpmiSvd, VectorFile, WordVectors, vector_source
 
 SENTENCES = [
     s.split() for s in ("a red star above a blue ring", "the star is red", "a ring", "rare", "", "blue blue a")

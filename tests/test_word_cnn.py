@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cran_bench.fits import FitStore
 from cran_bench.methods._word_cnn import WIDTHS, Reader, WordCNN
+from cran_bench.running.fits import FitStore
 
 
 @pytest.fixture

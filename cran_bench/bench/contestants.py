@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cran_bench.similarity import Levels, Relations
+from cran_bench.embeddings import Levels, Relations
 
 
 class Plain(NamedTuple):

@@ -17,12 +17,12 @@ import pandas as pd
 import torch
 from tabulate import tabulate
 
-from cran_bench.arithmetic import has_bfloat16
-from cran_bench.counting import Clock
-from cran_bench.environment import environment
 from cran_bench.errors import BadInput
-from cran_bench.storage import write_text
-from cran_bench.tables import require_format, typeset
+from cran_bench.machine.arithmetic import has_bfloat16
+from cran_bench.machine.environment import environment
+from cran_bench.machine.storage import write_text
+from cran_bench.ranking.backends import Clock
+from cran_bench.tables.tables import require_format, typeset
 
 T = TypeVar("T")
 

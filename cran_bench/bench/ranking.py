@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from cran_bench.arithmetic import has_bfloat16
-from cran_bench.counting import pose
-from cran_bench.similarity import COSINE, Levels
+from cran_bench.embeddings import Levels
+from cran_bench.machine.arithmetic import has_bfloat16
+from cran_bench.ranking.backends import make_problem
+from cran_bench.similarity import COSINE
 
 from .contestants import by_faiss, by_product_and_argsort, by_product_and_comparison
 from .measuring import gemm_peak, memory, timed
@@ -27,7 +28,7 @@ def bench_ranking(images: int, texts: int, dim: int, device: torch.device) -> It
     image_of = torch.arange(texts, device=device) * images // texts
     left = torch.randn(images, dim, generator=draw, device=device)
     right = left[image_of] + NOISE * torch.randn(texts, dim, generator=draw, device=device)
-    problem = pose(Levels(left), Levels(right), image_of, COSINE)
+    problem = make_problem(Levels(left), Levels(right), image_of, COSINE)
     bench = Bench("ranking", f"{images:,} x {texts:,}, D {dim:,}, one vector", problem, 2 * dim, 2 * dim)
     types = [torch.float32, *([torch.bfloat16] if has_bfloat16(device) else [])]
     for dtype in types:

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cran_bench.arithmetic import has_bfloat16
-from cran_bench.counting import Clock, Problem, fused_screen, pose
-from cran_bench.counting.filtering import Bound, Filtering, Screen
-from cran_bench.counting.reference import Reference
-from cran_bench.counting.tiles import fitting
-from cran_bench.environment import environment
-from cran_bench.progress import say
-from cran_bench.ranking import rank
-from cran_bench.ranks import Ranks
-from cran_bench.similarity import Levels, MultiLevel, Relations
+from cran_bench.embeddings import Levels, Relations
+from cran_bench.machine.arithmetic import has_bfloat16
+from cran_bench.machine.environment import environment
+from cran_bench.machine.progress import say
+from cran_bench.ranking.backends import Clock, Problem, fused_screen, make_problem
+from cran_bench.ranking.filtering import ApproximateScorer, Bound, Filtering
+from cran_bench.ranking.metrics import Ranks
+from cran_bench.ranking.rank import rank
+from cran_bench.ranking.reference import Reference
+from cran_bench.ranking.tiles import fitting
+from cran_bench.similarity import MultiLevel
 
 from .contestants import Plain, by_einsum_and_topk, caption_by_caption
 from .measuring import gemm_peak, memory, timed
@@ -54,7 +55,7 @@ def bench_similarity(images: int, texts: int, dim: int, device: torch.device) ->
     """A row for each way: the products alone, what public code does, and ours."""
     left, right, image_of = three_levels(images, texts, dim, device)
     similarity = MultiLevel(cosine=True, top=TOP)
-    problem = pose(left, right, image_of, similarity)
+    problem = make_problem(left, right, image_of, similarity)
     bench = Bench("similarity", f"{images:,} x {texts:,}, D {dim:,}, 5 regions, 20 relations, top 3", problem)
     dots = {"factored": 1 + 3 * REGIONS, "plain": 1 + REGIONS + REGIONS * (REGIONS - 1)}
     bench.formula, bench.work = dots["plain"] * 2 * dim, dots["factored"] * 2 * dim
@@ -67,7 +68,7 @@ def bench_similarity(images: int, texts: int, dim: int, device: torch.device) ->
     yield from others(bench, left, right, image_of)
     part = min(images, 500)
     own = slice(int((image_of < part).sum()))
-    piece = pose(left.rows(slice(part)), right.rows(own), image_of[own], similarity)
+    piece = make_problem(left.rows(slice(part)), right.rows(own), image_of[own], similarity)
     seconds, _ = timed(lambda: Reference().count(piece, Clock(device)), device, 1, warm=False)
     yield bench.row("ours, reference", torch.float64, seconds, piece.pairs)
     for dtype in types:
@@ -178,7 +179,11 @@ class Bench:
         return found
 
     def ours(
-        self, dtype: torch.dtype, bound: Bound, how: str = "", screen: Callable[[Problem], Screen] | None = None
+        self,
+        dtype: torch.dtype,
+        bound: Bound,
+        how: str = "",
+        screen: Callable[[Problem], ApproximateScorer] | None = None,
     ) -> dict[str, Any]:
         """Our ranking by tiles, or another screen; what compiling takes does not count."""
         problem = self.problem

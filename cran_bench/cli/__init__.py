@@ -6,7 +6,7 @@ import signal
 import sys
 
 from cran_bench.errors import BadInput, how_to_go_on
-from cran_bench.progress import say
+from cran_bench.machine.progress import say
 
 from . import plugins, running, using, verdicts
 from .options import app

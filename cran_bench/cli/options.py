@@ -14,7 +14,7 @@ import typer
 from cran_bench.errors import BadInput
 
 if TYPE_CHECKING:
-    from cran_bench.tables import Table
+    from cran_bench.tables.tables import Table
 
 app = typer.Typer(
     name="cran-bench",
@@ -103,8 +103,8 @@ def recorded(
     Raises:
         BadInput: there are none.
     """
-    from cran_bench.results import ResultStore
-    from cran_bench.tables import build_tables
+    from cran_bench.records.store import ResultStore
+    from cran_bench.tables.tables import build_tables
 
     store = ResultStore(results)
     gc.disable()  # or it looks through all records for cycles, over and over, as they are read

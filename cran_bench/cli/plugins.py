@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cran_bench.errors import BadInput
-from cran_bench.progress import say
+from cran_bench.machine.progress import say
 
 from .options import CacheOption, DeviceOption, ResultsOption, app, cache_folder, recorded
 
@@ -22,8 +22,8 @@ def list_plugins() -> None:
 
     Example: cran-bench list
     """
-    from cran_bench.describing import summary
     from cran_bench.registry import DATASETS, METHODS
+    from cran_bench.tables.method_pages import summary
 
     for registry in (METHODS, DATASETS):
         typer.echo(f"{registry.kind}s")
@@ -56,8 +56,8 @@ def info(
     if (name is None) == (pages is None):
         raise BadInput("info takes a name, or --pages DIR for all methods: cran-bench info cca")
     if pages is not None:
-        from cran_bench.describing import method_pages
-        from cran_bench.storage import write_text
+        from cran_bench.machine.storage import write_text
+        from cran_bench.tables.method_pages import method_pages
 
         for file, text in method_pages(recorded(results)).items():
             write_text(pages / file, text)
@@ -77,9 +77,9 @@ def check(
 
     Example: cran-bench check mine.py:Mine
     """
-    from cran_bench.checks import check_method
-    from cran_bench.environment import pick_device
+    from cran_bench.machine.environment import pick_device
     from cran_bench.registry import METHODS
+    from cran_bench.running.checks import check_method
 
     verdicts = check_method(METHODS.configure(name), cache, pick_device(device))
     for verdict in verdicts:
@@ -106,7 +106,7 @@ def doctor(
 
     Example: cran-bench doctor --results results --check
     """
-    from cran_bench.doctor import cure, examine_cache, examine_results
+    from cran_bench.running.doctor import cure, examine_cache, examine_results
 
     if not (results / "runs").is_dir() and not cache.is_dir():
         raise BadInput(f"there are neither records below {results / 'runs'} nor features and fits below {cache}")
@@ -126,10 +126,10 @@ def doctor(
 def _print_info(name: str) -> None:
     import dataclasses
 
-    from cran_bench.describing import documentation
     from cran_bench.errors import did_you_mean
     from cran_bench.registry import DATASETS, METHODS
     from cran_bench.specs import format_value, parse_spec
+    from cran_bench.tables.method_pages import documentation
 
     head = parse_spec(name).name
     if not head.endswith(".py") and head not in (*METHODS.names(), *DATASETS.names()):

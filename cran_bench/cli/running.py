@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from cran_bench.errors import BadInput
-from cran_bench.progress import say
+from cran_bench.machine.progress import say
 
 from .options import (
     BackendOption,
@@ -33,8 +33,8 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from cran_bench.counting import Bound
     from cran_bench.dataset import Collection, Dataset
+    from cran_bench.ranking.backends import Bound
     from cran_bench.registry import Configured
 
 
@@ -64,8 +64,8 @@ def prepare(
 
     Example: cran-bench prepare scenes --export look/
     """
-    from cran_bench import preparation
     from cran_bench.registry import DATASETS
+    from cran_bench.running import preparation
 
     configured = DATASETS.configure(dataset)
     if only_check and (force or export is not None):
@@ -117,17 +117,17 @@ def run(
 
     Example: cran-bench run -d mscoco --cluster "slurm[queue=gpu,gres=gpu:1,cores=8,memory=64GB,jobs=10]"
     """
-    from cran_bench import runner
-    from cran_bench.counting import require_known
-    from cran_bench.environment import own_device
-    from cran_bench.preparation import Prepared, find_prepared
-    from cran_bench.processes import joined, started
+    from cran_bench.machine.environment import own_device
+    from cran_bench.machine.processes import joined, started
     from cran_bench.protocols import Protocol, parse_protocols
+    from cran_bench.ranking.backends import require_known
     from cran_bench.registry import DATASETS, METHODS
-    from cran_bench.tables import build_tables, render
+    from cran_bench.running import runner
+    from cran_bench.running.preparation import Prepared, find_prepared
+    from cran_bench.tables.tables import build_tables, render
 
     source = quick_dataset(dataset) if quick else dataset
-    workers = None if cluster is None else import_module("cran_bench.cluster").find_cluster(cluster)
+    workers = None if cluster is None else import_module("cran_bench.cluster.workers").find_cluster(cluster)
     if workers is not None and started() > 1:
         raise BadInput("torchrun shares one training, --cluster hands out rows: use one of them")
 
@@ -148,7 +148,7 @@ def run(
         if workers is None:
             outcomes = job.run([METHODS.configure(text) for text in specs], protocols, numbers)
         else:
-            from cran_bench.dispatch import run_on
+            from cran_bench.cluster.dispatch import run_on
 
             outcomes = run_on(workers, job, source, data, specs, protocols, numbers)
         finished = [job.store.finished(o.address, o.record) for o in outcomes if o.record is not None]
@@ -193,8 +193,8 @@ def bench(
     Example: cran-bench bench training -o results/kernels
     """
     from cran_bench.bench.measuring import render, save
-    from cran_bench.environment import pick_device
     from cran_bench.errors import did_you_mean
+    from cran_bench.machine.environment import pick_device
 
     kinds, widths = ("similarity", "ranking", "training"), ("compact", "full")
     for name, known in ((what, kinds), (width, widths)):
@@ -220,8 +220,8 @@ def bench(
 
 def _export(dataset: Configured[Dataset], data: Path, folder: Path) -> None:
     from cran_bench.dataset import SPLITS
-    from cran_bench.progress import track
-    from cran_bench.storage import write_atomically, write_text
+    from cran_bench.machine.progress import track
+    from cran_bench.machine.storage import write_atomically, write_text
 
     collection: Collection = dataset.build().load(data)
     for split in SPLITS:

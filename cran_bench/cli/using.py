@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from cran_bench.errors import BadInput
-from cran_bench.progress import say
+from cran_bench.machine.progress import say
 
 from .options import (
     CacheOption,
@@ -57,18 +57,19 @@ def explain(
 
     Example: cran-bench explain test-00000a "a red star is above a blue square" -m cran-relation -o why.png
     """
-    from cran_bench import explaining
-    from cran_bench.environment import pick_device
-    from cran_bench.preparation import find_prepared
+    from cran_bench.machine.environment import pick_device
     from cran_bench.registry import DATASETS, METHODS
-    from cran_bench.runner import Runner, fit_unit
+    from cran_bench.running.preparation import find_prepared
+    from cran_bench.running.runner import Runner, fit_unit
+    from cran_bench.viewing import explain as explaining
+    from cran_bench.viewing.drawing import require_drawable
 
     configured = METHODS.configure(quick_method(method) if quick else method)
     if not hasattr(configured.plugin.cls, "explain"):
         able = [name for name in METHODS.names() if hasattr(METHODS.get(name).cls, "explain")]
         raise BadInput(f"{configured.plugin.name} cannot explain itself; these can: {', '.join(able)}")
     if out is not None:
-        explaining.require_drawable(out)
+        require_drawable(out)
     where = pick_device(device)
     configured_data = DATASETS.configure(quick_dataset(dataset) if quick else dataset)
     prepared = find_prepared(configured_data, data, cache, images_with, regions_with, vectors)
@@ -117,15 +118,15 @@ def search(
 
     Example: cran-bench search --image dog.jpg -d flickr8k
     """
-    from cran_bench import searching
     from cran_bench.dataset import SPLITS
-    from cran_bench.environment import pick_device
     from cran_bench.errors import did_you_mean
-    from cran_bench.explaining import require_drawable
     from cran_bench.images import open_image
-    from cran_bench.preparation import find_prepared
+    from cran_bench.machine.environment import pick_device
     from cran_bench.registry import DATASETS, METHODS
-    from cran_bench.runner import Runner, fit_unit
+    from cran_bench.running.preparation import find_prepared
+    from cran_bench.running.runner import Runner, fit_unit
+    from cran_bench.viewing import search as searching
+    from cran_bench.viewing.drawing import require_drawable
 
     if (sentence is None) == (image is None):
         raise BadInput('search takes a sentence or --image FILE, one of the two: cran-bench search "a red star"')

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cran_bench.errors import BadInput
-from cran_bench.progress import say
+from cran_bench.machine.progress import say
 
 from .options import DataOption, DatasetOption, MethodsOption, ResultsOption, app, each, recorded
 
@@ -45,9 +45,9 @@ def table(
     Example: cran-bench table 1 -d flickr8k --preset tuned --results results/reference
     """
     from cran_bench.errors import did_you_mean
+    from cran_bench.machine.storage import write_text
     from cran_bench.protocols import parse_protocols
-    from cran_bench.storage import write_text
-    from cran_bench.tables import render
+    from cran_bench.tables.tables import render
 
     kinds = ("1", "2", "3", "kernels")
     if which is not None and which not in kinds:
@@ -73,7 +73,7 @@ def table(
             raise BadInput(f"there is no preset '{preset}' of all rows; take paper or tuned")
         if protocol != "all" and len(wanted) > 1:
             raise BadInput(f"a table of the paper is of one protocol for all rows, not {len(wanted)}; or leave -p out")
-        from cran_bench.paper_tables import paper_table
+        from cran_bench.tables.paper_tables import paper_table
 
         one = None if protocol == "all" else wanted[0]
         text = paper_table(int(which), recorded(results), preset or "paper", one, style, label)
@@ -109,9 +109,10 @@ def compare(
 
     Example: cran-bench compare -d flickr8k --results results/reference
     """
-    from cran_bench.comparison import compare_dataset, is_of_paper, of_dataset
+    from cran_bench.comparison import compare_dataset
     from cran_bench.protocols import parse_protocols
     from cran_bench.registry import DATASETS
+    from cran_bench.tables.paper import is_of_paper, of_dataset
 
     wanted = parse_protocols(protocol)
     asked = [DATASETS.configure(text).label for text in datasets or ("flickr30k", "mscoco")]
@@ -198,11 +199,11 @@ def report(
     Example: cran-bench report -d scenes --results results/reference -o report.html
     """
     from cran_bench.comparison import compare_dataset
+    from cran_bench.machine.storage import write_text
     from cran_bench.protocols import parse_protocols
+    from cran_bench.records.store import ResultStore
     from cran_bench.registry import DATASETS, METHODS
     from cran_bench.report import build_report
-    from cran_bench.results import ResultStore
-    from cran_bench.storage import write_text
 
     wanted = [DATASETS.configure(text).label for text in datasets or ()]
     labels = [METHODS.configure(text).label for text in each(methods or [])]

@@ -4,30 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cran_bench.paper import TEST_PAIRS
-from cran_bench.specs import parse_spec
-from cran_bench.tables import Table
+from cran_bench.tables.paper import is_of_paper
+from cran_bench.tables.tables import Table
 
 from .verdict import Verdict
 from .with_paper import compare_with_paper, paper_orders
 from .with_reference import compare_with_reference
 
-__all__ = ["Verdict", "compare_dataset", "is_of_paper", "of_dataset"]
-
-
-def is_of_paper(label: str) -> bool:
-    """Whether the paper has numbers of this dataset."""
-    return parse_spec(label).name in TEST_PAIRS
-
-
-def of_dataset(tables: Sequence[Table], label: str) -> list[Table]:
-    """Those of a dataset; the bare name of one that is in the paper takes every split of it."""
-    takes_all = label in TEST_PAIRS
-    return [
-        table
-        for table in tables
-        if table.group.dataset == label or (takes_all and parse_spec(table.group.dataset).name == label)
-    ]
+__all__ = ["Verdict", "compare_dataset"]
 
 
 def compare_dataset(tables: Sequence[Table], label: str, reference: Sequence[Table] | None) -> list[Verdict]:

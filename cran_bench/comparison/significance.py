@@ -8,9 +8,9 @@ from typing import cast
 import pandas as pd
 
 from cran_bench.errors import BadInput, did_you_mean
-from cran_bench.ranks import Direction
-from cran_bench.statistics import FIGURES, LEVEL, holm, mcnemar
-from cran_bench.tables import Group, Row, Table, typeset
+from cran_bench.ranking.metrics import Direction
+from cran_bench.records.statistics import FIGURES, LEVEL, holm, mcnemar
+from cran_bench.tables.tables import Group, Row, Table, typeset
 
 from .verdict import bounds, signed
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from cran_bench.statistics import Interval
+from cran_bench.records.statistics import Interval
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from cran_bench.paper import TABLES, TEST_PAIRS, PaperRow, matching, not_comparable, orders, paper_rows
 from cran_bench.protocols import Protocol
-from cran_bench.registry import METHODS
+from cran_bench.records.statistics import FIGURES, LEVEL, Interval, holm
 from cran_bench.specs import parse_spec
-from cran_bench.statistics import FIGURES, LEVEL, Interval, holm
-from cran_bench.tables import Row, Table
+from cran_bench.tables.paper import TABLES, TEST_PAIRS, PaperRow, find_row, matching, not_comparable, orders, paper_rows
+from cran_bench.tables.tables import Row, Table
 
 from .verdict import Verdict, bounds, signed
 
 BAND = 10.0  # points below the printed recall from which a row that its authors measured has regressed
+
+
 COPIED_BAND = 3.0  # points within which a copied row is called the same
+
+
 PRESETS = ("paper", "tuned")
+
+
 READINGS = {"matching": "one to one (CRAN: mean, others: documents; copied rows: captions)", "captions": "captions"}
+
+
 DIRECTIONS = {"i2t": "annotation", "t2i": "retrieval"}
 
 
@@ -61,35 +68,6 @@ def paper_orders(tables: Sequence[Table]) -> list[Verdict]:
             counts = preset == "paper" and reading == "matching"
             found.append(_orders(tables[0], dataset, f"preset {preset} · {READINGS[reading]}", rows, printed, counts))
     return [verdict for verdict in found if verdict]
-
-
-def find_row(tables: Iterable[Table], name: str, preset: str, protocol: Protocol) -> Row | None:
-    """The row of a paper's row: of its preset without other options, finished, comparable, with most seeds, if any."""
-
-    def quality(row: Row) -> tuple[bool, bool, int]:
-        fits = not any(not_comparable(record) for record in row.records)
-        return bool(row.records), fits, len(row.records)
-
-    found = [
-        row
-        for table in tables
-        if table.group.protocol == protocol and not table.group.folds
-        for row in table.rows
-        if paper_name(row.label) == name and is_plain(row.label, preset)
-    ]
-    return max(found, key=quality, default=None)
-
-
-def paper_name(label: str) -> str | None:
-    """Which row of the paper a label reproduces."""
-    name = parse_spec(label).name
-    return METHODS.get(name).paper_row if name in METHODS.names() else None
-
-
-def is_plain(label: str, preset: str) -> bool:
-    """Whether a label is of a preset, without options but the width."""
-    spec = parse_spec(label)
-    return spec.argument == preset and not set(spec.options) - {"width"}
 
 
 def _rows(table: int, dataset: str) -> list[PaperRow]:

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.stats import t as student
 
 from cran_bench.errors import BadInput
-from cran_bench.statistics import LEVEL
-from cran_bench.tables import Row, Table
+from cran_bench.records.statistics import LEVEL
+from cran_bench.tables.tables import Row, Table
 
 from .verdict import Verdict, bounds, signed
 from .with_paper import DIRECTIONS

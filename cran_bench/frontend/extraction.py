@@ -20,8 +20,8 @@ from cran_bench.errors import BadInput
 from cran_bench.frontend.features import MANIFEST, SCHEMA, Features, ids_sha, load_features, read_manifest
 from cran_bench.frontend.front_end import FrontEnd, Picture, free_bytes, without_folders
 from cran_bench.images import UnreadableImage
-from cran_bench.progress import duration, say, track
-from cran_bench.storage import clear_os_errors, locked, map_array, sha256_file, sha256_json, write_json
+from cran_bench.machine.progress import duration, say, track
+from cran_bench.machine.storage import clear_os_errors, locked, map_array, sha256_file, sha256_json, write_json
 
 SHARD = 64
 JOURNAL = "journal.json"

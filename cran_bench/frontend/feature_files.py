@@ -13,10 +13,10 @@ from PIL import Image
 
 from cran_bench.dataset import Collection, ImageSource
 from cran_bench.errors import BadInput
-from cran_bench.frontend.precomputed import PrecomputedImages, PrecomputedRegions, RegionFeatures, open_array
-from cran_bench.frontend.regions import FULL_IMAGE, REGIONS
+from cran_bench.frontend.interfaces import FULL_IMAGE, REGIONS, PrecomputedImages, PrecomputedRegions, RegionFeatures
+from cran_bench.frontend.npy import open_array
 from cran_bench.images import UnreadableImage
-from cran_bench.storage import sha256_bytes
+from cran_bench.machine.storage import sha256_bytes
 
 
 @dataclass(frozen=True)

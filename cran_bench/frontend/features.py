@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from cran_bench.errors import BadInput, first_wrong
-from cran_bench.storage import canonical_json, map_array, sha256_bytes, sha256_json
+from cran_bench.machine.storage import canonical_json, map_array, sha256_bytes, sha256_json
 
 MANIFEST = "manifest.json"
 SCHEMA = 1

@@ -19,13 +19,19 @@ from PIL import Image
 
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
-from cran_bench.frontend.backbones import Backbone, is_path, open_backbone
+from cran_bench.frontend.catalogue import is_path, open_backbone, open_proposer
 from cran_bench.frontend.feature_files import FeatureFiles
 from cran_bench.frontend.features import folder_name, ids_sha
-from cran_bench.frontend.precomputed import PrecomputedImages, PrecomputedRegions
-from cran_bench.frontend.regions import FULL_IMAGE, REGIONS, Proposer, open_proposer
+from cran_bench.frontend.interfaces import (
+    FULL_IMAGE,
+    REGIONS,
+    Backbone,
+    PrecomputedImages,
+    PrecomputedRegions,
+    Proposer,
+)
 from cran_bench.images import UnreadableImage
-from cran_bench.progress import duration
+from cran_bench.machine.progress import duration
 from cran_bench.specs import Spec, parse_spec
 
 BATCH = 64

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cran_bench.comparison.verdict import Verdict
-from cran_bench.extras import require
-from cran_bench.results import ResultStore
-from cran_bench.tables import Row, Table
+from cran_bench.machine.extras import require
+from cran_bench.records.store import ResultStore
+from cran_bench.tables.tables import Row, Table
 
 from .charts import bars, curves, phases
 from .gallery import Gallery

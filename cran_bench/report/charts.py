@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from cran_bench.results import ResultStore, read_curves
-from cran_bench.statistics import SUMS
-from cran_bench.tables import PHASES, Row
+from cran_bench.records.archive import read_curves
+from cran_bench.records.statistics import SUMS
+from cran_bench.records.store import ResultStore
+from cran_bench.tables.tables import PHASES, Row
 
 WIDTH, HEIGHT = 240, 90
 

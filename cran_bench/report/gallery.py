@@ -13,14 +13,15 @@ from PIL import Image
 
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
-from cran_bench.examples import Example, Examples
-from cran_bench.frontend.characters import ALPHABET, encode
-from cran_bench.progress import say
+from cran_bench.frontend.text.characters import ALPHABET, encode
+from cran_bench.machine.progress import say
 from cran_bench.protocols import Unit
+from cran_bench.records.archive import read_examples
+from cran_bench.records.examples import Example, Examples
+from cran_bench.records.store import ResultStore
 from cran_bench.registry import DATASETS
-from cran_bench.results import ResultStore, read_examples
 from cran_bench.specs import parse_spec
-from cran_bench.tables import Group, Row, Table
+from cran_bench.tables.tables import Group, Row, Table
 
 SIDE = 144  # pixels of a thumbnail's longer side
 MOST_BYTES = 3_200_000  # of all thumbnails, as they stand in the page

@@ -23,7 +23,7 @@ from torch import Tensor
 from cran_bench import Explanation, Levels, MultiLevel, Run, Split, register
 from cran_bench.errors import BadInput
 from cran_bench.split import MissingFeature
-from cran_bench.states import below
+from cran_bench.toolbox.states import below
 
 from .alignment import Alignment
 from .explanation import explain

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from cran_bench import Levels, MultiLevel, Run, Split
 from cran_bench.errors import BadInput
-from cran_bench.frontend.characters import ALPHABET
-from cran_bench.linalg import covariance_bytes
-from cran_bench.losses import margin_loss
-from cran_bench.processes import current
-from cran_bench.progress import say
-from cran_bench.training import Training, halved, linear
+from cran_bench.frontend.text.characters import ALPHABET
+from cran_bench.machine.processes import current
+from cran_bench.machine.progress import say
+from cran_bench.toolbox.linalg import covariance_bytes
+from cran_bench.toolbox.losses import margin_loss
+from cran_bench.toolbox.training import Training, halved, linear
 
 from .batches import POOL, Batches, nearest
 from .correlation import WORDS, Correlation
@@ -54,7 +54,7 @@ class Alignment(Recipe):
 
     @property
     def part_name(self) -> str:
-        """See `cran_bench.fits.part_name`."""
+        """See `cran_bench.running.fits.part_name`."""
         name = "+".join(self.levels)
         return name if self.beginning is None else f"{name}, beginning {self.beginning}"
 

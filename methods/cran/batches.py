@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cran_bench.feature_rows import FeatureRows
+from cran_bench.frontend.feature_rows import FeatureRows
 
 from .recipe import Recipe
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cran_bench import COSINE, Run, Split
-from cran_bench.linalg import Matrix, canonical_correlations, moments, spectral_norm
+from cran_bench.toolbox.linalg import Matrix, canonical_correlations, moments, spectral_norm
 
 WORDS = 3000  # of the tf-idf
 

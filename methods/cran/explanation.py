@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from cran_bench import Explanation, Split
+from cran_bench.embeddings import region_pairs
 from cran_bench.errors import BadInput
-from cran_bench.frontend.characters import ALPHABET
-from cran_bench.similarity import region_pairs
+from cran_bench.frontend.text.characters import ALPHABET
 
 from .model import LENGTH, Attention, Level, join, only
 

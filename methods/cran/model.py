@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, max_pool1d, pad
 
 from cran_bench import Levels, Relations
-from cran_bench.feature_rows import FeatureRows
-from cran_bench.frontend.characters import ALPHABET
-from cran_bench.linalg import Matrix, canonical_correlations, deviations, moments, spectral_norm
-from cran_bench.processes import ALONE, Processes
-from cran_bench.similarity import region_pairs
+from cran_bench.embeddings import region_pairs
+from cran_bench.frontend.feature_rows import FeatureRows
+from cran_bench.frontend.text.characters import ALPHABET
+from cran_bench.machine.processes import ALONE, Processes
+from cran_bench.toolbox.linalg import Matrix, canonical_correlations, deviations, moments, spectral_norm
 
 from .recipe import Recipe
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from cran_bench import Run, Split
-from cran_bench.frontend.text import FIRST_WORD
-from cran_bench.training import Training, linear
+from cran_bench.frontend.text.words import FIRST_WORD
+from cran_bench.toolbox.training import Training, linear
 
 from .correlation import WORDS, Correlation
 from .model import LENGTH, Mean, TextEncoder, in_blocks
@@ -143,7 +143,7 @@ class Reading(Recipe):
 
     @property
     def part_name(self) -> str:
-        """See `cran_bench.fits.part_name`."""
+        """See `cran_bench.running.fits.part_name`."""
         return self.start
 
     def fit(self, train: Split, val: Split, run: Run) -> None:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool1d, one_hot
 
-from cran_bench.counting import Clock
-from cran_bench.environment import environment
-from cran_bench.frontend.characters import ALPHABET
-from cran_bench.losses import margin_loss
-from cran_bench.progress import say
-from cran_bench.similarity import Levels, MultiLevel, region_pairs
+from cran_bench.embeddings import Levels, region_pairs
+from cran_bench.frontend.text.characters import ALPHABET
+from cran_bench.machine.environment import environment
+from cran_bench.machine.progress import say
+from cran_bench.ranking.backends import Clock
+from cran_bench.similarity import MultiLevel
+from cran_bench.toolbox.losses import margin_loss
 
 from .batches import Batches
 from .model import LENGTH, Network, Views, only, unit

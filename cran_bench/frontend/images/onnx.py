@@ -1,0 +1,231 @@
+"""ONNX networks: opening them, cutting them at an inner tensor, and using any image network as a backbone."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.frontend.onnx_network import ImageNetwork, load_model
+from cran_bench.specs import build, format_value
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+
+PENULTIMATE = "penultimate"
+
+
+_CLASSIFIERS = {"MatMul", "Gemm", "Conv", "QLinearMatMul", "QLinearConv", "QGemm", "MatMulInteger", "ConvInteger"}
+
+
+_QUANTISERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+
+
+_IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+@dataclass
+class OnnxBackbone:
+    """``onnx:FILE[tensor=NAME]``: one tensor of an ONNX image network, as a vector.
+
+    A tensor of four dimensions is averaged over its square map, one of three (batch, tokens, features) over the tokens.
+    Without `tensor` it is the model's first output, which for a classifier means class scores; `tensor=penultimate` is
+    what enters the last matrix product or convolution.  Numbers are on the 0-255 scale, in the order of `channels`.
+    Once constructed, every field holds what is used.
+
+    Attributes:
+        file: path of the model.
+        tensor: name of a tensor, or `penultimate`.
+        size: side of the network's input in pixels; the model tells it unless its input shape is open.
+        layout: order of the input's axes; the model tells it where one axis is 3.
+        channels: order of the colours.
+        mean: three numbers that are subtracted; 127.5 for nhwc networks, ImageNet's for nchw, 0 for uint8 inputs.
+        std: three numbers that are divided by; 127.5, ImageNet's, or 1.
+        crop: `warp` resizes to size x size; `center` resizes the short side to `resize`, then cuts out the centre.
+        resize: short side for `center`; size / 0.875 where not given.
+
+    Raises:
+        BadInput: the file is no usable image network, or there is no such tensor.
+    """
+
+    file: str
+    tensor: str | None = None
+    size: int | None = None
+    layout: Literal["nchw", "nhwc"] | None = None
+    channels: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop: Literal["warp", "center"] = "warp"
+    resize: int | None = None
+    dim: int = field(init=False)
+
+    @classmethod
+    def open(cls, options: Mapping[str, str], label: str) -> OnnxBackbone:
+        """The network of a file with the fields of the JSON beside it (``model.json`` for ``model.onnx``).
+
+        Args:
+            options: fields as the command line writes them, `file` among them; they win over the JSON's.
+            label: what messages call it.
+
+        Raises:
+            BadInput: as the class does, or the JSON is not an object of known fields.
+        """
+        return build(cls, {**_sidecar(Path(options["file"]).with_suffix(".json")), **options}, label)
+
+    def __post_init__(self) -> None:
+        for name, value in (("mean", self.mean), ("std", self.std)):
+            if value is not None and len(value) != 3:
+                raise ValueError(f"{name} takes three numbers separated by |, one for each colour, not {len(value)}")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("std must be above 0")
+        path = Path(self.file)
+        model, self._sha256 = load_model(path)
+        self.tensor = _find_tensor(model, self.tensor, path.name)
+        _cut(model, self.tensor)
+        self._network = ImageNetwork.open(model, path.name, self.layout, self.size)
+        self.layout, self.size = self._network.layout, self._network.size
+        self.resize = (self.resize or round(self.size / 0.875)) if self.crop == "center" else None
+        if self.resize is not None and self.resize < self.size:
+            raise ValueError(f"resize={self.resize} is smaller than the network's {self.size} pixels; make it larger")
+        half = (127.5, 127.5, 127.5)
+        mean, std = _IMAGENET if self.layout == "nchw" else (half, half)
+        if self.channels == "bgr":
+            mean, std = mean[::-1], std[::-1]
+        if self._network.dtype is np.uint8:
+            mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        self.mean, self.std = self.mean or mean, self.std or std
+        self.dim = self.embed(np.zeros((2, self.size, self.size, 3), np.uint8)).shape[1]
+
+    def identity(self) -> Mapping[str, Any]:
+        """See Backbone."""
+        settings = ("tensor", "size", "layout", "channels", "mean", "std", "crop", "resize")
+        values = {name: getattr(self, name) for name in settings}
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+        return {"name": "onnx", "file": Path(self.file).name, "sha256": self._sha256, **values}
+
+    def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
+        """See Backbone; (size, size, 3) uint8 RGB."""
+        size = self._network.size
+        if self.resize is None:
+            return np.array(image.resize((size, size), Image.Resampling.BILINEAR))
+        scale = self.resize / min(image.size)
+        width, height = (max(self.resize, round(side * scale)) for side in image.size)
+        left, top = (width - size) // 2, (height - size) // 2
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        return np.array(resized.crop((left, top, left + size, top + size)))
+
+    def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """See Backbone; `batch` is (B, size, size, 3) uint8."""
+        if not len(batch):
+            return np.zeros((0, self.dim), np.float32)
+        images = (batch[..., ::-1] if self.channels == "bgr" else batch).astype(np.float32)
+        images -= np.asarray(self.mean, np.float32)
+        images /= np.asarray(self.std, np.float32)
+        step = self._network.batch or len(images)
+        parts = [self._features(images[start : start + step]) for start in range(0, len(images), step)]
+        return np.concatenate(parts)
+
+    def _features(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        (values,) = self._network.run(images)
+        if values.ndim < 2 or values.ndim > 4 or len(values) != (self._network.batch or len(images)):
+            raise BadInput(
+                f"tensor '{self.tensor}' of {Path(self.file).name} has shape {values.shape} for a batch of "
+                f"{self._network.batch or len(images)}; choose one of shape (batch, features[, height, width])"
+            )
+        if values.ndim == 4:
+            _, a, b, c = values.shape
+            # Inside, nhwc networks mostly run as nchw: the two equal axes are the map.
+            channels_first = self.layout == "nchw" if (a == b) == (b == c) else b == c
+            values = values.mean(axis=(2, 3) if channels_first else (1, 2), dtype=np.float32)
+        elif values.ndim == 3:
+            values = values.mean(axis=1, dtype=np.float32)
+        return values[: len(images)].astype(np.float32, copy=False)
+
+
+def _sidecar(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is not JSON ({error}); correct or remove it") from error
+    if not isinstance(values, dict):
+        raise BadInput(
+            f"{path} should hold a JSON object of fields, not a {type(values).__name__}; correct or remove it"
+        )
+    known = {f.name for f in fields(OnnxBackbone) if f.init} - {"file"}
+    for key in values.keys() - known:
+        raise BadInput(f"{path} has an unknown field '{key}'{did_you_mean(key, known)}")
+    return {key: "|".join(map(str, v)) if isinstance(v, list) else format_value(v) for key, v in values.items()}
+
+
+def _find_tensor(model: ModelProto, wanted: str | None, what: str) -> str:
+    """The full name of tensor `wanted` among those that depend on the model's inputs."""
+    graph = model.graph
+    constant = {tensor.name for tensor in graph.initializer}
+    live = {i.name for i in graph.input} - constant
+    producer: dict[str, NodeProto] = {}
+    data_input: dict[str, str] = {}  # known before the node's own tensors, so that no cycle can be followed
+    for node in graph.node:
+        if live.intersection(_reads(node)):
+            made = [name for name in node.output if name and name not in live]
+            producer.update(dict.fromkeys(made, node))
+            data_input.update(dict.fromkeys(made, next((i for i in node.input if i in live), "")))
+            live.update(made)
+    if not graph.output:
+        raise BadInput(f"{what} has no output; export it anew")
+    first = str(graph.output[0].name)
+    if wanted is None:
+        return first
+    if wanted in producer:
+        return wanted
+    if wanted != PENULTIMATE:
+        near = difflib.get_close_matches(wanted, producer, n=1) or list(producer)[-4:]
+        raise BadInput(f"{what} has no tensor '{wanted}'{did_you_mean(wanted, [PENULTIMATE, *near])}")
+
+    name = first
+    while name in producer and producer[name].op_type not in _CLASSIFIERS:
+        name = data_input[name]
+    if name not in producer:
+        raise BadInput(f"{what} ends in no matrix product or convolution, so tensor={PENULTIMATE} is unknown; name one")
+    name = data_input[name]
+    while name in producer and producer[name].op_type in _QUANTISERS:
+        name = data_input[name]
+    if name not in producer:
+        raise BadInput(f"{what} has one layer only, so it has no {PENULTIMATE} tensor; leave tensor= out")
+    return name
+
+
+def _cut(model: ModelProto, tensor: str) -> None:
+    """Leave of the model what computes `tensor`, and make that its only output."""
+    graph = model.graph
+    needed = {tensor}
+    for k in reversed(range(len(graph.node))):
+        if needed.intersection(graph.node[k].output):
+            needed.update(_reads(graph.node[k]))
+        else:
+            del graph.node[k]
+    for items in (graph.input, graph.initializer):
+        for k in reversed(range(len(items))):
+            if items[k].name not in needed:
+                del items[k]
+    del graph.output[:]
+    graph.output.add().name = tensor
+
+
+def _reads(node: NodeProto) -> Iterator[str]:
+    """Every tensor a node takes, those of the graphs inside it (If, Loop) included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _reads(inner)

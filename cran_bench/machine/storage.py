@@ -1,0 +1,188 @@
+"""Files that are whole or absent: written beside their place, synced, then renamed.  Locks between processes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from cran_bench.errors import BadInput, CannotWrite
+from cran_bench.machine.progress import say
+
+LOCKS = ".locks"
+"""Folder of lock files, beside what they lock."""
+
+LONGEST_HEADER = 10_000  # bytes; numpy reads it first and refuses it then
+
+_NOT_WRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hexadecimal sha256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hexadecimal sha256 of a JSON value in canonical form (sorted keys, no spaces)."""
+    return sha256_bytes(canonical_json(value).encode())
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no white space: one text for one value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from error
+
+
+def slug(label: str) -> str:
+    """A label as a file name: ``cran:paper[top=5]`` -> ``cran-paper-top-5``."""
+    name = "-".join(filter(None, "".join(c if c.isalnum() or c in "._" else "-" for c in label).split("-")))
+    return name.lstrip(".") or "unnamed"  # `..` would be another folder
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; there is none of a name that no file can have."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def map_array(path: Path) -> NDArray[Any]:
+    """Map a .npy file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no whole .npy file, or holds Python objects.
+    """
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start[6:7] > b"\1" and int.from_bytes(start[8:], "little") > LONGEST_HEADER:
+        raise ValueError(f"its header claims {int.from_bytes(start[8:], 'little'):,} bytes")
+    try:
+        return open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as error:  # numpy raises many kinds for a damaged header
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+@contextlib.contextmanager
+def clear_os_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, or a place where nothing can be written, into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CannotWrite(
+                f"the disk is full while writing {path}: free some space or choose another folder; nothing was lost"
+            ) from error
+        if error.errno in _NOT_WRITABLE:
+            raise CannotWrite(f"cannot write {path}: {error.strerror}; choose another folder") from error
+        raise
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, sync it and rename it into place.
+
+    Raises:
+        CannotWrite: the disk is full or the folder is read-only; `path` keeps its old content, if any.
+    """
+    with clear_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                with contextlib.suppress(OSError):  # some file systems lock nothing
+                    fcntl.flock(file, fcntl.LOCK_EX)  # until the process dies, see `is_abandoned`
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def is_abandoned(temporary: Path) -> bool:
+    """Whether a temporary file of `write_atomically` has outlived its writer; no clock is asked."""
+    try:
+        with temporary.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value, indented, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """Hold the lock of `path` between processes; say so where another process holds it.  Freed when a process dies."""
+    with clear_os_errors(path):
+        lock = _lock_of(path)
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"another process is {doing}; waiting for it")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of `path`."""
+    lock = _lock_of(path)
+    if not Path(lock.lock_file).exists():
+        return False
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
+def _lock_of(path: Path) -> FileLock:
+    return FileLock(path.parent / LOCKS / f"{path.name}.lock")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

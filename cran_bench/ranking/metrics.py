@@ -1,0 +1,158 @@
+"""What is kept of a ranking, integers per query, and Recall@K from them.
+
+For every query three integers are kept: how many wrong candidates score better than the best right one, how many wrong
+ones tie with it, and how many right ones tie with it (one, but for queries with several right answers).  Ties are
+resolved in expectation over a random order, so a constant scorer gets chance and no implementation detail can help.
+
+Recall@K here is the field's: the share of queries with a right answer among the first K (a hit rate).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from cran_bench.ranking.backends import KernelInfo
+
+KS = (1, 5, 10)
+
+Direction = Literal["i2t", "t2i"]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """One direction's ranks, an entry per query.
+
+    Attributes:
+        better: (Q,) int32, wrong candidates strictly better than the best right one.
+        tied: (Q,) int32, wrong candidates tied with the best right one.
+        right: (Q,) int32, right candidates tied with the best right one, itself included.
+    """
+
+    better: NDArray[np.int32]
+    tied: NDArray[np.int32]
+    right: NDArray[np.int32]
+
+    def hits(self, k: int) -> NDArray[np.float64]:
+        """(Q,) probability of a right answer among the first `k` under a random order of ties.
+
+        With one right answer this is min(1, max(0, (k - better) / (tied + 1))).  With r tied right answers it is one
+        minus the chance that the k - better places left all go to wrong ones (hypergeometric).
+        """
+        places = np.maximum(0, k - self.better.astype(np.float64))
+        tied, right = self.tied.astype(np.float64), self.right.astype(np.float64)
+        miss = np.ones(len(places))
+        for place in range(k):
+            left = tied - place
+            miss = np.where(place < places, miss * np.clip(left / np.maximum(left + right, 1.0), 0.0, 1.0), miss)
+        return np.where(places > 0, 1.0 - miss, 0.0)
+
+    def ranks(self) -> NDArray[np.float64]:
+        """(Q,) expected rank of the first right answer, from 1: better + tied / (right + 1) + 1."""
+        return np.asarray(self.better + self.tied / (self.right + 1.0) + 1.0, dtype=np.float64)
+
+    def take(self, queries: NDArray[np.int64]) -> Counts:
+        """The counts of some queries."""
+        return Counts(self.better[queries], self.tied[queries], self.right[queries])
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Both directions: N image queries and T text queries.
+
+    Attributes:
+        image_of: (T,) int64, the image position of each text query.
+        kernel: how they were counted, where they were counted just now.
+    """
+
+    i2t: Counts
+    t2i: Counts
+    image_of: NDArray[np.int64]
+    kernel: KernelInfo | None = None
+
+    ARRAYS: ClassVar = (
+        "image_of",
+        *(f"{side}_{name}" for side in ("i2t", "t2i") for name in ("better", "tied", "right")),
+    )
+
+    def metrics(self) -> Metrics:
+        """Recall in percent, median and mean rank, from 1."""
+        values: dict[str, float] = {}
+        for direction, counts in (("i2t", self.i2t), ("t2i", self.t2i)):
+            for k in KS:
+                values[f"{direction}_r{k}"] = 100.0 * float(counts.hits(k).mean())
+            values[f"{direction}_medr"] = float(np.median(counts.ranks()))
+            values[f"{direction}_meanr"] = float(counts.ranks().mean())
+        return Metrics(**values)
+
+    def of_images(self, rows: NDArray[np.int64]) -> Ranks:
+        """The ranks of some images and of their texts."""
+        texts = np.flatnonzero(np.isin(self.image_of, rows))
+        return Ranks(self.i2t.take(rows), self.t2i.take(texts), self.image_of[texts], self.kernel)
+
+    def ties(self) -> int:
+        """Queries, of both directions, whose rank depends on the order of ties."""
+        return int(np.count_nonzero(self.i2t.tied) + np.count_nonzero(self.t2i.tied))
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """The integers as named arrays, as they are stored."""
+        found: dict[str, NDArray[np.generic]] = {"image_of": self.image_of.astype(np.int32)}
+        for direction, counts in (("i2t", self.i2t), ("t2i", self.t2i)):
+            for name, array in vars(counts).items():
+                found[f"{direction}_{name}"] = array
+        return found
+
+    @staticmethod
+    def from_arrays(arrays: dict[str, NDArray[np.int32]]) -> Ranks:
+        """The inverse of `arrays`.
+
+        Raises:
+            ValueError: they are not of as many queries, or name images that are not there.
+        """
+
+        def counts(direction: str) -> Counts:
+            return Counts(*(arrays[f"{direction}_{name}"] for name in ("better", "tied", "right")))
+
+        found = Ranks(counts("i2t"), counts("t2i"), arrays["image_of"].astype(np.int64))
+        images, texts = len(found.i2t.better), len(found.image_of)
+        for side, count in ((found.i2t, images), (found.t2i, texts)):
+            if not count or any(array.shape != (count,) or array.min() < 0 for array in vars(side).values()):
+                raise ValueError(f"the counts of {images:,} images and {texts:,} texts do not fit together")
+        if found.image_of.min() < 0 or found.image_of.max() >= images:
+            raise ValueError(f"a text is of an image that is not among the {images:,}")
+        return found
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Recalls in percent; ranks count from 1."""
+
+    i2t_r1: float
+    i2t_r5: float
+    i2t_r10: float
+    i2t_medr: float
+    i2t_meanr: float
+    t2i_r1: float
+    t2i_r5: float
+    t2i_r10: float
+    t2i_medr: float
+    t2i_meanr: float
+
+    @property
+    def rsum(self) -> float:
+        """Sum of the six recalls, at most 600."""
+        return self.i2t_r1 + self.i2t_r5 + self.i2t_r10 + self.t2i_r1 + self.t2i_r5 + self.t2i_r10
+
+    def values(self) -> dict[str, float]:
+        """Every figure by name, `rsum` included."""
+        return {**asdict(self), "rsum": self.rsum}
+
+
+def mean_metrics(metrics: list[Metrics]) -> Metrics:
+    """The mean of each figure (over folds)."""
+    names = asdict(metrics[0])
+    return Metrics(**{name: float(np.mean([getattr(m, name) for m in metrics])) for name in names})

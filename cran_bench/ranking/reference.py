@@ -1,0 +1,75 @@
+"""The reference: all scores in float64, tile by tile, compared with their thresholds as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from cran_bench.embeddings import Relations
+from cran_bench.errors import BadInput
+from cran_bench.ranking.problem import Clock, KernelInfo, Problem, Tally
+from cran_bench.similarity import rounding
+
+TILE_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The backend `reference`.
+
+    Attributes:
+        tile_bytes: memory for one tile of scores; nothing of the size N x T is ever held.
+    """
+
+    tile_bytes: int = TILE_BYTES
+
+    def count(self, problem: Problem, clock: Clock) -> tuple[Tally, KernelInfo]:
+        """See Backend."""
+        tally = problem.tally()
+        for rows, columns in problem.tiles(*tile_shape(problem, self.tile_bytes)):
+            count_tile(problem, tally, rows, columns, clock)
+        return tally, KernelInfo("reference", "float64")
+
+
+def count_tile(problem: Problem, tally: Tally, rows: slice, columns: slice, clock: Clock | None = None) -> int:
+    """Add the counts of a tile to the tally, and return how many own pairs it has.
+
+    Raises:
+        BadInput: a score that is not finite.
+    """
+    clock = clock or Clock(problem.device)
+    start = clock.now()
+    scores = problem.similarity.scores(problem.images.rows(rows), problem.texts.rows(columns))
+    middle = clock.now()
+    if not bool(torch.isfinite(scores).all()):
+        i, j = (~torch.isfinite(scores)).nonzero()[0].tolist()
+        raise BadInput(
+            f"the score of image {rows.start + i} and text {columns.start + j} is not finite; embeddings are too large"
+        )
+    nearest = problem.reach.of_all(rows, columns, rounding)
+    own = problem.image_of[columns]
+    inside = ((own >= rows.start) & (own < rows.stop)).nonzero().flatten()
+    scores[own[inside] - rows.start, inside] = -torch.inf
+    for threshold, axis, better, tied in (
+        (problem.best[rows, None], 1, tally.better_images[rows], tally.tied_images[rows]),
+        (problem.positive[None, columns], 0, tally.better_texts[columns], tally.tied_texts[columns]),
+    ):
+        above = (scores > threshold + nearest).sum(dim=axis, dtype=torch.int32)
+        better += above
+        tied += (scores >= threshold - nearest).sum(dim=axis, dtype=torch.int32) - above
+    clock.similarity += middle - start
+    clock.rank += clock.now() - middle
+    return len(inside)
+
+
+def tile_shape(problem: Problem, tile_bytes: int) -> tuple[int, int]:
+    """Image and text rows of a tile whose float64 vectors and scores, on every level, fit into `tile_bytes`."""
+    images = problem.images
+    tensors = images.tensors()
+    vectors = 1 + sum(x.shape[1] for x in tensors if x.dim() == 3)
+    if isinstance(images.relations, Relations):
+        vectors += images.relations.first.shape[1] ** 2
+    text_rows = min(len(problem.texts), 4096)
+    dims = max(x.shape[-1] for x in tensors)
+    return max(1, tile_bytes // (4 * 8 * vectors * max(text_rows, dims))), text_rows

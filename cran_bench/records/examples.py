@@ -1,0 +1,145 @@
+"""Example queries beside a record: what a few of them found, by id; never a caption or a pixel of the data itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from pydantic import Field, FiniteFloat, NonNegativeInt, model_validator
+
+from cran_bench.errors import BadInput
+from cran_bench.ranking.metrics import Direction
+from cran_bench.records.schema import StrictModel
+
+if TYPE_CHECKING:  # tables must not wait for torch
+    from torch import Tensor
+
+    from cran_bench.contract import Explaining, Explanation, Method
+    from cran_bench.embeddings import Embedding
+    from cran_bench.split import Split
+
+QUERIES = 10  # of each direction
+TOP = 5
+
+
+class Found(StrictModel):
+    """One of the best answers.
+
+    Attributes:
+        image: id of the image, or of the image whose text it is.
+        text: number of the text among those of its image, from 1; 0 for an image.
+        score: its similarity to the query.
+    """
+
+    image: str
+    text: NonNegativeInt
+    score: FiniteFloat
+
+
+class Why(StrictModel):
+    """Why the first answer scored as it did, see `cran_bench.Explanation`; regions are corners as fractions."""
+
+    scores: dict[str, FiniteFloat]
+    attention: dict[str, list[FiniteFloat]]
+    boxes: list[tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]]
+    regions: list[tuple[NonNegativeInt, FiniteFloat]]
+    pairs: list[tuple[NonNegativeInt, NonNegativeInt, FiniteFloat]]
+
+    @model_validator(mode="after")
+    def _has_its_boxes(self) -> Why:
+        named = {region for region, _ in self.regions} | {place for *pair, _ in self.pairs for place in pair}
+        if any(place >= len(self.boxes) for place in named):
+            raise ValueError(f"there are {len(self.boxes)} boxes, and region {max(named)} is named, counted from 0")
+        return self
+
+
+class Example(StrictModel):
+    """A query and its best answers.
+
+    Attributes:
+        direction: `i2t`, an image asks, or `t2i`, a text asks.
+        image: id of the image that asks, or whose text asks.
+        text: number of the text that asks, from 1; 0 where the image asks.
+        found: the best answers, the best first; an answer is right if its image is that of the query.
+        why: of the query and the first answer, where the method can explain.
+    """
+
+    direction: Direction
+    image: str
+    text: NonNegativeInt
+    found: list[Found] = Field(min_length=1)
+    why: Why | None = None
+
+
+class Examples(StrictModel):
+    """All examples of a run."""
+
+    examples: list[Example]
+
+
+def find_examples(method: Method, test: Split, images: Embedding, texts: Embedding) -> Examples:
+    """Ten queries of each direction, the same for every method and seed, with the best five answers of each.
+
+    Args:
+        method: fitted.
+        test: N images and T texts.
+        images: N embeddings.
+        texts: T embeddings.
+    """
+    import torch
+
+    from cran_bench.embeddings import as_levels
+
+    owners = test.image_of.cpu().numpy()
+    number = np.arange(len(owners)) - np.searchsorted(owners, owners) + 1
+    ids = test.image_ids
+    draw = np.random.default_rng(0)
+    some_images, some_texts = (np.sort(draw.permutation(count)[:QUERIES]) for count in (len(ids), len(owners)))
+    left, right = as_levels(images), as_levels(texts)
+
+    def chosen(rows: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(rows).to(test.image_of.device)
+
+    def best(scores: Tensor) -> list[list[tuple[int, float]]]:
+        top = scores.topk(min(TOP, scores.shape[1]), dim=1)
+        return [
+            list(zip(places, values, strict=True))
+            for places, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        ]
+
+    examples = []
+    of_images = best(method.similarity.scores(left.rows(chosen(some_images)), right))
+    for image, answers in zip(some_images.tolist(), of_images, strict=True):
+        found = [Found(image=ids[owners[k]], text=int(number[k]), score=round(s, 4)) for k, s in answers]
+        why = _why(method, test, image, answers[0][0])
+        examples.append(Example(direction="i2t", image=ids[image], text=0, found=found, why=why))
+    of_texts = best(method.similarity.scores(left, right.rows(chosen(some_texts))).T)
+    for text, answers in zip(some_texts.tolist(), of_texts, strict=True):
+        found = [Found(image=ids[k], text=0, score=round(s, 4)) for k, s in answers]
+        why = _why(method, test, answers[0][0], text)
+        asks = {"image": ids[owners[text]], "text": int(number[text])}
+        examples.append(Example(direction="t2i", **asks, found=found, why=why))
+    return Examples(examples=examples)
+
+
+def _why(method: Method, test: Split, image: int, text: int) -> Why | None:
+    if not hasattr(method, "explain"):
+        return None
+    try:
+        (found,) = cast("Explaining", method).explain(test, [(image, text)])
+    except BadInput:  # a text it cannot read has a score, but no reason
+        return None
+    return _rounded(found, test, image)
+
+
+def _rounded(found: Explanation, test: Split, image: int) -> Why:
+    shows_regions = bool(found.regions or found.pairs)
+    boxes: Sequence[Sequence[float]] = test.boxes[image].tolist() if shows_regions else []
+    return Why(
+        scores={name: round(value, 4) for name, value in found.scores.items()},
+        attention={name: [round(weight, 3) for weight in weights] for name, weights in found.attention.items()},
+        boxes=[(round(x0, 3), round(y0, 3), round(x1, 3), round(y1, 3)) for x0, y0, x1, y1 in boxes],
+        regions=[(region, round(score, 4)) for region, score in found.regions],
+        pairs=[(first, second, round(score, 4)) for first, second, score in found.pairs],
+    )

@@ -1,0 +1,78 @@
+"""Whether a fit has room: what it says it will hold, against what the machine has left."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from cran_bench.contract import Estimating, Part
+from cran_bench.errors import BadInput
+from cran_bench.machine.processes import started_here
+from cran_bench.split import Split
+
+GIB = 1 << 30
+LIBRARIES = 1 << 28  # bytes that threads and libraries take beside what a method asks for
+
+
+def require_room(part: Part, train: Split, val: Split, device: torch.device) -> None:
+    """Refuse a fit that would exceed the memory of this machine, or of its GPU; a part may leave its estimate out.
+
+    Raises:
+        BadInput: saying what it needs and what there is.
+    """
+    needed = estimate(part, train, val)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        needed, free = needed * started_here(), available()
+    if needed > free:
+        raise BadInput(
+            f"{len(train):,} images with features of {train.image_dim:,} numbers and {len(train.texts):,} texts need "
+            f"up to {needed / GIB:,.1f} GiB of memory here, and {free / GIB:,.1f} GiB are free: take a larger "
+            "machine, fewer images, or smaller fields"
+        )
+
+
+def estimate(part: Part, train: Split, val: Split) -> int:
+    """Bytes that a fit will hold, features of the validation split and libraries included; 0 where it does not say."""
+    if not hasattr(part, "memory"):
+        return 0
+    estimating: Estimating = part  # type: ignore[assignment]
+    of_val = val.image_rows.held + (val.existing_regions.held if val.has_regions else 0)
+    return estimating.memory(train) + of_val + LIBRARIES
+
+
+def available() -> int:
+    """Bytes that this process may still take, by the system and by the limits of its control group."""
+    return max(0, min(_of_system(), _of_group()))
+
+
+def _of_system() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux: what it has, if not what is free
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _of_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """The smallest of what the control groups (version 2) around this process have left; pages of files are free."""
+    try:
+        path = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return 1 << 62
+    left = 1 << 62
+    folder = root / path.strip("/")
+    for group in (folder, *folder.parents):
+        if root not in (group, *group.parents):
+            break
+        try:
+            limit = int((group / "memory.max").read_text())
+            used = int((group / "memory.current").read_text())
+            figures = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):  # no limit ("max"), or no such group here
+            continue
+        left = min(left, limit - used + int(figures.get("inactive_file", 0)) + int(figures.get("active_file", 0)))
+    return left

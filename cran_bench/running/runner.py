@@ -1,0 +1,434 @@
+"""Running methods on a dataset: fit or reuse, embed, rank, record.  One method's error never stops the others."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from cran_bench.contract import Method
+from cran_bench.dataset import Dataset
+from cran_bench.embeddings import Embedding, on_device
+from cran_bench.errors import BadInput, CannotWrite
+from cran_bench.machine.environment import environment, peak_memory
+from cran_bench.machine.fingerprint import code_sha
+from cran_bench.machine.processes import ALONE, OutOfStep, Processes
+from cran_bench.machine.progress import duration, say
+from cran_bench.machine.storage import locked, sha256_json
+from cran_bench.protocols import Protocol, Unit, unit_of
+from cran_bench.ranking.backends import Backend, Bound, Clock
+from cran_bench.ranking.evaluation import evaluate
+from cran_bench.ranking.metrics import Ranks
+from cran_bench.records.examples import Examples, find_examples
+from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
+from cran_bench.records.store import ResultStore
+from cran_bench.registry import Configured
+from cran_bench.running.fits import Fit, FitStore, SharedFit, fields_json
+from cran_bench.running.preparation import Prepared
+from cran_bench.similarity import MultiLevel, Similarity
+from cran_bench.split import MissingFeature, Split
+
+SOURCES = ("schema", "images_sha", "ids_sha", "backbone", "proposer", "failed")  # of a features manifest
+
+
+def new_name() -> str:
+    """A name for a run, that no other has."""
+    return secrets.token_hex(8)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run: a record, with its ranks, or a failure."""
+
+    address: Address
+    record: Record | None
+    failure: Failure | None
+    reused: bool
+
+
+@dataclass
+class Runner:
+    """Runs jobs on prepared data.
+
+    Attributes:
+        results: folder of the records.
+        cache: folder of fits and features.
+        folds: 0 to rank the whole test split, else how many folds to average over.
+        backend: how ranks are counted, see `cran_bench.ranking.backends`; they are the same whichever way.
+        bound: see `cran_bench.ranking.rank.rank`.
+        force: run again what is recorded.
+        name: of this run: fits that are forced are made once in it, by whichever process comes first.
+        processes: those that share a training; the first of them runs the jobs, the others `help`.
+    """
+
+    data: Prepared
+    results: Path
+    cache: Path
+    device: torch.device
+    folds: int = 0
+    backend: str | Backend = "auto"
+    bound: Bound = "measured"
+    force: bool = False
+    name: str = field(default_factory=new_name)
+    processes: Processes = ALONE
+    _helping: dict[Unit, FitStore] = field(default_factory=dict, repr=False)
+
+    @property
+    def store(self) -> ResultStore:
+        """Where the records lie."""
+        return ResultStore(self.results)
+
+    @cached_property
+    def _data_info(self) -> DataInfo:
+        collection, test = self.data.collection, self.data.collection.splits["test"]
+        return DataInfo(
+            label=self.data.dataset.label,
+            quick=is_quick(self.data.dataset),
+            split_sha=collection.split_sha(),
+            images=len(test),
+            captions=len(collection.captions_of(test)[0]),
+            front_end=self.data.features.label,
+            features_sha=self.data.features.fingerprint(),
+            vectors=_file_name(self.data.vectors),
+            sources_sha=sha256_json({key: self.data.features.manifest[key] for key in SOURCES}),
+        )
+
+    def run(
+        self, methods: Sequence[Configured[Method]], protocols: Sequence[Protocol], seeds: Sequence[int]
+    ) -> list[Outcome]:
+        """Every method with every seed under every protocol, in that order, with progress and remaining time."""
+        count = Count(len(methods) * len(seeds) * len(protocols))
+        outcomes: list[Outcome] = []
+        for method in methods:
+            for seed in seeds:
+                for outcome in self.outcomes(method, protocols, seed):
+                    outcomes.append(outcome)
+                    count.say(outcome)
+        return outcomes
+
+    def outcomes(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> Iterator[Outcome]:
+        """One method with one seed under every protocol, those of a unit together."""
+        for fitted, protocol in self._rows(method, protocols, seed):
+            yield self._one(fitted, protocol)
+
+    def fingerprints(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> list[str]:
+        """Of the rows of `outcomes`; none where a method cannot be built or the data lacks something."""
+        try:
+            return [self._fingerprint(*row) for row in self._rows(method, protocols, seed)]
+        except Exception:  # told with the row
+            return []
+
+    def recorded(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> list[Outcome] | None:
+        """What `outcomes` would give where there is nothing to compute, else None."""
+        found = [self._recorded(fitted, protocol) for fitted, protocol in self._rows(method, protocols, seed)]
+        return None if None in found else [outcome for outcome in found if outcome]
+
+    def _recorded(self, fitted: _Fitted, protocol: Protocol) -> Outcome | None:
+        if self.force:
+            return None
+        try:
+            address = self._address(fitted, protocol)
+            record = self.store.find(address)
+        except Exception:  # told with the row
+            return None
+        return None if record is None else Outcome(address, record, None, reused=True)
+
+    def failed(
+        self, method: Configured[Method], protocols: Sequence[Protocol], seed: int, error: Exception
+    ) -> list[Outcome]:
+        """Record an error that was met before or outside of `outcomes`; what was recorded until then stands."""
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        return [
+            self._recorded(fitted, protocol) or self._failed(fitted, protocol, error, started)
+            for fitted, protocol in self._rows(method, protocols, seed)
+        ]
+
+    def _rows(
+        self, method: Configured[Method], protocols: Sequence[Protocol], seed: int
+    ) -> Iterator[tuple[_Fitted, Protocol]]:
+        for unit in dict.fromkeys(fit_unit(method, p) for p in protocols):
+            fitted = _Fitted(self, method, seed, unit)
+            for protocol in protocols:
+                if fit_unit(method, protocol) == unit:
+                    yield fitted, protocol
+
+    def fitted(self, method: Configured[Method], seed: int, unit: Unit) -> Method:
+        """A method fitted on this data, or loaded where this very fit is stored."""
+        return _Fitted(self, method, seed, unit).fit.part
+
+    def help(self, job: SharedFit) -> None:
+        """Do this process's share of a fit."""
+        if job.unit not in self._helping:
+            self._helping = {job.unit: self.fits(job.unit)}
+        self._helping[job.unit].help(job)
+
+    def fits(self, unit: Unit) -> FitStore:
+        """Where fits on the texts of a unit are made and stored."""
+        return FitStore(
+            self.cache / "fits",
+            self.data.identity,
+            self.data.split("train", unit, self.device),
+            self.data.split("val", unit, self.device),
+            self.device,
+            self.name if self.force else "",
+            self.processes,
+        )
+
+    def _one(self, fitted: _Fitted, protocol: Protocol) -> Outcome:
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            address = self._address(fitted, protocol)
+            with locked(self.store.path(address), f"running {fitted.method.label}"):
+                found = None if self.force else self.store.find(address)
+                if found is not None:
+                    return Outcome(address, found, None, reused=True)
+                started = self.store.now(address, self._data_info)
+                record, ranks = self._evaluate(fitted, protocol, address.fingerprint, started)
+                record = self.store.write(address, record, ranks, fitted.fit.curves, fitted.examples(protocol))
+            return Outcome(address, record, None, reused=False)
+        except CannotWrite:
+            raise
+        except Exception as error:  # recorded with its traceback; the other rows go on
+            failed = self._failed(fitted, protocol, error, started)
+            if isinstance(error, OutOfStep):
+                raise
+            return failed
+
+    def _failed(self, fitted: _Fitted, protocol: Protocol, error: Exception, started: str) -> Outcome:
+        method, dataset = fitted.method, self.data.dataset.label
+        text = " ".join((str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}").split())
+        if isinstance(error, MissingFeature):
+            text = f"{method.label} cannot run on {dataset}: {text}"
+        failure = Failure(
+            data=self._data_info,
+            method_label=method.label,
+            protocol=protocol,
+            folds=self.folds,
+            seed=fitted.seed,
+            error=text,
+            traceback="".join(traceback.format_exception(error)),
+            started=started,
+            environment=self._environment(),
+        )
+        try:
+            address = self._address(fitted, protocol)
+        except Exception:  # a method that cannot be built, say
+            address = Address(dataset, protocol, self.folds, method.label, fitted.seed, "")
+        self.store.write_failure(address, failure)
+        return Outcome(address, None, failure, reused=False)
+
+    def _address(self, fitted: _Fitted, protocol: Protocol) -> Address:
+        fingerprint = self._fingerprint(fitted, protocol)
+        return Address(self.data.dataset.label, protocol, self.folds, fitted.method.label, fitted.seed, fingerprint)
+
+    def _environment(self) -> dict[str, Any]:
+        return {**environment(), "processes": self.processes.count}
+
+    def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
+        return sha256_json(
+            {
+                "fit": fitted.store.fingerprint(fitted.method.build(), fitted.seed),
+                "protocol": protocol,
+                "folds": self.folds,
+                "device": self.device.type,
+                "evaluation": code_sha("cran_bench.ranking.evaluation"),
+            }
+        )
+
+    def _evaluate(self, fitted: _Fitted, protocol: Protocol, fingerprint: str, started: str) -> tuple[Record, Ranks]:
+        fit = fitted.fit
+        similarity = fit.part.similarity
+        test, images, texts, embed_seconds = fitted.embeddings(unit_of(protocol))
+        found = evaluate(
+            images,
+            texts,
+            test.image_of,
+            test.twins,
+            similarity,
+            protocol,
+            self.folds,
+            self.backend,
+            self.bound,
+        )
+        kernel = found.ranks.kernel
+        assert kernel is not None
+        record = Record(
+            fingerprint=fingerprint,
+            data=self._data_info,
+            method=MethodInfo(
+                label=fitted.method.label,
+                name=fitted.method.plugin.name,
+                preset=fitted.method.preset,
+                paper_row=fitted.method.plugin.paper_row,
+                parameters=fields_json(fit.part),
+                chose=dict(fit.chose),
+                unit=fitted.unit,
+                code_sha=code_sha(fitted.method.plugin.cls.__module__),
+                fit_fingerprint=fit.fingerprint,
+            ),
+            protocol=protocol,
+            folds=self.folds,
+            seed=fitted.seed,
+            metrics=dict(found.metrics),
+            ties=found.ranks.ties(),
+            seconds=Seconds(
+                features=self.data.features.seconds,
+                fit=fit.seconds,
+                embed=embed_seconds,
+                similarity=found.clock.similarity,
+                rank=found.clock.rank,
+            ),
+            similarity=SimilarityInfo(
+                name=_similarity_name(similarity),
+                kernel=kernel.name,
+                dtype=kernel.dtype,
+                bound=kernel.bound,
+                tolerance=kernel.tolerance,
+                rescored=kernel.rescored,
+                error=kernel.error,
+            ),
+            device=self.device.type,
+            peak_memory=peak_memory(),
+            environment=self._environment(),
+            started=started,
+            ranks_sha="",
+        )
+        return record, found.ranks
+
+
+class Count:
+    """Outcomes as they come in, out of `total`: a line for each, with the time that the others will take."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.told, self.worked, self.start = total, 0, 0, time.perf_counter()
+
+    def say(self, outcome: Outcome) -> None:
+        """Print the line of one more."""
+        self.told += 1
+        self.worked += not outcome.reused
+        spent = time.perf_counter() - self.start
+        left = spent / self.worked * (self.total - self.told) if self.worked else 0.0
+        say(f"[{self.told}/{self.total}] {_line(outcome)}" + (f"; about {duration(left)} left" if left > 2 else ""))
+
+
+class _Fitted:
+    """A method fitted on one unit with one seed, and its test embeddings, each made once and only when asked for."""
+
+    def __init__(self, runner: Runner, method: Configured[Method], seed: int, unit: Unit) -> None:
+        self.runner, self.method, self.seed, self.unit = runner, method, seed, unit
+        self._fit: Fit[Method] | Exception | None = None
+        self._embedded: dict[Unit, tuple[Split, Embedding, Embedding, float]] = {}
+
+    @cached_property
+    def store(self) -> FitStore:
+        return self.runner.fits(self.unit)
+
+    @property
+    def fit(self) -> Fit[Method]:
+        """The fit, made or loaded once; one that failed is not tried again for the next protocol."""
+        if self._fit is None:
+            try:
+                self._fit = self.store.fitted(self.method.build(), self.seed, self.method.label)
+            except Exception as error:
+                self._fit = error
+        if isinstance(self._fit, Exception):
+            raise self._fit
+        return self._fit
+
+    def embeddings(self, unit: Unit) -> tuple[Split, Embedding, Embedding, float]:
+        """Test split, image and text embeddings on the device, and the seconds they took."""
+        if unit not in self._embedded:
+            test = self.runner.data.split("test", unit, self.runner.device, self.unit)
+            part, device = self.fit.part, self.runner.device
+            clock = Clock(device)
+            start = clock.now()
+            images, texts = embed(part, test, self.method.label)
+            images, texts = on_device(images, device), on_device(texts, device)
+            self._embedded[unit] = test, images, texts, clock.now() - start
+        return self._embedded[unit]
+
+    def examples(self, protocol: Protocol) -> Examples | None:
+        """Of protocols whose texts are texts; an average of captions is none to show."""
+        if protocol not in ("captions", "documents"):
+            return None
+        test, images, texts, _ = self.embeddings(unit_of(protocol))
+        with torch.inference_mode():
+            return find_examples(self.fit.part, test, images, texts)
+
+
+def embed(method: Method, split: Split, label: str) -> tuple[Embedding, Embedding]:
+    """Image and text embeddings of a split, with as many rows as it has.
+
+    Raises:
+        BadInput: another number of rows.
+    """
+    with torch.inference_mode():
+        images, texts = method.embed_images(split), method.embed_texts(split)
+    for side, found, expected in (("images", images, len(split)), ("texts", texts, len(split.texts))):
+        if len(found) != expected:
+            raise BadInput(f"{label}: embed_{side} gave {len(found)} rows for {expected} {side}; give one for each")
+    return images, texts
+
+
+def fit_unit(method: Configured[Method], protocol: Protocol) -> Unit:
+    """What a method trains on for a protocol: the protocol's own unit, or the one asked for with ``[unit=...]``."""
+    return cast("Unit", method.unit) if method.unit else unit_of(protocol)
+
+
+def is_quick(dataset: Configured[Dataset]) -> bool:
+    """Whether the dataset is cut down for a quick look."""
+    return dataset.preset == "quick"
+
+
+MOST_SEEDS = 10_000
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``0``, ``0,3`` or ``0:5`` (0 to 4).
+
+    Raises:
+        BadInput: anything else.
+    """
+    try:
+        if ":" in text:
+            first, last = (int(part) for part in text.split(":"))
+            seeds = list(range(first, min(last, first + MOST_SEEDS + 1)))
+        else:
+            seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0:
+        raise BadInput(f"seeds are whole numbers from 0, as 0 or 0,3 or 0:5 (which is 0 to 4), not '{text}'")
+    if len(seeds) > MOST_SEEDS or max(seeds) >= 2**32:
+        raise BadInput(
+            f"'{text}' are more than {MOST_SEEDS:,} seeds, or one above 2^32 - 1; give fewer or smaller ones"
+        )
+    return list(dict.fromkeys(seeds))
+
+
+def _similarity_name(similarity: Similarity) -> str:
+    measure = "cosine" if similarity.cosine else "dot"
+    return f"multi-level {measure}, top {similarity.top}" if isinstance(similarity, MultiLevel) else measure
+
+
+def _file_name(spec: str) -> str:
+    name, colon, file = spec.partition(":")
+    return f"{name}:{Path(file).name}" if colon else spec
+
+
+def _line(outcome: Outcome) -> str:
+    where = f"{outcome.address.method} · {outcome.address.protocol} · seed {outcome.address.seed}"
+    if outcome.record is None:
+        assert outcome.failure is not None
+        return f"{where}: FAILED, {outcome.failure.error}"
+    metrics, seconds = outcome.record.metrics, outcome.record.seconds
+    found = f"R@1 {metrics['i2t_r1']:.1f} / {metrics['t2i_r1']:.1f}, rsum {metrics['rsum']:.1f}"
+    return f"{where}: {found} ({'reused' if outcome.reused else f'fit {duration(seconds.fit)}'})"

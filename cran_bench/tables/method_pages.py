@@ -1,0 +1,128 @@
+"""Plugins in words: summaries and docstrings, and a page for each method with what it measured and what is printed."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from cran_bench.records.statistics import FIGURES
+from cran_bench.registry import METHODS, Plugin, Registry
+from cran_bench.specs import format_value
+from cran_bench.tables.paper import DATASET_NAMES, TABLES, paper_rows
+from cran_bench.tables.tables import Table
+
+HEADINGS = ["i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum"]
+
+
+def method_pages(tables: Sequence[Table]) -> dict[str, str]:
+    """Markdown by file name: a page for each registered method, and an index.
+
+    Args:
+        tables: what is recorded.
+    """
+    plugins = [METHODS.get(name) for name in METHODS.names()]
+    index = [
+        "# Methods",
+        "",
+        "One page each, made from the docstrings and the committed records by `cran-bench info --pages docs/methods`.",
+        "",
+        *(f"- [{plugin.name}]({plugin.name}.md): {summary(plugin.cls, METHODS)}" for plugin in plugins),
+        "",
+    ]
+    return {"README.md": "\n".join(index)} | {f"{p.name}.md": _page(p, tables) for p in plugins}
+
+
+def summary(cls: type, registry: Registry[Any]) -> str:
+    """The first line of the module's docstring, or of the class's where several are registered in one module."""
+    alone = sum(plugin.cls.__module__ == cls.__module__ for plugin in registry.plugins.values()) == 1
+    doc = (alone and sys.modules[cls.__module__].__doc__) or cls.__doc__ or ""
+    return doc.strip().partition("\n")[0]
+
+
+def documentation(cls: type) -> tuple[str, list[str]]:
+    """The docstring of the module, and those of the dataclasses whose fields are the options."""
+    described = [c for c in cls.__mro__ if dataclasses.is_dataclass(c) and "__doc__" in vars(c)]
+    return inspect.getdoc(sys.modules[cls.__module__]) or "", [inspect.cleandoc(c.__doc__ or "") for c in described]
+
+
+def _page(plugin: Plugin[Any], tables: Sequence[Table]) -> str:
+    module, described = documentation(plugin.cls)
+    values = METHODS.configure(plugin.name).build()
+    default = {f.name: format_value(getattr(values, f.name)) for f in dataclasses.fields(plugin.cls)}
+    parts = [
+        f"# {plugin.name}",
+        module,
+        "## Options",
+        *map(_options, described),
+    ]
+    parts += [
+        "With the preset `tuned` they are:",
+        _table(["option", "value"], [[f"`{k}`", v] for k, v in default.items()]),
+    ]
+    presets = [
+        [f"`{name}`", ", ".join(f"{key}={format_value(value)}" for key, value in fields.items()) or "the defaults"]
+        for name, fields in plugin.presets.items()
+    ]
+    parts += ["## Presets", _table(["preset", "changes"], presets)]
+    measured = _measured(plugin.name, tables)
+    if measured:
+        parts += [
+            "## Measured",
+            "Recall in percent, the mean over seeds; `cran-bench table` has intervals and seconds.",
+        ]
+        parts.append(_table(["dataset", "protocol", "row", "seeds", *HEADINGS], measured, right=4))
+    printed, provenance = _printed(plugin.paper_row)
+    if printed:
+        parts += ["## In the paper", _table(["table", "dataset", *HEADINGS], printed, right=2), *provenance]
+    return "\n\n".join(parts) + "\n"
+
+
+def _options(doc: str) -> str:
+    """A Google-style docstring as markdown: its attributes become a list."""
+    head, _, attributes = doc.partition("Attributes:\n")
+    lines = []
+    for item in re.split(r"\n(?=\w+: )", inspect.cleandoc(attributes)) if attributes else []:
+        name, _, text = " ".join(item.split()).partition(": ")
+        lines.append(f"- `{name}`: {text}")
+    return "\n".join([head.strip(), "", *lines]).strip()
+
+
+def _measured(name: str, tables: Sequence[Table]) -> list[list[str]]:
+    rows = [
+        (table.group, row)
+        for table in tables
+        for row in table.rows
+        if row.records and row.records[0].method.name == name and not table.group.quick
+    ]
+    rows.sort(key=lambda pair: (pair[0].dataset, pair[0].protocol, -pair[1].mean("rsum")))
+    return [
+        [
+            group.dataset,
+            group.protocol,
+            f"`{row.label}`",
+            str(len(row.records)),
+            *(f"{row.mean(figure):.1f}" for figure in (*FIGURES, "rsum")),
+        ]
+        for group, row in rows
+    ]
+
+
+def _printed(name: str | None) -> tuple[list[list[str]], list[str]]:
+    rows = [row for table in TABLES for row in paper_rows(table) if row.name == name]
+    lines = [
+        [str(r.table), DATASET_NAMES[r.dataset], *(f"{r.values[f]:.1f}" for f in FIGURES), f"{r.rsum:.1f}"]
+        for r in rows
+    ]
+    return lines, [f"{DATASET_NAMES[r.dataset]}, table {r.table}: {r.provenance}." for r in rows]
+
+
+def _table(headings: list[str], lines: list[list[str]], right: int | None = None) -> str:
+    align = ["left" if right is None or k < right else "right" for k in range(len(headings))]
+    cells = [[cell.replace("|", r"\|") for cell in line] for line in lines]
+    return tabulate(cells, headings, tablefmt="pipe", disable_numparse=True, colalign=align)

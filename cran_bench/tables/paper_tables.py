@@ -1,0 +1,136 @@
+"""Tables 1 to 3 in the paper's own shape: what was measured, with what was printed beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from cran_bench.errors import BadInput
+from cran_bench.protocols import Protocol
+from cran_bench.records.statistics import FIGURES
+from cran_bench.specs import parse_spec
+from cran_bench.tables.paper import DATASET_NAMES, TABLES, PaperRow, find_row, not_comparable, of_dataset, paper_rows
+from cran_bench.tables.tables import Row, Table, typeset
+
+HEADINGS = ("R@1", "R@5", "R@10")
+
+
+def paper_table(
+    number: int, tables: Sequence[Table], preset: str, protocol: Protocol | None, style: str, dataset: str | None = None
+) -> str:
+    """One of the paper's tables as text.
+
+    Args:
+        number: 1, 2 or 3.
+        tables: what is recorded.
+        preset: which rows to take; where a row has none of it, `paper` or `tuned` stand in.
+        protocol: of all rows, or None for the one that matches each printed row.
+        style: one of `cran_bench.tables.tables.FORMATS`.
+        dataset: to show that data in this shape, the paper's own or another.
+
+    Raises:
+        BadInput: an unknown number or format.
+    """
+    if number not in TABLES:
+        raise BadInput(f"the paper has tables 1, 2 and 3, not {number}")
+    sets = TABLES[number]
+    name = parse_spec(dataset).name if dataset else None
+    asked = [name] if name in sets else sets[:1] if name else sets
+    lines = [
+        _measured(printed, of_dataset(tables, dataset or printed.dataset), preset, protocol)
+        for printed in paper_rows(number)
+        if printed.dataset in asked
+    ]
+    if style == "csv":
+        return str(pd.DataFrame([line.numbers() for line in lines]).to_csv(index=False))
+    is_other = name is not None and name not in sets
+    headings = ["Dataset"] * (len(asked) > 1) + ["Method"]
+    headings += [f"{kind} {k}" for kind in ("annotation", "retrieval") for k in HEADINGS] + ["measured"]
+    cells, last = [], ""
+    for line in lines:
+        shown = DATASET_NAMES[line.printed.dataset]
+        cells.append([shown if shown != last else ""] * (len(asked) > 1) + line.cells())
+        last = shown
+    what = dataset or " and ".join(DATASET_NAMES[of] for of in asked)
+    title = f"Table {number}: {what}. Image annotation and image retrieval, measured (printed)"
+    notes = [note for line in lines for note in line.notes(is_other)]
+    if is_other:
+        of = DATASET_NAMES[asked[0]]
+        notes.insert(0, f"The printed numbers are of {of}, another dataset: look, not compare.")
+    if any(line.row is None for line in lines):
+        notes.append("- is not measured.")
+    return typeset(title, headings, cells, list(dict.fromkeys(notes)), style)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A printed row and what was measured of it.
+
+    Attributes:
+        row: None where there is none; one without records if it failed.
+        protocol: that it was looked for under.
+    """
+
+    printed: PaperRow
+    row: Row | None
+    protocol: Protocol
+
+    @property
+    def status(self) -> str:
+        """`missing`, `failed`, `partly failed` or `ok`."""
+        if self.row is None:
+            return "missing"
+        if not self.row.records:
+            return "failed"
+        return "partly failed" if self.row.failures else "ok"
+
+    def cells(self) -> list[str]:
+        """Name, six figures, and which row they are of."""
+        found = []
+        for figure in FIGURES:
+            ours = {"missing": "-", "failed": "failed"}.get(self.status)
+            ours = ours or f"{self.row.mean(figure) / 100:.3f}" if self.row else "-"
+            found.append(f"{ours} ({self.printed.values[figure] / 100:.3f})")
+        return [self.printed.name, *found, f"{self.row.label}, {self.protocol}" if self.row else ""]
+
+    def numbers(self) -> dict[str, Any]:
+        """The same for a CSV."""
+        records = self.row.records if self.row else []
+        line: dict[str, Any] = {
+            "table": self.printed.table,
+            "row": self.printed.name,
+            "printed_dataset": self.printed.dataset,
+            "dataset": records[0].data.label if records else "",
+            "protocol": self.protocol,
+            "method": self.row.label if self.row else "",
+            "seeds": len(records),
+            "status": self.status,
+        }
+        for figure in FIGURES:
+            line[figure] = round(self.row.mean(figure) / 100, 4) if self.row and records else None
+            line[f"{figure}_paper"] = round(self.printed.values[figure] / 100, 3)
+        return line
+
+    def notes(self, is_other: bool) -> list[str]:
+        """Why it may not be compared, what failed, and what is known of the printed row."""
+        found = []
+        if self.row:
+            if not is_other:
+                reasons = {not_comparable(record) for record in self.row.records} - {""}
+                found += [f"{self.row.label} is not comparable: {reason}." for reason in sorted(reasons)]
+            found += [f"{f.method_label} seed {f.seed} FAILED: {f.error}" for f in self.row.failures]
+        if set(self.printed.rules.values()) != {"one_to_one"}:
+            found.append(f"{self.printed.name} in the paper: {self.printed.provenance}.")
+        return found
+
+
+def _measured(printed: PaperRow, tables: Sequence[Table], preset: str, protocol: Protocol | None) -> Line:
+    used = protocol or printed.protocol
+    for name in dict.fromkeys((preset, "paper", "tuned")):
+        row = find_row(tables, printed.name, name, used)
+        if row:
+            return Line(printed, row, used)
+    return Line(printed, None, used)

@@ -1,0 +1,344 @@
+"""Tables of records: mean and spread over seeds, intervals over images, seconds per phase; failed rows stay visible."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.protocols import MEANING, PROTOCOLS
+from cran_bench.ranking.metrics import Ranks
+from cran_bench.records.schema import DataInfo, Failure, Record
+from cran_bench.records.statistics import FIGURES, LEVEL, Difference, Sample, holm, sample
+from cran_bench.records.store import Finished
+
+Format = Literal["terminal", "markdown", "csv", "latex"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+_STYLE = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
+INTERVALS_UP_TO = 5000  # records; ranks of more would take minutes to read and to draw from
+PHASES = ("features", "fit", "embed", "similarity", "rank")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that may stand in one table: same data, same front end, same protocol.
+
+    Attributes:
+        features: sha256 of what the features were made of, or of the features themselves where nothing tells.
+    """
+
+    dataset: str
+    quick: bool
+    front_end: str
+    vectors: str
+    protocol: str
+    folds: int
+    split_sha: str
+    features: str
+
+    def data(self) -> tuple[object, ...]:
+        """Which images, seen through which features; the same for all protocols."""
+        return (self.dataset, self.quick, self.front_end, self.vectors, self.split_sha, self.features)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method over its seeds.
+
+    Attributes:
+        runs: that finished, one per seed, in order of seed.
+        failures: of seeds that failed.
+    """
+
+    label: str
+    runs: Sequence[Finished]
+    failures: Sequence[Failure]
+
+    @property
+    def records(self) -> list[Record]:
+        """Of the runs that finished."""
+        return [run.record for run in self.runs]
+
+    def mean(self, figure: str) -> float:
+        """Mean over seeds; NaN where none finished."""
+        values = [record.metrics[figure] for record in self.records if figure in record.metrics]
+        return float(np.mean(values)) if values else float("nan")
+
+    def deviation(self, figure: str) -> float:
+        """Sample standard deviation over seeds; NaN for fewer than two."""
+        values = [record.metrics[figure] for record in self.records if figure in record.metrics]
+        return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+    def seconds(self, phase: str) -> float:
+        """Mean over seeds of a phase's seconds."""
+        values = [getattr(record.seconds, phase) for record in self.records]
+        return float(np.mean(values)) if values else float("nan")
+
+    @property
+    def ranks(self) -> list[Ranks]:
+        """The ranks of every seed."""
+        return [run.ranks for run in self.runs]
+
+    @cached_property
+    def sample(self) -> Sample:
+        """Its recalls, drawn anew; of a row that finished."""
+        return sample(self.ranks)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one group.
+
+    Attributes:
+        has_intervals: whether ranks are read, for intervals and for what cannot be told from the best.
+    """
+
+    group: Group
+    rows: Sequence[Row]
+    has_intervals: bool = True
+
+    @property
+    def title(self) -> str:
+        """What the numbers are of, in one line."""
+        group, facts = self.group, []
+        for row in self.rows:
+            for record in row.records:
+                facts = [f"{record.data.images:,} images, {record.data.captions:,} captions"]
+        folds = [f"mean of {group.folds} folds"] if group.folds else []
+        return " · ".join([group.dataset, f"protocol {group.protocol}", *folds, *facts])
+
+    @property
+    def sources(self) -> set[str]:
+        """`sources_sha` of its records that have one."""
+        return {record.data.sources_sha for row in self.rows for record in row.records} - {""}
+
+    @property
+    def features(self) -> list[str]:
+        """`features_sha` of its runs: several where the same features were rounded otherwise elsewhere."""
+        of_failures = {failure.data.features_sha for row in self.rows for failure in row.failures}
+        return sorted({record.data.features_sha for row in self.rows for record in row.records} | of_failures)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader needs to know to read the figures."""
+        lines = [f"Protocol {self.group.protocol}: {MEANING[p]}." for p in PROTOCOLS if p == self.group.protocol]
+        lines.append(f"Recall in percent; front end {self.group.front_end}, word vectors {self.group.vectors}.")
+        shas = " and ".join(sha[:12] for sha in self.features)
+        also = " (made of the same, and rounded otherwise elsewhere)" if len(self.features) > 1 else ""
+        lines.append(f"Split sha {self.group.split_sha[:12]}, features sha {shas}{also}.")
+        if not self.has_intervals:
+            lines.append(f"Without intervals, as there are over {INTERVALS_UP_TO:,} records: ask for some of them.")
+        elif sum(bool(row.records) for row in self.rows) > 1:
+            over = "images, and seeds where a row has several" if self._has_seeds else "images (there is one seed)"
+            lines.append(
+                f"Behind best: rsum minus the best row's, with its 95 % paired bootstrap interval over {over}."
+            )
+            lines.append("≈ cannot be told from the best: p of the difference, by Holm's correction, is 5 % or more.")
+        if self._has_seeds:
+            lines.append("± is the standard deviation over seeds.")
+        for row in self.rows:
+            lines += [f"{row.label} seed {f.seed} FAILED: {f.error}" for f in row.failures]
+        return lines
+
+    @property
+    def _has_seeds(self) -> bool:
+        return any(len(row.records) > 1 for row in self.rows)
+
+    def behind_best(self) -> dict[str, Difference]:
+        """Sum of recalls of each finished row minus the best one's, p by Holm's correction; the best row has none."""
+        finished = [row for row in self.rows if row.records]
+        if len(finished) < 2 or not self.has_intervals:
+            return {}
+        best = max(finished, key=lambda row: row.mean("rsum"))
+        found = {row.label: row.sample.minus(best.sample, "rsum") for row in finished if row is not best}
+        corrected = holm([difference.p for difference in found.values()])
+        return {label: replace(d, p=p) for (label, d), p in zip(found.items(), corrected, strict=True)}
+
+    def frame(self) -> pd.DataFrame:
+        """Every figure as a number, one line per method: what the CSV holds."""
+        behind = self.behind_best()
+        lines: list[dict[str, Any]] = []
+        for row in self.rows:
+            line: dict[str, Any] = {
+                "dataset": self.group.dataset,
+                "quick": self.group.quick,
+                "front_end": self.group.front_end,
+                "vectors": self.group.vectors,
+                "protocol": self.group.protocol,
+                "folds": self.group.folds,
+                "method": row.label,
+                "seeds": " ".join(str(record.seed) for record in row.records),
+                "status": "failed" if row.failures else "ok",
+            }
+            for figure in _figures(self.rows):
+                line[figure] = round(row.mean(figure), 4)
+                if self._has_seeds:
+                    line[f"{figure}_sd"] = round(row.deviation(figure), 4)
+            for figure in ("i2t_r1", "t2i_r1", "rsum"):
+                if row.records and self.has_intervals:
+                    found = row.sample.interval(figure)
+                    line[f"{figure}_low"], line[f"{figure}_high"] = round(found.low, 4), round(found.high, 4)
+            if row.label in behind:
+                gap = behind[row.label]
+                line |= {"behind_best": round(gap.value, 4)}
+                line |= {"behind_best_low": round(gap.low, 4), "behind_best_high": round(gap.high, 4)}
+                line |= {"behind_best_p_holm": round(gap.p, 5)}
+            line |= {f"{phase}_s": round(row.seconds(phase), 4) for phase in PHASES}
+            if row.records:
+                record = row.records[0]
+                line |= {
+                    "split_sha": record.data.split_sha[:12],
+                    "features_sha": record.data.features_sha[:12],
+                    "unit": record.method.unit,
+                    "kernel": record.similarity.kernel,
+                    "cpu": record.environment.get("cpu"),
+                    "gpu": record.environment.get("gpu"),
+                    "device": record.device,
+                    "torch": record.environment.get("torch"),
+                    "commit": record.environment.get("commit"),
+                }
+            lines.append(line)
+        return pd.DataFrame(lines)
+
+    def display(self) -> tuple[list[str], list[list[str]]]:
+        """The table as people read it: headings, and a line of texts per method."""
+        behind, twins = self.behind_best(), "twin_accuracy" in _figures(self.rows)
+        headings = ["method", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "MedR", "rsum"]
+        headings += ["twins"] * twins + ["behind best"] * bool(behind)
+        headings += [f"{phase} s" for phase in PHASES[1:]]
+        lines = []
+        for row in self.rows:
+            line = [row.label, *(self._cell(row, figure) for figure in FIGURES)]
+            line += [f"{row.mean('i2t_medr'):.4g} / {row.mean('t2i_medr'):.4g}" if row.records else "failed"]
+            line += [self._cell(row, figure) for figure in ("rsum", *["twin_accuracy"] * twins)]
+            if behind:
+                gap = behind.get(row.label)
+                best = "best" if row.records else ""
+                near = " ≈" if gap and gap.p >= LEVEL else "  "
+                line.append(f"{gap.value:.1f} [{gap.low:.1f}, {gap.high:.1f}]{near}" if gap else best)
+            line += [f"{row.seconds(phase):.2f}" if row.records else "" for phase in PHASES[1:]]
+            lines.append(line)
+        return headings, lines
+
+    def _cell(self, row: Row, figure: str) -> str:
+        if not row.records:
+            return "failed"
+        text = f"{row.mean(figure):.1f}"
+        return f"{text} ± {row.deviation(figure):.1f}" if len(row.records) > 1 else text
+
+
+def build_tables(runs: Sequence[Finished], failures: Sequence[Failure], kin: Sequence[Finished] = ()) -> list[Table]:
+    """Group runs into tables; of several records of one cell the newest counts, and a failure only if none finished.
+
+    Rows keep the order in which they are given.  Of more runs than `INTERVALS_UP_TO` no ranks are read.
+
+    Args:
+        runs: that are shown.
+        failures: likewise.
+        kin: other runs, which may tell what the features of these were made of.
+    """
+    told = [run.record.data for run in (*kin, *runs) if run.record.data.sources_sha]
+    made_of = {data.features_sha: data.sources_sha for data in told}
+    found: dict[Group, dict[str, dict[int, Finished | Failure]]] = {}
+    for run in runs:
+        record = run.record
+        group = _group(record.data, record.protocol, record.folds, made_of)
+        seeds = found.setdefault(group, {}).setdefault(record.method.label, {})
+        old = seeds.get(record.seed)
+        if not isinstance(old, Finished) or old.record.started < record.started:
+            seeds[record.seed] = run
+    for failure in failures:
+        group = _group(failure.data, failure.protocol, failure.folds, made_of)
+        found.setdefault(group, {}).setdefault(failure.method_label, {}).setdefault(failure.seed, failure)
+    return [
+        Table(
+            group,
+            [
+                Row(
+                    label,
+                    [run for _, run in sorted(seeds.items()) if isinstance(run, Finished)],
+                    [run for _, run in sorted(seeds.items()) if isinstance(run, Failure)],
+                )
+                for label, seeds in rows.items()
+            ],
+            len(runs) <= INTERVALS_UP_TO,
+        )
+        for group, rows in found.items()
+    ]
+
+
+def _group(data: DataInfo, protocol: str, folds: int, made_of: Mapping[str, str]) -> Group:
+    where = (data.label, data.quick, data.front_end, data.vectors)
+    features = data.sources_sha or made_of.get(data.features_sha) or data.features_sha
+    return Group(*where, protocol, folds, data.split_sha, features)
+
+
+def render(tables: Sequence[Table], style: str) -> str:
+    """Tables as text in one of the formats.
+
+    Raises:
+        BadInput: an unknown format.
+    """
+    require_format(style)
+    if style == "csv":
+        frames = [table.frame() for table in tables]
+        return str(pd.concat(frames).to_csv(index=False)) if frames else ""
+    quick = {True: ["quick: not for comparison"], False: []}
+    return "\n".join(
+        typeset(table.title, *table.display(), table.notes, style, quick[table.group.quick]) for table in tables
+    )
+
+
+def typeset(
+    title: str,
+    headings: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    style: str,
+    warnings: Sequence[str] = (),
+) -> str:
+    """One table in a format other than CSV: title, body, notes.
+
+    Raises:
+        BadInput: an unknown format.
+    """
+    require_format(style)
+    body = tabulate(
+        [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in line] for line in lines],
+        headers=headings,
+        tablefmt=_STYLE[style],
+        disable_numparse=True,
+        colalign=("left", *["right"] * (len(headings) - 1)),
+    )
+    if style == "markdown":
+        heading = [f"### {title}", "", *[f"**{line}**\n" for line in warnings]]
+        return "\n".join([*heading, body, "", *[f"{line}  " for line in notes], ""])
+    if style == "latex":
+        body = body.replace("≈", r"$\approx$")  # which LaTeX does not know as a letter
+        return "\n".join([*[f"% {line}" for line in (title, *warnings, *notes)], body, ""])
+    return "\n".join([title, *warnings, "", body, "", *notes, ""])
+
+
+def require_format(style: str) -> None:
+    """Refuse other formats than `FORMATS`.
+
+    Raises:
+        BadInput: naming the nearest one.
+    """
+    if style not in FORMATS:
+        raise BadInput(f"there is no table format '{style}'{did_you_mean(style, FORMATS)}")
+
+
+def _figures(rows: Sequence[Row]) -> list[str]:
+    names: dict[str, None] = {}
+    for row in rows:
+        for record in row.records:
+            names |= dict.fromkeys(record.metrics)
+    return list(names)

@@ -1,0 +1,205 @@
+"""The training loop of every method that learns by gradient: epochs, validation, early stopping, checkpoints, resume.
+
+A method brings a module, the batches of an epoch, the loss of a batch and a way to score the validation split; the loop
+knows nothing else of it.  An epoch's batches depend on the seed and the epoch alone, so a fit that was stopped goes on
+to exactly the numbers it would have reached.  Where several processes train together, each runs this loop; the first
+validates and stores, and so decides for all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from cran_bench.contract import Run
+from cran_bench.errors import BadInput
+from cran_bench.machine.processes import current
+from cran_bench.toolbox.states import below, with_prefix
+
+B = TypeVar("B")
+
+LOOK_EVERY = 50  # steps between two looks at the loss: each waits for the device
+
+
+@dataclass
+class Training(Generic[B]):
+    """How a module is trained.
+
+    Attributes:
+        module: what is trained, on its device.
+        optimizer: over the module's parameters.
+        steps: batches in an epoch, at most; progress and `rate` count by it.
+        batches: (epoch, generator) to the epoch's batches; epochs count from 1, the generator is seeded for the epoch.
+        loss: a batch to a scalar with gradients.
+        validate: what the module as it is reaches on the validation split, for the curve.
+        criterion: which of these numbers tells the best epoch; the larger the better.
+        epochs: how many at most.
+        enough: stop once `criterion` is at least this.
+        patience: stop after so many epochs without a better `criterion`; 0 never stops.
+        patience_from: epochs before this one do not count for patience, as when training changes its ways there.
+        rate: epochs passed, a fraction, to the factor of the learning rate.
+        momentum: epochs passed to the momentum, for an optimizer that has one; None leaves it.
+        clip: largest norm of a step's gradient; 0 for no limit.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    steps: int
+    batches: Callable[[int, torch.Generator], Iterator[B]]
+    loss: Callable[[B], Tensor]
+    validate: Callable[[], Mapping[str, float]]
+    epochs: int
+    criterion: str = "rsum"
+    enough: float = math.inf
+    patience: int = 0
+    rate: Callable[[float], float] = lambda _: 1.0
+    momentum: Callable[[float], float] | None = None
+    clip: float = 0.0
+    patience_from: int = 1
+
+    def run(self, run: Run) -> None:
+        """Train, and leave the module with the weights that were best on validation.
+
+        Raises:
+            BadInput: the loss is not finite; the checkpoint of the last good epoch stays.
+        """
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._best: dict[str, Tensor] = {}
+        self._best_value, self._best_epoch = -math.inf, 0
+        self._device = run.device
+        first = self._restore(run.resume()) + 1
+        if not self._is_over(first - 1):
+            total, done = self.epochs * self.steps, (first - 1) * self.steps
+            for _ in run.progress(self._train(run, first), "steps", total, done):
+                pass
+        self.module.load_state_dict(self._best)
+        run.chose(epoch=self._best_epoch, **{self.criterion: round(self._best_value, 2)})
+
+    def _train(self, run: Run, first: int) -> Iterator[None]:
+        """One item a step, so that progress counts steps."""
+        processes = current()
+        for epoch in range(first, self.epochs + 1):
+            self.module.train()
+            if processes.count > 1:  # dropout of its own in each, whichever epoch training goes on from
+                torch.manual_seed((1_000_003 * run.seed + epoch) * processes.count + processes.number)
+            losses: list[Tensor] = []
+            for batch in self.batches(epoch, torch.Generator().manual_seed(1_000_003 * run.seed + epoch)):
+                self._set_pace(epoch - 1 + len(losses) / self.steps)
+                self.optimizer.zero_grad(set_to_none=True)
+                loss = self.loss(batch)
+                loss.backward()  # type: ignore[no-untyped-call]
+                if self.clip:
+                    nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
+                self.optimizer.step()
+                losses.append(loss.detach())
+                if len(losses) % LOOK_EVERY == 0:
+                    _require_finite(float(losses[-1]), epoch)
+                yield
+            mean = float(torch.stack(losses).mean())
+            _require_finite(mean, epoch)
+            self._look(run, epoch, mean)
+            run.checkpoint(self._state(epoch), at=f"after epoch {epoch} of at most {self.epochs}")
+            if self._is_over(epoch):
+                return
+
+    def _set_pace(self, passed: float) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self.rate(passed)
+            if self.momentum:
+                group["momentum"] = self.momentum(passed)
+
+    def _look(self, run: Run, epoch: int, loss: float) -> None:
+        self.module.eval()
+        with torch.inference_mode():
+            found = current().lead(self.validate)
+        run.log(epoch=epoch, loss=loss, **found)
+        _require_finite(found[self.criterion], epoch, f"{self.criterion} on validation")
+        if found[self.criterion] > self._best_value:
+            self._best_value, self._best_epoch = found[self.criterion], epoch
+            self._best = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
+
+    def _is_over(self, epoch: int) -> bool:
+        since = epoch - max(self._best_epoch, self.patience_from - 1)
+        is_idle = bool(self.patience and since >= self.patience)
+        return epoch >= self.epochs or is_idle or self._best_value >= self.enough
+
+    def _state(self, epoch: int) -> dict[str, Tensor]:
+        state = with_prefix("module", self.module.state_dict()) | with_prefix("best", self._best)
+        for index, values in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
+        state["progress"] = torch.tensor([epoch, self._best_epoch, self._best_value], dtype=torch.float64)
+        state["random"] = torch.get_rng_state()
+        if self._device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(self._device)
+        return state
+
+    def _restore(self, state: Mapping[str, Tensor] | None) -> int:
+        """Take up a checkpoint and return the epoch it was made after; 0 to start."""
+        if state is None:
+            return 0
+        self.module.load_state_dict(below("module", state))
+        self._best = below("best", state)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in below("optimizer", state).items():
+            index, _, name = key.partition(".")
+            # Adam counts its steps on the host unless told otherwise.
+            moments.setdefault(int(index), {})[name] = value.cpu() if name == "step" else value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        epoch, self._best_epoch, self._best_value = (
+            kind(value) for kind, value in zip((int, int, float), state["progress"].tolist(), strict=True)
+        )
+        torch.set_rng_state(state["random"].cpu())
+        if "random_cuda" in state:
+            torch.cuda.set_rng_state(state["random_cuda"].cpu(), self._device)
+        return int(epoch)
+
+
+def halved(every: int) -> Callable[[float], float]:
+    """The rate halved after every so many epochs; 0 leaves it."""
+    return lambda passed: 0.5 ** (passed // every) if every else 1.0
+
+
+def linear(epochs: int) -> Callable[[float], float]:
+    """The rate falls evenly to 0 at the end of so many epochs."""
+    return lambda passed: max(0.0, 1.0 - passed / epochs)
+
+
+def passes(rows: int, batch_size: int, steps: int) -> tuple[int, int]:
+    """Batches in an epoch, at most `steps`, and how many epochs come nearest to `steps`, at least one."""
+    count = min(math.ceil(rows / batch_size), steps)
+    return count, max(1, round(steps / count))
+
+
+def shuffled(rows: int, batch_size: int, count: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """The first `count` batches of row numbers in random order, of about equal size."""
+    yield from torch.tensor_split(torch.randperm(rows, generator=generator), math.ceil(rows / batch_size))[:count]
+
+
+def slowed(steps: int, by: int = 10_000) -> Callable[[float], float]:
+    """The rate over 1 + step / by, for epochs of so many steps."""
+    return lambda passed: 1 / (1 + passed * steps / by)
+
+
+def gathering(steps: int, over: int = 10_000) -> Callable[[float], float]:
+    """Momentum that grows from 0.5 to 0.9, as 0.9 - 0.4 exp(-step / over), for epochs of so many steps."""
+    return lambda passed: 0.9 - 0.4 * math.exp(-passed * steps / over)
+
+
+def weights_and_biases(module: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Groups for an optimizer: matrices, which decay, and vectors, which do not."""
+    matrices = [parameter for parameter in module.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in module.parameters() if parameter.ndim == 1]
+    return [{"params": matrices, "weight_decay": decay}, {"params": vectors}]
+
+
+def _require_finite(value: float, epoch: int, what: str = "the loss") -> None:
+    if not math.isfinite(value):
+        raise BadInput(
+            f"{what} became {value} in epoch {epoch}: lower the learning rate (lr) or clip gradients (clip); "
+            + ("the last checkpoint before that is kept" if epoch > 1 else "nothing was learned yet")
+        )
