@@ -66,7 +66,7 @@ def test_extraction_against_a_bare_loop(benchmark, photographs, weights, tmp_pat
 
     def extraction(round: int) -> float:
         start = time.perf_counter()
-        extract(photographs, front_end, tmp_path / str(round))
+        extract(front_end.plan(photographs, tmp_path / str(round)))
         return n / (time.perf_counter() - start)
 
     def medians() -> list[float]:

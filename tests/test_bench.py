@@ -72,7 +72,7 @@ def test_ranks_of_a_large_task_are_checked_for_some_queries(monkeypatch):
 
 
 def test_wrong_ranks_are_called_different(small):
-    from cran_bench.ranking.backends import make_problem
+    from cran_bench.ranking.problem import make_problem
 
     images, texts, image_of = small
     true = similarity.truth(make_problem(images, texts, image_of, MultiLevel()))

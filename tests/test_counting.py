@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from cran_bench.cluster.sharded import Sharded, count_shard, divided
 from cran_bench.embeddings import Levels, Relations, region_pairs, rows_of
 from cran_bench.errors import BadInput
-from cran_bench.ranking import backends as counting
-from cran_bench.ranking.backends import Clock, choose, make_problem
+from cran_bench.ranking import backends, filtering
+from cran_bench.ranking.backends import choose
 from cran_bench.ranking.filtering import Filtering, measured
-from cran_bench.ranking.problem import pair_scores
+from cran_bench.ranking.problem import Clock, make_problem, pair_scores
 from cran_bench.ranking.rank import rank
 from cran_bench.ranking.reference import Reference
 from cran_bench.ranking.tiles import Tiles, sum_of_best
@@ -148,7 +148,7 @@ def test_the_proven_bound_holds_and_is_wider_than_the_measured_one():
 
 def test_a_bound_that_was_too_narrow_is_noticed_and_the_proven_one_taken(monkeypatch, capsys):
     images, texts, image_of = levels(60, 300)
-    monkeypatch.setattr(counting.filtering, "measured", lambda problem, screen: lambda dim: 1e-5)
+    monkeypatch.setattr(filtering, "measured", lambda problem, screen: lambda dim: 1e-5)
     found = rank(images, texts, image_of, MultiLevel(), backend=screened(torch.bfloat16, "measured", 60, 300))
     assert found.kernel.bound == "proven"
     assert "counting again with the proven bound" in capsys.readouterr().err
@@ -159,7 +159,7 @@ def test_a_bound_that_was_too_narrow_is_noticed_and_the_proven_one_taken(monkeyp
 @pytest.mark.parametrize("name", sorted(BACKENDS))
 def test_collapsed_embeddings_are_counted_by_the_reference(name, monkeypatch):
     """Where every pair ties, every pair is open."""
-    monkeypatch.setattr(counting.filtering, "settle", None)
+    monkeypatch.setattr(filtering, "settle", None)
     image_of = torch.arange(60) // 3
     ranks = rank(torch.ones(20, 8), torch.ones(60, 8), image_of, COSINE, backend=BACKENDS[name])
     assert ranks.i2t.tied.tolist() == [57] * 20 and ranks.t2i.tied.tolist() == [19] * 60
@@ -267,7 +267,7 @@ def test_a_small_problem_is_counted_in_float64():
 
 
 def test_a_large_problem_is_screened(monkeypatch):
-    monkeypatch.setattr(counting, "SMALL", 10)
+    monkeypatch.setattr(backends, "SMALL", 10)
     assert isinstance(choose(posed()), Filtering)
     ranks = rank(torch.eye(4), torch.eye(4), torch.arange(4), DOT)
     assert (ranks.kernel.name, ranks.kernel.dtype, ranks.kernel.bound) == ("torch", "float32", "measured")
@@ -322,10 +322,10 @@ def test_settings_of_the_user_do_not_matter_and_stay(setting):
 
 
 def test_bfloat16_only_where_it_is_faster(monkeypatch):
-    counting.fastest.cache_clear()
+    backends.fastest.cache_clear()
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    assert counting.fastest(CPU) == torch.float32
-    counting.fastest.cache_clear()
+    assert backends.fastest(CPU) == torch.float32
+    backends.fastest.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def small_shards(monkeypatch):
 
 def test_every_array_is_what_direct_computation_gives(tmp_path):
     data = collection(21)
-    found = extract(data, front_end(Varied()), tmp_path)
+    found = extract(front_end(Varied()).plan(data, tmp_path))
     assert found.label == "moments + two"
     for row in range(21):
         picture, wanted = data.images.values[row], Varied().propose_one(row)
@@ -160,7 +160,7 @@ def test_boxes_thinner_than_a_pixel_still_give_a_crop(tmp_path):
             return Proposals(edge, np.ones(3, np.float32))
 
     data = collection(12)
-    found = extract(data, front_end(Thin()), tmp_path)
+    found = extract(front_end(Thin()).plan(data, tmp_path))
     assert np.array_equal(found.regions[3, 0, :3], data.images.values[3, HEIGHT // 2, WIDTH // 2])
     assert np.array_equal(found.regions[3, 1], found.regions[3, 2])
     assert np.array_equal(found.regions[3, 1, :3], data.images.values[3, -1, -1])
@@ -168,12 +168,12 @@ def test_boxes_thinner_than_a_pixel_still_give_a_crop(tmp_path):
 
 def test_what_is_finished_is_taken_and_force_extracts_again(tmp_path, capsys):
     data, first, second = collection(), front_end(), front_end()
-    made = extract(data, first, tmp_path)
+    made = extract(first.plan(data, tmp_path))
     assert first.backbone.pictures == 120
-    assert same(extract(data, second, tmp_path), made)
+    assert same(extract(second.plan(data, tmp_path)), made)
     assert second.backbone.pictures == 0
     assert "features of noise are prepared already" in capsys.readouterr().err
-    again = extract(data, second, tmp_path, force=True)
+    again = extract(second.plan(data, tmp_path), force=True)
     assert second.backbone.pictures == 120
     assert again.fingerprint() == made.fingerprint()
 
@@ -185,13 +185,13 @@ spec = importlib.util.spec_from_file_location("driven", sys.argv[1])
 driven = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(driven)
 driven.extraction.SHARD = 4
-driven.extract(driven.collection(), driven.front_end(delay=0.1, log=sys.argv[3]), Path(sys.argv[2]))
+driven.extract(driven.front_end(delay=0.1, log=sys.argv[3]).plan(driven.collection(), Path(sys.argv[2])))
 """
 
 
 def test_after_a_kill_less_than_one_shard_is_redone(tmp_path):
     data, log = collection(), tmp_path / "log"
-    whole = extract(data, front_end(), tmp_path / "whole")
+    whole = extract(front_end().plan(data, tmp_path / "whole"))
     command = [sys.executable, "-c", DRIVER, __file__, str(tmp_path / "killed"), str(log)]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
@@ -203,7 +203,7 @@ def test_after_a_kill_less_than_one_shard_is_redone(tmp_path):
     embedded = sum(map(int, log.read_text().split()))
     assert 0 < embedded < 120
     rest = front_end()
-    found = extract(data, rest, tmp_path / "killed")
+    found = extract(rest.plan(data, tmp_path / "killed"))
     assert embedded + rest.backbone.pictures - 120 <= 3 * 4
     assert rest.backbone.pictures < 120
     assert same(found, whole)
@@ -230,12 +230,12 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, syncs):
     with monkeypatch.context() as patch:
         stop_after(patch, syncs, OSError(errno.ENOSPC, "No space left on device"))
         with pytest.raises(CannotWrite, match=r"the disk is full while writing .*: free some space"):
-            extract(data, front_end(), tmp_path)
+            extract(front_end().plan(data, tmp_path))
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("manifest.json"))
     rest = front_end()
-    found = extract(data, rest, tmp_path)
+    found = extract(rest.plan(data, tmp_path))
     assert rest.backbone.pictures == 12 * (10 - syncs // 6)
-    assert same(found, extract(data, front_end(), tmp_path / "again"))
+    assert same(found, extract(front_end().plan(data, tmp_path / "again")))
 
 
 def test_a_disk_that_is_full_at_the_first_byte(tmp_path, monkeypatch):
@@ -246,27 +246,27 @@ def test_a_disk_that_is_full_at_the_first_byte(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(np.lib.format, "open_memmap", full)
         with pytest.raises(CannotWrite, match="the disk is full"):
-            extract(collection(), front_end(), tmp_path)
+            extract(front_end().plan(collection(), tmp_path))
     assert not list(tmp_path.rglob("*.npy*"))
-    extract(collection(), front_end(), tmp_path)
+    extract(front_end().plan(collection(), tmp_path))
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(extraction, "free_bytes", lambda path: 1000)
         with pytest.raises(BadInput, match=r"need 0\.00 GB below .*, where 0\.00 GB are free: .* with --cache"):
-            extract(collection(), front_end(), tmp_path)
+            extract(front_end().plan(collection(), tmp_path))
     assert not list(tmp_path.rglob("*.npy*"))
-    whole = extract(collection(), front_end(), tmp_path)
+    whole = extract(front_end().plan(collection(), tmp_path))
     monkeypatch.setattr(extraction, "free_bytes", lambda path: 0)
-    assert same(whole, extract(collection(), front_end(), tmp_path))  # what is written needs no room
+    assert same(whole, extract(front_end().plan(collection(), tmp_path)))  # what is written needs no room
 
 
 def interrupt(tmp_path, monkeypatch, syncs=30):
     with monkeypatch.context() as patch:
         stop_after(patch, syncs, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            extract(collection(), front_end(), tmp_path)
+            extract(front_end().plan(collection(), tmp_path))
     return next(tmp_path.rglob("journal.json"))
 
 
@@ -274,7 +274,7 @@ def interrupt(tmp_path, monkeypatch, syncs=30):
 def test_a_damaged_journal_starts_anew(tmp_path, monkeypatch, text):
     interrupt(tmp_path, monkeypatch).write_text(text)
     rest = front_end()
-    extract(collection(), rest, tmp_path)
+    extract(rest.plan(collection(), tmp_path))
     assert rest.backbone.pictures == 120
 
 
@@ -286,29 +286,29 @@ def test_an_unfinished_array_that_is_damaged_starts_anew(tmp_path, monkeypatch, 
     else:
         os.truncate(path, 1000 if damage == "truncate" else 0)
     rest = front_end()
-    found = extract(collection(), rest, tmp_path)
+    found = extract(rest.plan(collection(), tmp_path))
     assert rest.backbone.pictures == 120
-    assert same(found, extract(collection(), front_end(), tmp_path / "again"))
+    assert same(found, extract(front_end().plan(collection(), tmp_path / "again")))
 
 
 def test_a_journal_of_other_shards_is_not_misread(tmp_path, monkeypatch):
     interrupt(tmp_path, monkeypatch)
     monkeypatch.setattr(extraction, "SHARD", 7)
-    found = extract(collection(), front_end(), tmp_path)
-    assert same(found, extract(collection(), front_end(), tmp_path / "again"))
+    found = extract(front_end().plan(collection(), tmp_path))
+    assert same(found, extract(front_end().plan(collection(), tmp_path / "again")))
 
 
 def test_bad_images_are_listed_and_all_others_done(tmp_path, capsys):
     data = collection()
     data.images.bad = {5, 22}
     with pytest.raises(BadInput, match=r"2 of 40 images cannot be used \(listed above\); .* --skip-bad"):
-        extract(data, front_end(), tmp_path)
+        extract(front_end().plan(data, tmp_path))
     err = capsys.readouterr().err
     assert "unusable: 5.png cannot be decoded (torn)" in err and "unusable: 22.png" in err
     assert not list(tmp_path.rglob("manifest.json"))
 
     rest = front_end()
-    found = extract(data, rest, tmp_path, skip_bad=True)
+    found = extract(rest.plan(data, tmp_path), skip_bad=True)
     assert rest.backbone.pictures == 2 * 3 * 3
     assert found.failed == [5, 22]
     assert not found.globals[[5, 22]].any()
@@ -321,15 +321,15 @@ def test_of_a_mended_image_only_its_shard_is_redone(tmp_path):
     data = collection()
     data.images.bad = {5, 22}
     with pytest.raises(BadInput):
-        extract(data, front_end(), tmp_path)
+        extract(front_end().plan(data, tmp_path))
     data.images.bad = {22}
     rest = front_end()
     with pytest.raises(BadInput, match="1 of 40 images cannot be used"):
-        extract(data, rest, tmp_path)
+        extract(rest.plan(data, tmp_path))
     assert rest.backbone.pictures == (4 + 3) * 3
     data.images.bad = set()
     rest = front_end()
-    assert extract(data, rest, tmp_path).failed == []
+    assert extract(rest.plan(data, tmp_path)).failed == []
     assert rest.backbone.pictures == 4 * 3
 
 
@@ -337,18 +337,18 @@ def test_an_image_that_changes_between_two_starts_is_redone(tmp_path, monkeypatc
     interrupt(tmp_path, monkeypatch)
     data, rest = collection(), front_end()
     data.images.values[1] = 255 - data.images.values[1]
-    found = extract(data, rest, tmp_path)
+    found = extract(rest.plan(data, tmp_path))
     assert rest.backbone.pictures == 12 * (10 - 5 + 1)
     assert np.array_equal(found.globals[1], moments(data.images.values[1]))
 
 
 def test_images_that_change_after_the_end_are_refused(tmp_path):
     data = collection()
-    before = extract(data, front_end(), tmp_path)
+    before = extract(front_end().plan(data, tmp_path))
     data.images.values[7] = 0
     with pytest.raises(BadInput, match=r"the images of noise have changed since .*: prepare with --force"):
-        extract(data, front_end(), tmp_path)
-    found = extract(data, front_end(), tmp_path, force=True)
+        extract(front_end().plan(data, tmp_path))
+    found = extract(front_end().plan(data, tmp_path), force=True)
     assert found.fingerprint() != before.fingerprint()
     assert not found.globals[7].any()
 
@@ -359,7 +359,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path, capsys):
             return np.full_like(batch, np.nan)
 
     with pytest.raises(BadInput, match="40 of 40 images cannot be used"):
-        extract(collection(), FrontEnd("broken", "none", Broken(), None), tmp_path)
+        extract(FrontEnd("broken", "none", Broken(), None).plan(collection(), tmp_path))
     assert "0.png: broken gives NaN or infinity" in capsys.readouterr().err
 
 
@@ -376,22 +376,28 @@ def test_values_that_are_not_finite_are_refused(tmp_path, capsys):
 )
 def test_a_manifest_that_is_damaged_or_of_another_schema(tmp_path, text, message):
     data = collection()
-    made = extract(data, front_end(), tmp_path)
+    made = extract(front_end().plan(data, tmp_path))
     (made.folder / "manifest.json").write_text(text)
-    for attempt in (lambda: load_features(made.folder, data.images.ids), lambda: extract(data, front_end(), tmp_path)):
+    for attempt in (
+        lambda: load_features(made.folder, data.images.ids),
+        lambda: extract(front_end().plan(data, tmp_path)),
+    ):
         with pytest.raises(BadInput, match=f"manifest.json {message}"):
             attempt()
-    extract(data, front_end(), tmp_path, force=True)
+    extract(front_end().plan(data, tmp_path), force=True)
 
 
 def test_a_manifest_of_other_weights_or_images(tmp_path):
     data = collection()
-    made = extract(data, front_end(), tmp_path)
+    made = extract(front_end().plan(data, tmp_path))
     path = made.folder / "manifest.json"
     text = path.read_text()
     assert text.count('"name": "moments"') == 1
     path.write_text(text.replace('"name": "moments"', '"name": "others"'))
-    for attempt in (lambda: load_features(made.folder, data.images.ids), lambda: extract(data, front_end(), tmp_path)):
+    for attempt in (
+        lambda: load_features(made.folder, data.images.ids),
+        lambda: extract(front_end().plan(data, tmp_path)),
+    ):
         with pytest.raises(BadInput, match=r"holds features of other weights or regions .*: delete it and prepare"):
             attempt()
     path.write_text(text)
@@ -404,7 +410,7 @@ def test_a_manifest_of_other_weights_or_images(tmp_path):
 
 def test_arrays_that_do_not_match_the_manifest(tmp_path):
     data = collection()
-    made = extract(data, front_end(), tmp_path)
+    made = extract(front_end().plan(data, tmp_path))
     path = made.folder / "globals.npy"
     os.truncate(path, path.stat().st_size - 10)
     with pytest.raises(BadInput, match=r"globals\.npy cannot be read .*: prepare the dataset again with --force"):
@@ -428,7 +434,7 @@ def test_finished_vectors_are_found_by_id(tmp_path):
     (tmp_path / "ids.txt").write_text("\n".join(data.images.ids[k] for k in order))
     opened = FrontEnd.open(f"npy:{tmp_path}/f.npy[ids={tmp_path}/ids.txt]", "none", data)
     assert isinstance(opened.backbone, PrecomputedImages)
-    found = extract(data, opened, tmp_path)
+    found = extract(opened.plan(data, tmp_path))
     assert np.array_equal(found.globals, rows)
     assert found.regions is None
     assert found.label == "npy:f.npy[ids=ids.txt] + none"
@@ -441,7 +447,7 @@ def test_finished_vectors_whose_ids_do_not_match(tmp_path):
     (tmp_path / "ids.txt").write_text("\n".join(["other.png", *data.images.ids[1:]]))
     opened = FrontEnd.open(f"npy:{tmp_path}/f.npy[ids={tmp_path}/ids.txt]", "none", data)
     with pytest.raises(BadInput, match=r"1 of 40 images have no row in .*ids\.txt, the first is 0\.png"):
-        extract(data, opened, tmp_path / "cache")
+        extract(opened.plan(data, tmp_path / "cache"))
     assert not list((tmp_path / "cache").rglob("manifest.json"))
     with pytest.raises(BadInput, match="holds finished vectors and cannot embed crops: use --regions-with"):
         FrontEnd.open(f"npy:{tmp_path}/f.npy", "grid", data)
@@ -480,7 +486,7 @@ def test_without_regions_a_method_that_needs_them_is_told(tmp_path):
 def test_features_change_only_with_their_schema(tmp_path):
     """Stored features are reused by schema and front end: raise features.SCHEMA when these numbers change."""
     scenes = DATASETS.configure("scenes[train=2,val=2,test=2]").build().load(tmp_path)
-    found = extract(scenes, FrontEnd.open("pixels[dim=16]", "grid", scenes), tmp_path)
+    found = extract(FrontEnd.open("pixels[dim=16]", "grid", scenes).plan(scenes, tmp_path))
     kept = np.array([found.globals[0, :4], found.regions[3, 0, 4:8], found.regions[5, 4, 8:12]])
     golden = [
         [0.38758, 1.21826, 3.50960, 0.0],
@@ -493,8 +499,8 @@ def test_features_change_only_with_their_schema(tmp_path):
 def test_a_long_extraction_says_beforehand_how_long(tmp_path, monkeypatch, capsys):
     shards = -(-40 // extraction.SHARD)
     monkeypatch.setattr(extraction, "LONG", shards + 1)
-    extract(collection(), front_end(), tmp_path / "short")
+    extract(front_end().plan(collection(), tmp_path / "short"))
     assert "of 40 images, 0 MB\n" in capsys.readouterr().err
     monkeypatch.setattr(extraction, "LONG", shards)
-    extract(collection(), front_end(), tmp_path / "long")
+    extract(front_end().plan(collection(), tmp_path / "long"))
     assert re.search(r"of 40 images, 0 MB, about [\d.]+ s\n", capsys.readouterr().err)

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cran_bench.embeddings import Levels, Relations
 from cran_bench.errors import BadInput
-from cran_bench.ranking.backends import Clock
 from cran_bench.ranking.metrics import KS, Counts, Metrics, Ranks, mean_metrics
+from cran_bench.ranking.problem import Clock, make_problem
 from cran_bench.ranking.rank import rank, twin_accuracy
 from cran_bench.ranking.reference import Reference
 from cran_bench.similarity import COSINE, DOT, MultiLevel, Similarity
@@ -255,7 +255,7 @@ def test_equal_embeddings_of_twins_get_at_most_half(noise):
         assert metrics.t2i_r1 == pytest.approx(50)
         assert metrics.i2t_r1 == pytest.approx(50)
         assert metrics.t2i_r5 == pytest.approx(100)
-    assert twin_accuracy(images, texts, image_of, swap(pairs), COSINE) == 50.0
+    assert twin_accuracy(make_problem(images, texts, image_of, COSINE), swap(pairs)) == 50.0
 
 
 @settings(deadline=None, max_examples=30)
@@ -270,7 +270,7 @@ def test_twin_accuracy_against_a_loop(pairs, captions, seed):
     for text, owner in enumerate(image_of.tolist()):
         own, other = scores[owner, text], scores[owner ^ 1, text]
         wins += 1.0 if own > other else 0.5 if own == other else 0.0
-    found = twin_accuracy(images, texts, image_of, swap(pairs), DOT)
+    found = twin_accuracy(make_problem(images, texts, image_of, DOT), swap(pairs))
     assert found == pytest.approx(100 * wins / len(image_of))
 
 

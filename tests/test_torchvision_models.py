@@ -269,7 +269,7 @@ def test_regions_reach_the_arrays(detector, resnet18, scenes, tmp_path):
     for feature, dim in (("crop", 512), ("box_head", 1024)):
         regions = f"torchvision:{name}[weights={detector[0]},feature={feature}]"
         opened = FrontEnd.open(images, regions, scenes)
-        found = extract(scenes, opened, tmp_path / feature)
+        found = extract(opened.plan(scenes, tmp_path / feature))
         n = len(scenes.images.ids)
         assert found.globals.shape == (n, 512) and found.regions.shape == (n, 5, dim)
         assert found.mask.all() and np.isfinite(found.regions).all()
@@ -278,7 +278,7 @@ def test_regions_reach_the_arrays(detector, resnet18, scenes, tmp_path):
     x0, y0, x1, y1 = (found.boxes[3, 0] * [image.width, image.height, image.width, image.height]).tolist()
     crop = image.crop((int(x0), int(y0), round(x1), round(y1)))
     backbone = opened.backbone
-    crops = extract(scenes, FrontEnd.open(images, regions.replace("box_head", "crop"), scenes), tmp_path / "crop")
+    crops = extract(FrontEnd.open(images, regions.replace("box_head", "crop"), scenes).plan(scenes, tmp_path / "crop"))
     np.testing.assert_allclose(
         crops.regions[3, 0], backbone.embed(backbone.prepare(crop)[None])[0], rtol=1e-3, atol=1e-4
     )

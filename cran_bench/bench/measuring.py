@@ -21,7 +21,7 @@ from cran_bench.errors import BadInput
 from cran_bench.machine.arithmetic import has_bfloat16
 from cran_bench.machine.environment import environment
 from cran_bench.machine.storage import write_text
-from cran_bench.ranking.backends import Clock
+from cran_bench.ranking.problem import Clock
 from cran_bench.tables.tables import require_format, typeset
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ import torch
 
 from cran_bench.embeddings import Levels
 from cran_bench.machine.arithmetic import has_bfloat16
-from cran_bench.ranking.backends import make_problem
+from cran_bench.ranking.problem import make_problem
 from cran_bench.similarity import COSINE
 
 from .contestants import by_faiss, by_product_and_argsort, by_product_and_comparison

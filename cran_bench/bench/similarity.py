@@ -16,9 +16,10 @@ from cran_bench.embeddings import Levels, Relations
 from cran_bench.machine.arithmetic import has_bfloat16
 from cran_bench.machine.environment import environment
 from cran_bench.machine.progress import say
-from cran_bench.ranking.backends import Clock, Problem, fused_screen, make_problem
+from cran_bench.ranking.backends import fused_screen
 from cran_bench.ranking.filtering import ApproximateScorer, Bound, Filtering
 from cran_bench.ranking.metrics import Ranks
+from cran_bench.ranking.problem import Clock, Problem, make_problem
 from cran_bench.ranking.rank import rank
 from cran_bench.ranking.reference import Reference
 from cran_bench.ranking.tiles import fitting

@@ -34,7 +34,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from cran_bench.dataset import Collection, Dataset
-    from cran_bench.ranking.backends import Bound
+    from cran_bench.ranking.filtering import Bound
     from cran_bench.registry import Configured
 
 

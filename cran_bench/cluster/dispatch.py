@@ -27,7 +27,7 @@ from cran_bench.errors import BadInput, CannotWrite, how_to_go_on
 from cran_bench.machine.environment import pick_device
 from cran_bench.machine.progress import say
 from cran_bench.protocols import Protocol
-from cran_bench.ranking.backends import Bound
+from cran_bench.ranking.filtering import Bound
 from cran_bench.records.schema import Address, Failure, Record
 from cran_bench.registry import DATASETS, METHODS, Configured
 from cran_bench.running.preparation import Prepared, load_prepared

@@ -32,8 +32,9 @@ from cran_bench.embeddings import Levels, Relations
 from cran_bench.machine.arithmetic import in_full_precision
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import locked, write_atomically
-from cran_bench.ranking.backends import Bound, Clock, KernelInfo, Problem, Tally, choose, make_problem
-from cran_bench.ranking.problem import blocks
+from cran_bench.ranking.backends import choose
+from cran_bench.ranking.filtering import Bound
+from cran_bench.ranking.problem import Clock, KernelInfo, Problem, Tally, blocks, make_problem
 from cran_bench.similarity import MultiLevel, Similarity
 
 Help = Callable[[Path, int], AbstractContextManager[object]]

@@ -9,16 +9,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
 from cran_bench.frontend.features import MANIFEST, SCHEMA, Features, ids_sha, load_features, read_manifest
-from cran_bench.frontend.front_end import FrontEnd, Picture, free_bytes, without_folders
+from cran_bench.frontend.front_end import Picture, Plan, free_bytes, without_folders
 from cran_bench.images import UnreadableImage
 from cran_bench.machine.progress import duration, say, track
 from cran_bench.machine.storage import clear_os_errors, locked, map_array, sha256_file, sha256_json, write_json
@@ -38,22 +36,18 @@ class Shard:
     failed: Mapping[int, str]
 
 
-def extract(
-    collection: Collection, front_end: FrontEnd, root: Path, *, force: bool = False, skip_bad: bool = False
-) -> Features:
-    """Extract the features of every image of `collection` below `root`, or take them where they are finished.
+def extract(plan: Plan, *, force: bool = False, skip_bad: bool = False) -> Features:
+    """Extract the features of every image of a plan, or take them where they are finished.
 
     Args:
-        collection: the images.
-        front_end: backbone and region proposer.
-        root: folder of this dataset's features.
+        plan: images, front end and folder.
         force: extract again even what is finished.
         skip_bad: leave out images that cannot be read instead of ending with an error.
 
     Raises:
         BadInput: images that cannot be read (all others are finished then), images that changed since, a full disk.
     """
-    folder = front_end.folder(root, collection)
+    collection, folder = plan.collection, plan.folder
     with locked(folder, "extracting these features"):
         if force and folder.exists():
             shutil.rmtree(folder)
@@ -66,40 +60,28 @@ def extract(
                     "prepare with --force to extract them again"
                 )
             say(f"features of {collection.name} are prepared already: {folder}")
-            return load_features(folder, collection.images.ids)
-        job = _Extraction(collection, front_end, folder, digests, images_sha, skip_bad)
-        job.run()
+        else:
+            _Extraction(plan, digests, images_sha, skip_bad).run()
     return load_features(folder, collection.images.ids)
 
 
 class _Extraction:
-    def __init__(
-        self,
-        collection: Collection,
-        front_end: FrontEnd,
-        folder: Path,
-        digests: Sequence[str],
-        images_sha: str,
-        skip_bad: bool,
-    ) -> None:
-        self.collection, self.front_end, self.folder = collection, front_end, folder
+    def __init__(self, plan: Plan, digests: Sequence[str], images_sha: str, skip_bad: bool) -> None:
+        self.plan, self.collection, self.front_end, self.folder = plan, plan.collection, plan.front_end, plan.folder
         self.images_sha, self.skip_bad = images_sha, skip_bad
-        n = len(collection.images.ids)
+        n = len(digests)
         self.shards = {
             (rows := range(a, min(a + SHARD, n))): sha256_json(digests[a : rows.stop]) for a in range(0, n, SHARD)
         }
-        self.shapes = front_end.shapes(n)
 
     def run(self) -> None:
-        size = self.front_end.size(len(self.collection.images.ids))
-        self._require_room(size)
+        self._require_room()
         whole = self._allocate()
         done, spent, failed = self._journal() if whole else ({}, 0.0, {})
         n = len(self.collection.images.ids)
-        made_with = f"{self.front_end.images_with} + {self.front_end.regions_with}"
         todo = [rows for rows in self.shards if _name(rows) not in done]
         time_left = f", about {duration(self._seconds(todo))}" if len(todo) >= LONG else ""
-        say(f"extracting {made_with} of {n:,} images, {size / 1e6:,.0f} MB{time_left}")
+        say(f"extracting {self.front_end.label} of {n:,} images, {self.plan.size / 1e6:,.0f} MB{time_left}")
         if done:
             say(f"going on: {len(done)} of {len(self.shards)} shards were finished before")
         unreadable: dict[int, str] = {}
@@ -129,12 +111,12 @@ class _Extraction:
         """What these shards will take, from a few images."""
         return self.front_end.seconds(self.collection, PROBE) / PROBE * sum(map(len, shards))
 
-    def _require_room(self, size: int) -> None:
+    def _require_room(self) -> None:
         written = sum(path.stat().st_blocks * 512 for path in self.folder.glob("*.npy"))
-        free = free_bytes(self.folder)
-        if size - written > free:
+        needed, free = self.plan.size - written, free_bytes(self.folder)
+        if needed > free:
             raise BadInput(
-                f"these features need {(size - written) / 1e9:,.2f} GB below {self.folder.parent}, where "
+                f"these features need {needed / 1e9:,.2f} GB below {self.folder.parent}, where "
                 f"{free / 1e9:,.2f} GB are free: free some space, or choose another folder with --cache"
             )
 
@@ -163,7 +145,7 @@ class _Extraction:
             self.folder.mkdir(parents=True, exist_ok=True)
             for left_by_a_kill in self.folder.glob(".*.part"):
                 left_by_a_kill.unlink()
-            for name, (shape, dtype) in self.shapes.items():
+            for name, (shape, dtype) in self.plan.shapes.items():
                 path = self.folder / f"{name}.npy"
                 try:
                     whole &= map_array(path).shape == shape
@@ -219,14 +201,14 @@ class _Extraction:
     def _finish(self, seconds: float, failed: Mapping[str, str]) -> None:
         arrays = {
             name: {"shape": list(shape), "dtype": dtype, "sha256": sha256_file(self.folder / f"{name}.npy")}
-            for name, (shape, dtype) in self.shapes.items()
+            for name, (shape, dtype) in self.plan.shapes.items()
         }
         manifest = {
             "schema": SCHEMA,
             "dataset": self.collection.name,
             "images_with": without_folders(self.front_end.images_with),
             "regions_with": without_folders(self.front_end.regions_with),
-            **self.front_end.identity(),
+            **self.plan.identity,
             "images": len(self.collection.images.ids),
             "ids_sha": ids_sha(self.collection.images.ids),
             "images_sha": self.images_sha,

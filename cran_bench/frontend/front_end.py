@@ -47,6 +47,46 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What an extraction makes, decided before anything is read.
+
+    Attributes:
+        collection: N images.
+        front_end: the opened backbone and region proposer.
+        identity: JSON values of everything that determines the features, but for the images.
+        folder: where the features are stored.
+        shapes: shape and dtype of every array.
+    """
+
+    collection: Collection
+    front_end: FrontEnd
+    identity: Mapping[str, Any]
+    folder: Path
+    shapes: Mapping[str, tuple[tuple[int, ...], str]]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all arrays."""
+        return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.shapes.values())
+
+    def forecast(self, probe: int = 12) -> tuple[str, bool]:
+        """Disk and time that the extraction will take here, from the first `probe` images.
+
+        Returns:
+            Lines to print, and whether the disk is large enough.
+        """
+        n, free = len(self.collection.images.ids), free_bytes(self.folder)
+        lines = [
+            f"features by {self.front_end.label}: {n:,} images, {self.size / 1e9:,.2f} GB; "
+            f"{free / 1e9:,.2f} GB are free" + ("" if self.size <= free else ": too little")
+        ]
+        tried = min(probe, n)
+        seconds = self.front_end.seconds(self.collection, tried)
+        lines.append(f"{tried} images took {seconds:.2f} s here: about {duration(seconds / tried * n)} in all")
+        return "\n".join(lines), self.size <= free
+
+
+@dataclass(frozen=True)
 class FrontEnd:
     """How images become features: the two specs a user gives, opened."""
 
@@ -107,35 +147,16 @@ class FrontEnd:
         """JSON of everything that determines the features, but for the images."""
         return {"backbone": dict(self.backbone.identity()), "proposer": proposer_identity(self.proposer)}
 
-    def folder(self, root: Path, collection: Collection) -> Path:
-        """Where these features of these images lie below `root`."""
-        return root / folder_name(self.identity(), ids_sha(collection.images.ids))
+    @property
+    def label(self) -> str:
+        """``pixels + boxes``: the two specs."""
+        return f"{self.images_with} + {self.regions_with}"
 
-    def size(self, images: int) -> int:
-        """Bytes of the arrays of so many images."""
-        return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.shapes(images).values())
-
-    def forecast(self, collection: Collection, root: Path, probe: int = 12) -> tuple[str, bool]:
-        """Disk and time that the features of a collection will take here, from those of its first images.
-
-        Args:
-            collection: the images.
-            root: folder of this dataset's features, which need not be there.
-            probe: images to try.
-
-        Returns:
-            Lines to print, and whether the disk is large enough.
-        """
-        n, free = len(collection.images.ids), free_bytes(root)
-        size = self.size(n)
-        lines = [
-            f"features by {self.images_with} + {self.regions_with}: {n:,} images, {size / 1e9:,.2f} GB; "
-            f"{free / 1e9:,.2f} GB are free" + ("" if size <= free else ": too little")
-        ]
-        tried = min(probe, n)
-        seconds = self.seconds(collection, tried)
-        lines.append(f"{tried} images took {seconds:.2f} s here: about {duration(seconds / tried * n)} in all")
-        return "\n".join(lines), size <= free
+    def plan(self, collection: Collection, root: Path) -> Plan:
+        """What the features of a collection will be, below the folder `root`."""
+        identity = self.identity()
+        folder = root / folder_name(identity, ids_sha(collection.images.ids))
+        return Plan(collection, self, identity, folder, self.shapes(len(collection.images.ids)))
 
     def seconds(self, collection: Collection, images: int) -> float:
         """What the features of the first so many images take here, once warm."""

@@ -14,22 +14,9 @@ import torch
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.machine.arithmetic import has_bfloat16
 from cran_bench.ranking.filtering import ApproximateScorer, Bound, Filtering
-from cran_bench.ranking.problem import Backend, Clock, KernelInfo, Problem, Tally, make_problem
+from cran_bench.ranking.problem import Backend, Problem
 from cran_bench.ranking.reference import Reference
 from cran_bench.ranking.tiles import fitting
-
-__all__ = [
-    "BACKENDS",
-    "BOUNDS",
-    "Backend",
-    "Bound",
-    "Clock",
-    "KernelInfo",
-    "Problem",
-    "Tally",
-    "choose",
-    "make_problem",
-]
 
 BACKENDS = ("auto", "reference", "torch", "triton")
 BOUNDS = get_args(Bound)

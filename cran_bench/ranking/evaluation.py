@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from cran_bench.embeddings import Embedding, rows_of
+from cran_bench.machine.arithmetic import in_full_precision
 from cran_bench.protocols import Protocol, fold_rows
-from cran_bench.ranking.backends import Backend, Bound, Clock
+from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Metrics, Ranks, mean_metrics
-from cran_bench.ranking.rank import rank, twin_accuracy
+from cran_bench.ranking.problem import Backend, Clock, make_problem
+from cran_bench.ranking.rank import count, twin_accuracy
 from cran_bench.similarity import Similarity, mean_by_image
 
 
@@ -56,10 +58,15 @@ def evaluate(
     """
     queries, query_of = as_queries(protocol, texts, image_of, len(images), similarity)
     clock = Clock(image_of.device)
-    ranks = rank(images, queries, query_of, similarity, clock, backend, bound, folds)
-    values = metrics_of(ranks, folds).values()
-    if twins is not None:
-        values["twin_accuracy"] = twin_accuracy(images, queries, query_of, twins, similarity)
+    with torch.no_grad(), in_full_precision(image_of.device):
+        start = clock.now()
+        problem = make_problem(images, queries, query_of, similarity, folds)
+        clock.similarity += clock.now() - start
+        ranks = count(problem, clock, backend, bound)
+        values = metrics_of(ranks, folds).values()
+        if twins is not None:
+            whole = make_problem(images, queries, query_of, similarity) if folds else problem
+            values["twin_accuracy"] = twin_accuracy(whole, twins)
     return Evaluation(ranks, values, clock)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from cran_bench.ranking.backends import KernelInfo
+    from cran_bench.ranking.problem import KernelInfo
 
 KS = (1, 5, 10)
 

@@ -11,8 +11,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from cran_bench.embeddings import Levels, Relations, pair_lengths, require_finite
+from cran_bench.embeddings import Embedding, Levels, Relations, as_levels, pair_lengths, require_finite
 from cran_bench.errors import BadInput
+from cran_bench.protocols import fold_rows
 from cran_bench.similarity import MultiLevel, Reach, Similarity, rounding
 
 RANGE = 1e-10, 1e10  # sizes of vectors
@@ -158,19 +159,45 @@ def blocks(rows: slice, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, rows.stop))
 
 
-def make_problem(images: Levels, texts: Levels, image_of: Tensor, similarity: Similarity, folds: int = 1) -> Problem:
-    """Check embeddings, and score what belongs together.
+def make_problem(
+    images: Embedding, texts: Embedding, image_of: Tensor, similarity: Similarity, folds: int = 0
+) -> Problem:
+    """Check embeddings, score each text with its own image, and divide both sides into folds.
 
     Args:
         images: N rows.
-        texts: T rows, those of a fold together.
-        image_of: (T,) int64, whose each text is.
+        texts: T rows.
+        image_of: (T,) int64, which image row each text belongs to; every image owns at least one.
         similarity: what a pair scores.
-        folds: runs of equally many images.
+        folds: 0 ranks everything against everything; else so many runs of equally many images, each with its own
+            texts, are ranked apart.  A remainder of images is left out, and texts come fold by fold.
 
     Raises:
-        BadInput: a vector or such a score is not finite, or an image has no text.
+        BadInput: embeddings that do not fit together or are not finite, an image without a text, or the score of a
+            text and its own image that is not finite.
     """
+    left, right = as_levels(images), as_levels(texts)
+    n, t, device = len(left), len(right), left.tensors()[0].device
+    if n == 0 or t == 0:
+        raise BadInput(f"ranking needs images and texts; there are {n} images and {t} texts")
+    if len(image_of) != t:
+        raise BadInput(f"image_of names the image of each text: {t} texts came with {len(image_of)} entries")
+    for named in (int(image_of.min()), int(image_of.max())):
+        if not 0 <= named < n:
+            raise BadInput(f"image_of names image {named}, but there are {n} images, counted from 0")
+    similarity.check(left, right)
+    image_of = image_of.to(device, torch.int64)
+    if folds:
+        size = len(fold_rows(n, folds)[0])
+        fold = image_of // size
+        order = fold.argsort(stable=True)
+        order = order[fold[order] < folds]
+        if n % folds or not torch.equal(order, torch.arange(t, device=device)):
+            left, right, image_of = left.rows(slice(folds * size)), right.rows(order), image_of[order]
+    return _scored(left, right, image_of, similarity, folds or 1)
+
+
+def _scored(images: Levels, texts: Levels, image_of: Tensor, similarity: Similarity, folds: int) -> Problem:
     extents = require_finite(images, "image embeddings"), require_finite(texts, "text embeddings")
     everything = torch.arange(len(texts), device=image_of.device)
     positive = pair_scores(images, texts, similarity, image_of, everything)

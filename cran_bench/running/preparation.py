@@ -142,8 +142,8 @@ def prepare(
         BadInput: data, specs or images that are not usable.
     """
     collection, defaults = _load(dataset, data, vectors)
-    front_end = _front_end(collection, defaults, images_with, regions_with)
-    features = extract(collection, front_end, _features_root(cache, dataset), force=force, skip_bad=skip_bad)
+    plan = _front_end(collection, defaults, images_with, regions_with).plan(collection, _features_root(cache, dataset))
+    features = extract(plan, force=force, skip_bad=skip_bad)
     return _made(dataset, collection, features, vectors)
 
 
@@ -171,8 +171,8 @@ def check(
             return "\n".join([*lines, f"missing: {len(absent)} of {len(needs)}"]), False
     collection, defaults = _load(dataset, data, "ppmi-svd")
     lines.append(collection.describe())
-    front_end = _front_end(collection, defaults, images_with, regions_with)
-    forecast, has_room = front_end.forecast(collection, _features_root(cache, dataset))
+    plan = _front_end(collection, defaults, images_with, regions_with).plan(collection, _features_root(cache, dataset))
+    forecast, has_room = plan.forecast()
     return "\n".join([*lines, forecast]), has_room
 
 

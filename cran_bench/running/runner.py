@@ -24,9 +24,10 @@ from cran_bench.machine.processes import ALONE, OutOfStep, Processes
 from cran_bench.machine.progress import duration, say
 from cran_bench.machine.storage import locked, sha256_json
 from cran_bench.protocols import Protocol, Unit, unit_of
-from cran_bench.ranking.backends import Backend, Bound, Clock
 from cran_bench.ranking.evaluation import evaluate
+from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Ranks
+from cran_bench.ranking.problem import Backend, Clock
 from cran_bench.records.examples import Examples, find_examples
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import ResultStore

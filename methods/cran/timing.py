@@ -14,7 +14,7 @@ from cran_bench.embeddings import Levels, region_pairs
 from cran_bench.frontend.text.characters import ALPHABET
 from cran_bench.machine.environment import environment
 from cran_bench.machine.progress import say
-from cran_bench.ranking.backends import Clock
+from cran_bench.ranking.problem import Clock
 from cran_bench.similarity import MultiLevel
 from cran_bench.toolbox.losses import margin_loss
 
