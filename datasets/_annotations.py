@@ -12,9 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cran_bench.dataset import SPLITS, Collection, FolderImages
-from cran_bench.errors import BadInput
-from cran_bench.specs import format_options
+from cran_bench import SPLITS, BadInput, Collection, FolderImages
 
 T = TypeVar("T")
 
@@ -32,10 +30,6 @@ class Limited:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 2 * len(SPLITS):
             raise ValueError(f"limit must be at least {2 * len(SPLITS)}, two images for each split, not {self.limit}")
-
-    def label(self, name: str) -> str:
-        """The name with the fields that differ from their defaults."""
-        return name + format_options({k: v for k, v in vars(self).items() if v != getattr(type(self), k)})
 
 
 @dataclass(frozen=True)

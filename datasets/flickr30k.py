@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cran_bench.dataset import SPLITS, Collection
-from cran_bench.errors import BadInput
-from cran_bench.needs import Need, first_of
-from cran_bench.registry import register_dataset
+from cran_bench import SPLITS, BadInput, Collection, Need, first_of, register_dataset
 
 from ._annotations import (
     KARPATHY_ZIP,
@@ -72,7 +69,7 @@ class Flickr30k(Photographs):
             {name for names in members.values() for name in names},
         )
         return collected(
-            self.label("flickr30k"),
+            "flickr30k",
             photographs,
             limited(members, self.limit),
             captions,

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cran_bench.dataset import SPLITS, Collection
-from cran_bench.errors import BadInput
-from cran_bench.needs import Need, first_of
-from cran_bench.registry import register_dataset
+from cran_bench import SPLITS, BadInput, Collection, Need, first_of, register_dataset
 
 from ._annotations import Photographs, check_disjoint, check_there, collected, home, limited, read_captions, read_list
 
@@ -52,7 +49,7 @@ class Flickr8k(Photographs):
         every = {name for names in members.values() for name in names}
         captions, outside = read_captions(_find(folder, TOKENS), every)
         return collected(
-            self.label("flickr8k"),
+            "flickr8k",
             photographs,
             limited(members, self.limit),
             captions,

@@ -8,9 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cran_bench.dataset import SPLITS, Collection
-from cran_bench.errors import BadInput, did_you_mean
-from cran_bench.registry import register_dataset
+from cran_bench import SPLITS, BadInput, Collection, did_you_mean, register_dataset
 
 from ._annotations import Photographs, check_there, collected, dealt, limited, read_lines
 
@@ -61,7 +59,7 @@ class Folder(Photographs):
         members = self._split(path, home)
         kept = limited(members, self.limit)
         check_there([name for split in SPLITS for name in kept[split]], path, data / self.images)
-        return collected(self.label("folder"), data / self.images, kept, captions)
+        return collected("folder", data / self.images, kept, captions)
 
     def _find(self, data: Path) -> Path:
         for name in (self.file,) if self.file else FILES:

@@ -12,10 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import FailFast, TypeAdapter, ValidationError
 
-from cran_bench.dataset import SPLITS, Collection
-from cran_bench.errors import BadInput, first_wrong
-from cran_bench.needs import Need, first_of
-from cran_bench.registry import register_dataset
+from cran_bench import SPLITS, BadInput, Collection, Need, first_of, first_wrong, register_dataset
 
 from ._annotations import (
     KARPATHY_ZIP,
@@ -129,7 +126,7 @@ class MSCOCO(Photographs):
             check_there(kept[split], origin, photographs)
         by_name = {name: captions.get(image, []) for image, name in names.items()}
         labels, remarks = _labels(folder, names, [name for split in SPLITS for name in kept[split]])
-        return collected(self.label("mscoco"), photographs, kept, by_name, labels, remarks)
+        return collected("mscoco", photographs, kept, by_name, labels, remarks)
 
     def _split(
         self, folder: Path, names: Mapping[int, str], files: Mapping[str, Path]

@@ -9,10 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cran_bench.dataset import SPLITS, Collection
-from cran_bench.errors import BadInput
-from cran_bench.frontend.feature_files import FeatureFile, FeatureFiles
-from cran_bench.registry import register_dataset
+from cran_bench import SPLITS, BadInput, Collection, FeatureFile, FeatureFiles, register_dataset
 
 from ._annotations import Limited, limited, read_lines
 
@@ -58,7 +55,7 @@ class Precomp(Limited):
         each = [len(own) // len(file) for own, file in zip(captions, files, strict=True)]
         ends = np.cumsum([0, *kept])
         return Collection(
-            name=self.label("precomp"),
+            name="precomp",
             images=FeatureFiles([f"{SPLITS[k]}-{image}" for k, image in places], files, places),
             captions=[text for k, own in enumerate(captions) for text in own[: kept[k] * each[k]]],
             image_of=np.repeat(np.arange(len(places)), [each[k] for k, _ in places]),

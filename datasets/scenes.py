@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cran_bench.dataset import SPLITS, Collection, ImageSource
-from cran_bench.machine.storage import sha256_bytes
-from cran_bench.registry import register_dataset
-from cran_bench.specs import format_options
+from cran_bench import SPLITS, Collection, ImageSource, register_dataset
 
 from ._scene_drawing import VERSION, draw, frames
 from ._scene_language import can_tell_apart, describe
@@ -35,7 +33,7 @@ class SceneImages(ImageSource):
 
     def digest(self, row: int) -> str:
         """See ImageSource."""
-        return sha256_bytes(json.dumps([VERSION, self.size, self.scenes[row]]).encode())
+        return hashlib.sha256(json.dumps([VERSION, self.size, self.scenes[row]]).encode()).hexdigest()
 
 
 @register_dataset("scenes", presets={"quick": {"train": 300, "val": 100, "test": 200}})
@@ -88,7 +86,7 @@ class Scenes:
                     scenes.append(scene)
                     captions += [caption.text for caption in describe(stream, scene, twin, CAPTIONS)]
         return Collection(
-            name="scenes" + format_options({k: v for k, v in asdict(self).items() if v != getattr(Scenes, k)}),
+            name="scenes",
             images=SceneImages(ids, scenes, self.size),
             captions=captions,
             image_of=np.repeat(np.arange(len(ids), dtype=np.int64), CAPTIONS),

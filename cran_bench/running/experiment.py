@@ -1,0 +1,322 @@
+"""Running, evaluating and reading records from Python: the functions behind the verbs of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from cran_bench.embeddings import Embedding, Levels, as_levels, rows_of
+from cran_bench.errors import BadInput
+from cran_bench.machine.environment import own_device
+from cran_bench.machine.processes import joined
+from cran_bench.machine.progress import say
+from cran_bench.machine.storage import cache_folder
+from cran_bench.protocols import Protocol as ProtocolName
+from cran_bench.protocols import parse_protocols
+from cran_bench.ranking.backends import require_known
+from cran_bench.ranking.evaluation import evaluate as rank_and_measure
+from cran_bench.ranking.filtering import Bound
+from cran_bench.ranking.metrics import Ranks
+from cran_bench.records.schema import Failure, Record
+from cran_bench.records.statistics import SUMS, Interval, sample
+from cran_bench.records.store import Finished, ResultStore
+from cran_bench.registry import DATASETS, METHODS, each, quick_dataset, quick_method
+from cran_bench.running.preparation import Prepared, find_prepared
+from cran_bench.running.runner import Outcome, Runner, new_name, parse_seeds
+from cran_bench.similarity import COSINE, DOT, Similarity
+from cran_bench.tables.tables import Table, build_tables
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+SIMILARITIES = {"cosine": COSINE, "dot": DOT}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run was asked for, parsed.
+
+    Attributes:
+        dataset: its spec.
+        data: folder that holds the datasets.
+        methods: specs, one a row.
+        protocols: how texts become queries.
+        seeds: one fit each.
+    """
+
+    dataset: str
+    data: Path
+    methods: Sequence[str]
+    protocols: Sequence[ProtocolName]
+    seeds: Sequence[int]
+
+
+class Workers(Protocol):
+    """Where the rows of a run are computed other than in this process."""
+
+    def device(self, name: str) -> torch.device:
+        """The kind of device that `name` means there."""
+        ...
+
+    def run(self, runner: Runner, request: Request) -> list[Outcome]:
+        """Compute the rows; the outcomes in the order of `Runner.run`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Results:
+    """The outcome of a run.
+
+    Attributes:
+        store: where the records are kept.
+        outcomes: a record or a failure for each method, seed and protocol.
+    """
+
+    store: ResultStore
+    outcomes: Sequence[Outcome]
+
+    @property
+    def records(self) -> list[Record]:
+        """Records of the runs that finished."""
+        return [outcome.record for outcome in self.outcomes if outcome.record is not None]
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Runs that ended with an error."""
+        return [outcome.failure for outcome in self.outcomes if outcome.failure is not None]
+
+    @property
+    def tables(self) -> list[Table]:
+        """One table for each protocol, with intervals and notes."""
+        finished = [self.store.finished(o.address, o.record) for o in self.outcomes if o.record is not None]
+        return build_tables(finished, self.failures)
+
+    def table(self) -> pd.DataFrame:
+        """Every figure as a number, one line for each method and protocol."""
+        return pd.concat([table.frame() for table in self.tables], ignore_index=True)
+
+
+def run(
+    methods: str | Sequence[str] | None = None,
+    dataset: str = "scenes",
+    protocols: str | Sequence[str] = "captions",
+    seeds: int | str | Sequence[int] = 0,
+    *,
+    quick: bool = False,
+    folds: int = 0,
+    force: bool = False,
+    data: str | PathLike[str] = "data",
+    backbone: str | None = None,
+    regions: str | None = None,
+    vectors: str = "ppmi-svd",
+    results: str | PathLike[str] = "results",
+    cache: str | PathLike[str] | None = None,
+    device: str = "auto",
+    backend: str = "auto",
+    bound: Bound = "measured",
+    workers: Workers | None = None,
+) -> Results:
+    """Fit methods, rank the test split in both directions, and record the figures.  What is recorded is reused.
+
+    Args:
+        methods: specs such as ``"cca"``, ``"cran:paper[margin=0.2]"`` or ``"mine.py:Mine"``; None for all.
+        dataset: spec of the dataset, such as ``"scenes"`` or ``"flickr8k[limit=200]"``.
+        protocols: names of protocols, or ``"all"``.
+        seeds: seeds of the fits; ``"0:5"`` for 0 to 4.
+        quick: less data and shorter training; not for comparison.
+        folds: 0 to rank the whole test split, else the number of folds to average over.
+        force: fit and rank again what is recorded.
+        data: folder that holds the datasets.
+        backbone: spec of the image features; None for the dataset's own.
+        regions: spec of the regions; None for the dataset's own.
+        vectors: spec of the word vectors.
+        results: folder of the records.
+        cache: folder of features and fits; None for ``~/.cache/cran-bench``.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        backend: how ranks are counted; they do not depend on it.
+        bound: bound on the error of low-precision scores, ``"measured"`` or ``"proven"``.
+        workers: where rows are computed; None for this process, or those of torchrun.
+
+    Returns:
+        Records and failures; a method that fails does not stop the others.
+
+    Raises:
+        BadInput: an unknown method, dataset or option, or data that is not usable.
+    """
+    source, folder = quick_dataset(dataset) if quick else dataset, Path(cache) if cache else cache_folder()
+
+    def parse() -> tuple[Request, Prepared]:
+        named = each([methods] if isinstance(methods, str) else methods or [])
+        specs = [quick_method(text) if quick else text for text in named or METHODS.names()]
+        for text in specs:
+            METHODS.configure(text)
+        for name, reason in () if named else METHODS.failures.items():
+            say(f"left out: method {name} could not be imported: {reason}")
+        wanted = parse_protocols(protocols if isinstance(protocols, str) else ",".join(protocols))
+        numbers = parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, np.atleast_1d(seeds).tolist())))
+        configured = DATASETS.configure(source)
+        require_known(backend, bound)
+        prepared = find_prepared(configured, Path(data), folder, backbone, regions, vectors)
+        return Request(source, Path(data), specs, wanted, numbers), prepared
+
+    where = own_device(device) if workers is None else workers.device(device)
+    with joined(where) as processes:
+        request, prepared = processes.in_turn(parse, parse)
+        name = processes.lead(new_name)
+        runner = Runner(prepared, Path(results), folder, where, folds, backend, bound, force, name, processes)
+        processes.helper = runner.help
+
+        def compute() -> list[Outcome]:
+            if workers is not None:
+                return workers.run(runner, request)
+            configured = [METHODS.configure(text) for text in request.methods]
+            return runner.run(configured, request.protocols, request.seeds)
+
+        return Results(runner.store, processes.lead(compute))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The figures of an evaluation.
+
+    Attributes:
+        metrics: recalls in percent, median and mean ranks from 1, `rsum`, and `twin_accuracy` where there are twins.
+        ranks: integers per query, from which every figure follows.
+    """
+
+    metrics: dict[str, float]
+    ranks: Ranks
+
+    def interval(self, figure: str) -> Interval:
+        """A recall (``i2t_r1`` ... ``t2i_r10``) or a sum (``i2t``, ``t2i``, ``rsum``) with its 95 % bootstrap interval.
+
+        Raises:
+            BadInput: an unknown figure.
+        """
+        return self._sample().interval(figure)
+
+    def table(self) -> pd.DataFrame:
+        """A line for each figure: `value` and, for recalls and their sums, the 95 % interval over images."""
+        drawn = self._sample()
+        lines = []
+        for figure, value in self.metrics.items():
+            bounds = drawn.interval(figure) if "_r" in figure or figure in SUMS else None
+            low, high = (bounds.low, bounds.high) if bounds else (np.nan, np.nan)
+            lines.append({"figure": figure, "value": value, "low": low, "high": high})
+        return pd.DataFrame(lines).set_index("figure")
+
+    def _sample(self) -> Any:
+        return sample([self.ranks])
+
+
+def evaluate(
+    image_embeddings: ArrayLike | Tensor | Levels,
+    text_embeddings: ArrayLike | Tensor | Levels,
+    image_of: ArrayLike | Tensor | None = None,
+    *,
+    similarity: str | Similarity = "cosine",
+    protocol: ProtocolName = "captions",
+    folds: int = 0,
+    twins: ArrayLike | Tensor | None = None,
+    backend: str = "auto",
+    bound: Bound = "measured",
+) -> Scores:
+    """All figures of the embeddings of images and texts, with their intervals; no dataset or method is needed.
+
+    Args:
+        image_embeddings: (N, D) rows, or `Levels`.
+        text_embeddings: (T, D) rows, or `Levels`.
+        image_of: (T,) the row of each text's image; None where text k belongs to image k // (T / N).
+        similarity: ``"cosine"``, ``"dot"``, or a declared similarity such as ``MultiLevel(top=3)``.
+        protocol: how texts become queries.
+        folds: 0 to rank everything, else the number of folds to average over.
+        twins: (N,) the row of each image's twin, for `twin_accuracy`.
+        backend: how ranks are counted; they do not depend on it.
+        bound: bound on the error of low-precision scores, ``"measured"`` or ``"proven"``.
+
+    Raises:
+        BadInput: embeddings that do not fit together or are not finite.
+
+    Example:
+        >>> import numpy as np, cran_bench
+        >>> images = np.eye(4, dtype="float32")
+        >>> cran_bench.evaluate(images, images.repeat(5, axis=0)).metrics["rsum"]
+        600.0
+    """
+    images, texts = _embedding(image_embeddings), _embedding(text_embeddings)
+    device = as_levels(images).tensors()[0].device
+    if image_of is None:
+        each_image, rest = divmod(len(texts), max(1, len(images)))
+        if rest or not each_image:
+            raise BadInput(
+                f"{len(texts)} texts are not equally many for each of {len(images)} images: say which image each text "
+                "belongs to with image_of="
+            )
+        owners = torch.arange(len(images), device=device).repeat_interleave(each_image)
+    else:
+        owners = torch.as_tensor(image_of, device=device).long()
+        order = owners.argsort(stable=True)
+        owners, texts = owners[order], rows_of(texts, order) if len(order) == len(texts) else texts
+    if isinstance(similarity, str):
+        if similarity not in SIMILARITIES:
+            raise BadInput(f"similarity is 'cosine', 'dot' or a declared similarity, not '{similarity}'")
+        similarity = SIMILARITIES[similarity]
+    require_known(backend, bound)
+    other = None if twins is None else torch.as_tensor(twins, device=device).long()
+    found = rank_and_measure(images, texts, owners, other, similarity, protocol, folds, backend, bound)
+    return Scores(dict(found.metrics), found.ranks)
+
+
+def _embedding(given: ArrayLike | Tensor | Levels) -> Embedding:
+    if isinstance(given, Levels):
+        return given
+    rows = given if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))
+    if rows.dim() != 2:
+        raise BadInput(f"embeddings are (rows, dimensions), not of shape {tuple(rows.shape)}")
+    return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
+
+
+def read_records(folder: str | PathLike[str] = "results") -> pd.DataFrame:
+    """Every record below a folder of results, one line each: what was run, its figures, seconds and environment.
+
+    Raises:
+        BadInput: there are none, or one is damaged.
+    """
+    store = ResultStore(Path(folder))
+    lines = [_line(run) for run in store.runs()]
+    if not lines:
+        raise BadInput(f"there are no records below {store.root}: make some with cran-bench run")
+    return pd.DataFrame(lines)
+
+
+def _line(run: Finished) -> dict[str, Any]:
+    record = run.record
+    about = record.environment
+    return {
+        "dataset": record.data.label,
+        "quick": record.data.quick,
+        "front_end": record.data.front_end,
+        "vectors": record.data.vectors,
+        "protocol": record.protocol,
+        "folds": record.folds,
+        "method": record.method.label,
+        "preset": record.method.preset,
+        "unit": record.method.unit,
+        "seed": record.seed,
+        **record.metrics,
+        "ties": record.ties,
+        **{f"{phase}_s": seconds for phase, seconds in record.seconds.model_dump().items()},
+        "peak_memory": record.peak_memory,
+        "device": record.device,
+        **{name: about.get(name) for name in ("cpu", "gpu", "threads", "torch", "commit")},
+        "started": pd.Timestamp(record.started),
+        "fingerprint": record.fingerprint,
+    }
