@@ -165,7 +165,7 @@ class Split:
         array: NDArray[np.generic] | None = getattr(self._features, name)
         if array is None:
             raise MissingFeature(
-                f"{self._collection.name} was prepared without regions; prepare it again with --regions-with"
+                f"{self._collection.name} was prepared without regions; prepare it again with --regions"
             )
         return array
 

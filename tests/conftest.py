@@ -64,7 +64,7 @@ class Tiny:
     """A dataset that is prepared below `cache`."""
 
     spec: str
-    images_with: str
+    backbone: str
     data: Path
     cache: Path
     results: Path | None = None
@@ -76,12 +76,12 @@ class Tiny:
         return ["-d", self.spec, "--data", str(self.data), "--cache", str(self.cache), *results]
 
 
-def _prepare(spec, images_with, data, cache):
+def _prepare(spec, backbone, data, cache):
     from cran_bench.registry import DATASETS
     from cran_bench.running.preparation import prepare
 
-    prepare(DATASETS.configure(spec), data, cache, images_with)
-    return Tiny(spec, images_with, data, cache)
+    prepare(DATASETS.configure(spec), data, cache, backbone)
+    return Tiny(spec, backbone, data, cache)
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +94,7 @@ def prepared_scenes(tmp_path_factory):
 def quick_scenes(prepared_scenes, tmp_path):
     """A hundred scenes, prepared, with a cache of the test's own."""
     shutil.copytree(prepared_scenes.cache, tmp_path / "cache")
-    return Tiny(prepared_scenes.spec, prepared_scenes.images_with, prepared_scenes.data, tmp_path / "cache")
+    return Tiny(prepared_scenes.spec, prepared_scenes.backbone, prepared_scenes.data, tmp_path / "cache")
 
 
 @pytest.fixture(scope="session")

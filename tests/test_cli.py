@@ -72,10 +72,10 @@ def run(command, quick_scenes, tmp_path):
         (["-s", "one"], "seeds are whole numbers from 0"),
         (["--device", "gpu"], "there is no device 'gpu'; did you mean 'cpu'?"),
         (["--device", "cuda:99"], "so there is no 'cuda:99'; use --device cpu"),
-        (["--images-with", "pixel"], "there is no backbone 'pixel'; did you mean 'pixels'?"),
-        (["--images-with", "pixels[dim=3]"], "pixels: dim is 3; use 16 to 8192"),
-        (["--regions-with", "gird"], "there are no regions 'gird'; did you mean 'grid'?"),
-        (["--images-with", "onnx:gone.onnx"], "gone.onnx"),
+        (["--backbone", "pixel"], "there is no backbone 'pixel'; did you mean 'pixels'?"),
+        (["--backbone", "pixels[dim=3]"], "pixels: dim is 3; use 16 to 8192"),
+        (["--regions", "gird"], "there are no regions 'gird'; did you mean 'grid'?"),
+        (["--backbone", "onnx:gone.onnx"], "gone.onnx"),
         (["--vectors", "glvoe:gone.txt"], "glove"),
         (["--vectors", "glove:gone.txt"], "gone.txt"),
         (["-d", "flickr8k"], "has no folder images"),
@@ -141,7 +141,7 @@ def prepare(command, flickr, tmp_path):
     def call(*arguments):
         said = command(
             *("prepare", "flickr8k", "--data", flickr, "--cache", tmp_path / "cache"),
-            *("--images-with", "pixels[dim=16]", "--regions-with", "none", *arguments),
+            *("--backbone", "pixels[dim=16]", "--regions", "none", *arguments),
         )
         assert not half_written(tmp_path)
         return said
@@ -258,7 +258,7 @@ def test_features_whose_ids_do_not_match(command, flickr, tmp_path):
     (tmp_path / "ids.txt").write_text("\n".join(f"{k}.jpg" for k in range(30)))
     where = ("--data", flickr, "--cache", tmp_path / "cache")
     spec = f"npy:{tmp_path}/f.npy[ids={tmp_path}/ids.txt]"
-    said = command("prepare", "flickr8k", *where, "--images-with", spec, "--regions-with", "none")
+    said = command("prepare", "flickr8k", *where, "--backbone", spec, "--regions", "none")
     assert said.code == 2
     assert "30 of 30 images have no row in" in said.sentence and "the first is train00.jpg" in said.sentence
     assert not ready(tmp_path) and not half_written(tmp_path)
@@ -269,7 +269,7 @@ def test_a_manifest_of_other_weights(run, quick_scenes, tmp_path):
     manifest = json.loads(path.read_text())
     manifest["backbone"]["version"] = "0" * 64
     path.write_text(json.dumps(manifest))
-    said = run("-m", "cca", "--images-with", quick_scenes.images_with)
+    said = run("-m", "cca", "--backbone", quick_scenes.backbone)
     assert said.code == 2 and "holds features of other weights" in said.sentence
     assert not (tmp_path / "results").exists()
 
@@ -507,7 +507,7 @@ main()
 
 def test_control_c_while_extracting(command, tmp_path, monkeypatch):
     arguments = ("prepare", "scenes[train=200,val=20,test=20]", "--cache", tmp_path / "cache")
-    arguments += ("--images-with", "pixels[dim=16]", "--regions-with", "none")
+    arguments += ("--backbone", "pixels[dim=16]", "--regions", "none")
     process = start(*arguments, program=(sys.executable, "-c", SLOW))
     wait_for(lambda: list(tmp_path.rglob("journal.json")), process)
     stop(process)
@@ -614,7 +614,7 @@ def test_table(run, command, tmp_path):
 
 def test_quick_runs_are_marked(command, flickr, tmp_path):
     where = ("--data", flickr, "--cache", tmp_path / "cache", "--results", tmp_path / "results")
-    said = command("run", "--quick", "-d", "flickr8k", "-m", "cfa", "--images-with", "pixels[dim=16]", *where)
+    said = command("run", "--quick", "-d", "flickr8k", "-m", "cfa", "--backbone", "pixels[dim=16]", *where)
     assert said.code == 0, said.err
     assert said.out.splitlines()[1] == "quick: not for comparison"
     (path,) = records(tmp_path)

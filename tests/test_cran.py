@@ -958,7 +958,7 @@ def test_data_without_regions_says_which_row_works(tmp_path):
     splits = {"train": np.arange(40), "val": np.arange(40, 50), "test": np.arange(50, 60)}
     bare = make(sentences(60), list(range(60)), 60, splits, regions=False)
     for cls in (CRAN, CRANLocal, CRANRelation):
-        with pytest.raises(MissingFeature, match=r"levels global.* need regions.*--regions-with, or run cran-baseline"):
+        with pytest.raises(MissingFeature, match=r"levels global.* need regions.*--regions, or run cran-baseline"):
             fitted(cls(**SHORT), bare, tmp_path)
     fitted(CRANBaseline(**SHORT), bare, tmp_path)
 

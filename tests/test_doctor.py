@@ -127,7 +127,7 @@ def test_features_and_fits_are_looked_over_too(command, tree, recorded_scenes, w
     assert said.code == 1 and what in said.out and said.out.endswith("1 files need care\n"), said.out
     assert command("doctor", "--results", tree).out.endswith("all is well again\n")
     assert list(examine_cache(cache)) == []
-    again = command("run", *recorded_scenes.arguments, "-m", "cca", "--force", "--images-with", "pixels[dim=64]")
+    again = command("run", *recorded_scenes.arguments, "-m", "cca", "--force", "--backbone", "pixels[dim=64]")
     assert again.code == 0, again.err
     assert command("doctor", "--results", tree, "--check").out == "all is well\n"
 

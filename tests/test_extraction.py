@@ -449,7 +449,7 @@ def test_finished_vectors_whose_ids_do_not_match(tmp_path):
     with pytest.raises(BadInput, match=r"1 of 40 images have no row in .*ids\.txt, the first is 0\.png"):
         extract(opened.plan(data, tmp_path / "cache"))
     assert not list((tmp_path / "cache").rglob("manifest.json"))
-    with pytest.raises(BadInput, match="holds finished vectors and cannot embed crops: use --regions-with"):
+    with pytest.raises(BadInput, match="holds finished vectors and cannot embed crops: use --regions"):
         FrontEnd.open(f"npy:{tmp_path}/f.npy", "grid", data)
 
 
@@ -473,7 +473,7 @@ def test_without_regions_a_method_that_needs_them_is_told(tmp_path):
     split = prepared.split("train", "captions", torch.device("cpu"))
     assert not split.has_regions and split.images.shape == (4, 16)
     for name in ("regions", "boxes", "box_scores", "region_mask"):
-        with pytest.raises(MissingFeature, match="was prepared without regions; prepare it again with --regions-with"):
+        with pytest.raises(MissingFeature, match="was prepared without regions; prepare it again with --regions"):
             getattr(split, name)
     runner = Runner(prepared, tmp_path / "results", tmp_path / "cache", torch.device("cpu"))
     (outcome,) = runner.run([METHODS.configure(f"{script}:Needs")], ["captions"], [0])

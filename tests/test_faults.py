@@ -84,7 +84,7 @@ class Nursery:
     def verbs(self, tree):
         """The three commands, in a tree of their own."""
         where = ("--data", tree, "--cache", tree / "cache")
-        front_end = ("--images-with", "pixels[dim=16]", "--regions-with", "none")
+        front_end = ("--backbone", "pixels[dim=16]", "--regions", "none")
         return {
             "prepare": ("prepare", DATASET, *where, *front_end),
             "run": ("run", "-d", DATASET, *where, "-m", METHODS, "-s", "0:2", "--results", tree / "results"),

@@ -47,7 +47,7 @@ def test_a_part_of_a_fit_that_has_begun_is_not_refused(quick_scenes, command, tm
 
     monkeypatch.setattr(memory, "available", once)
     where = (*quick_scenes.arguments, "--cache", tmp_path / "cache", "--results", tmp_path / "results")
-    front_end = ("--images-with", "pixels[dim=64]")
+    front_end = ("--backbone", "pixels[dim=64]")
     said = command("run", "-m", "macc:quick", "-p", "documents", *where, *front_end)
     assert said.code == 0 and memory.available() == 0
 

@@ -55,7 +55,7 @@ def test_one_command_gives_a_row(write, tmp_path, command, shape):
     assert "reused" in again.err
     sentence = command("search", "a dog and a boat", "-m", "cca", "-d", spec, "--data", folder.parent, *kept[:2])
     assert "test-" in sentence.out
-    drawn = command("run", "cca", "-d", spec, "--data", folder.parent, "--images-with", "pixels", *kept)
+    drawn = command("run", "cca", "-d", spec, "--data", folder.parent, "--backbone", "pixels", *kept)
     assert "comes as features, without pictures for pixels and data" in drawn.sentence
 
 

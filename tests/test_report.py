@@ -94,7 +94,7 @@ def evil(command, tmp_path):
             split = "train" if row < 12 else "val" if row < 18 else "test"
             rows.writerows([name, f"a {word} {row} {EVIL}", split] for word in ("dog", "cat"))
     where = ["-d", "folder", "--data", folder, "--cache", tmp_path / "cache", "--results", tmp_path / "evil"]
-    said = command("run", *where, "-m", "cfa[dim=4]", "--images-with", "pixels[dim=16]")
+    said = command("run", *where, "-m", "cfa[dim=4]", "--backbone", "pixels[dim=16]")
     assert said.code == 0, said.err
     out = tmp_path / "evil.html"
     assert command("report", "--results", tmp_path / "evil", "--data", folder, "-o", out).code == 0
@@ -111,7 +111,7 @@ def test_nothing_in_the_data_becomes_markup(evil):
 def test_without_the_dataset_there_are_placeholders(command, flickr, tmp_path):
     cache, results = tmp_path / "cache", tmp_path / "results"
     where = ["--data", flickr, "--cache", cache]
-    assert command("prepare", "flickr8k", *where, "--images-with", "pixels[dim=16]").code == 0
+    assert command("prepare", "flickr8k", *where, "--backbone", "pixels[dim=16]").code == 0
     assert command("run", "-d", "flickr8k", *where, "--results", results, "-m", "cfa[dim=4]").code == 0
     out = tmp_path / "report.html"
     said = command("report", "--results", results, "--data", tmp_path / "elsewhere", "-o", out)

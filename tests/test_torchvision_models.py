@@ -339,8 +339,8 @@ def test_a_killed_run_ends_with_the_same_bytes(resnet18, detector, tmp_path):
                 "scenes[train=120,val=40,test=40]",
             ),
             *("--cache", str(cache)),
-            *("--images-with", f"torchvision:resnet18[weights={resnet18[0]}]"),
-            *("--regions-with", f"torchvision:{SMALL_DETECTOR}[weights={detector[0]}]"),
+            *("--backbone", f"torchvision:resnet18[weights={resnet18[0]}]"),
+            *("--regions", f"torchvision:{SMALL_DETECTOR}[weights={detector[0]}]"),
         ]
 
     whole = subprocess.run(prepare(tmp_path / "whole"), capture_output=True, text=True)

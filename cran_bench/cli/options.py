@@ -54,10 +54,10 @@ CacheOption = Annotated[
     Path,
     typer.Option("--cache", envvar="CRAN_BENCH_CACHE", metavar="DIR", help="Folder of features and fits."),
 ]
-ImagesOption = Annotated[
+BackboneOption = Annotated[
     str | None,
     typer.Option(
-        "--images-with",
+        "--backbone",
         metavar="SPEC",
         help="Backbone: pixels[dim=512], onnx:FILE[tensor=NAME], torchvision:vgg19[weights=FILE], npy:FILE[ids=FILE] "
         "or data.",
@@ -66,7 +66,7 @@ ImagesOption = Annotated[
 RegionsOption = Annotated[
     str | None,
     typer.Option(
-        "--regions-with",
+        "--regions",
         metavar="SPEC",
         help="Regions: boxes, grid, nanodet:FILE, torchvision:fasterrcnn_resnet50_fpn_v2, paper, selective_search, "
         "npy:FILE[boxes=FILE], data or none.",

@@ -13,6 +13,7 @@ from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
 
 from .options import (
+    BackboneOption,
     BackendOption,
     BoundOption,
     CacheOption,
@@ -20,7 +21,6 @@ from .options import (
     DataOption,
     DatasetOption,
     DeviceOption,
-    ImagesOption,
     MethodsOption,
     RegionsOption,
     ResultsOption,
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 def prepare(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset, such as scenes or flickr8k.")],
     data: DataOption = Path("data"),
-    images_with: ImagesOption = None,
-    regions_with: RegionsOption = None,
+    backbone: BackboneOption = None,
+    regions: RegionsOption = None,
     cache: CacheOption = cache_folder(),  # noqa: B008 - the default is shown in --help
     force: Annotated[bool, typer.Option("--force", help="Extract again what is finished.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
@@ -57,8 +57,8 @@ def prepare(
 ) -> None:
     """Validate a dataset and extract its features, once.  Can be stopped at any moment and started again.
 
-    Example: cran-bench prepare flickr8k --data DIR --images-with "onnx:net.onnx[tensor=penultimate]"
-    --regions-with nanodet:detector.onnx
+    Example: cran-bench prepare flickr8k --data DIR --backbone "onnx:net.onnx[tensor=penultimate]"
+    --regions nanodet:detector.onnx
 
     Example: cran-bench prepare mscoco --data DIR --check
 
@@ -74,12 +74,12 @@ def prepare(
         _export(configured, data, export)
         return
     if only_check:
-        found, complete = preparation.check(configured, data, cache, images_with, regions_with)
+        found, complete = preparation.check(configured, data, cache, backbone, regions)
         typer.echo(found)
         if not complete:
             raise typer.Exit(1)
         return
-    made = preparation.prepare(configured, data, cache, images_with, regions_with, force=force, skip_bad=skip_bad)
+    made = preparation.prepare(configured, data, cache, backbone, regions, force=force, skip_bad=skip_bad)
     typer.echo(f"{configured.label} is ready: {made.features.label}")
 
 
@@ -99,8 +99,8 @@ def run(
     folds: Annotated[int, typer.Option("--folds", min=0, help="Mean over this many folds of the test images.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Fit and rank again what is recorded.")] = False,
     data: DataOption = Path("data"),
-    images_with: ImagesOption = None,
-    regions_with: RegionsOption = None,
+    backbone: BackboneOption = None,
+    regions: RegionsOption = None,
     vectors: VectorsOption = "ppmi-svd",
     results: ResultsOption = Path("results"),
     cache: CacheOption = cache_folder(),  # noqa: B008
@@ -141,7 +141,7 @@ def run(
         protocols, numbers = parse_protocols(protocol), runner.parse_seeds(seeds)
         configured = DATASETS.configure(source)
         require_known(backend, bound)
-        prepared = find_prepared(configured, data, cache, images_with, regions_with, vectors)
+        prepared = find_prepared(configured, data, cache, backbone, regions, vectors)
         return specs, protocols, numbers, prepared
 
     def do() -> None:

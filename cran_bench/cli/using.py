@@ -11,12 +11,12 @@ from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
 
 from .options import (
+    BackboneOption,
     CacheOption,
     DataOption,
     DatasetOption,
     DeviceOption,
     DrawingOption,
-    ImagesOption,
     QuickOption,
     RegionsOption,
     SeedOption,
@@ -45,8 +45,8 @@ def explain(
     seed: SeedOption = 0,
     quick: QuickOption = False,
     data: DataOption = Path("data"),
-    images_with: ImagesOption = None,
-    regions_with: RegionsOption = None,
+    backbone: BackboneOption = None,
+    regions: RegionsOption = None,
     vectors: VectorsOption = "ppmi-svd",
     cache: CacheOption = cache_folder(),  # noqa: B008
     device: DeviceOption = "auto",
@@ -72,7 +72,7 @@ def explain(
         require_drawable(out)
     where = pick_device(device)
     configured_data = DATASETS.configure(quick_dataset(dataset) if quick else dataset)
-    prepared = find_prepared(configured_data, data, cache, images_with, regions_with, vectors)
+    prepared = find_prepared(configured_data, data, cache, backbone, regions, vectors)
     split, row = prepared.find(image, where)
     if text.isdecimal():
         if not 1 <= int(text) <= len(split.texts):
@@ -106,8 +106,8 @@ def search(
     seed: SeedOption = 0,
     quick: QuickOption = False,
     data: DataOption = Path("data"),
-    images_with: ImagesOption = None,
-    regions_with: RegionsOption = None,
+    backbone: BackboneOption = None,
+    regions: RegionsOption = None,
     vectors: VectorsOption = "ppmi-svd",
     cache: CacheOption = cache_folder(),  # noqa: B008
     device: DeviceOption = "auto",
@@ -140,8 +140,8 @@ def search(
     picture = None if image is None else open_image(image)
     where = pick_device(device)
     configured_data = DATASETS.configure(quick_dataset(dataset) if quick else dataset)
-    prepared = find_prepared(configured_data, data, cache, images_with, regions_with, vectors)
-    front_end = None if picture is None else prepared.front_end(images_with, regions_with)
+    prepared = find_prepared(configured_data, data, cache, backbone, regions, vectors)
+    front_end = None if picture is None else prepared.front_end(backbone, regions)
     unit = fit_unit(configured, "captions")
     part = Runner(prepared, Path(), cache, where).fitted(configured, seed, unit)
     members = prepared.split(split, "captions", where, unit)

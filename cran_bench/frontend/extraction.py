@@ -194,7 +194,7 @@ class _Extraction:
             if name in arrays:
                 bad = ~np.isfinite(arrays[name].reshape(len(rows), -1)).all(axis=1)
                 arrays[name][bad] = 0
-                reason = f"{self.front_end.images_with} gives NaN or infinity"
+                reason = f"{self.front_end.backbone_spec} gives NaN or infinity"
                 failed |= {rows[k]: f"{ids[rows[k]]}: {reason}" for k in np.flatnonzero(bad)}
         return Shard(rows, arrays, failed)
 
@@ -206,8 +206,8 @@ class _Extraction:
         manifest = {
             "schema": SCHEMA,
             "dataset": self.collection.name,
-            "images_with": without_folders(self.front_end.images_with),
-            "regions_with": without_folders(self.front_end.regions_with),
+            "images_with": without_folders(self.front_end.backbone_spec),
+            "regions_with": without_folders(self.front_end.regions_spec),
             **self.plan.identity,
             "images": len(self.collection.images.ids),
             "ids_sha": ids_sha(self.collection.images.ids),

@@ -90,31 +90,31 @@ class Plan:
 class FrontEnd:
     """How images become features: the two specs a user gives, opened."""
 
-    images_with: str
-    regions_with: str
+    backbone_spec: str
+    regions_spec: str
     backbone: Backbone | PrecomputedImages
     proposer: Proposer | PrecomputedRegions | None
 
     @classmethod
-    def open(cls, images_with: str, regions_with: str, collection: Collection) -> FrontEnd:
+    def open(cls, backbone_spec: str, regions_spec: str, collection: Collection) -> FrontEnd:
         """Open both specs.
 
         Raises:
             BadInput: an unknown spec, a missing file, or two that do not go together.
         """
-        backbone = open_backbone(images_with, collection)
-        proposer = open_proposer(regions_with, collection)
+        backbone = open_backbone(backbone_spec, collection)
+        proposer = open_proposer(regions_spec, collection)
         needs_crops = isinstance(proposer, Proposer) and proposer.crops_with is None and proposer.features_dim is None
         if isinstance(backbone, PrecomputedImages) and needs_crops:
             raise BadInput(
-                f"'{images_with}' holds finished vectors and cannot embed crops: "
-                "use --regions-with npy:FILE[boxes=FILE] or --regions-with none"
+                f"'{backbone_spec}' holds finished vectors and cannot embed crops: "
+                "use --regions npy:FILE[boxes=FILE] or --regions none"
             )
-        front_end = cls(images_with, regions_with, backbone, proposer)
+        front_end = cls(backbone_spec, regions_spec, backbone, proposer)
         if front_end.reads_images and isinstance(collection.images, FeatureFiles):
             raise BadInput(
-                f"{collection.name} comes as features, without pictures for {images_with} and {regions_with}: "
-                "leave out --images-with and --regions-with"
+                f"{collection.name} comes as features, without pictures for {backbone_spec} and {regions_spec}: "
+                "leave out --backbone and --regions"
             )
         return front_end
 
@@ -150,7 +150,7 @@ class FrontEnd:
     @property
     def label(self) -> str:
         """``pixels + boxes``: the two specs."""
-        return f"{self.images_with} + {self.regions_with}"
+        return f"{self.backbone_spec} + {self.regions_spec}"
 
     def plan(self, collection: Collection, root: Path) -> Plan:
         """What the features of a collection will be, below the folder `root`."""

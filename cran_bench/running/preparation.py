@@ -77,21 +77,21 @@ class Prepared:
         rows = np.zeros(1, dtype=np.int64)
         return Split("test", "captions", self.collection, features, self.text("captions"), device, rows, [""])
 
-    def front_end(self, images_with: str | None, regions_with: str | None) -> FrontEnd:
+    def front_end(self, backbone: str | None, regions: str | None) -> FrontEnd:
         """The front end of these features, for further images; regions that come with the data are left out.
 
         Raises:
             BadInput: its files are not at hand, or the features were computed elsewhere.
         """
         made = self.features.manifest
-        images, regions = images_with or made["images_with"], regions_with or made["regions_with"]
+        images, regions = backbone or made["images_with"], regions or made["regions_with"]
         regions = "none" if regions == "boxes" else regions
         if images.startswith(("npy:", "data")) or regions.startswith(("npy:", "data")):
             raise BadInput(
                 f"{self.dataset.label} has features from elsewhere ({self.features.label}), a new picture has none: "
                 "search with a sentence, or prepare with a network"
             )
-        for option, spec in (("--images-with", images), ("--regions-with", regions)):
+        for option, spec in (("--backbone", images), ("--regions", regions)):
             if not all(Path(file).exists() for file in files_of(spec)):
                 raise BadInput(
                     f"a new picture goes through the front end of the features, {self.features.label}: "
@@ -130,8 +130,8 @@ def prepare(
     dataset: Configured[Dataset],
     data: Path,
     cache: Path,
-    images_with: str | None = None,
-    regions_with: str | None = None,
+    backbone: str | None = None,
+    regions: str | None = None,
     vectors: str = "ppmi-svd",
     force: bool = False,
     skip_bad: bool = False,
@@ -142,7 +142,7 @@ def prepare(
         BadInput: data, specs or images that are not usable.
     """
     collection, defaults = _load(dataset, data, vectors)
-    plan = _front_end(collection, defaults, images_with, regions_with).plan(collection, _features_root(cache, dataset))
+    plan = _front_end(collection, defaults, backbone, regions).plan(collection, _features_root(cache, dataset))
     features = extract(plan, force=force, skip_bad=skip_bad)
     return _made(dataset, collection, features, vectors)
 
@@ -151,8 +151,8 @@ def check(
     dataset: Configured[Dataset],
     data: Path,
     cache: Path,
-    images_with: str | None = None,
-    regions_with: str | None = None,
+    backbone: str | None = None,
+    regions: str | None = None,
 ) -> tuple[str, bool]:
     """What is there, what is missing and where to get it; where all is there, how long extraction will take.
 
@@ -171,17 +171,17 @@ def check(
             return "\n".join([*lines, f"missing: {len(absent)} of {len(needs)}"]), False
     collection, defaults = _load(dataset, data, "ppmi-svd")
     lines.append(collection.describe())
-    plan = _front_end(collection, defaults, images_with, regions_with).plan(collection, _features_root(cache, dataset))
+    plan = _front_end(collection, defaults, backbone, regions).plan(collection, _features_root(cache, dataset))
     forecast, has_room = plan.forecast()
     return "\n".join([*lines, forecast]), has_room
 
 
 def _front_end(
-    collection: Collection, defaults: Mapping[str, Any], images_with: str | None, regions_with: str | None
+    collection: Collection, defaults: Mapping[str, Any], backbone: str | None, regions: str | None
 ) -> FrontEnd:
-    images = images_with or defaults["images"]
+    images = backbone or defaults["images"]
     # Finished vectors cannot embed crops, so they come without regions unless the user gives some.
-    regions = regions_with or ("none" if images.startswith("npy:") else defaults["regions"])
+    regions = regions or ("none" if images.startswith("npy:") else defaults["regions"])
     return FrontEnd.open(images, regions, collection)
 
 
@@ -189,8 +189,8 @@ def find_prepared(
     dataset: Configured[Dataset],
     data: Path,
     cache: Path,
-    images_with: str | None = None,
-    regions_with: str | None = None,
+    backbone: str | None = None,
+    regions: str | None = None,
     vectors: str = "ppmi-svd",
 ) -> Prepared:
     """A dataset with the features named by the specs; with no specs, those there are; where there are none, prepare.
@@ -202,12 +202,12 @@ def find_prepared(
     """
     root = _features_root(cache, dataset)
     collection, _ = _load(dataset, data, vectors)
-    folders = [folder for folder in prepared(root) if _is_made_with(folder, images_with, regions_with, collection)]
+    folders = [folder for folder in prepared(root) if _is_made_with(folder, backbone, regions, collection)]
     if not folders:
-        return prepare(dataset, data, cache, images_with, regions_with, vectors)
+        return prepare(dataset, data, cache, backbone, regions, vectors)
     if len(folders) > 1:
         ways = "; ".join(
-            f"--images-with '{made['images_with']}' --regions-with '{made['regions_with']}'"
+            f"--backbone '{made['images_with']}' --regions '{made['regions_with']}'"
             for made in map(read_manifest, folders)
         )
         raise BadInput(f"{dataset.label} is prepared in {len(folders)} ways, say which: {ways}")
@@ -256,18 +256,18 @@ def _load(dataset: Configured[Dataset], data: Path, vectors: str) -> tuple[Colle
     return collection, plugin.defaults()
 
 
-def _is_made_with(folder: Path, images_with: str | None, regions_with: str | None, collection: Collection) -> bool:
+def _is_made_with(folder: Path, backbone: str | None, regions: str | None, collection: Collection) -> bool:
     """Whether features are those of the specs given: by content, or by label where a spec's file is not at hand."""
     made = read_manifest(folder)
-    images, regions = images_with or made["images_with"], regions_with or made["regions_with"]
-    if [made["images_with"], made["regions_with"]] != [without_folders(images), without_folders(regions)]:
+    images, proposer = backbone or made["images_with"], regions or made["regions_with"]
+    if [made["images_with"], made["regions_with"]] != [without_folders(images), without_folders(proposer)]:
         return False
     same = True
     # What the user did not name is opened again only where it needs no file: a file of that name may be another.
-    if is_at_hand(images) and (images_with or is_embedded(images)):
+    if is_at_hand(images) and (backbone or is_embedded(images)):
         same = canonical_json(dict(open_backbone(images, collection).identity())) == canonical_json(made["backbone"])
-    if same and is_at_hand(regions) and (regions_with or is_embedded(regions)):
-        found = proposer_identity(open_proposer(regions, collection))
+    if same and is_at_hand(proposer) and (regions or is_embedded(proposer)):
+        found = proposer_identity(open_proposer(proposer, collection))
         same = canonical_json(found) == canonical_json(made["proposer"])
     return same
 

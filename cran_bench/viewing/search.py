@@ -64,7 +64,7 @@ def texts_for(method: Method, split: Split, picture: Split, top: int) -> list[Hi
         except MissingFeature:
             raise BadInput(
                 "the method needs regions, but those of this dataset come with its data and a new picture has none: "
-                "prepare the dataset with --regions-with grid or a detector, or search with one that needs none"
+                "prepare the dataset with --regions grid or a detector, or search with one that needs none"
             ) from None
         scores = method.similarity.scores(image, method.embed_texts(split))[0]
     best = scores.topk(min(top, len(scores)))

@@ -91,7 +91,7 @@ class CRAN(Recipe):
         if len(self.levels) > 1 and not train.has_regions:
             raise MissingFeature(
                 f"the levels {', '.join(self.levels)} need regions, and the features were prepared without; prepare "
-                "the dataset again with --regions-with, or run cran-baseline, which needs none"
+                "the dataset again with --regions, or run cran-baseline, which needs none"
             )
         if len(self.levels) > 1:
             regions = train.boxes.shape[1]
