@@ -6,8 +6,9 @@ import hashlib
 import importlib
 import importlib.util
 import pkgutil
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -226,3 +227,27 @@ DATASETS: Registry[Dataset] = Registry("dataset", "cran_bench.datasets", ("load"
 
 register = METHODS.register
 register_dataset = DATASETS.register
+
+
+def each(methods: Sequence[str]) -> list[str]:
+    """The single specs of texts that may hold several, separated by commas outside brackets."""
+    return [part.strip() for text in methods for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+
+
+def quick_method(method: str) -> str:
+    """The method with its preset `quick`, where it has one and the user names no other."""
+    spec = parse_spec(method)
+    has_one = spec.name in METHODS.names() and "quick" in METHODS.get(spec.name).presets
+    return f"{spec.name}:quick{format_options(spec.options)}" if has_one and not spec.argument else method
+
+
+def quick_dataset(dataset: str) -> str:
+    """The dataset with its preset `quick`.
+
+    Raises:
+        BadInput: the user names another preset.
+    """
+    spec = parse_spec(dataset)
+    if spec.argument and spec.argument != "quick":
+        raise BadInput(f"--quick means the preset quick; leave it out, or write {spec.name} instead of {dataset}")
+    return f"{spec.name}:quick{format_options(spec.options)}"

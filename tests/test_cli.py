@@ -16,12 +16,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cran_bench.cli.options import quick_method
 from cran_bench.frontend import extraction
 from cran_bench.images import open_image
 from cran_bench.records.archive import read_ranks, read_record
 from cran_bench.records.store import ResultStore
-from cran_bench.registry import METHODS
+from cran_bench.registry import METHODS, quick_method
 
 SCRIPT = str(Path(sys.executable).with_name("cran-bench"))
 

@@ -9,8 +9,9 @@ import typer
 
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
+from cran_bench.machine.storage import cache_folder
 
-from .options import CacheOption, DeviceOption, ResultsOption, app, cache_folder, recorded
+from .options import CacheOption, DeviceOption, ResultsOption, app, recorded
 
 if TYPE_CHECKING:
     from cran_bench.registry import Configured

@@ -11,6 +11,7 @@ import typer
 
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
+from cran_bench.machine.storage import cache_folder
 
 from .options import (
     BackboneOption,
@@ -26,10 +27,6 @@ from .options import (
     ResultsOption,
     VectorsOption,
     app,
-    cache_folder,
-    each,
-    quick_dataset,
-    quick_method,
 )
 
 if TYPE_CHECKING:
@@ -117,57 +114,42 @@ def run(
 
     Example: cran-bench run -d mscoco --cluster "slurm[queue=gpu,gres=gpu:1,cores=8,memory=64GB,jobs=10]"
     """
-    from cran_bench.machine.environment import own_device
-    from cran_bench.machine.processes import joined, started
-    from cran_bench.protocols import Protocol, parse_protocols
-    from cran_bench.ranking.backends import require_known
-    from cran_bench.registry import DATASETS, METHODS
-    from cran_bench.running import runner
-    from cran_bench.running.preparation import Prepared, find_prepared
-    from cran_bench.tables.tables import build_tables, render
+    import cran_bench
+    from cran_bench.machine.processes import is_first, started
+    from cran_bench.tables.tables import render
 
-    source = quick_dataset(dataset) if quick else dataset
-    workers = None if cluster is None else import_module("cran_bench.cluster.workers").find_cluster(cluster)
-    if workers is not None and started() > 1:
-        raise BadInput("torchrun shares one training, --cluster hands out rows: use one of them")
+    workers = None
+    if cluster is not None:
+        from cran_bench.cluster.dispatch import ClusterWorkers
 
-    def asked() -> tuple[list[str], tuple[Protocol, ...], list[int], Prepared]:
-        named = each([*(methods or []), *(more or [])])
-        specs = [quick_method(text) if quick else text for text in named or METHODS.names()]
-        for text in specs:
-            METHODS.configure(text)
-        for name, reason in () if named else METHODS.failures.items():
-            say(f"left out: method {name} could not be imported: {reason}")
-        protocols, numbers = parse_protocols(protocol), runner.parse_seeds(seeds)
-        configured = DATASETS.configure(source)
-        require_known(backend, bound)
-        prepared = find_prepared(configured, data, cache, backbone, regions, vectors)
-        return specs, protocols, numbers, prepared
-
-    def do() -> None:
-        if workers is None:
-            outcomes = job.run([METHODS.configure(text) for text in specs], protocols, numbers)
-        else:
-            from cran_bench.cluster.dispatch import run_on
-
-            outcomes = run_on(workers, job, source, data, specs, protocols, numbers)
-        finished = [job.store.finished(o.address, o.record) for o in outcomes if o.record is not None]
-        failures = [o.failure for o in outcomes if o.failure is not None]
-        typer.echo(render(build_tables(finished, failures), "terminal"))
-        say(f"records: {job.store.root}")
-        if failures:
-            first = f"{failures[0].method_label}: {failures[0].error}"
-            raise BadInput(f"{len(failures)} of {len(outcomes)} runs failed, the first is {first}")
-
-    where = own_device(device) if workers is None else workers.device(device)
-    with joined(where) as processes:
-        specs, protocols, numbers, prepared = processes.in_turn(asked, asked)
-        name = processes.lead(runner.new_name)
-        job = runner.Runner(
-            prepared, results, cache, where, folds, backend, cast("Bound", bound), force, name, processes
-        )
-        processes.helper = job.help
-        processes.lead(do)
+        if started() > 1:
+            raise BadInput("torchrun shares one training, --cluster distributes rows: use one of them")
+        workers = ClusterWorkers.of(cluster)
+    made = cran_bench.run(
+        [*(methods or []), *(more or [])],
+        dataset,
+        protocol,
+        seeds,
+        quick=quick,
+        folds=folds,
+        force=force,
+        data=data,
+        backbone=backbone,
+        regions=regions,
+        vectors=vectors,
+        results=results,
+        cache=cache,
+        device=device,
+        backend=backend,
+        bound=cast("Bound", bound),
+        workers=workers,
+    )
+    if is_first():
+        typer.echo(render(made.tables, "terminal"))
+        say(f"records: {made.store.root}")
+        if made.failures:
+            first = f"{made.failures[0].method_label}: {made.failures[0].error}"
+            raise BadInput(f"{len(made.failures)} of {len(made.outcomes)} runs failed, the first is {first}")
 
 
 @app.command()

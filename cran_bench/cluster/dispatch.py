@@ -30,6 +30,7 @@ from cran_bench.protocols import Protocol
 from cran_bench.ranking.filtering import Bound
 from cran_bench.records.schema import Address, Failure, Record
 from cran_bench.registry import DATASETS, METHODS, Configured
+from cran_bench.running.experiment import Request
 from cran_bench.running.preparation import Prepared, load_prepared
 from cran_bench.running.runner import Count, Outcome, Runner
 from cran_bench.specs import parse_spec
@@ -78,42 +79,52 @@ class RunSpec:
     name: str
 
 
-def run_on(
-    cluster: clusters.Cluster,
-    runner: Runner,
-    dataset: str,
-    data: Path,
-    methods: Sequence[str],
-    protocols: Sequence[Protocol],
-    seeds: Sequence[int],
-) -> list[Outcome]:
-    """What `Runner.run` does, with a task of the cluster for each method and seed.
+@dataclass(frozen=True)
+class ClusterWorkers:
+    """The workers of a cluster, as `cran_bench.run` takes them: a task for each method and seed."""
 
-    Args:
-        cluster: where.
-        runner: of the run; it computes nothing itself.
-        dataset: spec of the dataset that `runner` has prepared.
-        data: folder of the datasets.
-        methods: specs.
-        protocols: names.
-        seeds: of the fits.
+    cluster: clusters.Cluster
 
-    Returns:
-        Outcomes in the order in which `Runner.run` gives them.
+    @classmethod
+    def of(cls, spec: str) -> ClusterWorkers:
+        """The workers of a spec such as ``local:2``, ``dask://ADDRESS`` or ``slurm[queue=NAME]``.
 
-    Raises:
-        BadInput: the cluster is not to be had, or went away.
-        CannotWrite: a worker could not write into the shared folders.
-    """
+        Raises:
+            BadInput: an unknown kind, bad options, or dask.distributed is not installed.
+        """
+        return cls(clusters.find_cluster(spec))
+
+    def device(self, name: str) -> torch.device:
+        """The kind of device that `name` means on the workers."""
+        return self.cluster.device(name)
+
+    def run(self, runner: Runner, request: Request) -> list[Outcome]:
+        """Compute the rows of a request on the cluster.
+
+        Args:
+            runner: the runner of the request; it computes nothing itself.
+            request: what was asked for.
+
+        Returns:
+            Outcomes in the order of `Runner.run`.
+
+        Raises:
+            BadInput: the cluster cannot be reached, or went away.
+            CannotWrite: a worker could not write into the shared folders.
+        """
+        return _run_on(self.cluster, runner, request)
+
+
+def _run_on(cluster: clusters.Cluster, runner: Runner, request: Request) -> list[Outcome]:
     assert isinstance(runner.backend, str)
     job = RunSpec(
-        dataset=with_full_path(dataset),
-        data=str(data.resolve()),
+        dataset=with_full_path(request.dataset),
+        data=str(request.data.resolve()),
         features=str(runner.data.features.folder.resolve()),
         vectors=_with_full_file(runner.data.vectors),
         results=str(runner.results.resolve()),
         cache=str(runner.cache.resolve()),
-        protocols=tuple(protocols),
+        protocols=tuple(request.protocols),
         device=runner.device.type,
         folds=runner.folds,
         backend=runner.backend,
@@ -121,8 +132,8 @@ def run_on(
         force=runner.force,
         name=runner.name,
     )
-    rows = [(text, METHODS.configure(text), seed) for text in methods for seed in seeds]
-    count = Count(len(rows) * len(protocols))
+    rows = [(text, METHODS.configure(text), seed) for text in request.methods for seed in request.seeds]
+    count = Count(len(rows) * len(request.protocols))
     found: dict[int, list[Outcome]] = {}
 
     def take(number: int, outcomes: list[Outcome]) -> None:
@@ -131,7 +142,7 @@ def run_on(
             count.say(outcome)
 
     for number, (_, method, seed) in enumerate(rows):
-        recorded = runner.recorded(method, protocols, seed)
+        recorded = runner.recorded(method, request.protocols, seed)
         if recorded is not None:
             take(number, recorded)
     left = [number for number in range(len(rows)) if number not in found]
