@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from cran_bench.cluster import workers as cluster
-from cran_bench.cluster.dispatch import run_on
 from cran_bench.cluster.workers import Local, find_cluster
 from cran_bench.records.schema import ERROR, EXAMPLES
 from cran_bench.registry import DATASETS, METHODS
+from cran_bench.running.experiment import Request
 from cran_bench.running.preparation import find_prepared
 from cran_bench.running.runner import Runner
 
@@ -177,7 +177,9 @@ def records(results):
 def test_every_row_comes_though_a_worker_is_killed_three_times(runner, quick_scenes, held, tmp_path, capsys):
     methods = [f"{held}:Held", f"{held}:Held[waits=true]", "cca[dim=8]"]
     deadly = Deadly(2, held)
-    outcomes = run_on(deadly, runner, quick_scenes.spec, quick_scenes.data, methods, ["captions"], range(4))
+    outcomes = ClusterWorkers(deadly).run(
+        runner, Request(quick_scenes.spec, quick_scenes.data, methods, ["captions"], range(4))
+    )
     assert len(set(deadly.killed)) == 3
     assert len(begun(held)) == 8 + 3  # what was killed in the midst of a fit was fitted again
     assert len(begun(held, "parts")) == 4  # and what rows share was fitted once for each seed
@@ -242,7 +244,9 @@ def test_a_row_that_kills_workers_fails_and_the_others_go_on(runner, quick_scene
     monkeypatch.setattr(cluster, "DEATHS", 1)
     held.write_text(HELD.replace('raise RuntimeError("less than nothing")', "os.kill(os.getpid(), 9)"))
     methods = [f"{held}:Held[ridge=-1]", f"{held}:Held"]
-    fatal, good = run_on(Local(1), runner, quick_scenes.spec, quick_scenes.data, methods, ["captions"], [0])
+    fatal, good = ClusterWorkers(Local(1)).run(
+        runner, Request(quick_scenes.spec, quick_scenes.data, methods, ["captions"], [0])
+    )
     assert fatal.failure.error == "its worker died 2 times: the memory may be too small; see what workers printed"
     assert good.failure is None and len(records(runner.results)) == 1
     assert capsys.readouterr().err.count("died; what it was given goes to others") == 2

@@ -34,7 +34,7 @@ from cran_bench.machine.progress import say
 from cran_bench.machine.storage import locked, write_atomically
 from cran_bench.ranking.backends import choose
 from cran_bench.ranking.filtering import Bound
-from cran_bench.ranking.problem import Clock, KernelInfo, Problem, Tally, blocks, make_problem
+from cran_bench.ranking.problem import STORED, Clock, KernelInfo, Problem, Tally, blocks, make_problem
 from cran_bench.similarity import MultiLevel, Similarity
 
 Help = Callable[[Path, int], AbstractContextManager[object]]
@@ -44,8 +44,6 @@ FLOP = {"cpu": 2e12, "cuda": 1e15}
 """Of a shard: some fifteen seconds of two cores, or some seconds of a GPU."""
 FROM = 4
 """Shards; with fewer, writing and reading the embeddings takes longer than is gained."""
-
-PROBLEM = "problem.safetensors"
 
 SIMILARITIES = {"Similarity": Similarity, "MultiLevel": MultiLevel}
 
@@ -94,7 +92,7 @@ class Sharded:
         self.folder.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:
-            with locked(folder, "counting this"):
+            with locked(folder / STORED, "counting this"):
                 write_problem(problem, folder, about)
                 yield folder
         finally:
@@ -145,7 +143,7 @@ def _count(problem: Problem, folder: Path, number: int, about: dict[str, Any], w
         return False
     try:
         with FileLock(folder / f"{number}.lock", timeout=-1 if waits else 0):
-            if path.exists() or not (folder / PROBLEM).exists():
+            if path.exists() or not (folder / STORED).exists():
                 return False
             part = shard(problem, *(slice(*ends) for ends in about["shards"][number]))
             clock = Clock(problem.device)
@@ -196,7 +194,7 @@ def write_problem(problem: Problem, folder: Path, about: dict[str, Any]) -> None
     similarity = {"class": type(problem.similarity).__name__, "fields": asdict(problem.similarity)}
     known = {**about, "kinds": kinds, "folds": len(problem.folds), "similarity": similarity}
     whole = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-    safetensors.torch.save_file(whole, folder / PROBLEM, {"about": json.dumps(known)})
+    safetensors.torch.save_file(whole, folder / STORED, {"about": json.dumps(known)})
 
 
 def forget_shards() -> None:
@@ -207,7 +205,7 @@ def forget_shards() -> None:
 @functools.lru_cache(maxsize=1)
 @torch.no_grad()
 def _problem_in(folder: Path, device: torch.device) -> tuple[Problem, dict[str, Any]]:
-    with safetensors.safe_open(folder / PROBLEM, framework="pt", device=str(device)) as file:
+    with safetensors.safe_open(folder / STORED, framework="pt", device=str(device)) as file:
         about: dict[str, Any] = json.loads(file.metadata()["about"])
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     fields = about["similarity"]["fields"]

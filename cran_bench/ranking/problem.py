@@ -16,6 +16,7 @@ from cran_bench.errors import BadInput
 from cran_bench.protocols import fold_rows
 from cran_bench.similarity import MultiLevel, Reach, Similarity, rounding
 
+STORED = "problem.safetensors"  # file of a problem that several machines count
 RANGE = 1e-10, 1e10  # sizes of vectors
 PAIR_BYTES = 1 << 28  # of vectors in float64, for pairs that are scored one by one
 
