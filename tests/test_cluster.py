@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from cran_bench.cluster import workers as cluster
+from cran_bench.cluster.dispatch import ClusterWorkers
 from cran_bench.cluster.workers import Local, find_cluster
 from cran_bench.records.schema import ERROR, EXAMPLES
 from cran_bench.registry import DATASETS, METHODS
