@@ -20,7 +20,7 @@ from cran_bench.methods.cran.recipe import Recipe
 FULL_STEP = """
 import resource, time, torch
 from cran_bench import MultiLevel
-from cran_bench.losses import margin_loss
+from cran_bench.toolbox.losses import margin_loss
 from cran_bench.methods.cran.model import LENGTH, Network, Views, only
 from cran_bench.methods.cran.recipe import LEVELS, PAPER, Recipe
 torch.manual_seed(0)

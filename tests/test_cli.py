@@ -493,7 +493,8 @@ def test_two_runs_of_the_same_record_at_once(quick_scenes, mine, tmp_path):
 SLOW = """
 import time
 from cran_bench.cli import main
-from cran_bench.frontend import extraction, pixels
+from cran_bench.frontend import extraction
+from cran_bench.frontend.images import pixels
 extraction.SHARD = extraction.BATCH = 16
 embed = pixels.Pixels.embed
 def slow(self, batch):

@@ -25,7 +25,7 @@ METHODS = "cca,cran-baseline[start=scratch,max_epochs=3,batch_size=20]"
 # A fork is killed after some seconds, or when it is about to make its n-th change of a file.
 NURSERY = """
 import json, os, signal, sys, time
-import cran_bench.bench.measuring, cran_bench.preparation, cran_bench.runner, cran_bench.tables
+import cran_bench.bench.measuring, cran_bench.running.preparation, cran_bench.running.runner, cran_bench.tables.tables
 from cran_bench.cli import main
 from cran_bench.frontend import extraction
 from cran_bench.registry import DATASETS, METHODS
