@@ -20,7 +20,7 @@ from cran_bench import kernels
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.linalg import Matrix, Moments, canonical_correlations, cross_factors, moments, spectral_norm
 
-Second: TypeAlias = "ArrayLike | sparse.sparray | sparse.spmatrix"
+SecondView: TypeAlias = "ArrayLike | sparse.sparray | sparse.spmatrix"
 Solution: TypeAlias = "tuple[Matrix, Matrix, Matrix]"  # Wx (p, k), Wy (q, k), spectrum (k,)
 Solver: TypeAlias = Literal["exact"] | kernels.Approximation
 
@@ -49,7 +49,7 @@ class TwoViews(base.ClassNamePrefixFeaturesOutMixin, base.TransformerMixin, base
     columns_: tuple[kernels.Columns | None, kernels.Columns | None] = (None, None)
     _limits: ClassVar[dict[str, dict[str, Any]]] = {}
 
-    def fit(self, X: ArrayLike, y: Second) -> Self:
+    def fit(self, X: ArrayLike, y: SecondView) -> Self:
         """Fit the projections of both views.
 
         Equal rows of X in succession (an image with several texts) are computed with once, as in the suite.
@@ -80,7 +80,7 @@ class TwoViews(base.ClassNamePrefixFeaturesOutMixin, base.TransformerMixin, base
         self.n_features_y_ = texts.shape[1]
         return self
 
-    def transform(self, X: ArrayLike | None, y: Second | None = None) -> Any:
+    def transform(self, X: ArrayLike | None, y: SecondView | None = None) -> Any:
         """Project one view, or both, which may have different numbers of rows, as images and their texts do.
 
         Args:
@@ -94,11 +94,11 @@ class TwoViews(base.ClassNamePrefixFeaturesOutMixin, base.TransformerMixin, base
         scores = tuple(self._projected(*self._validated(X, y)))
         return scores if len(scores) == 2 else scores[0]
 
-    def fit_transform(self, X: ArrayLike, y: Second) -> Any:
+    def fit_transform(self, X: ArrayLike, y: SecondView) -> Any:
         """Fit, and project the same pairs: a tuple of (n, k) for X and (n, k) for y."""
         return self.fit(X, y).transform(X, y)
 
-    def score(self, X: ArrayLike, y: Second) -> float:
+    def score(self, X: ArrayLike, y: SecondView) -> float:
         """The correlation between the projections of the given pairs, a mean over dimensions; higher is better.
 
         On pairs that were not fitted it serves to choose ridges, widths and kernels (`GridSearchCV`), not
