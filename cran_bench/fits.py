@@ -31,6 +31,7 @@ from cran_bench.ranking import rank
 from cran_bench.ranks import Metrics
 from cran_bench.similarity import Embedding, Similarity, on_device
 from cran_bench.source import code_sha
+from cran_bench.specs import flat_values
 from cran_bench.split import Split
 from cran_bench.storage import locked, sha256_json, write_atomically
 
@@ -341,8 +342,8 @@ def part_name(part: Part) -> str:
 
 
 def fields_json(part: object) -> dict[str, Any]:
-    """The fields of a dataclass as JSON values."""
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(part)))  # type: ignore[call-overload]
+    """The fields of a dataclass as JSON values, those of nested dataclasses by their own names."""
+    values: dict[str, Any] = json.loads(json.dumps(flat_values(part), default=dataclasses.asdict))
     return values
 
 
