@@ -14,7 +14,7 @@ from cran_bench.registry import METHODS
 from cran_bench.similarity import as_levels
 
 HELD = ("images", "regions")
-STEPS = "hidden_image=8,hidden_text=8,stack_steps=8,steps=8"
+STEPS = "hidden_image=8,hidden_text=8,rbm_steps=8,steps=8"
 
 
 @pytest.fixture
@@ -90,11 +90,11 @@ def test_rows_that_were_first_read_in_inference_can_be_trained_on(fresh, monkeyp
         "dcca[out=8,epochs=2,batch_size=60]",
         f"bimodal-ae[{STEPS}]",
         f"multimodal-dbn[{STEPS}]",
-        f"corr-ae[{STEPS},grain=parts]",
-        f"ccl[{STEPS},coarse_steps=8,joint_steps=8,joint=8,code=8,units=8]",
-        "cran[top=2,max_epochs=1,start_passes=1,beginnings=1]",
-        "cran[top=2,max_epochs=1,start=scratch,image_scaling=standard]",
-        "cran-baseline[max_epochs=1,start=scratch,image_scaling=whiten]",
+        f"corr-ae[{STEPS},granularity=parts]",
+        f"ccl[{STEPS},autoencoder_steps=8,joint_steps=8,joint_units=8,code_units=8,units=8]",
+        "cran[top=2,max_epochs=1,pretraining_epochs=1,restarts=1]",
+        "cran[top=2,max_epochs=1,text_init=random,image_scaling=standard]",
+        "cran-baseline[max_epochs=1,text_init=random,image_scaling=whiten]",
     ],
 )
 def test_a_fit_is_the_same_whether_features_are_held_or_read_anew(fresh, tmp_path, monkeypatch, spec):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cran_bench.fits import FitStore
-from cran_bench.methods._word_cnn import WIDTHS, Reader, WordCNN
+from cran_bench.methods._word_cnn import WIDTHS, WordCNN, WordConvolutions
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def reader():
     torch.manual_seed(0)
     vectors = torch.randn(12, 6, dtype=torch.float64)
     vectors[:2] = 0
-    return Reader(vectors, filters=4).double().eval()
+    return WordConvolutions(vectors, filters=4).double().eval()
 
 
 def by_brute_force(reader, ids):

@@ -1,10 +1,12 @@
-"""What the text encoders start from: one that learned beforehand what its level needs, from a linear layer's errors.
+"""Pretraining of text encoders on the training texts, with a linear layer on the mean of the encoder's steps.
 
-`places`: where CCA puts the text, which is what the words say of the image.  It saves the global and local level the
-many epochs in which a contrastive loss teaches characters to be words.  `words`: which words occur in which quarter of
-the text.  The relation level needs to know who is named first, and may not know too well who is named: a level that
-finds things by name settles on roles by name (red things first, squares second), under which a scene and its twin score
-alike whatever is changed a little, and stays there.
+`cca-targets`: the encoder learns to predict the projection of the text by CCA with the images.  This saves the global
+and the local level the many epochs that a contrastive loss takes to learn words from characters.
+
+`word-positions`: the encoder learns to predict which words occur in which quarter of the text.  The relation level has
+to know which object is named first.  An encoder that knows the objects too well leads it into a local minimum: the
+level assigns roles by name (red things first, squares second), so that a scene and its twin get equal scores, and
+small changes of the weights do not help.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch.nn.functional import cosine_similarity
 
 from cran_bench import Run, Split
 from cran_bench.frontend.text import FIRST_WORD
-from cran_bench.training import Training, linear
+from cran_bench.training import Training, linear_decay
 
 from .correlation import WORDS, Correlation
 from .model import LENGTH, Mean, TextEncoder, in_blocks
@@ -28,16 +30,16 @@ from .recipe import Recipe
 
 QUARTERS = 4
 BATCH = 50
-RATE = 2e-3
+LEARNING_RATE = 2e-3
 
 
 class Words(NamedTuple):
-    """Texts as their characters, and the words to be told from them.
+    """Texts as characters, and the words to be predicted from them.
 
     Attributes:
-        chars: (T, 201) uint8.
-        ids: (T, L) int64, a word's place among the most frequent, -1 for none.
-        quarters: (T, L) int64, in which quarter of its text a word stands.
+        chars: (T, 201) uint8 characters.
+        ids: (T, L) int64 rank of each word by frequency, -1 for none.
+        quarters: (T, L) int64 quarter of the text in which each word occurs, from 0.
     """
 
     chars: Tensor
@@ -45,14 +47,14 @@ class Words(NamedTuple):
     quarters: Tensor
 
     def rows(self, rows: Tensor) -> Words:
-        """Some texts."""
+        """The texts at these positions."""
         return Words(*(x[rows] for x in self))
 
 
 def words_of(split: Split) -> Words:
-    """The words of a split's texts; of a text beyond 201 characters, those that are whole within them."""
-    heard = split.asking([t if len(t) <= LENGTH else t[:LENGTH].rpartition(" ")[0] for t in split.texts])
-    ids, lengths = heard.tokens
+    """The words of a split's texts; of texts longer than 201 characters, the words that end within these."""
+    truncated = split.asking([t if len(t) <= LENGTH else t[:LENGTH].rpartition(" ")[0] for t in split.texts])
+    ids, lengths = truncated.tokens
     ids = ids.long() - FIRST_WORD
     order = torch.arange(ids.shape[1], device=ids.device)
     quarters = order * QUARTERS // lengths.long()[:, None].clamp_min(1)
@@ -60,36 +62,36 @@ def words_of(split: Split) -> Words:
     return Words(split.chars(LENGTH), known, quarters.clamp_max(QUARTERS - 1))
 
 
-class Teller(nn.Module):
-    """A text encoder, and a linear layer from the mean of its steps to what is to be told."""
+class Predictor(nn.Module):
+    """A text encoder, and a linear layer from the mean of its steps to the targets."""
 
     criterion: ClassVar[str]
-    enough: ClassVar[float] = math.inf  # of the criterion
+    enough: ClassVar[float] = math.inf  # value of the criterion at which pretraining ends
 
     def __init__(self, recipe: Recipe, outputs: int) -> None:
         super().__init__()
         self.encoder = TextEncoder(recipe)
         self.mean = Mean()
-        self.layer = nn.Linear(recipe.sizes.lstm, outputs)
+        self.layer = nn.Linear(recipe.encoder.sizes.lstm, outputs)
 
-    def told(self, chars: Tensor) -> Tensor:
-        """(T, 201) characters to (T, outputs)."""
+    def forward(self, chars: Tensor) -> Tensor:
+        """Predictions (T, outputs) for (T, 201) characters."""
         H, counts = self.encoder(chars)
-        told: Tensor = self.layer((self.mean.weights(H, counts)[:, None] @ H).squeeze(1))
-        return told
+        predicted: Tensor = self.layer((self.mean.weights(H, counts)[:, None] @ H).squeeze(1))
+        return predicted
 
     def losses(self, texts: Words) -> Tensor:
-        """One for each thing to be told."""
+        """The loss of each target."""
         raise NotImplementedError
 
     def loss(self, texts: Words) -> Tensor:
-        """The mean; 0 where there is nothing to tell."""
+        """The mean loss; 0 where there is no target."""
         losses = self.losses(texts)
         return losses.sum() / max(1, len(losses))
 
 
-class WordTeller(Teller):
-    """Tells the words of each quarter; `likelihood` is the geometric mean of their probabilities, in percent."""
+class WordPositionPredictor(Predictor):
+    """Predicts the words of each quarter; `likelihood` is the geometric mean of their probabilities, in percent."""
 
     criterion = "likelihood"
 
@@ -97,68 +99,69 @@ class WordTeller(Teller):
         super().__init__(recipe, QUARTERS * words)
 
     def losses(self, texts: Words) -> Tensor:
-        """-log p(word | its quarter) of every word."""
-        log_p = torch.log_softmax(self.told(texts.chars).view(len(texts.ids), QUARTERS, -1), dim=2)
-        text, place = (texts.ids >= 0).nonzero().T
-        return -log_p[text, texts.quarters[text, place], texts.ids[text, place]]
+        """-log p(word | quarter) of every word."""
+        log_p = torch.log_softmax(self(texts.chars).view(len(texts.ids), QUARTERS, -1), dim=2)
+        text, position = (texts.ids >= 0).nonzero().T
+        return -log_p[text, texts.quarters[text, position], texts.ids[text, position]]
 
     @staticmethod
     def quality(loss: float) -> float:
-        """The criterion at a mean loss."""
+        """The criterion for a mean loss."""
         return 100 * math.exp(-loss)
 
 
-class PlaceTeller(Teller):
-    """Tells where CCA puts a text; `cosine` is the mean of those between told and true.
+class CCATargetPredictor(Predictor):
+    """Predicts the projection of a text by CCA; `cosine` is the mean cosine of prediction and target.
 
     Args:
-        places: (V, dim) where CCA puts each word.
+        recipe: the options of the encoder.
+        words: (V, dim) projection of each word by CCA.
     """
 
     criterion = "cosine"
     enough = 0.99
 
-    def __init__(self, recipe: Recipe, places: Tensor) -> None:
-        super().__init__(recipe, places.shape[1])
-        self.places: Tensor
-        self.register_buffer("places", places)
+    def __init__(self, recipe: Recipe, words: Tensor) -> None:
+        super().__init__(recipe, words.shape[1])
+        self.words: Tensor
+        self.register_buffer("words", words)
 
     def losses(self, texts: Words) -> Tensor:
         """1 - cosine of every text that has a word."""
-        text, place = (texts.ids >= 0).nonzero().T
-        true = self.places.new_zeros(len(texts.ids), self.places.shape[1])
-        true.index_add_(0, text, self.places[texts.ids[text, place]])
-        losses = 1 - cosine_similarity(self.told(texts.chars), true, dim=1)
+        text, position = (texts.ids >= 0).nonzero().T
+        targets = self.words.new_zeros(len(texts.ids), self.words.shape[1])
+        targets.index_add_(0, text, self.words[texts.ids[text, position]])
+        losses = 1 - cosine_similarity(self(texts.chars), targets, dim=1)
         return losses[(texts.ids >= 0).any(dim=1)]
 
     @staticmethod
     def quality(loss: float) -> float:
-        """The criterion at a mean loss."""
+        """The criterion for a mean loss."""
         return 1 - loss
 
 
 @dataclass
-class Reading(Recipe):
-    """A text encoder of a recipe's kind and size, for all levels to start from that start alike: see `Recipe.start`."""
+class PretrainedEncoder(Recipe):
+    """A pretrained text encoder, shared by all levels with the same `text_init`."""
 
     @property
     def part_name(self) -> str:
-        """See `cran_bench.fits.part_name`."""
-        return self.start
+        """The name of its curve: what it predicts."""
+        return self.plus.text_init
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
-        """Learn to tell; keep the pass that tells best what is said in validation's texts."""
+        """Train the encoder; keep the epoch that predicts best for the validation texts."""
         texts, unseen = words_of(train), words_of(val)
-        if self.start == "places":
-            places = run.part(Correlation(self.ridge, self.scaled_dim)).places.float()
-            teller: PlaceTeller | WordTeller = PlaceTeller(self, places).to(run.device)
+        if self.plus.text_init == "cca-targets":
+            words = run.part(Correlation(self.plus.ridge, self.plus.scaled_dim)).words.float()
+            model: CCATargetPredictor | WordPositionPredictor = CCATargetPredictor(self, words).to(run.device)
         else:
-            teller = WordTeller(self, train.bow(WORDS).shape[1]).to(run.device)
-        touched = teller.encoder.touched(texts.chars).cpu()
+            model = WordPositionPredictor(self, train.bow(WORDS).shape[1]).to(run.device)
+        touched = model.encoder.touched(texts.chars).cpu()
         steps = min(math.ceil(len(touched) / BATCH), max(1, len(touched) // 2))
 
         def batches(number: int, generator: torch.Generator) -> Iterator[Words]:
-            """Texts of a length together, so that few steps are padding."""
+            """Texts of similar length together, so that few steps are padding."""
             order = (touched + 2 * torch.rand(len(touched), generator=generator)).argsort()
             batches = torch.tensor_split(order, steps)
             for k in torch.randperm(steps, generator=generator).tolist():
@@ -166,29 +169,29 @@ class Reading(Recipe):
 
         def validate() -> dict[str, float]:
             rows = in_blocks(torch.arange(len(unseen.ids), device=run.device), BATCH)
-            losses = torch.cat([teller.losses(unseen.rows(block)) for block in rows])
-            return {teller.criterion: teller.quality(float(losses.sum()) / max(1, len(losses)))}
+            losses = torch.cat([model.losses(unseen.rows(block)) for block in rows])
+            return {model.criterion: model.quality(float(losses.sum()) / max(1, len(losses)))}
 
+        learned = [p for p in model.parameters() if p.requires_grad]
         Training(
-            module=teller,
-            optimizer=torch.optim.Adam([p for p in teller.parameters() if p.requires_grad], lr=RATE, fused=True),
+            module=model,
+            optimizer=torch.optim.Adam(learned, lr=LEARNING_RATE, fused=True),
             steps=steps,
             batches=batches,
-            loss=teller.loss,
+            loss=model.loss,
             validate=validate,
-            criterion=teller.criterion,
-            enough=teller.enough,
-            epochs=self.start_passes,
-            rate=linear(self.start_passes),
+            criterion=model.criterion,
+            enough=model.enough,
+            epochs=self.plus.pretraining_epochs,
+            rate=linear_decay(self.plus.pretraining_epochs),
             clip=1.0,
         ).run(run)
-        self.encoder = teller.encoder.eval()
+        self.network = model.encoder.eval()
 
     def state(self) -> dict[str, Tensor]:
         """The encoder's weights."""
-        return dict(self.encoder.state_dict())
+        return dict(self.network.state_dict())
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """See `state`."""
-        self.encoder = TextEncoder(self).to(next(iter(state.values())).device).eval()
-        self.encoder.load_state_dict(state)
+        self.network = TextEncoder(self).to(next(iter(state.values())).device).eval()
+        self.network.load_state_dict(state)
