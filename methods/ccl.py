@@ -270,9 +270,9 @@ class CCL(CodeMethod):
         super().__post_init__()
         if self.granularity == "parts":
             raise ValueError("ccl reads both whole images and texts and their parts: leave out granularity")
-        self.input_encoder()
         at_least(self, 1, "joint_units", "units", "autoencoder_batch_size", "autoencoder_steps")
         at_least(self, 0, "joint_steps")
+        self.input_encoder()  # which checks what it is given
         if self.margin <= 0:
             raise ValueError(f"margin is above 0, not {self.margin}")
         if not 0 <= self.dropout < 1:

@@ -87,7 +87,7 @@ def test_rows_that_were_first_read_in_inference_can_be_trained_on(fresh, monkeyp
         "kcca[solver=exact,kernel_image=rbf]",
         "kcca[solver=cholesky,kernel_image=rbf,columns=20]",
         "kcca[solver=nystrom,kernel_image=rbf,columns=20]",
-        "dcca[out=8,epochs=2,batch_size=60]",
+        "dcca[output_dim=8,epochs=2,batch_size=60]",
         f"bimodal-ae[{STEPS}]",
         f"multimodal-dbn[{STEPS}]",
         f"corr-ae[{STEPS},granularity=parts]",

@@ -119,7 +119,7 @@ def stopping(monkeypatch):
     [
         Stack("image", "none", (16,), 40, batch_size=20),
         Stack("text", "bow", (16,), 40, vocabulary=50, batch_size=20),
-        CorrAE(**{**SMALL, "steps": 40}, units=16, optimizer="sgd"),
+        CorrAE(**{**SMALL, "steps": 40}, units=16, optimiser="sgd"),
         MultimodalDBN(**{**SMALL, "steps": 40}, units=16),
     ],
     ids=lambda part: getattr(part, "side", type(part).__name__),
@@ -158,17 +158,17 @@ def test_ccl_reuses_the_row_corr_ae():
 def test_the_loss_of_corr_ae_by_hand(is_real):
     torch.manual_seed(0)
     p, q = torch.rand(3, 5), torch.rand(3, 4)
-    for variant, rebuilt in (("plain", "pp qq"), ("cross", "pq qp"), ("full", "pp qq pq qp")):
+    for variant, reconstructed in (("plain", "pp qq"), ("cross", "pq qp"), ("full", "pp qq pq qp")):
         net = CorrespondenceAutoencoder(5, 4, 6, 0.3, variant, is_real)
         codes, inputs = {"p": net.image(p), "q": net.text(q)}, {"p": p, "q": q}
         side = {"p": "image", "q": "text"}
         expected = 0.3 * 0.5 * ((codes["p"] - codes["q"]) ** 2).sum() / 3
-        for source, target in rebuilt.split():
+        for source, target in reconstructed.split():
             decoder = net.decoders[f"{side[source]}_{side[target]}"]
             found = codes[source] @ decoder.weight.T + decoder.bias
             found = found if is_real else 1 / (1 + torch.exp(-found))
             expected = expected + 0.7 * 0.5 * ((found - inputs[target]) ** 2).sum() / 3
-        assert len(net.decoders) == len(rebuilt.split())
+        assert len(net.decoders) == len(reconstructed.split())
         torch.testing.assert_close(net.loss(p, q, torch.arange(3), 0), expected)
 
 
@@ -221,7 +221,7 @@ def test_bimodal_training_shows_each_side_alone_and_asks_for_both():
     torch.testing.assert_close(net.loss(p, q, torch.arange(3), 0), expected)
 
 
-def test_a_text_is_rebuilt_from_its_image_better_than_by_the_mean(tiny, store):
+def test_a_text_is_reconstructed_from_its_image_better_than_by_the_mean(tiny, store):
     fit = store.fitted(BimodalAE(**SMALL, units=64), 0, "bimodal")
     assert max(point["text_from_image"] for point in fit.curves["BimodalAE"]) > 0.05
 
@@ -294,11 +294,11 @@ def test_explained_is_one_for_a_copy_and_zero_for_the_mean():
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("corr-ae[alpha=1.5]", "alpha is a share between 0 and 1, not 1.5"),
+        ("corr-ae[alpha=1.5]", "alpha is a fraction between 0 and 1, not 1.5"),
         ("corr-ae[hidden_text=9|9|9]", "hidden_text has one layer or two, not 3"),
         ("ccl[margin=0]", "margin is above 0, not 0.0"),
         ("ccl[dropout=1]", "dropout is at least 0 and below 1, not 1.0"),
-        ("bimodal-ae[steps=0]", "autoencoder_steps is at least 1, not 0"),
+        ("bimodal-ae[steps=0]", "steps is at least 1, not 0"),
         ("multimodal-dbn[rbm_steps=-1]", "rbm_steps is at least 0, not -1"),
         ("ccl[granularity=parts]", "leave out granularity"),
         ("ccl[autoencoder_steps=0]", "autoencoder_steps is at least 1, not 0"),

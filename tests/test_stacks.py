@@ -19,7 +19,7 @@ def store(tiny, tmp_path):
 def stack(side, hidden=(24,), steps=STEPS, features=None):
     is_seen = side in ("image", "region")
     features = features or ("none" if is_seen else "bow")
-    return Stack(side, features, hidden, steps, rate=20.0 if is_seen else 5.0, vocabulary=50, batch_size=20)
+    return Stack(side, features, hidden, steps, lr_scale=20.0 if is_seen else 5.0, vocabulary=50, batch_size=20)
 
 
 def test_images_are_standardised_and_texts_have_a_hundred_words(tiny, store):
@@ -47,7 +47,7 @@ def test_layers_learn_and_do_not_collapse(tiny, store, side, hidden):
         assert curve[-1]["explained"] > max(0.02, curve[0]["explained"])
         assert curve[-1]["spread"] > 0.01
     codes = fit.part.codes(tiny.test)
-    assert codes.shape == (len(tiny.test if fit.part.is_seen else tiny.test.texts), hidden[-1])
+    assert codes.shape == (len(tiny.test if fit.part.is_visual else tiny.test.texts), hidden[-1])
     assert float(codes.min()) >= 0 and float(codes.max()) <= 1 and float(codes.std(dim=0).mean()) > 0.01
 
 
