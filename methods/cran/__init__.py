@@ -21,10 +21,21 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from cran_bench import BadInput, Explanation, Levels, MissingFeature, MultiLevel, Run, Split, register
+from cran_bench import (
+    BadInput,
+    Explanation,
+    Levels,
+    MissingFeature,
+    MultiLevel,
+    Run,
+    Split,
+    TrainingBenchmark,
+    register,
+)
 from cran_bench.toolbox.states import below
 
 from .alignment import Alignment
+from .benchmark import training_benchmark
 from .explanation import explain
 from .model import join, only
 from .recipe import LEVELS, LITERAL, PAPER, QUICK, Recipe
@@ -166,6 +177,9 @@ class CRAN(Recipe):
         """Scores per level, attention over characters, best regions and pairs, for (image, text) positions."""
         with torch.inference_mode():
             return [explain(self, split, image, text) for image, text in pairs]
+
+    def training_benchmark(self, device: torch.device) -> TrainingBenchmark:
+        return training_benchmark(self.encoder.width, device)
 
     def state(self) -> dict[str, Tensor]:
         """The states of the trained levels, and the levels' weights."""

@@ -1,30 +1,30 @@
-"""Time of a training step of CRAN, against a plain module that computes every step of every text and every relation."""
+"""A training step of CRAN, and a plain module that computes every step of every text and every relation."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool1d, one_hot
 
-from cran_bench import ALPHABET, Levels, MultiLevel, region_pairs, say
-from cran_bench.machine.environment import environment
-from cran_bench.ranking.problem import Clock
+from cran_bench import ALPHABET, Levels, MultiLevel, TrainingBenchmark, region_pairs
 from cran_bench.toolbox.losses import margin_loss
 
 from .batches import Batches
 from .model import LENGTH, Network, Views, only, unit
 from .recipe import LEVELS, EncoderOptions, PlusOptions, Recipe
 
-STEPS, WARM, IMAGES = 50, 3, 2000
+IMAGES = 2000
+STEPS = {"compact": 50, "full": 3}
 LR = 1e-4  # small, as rounding errors grow from step to step with it
 
 
-def bench_training(width: Literal["compact", "full"], device: torch.device) -> Iterator[dict[str, Any]]:
-    """Yield a row for the plain module and one for ours, over the same steps from the same weights."""
+def training_benchmark(width: Literal["compact", "full"], device: torch.device) -> TrainingBenchmark:
+    """The plain module and ours, over the same steps from the same weights."""
     torch.manual_seed(0)
     # without dropout, and without batch normalisation, whose statistics depend on the steps that are computed
     recipe = Recipe(
@@ -32,7 +32,6 @@ def bench_training(width: Literal["compact", "full"], device: torch.device) -> I
         plus=PlusOptions(text_init="random", attn_dropout=0.0, image_scaling="l2"),
     )
     dim = 4096 if width == "full" else 1280
-    steps = STEPS if width == "compact" else 3
     views = Views(
         torch.rand(IMAGES, dim, device=device),
         torch.rand(IMAGES, 5, dim, device=device),
@@ -46,41 +45,25 @@ def bench_training(width: Literal["compact", "full"], device: torch.device) -> I
     rows = [owner for owner, _ in batches.epoch(1, torch.Generator().manual_seed(0))]
     start = Network(recipe, LEVELS, dim, dim).to(device)
     chars = chars.to(device)
-    losses: dict[str, Tensor] = {}
-    baseline, clock = None, Clock(device)
-    task = f"CRAN, {width}, batch {recipe.batches.batch_size}, three levels"
-    for what, is_plain in (("plain module", True), ("ours", False)):
+
+    def prepare(forward: Callable[[Network, Views, Tensor], tuple[Levels, Levels]]) -> Callable[[int], Tensor]:
         network = copy.deepcopy(start)
         learned = [p for p in network.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(learned, lr=LR, fused=True)
-        forward = plain if is_plain else shared
-        step_losses = []
-        for step in range(WARM + steps):
-            if step == WARM:
-                began = clock.now()
-            owner = rows[step % len(rows)].to(device)
+
+        def step(number: int) -> Tensor:
+            owner = rows[number % len(rows)].to(device)
             optimizer.zero_grad(set_to_none=True)
             images, texts = forward(network, Views(*(x[owner] for x in views if x is not None)), chars[owner])
             loss = three_losses(images, texts, owner, recipe.loss.margin)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            step_losses.append(loss.detach())
-        seconds = (clock.now() - began) / steps
-        losses[what] = torch.stack(step_losses)
-        baseline = baseline or seconds
-        off = float((losses[what] - losses["plain module"]).abs().max())
-        say(f"  {what}: {1000 * seconds:.1f} ms a step")
-        yield {
-            "bench": "training",
-            "task": task,
-            "what": f"{what}, one step",
-            "dtype": "float32",
-            "part": f"{steps} steps",
-            "seconds": seconds,
-            "times_faster": baseline / seconds,
-            "error": None if is_plain else off,
-            "commit": environment()["commit"],
-        }
+            return loss.detach()
+
+        return step
+
+    variants = {"plain module": partial(prepare, plain), "ours": partial(prepare, shared)}
+    return TrainingBenchmark(f"CRAN, {width}, batch {recipe.batches.batch_size}, three levels", STEPS[width], variants)
 
 
 def three_losses(images: Levels, texts: Levels, owner: Tensor, margin: float) -> Tensor:
