@@ -141,7 +141,9 @@ def test_a_better_recall_by_hand(written):
 
 def test_a_newer_schema(written):
     edit(written, schema_version=SCHEMA + 1, something="new")
-    with pytest.raises(BadInput, match=rf"has schema {SCHEMA + 1}, this version reads up to {SCHEMA}: upgrade"):
+    with pytest.raises(
+        BadInput, match=rf"has schema {SCHEMA + 1}, but this version reads schemas up to {SCHEMA}: upgrade"
+    ):
         read_record(written)
 
 
