@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cran_bench.cluster.sharded import Sharded, count_shard, divided
+from cran_bench.cluster.sharded import Sharded, count_shard, split_texts
 from cran_bench.embeddings import Levels, Relations, region_pairs, rows_of
 from cran_bench.errors import BadInput
 from cran_bench.ranking import backends, filtering
@@ -442,5 +442,5 @@ def test_small_problems_are_not_shared(tmp_path):
     rank(images, texts, image_of, MultiLevel(), backend=Sharded(tmp_path, refuse))
     assert list(tmp_path.iterdir()) == []
     problem = make_problem(images, texts, image_of, MultiLevel())
-    cut = list(divided(problem, 8))
+    cut = list(split_texts(problem, 8))
     assert [(c.start, c.stop) for _, c in cut] == [(k, min(k + 13, 100)) for k in range(0, 100, 13)]
