@@ -417,14 +417,14 @@ def test_a_method_that_raises(run, mine):
 @pytest.mark.parametrize(
     ("number", "force", "then"),
     [
-        ("SIGINT", (), "run the same command to go on"),
-        ("SIGTERM", ("--force",), "run with --force only what is left: the same command would begin anew"),
+        ("SIGINT", (), "run the same command again to resume"),
+        ("SIGTERM", ("--force",), "run the remaining rows with --force: the same command would start over"),
     ],
 )
 def test_a_signal_while_fitting_here(run, mine, tmp_path, number, force, then):
     said = run("-m", mine(fit=f"os.kill(os.getpid(), signal.{number}); time.sleep(5)"), "-m", "cca", *force)
     assert said.code == 2
-    assert said.sentence == f"interrupted; what was finished is kept, {then}"
+    assert said.sentence == f"interrupted; finished work is kept, {then}"
     assert not records(tmp_path) and not list(tmp_path.rglob("*.error.json")) and not half_written(tmp_path)
 
 
@@ -435,7 +435,7 @@ def test_a_signal_while_features_are_extracted_anew(command, tmp_path, monkeypat
 
     monkeypatch.setattr("cran_bench.running.preparation.extract", interrupted)
     said = command("prepare", "scenes:quick", "--cache", tmp_path, "--force")
-    then = "what was finished is kept, run the same command without --force to go on"
+    then = "finished work is kept, run the same command without --force to resume"
     assert said.code == 2 and said.sentence == f"interrupted; {then}"
 
 
@@ -464,7 +464,7 @@ def stop(process):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2, err
     assert "Traceback" not in out + err
-    assert err.splitlines()[-1] == "error: interrupted; what was finished is kept, run the same command to go on"
+    assert err.splitlines()[-1] == "error: interrupted; finished work is kept, run the same command again to resume"
     return err
 
 

@@ -265,7 +265,7 @@ def test_what_is_stopped_keeps_what_is_finished(quick_scenes, held, tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as terminals do
     _, err = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert err.splitlines()[-1] == "error: interrupted; what was finished is kept, run the same command to go on"
+    assert err.splitlines()[-1] == "error: interrupted; finished work is kept, run the same command again to resume"
     assert "Traceback" not in err and "distributed." not in err
     assert len(records(tmp_path / "results")) == 1 and not list(tmp_path.rglob("*.error.json"))
     until(lambda: not left_of(process.pid), 10)
