@@ -13,7 +13,7 @@ import torch
 
 from cran_bench.contract import Method
 from cran_bench.errors import BadInput
-from cran_bench.fits import Fit, FitStore
+from cran_bench.fits import Fit, FitStore, code_of
 from cran_bench.preparation import Prepared, find_prepared
 from cran_bench.protocols import Unit
 from cran_bench.ranking import rank
@@ -21,7 +21,6 @@ from cran_bench.ranks import KS
 from cran_bench.registry import DATASETS, Configured
 from cran_bench.runner import embed
 from cran_bench.similarity import Embedding, Similarity, as_levels, rows_of
-from cran_bench.source import code_sha
 from cran_bench.split import MissingFeature
 from cran_bench.statistics import sample
 
@@ -108,7 +107,7 @@ class _Trial:
             )
         if not dataclasses.is_dataclass(part):
             raise Broken("put @dataclass above the class")
-        code_sha(type(part).__module__)
+        code_of(part)
 
     def shapes(self) -> None:
         images, texts = self.embeddings(self.fit)

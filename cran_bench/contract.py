@@ -51,6 +51,17 @@ class Estimating(Part, Protocol):
         ...
 
 
+class Dividing(Part, Protocol):
+    """A part that says beforehand which parts its fit will ask for; optional.
+
+    Its fit is then known by theirs, not by the code of all parts that it might have.
+    """
+
+    def parts(self) -> Sequence[Part]:
+        """What `fit` will give to `run.part`, as far as the fields tell: one of each class will do."""
+        ...
+
+
 class Method(Part, Protocol):
     """One row of a table.
 
@@ -145,5 +156,9 @@ class Run(Protocol):
         ...
 
     def part(self, spec: P) -> P:
-        """`spec` fitted on this run's data: loaded where this very fit is stored, else made and stored."""
+        """`spec` fitted on this run's data: loaded where this very fit is stored, else made and stored.
+
+        Raises:
+            BadInput: the part that asks says which `parts` it has, and this is none of them.
+        """
         ...

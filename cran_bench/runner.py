@@ -21,7 +21,8 @@ from cran_bench.environment import environment, peak_memory
 from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.evaluation import evaluate
 from cran_bench.examples import Examples
-from cran_bench.fits import Fit, FitStore, Job, fields_json
+from cran_bench.fingerprint import code_sha
+from cran_bench.fits import Fit, FitStore, Job, LentRun, code_of, fields_json
 from cran_bench.preparation import Prepared
 from cran_bench.processes import ALONE, OutOfStep, Processes
 from cran_bench.progress import duration, say
@@ -40,7 +41,6 @@ from cran_bench.results import (
     SimilarityInfo,
 )
 from cran_bench.similarity import Embedding, MultiLevel, Similarity, on_device
-from cran_bench.source import code_sha
 from cran_bench.split import MissingFeature, Split
 from cran_bench.storage import locked, sha256_json
 
@@ -247,7 +247,7 @@ class Runner:
                 "protocol": protocol,
                 "folds": self.folds,
                 "device": self.device.type,
-                "evaluation": code_sha("cran_bench.evaluation"),
+                "evaluation": _evaluation(),
             }
         )
 
@@ -279,7 +279,7 @@ class Runner:
                 parameters=fields_json(fit.part),
                 chose=dict(fit.chose),
                 unit=fitted.unit,
-                code_sha=code_sha(fitted.method.plugin.cls.__module__),
+                code_sha=sha256_json([code_of(fit.part), code_sha(LentRun.score), _evaluation()]),
                 fit_fingerprint=fit.fingerprint,
             ),
             protocol=protocol,
@@ -370,6 +370,11 @@ class _Fitted:
         test, images, texts, _ = self.embeddings(unit_of(protocol))
         with torch.inference_mode():
             return find_examples(self.fit.part, test, images, texts)
+
+
+def _evaluation() -> list[str]:
+    """The code that makes figures of embeddings."""
+    return [code_sha(evaluate), code_sha(Split, asked=("image_of", "twins"))]
 
 
 def embed(method: Method, split: Split, label: str) -> tuple[Embedding, Embedding]:

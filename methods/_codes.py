@@ -165,6 +165,10 @@ class CodeMethod:
             Stack(sides[1], self.text, self.hidden_text, self.stack_steps, self.rate_text, self.vocabulary),
         )
 
+    def parts(self) -> list[Reader]:
+        """What is below."""
+        return [self.reader()]
+
     def schedule(self, count: int) -> tuple[Callable[[float], float], Callable[[float], float]]:
         """Factor of the learning rate and momentum of `sgd`, for epochs of so many steps."""
         return slowed(count), gathering(count)

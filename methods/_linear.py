@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -14,6 +14,7 @@ from scipy import sparse
 from torch import Tensor
 
 from cran_bench import COSINE, Run, Split
+from cran_bench.contract import Part
 from cran_bench.feature_rows import FeatureRows
 from cran_bench.linalg import (
     TEXT_BLOCK,
@@ -215,6 +216,10 @@ class LinearMethod(Projections):
     def memory(self, train: Split) -> int:
         """Those of Projections, and the Word-CNN's."""
         return super().memory(train) + (WordCNN().memory(train) if self.text == "word_cnn" else 0)
+
+    def parts(self) -> Sequence[Part]:
+        """The Word-CNN, where it is used."""
+        return [WordCNN()] if self.text == "word_cnn" else []
 
     def begin(self, run: Run) -> None:
         """Forget an earlier fit, and fetch what the text features are made with."""

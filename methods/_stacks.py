@@ -338,6 +338,10 @@ class Stacks:
 
     part_name: ClassVar[str] = "stacks"
 
+    def parts(self) -> list[Stack]:
+        """Both."""
+        return [self.image, self.text]
+
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Both are parts."""
         self.image, self.text = run.part(self.image), run.part(self.text)

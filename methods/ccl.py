@@ -56,9 +56,13 @@ class JointRBM:
         """Whose codes it joins."""
         return f"joint {self.side} RBM"
 
+    def parts(self) -> list[CorrAE]:
+        """The autoencoders."""
+        return [self.coarse, replace(self.coarse, grain="parts")]
+
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """The autoencoders, which are parts; then the RBM."""
-        autoencoders = [run.part(self.coarse), run.part(replace(self.coarse, grain="parts"))]
+        autoencoders = [run.part(autoencoder) for autoencoder in self.parts()]
         rows, seen = (codes_of(self.side, autoencoders, split) for split in (train, val))
         self.scale = deviations(dense_blocks(rows, rows.device))
         recipe = JOINT._replace(kind=self.kind)
@@ -115,6 +119,10 @@ class Grains:
         self.autoencoders = [replace(self.coarse), replace(self.coarse, grain="parts")]
         self.image = JointRBM("image", self.coarse, self.hidden, self.steps)
         self.text = JointRBM("text", self.coarse, self.hidden, self.steps)
+
+    def parts(self) -> list[CorrAE | JointRBM]:
+        """The autoencoders, and what joins them."""
+        return list(self._pieces().values())
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """All are parts."""

@@ -20,6 +20,7 @@ copies; and k d numbers for each image or text that is embedded.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 from typing import Literal, NamedTuple
@@ -32,6 +33,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cran_bench import Run, Split, register
+from cran_bench.contract import Part
 from cran_bench.states import below, with_prefix
 
 from .kcca import KCCA, PAPER, QUICK
@@ -112,6 +114,10 @@ class MACC(KCCA):
         if min(self.nearest) > min(self.codewords):
             raise ValueError(f"nearest is {min(self.nearest)}, but there are {min(self.codewords)} codewords")
         self.kcca = KCCA(**{f.name: getattr(self, f.name) for f in fields(KCCA)})
+
+    def parts(self) -> Sequence[Part]:
+        """The space."""
+        return [self.kcca]
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """The space, a codebook for each k; how points are aggregated is chosen first, then what completes them."""

@@ -200,10 +200,10 @@ def test_every_row_comes_though_a_worker_is_killed_three_times(runner, quick_sce
 
 def test_a_scheduler_that_runs_already(command, quick_scenes, held, tmp_path, monkeypatch):
     def read(spec):
+        from cran_bench.fits import code_of
         from cran_bench.registry import METHODS
-        from cran_bench.source import code_sha
 
-        code_sha(METHODS.configure(spec).plugin.cls.__module__)
+        code_of(METHODS.configure(spec).build())
 
     other = held.with_name("other.py")
     other.write_text(HELD)

@@ -466,7 +466,7 @@ def test_levels_trained_jointly_are_one_part(data, tmp_path):
     assert list(joint.curves) == ["words", "global+local+relation"]
     assert len(list(tmp_path.glob("alignment-*.safetensors"))) == 1
     shared = fitted(CRAN(joint=True, encoders="one", **SHORT), data, tmp_path).part
-    net = shared.parts[0].network.levels
+    net = shared.fitted[0].network.levels
     assert net["global"].encoder is net["local"].encoder is net["relation"].encoder
     loaded = fitted(CRAN(joint=True, encoders="one", **SHORT), data, tmp_path)
     assert loaded.reused
@@ -642,7 +642,7 @@ def test_levels_start_from_an_encoder_that_was_taught(data, tmp_path):
     for start, criterion in (("places", "cosine"), ("words", "likelihood")):
         curve = row.curves[start]
         assert curve[-1][criterion] > curve[0][criterion] and len(curve) <= CRAN.start_passes
-    for part in row.part.parts:  # as the encoders were held throughout
+    for part in row.part.fitted:  # as the encoders were held throughout
         (name, level), *_ = part.network.levels.items()
         assert part.start == {"global": "places", "local": "places", "relation": "words"}[name]
         reading = fitted(Reading(**part.of_encoder()), data, tmp_path)

@@ -65,7 +65,7 @@ class CRAN(Recipe):
             raise ValueError("fusion_weights are three numbers from 0 up, of the global, local and relation level")
         if self.encoders == "one" and not self.joint:
             raise ValueError("encoders=one is trained by all levels at once: add joint=true")
-        self.parts: list[Alignment] = []
+        self.fitted: list[Alignment] = []
         self.weights = torch.tensor(given or (1.0, 1.0, 1.0), dtype=torch.float64)
 
     @property
@@ -78,13 +78,14 @@ class CRAN(Recipe):
     def _is_cosine(self) -> bool:
         return self.sim == "cos" or self.normalize == "l2"
 
-    def _unfitted(self) -> list[Alignment]:
+    def parts(self) -> list[Alignment]:
+        """The levels, each by itself or all together."""
         together = [self.levels] if self.joint else [(level,) for level in self.levels]
         return [Alignment(**self.of(levels), levels=levels) for levels in together]
 
     def memory(self, train: Split) -> int:
         """That of the levels, one after the other; the features stay."""
-        return max(part.memory(train) for part in self._unfitted())
+        return max(part.memory(train) for part in self.parts())
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Fit, or fetch, the levels; then weigh them."""
@@ -100,7 +101,7 @@ class CRAN(Recipe):
                     raise BadInput(
                         f"{name} is {value}, but an image has {regions} regions: use {name}={regions} or less"
                     )
-        self.parts = [run.part(part) for part in self._unfitted()]
+        self.fitted = [run.part(part) for part in self.parts()]
         self.weights = torch.tensor(self.fusion_weights or (1.0, 1.0, 1.0), dtype=torch.float64)
         with torch.inference_mode():
             if self.fusion_norm == "zscore":
@@ -136,11 +137,11 @@ class CRAN(Recipe):
 
     def embed_images(self, split: Split) -> Levels:
         """N images on the row's levels."""
-        return join(part.embed_images(split) for part in self.parts)
+        return join(part.embed_images(split) for part in self.fitted)
 
     def embed_texts(self, split: Split) -> Levels:
         """T texts on the row's levels."""
-        return join(part.embed_texts(split) for part in self.parts)
+        return join(part.embed_texts(split) for part in self.fitted)
 
     def explain(self, split: Split, pairs: Sequence[tuple[int, int]]) -> list[Explanation]:
         """Scores per level, attention over characters, winning regions and region pairs of (image, text) positions."""
@@ -149,14 +150,14 @@ class CRAN(Recipe):
 
     def state(self) -> dict[str, Tensor]:
         """The states of the parts, and the levels' weights."""
-        state = {f"{part.part_name}.{key}": value for part in self.parts for key, value in part.state().items()}
+        state = {f"{part.part_name}.{key}": value for part in self.fitted for key, value in part.state().items()}
         return {**state, "weights": self.weights}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """See `state`."""
         self.weights = state["weights"]
-        self.parts = self._unfitted()
-        for part in self.parts:
+        self.fitted = self.parts()
+        for part in self.fitted:
             part.load(below(part.part_name, state))
 
 

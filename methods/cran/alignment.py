@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cran_bench import Levels, MultiLevel, Run, Split
+from cran_bench.contract import Part
 from cran_bench.errors import BadInput
 from cran_bench.frontend.characters import ALPHABET
 from cran_bench.linalg import covariance_bytes
@@ -80,6 +81,15 @@ class Alignment(Recipe):
         alike = 48 * images * POOL * self.lookalike_group if self.lookalikes and "relation" in self.levels else 0
         return features + scaling + TEXT_BYTES * texts + read + alike + len(self.levels) * (32 * layers + batch)
 
+    def parts(self) -> Sequence[Part]:
+        """Where CCA chooses the ridge, and what the text encoders begin with; beginnings are of this class."""
+        correlation = [Correlation(self.ridge, self.scaled_dim)] if self._chooses_ridge else []
+        return [*correlation, *([Reading(**self.of_encoder())] if self.start != "scratch" else [])]
+
+    @property
+    def _chooses_ridge(self) -> bool:
+        return self.image_scaling in ("whiten", "cca") and len(self.ridge) > 1
+
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Minimise the sum of the levels' losses, at first with the text encoders held where they know words already.
 
@@ -95,10 +105,9 @@ class Alignment(Recipe):
             torch.manual_seed(BEGINNINGS * (run.seed + 1) + beginning)
         region_dim = 0 if views.regions is None else views.regions.shape[2]
         self._build(views.globals.shape[1], region_dim, run.device)
-        mixes = self.image_scaling in ("whiten", "cca")
-        ridge = (
-            run.part(Correlation(self.ridge, self.scaled_dim)).best if mixes and len(self.ridge) > 1 else self.ridge[0]
-        )
+        ridge = self.ridge[0]
+        if self._chooses_ridge:
+            ridge = run.part(Correlation(self.ridge, self.scaled_dim)).best
 
         def scale() -> None:
             words = train.tfidf(WORDS) if self.image_scaling == "cca" else None

@@ -146,6 +146,10 @@ class Reading(Recipe):
         """See `cran_bench.fits.part_name`."""
         return self.start
 
+    def parts(self) -> list[Correlation]:
+        """Where CCA puts words, for `places`."""
+        return [Correlation(self.ridge, self.scaled_dim)] if self.start == "places" else []
+
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Learn to tell; keep the pass that tells best what is said in validation's texts."""
         texts, unseen = words_of(train), words_of(val)
