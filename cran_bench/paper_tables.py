@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from cran_bench.comparison import of_dataset
 from cran_bench.comparison.with_paper import find_row
 from cran_bench.errors import BadInput
@@ -47,6 +45,8 @@ def paper_table(
         if printed.dataset in asked
     ]
     if style == "csv":
+        import pandas as pd
+
         return str(pd.DataFrame([line.numbers() for line in lines]).to_csv(index=False))
     is_other = name is not None and name not in sets
     headings = ["Dataset"] * (len(asked) > 1) + ["Method"]

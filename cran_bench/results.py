@@ -9,12 +9,11 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
-import pandas as pd
 from numpy.lib.format import read_array_header_1_0, read_magic
 from numpy.typing import NDArray
 from pydantic import (
@@ -41,6 +40,9 @@ from cran_bench.storage import (
     write_json,
     write_text,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1
 EXAMPLES, CURVES, ERROR = ".examples.json", ".curves.csv", ".error.json"  # endings beside a record, or in its place
@@ -283,6 +285,8 @@ class ResultStore:
         sealed = record.model_copy(update={"ranks_sha": sha256_bytes(data)}).sealed()
         write_atomically(self._with(address, ".npz"), lambda file: file.write(data))
         if curves:
+            import pandas as pd
+
             points = [{"trained": name, **point} for name, curve in curves.items() for point in curve]
             table = pd.DataFrame(points).to_csv(index=False, float_format="%.6g")
             write_text(self._with(address, CURVES), table)
@@ -417,6 +421,8 @@ def read_curves(path: Path) -> pd.DataFrame | None:
     Raises:
         BadInput: they are damaged.
     """
+    import pandas as pd
+
     file = path.with_name(path.stem + CURVES)
     if not file.exists():
         return None
@@ -459,11 +465,19 @@ def _unpacked(data: bytes, most: int) -> dict[str, NDArray[np.int32]]:
             if member.file_size > 4 * most + 1000:
                 raise ValueError(f"{name} has {member.file_size:,} bytes for at most {most:,} integers")
             unpacked = archive.read(member)
-            file = io.BytesIO(unpacked)
-            read_magic(file)
-            shape, _, dtype = read_array_header_1_0(file)
-            array = np.frombuffer(unpacked, dtype, offset=file.tell())
+            start = 10 + int.from_bytes(unpacked[8:10], "little")
+            shape, dtype = _header(unpacked[:start])
+            array = np.frombuffer(unpacked, dtype, offset=start)
             if array.shape != shape or dtype != np.int32:
                 raise ValueError(f"{name} is no list of 32-bit integers")
             arrays[name] = array.copy()
     return arrays
+
+
+@lru_cache(maxsize=64)
+def _header(text: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type in the header of a .npy file; hundreds of files have the same few."""
+    file = io.BytesIO(text)
+    read_magic(file)
+    shape, _, dtype = read_array_header_1_0(file)
+    return shape, dtype
