@@ -131,7 +131,7 @@ def quick_method(method: str) -> str:
     from cran_bench.specs import format_options, parse_spec
 
     spec = parse_spec(method)
-    has_one = spec.name in METHODS.names() and "quick" in METHODS.get(spec.name).presets
+    has_one = spec.name in METHODS.names() and "quick" in METHODS.describe(spec.name).presets
     return f"{spec.name}:quick{format_options(spec.options)}" if has_one and not spec.argument else method
 
 

@@ -34,7 +34,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from cran_bench.counting import Bound
-    from cran_bench.dataset import Collection, Dataset
+    from cran_bench.dataset import Dataset
     from cran_bench.registry import Configured
 
 
@@ -133,11 +133,11 @@ def run(
 
     def asked() -> tuple[list[str], tuple[Protocol, ...], list[int], Prepared]:
         named = each([*(methods or []), *(more or [])])
-        specs = [quick_method(text) if quick else text for text in named or METHODS.names()]
+        specs = [quick_method(text) if quick else text for text in named or METHODS.usable()]
         for text in specs:
             METHODS.configure(text)
         for name, reason in () if named else METHODS.failures.items():
-            say(f"left out: method {name} could not be imported: {reason}")
+            say(f"left out: method {name}: {reason}")
         protocols, numbers = parse_protocols(protocol), runner.parse_seeds(seeds)
         configured = DATASETS.configure(source)
         require_known(backend, bound)
@@ -220,10 +220,11 @@ def bench(
 
 def _export(dataset: Configured[Dataset], data: Path, folder: Path) -> None:
     from cran_bench.dataset import SPLITS
+    from cran_bench.preparation import load_collection
     from cran_bench.progress import track
     from cran_bench.storage import write_atomically, write_text
 
-    collection: Collection = dataset.build().load(data)
+    collection = load_collection(dataset, data)
     for split in SPLITS:
         rows = collection.splits[split]
         for row in track(rows.tolist(), f"writing {split}", total=len(rows)):
