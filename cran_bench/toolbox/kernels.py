@@ -32,7 +32,7 @@ PIVOTS = 64  # candidates per block
 SAMPLED = 1000  # rows whose distances determine the scale of a kernel
 
 PIVOTS_AMONG = 50_000
-"""Rows, drawn at random where there are more, among which the incomplete Cholesky looks for pivots."""
+"""Number of rows, drawn at random if there are more, from which the incomplete Cholesky chooses pivots."""
 
 
 @dataclass(frozen=True)
@@ -326,27 +326,29 @@ def approximate(
     among: int = PIVOTS_AMONG,
     device: torch.device | None = None,
 ) -> tuple[Columns, Matrix | None]:
-    """Columns, and W where there is one, of a finite map whose inner products approximate the kernel.
+    """Columns, and W if the map has one, of a finite map whose inner products approximate the kernel.
 
     Args:
-        kernel: of the rows.
+        kernel: between rows.
         rows: (n, D).
         solver: pivots (cholesky), landmarks (nystrom) or random features (fourier).
-        columns: how many, at most.
-        seed: of what is drawn at random.
-        tolerance: share of the trace at which the incomplete Cholesky ends.
-        clamp: share of the largest eigenvalue below which Nystrom leaves directions out.
-        among: rows among which the incomplete Cholesky looks for pivots.
-        device: where the columns are computed; None for where the rows are.
+        columns: largest number of columns.
+        seed: random seed.
+        tolerance: share of the trace at which the incomplete Cholesky stops.
+        clamp: share of the largest eigenvalue below which Nystrom drops directions.
+        among: number of rows from which the incomplete Cholesky chooses pivots.
+        device: of the columns; None for that of the rows.
 
     Raises:
-        BadInput: random Fourier features of another kernel than rbf.
+        BadInput: random Fourier features were requested for a kernel other than rbf.
     """
     if solver == "fourier":
         return Fourier.drawn(kernel, dense(rows[:1]).to(device), columns, seed), None
     if solver == "cholesky":
         rows = sampled(rows, among, seed)
-        rows = dense(rows) if isinstance(rows, FeatureRows) else rows  # each block of pivots is compared with all
+        rows = (
+            dense(rows) if isinstance(rows, FeatureRows) else rows
+        )  # the kernel of each block of pivots with all rows is computed
         pivots, W = incomplete_cholesky(kernel, rows, columns, tolerance)
         return Landmarks(kernel, dense(rows[pivots]).to(device)), W
     landmarks = Landmarks(kernel, dense(sampled(rows, columns, seed)).to(device))
@@ -360,16 +362,14 @@ def centred(gram: Matrix) -> Matrix:
 
 
 def centred_spectrum(gram: Matrix) -> tuple[Matrix, Matrix]:
-    """Rising eigenvalues (r,) and eigenvectors (n, r) of the centred kernel, without those below 1e-12 of the largest.
+    """Increasing eigenvalues (r,) and eigenvectors (n, r) of the centred kernel, above 1e-12 of the largest.
 
     Raises:
         BadInput: the centred kernel is zero.
     """
     values, U = scipy.linalg.eigh(centred(gram))
     if not values[-1] > 0:
-        raise BadInput(
-            "the centred kernel is zero, as the rows are all alike: the features are constant, prepare others"
-        )
+        raise BadInput("the centred kernel is zero, because all rows are equal: use features that are not constant")
     kept = values > 1e-12 * values[-1]
     return values[kept], U[:, kept]
 
@@ -377,16 +377,17 @@ def centred_spectrum(gram: Matrix) -> tuple[Matrix, Matrix]:
 def dual_correlations(
     x: tuple[Matrix, Matrix], y: tuple[Matrix, Matrix], ridge_x: float, ridge_y: float, rank: int
 ) -> tuple[Matrix, Matrix, Matrix]:
-    """Exact KCCA by the eigenvectors of the centred kernels, K = U L U'.
+    """Exact KCCA from the eigendecompositions of the centred kernels, K = U L U'.
 
-    (Lx / (Lx + kx))^(1/2) Ux' Uy (Ly / (Ly + ky))^(1/2) = P R Q',   a = Ux (Lx (Lx + kx))^(-1/2) P,   b likewise.
+    (Lx / (Lx + kx))^(1/2) Ux' Uy (Ly / (Ly + ky))^(1/2) = P R Q'
+    a = Ux (Lx (Lx + kx))^(-1/2) P,   b = Uy (Ly (Ly + ky))^(-1/2) Q
 
     Args:
         x: `centred_spectrum` of the images' kernel.
-        y: likewise of the texts'.
-        ridge_x: kx as a fraction of the largest eigenvalue.
-        ridge_y: ky likewise.
-        rank: correlations at most.
+        y: `centred_spectrum` of the texts' kernel.
+        ridge_x: kx as a fraction of the largest eigenvalue of x.
+        ridge_y: ky as a fraction of the largest eigenvalue of y.
+        rank: largest number of correlations.
 
     Returns:
         a (n, k), b (n, k) and the correlations R (k,), k <= rank.
