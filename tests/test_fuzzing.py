@@ -30,7 +30,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cran_bench.bench.measuring import COLUMNS, NUMBERS, render_all
-from cran_bench.cli.options import each
 from cran_bench.errors import BadInput
 from cran_bench.frontend.extraction import _Extraction
 from cran_bench.frontend.features import SCHEMA, folder_name, ids_sha, load_features, prepared
@@ -45,7 +44,7 @@ from cran_bench.ranking.metrics import Counts, Ranks
 from cran_bench.records.archive import read_curves, read_examples, read_record
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import ResultStore
-from cran_bench.registry import DATASETS, METHODS
+from cran_bench.registry import DATASETS, METHODS, each
 from cran_bench.running.fits import FitStore, LentRun, load_state, save_state
 from cran_bench.running.runner import parse_seeds
 from cran_bench.specs import parse_spec
