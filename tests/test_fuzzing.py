@@ -965,7 +965,7 @@ FOUND = [  # before they were mended: another error than BadInput, a hang, or an
     ("folder, JSON lines", "captions.jsonl", b"[" * 100_000, "line 1: not JSON"),
     ("folder, JSON lines", "captions.jsonl", b'{"image": "00.jpg", "caption": "a", "split": 3}', "split are texts"),
     ("folder, JSON lines", "captions.jsonl", b'{"image": "00.jpg", "caption": "\\ud800", "split": "val"}\n' + LISTED[1],
-     "has half a character"),
+     "contains an unpaired surrogate"),
     ("npy of images", "a.npy", _header(shape="(999999999999, 4)"), "is not a .npy array"),
     ("npy of images", "a.npy", _header(shape=f"({'9' * 30},)"), "is not a .npy array"),
     ("npy of images", "a.npy", _header(description="7"), "is not a .npy array"),
@@ -982,7 +982,7 @@ FOUND = [  # before they were mended: another error than BadInput, a hang, or an
     ("ranks", f"{STEM}.npz", _packed(i2t_tied=np.zeros(3, np.int32)), "do not fit together"),
     ("ranks", f"{STEM}.npz", _packed(image_of=np.arange(24, dtype=np.int32)), "not among the 12"),
     ("ranks", f"{STEM}.npz", _packed(i2t_tied=np.zeros(300_000)), "has 2,400,128 bytes for at most 24 integers"),
-    ("weights", "a.pth", b"", "is no state dict|cannot be read"),
+    ("weights", "a.pth", b"", "is not a state dict|cannot be read"),
     ("timings", "a-cpu.csv", lines(",".join(COLUMNS), ",".join(["9" * 500] * len(COLUMNS))), "holds no timings"),
     ("images", "a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 7 9\n%%EndComments\nshow\n", "cannot identify"),
 ]  # fmt: skip
@@ -1038,7 +1038,7 @@ def test_weights_of_a_network_lie_beside_it(tmp_path, where, little_memory):
         for entry in tensor.external_data:
             entry.value = where if entry.key == "location" else entry.value
     (tmp_path / "in" / "a.onnx").write_bytes(model.SerializeToString())
-    with alarm(HANGS), pytest.raises(BadInput, match=f"its weights {where} are no file beside it"):
+    with alarm(HANGS), pytest.raises(BadInput, match=f"its weights {where} are not in the same folder"):
         load_model(tmp_path / "in" / "a.onnx")
 
 

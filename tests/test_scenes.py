@@ -278,7 +278,7 @@ def test_splits_share_no_scene(collection):
 
 
 def test_wrong_sizes_are_refused_in_one_sentence():
-    with pytest.raises(BadInput, match="val is 7, but scenes come in twins; use an even number from 2 up"):
+    with pytest.raises(BadInput, match="val is 7, but scenes come in pairs of twins; use an even number, 2 or more"):
         DATASETS.configure("scenes[val=7]")
     with pytest.raises(BadInput, match="train is 0"):
         DATASETS.configure("scenes[train=0]")
