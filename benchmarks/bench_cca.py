@@ -18,7 +18,7 @@ from cran_bench.toolbox.linalg import canonical_correlations, moments, spectral_
 # A process of its own, so that the peak is the fit's: 29,000 images of 4096-d, 145,000 dense texts of 3000-d.
 FULL_SIZE = """
 import resource, time, torch
-from cran_bench.linalg import canonical_correlations, moments, spectral_norm
+from cran_bench.toolbox.linalg import canonical_correlations, moments, spectral_norm
 images, texts, p, q = 29_000, 145_000, 4096, 3000
 rng = torch.Generator().manual_seed(0)
 latent = torch.randn(images, 256, generator=rng)

@@ -20,7 +20,7 @@ FULL_SIZE = """
 import resource, time, numpy as np, torch
 from scipy import sparse
 from cran_bench.methods.gmm_hglmm import FisherRows
-from cran_bench.mixtures import fit_mixture, started
+from cran_bench.toolbox.mixtures import fit_mixture, started
 generator = torch.Generator().manual_seed(0)
 x = torch.randn(300_000, 300, generator=generator) * torch.rand(300, generator=generator)
 x = 10 * torch.nn.functional.normalize(x, dim=1)

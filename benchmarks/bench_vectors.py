@@ -16,7 +16,7 @@ WORDS, DIM, NEEDED = 3_000_000, 300, 20_000
 # A process of its own, so that the peak is the reader's.
 READ = """
 import resource, sys, time
-from cran_bench.frontend.vectors import vector_source
+from cran_bench.frontend.text.vectors import vector_source
 sentences = [[f"word{k}" for k in range(0, %d, %d)]]
 start = time.perf_counter()
 vectors = vector_source(f"word2vec:{sys.argv[1]}").open(sentences)

@@ -5,7 +5,7 @@ A method computes no metric, measures no time, opens no file and chooses no devi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -105,6 +105,30 @@ class Explaining(Method, Protocol):
 
     def explain(self, split: Split, pairs: Sequence[tuple[int, int]]) -> list[Explanation]:
         """Return one explanation for each pair of an image and a text, given by their positions in the split."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingBenchmark:
+    """Training steps on random data, for ``cran-bench bench training``.
+
+    Attributes:
+        task: what is trained, and how large, in a few words.
+        steps: how many steps are timed.
+        variants: by name, the plain implementation first, a function that prepares it and returns its training step:
+            from the number of the step to the loss, a scalar without gradient.
+    """
+
+    task: str
+    steps: int
+    variants: Mapping[str, Callable[[], Callable[[int], Tensor]]]
+
+
+class Timed(Method, Protocol):
+    """A method whose training step can be timed; optional."""
+
+    def training_benchmark(self, device: torch.device) -> TrainingBenchmark:
+        """The step to time, with the method's own fields, on random data on `device`."""
         ...
 
 

@@ -6,9 +6,10 @@ import hashlib
 import importlib
 import importlib.util
 import pkgutil
+import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,7 @@ from cran_bench.dataset import Dataset
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.machine.storage import is_file
 from cran_bench.protocols import Unit
-from cran_bench.specs import build, format_options, parse_spec
+from cran_bench.specs import build, by_flat_name, flat_fields, format_options, parse_spec
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -142,11 +143,13 @@ class Registry(Generic[T]):
         unit = given.pop("unit", "") if self.takes_unit else ""
         if unit and unit not in get_args(Unit):
             raise BadInput(f"{plugin.name}: unit is '{unit}'{did_you_mean(unit, get_args(Unit))}")
+        base, given = (by_flat_name(plugin.cls, some, plugin.name) for some in (base, given))
         reference = build(plugin.cls, base, plugin.name)
         changed = build(plugin.cls, {**base, **given}, plugin.name)
-        options = {k: getattr(changed, k) for k in given if getattr(changed, k) != getattr(reference, k)}
-        always = [f.name for f in fields(plugin.cls) if f.metadata.get("label") == "always"]  # type: ignore[arg-type]
-        shown = {**{k: getattr(changed, k) for k in always}, **options, **({"unit": unit} if unit else {})}
+        fields = flat_fields(plugin.cls)
+        options = {k: fields[k].of(changed) for k in given if fields[k].of(changed) != fields[k].of(reference)}
+        always = {k: f.of(changed) for k, f in fields.items() if f.field.metadata.get("label") == "always"}
+        shown = {**always, **options, **({"unit": unit} if unit else {})}
         preset = preset or (DEFAULT_PRESET if DEFAULT_PRESET in plugin.presets else "")
         head = f"{plugin.name}:{preset}" if preset else plugin.name
         label = head + format_options(shown)
@@ -226,3 +229,27 @@ DATASETS: Registry[Dataset] = Registry("dataset", "cran_bench.datasets", ("load"
 
 register = METHODS.register
 register_dataset = DATASETS.register
+
+
+def each(methods: Sequence[str]) -> list[str]:
+    """The single specs of texts that may hold several, separated by commas outside brackets."""
+    return [part.strip() for text in methods for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+
+
+def quick_method(method: str) -> str:
+    """The method with its preset `quick`, where it has one and the user names no other."""
+    spec = parse_spec(method)
+    has_one = spec.name in METHODS.names() and "quick" in METHODS.get(spec.name).presets
+    return f"{spec.name}:quick{format_options(spec.options)}" if has_one and not spec.argument else method
+
+
+def quick_dataset(dataset: str) -> str:
+    """The dataset with its preset `quick`.
+
+    Raises:
+        BadInput: the user names another preset.
+    """
+    spec = parse_spec(dataset)
+    if spec.argument and spec.argument != "quick":
+        raise BadInput(f"--quick means the preset quick; leave it out, or write {spec.name} instead of {dataset}")
+    return f"{spec.name}:quick{format_options(spec.options)}"

@@ -16,12 +16,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cran_bench.cli.options import quick_method
 from cran_bench.frontend import extraction
 from cran_bench.images import open_image
 from cran_bench.records.archive import read_ranks, read_record
 from cran_bench.records.store import ResultStore
-from cran_bench.registry import METHODS
+from cran_bench.registry import METHODS, quick_method
 
 SCRIPT = str(Path(sys.executable).with_name("cran-bench"))
 
@@ -494,7 +493,8 @@ def test_two_runs_of_the_same_record_at_once(quick_scenes, mine, tmp_path):
 SLOW = """
 import time
 from cran_bench.cli import main
-from cran_bench.frontend import extraction, pixels
+from cran_bench.frontend import extraction
+from cran_bench.frontend.images import pixels
 extraction.SHARD = extraction.BATCH = 16
 embed = pixels.Pixels.embed
 def slow(self, batch):
@@ -541,7 +541,7 @@ def test_control_c_while_fitting(run, quick_scenes, mine, tmp_path):
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
 def test_training_goes_on_after_control_c_or_a_kill(quick_scenes, tmp_path, how):
-    method = "cran-baseline[max_epochs=15,patience=0,start=scratch,caption_sampling=random,batch_size=10]"
+    method = "cran-baseline[max_epochs=15,patience=0,text_init=random,caption_sampling=random,batch_size=10]"
     arguments = ("run", "-m", method, *quick_scenes.arguments, "--results", tmp_path / "results")
     process = start(*arguments)
     wait_for(lambda: list(tmp_path.rglob("*.checkpoint")), process)
@@ -580,18 +580,22 @@ def test_info(command, mine):
     said = command("info", "cca")
     assert said.code == 0
     assert said.out.startswith("CCA: canonical correlation analysis")
-    assert re.search(r"^  vocabulary +int +3000$", said.out, re.MULTILINE)
-    assert re.search(r"^  preset paper +.*ridge_text=1e-08", said.out, re.MULTILINE)
-    assert re.search(r"^  unit +what to train on +captions, or documents for the protocol", said.out, re.MULTILINE)
+    assert re.search(r"^- `vocabulary` = `3000`: number of words", said.out, re.MULTILINE)
+    assert re.search(r"^- preset `paper`: .*ridge_text=1e-08", said.out, re.MULTILINE)
+    assert re.search(r"^- `unit`: what to train on: captions, or documents for the protocol", said.out, re.MULTILINE)
     said = command("info", "scenes")
-    assert "Rendered scenes" in said.out and not re.search(r"^  unit ", said.out, re.MULTILINE)
+    assert "Rendered scenes" in said.out and "`unit`" not in said.out
     assert command("info", mine()).code == 0
 
 
 def test_info_gives_the_values_that_were_asked_for(command):
-    assert re.search(r"^  dim +.* 17$", command("info", "cca[dim=17]").out, re.MULTILINE)
-    assert re.search(r"^  ridge_text +.* 1e-08$", command("info", "cca:paper").out, re.MULTILINE)
-    assert re.search(r"^  train +int +8$", command("info", "scenes[train=8]").out, re.MULTILINE)
+    assert "\n- `dim` = `17`: " in command("info", "cca[dim=17]").out
+    assert "\n- `ridge_text` = `1e-08`: " in command("info", "cca:paper").out
+    assert "\n- `train` = `8`: " in command("info", "scenes[train=8]").out
+    assert (
+        "\n### loss\n" in command("info", "cran").out
+        and "\n- `margin` = `0.5`: " in command("info", "cran[loss.margin=0.5]").out
+    )
 
 
 def test_table(run, command, tmp_path):

@@ -1,4 +1,4 @@
-"""Rows on a cluster: those of a local run, whatever dies; specs of clusters; counts in shards that add up."""
+"""Rows on a cluster: those of a local run, whatever dies; specs of clusters."""
 
 import contextlib
 import os
@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from cran_bench.cluster import workers as cluster
-from cran_bench.cluster.dispatch import run_on
+from cran_bench.cluster.dispatch import ClusterWorkers
 from cran_bench.cluster.workers import Local, find_cluster
 from cran_bench.records.schema import ERROR, EXAMPLES
 from cran_bench.registry import DATASETS, METHODS
+from cran_bench.running.experiment import Request
 from cran_bench.running.preparation import find_prepared
 from cran_bench.running.runner import Runner
 
@@ -177,7 +178,9 @@ def records(results):
 def test_every_row_comes_though_a_worker_is_killed_three_times(runner, quick_scenes, held, tmp_path, capsys):
     methods = [f"{held}:Held", f"{held}:Held[waits=true]", "cca[dim=8]"]
     deadly = Deadly(2, held)
-    outcomes = run_on(deadly, runner, quick_scenes.spec, quick_scenes.data, methods, ["captions"], range(4))
+    outcomes = ClusterWorkers(deadly).run(
+        runner, Request(quick_scenes.spec, quick_scenes.data, methods, ["captions"], range(4))
+    )
     assert len(set(deadly.killed)) == 3
     assert len(begun(held)) == 8 + 3  # what was killed in the midst of a fit was fitted again
     assert len(begun(held, "parts")) == 4  # and what rows share was fitted once for each seed
@@ -231,7 +234,7 @@ def test_a_scheduler_that_runs_already(command, quick_scenes, held, tmp_path, mo
         client.run(read, f"{other}:Held")  # and keep to it
         other.write_text(HELD.replace("self.ridge * torch", "2 * self.ridge * torch"))
         said = command(*arguments, "-m", "other.py:Held", *there)
-        assert "the first is other.py:Held: a worker has another version of cran-bench" in said.sentence
+        assert "the first is other.py:Held: a worker has a different version of cran-bench" in said.sentence
     nobody = ["--cluster", "dask://127.0.0.1:9"]
     reused = command(*arguments, *good, *nobody)  # nobody is asked where all is recorded
     assert reused.code == 0 and reused.err.count("(reused)") == 2
@@ -242,10 +245,14 @@ def test_a_row_that_kills_workers_fails_and_the_others_go_on(runner, quick_scene
     monkeypatch.setattr(cluster, "DEATHS", 1)
     held.write_text(HELD.replace('raise RuntimeError("less than nothing")', "os.kill(os.getpid(), 9)"))
     methods = [f"{held}:Held[ridge=-1]", f"{held}:Held"]
-    fatal, good = run_on(Local(1), runner, quick_scenes.spec, quick_scenes.data, methods, ["captions"], [0])
-    assert fatal.failure.error == "its worker died 2 times: the memory may be too small; see what workers printed"
+    fatal, good = ClusterWorkers(Local(1)).run(
+        runner, Request(quick_scenes.spec, quick_scenes.data, methods, ["captions"], [0])
+    )
+    assert (
+        fatal.failure.error == "its worker died 2 times: see the output of the workers; they may have too little memory"
+    )
     assert good.failure is None and len(records(runner.results)) == 1
-    assert capsys.readouterr().err.count("died; what it was given goes to others") == 2
+    assert capsys.readouterr().err.count("rows reassigned to other workers") == 2
 
 
 def test_what_is_stopped_keeps_what_is_finished(quick_scenes, held, tmp_path):
@@ -271,15 +278,18 @@ def test_what_is_stopped_keeps_what_is_finished(quick_scenes, held, tmp_path):
         ("local", "local takes a number of workers, at least 1, not ''; write local:2"),
         ("local:0", "local takes a number of workers, at least 1, not '0'; write local:2"),
         ("local:2[cores=1]", "local takes no options in brackets; write local:N"),
-        ("dask", "'dask' names no scheduler; write dask://HOST:PORT"),
-        ("dask://somewhere", "'dask://somewhere' names no scheduler; write dask://HOST:PORT"),
-        ("slurm:gpu", "slurm takes options and no 'gpu'; write slurm[queue=NAME,...]"),
+        ("dask", "'dask' is not a scheduler's address; write dask://HOST:PORT"),
+        ("dask://somewhere", "'dask://somewhere' is not a scheduler's address; write dask://HOST:PORT"),
+        ("slurm:gpu", "slurm takes options in brackets, not 'gpu'; write slurm[queue=NAME,...]"),
         ("slurm[que=gpu]", "slurm has no field 'que'; did you mean 'queue'?"),
-        ("slurm[jobs=0]", "slurm: cores and jobs are at least 1, not 0"),
+        ("slurm[jobs=0]", "slurm: cores and jobs must be at least 1, not 0"),
         ("slurm[cores=many]", "slurm: field 'cores' takes a whole number, not 'many'"),
-        ("slurm[memory=64]", "slurm: memory is a size such as 64GB, not '64'"),
-        ("slurm[walltime=4h]", "slurm: walltime is a time such as 04:00:00 or 1-00:00:00, not '4h'"),
-        ("slurm[gres=gpu:1]", "slurm needs the command sbatch: run this where SLURM's jobs are submitted from"),
+        ("slurm[memory=64]", "slurm: memory must be a size such as 64GB, not '64'"),
+        ("slurm[walltime=4h]", "slurm: walltime must be a time such as 04:00:00 or 1-00:00:00, not '4h'"),
+        (
+            "slurm[gres=gpu:1]",
+            "slurm needs the command sbatch: run this on a machine from which SLURM jobs are submitted",
+        ),
     ],
 )
 def test_clusters_that_are_none(spec, sentence, command, quick_scenes):
@@ -290,7 +300,7 @@ def test_clusters_that_are_none(spec, sentence, command, quick_scenes):
 
 
 def test_nobody_answers(command, quick_scenes, monkeypatch):
-    monkeypatch.setattr(cluster, "ANSWER_WITHIN", 1)
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 1)
     start = time.monotonic()
     said = command("run", *quick_scenes.arguments, "-m", "cca", "--cluster", "dask://127.0.0.1:9")
     assert time.monotonic() - start < 20
@@ -307,42 +317,6 @@ def test_the_extra_is_named(command, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     assert command("run", "--cluster", "slurm").sentence.startswith("runs on slurm need the extra distributed: ")
-
-
-def test_idle_workers_help_to_rank(tmp_path):
-    """A ranking in a task is shared with the other worker, and comes out as it does here."""
-
-    def task(folder):
-        import contextlib
-        import time
-        from pathlib import Path
-
-        import torch
-
-        from cran_bench.cluster.dispatch import offered_to_others
-        from cran_bench.cluster.sharded import Sharded
-        from cran_bench.ranking.rank import rank
-        from cran_bench.similarity import COSINE
-
-        @contextlib.contextmanager
-        def helped(folder, count):
-            end = time.monotonic() + 60
-            with offered_to_others(torch.device("cpu"), folder, count):
-                while time.monotonic() < end and len(list(folder.glob("*.npz"))) < 3:
-                    time.sleep(0.02)
-                assert time.monotonic() < end, "nobody helped"
-                yield
-
-        draw = torch.Generator().manual_seed(0)
-        images, noise = torch.randn(40, 25, generator=draw), torch.randn(200, 25, generator=draw)
-        image_of = torch.arange(200) // 5
-        backend = Sharded(Path(folder), helped, flop=40 * 200 * 25 * 2 / 20) if folder else "auto"
-        found = rank(images, images[image_of] + 3 * noise, image_of, COSINE, backend=backend)
-        return {key: value.tolist() for key, value in found.arrays().items()}
-
-    with Local(2).connected(CPU, 2, tmp_path) as client:
-        assert client.submit(task, str(tmp_path / "counting"), pure=False).result() == task("")
-    assert list((tmp_path / "counting").iterdir()) == []
 
 
 SBATCH = """#!/bin/sh
@@ -378,7 +352,7 @@ def test_jobs_of_slurm(command, quick_scenes, held, slurm, tmp_path, monkeypatch
     """A job that is ended from outside is submitted again, and its row comes."""
     import dask
 
-    monkeypatch.setattr(cluster, "LOOK_EVERY", 0.5)
+    monkeypatch.setattr(cluster, "POLL_EVERY", 0.5)
 
     def end_the_first():
         until(lambda: begun(held))
@@ -392,8 +366,8 @@ def test_jobs_of_slurm(command, quick_scenes, held, slurm, tmp_path, monkeypatch
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "500ms"}):
         said = command(*arguments, "-m", f"{held}:Held[waits=true]", "--cluster", spec)
     thread.join()
-    assert said.code == 0 and "jobs of SLURM: 1, which print into " in said.err
-    assert "died; what it was given goes to others: 1 of the rows left" in said.err
+    assert said.code == 0 and "SLURM jobs: 1, with output in " in said.err
+    assert "died; rows reassigned to other workers: 1" in said.err
     assert len(records(tmp_path / "results")) == 1 and len(begun(held)) == 2
     submitted = (slurm / "submitted").read_text().split()
     assert len(submitted) == 2 and submitted[-1] in (slurm / "cancelled").read_text().split()
@@ -406,8 +380,10 @@ def test_jobs_of_slurm(command, quick_scenes, held, slurm, tmp_path, monkeypatch
 
 def test_jobs_that_slurm_refuses(command, quick_scenes, slurm):
     said = command("run", *quick_scenes.arguments, "-m", "cca", "--cluster", "slurm[queue=closed]")
-    assert said.sentence == "SLURM refuses such a job: sbatch: error: no such partition"
-    assert command("run", "--device", "cuda", "--cluster", "slurm").sentence.startswith("slurm: jobs have no GPU")
+    assert said.sentence == "SLURM rejects the job: sbatch: error: no such partition"
+    assert command("run", "--device", "cuda", "--cluster", "slurm").sentence.startswith(
+        "slurm: the jobs request no GPU"
+    )
     assert find_cluster("slurm[gres=gpu:1]").device("auto").type == "cuda"
     assert find_cluster("slurm").device("auto").type == "cpu"
     assert not (slurm / "submitted").exists()

@@ -1,11 +1,7 @@
 """Every backend counts what the reference counts, whatever the levels, masks, ties and sizes."""
 
-import contextlib
 import os
-import tempfile
-import threading
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cran_bench.cluster.sharded import Sharded, count_shard, divided
 from cran_bench.embeddings import Levels, Relations, region_pairs, rows_of
 from cran_bench.errors import BadInput
 from cran_bench.ranking import backends, filtering
@@ -29,25 +24,14 @@ os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 CPU = torch.device("cpu")
 
 
-def screened(dtype, bound="measured", image_rows=5, text_rows=7):
+def filtering_by(dtype, bound="measured", image_rows=5, text_rows=7):
     return Filtering(partial(Tiles, dtype=dtype, image_rows=image_rows, text_rows=text_rows), bound)
 
 
-@contextlib.contextmanager
-def helped_out(folder, count):
-    """Somebody who has counted every third shard before the others are begun."""
-    assert all(count_shard(folder, number, CPU) for number in range(0, count, 3))
-    yield
-
-
 BACKENDS = {
-    f"{dtype} {bound}": screened(getattr(torch, dtype), bound)
+    f"{dtype} {bound}": filtering_by(getattr(torch, dtype), bound)
     for dtype in ("float32", "bfloat16")
     for bound in ("measured", "proven")
-}
-SHARDED = {
-    f"sharded {backend}": Sharded(Path(tempfile.gettempdir()) / "cran-bench-shards", helped_out, backend, flop=40)
-    for backend in ("reference", "torch")
 }
 
 
@@ -90,11 +74,11 @@ def problems(draw):
 
 
 @settings(deadline=None, max_examples=120)
-@given(problems(), st.sampled_from(sorted(BACKENDS | SHARDED)))
+@given(problems(), st.sampled_from(sorted(BACKENDS)))
 def test_every_backend_counts_as_the_reference(problem, name):
     images, texts, image_of, similarity = problem
     expected = rank(images, texts, image_of, similarity, backend=Reference(1 << 14)).arrays()
-    found = rank(images, texts, image_of, similarity, backend=(BACKENDS | SHARDED)[name])
+    found = rank(images, texts, image_of, similarity, backend=BACKENDS[name])
     for key, value in expected.items():
         assert np.array_equal(found.arrays()[key], value), key
 
@@ -121,7 +105,7 @@ def test_low_precision_leaves_few_pairs_open(dtype, bound, cosine):
     images, texts, image_of = levels(120, 600, noise=3.0)
     similarity = MultiLevel(cosine)
     expected = rank(images, texts, image_of, similarity, backend="reference")
-    found = rank(images, texts, image_of, similarity, backend=screened(dtype, bound, 50, 200))
+    found = rank(images, texts, image_of, similarity, backend=filtering_by(dtype, bound, 50, 200))
     for key, value in expected.arrays().items():
         assert np.array_equal(found.arrays()[key], value), key
     kernel = found.kernel
@@ -136,20 +120,20 @@ def test_the_proven_bound_holds_and_is_wider_than_the_measured_one():
     for similarity in (MultiLevel(), MultiLevel(cosine=True)):
         problem = make_problem(images, texts, image_of, similarity)
         for dtype in (torch.float32, torch.bfloat16):
-            screen = Tiles(problem, dtype)
+            scorer = Tiles(problem, dtype)
             everything = slice(None)
-            found = screen.scores(screen.images(everything), screen.texts(everything)).double()
+            found = scorer.scores(scorer.images(everything), scorer.texts(everything)).double()
             off = (found - similarity.scores(images, texts)).abs()
-            proven = problem.reach.of_all(everything, everything, screen.unit)
-            six = problem.reach.of_all(everything, everything, measured(problem, screen))
+            proven = problem.reach.of_all(everything, everything, scorer.unit_error)
+            six = problem.reach.of_all(everything, everything, measured(problem, scorer))
             assert bool((off <= proven).all()) and bool((off <= six).all())
             assert bool((six < proven).all())
 
 
 def test_a_bound_that_was_too_narrow_is_noticed_and_the_proven_one_taken(monkeypatch, capsys):
     images, texts, image_of = levels(60, 300)
-    monkeypatch.setattr(filtering, "measured", lambda problem, screen: lambda dim: 1e-5)
-    found = rank(images, texts, image_of, MultiLevel(), backend=screened(torch.bfloat16, "measured", 60, 300))
+    monkeypatch.setattr(filtering, "measured", lambda problem, scorer: lambda dim: 1e-5)
+    found = rank(images, texts, image_of, MultiLevel(), backend=filtering_by(torch.bfloat16, "measured", 60, 300))
     assert found.kernel.bound == "proven"
     assert "counting again with the proven bound" in capsys.readouterr().err
     expected = rank(images, texts, image_of, MultiLevel(), backend="reference")
@@ -159,7 +143,7 @@ def test_a_bound_that_was_too_narrow_is_noticed_and_the_proven_one_taken(monkeyp
 @pytest.mark.parametrize("name", sorted(BACKENDS))
 def test_collapsed_embeddings_are_counted_by_the_reference(name, monkeypatch):
     """Where every pair ties, every pair is open."""
-    monkeypatch.setattr(filtering, "settle", None)
+    monkeypatch.setattr(filtering, "rescore", None)
     image_of = torch.arange(60) // 3
     ranks = rank(torch.ones(20, 8), torch.ones(60, 8), image_of, COSINE, backend=BACKENDS[name])
     assert ranks.i2t.tied.tolist() == [57] * 20 and ranks.t2i.tied.tolist() == [19] * 60
@@ -170,7 +154,9 @@ def test_collapsed_embeddings_are_counted_by_the_reference(name, monkeypatch):
 def test_tiles_are_compiled_to_the_same_counts():
     images, texts, image_of = levels(40, 90, d=8)
     images = Levels(images.globals, images.regions, images.relations, torch.rand(40, 5) < 0.8)
-    plain = rank(images, texts, image_of, MultiLevel(cosine=True), backend=screened(torch.float32, "proven", 32, 64))
+    plain = rank(
+        images, texts, image_of, MultiLevel(cosine=True), backend=filtering_by(torch.float32, "proven", 32, 64)
+    )
     compiled = Filtering(partial(Tiles, is_compiled=True, image_rows=32, text_rows=64), "proven")
     found = rank(images, texts, image_of, MultiLevel(cosine=True), backend=compiled)
     for key, value in plain.arrays().items():
@@ -300,7 +286,7 @@ def test_the_proven_bound_is_of_what_is_rounded():
     texts[1, 20:32] *= -1
     images = Levels(relations=Relations(first, torch.zeros_like(first)))
     sides = images, Levels(relations=texts), torch.arange(2), MultiLevel(cosine=True, top=2)
-    found = rank(*sides, backend=screened(torch.bfloat16, "proven"))
+    found = rank(*sides, backend=filtering_by(torch.bfloat16, "proven"))
     expected = rank(*sides, backend="reference")
     for key, value in expected.arrays().items():
         assert np.array_equal(found.arrays()[key], value), key
@@ -314,7 +300,7 @@ def test_settings_of_the_user_do_not_matter_and_stay(setting):
     try:
         torch.set_float32_matmul_precision(setting)
         with torch.autocast("cpu", torch.bfloat16):
-            found = rank(images, texts, image_of, MultiLevel(), backend=screened(torch.float32, "proven"))
+            found = rank(images, texts, image_of, MultiLevel(), backend=filtering_by(torch.float32, "proven"))
         assert torch.get_float32_matmul_precision() == setting
     finally:
         torch.set_float32_matmul_precision(before)
@@ -352,7 +338,7 @@ def test_relations_that_are_no_sums_are_told_of_once(capsys):
 def test_the_clock_holds_the_seconds_of_both():
     clock = Clock(CPU)
     images, texts, image_of = levels(30, 60)
-    rank(images, texts, image_of, MultiLevel(), clock, backend=screened(torch.float32))
+    rank(images, texts, image_of, MultiLevel(), clock, backend=filtering_by(torch.float32))
     assert clock.similarity > 0 and clock.rank > 0
 
 
@@ -368,77 +354,9 @@ def test_only_blocks_are_held(monkeypatch):
         return found
 
     monkeypatch.setattr(Similarity, "own_scores", own_scores)
-    rank(images, texts, image_of, MultiLevel(), backend=screened(torch.float32, "proven", 16, 64))
+    rank(images, texts, image_of, MultiLevel(), backend=filtering_by(torch.float32, "proven", 16, 64))
     assert max(largest) < 64 * 256 / 4
     assert rows_of(images, slice(2)).globals.shape == (2, 4)
 
 
 # shards -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("folds", [0, 3])
-@pytest.mark.parametrize("backend", ["reference", "torch"])
-def test_shards_add_up(folds, backend, tmp_path):
-    images, texts, image_of = levels(31, 150)
-    similarity = MultiLevel(cosine=True)
-    expected = rank(images, texts, image_of, similarity, backend="reference", folds=folds)
-    problem = make_problem(images, texts, image_of, similarity)
-    sharded = Sharded(tmp_path, helped_out, backend, flop=problem.flop / 7)
-    found = rank(images, texts, image_of, similarity, backend=sharded, folds=folds)
-    for key, value in expected.arrays().items():
-        assert np.array_equal(found.arrays()[key], value), key
-    assert found.kernel.name == backend
-    assert found.kernel.dtype == {"reference": "float64", "torch": "float32"}[backend]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_shards_are_counted_once_by_whoever_is_there(tmp_path):
-    images, texts, image_of = levels(20, 400)
-    taken, problem = [], make_problem(images, texts, image_of, MultiLevel())
-
-    @contextlib.contextmanager
-    def helpers(folder, count):
-        def work():
-            taken.extend(number for number in range(count) if count_shard(folder, number, CPU))
-
-        threads = [threading.Thread(target=work) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not any(count_shard(folder, number, CPU) for number in range(count))
-        yield
-
-    tally, _ = Sharded(tmp_path, helpers, flop=problem.flop / 10).count(problem, Clock(CPU))
-    assert sorted(taken) == list(range(10))
-    expected, _ = Reference().count(problem, Clock(CPU))
-    assert all(torch.equal(x, y) for x, y in zip(vars(tally).values(), vars(expected).values(), strict=True))
-
-
-def test_a_shard_whose_counter_died_is_counted_by_who_ranks(tmp_path):
-    images, texts, image_of = levels(20, 100)
-    problem = make_problem(images, texts, image_of, MultiLevel())
-
-    @contextlib.contextmanager
-    def dies(folder, count):
-        (folder / "2.lock").touch()  # as a process leaves it that was killed
-        (folder / ".2.npz.half.part").write_bytes(b"half")
-        yield
-
-    tally, _ = Sharded(tmp_path, dies, flop=problem.flop / 5).count(problem, Clock(CPU))
-    expected, _ = Reference().count(problem, Clock(CPU))
-    assert all(torch.equal(x, y) for x, y in zip(vars(tally).values(), vars(expected).values(), strict=True))
-    assert list(tmp_path.iterdir()) == [] and not count_shard(tmp_path / "gone", 0, CPU)
-
-
-def test_small_problems_are_not_shared(tmp_path):
-    images, texts, image_of = levels(20, 100)
-
-    def refuse(folder, count):
-        raise AssertionError("asked for help")
-
-    rank(images, texts, image_of, MultiLevel(), backend=Sharded(tmp_path, refuse))
-    assert list(tmp_path.iterdir()) == []
-    problem = make_problem(images, texts, image_of, MultiLevel())
-    cut = list(divided(problem, 8))
-    assert [(c.start, c.stop) for _, c in cut] == [(k, min(k + 13, 100)) for k in range(0, 100, 13)]

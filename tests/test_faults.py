@@ -19,13 +19,13 @@ from cran_bench.records.store import ResultStore
 
 MOMENTS = int(os.environ.get("CRAN_BENCH_FAULTS", "8"))
 DATASET = "scenes[train=60,val=20,test=20]"
-METHODS = "cca,cran-baseline[start=scratch,max_epochs=3,batch_size=20]"
+METHODS = "cca,cran-baseline[text_init=random,max_epochs=3,batch_size=20]"
 
 # Commands run in forks of a process that has everything imported, so that a moment is one of work and not of imports.
 # A fork is killed after some seconds, or when it is about to make its n-th change of a file.
 NURSERY = """
 import json, os, signal, sys, time
-import cran_bench.bench.measuring, cran_bench.preparation, cran_bench.runner, cran_bench.tables
+import cran_bench.bench.measuring, cran_bench.running.preparation, cran_bench.running.runner, cran_bench.tables.tables
 from cran_bench.cli import main
 from cran_bench.frontend import extraction
 from cran_bench.registry import DATASETS, METHODS

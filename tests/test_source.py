@@ -9,7 +9,7 @@ from cran_bench.registry import METHODS
 PLUGIN = """
 from dataclasses import dataclass
 from cran_bench import COSINE
-from cran_bench.linalg import moments
+from cran_bench.toolbox.linalg import moments
 
 @dataclass
 class Mine:

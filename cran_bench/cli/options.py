@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,12 +22,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def cache_folder() -> Path:
-    """Where features and fits go unless told otherwise."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "cran-bench"
 
 
 DatasetOption = Annotated[
@@ -118,32 +110,3 @@ def recorded(
     if not runs and not failures:
         raise BadInput(f"there are no such records below {store.root}: make some with cran-bench run")
     return build_tables(runs, failures, kin)
-
-
-def each(methods: list[str]) -> list[str]:
-    """The methods of texts that may name several, separated by commas outside brackets."""
-    return [part.strip() for text in methods for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
-
-
-def quick_method(method: str) -> str:
-    """The method with its preset `quick`, where it has one and the user names no other."""
-    from cran_bench.registry import METHODS
-    from cran_bench.specs import format_options, parse_spec
-
-    spec = parse_spec(method)
-    has_one = spec.name in METHODS.names() and "quick" in METHODS.get(spec.name).presets
-    return f"{spec.name}:quick{format_options(spec.options)}" if has_one and not spec.argument else method
-
-
-def quick_dataset(dataset: str) -> str:
-    """The dataset with its preset `quick`.
-
-    Raises:
-        BadInput: the user names another preset.
-    """
-    from cran_bench.specs import format_options, parse_spec
-
-    spec = parse_spec(dataset)
-    if spec.argument and spec.argument != "quick":
-        raise BadInput(f"--quick means the preset quick; leave it out, or write {spec.name} instead of {dataset}")
-    return f"{spec.name}:quick{format_options(spec.options)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -11,6 +10,7 @@ import typer
 
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
+from cran_bench.machine.storage import cache_folder
 
 from .options import (
     BackboneOption,
@@ -26,10 +26,6 @@ from .options import (
     ResultsOption,
     VectorsOption,
     app,
-    cache_folder,
-    each,
-    quick_dataset,
-    quick_method,
 )
 
 if TYPE_CHECKING:
@@ -117,57 +113,42 @@ def run(
 
     Example: cran-bench run -d mscoco --cluster "slurm[queue=gpu,gres=gpu:1,cores=8,memory=64GB,jobs=10]"
     """
-    from cran_bench.machine.environment import own_device
-    from cran_bench.machine.processes import joined, started
-    from cran_bench.protocols import Protocol, parse_protocols
-    from cran_bench.ranking.backends import require_known
-    from cran_bench.registry import DATASETS, METHODS
-    from cran_bench.running import runner
-    from cran_bench.running.preparation import Prepared, find_prepared
-    from cran_bench.tables.tables import build_tables, render
+    from cran_bench.machine.processes import is_first, started
+    from cran_bench.running import experiment
+    from cran_bench.tables.tables import render
 
-    source = quick_dataset(dataset) if quick else dataset
-    workers = None if cluster is None else import_module("cran_bench.cluster.workers").find_cluster(cluster)
-    if workers is not None and started() > 1:
-        raise BadInput("torchrun shares one training, --cluster hands out rows: use one of them")
+    workers = None
+    if cluster is not None:
+        from cran_bench.cluster.dispatch import ClusterWorkers
 
-    def asked() -> tuple[list[str], tuple[Protocol, ...], list[int], Prepared]:
-        named = each([*(methods or []), *(more or [])])
-        specs = [quick_method(text) if quick else text for text in named or METHODS.names()]
-        for text in specs:
-            METHODS.configure(text)
-        for name, reason in () if named else METHODS.failures.items():
-            say(f"left out: method {name} could not be imported: {reason}")
-        protocols, numbers = parse_protocols(protocol), runner.parse_seeds(seeds)
-        configured = DATASETS.configure(source)
-        require_known(backend, bound)
-        prepared = find_prepared(configured, data, cache, backbone, regions, vectors)
-        return specs, protocols, numbers, prepared
-
-    def do() -> None:
-        if workers is None:
-            outcomes = job.run([METHODS.configure(text) for text in specs], protocols, numbers)
-        else:
-            from cran_bench.cluster.dispatch import run_on
-
-            outcomes = run_on(workers, job, source, data, specs, protocols, numbers)
-        finished = [job.store.finished(o.address, o.record) for o in outcomes if o.record is not None]
-        failures = [o.failure for o in outcomes if o.failure is not None]
-        typer.echo(render(build_tables(finished, failures), "terminal"))
-        say(f"records: {job.store.root}")
-        if failures:
-            first = f"{failures[0].method_label}: {failures[0].error}"
-            raise BadInput(f"{len(failures)} of {len(outcomes)} runs failed, the first is {first}")
-
-    where = own_device(device) if workers is None else workers.device(device)
-    with joined(where) as processes:
-        specs, protocols, numbers, prepared = processes.in_turn(asked, asked)
-        name = processes.lead(runner.new_name)
-        job = runner.Runner(
-            prepared, results, cache, where, folds, backend, cast("Bound", bound), force, name, processes
-        )
-        processes.helper = job.help
-        processes.lead(do)
+        if started() > 1:
+            raise BadInput("torchrun shares one training, --cluster distributes rows: use one of them")
+        workers = ClusterWorkers.of(cluster)
+    made = experiment.run(
+        [*(methods or []), *(more or [])],
+        dataset,
+        protocol,
+        seeds,
+        quick=quick,
+        folds=folds,
+        force=force,
+        data=data,
+        backbone=backbone,
+        regions=regions,
+        vectors=vectors,
+        results=results,
+        cache=cache,
+        device=device,
+        backend=backend,
+        bound=cast("Bound", bound),
+        workers=workers,
+    )
+    if is_first():
+        typer.echo(render(made.tables, "terminal"))
+        say(f"records: {made.store.root}")
+        if made.failures:
+            first = f"{made.failures[0].method_label}: {made.failures[0].error}"
+            raise BadInput(f"{len(made.failures)} of {len(made.outcomes)} runs failed, the first is {first}")
 
 
 @app.command()
@@ -176,7 +157,9 @@ def bench(
     images: Annotated[int, typer.Option("--images", min=100, help="How many images.")] = 5000,
     texts: Annotated[int, typer.Option("--texts", min=100, help="How many texts.")] = 25000,
     dim: Annotated[int, typer.Option("--dim", min=1, help="Dimensions of every vector.")] = 1024,
-    width: Annotated[str, typer.Option("--width", help="Of CRAN, for training: compact or full.")] = "compact",
+    method: Annotated[
+        str, typer.Option("-m", "--method", metavar="METHOD", help="Method whose training step is timed.")
+    ] = "cran",
     device: DeviceOption = "auto",
     out: Annotated[
         Path | None,
@@ -186,25 +169,27 @@ def bench(
     """Time the kernels against what one would use instead.
 
     `similarity` scores three levels (Eq. 11) and ranks both ways, `ranking` one vector for each image and text, and
-    `training` is a step of CRAN.
+    `training` a training step of a method.
 
     Example: cran-bench bench similarity --texts 5000
 
-    Example: cran-bench bench training -o results/kernels
+    Example: cran-bench bench training -m "cran[width=full]" -o results/kernels
     """
     from cran_bench.bench.measuring import render, save
     from cran_bench.errors import did_you_mean
     from cran_bench.machine.environment import pick_device
 
-    kinds, widths = ("similarity", "ranking", "training"), ("compact", "full")
-    for name, known in ((what, kinds), (width, widths)):
-        if name not in known:
-            raise BadInput(f"there is no '{name}' to bench{did_you_mean(name, known)}; take {' or '.join(known)}")
+    kinds = ("similarity", "ranking", "training")
+    if what not in kinds:
+        raise BadInput(f"there is no '{what}' to bench{did_you_mean(what, kinds)}; take {' or '.join(kinds)}")
     if texts < images:
         raise BadInput(f"every image has a text: give at least as many --texts as --images, not {texts} for {images}")
     where = pick_device(device)
     if what == "training":
-        rows = list(import_module("cran_bench.methods.cran.timing").bench_training(width, where))
+        from cran_bench.bench.training import bench_training
+        from cran_bench.registry import METHODS
+
+        rows = list(bench_training(METHODS.configure(method), where))
     elif what == "similarity":
         from cran_bench.bench.similarity import bench_similarity
 

@@ -9,6 +9,7 @@ import typer
 
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
+from cran_bench.machine.storage import cache_folder
 
 from .options import (
     BackboneOption,
@@ -22,9 +23,6 @@ from .options import (
     SeedOption,
     VectorsOption,
     app,
-    cache_folder,
-    quick_dataset,
-    quick_method,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +56,7 @@ def explain(
     Example: cran-bench explain test-00000a "a red star is above a blue square" -m cran-relation -o why.png
     """
     from cran_bench.machine.environment import pick_device
-    from cran_bench.registry import DATASETS, METHODS
+    from cran_bench.registry import DATASETS, METHODS, quick_dataset, quick_method
     from cran_bench.running.preparation import find_prepared
     from cran_bench.running.runner import Runner, fit_unit
     from cran_bench.viewing import explain as explaining
@@ -122,7 +120,7 @@ def search(
     from cran_bench.errors import did_you_mean
     from cran_bench.images import open_image
     from cran_bench.machine.environment import pick_device
-    from cran_bench.registry import DATASETS, METHODS
+    from cran_bench.registry import DATASETS, METHODS, quick_dataset, quick_method
     from cran_bench.running.preparation import find_prepared
     from cran_bench.running.runner import Runner, fit_unit
     from cran_bench.viewing import search as searching

@@ -10,7 +10,7 @@ import typer
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
 
-from .options import DataOption, DatasetOption, MethodsOption, ResultsOption, app, each, recorded
+from .options import DataOption, DatasetOption, MethodsOption, ResultsOption, app, recorded
 
 
 @app.command()
@@ -55,7 +55,7 @@ def table(
     wanted = parse_protocols(protocol)
     label, labels = None, []
     if dataset or methods:
-        from cran_bench.registry import DATASETS, METHODS
+        from cran_bench.registry import DATASETS, METHODS, each
 
         label = DATASETS.configure(dataset).label if dataset else None
         labels = [METHODS.configure(text).label for text in each(methods or [])]
@@ -169,7 +169,7 @@ def significance(
     """
     from cran_bench.comparison.significance import significance_table
     from cran_bench.protocols import parse_protocols
-    from cran_bench.registry import DATASETS, METHODS
+    from cran_bench.registry import DATASETS, METHODS, each
 
     label, wanted = DATASETS.configure(dataset).label, parse_protocols(protocol)
     if len(wanted) > 1:
@@ -202,7 +202,7 @@ def report(
     from cran_bench.machine.storage import write_text
     from cran_bench.protocols import parse_protocols
     from cran_bench.records.store import ResultStore
-    from cran_bench.registry import DATASETS, METHODS
+    from cran_bench.registry import DATASETS, METHODS, each
     from cran_bench.report import build_report
 
     wanted = [DATASETS.configure(text).label for text in datasets or ()]

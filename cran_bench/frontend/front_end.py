@@ -52,7 +52,7 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExtractionPlan:
     """The plan of an extraction, made before any image is read.
 
     Attributes:
@@ -164,11 +164,11 @@ class FrontEnd:
         """The two specs, such as ``pixels + boxes``."""
         return f"{self.backbone_spec} + {self.regions_spec}"
 
-    def plan(self, collection: Collection, root: Path) -> Plan:
+    def plan(self, collection: Collection, root: Path) -> ExtractionPlan:
         """Plan the extraction of a collection's features into a folder below `root`."""
         identity = self.identity()
         folder = root / folder_name(identity, ids_sha(collection.images.ids))
-        return Plan(collection, self, identity, folder, self.shapes(len(collection.images.ids)))
+        return ExtractionPlan(collection, self, identity, folder, self.shapes(len(collection.images.ids)))
 
     def seconds(self, collection: Collection, images: int) -> float:
         """What the features of the first so many images take here, once warm."""

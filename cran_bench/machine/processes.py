@@ -209,6 +209,11 @@ def started_here() -> int:
     return int(os.environ["LOCAL_WORLD_SIZE"]) if started() > 1 else 1
 
 
+def is_first() -> bool:
+    """Whether this is the only process, or the first that torchrun started."""
+    return started() == 1 or int(os.environ["RANK"]) == 0
+
+
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
     """Join the processes that torchrun started; only the first one prints to stderr.

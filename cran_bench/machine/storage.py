@@ -56,6 +56,12 @@ def sha256_file(path: Path) -> str:
         raise BadInput(f"cannot read {path}: {error.strerror}") from error
 
 
+def cache_folder() -> Path:
+    """The default folder of features and fits: ``$XDG_CACHE_HOME/cran-bench`` or ``~/.cache/cran-bench``."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "cran-bench"
+
+
 def slug(label: str) -> str:
     """Return a label as a file name: ``cran:paper[top=5]`` -> ``cran-paper-top-5``."""
     name = "-".join(filter(None, "".join(c if c.isalnum() or c in "._" else "-" for c in label).split("-")))

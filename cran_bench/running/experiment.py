@@ -26,7 +26,7 @@ from cran_bench.ranking.evaluation import evaluate as rank_and_measure
 from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.records.schema import Failure, Record
-from cran_bench.records.statistics import SUMS, Interval, sample
+from cran_bench.records.statistics import SUMS, Interval, Sample, sample
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import DATASETS, METHODS, each, quick_dataset, quick_method
 from cran_bench.running.preparation import Prepared, find_prepared
@@ -213,7 +213,7 @@ class Scores:
             lines.append({"figure": figure, "value": value, "low": low, "high": high})
         return pd.DataFrame(lines).set_index("figure")
 
-    def _sample(self) -> Any:
+    def _sample(self) -> Sample:
         return sample([self.ranks])
 
 
