@@ -76,7 +76,7 @@ def test_windows_line_ends_and_byte_order_mark_change_nothing(folder):
 
 def test_limit_keeps_proportions_and_the_first_of_each_list(folder):
     data = load(folder, "flickr8k[limit=9]")
-    assert data.name == "flickr8k[limit=9]"
+    assert data.name == "flickr8k"
     assert list(data.images.ids) == names("train")[:6] + names("dev")[:2] + names("test")[:2]
     assert len(data.captions) == 30
     assert data.remarks == load(folder).remarks

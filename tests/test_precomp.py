@@ -113,10 +113,10 @@ def test_files_that_do_not_fit(write):
     refused("has 59 rows for the 60 captions", "dev_ims.npy", dev[:59])
     refused(r"has features of shape \(8,\), but .*train_ims", "dev_ims.npy", dev[:, 0])
     refused(r"should hold numbers of shape .* not <U1", "dev_ims.npy", dev.astype("U1"))
-    refused(r"dev_ims\.npy is not a \.npy array", "dev_ims.npy", "<html>")
+    refused(r"dev_ims\.npy is not a numeric \.npy array", "dev_ims.npy", "<html>")
     refused(r"there is no dev_ims\.npy", "dev_ims.npy", None)
     refused(r"dev_caps\.txt, line 2: the caption is empty", "dev_caps.txt", "a\n\nb\n")
-    refused("rows 5 and 7 belong to one image, but differ", "dev_ims.npy", one_off)
+    refused("rows 5 and 7 belong to one image but differ", "dev_ims.npy", one_off)
     refused("row 10 has a value that is not a finite", "dev_ims.npy", infinite)
 
 

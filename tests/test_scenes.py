@@ -269,7 +269,7 @@ def test_seed_and_size_count():
     assert plain.split_sha() == larger.split_sha()
     assert plain.images.digest(0) != larger.images.digest(0)
     assert larger.images.read(0).size == (128, 128)
-    assert plain.name == "scenes[test=2,train=2,val=2]"
+    assert plain.name == "scenes"
 
 
 def test_splits_share_no_scene(collection):

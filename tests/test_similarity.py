@@ -304,7 +304,7 @@ def test_other_dimensions_on_a_level_are_refused(factored, texts, name):
 
 def test_embeddings_of_several_or_odd_dtypes_are_refused(factored, texts):
     doubled = Levels(**{**vars(texts), "regions": texts.regions.double()})
-    with pytest.raises(BadInput, match="the embeddings mix float32 and float64; use one dtype for images and texts on all"):
+    with pytest.raises(BadInput, match="the embeddings mix float32 and float64; use one dtype for images and texts"):
         MultiLevel().check(factored, doubled)
     with pytest.raises(BadInput, match="embeddings have dtype float16; give float32"):
         COSINE.check(torch.ones(2, 2).half(), torch.ones(2, 2).half())
