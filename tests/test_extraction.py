@@ -419,7 +419,7 @@ def test_arrays_that_do_not_match_the_manifest(tmp_path):
     with pytest.raises(BadInput, match=r"globals\.npy cannot be read"):
         load_features(made.folder, data.images.ids)
     np.save(path, np.zeros((40, 7), np.float32))
-    with pytest.raises(BadInput, match=r"holds float32 of shape \(40, 7\), but its manifest says float32 of shape \(40, 6\)"):
+    with pytest.raises(BadInput, match=r"float32 of shape \(40, 7\), but its manifest says float32 of shape \(40, 6\)"):
         load_features(made.folder, data.images.ids)
     path.unlink()
     with pytest.raises(BadInput, match=r"globals\.npy cannot be read .*No such file"):
