@@ -1,4 +1,4 @@
-"""Anyone's data: CSV and JSON-lines, given splits and splits by lot, and what is wrong on which line."""
+"""Anyone's data: CSV and JSON-lines, given and random splits, and what is wrong on which line."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_images_may_lie_elsewhere_and_the_file_have_another_name(home):
     assert data.images.ids[0] == "0.png" and data.images.folder == home / "pictures"
 
 
-def test_without_splits_images_are_dealt_by_lot(home):
+def test_without_splits_images_are_split_at_random(home):
     (home / "captions.csv").write_text("image,caption\n" + "".join(f"{i},{c[-1]}\n" for i, c, _ in rows()))
     one, other = load(home), load(home, "folder[seed=1]")
     assert [len(one.splits[s]) for s in ("train", "val", "test")] == [16, 2, 2]
