@@ -221,5 +221,5 @@ class Dataset(Protocol):
         ...
 
     def defaults(self) -> Mapping[str, Any]:
-        """Return the front end used when the user chooses none: ``{"images": "pixels", "regions": "grid"}``."""
+        """Return the front end used when the user chooses none: ``{"backbone": "pixels", "regions": "grid"}``."""
         ...

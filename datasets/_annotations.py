@@ -37,7 +37,7 @@ class Photographs(Limited):
     """A dataset of photographs, by default with the front end ``pixels + grid``."""
 
     def defaults(self) -> Mapping[str, Any]:
-        return {"images": "pixels", "regions": "grid"}
+        return {"backbone": "pixels", "regions": "grid"}
 
 
 KARPATHY_ZIP = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"

@@ -37,7 +37,7 @@ class Precomp(Limited):
     test: str = "test"
 
     def defaults(self) -> Mapping[str, Any]:
-        return {"images": "data", "regions": "data"}
+        return {"backbone": "data", "regions": "data"}
 
     def load(self, data: Path) -> Collection:
         folder = data / self.folder

@@ -96,4 +96,4 @@ class Scenes:
         )
 
     def defaults(self) -> Mapping[str, Any]:
-        return {"images": "pixels", "regions": "boxes"}
+        return {"backbone": "pixels", "regions": "boxes"}

@@ -220,7 +220,7 @@ class Good:
         return FolderImages(data, names)
 
     def defaults(self):
-        return {"images": "pixels[dim=16]", "regions": "grid"}
+        return {"backbone": "pixels[dim=16]", "regions": "grid"}
 
 class Odd(FolderImages):
     pass
@@ -246,7 +246,7 @@ BAD_DATA = {
     "no mapping": (
         "    def defaults(self):\n        return 3\n",
         [NAMES, OPENS, GIVES],
-        'mine.py, line 37: defaults gives 3; give specs of both, such as {"images": "pixels", "regions": "grid"}',
+        'mine.py, line 37: defaults gives 3; give specs of both, such as {"backbone": "pixels", "regions": "grid"}',
     ),
     "another key": (
         "    def defaults(self):\n        return {'images': 'pixels', 'region': 'grid'}\n",

@@ -86,7 +86,7 @@ def test_limit_keeps_proportions_and_the_first_of_each_list(folder):
 
 
 def test_defaults_need_no_download(folder):
-    assert DATASETS.configure("flickr8k").build().defaults() == {"images": "pixels", "regions": "grid"}
+    assert DATASETS.configure("flickr8k").build().defaults() == {"backbone": "pixels", "regions": "grid"}
 
 
 TOKENS, TRAIN, DEV = "Flickr8k.token.txt", "Flickr_8k.trainImages.txt", "Flickr_8k.devImages.txt"

@@ -289,7 +289,7 @@ def test_wrong_sizes_are_refused_in_one_sentence():
 def test_quick_preset_and_defaults():
     scenes = DATASETS.configure("scenes:quick").build()
     assert (scenes.train, scenes.val, scenes.test) == (300, 100, 200)
-    assert scenes.defaults() == {"images": "pixels", "regions": "boxes"}
+    assert scenes.defaults() == {"backbone": "pixels", "regions": "boxes"}
 
 
 def test_stream_is_uniform_and_shuffles():

@@ -201,7 +201,7 @@ class _DatasetTrial:
 
     def front_end(self) -> FrontEnd:
         specs = default_specs(self.dataset)
-        return FrontEnd.open(specs["images"], specs["regions"], self.collection)
+        return FrontEnd.open(specs["backbone"], specs["regions"], self.collection)
 
     def loads(self) -> None:
         collection = self.collection

@@ -179,7 +179,7 @@ def check(
 def _front_end(
     collection: Collection, defaults: Mapping[str, Any], backbone: str | None, regions: str | None
 ) -> FrontEnd:
-    images = backbone or defaults["images"]
+    images = backbone or defaults["backbone"]
     # Finished vectors cannot embed crops, so they come without regions unless the user gives some.
     regions = regions or ("none" if images.startswith("npy:") else defaults["regions"])
     return FrontEnd.open(images, regions, collection)
@@ -264,7 +264,7 @@ def load_collection(dataset: Configured[Dataset], data: Path) -> Collection:
 
 
 def default_specs(dataset: Configured[Dataset]) -> Mapping[str, str]:
-    """The specs of the front end that suits a dataset, of `images` and of `regions`.
+    """The specs of the front end that suits a dataset, of `backbone` and `regions`.
 
     Raises:
         BadInput: `defaults` fails or gives something else.
@@ -272,8 +272,10 @@ def default_specs(dataset: Configured[Dataset]) -> Mapping[str, str]:
     cls = dataset.plugin.cls
     with one_sentence(f"{dataset.label} has no defaults", file_of(cls)):
         specs: object = dataset.build().defaults()
-    if not (isinstance(specs, Mapping) and {*specs} == {"images", "regions"} and {*map(type, specs.values())} == {str}):
-        example = '{"images": "pixels", "regions": "grid"}'
+    if not (
+        isinstance(specs, Mapping) and {*specs} == {"backbone", "regions"} and {*map(type, specs.values())} == {str}
+    ):
+        example = '{"backbone": "pixels", "regions": "grid"}'
         raise BadInput(f"{place(cls.defaults)}: defaults gives {specs!r}; give specs of both, such as {example}")
     return specs
 
