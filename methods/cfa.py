@@ -14,10 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from cran_bench import Run, Split, register
-from cran_bench.toolbox.linalg import truncated_svd
+from cran_bench.toolbox.linalg import cross_factors
 
 from ._linear import LinearMethod
 
@@ -43,9 +41,5 @@ class CFA(LinearMethod):
         """One decomposition for each way of scaling the text columns."""
         self.begin(run)
         C = self.moments(train, run)
-        deviation = np.sqrt(np.diag(C.yy))
-        deviation = np.maximum(deviation, 1e-3 * deviation.max())
         for evening in run.progress(self.evening, "decompositions", len(self.evening)):
-            scale = deviation**-evening
-            A, S, B = truncated_svd(C.xy * scale, max(self.dim))
-            self.offer(val, run, A, scale[:, None] * B, S, evening=evening)
+            self.offer(val, run, *cross_factors(C, evening, max(self.dim)), evening=evening)

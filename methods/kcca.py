@@ -22,29 +22,27 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
-import numpy as np
-import scipy.linalg
 from torch import Tensor
 
 from cran_bench import Run, Split, register
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
 from cran_bench.toolbox.kernels import (
+    PIVOTS_AMONG,
+    Approximation,
     Columns,
-    Fourier,
     Kernel,
     Landmarks,
     Mapped,
     Name,
     Rows,
-    centred,
+    approximate,
+    centred_spectrum,
     columns_of,
     dense,
-    incomplete_cholesky,
-    nystrom,
-    sampled,
+    dual_correlations,
 )
-from cran_bench.toolbox.linalg import Matrix, Texts, covariance_bytes, truncated_svd
+from cran_bench.toolbox.linalg import Matrix, Texts, covariance_bytes
 from cran_bench.toolbox.states import below, with_prefix
 
 from ._linear import WORDS_BYTES, LinearMethod
@@ -54,9 +52,6 @@ EXACT_UP_TO = 4000
 
 EXACT_BY_ITSELF = 1000
 """Pairs up to which the exact solver is the quicker one."""
-
-PIVOTS_AMONG = 50_000
-"""Rows, by lot where there are more, among which the incomplete Cholesky looks for pivots."""
 
 PAPER = {
     "image": "l2",
@@ -146,7 +141,7 @@ class KCCA(LinearMethod):
         columns = [m if name != "linear" else size for name, size in ((self.kernel_image, p), (self.kernel_text, q))]
         return held + 8 * m * (p + q) + max(pivots, covariance_bytes(*columns))
 
-    def _solver(self, pairs: int) -> str:
+    def _solver(self, pairs: int) -> Literal["exact"] | Approximation:
         if self.solver == "exact" and pairs > EXACT_UP_TO:
             raise BadInput(
                 f"the exact solver holds {pairs:,} x {pairs:,} numbers several times, and takes {EXACT_UP_TO:,} pairs "
@@ -157,10 +152,7 @@ class KCCA(LinearMethod):
         return "exact" if pairs <= EXACT_BY_ITSELF else "cholesky"
 
     def solve_exactly(self, train: Split, val: Split, run: Run) -> None:
-        """By the eigenvectors of the centred n x n kernels, K = U L U'.
-
-        (Lx / (Lx + kx))^(1/2) Ux' Uy (Ly / (Ly + ky))^(1/2) = P R Q',   a = Ux (Lx (Lx + kx))^(-1/2) P,   b likewise.
-        """
+        """By the eigenvectors of the centred n x n kernels, which serve all ridges."""
         X, Y = self.image_rows(train)[train.image_of], dense(self.text_features(train))
         means: list[Matrix] = []
         sides: list[tuple[Matrix, Matrix]] = []
@@ -172,26 +164,20 @@ class KCCA(LinearMethod):
             self.maps[side] = Landmarks(kernel, rows)
             gram = kernel(rows, rows).double().cpu().numpy()
             means.append(gram.mean(axis=0))
-            values, U = scipy.linalg.eigh(centred(gram))
-            kept = values > 1e-12 * values[-1]
-            sides.append((values[kept], U[:, kept]))
+            sides.append(centred_spectrum(gram))
         self.centre(means[0], means[1], run)
-        (lx, Ux), (ly, Uy) = sides
         pairs = list(product(self.ridge_image, self.ridge_text))
         for ridge_x, ridge_y in run.progress(pairs, "ridges", len(pairs)):
-            kx, ky = ridge_x * lx[-1], ridge_y * ly[-1]
-            both = np.sqrt(lx / (lx + kx))[:, None] * (Ux.T @ Uy) * np.sqrt(ly / (ly + ky))
-            P, rho, Q = truncated_svd(both, max(self.dim))
-            A, B = (Ux / np.sqrt(lx * (lx + kx))) @ P, (Uy / np.sqrt(ly * (ly + ky))) @ Q
+            A, B, rho = dual_correlations(sides[0], sides[1], ridge_x, ridge_y, max(self.dim))
             self.offer(val, run, A, B, rho, ridge_image=ridge_x, ridge_text=ridge_y)
 
-    def solve_by_columns(self, train: Split, val: Split, run: Run, solver: str) -> None:
+    def solve_by_columns(self, train: Split, val: Split, run: Run, solver: Approximation) -> None:
         """Ridge CCA of what the columns are mapped to."""
         self.maps = {}
         Wx, Wy = self._map("image", train, solver, run), self._map("text", train, solver, run)
         self.correlate(self.moments(train, run), val, run, self.ridge_image, self.ridge_text, (Wx, Wy))
 
-    def _map(self, side: Literal["image", "text"], train: Split, solver: str, run: Run) -> Matrix | None:
+    def _map(self, side: Literal["image", "text"], train: Split, solver: Approximation, run: Run) -> Matrix | None:
         """The columns of a side, and what is on their right; the linear kernel needs neither."""
         is_image = side == "image"
         name, (width,) = (self.kernel_image, self.width_image) if is_image else (self.kernel_text, self.width_text)
@@ -199,19 +185,13 @@ class KCCA(LinearMethod):
             return None
         rows: Rows = self.image_rows(train) if is_image else self.text_features(train)
         kernel = Kernel.fitted(name, rows, width, run.seed)
-        if solver == "fourier":
-            self.maps[side] = Fourier.drawn(kernel, dense(rows[:1]).to(run.device), self.columns, run.seed)
-            return None
         if solver == "cholesky":
-            rows = sampled(rows, PIVOTS_AMONG, run.seed)
-            rows = dense(rows) if is_image else rows  # every block of pivots is compared with all of them
-            say(f"kcca: up to {min(self.columns, rows.shape[0]):,} pivots of the {side} kernel")
-            pivots, W = incomplete_cholesky(kernel, rows, self.columns, self.tolerance)
-            self.maps[side] = Landmarks(kernel, dense(rows[pivots]).to(run.device))
-            return W
-        landmarks = Landmarks(kernel, dense(sampled(rows, self.columns, run.seed)).to(run.device))
-        self.maps[side] = landmarks
-        return nystrom(landmarks, self.clamp)
+            pivots = min(self.columns, rows.shape[0], PIVOTS_AMONG)
+            say(f"kcca: up to {pivots:,} pivots of the {side} kernel")
+        self.maps[side], W = approximate(
+            kernel, rows, solver, self.columns, run.seed, self.tolerance, self.clamp, PIVOTS_AMONG, run.device
+        )
+        return W
 
     def image_view(self, split: Split) -> Iterator[Tensor]:
         """Blocks of (n, m) columns."""

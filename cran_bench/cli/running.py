@@ -114,8 +114,8 @@ def run(
 
     Example: cran-bench run -d mscoco --cluster "slurm[queue=gpu,gres=gpu:1,cores=8,memory=64GB,jobs=10]"
     """
-    import cran_bench
     from cran_bench.machine.processes import is_first, started
+    from cran_bench.running import experiment
     from cran_bench.tables.tables import render
 
     workers = None
@@ -125,7 +125,7 @@ def run(
         if started() > 1:
             raise BadInput("torchrun shares one training, --cluster distributes rows: use one of them")
         workers = ClusterWorkers.of(cluster)
-    made = cran_bench.run(
+    made = experiment.run(
         [*(methods or []), *(more or [])],
         dataset,
         protocol,

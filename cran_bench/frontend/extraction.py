@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.features import MANIFEST, SCHEMA, Features, ids_sha, load_features, read_manifest
-from cran_bench.frontend.front_end import Picture, Plan, free_bytes, without_folders
+from cran_bench.frontend.front_end import ExtractionPlan, Picture, free_bytes, without_folders
 from cran_bench.images import UnreadableImage
 from cran_bench.machine.progress import duration, say, track
 from cran_bench.machine.storage import clear_os_errors, locked, map_array, sha256_file, sha256_json, write_json
@@ -36,7 +36,7 @@ class Shard:
     failed: Mapping[int, str]
 
 
-def extract(plan: Plan, *, force: bool = False, skip_bad: bool = False) -> Features:
+def extract(plan: ExtractionPlan, *, force: bool = False, skip_bad: bool = False) -> Features:
     """Extract the features of every image of a plan, or take them where they are finished.
 
     Args:
@@ -66,7 +66,7 @@ def extract(plan: Plan, *, force: bool = False, skip_bad: bool = False) -> Featu
 
 
 class _Extraction:
-    def __init__(self, plan: Plan, digests: Sequence[str], images_sha: str, skip_bad: bool) -> None:
+    def __init__(self, plan: ExtractionPlan, digests: Sequence[str], images_sha: str, skip_bad: bool) -> None:
         self.plan, self.collection, self.front_end, self.folder = plan, plan.collection, plan.front_end, plan.folder
         self.images_sha, self.skip_bad = images_sha, skip_bad
         n = len(digests)

@@ -47,7 +47,7 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExtractionPlan:
     """What an extraction makes, decided before anything is read.
 
     Attributes:
@@ -152,11 +152,11 @@ class FrontEnd:
         """``pixels + boxes``: the two specs."""
         return f"{self.backbone_spec} + {self.regions_spec}"
 
-    def plan(self, collection: Collection, root: Path) -> Plan:
+    def plan(self, collection: Collection, root: Path) -> ExtractionPlan:
         """What the features of a collection will be, below the folder `root`."""
         identity = self.identity()
         folder = root / folder_name(identity, ids_sha(collection.images.ids))
-        return Plan(collection, self, identity, folder, self.shapes(len(collection.images.ids)))
+        return ExtractionPlan(collection, self, identity, folder, self.shapes(len(collection.images.ids)))
 
     def seconds(self, collection: Collection, images: int) -> float:
         """What the features of the first so many images take here, once warm."""

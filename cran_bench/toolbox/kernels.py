@@ -20,15 +20,19 @@ from torch import Tensor
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.feature_rows import FeatureRows
-from cran_bench.toolbox.linalg import Matrix, deviations
+from cran_bench.toolbox.linalg import Matrix, deviations, truncated_svd
 
 Block: TypeAlias = "Tensor | sparse.csr_array[Any, tuple[int, int]]"
 Rows: TypeAlias = "Block | FeatureRows"
 Name = Literal["linear", "rbf", "chi2", "intersection"]
+Approximation = Literal["cholesky", "nystrom", "fourier"]
 
 BLOCK = 4096
 PIVOTS = 64  # candidates looked at together
 SAMPLED = 1000  # rows whose distances give a kernel its scale
+
+PIVOTS_AMONG = 50_000
+"""Rows, drawn at random where there are more, among which the incomplete Cholesky looks for pivots."""
 
 
 @dataclass(frozen=True)
@@ -318,10 +322,87 @@ def incomplete_cholesky(kernel: Kernel, rows: Rows, rank: int, tolerance: float)
     return np.array(pivots, dtype=np.int64), np.asarray(W)
 
 
+def approximate(
+    kernel: Kernel,
+    rows: Rows,
+    solver: Approximation,
+    columns: int,
+    seed: int,
+    tolerance: float = 0.01,
+    clamp: float = 1e-6,
+    among: int = PIVOTS_AMONG,
+    device: torch.device | None = None,
+) -> tuple[Columns, Matrix | None]:
+    """Columns, and W where there is one, of a finite map whose inner products approximate the kernel.
+
+    Args:
+        kernel: of the rows.
+        rows: (n, D).
+        solver: pivots (cholesky), landmarks (nystrom) or random features (fourier).
+        columns: how many, at most.
+        seed: of what is drawn at random.
+        tolerance: share of the trace at which the incomplete Cholesky ends.
+        clamp: share of the largest eigenvalue below which Nystrom leaves directions out.
+        among: rows among which the incomplete Cholesky looks for pivots.
+        device: where the columns are computed; None for where the rows are.
+
+    Raises:
+        BadInput: random Fourier features of another kernel than rbf.
+    """
+    if solver == "fourier":
+        return Fourier.drawn(kernel, dense(rows[:1]).to(device), columns, seed), None
+    if solver == "cholesky":
+        rows = sampled(rows, among, seed)
+        rows = dense(rows) if isinstance(rows, FeatureRows) else rows  # each block of pivots is compared with all
+        pivots, W = incomplete_cholesky(kernel, rows, columns, tolerance)
+        return Landmarks(kernel, dense(rows[pivots]).to(device)), W
+    landmarks = Landmarks(kernel, dense(sampled(rows, columns, seed)).to(device))
+    return landmarks, nystrom(landmarks, clamp)
+
+
 def centred(gram: Matrix) -> Matrix:
     """H K H, H = I - 11'/n."""
     means = gram.mean(axis=0)
     return np.asarray(gram - means - means[:, None] + means.mean())
+
+
+def centred_spectrum(gram: Matrix) -> tuple[Matrix, Matrix]:
+    """Rising eigenvalues (r,) and eigenvectors (n, r) of the centred kernel, without those below 1e-12 of the largest.
+
+    Raises:
+        BadInput: the centred kernel is zero.
+    """
+    values, U = scipy.linalg.eigh(centred(gram))
+    if not values[-1] > 0:
+        raise BadInput(
+            "the centred kernel is zero, as the rows are all alike: the features are constant, prepare others"
+        )
+    kept = values > 1e-12 * values[-1]
+    return values[kept], U[:, kept]
+
+
+def dual_correlations(
+    x: tuple[Matrix, Matrix], y: tuple[Matrix, Matrix], ridge_x: float, ridge_y: float, rank: int
+) -> tuple[Matrix, Matrix, Matrix]:
+    """Exact KCCA by the eigenvectors of the centred kernels, K = U L U'.
+
+    (Lx / (Lx + kx))^(1/2) Ux' Uy (Ly / (Ly + ky))^(1/2) = P R Q',   a = Ux (Lx (Lx + kx))^(-1/2) P,   b likewise.
+
+    Args:
+        x: `centred_spectrum` of the images' kernel.
+        y: likewise of the texts'.
+        ridge_x: kx as a fraction of the largest eigenvalue.
+        ridge_y: ky likewise.
+        rank: correlations at most.
+
+    Returns:
+        a (n, k), b (n, k) and the correlations R (k,), k <= rank.
+    """
+    (lx, Ux), (ly, Uy) = x, y
+    kx, ky = ridge_x * lx[-1], ridge_y * ly[-1]
+    both = np.sqrt(lx / (lx + kx))[:, None] * (Ux.T @ Uy) * np.sqrt(ly / (ly + ky))
+    P, rho, Q = truncated_svd(both, rank)
+    return (Ux / np.sqrt(lx * (lx + kx))) @ P, (Uy / np.sqrt(ly * (ly + ky))) @ Q, rho
 
 
 def sampled(rows: Rows, count: int, seed: int) -> Any:

@@ -254,3 +254,14 @@ def canonical_correlations(C: Moments, rx: float, ry: float, rank: int) -> tuple
     Lx, Ly = Whitening.of(C.xx, rx), Whitening.of(C.yy, ry)
     U, R, V = truncated_svd(Ly.half(Lx.half(C.xy).T).T, rank)
     return Lx.back(U), Ly.back(V), R
+
+
+def cross_factors(C: Moments, text_std_power: float, rank: int) -> tuple[Matrix, Matrix, Matrix]:
+    """CFA: A (p, k), B (q, k) and the singular values (k,) of the cross-covariance, k <= rank.
+
+    Columns of the text view are divided by this power of their standard deviation, or of a thousandth of the largest.
+    """
+    deviation = np.sqrt(np.diag(C.yy))
+    scale = np.maximum(deviation, 1e-3 * deviation.max() or 1.0) ** -text_std_power
+    A, S, B = truncated_svd(C.xy * scale, rank)
+    return A, scale[:, None] * B, S
