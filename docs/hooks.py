@@ -13,14 +13,14 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
-PLACES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "results/README.md": "results.md"}
+AT_THE_TOP = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)[^)#\s]+")  # the path of a relative link
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages and tables outside docs/, and the source files that pages link to."""
     paths = [path for path in ROOT.glob("results/*/*") if path.suffix in (".md", ".csv")]
-    for path in [*paths, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]:
+    for path in [*paths, *(ROOT / name for name in AT_THE_TOP)]:
         file = File.generated(config, _place(path.relative_to(ROOT).as_posix()), abs_src_path=str(path))
         files.append(file)
     links = {_target(file, link) for file in files.documentation_pages() for link in LINK.findall(file.content_string)}
@@ -41,13 +41,13 @@ def _place(path: str) -> str:
     """Return the place on the site of a file of the repository."""
     if path.endswith(".py"):
         return f"source/{path.removesuffix('.py')}.md"
-    return PLACES.get(path, path.removeprefix("docs/"))
+    return "results.md" if path == "results/README.md" else AT_THE_TOP.get(path, path.removeprefix("docs/"))
 
 
 def _target(file: File, link: str) -> str:
     """Return the path in the repository that a link of a page means."""
-    outside = {place: path for path, place in PLACES.items()}
+    sources = {place: path for path, place in AT_THE_TOP.items()}
     source = file.src_uri
     if not source.startswith("results/"):
-        source = outside.get(source) or f"docs/{source}"
+        source = sources.get(source) or f"docs/{source}"
     return normpath(f"{dirname(source)}/{link}").removeprefix("/")

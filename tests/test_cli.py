@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -339,6 +340,7 @@ def test_results_that_cannot_be_written(command, quick_scenes, tmp_path):
 METHOD = """
 import os, signal, time
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 import torch
 from cran_bench import COSINE
@@ -691,3 +693,7 @@ def test_a_table_of_records_does_not_wait_for_torch(recorded_scenes):
 
 def test_the_installed_command_answers():
     assert shutil.which(SCRIPT) is not None
+
+
+def test_the_version(command):
+    assert command("--version").out == f"cran-bench {metadata.version('cran-bench')}\n"

@@ -1,10 +1,13 @@
 """The documentation: its files and commands work as printed, and its API page has every public name, documented."""
 
+import ast
+import configparser
 import inspect
 import pkgutil
 import re
 import runpy
 import shlex
+import tomllib
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +20,7 @@ import cran_bench.toolbox
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-ARRAY = re.compile(r"\b(Tensor|NDArray|ArrayLike|Matrix)\b")
+ARRAY = re.compile(r"(Tensor|NDArray|ArrayLike|Matrix|Second)\b")
 SHAPE = re.compile(r"\([A-Za-z0-9][\w.+*/ -]*,[^()]*\)|scalar")  # (N, D), (T,), (rows, 4)
 FIELDS = "__dataclass_fields__"
 PAGES = sorted(p.stem for p in DOCS.glob("*.md") if "```console" in p.read_text())
@@ -95,7 +98,7 @@ def test_what_is_public_is_documented_with_shapes(name, value):
         text = inspect.getdoc(getattr(value, member) if member else value)
         assert text, f"{name}.{member} has no docstring"
         takes = [str(p.annotation) for p in inspect.signature(function).parameters.values()]
-        if any(ARRAY.search(annotation) for annotation in takes):
+        if any(ARRAY.match(annotation) for annotation in takes):
             assert SHAPE.search(text), f"{name}.{member} takes {takes}, but its docstring gives no shape"
 
 
@@ -104,3 +107,45 @@ def test_the_api_page_has_every_public_name():
     assert sorted(listed) == sorted(
         [*(f"cran_bench.{name}" for name in cran_bench.__all__), *(module.__name__ for module in modules())]
     )
+
+
+def test_constants_are_documented():
+    """A string follows the assignment, which is where the API page finds it."""
+    for name in cran_bench.__all__:
+        value = getattr(cran_bench, name)
+        if name != "__version__" and not inspect.isclass(value) and not inspect.isroutine(value):
+            source = Path(import_module(f"cran_bench.{cran_bench._HOME[name]}").__file__).read_text()
+            assert re.search(rf'^{name}\b.* = [^\n]*\n"""', source, re.MULTILINE), f"{name} has no docstring"
+
+
+@pytest.mark.parametrize("page", sorted(p.name for p in DOCS.glob("*.md")))
+def test_linked_names_are_in_the_linked_file(page):
+    """A link such as [`Counts.hits`](../cran_bench/ranking/metrics.py) names what the file defines."""
+    links = re.findall(r"\[`([\w.]+)`\]\((\.\./[^)]*\.py)\)", (DOCS / page).read_text())
+    for name, target in links:
+        scope = ast.parse((DOCS / target).read_text()).body
+        for part in name.split("."):
+            found = [node for node in scope if getattr(node, "name", "") == part]
+            assert found, f"{page}: there is no {name} in {target}"
+            scope = getattr(found[0], "body", [])
+    assert links or page != "architecture.md"
+
+
+def test_the_picture_shows_the_layers():
+    layers = runpy.run_path(ROOT / "tests/test_layers.py")["LAYERS"]
+    names = re.findall(r'class="name"[^>]*>([^<]+)<', (DOCS / "images/layers.svg").read_text())
+    drawn = [set(name.split(" · ")) for name in names if not name.endswith("/") and name != "cran_bench"]
+    assert drawn[::-1] == list(layers[:-1])
+
+
+def test_the_environment_of_the_site_installs_the_extra():
+    tox = configparser.ConfigParser()
+    tox.read(ROOT / "tox.ini")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert tox["testenv:docs"]["deps"].split() == extras["docs"]
+
+
+@pytest.mark.parametrize("page", sorted(p.name for p in DOCS.glob("*.md")))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", BLOCK.sub("", (DOCS / page).read_text())):
+        assert (DOCS / target).exists(), target

@@ -23,7 +23,10 @@ from cran_bench.machine.progress import say
 TOKENIZER_VERSION = 1
 """To be raised with every change of `tokenize`, so that no stored feature outlives it."""
 
-PADDING, UNKNOWN, FIRST_WORD = 0, 1, 2
+PADDING, UNKNOWN = 0, 1
+
+FIRST_WORD = 2
+"""Id of the first word of the vocabulary in `Split.tokens`; 0 is padding and 1 an unknown word."""
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W\d_]+)?")
 
