@@ -26,7 +26,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     links = {_target(file, link) for file in files.documentation_pages() for link in LINK.findall(file.content_string)}
     for path in sorted(link for link in links if link.endswith(".py") and (ROOT / link).is_file()):
         code = (ROOT / path).read_text()
-        page = f"---\nsearch: {{exclude: true}}\n---\n# {path}\n\n````python linenums=\"1\"\n{code}````\n"
+        page = f'---\nsearch: {{exclude: true}}\n---\n# {path}\n\n````python linenums="1"\n{code}````\n'
         files.append(File.generated(config, _place(path), content=page))
     return files
 

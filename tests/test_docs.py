@@ -62,9 +62,7 @@ def test_pages_with_examples_are_there():
 
 
 def modules():
-    return [
-        import_module(f"cran_bench.toolbox.{m.name}") for m in pkgutil.iter_modules(cran_bench.toolbox.__path__)
-    ]
+    return [import_module(f"cran_bench.toolbox.{m.name}") for m in pkgutil.iter_modules(cran_bench.toolbox.__path__)]
 
 
 def public(module):
