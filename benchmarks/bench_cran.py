@@ -14,7 +14,7 @@ import torch
 
 from cran_bench.frontend.text.characters import ALPHABET
 from cran_bench.methods.cran.model import LENGTH, TextEncoder
-from cran_bench.methods.cran.recipe import Recipe
+from cran_bench.methods.cran.recipe import EncoderOptions, Recipe
 
 # A process of its own, so that the peak is the step's: three levels, forward, backward and an RMSprop update.
 FULL_STEP = """
@@ -23,12 +23,14 @@ from cran_bench import MultiLevel
 from cran_bench.toolbox.losses import margin_loss
 from cran_bench.methods.cran.model import LENGTH, Network, Views, only
 from cran_bench.methods.cran.recipe import LEVELS, PAPER, Recipe
+from cran_bench.specs import build
 torch.manual_seed(0)
-recipe = Recipe(**PAPER)
+recipe = build(Recipe, PAPER, "cran")
 network = Network(recipe, LEVELS, 4096, 4096)
 texts = [[*level.encoder.parameters(), *level.text.parameters()] for level in network.levels.values()]
 count = sum(p.numel() for p in texts[0] if p.requires_grad)
-optimizer = torch.optim.RMSprop([p for p in network.parameters() if p.requires_grad], lr=recipe.lr, alpha=0.99)
+learned = [p for p in network.parameters() if p.requires_grad]
+optimizer = torch.optim.RMSprop(learned, lr=recipe.optimiser.lr, alpha=0.99)
 B = 40
 views = Views(torch.rand(B, 4096), torch.rand(B, 5, 4096), torch.rand(B, 5, 4), torch.ones(B, 5, dtype=torch.bool))
 chars = torch.randint(1, 70, (B, LENGTH), dtype=torch.uint8)
@@ -69,14 +71,14 @@ def captions(count: int) -> torch.Tensor:
 @pytest.mark.benchmark(group="compact text encoder, 50 captions, forward and backward")
 @pytest.mark.parametrize("mask", [True, False], ids=["padded steps left out", "padded steps computed once"])
 def test_text_encoder(benchmark, mask):
-    encoder, chars = TextEncoder(Recipe(mask_padding=mask)), captions(50)
+    encoder, chars = TextEncoder(Recipe(encoder=EncoderOptions(mask_padding=mask))), captions(50)
     benchmark.pedantic(lambda: encoder(chars)[0].sum().backward(), rounds=10, warmup_rounds=2)
 
 
 @pytest.mark.benchmark(group="compact text encoder, 50 captions, forward and backward")
 def test_text_encoder_without_shortcuts(benchmark):
     """Every step of every text through one-hot characters and plain layers."""
-    encoder, chars = TextEncoder(Recipe(mask_padding=False)), captions(50)
+    encoder, chars = TextEncoder(Recipe(encoder=EncoderOptions(mask_padding=False))), captions(50)
 
     def step() -> None:
         x = torch.nn.functional.one_hot(chars.long(), len(ALPHABET) + 1)[..., 1:].float().transpose(1, 2)

@@ -22,7 +22,7 @@ from cran_bench.bench.similarity import three_levels
 from cran_bench.machine.arithmetic import has_bfloat16
 from cran_bench.ranking.filtering import Filtering
 from cran_bench.ranking.rank import rank
-from cran_bench.ranking.tiles import fitting
+from cran_bench.ranking.tiles import tiles_for
 from cran_bench.similarity import COSINE, MultiLevel
 
 IMAGES, TEXTS, DIM = 1000, 5000, 1024
@@ -37,7 +37,7 @@ def embeddings():
 
 
 def ours(dtype, similarity, images, texts, image_of):
-    return rank(images, texts, image_of, similarity, backend=Filtering(partial(fitting, dtype=dtype)))
+    return rank(images, texts, image_of, similarity, backend=Filtering(partial(tiles_for, dtype=dtype)))
 
 
 @levels

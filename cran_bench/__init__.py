@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from cran_bench.contract import Method as Method
     from cran_bench.contract import Part as Part
     from cran_bench.contract import Run as Run
+    from cran_bench.contract import Timed as Timed
+    from cran_bench.contract import TrainingBenchmark as TrainingBenchmark
     from cran_bench.dataset import SPLITS as SPLITS
     from cran_bench.dataset import Collection as Collection
     from cran_bench.dataset import Dataset as Dataset
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 _HOME = {
     name: module
     for module, names in {
-        "contract": "Estimating Explaining Explanation Method Part Run",
+        "contract": "Estimating Explaining Explanation Method Part Run Timed TrainingBenchmark",
         "dataset": "SPLITS Collection Dataset FolderImages ImageSource",
         "embeddings": "Embedding Levels Relations region_pairs",
         "errors": "BadInput did_you_mean first_wrong",

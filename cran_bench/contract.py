@@ -1,11 +1,11 @@
-"""The page to read before writing a method: what it is given, what it must answer, and what the runner lends it.
+"""The contract of a method: what it is given, what it must return, and what the runner provides while it fits.
 
-A method computes no metric, reads no clock, opens no file and picks no device; it asks its `Run` for those.
+A method computes no metric, measures no time, opens no file and chooses no device: its `Run` does all that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -22,32 +22,33 @@ P = TypeVar("P", bound="Part")
 
 
 class Part(Protocol):
-    """Something fitted once per fingerprint and stored: a method, or a named piece that several methods share.
+    """Something that is fitted once per fingerprint and stored: a method, or a component that several methods share.
 
-    A dataclass; its fields are its hyper-parameters and, with the data and the seed, its fingerprint.  One that says
-    `by_all_processes = True` is fitted by all processes of torchrun together, see `cran_bench.machine.processes`.
+    A dataclass: its fields are the hyper-parameters and, with the data and the seed, determine its fingerprint.
+    A class with `by_all_processes = True` is fitted by all processes that torchrun started, together
+    (`cran_bench.machine.processes`).
     """
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
-        """Learn from `train`; choose between candidates on `val` through `run.score`.  Deterministic for `run.seed`."""
+        """Learn from `train`; select hyper-parameters on `val` with `run.score`.  Deterministic given `run.seed`."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Everything `fit` learned, as tensors, so that `load` on a fresh instance gives the same embeddings."""
+        """Return everything `fit` learned, by name; `load` on a new instance must then give the same embeddings."""
         ...
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state` gave."""
+        """Restore what `state` returned."""
         ...
 
 
 class Estimating(Part, Protocol):
-    """A part that says beforehand what its fit will hold; optional."""
+    """A part that can estimate the memory of its fit; optional."""
 
     def memory(self, train: Split) -> int:
-        """Bytes at the peak of `fit`, its parts' included; rather some times too many than too few.
+        """Estimate the peak memory of `fit` in bytes, its parts included; overestimate rather than underestimate.
 
-        Count `train.image_rows.held` and its like; features of the validation split are counted elsewhere.
+        Include `train.image_rows.held` and the like; the runner adds the features of the validation split.
         """
         ...
 
@@ -56,33 +57,40 @@ class Method(Part, Protocol):
     """One row of a table.
 
     Attributes:
-        similarity: how the runner compares an image with a text: `COSINE`, `DOT` or `MultiLevel(top=3)`.
+        similarity: how an image is compared with a text: `COSINE`, `DOT` or `MultiLevel(top=3)`.
     """
 
     @property
     def similarity(self) -> Similarity:
-        """See above; a class attribute does."""
+        """How an image is compared with a text; a class attribute suffices."""
         ...
 
     def embed_images(self, split: Split) -> Embedding:
-        """(N, D) float32, or `Levels` of N rows: row i is image i of the split and depends on no other row."""
+        """Embed the images of a split: (N, D) float32, or `Levels` of N rows.
+
+        Row i belongs to image i and must not depend on any other image of the split.
+        """
         ...
 
     def embed_texts(self, split: Split) -> Embedding:
-        """(T, D) float32, or `Levels` of T rows: row k is text k of the split and depends on no other row."""
+        """Embed the texts of a split: (T, D) float32, or `Levels` of T rows.
+
+        Row k belongs to text k and must not depend on any other text of the split.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why an image and a text score what they score.
+    """The terms of the score of one image and one text.
 
     Attributes:
-        scores: by level, with the weights of the sum, and their `total`.
-        text: the text as the method read it.
-        attention: by level, one weight for each character of `text`; they sum to 1.
-        regions: region and score, the best first: their mean, times the level's weight, is the regions' level.
-        pairs: first region, second region and score, likewise for the relations' level.
+        scores: the weighted score of each level, and their sum under `total`.
+        text: the text as the method encodes it.
+        attention: for each level one weight per character of `text`; the weights sum to 1.
+        regions: (region, score) of the best regions in descending order; the score of the region level is their mean
+            times the level's weight.
+        pairs: (first region, second region, score) of the best region pairs, in the same way for the relation level.
     """
 
     scores: Mapping[str, float]
@@ -93,56 +101,95 @@ class Explanation:
 
 
 class Explaining(Method, Protocol):
-    """A method that can say why; optional."""
+    """A method that can explain its scores; optional."""
 
     def explain(self, split: Split, pairs: Sequence[tuple[int, int]]) -> list[Explanation]:
-        """One explanation for each (image, text) pair of positions in the split."""
+        """Return one explanation for each pair of an image and a text, given by their positions in the split."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingBenchmark:
+    """Training steps on random data, for ``cran-bench bench training``.
+
+    Attributes:
+        task: what is trained, and how large, in a few words.
+        steps: how many steps are timed.
+        variants: by name, the plain implementation first, a function that prepares it and returns its training step:
+            from the number of the step to the loss, a scalar without gradient.
+    """
+
+    task: str
+    steps: int
+    variants: Mapping[str, Callable[[], Callable[[int], Tensor]]]
+
+
+class Timed(Method, Protocol):
+    """A method whose training step can be timed; optional."""
+
+    def training_benchmark(self, device: torch.device) -> TrainingBenchmark:
+        """The step to time, with the method's own fields, on random data on `device`."""
         ...
 
 
 class Run(Protocol):
-    """What the runner lends a method while it fits."""
+    """What the runner provides to a method while it fits: seed, device, validation, progress and checkpoints."""
 
     @property
     def seed(self) -> int:
-        """Seed of every random choice; torch's global generator was seeded with it."""
+        """The seed of every random choice; torch's global generator has been seeded with it."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where to compute."""
+        """The device to compute on."""
         ...
 
     def score(self, images: Embedding, texts: Embedding, similarity: Similarity | None = None) -> Metrics:
-        """Recall of embeddings of the validation split by the suite's own ranking; `.rsum` is the usual criterion.
+        """Rank embeddings of the validation split and return recall in percent; `.rsum` is the usual criterion.
+
+        Args:
+            images: N rows, one for each image of the validation split.
+            texts: T rows, one for each text of the validation split.
+            similarity: how to compare them; None for the method's own similarity.
 
         Raises:
-            BadInput: the embeddings are not finite, or not of the validation split.
+            BadInput: the embeddings are not finite or not of the validation split, or there is no similarity.
         """
         ...
 
     def progress(self, items: Iterable[T], label: str, total: int, done: int = 0) -> Iterator[T]:
-        """Yield `items` and show how far the fit is, with what was logged last; `done` of `total` came before."""
+        """Yield `items` and show the progress of the fit with the values logged last.
+
+        Args:
+            items: the steps that are left.
+            label: what is being done, shown beside the bar.
+            total: number of all steps.
+            done: number of steps completed before, in a resumed fit.
+        """
         ...
 
     def log(self, **values: float) -> None:
-        """Add a point to the training curve, which is kept with the record: ``run.log(epoch=3, loss=0.2)``."""
+        """Add a point to the training curve, which is stored with the record: ``run.log(epoch=3, loss=0.2)``."""
         ...
 
     def chose(self, **values: Any) -> None:
-        """Note what validation chose, for the record: ``run.chose(ridge=0.01, dim=128)``."""
+        """Add the hyper-parameters selected on validation to the record: ``run.chose(ridge=0.01, dim=128)``."""
         ...
 
     def checkpoint(self, state: Mapping[str, Tensor], at: str = "") -> None:
-        """Store the state of an unfinished fit; the last one stored survives a kill.
+        """Store the state of an unfinished fit, which can be resumed from it after the process was killed.
 
-        Call it as often as you like: of states that take long to write some are passed over.
-        `at` says where the fit was ("epoch 3 of 40"), for the one who resumes.
+        It can be called often: where writing takes long, some states are skipped.
+
+        Args:
+            state: everything needed to continue.
+            at: the position of the fit, such as "epoch 3 of 40", to be shown when it resumes.
         """
         ...
 
     def resume(self) -> dict[str, Tensor] | None:
-        """The last checkpoint of this very fit, or None."""
+        """Return the last checkpoint of this fit (same part, data and seed), or None."""
         ...
 
     def part(self, spec: P) -> P:

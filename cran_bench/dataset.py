@@ -1,4 +1,4 @@
-"""What a dataset is to the engine: images that can be read one by one, captions, whose they are, and splits."""
+"""Datasets: images that are read one by one, captions, the image each caption describes, and splits."""
 
 from __future__ import annotations
 
@@ -24,43 +24,53 @@ SPLITS = ("train", "val", "test")
 
 
 class ImageSource(ABC):
-    """N images, by row.  `ids` are unique and never change for the same data."""
+    """N images, addressed by row.
+
+    Attributes:
+        ids: N unique ids, the same whenever the same data is loaded.
+    """
 
     ids: Sequence[str]
 
     @abstractmethod
     def read(self, row: int) -> Image.Image:
-        """Image `row` as upright 8-bit RGB.
+        """Read image `row` as upright 8-bit RGB.
 
         Raises:
-            UnreadableImage: the file is missing, truncated or no image; the message says which and why.
+            UnreadableImage: the file is missing, truncated or not an image; the message names the file and the reason.
         """
 
     @abstractmethod
     def digest(self, row: int) -> str:
-        """sha256 that changes when the pixels of image `row` may have changed."""
+        """Return a sha256 that changes whenever the pixels of image `row` may have changed.
+
+        Raises:
+            BadInput: the file cannot be read.
+        """
 
     def newest(self) -> float | None:
-        """When an image was last changed, in seconds since 1970; None where digests cost nothing."""
+        """Return when any image was last modified, in seconds since 1970; None if computing digests is cheap."""
         return None
 
 
 class FolderImages(ImageSource):
-    """Images that are files below one folder; their paths from there are the ids."""
+    """Image files below one folder.
+
+    Args:
+        folder: the folder.
+        names: paths of the images relative to `folder`, which become their ids.
+    """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self.folder, self.ids = folder, names
 
     def read(self, row: int) -> Image.Image:
-        """See ImageSource."""
         return open_image(self.folder / self.ids[row])
 
     def digest(self, row: int) -> str:
-        """See ImageSource."""
         return sha256_file(self.folder / self.ids[row])
 
     def newest(self) -> float | None:
-        """See ImageSource."""
         by_folder: dict[str, set[str]] = {}
         for name in self.ids:
             folder, _, file = name.rpartition("/")
@@ -74,18 +84,23 @@ class FolderImages(ImageSource):
 
 @dataclass(frozen=True)
 class Collection:
-    """A validated dataset.
+    """A validated dataset of N images and T captions.
 
     Attributes:
-        name: label as the command line writes it, ``flickr8k`` or ``scenes[train=600]``.
-        images: N images.
-        captions: T sentences.
-        image_of: (T,) int64, the image row each caption describes, in non-decreasing order.
+        name: the label used on the command line, ``flickr8k`` or ``scenes[train=600]``.
+        images: the N images.
+        captions: the T captions.
+        image_of: (T,) int64, the row of the image that each caption describes, in non-decreasing order.
         splits: image rows of 'train', 'val' and 'test'; disjoint.
-        boxes: (N, 5, 4) float32 or None: x0 y0 x1 y1 of the data's own regions, as fractions of width and height.
-        twins: (N,) int64 or None: row of the image with the same objects in exchanged places.
-        labels: (N, C) uint8 or None: multi-hot categories.
-        remarks: lines worth printing once, such as how many captions were ignored.
+        boxes: (N, 5, 4) float32 or None, region boxes that come with the data: x0 y0 x1 y1 as fractions of width and
+            height.
+        twins: (N,) int64 or None, the row of the image with the same objects in exchanged positions.
+        labels: (N, C) uint8 or None, multi-hot categories.
+        remarks: notes to print once, such as how many captions were ignored.
+
+    Raises:
+        BadInput: an id or a caption contains an unpaired surrogate, ids are not unique, `image_of` is not sorted, a
+            split is empty, splits overlap, or an image of a split has no caption.
     """
 
     name: str
@@ -106,8 +121,8 @@ class Collection:
             except UnicodeEncodeError as error:
                 place = error.object.count("\n", 0, error.start) + 1
                 raise BadInput(
-                    f"{self.name}: {what} {place} has half a character, {error.object[error.start]}, a lone "
-                    "surrogate; write it anew"
+                    f"{self.name}: {what} {place} contains an unpaired surrogate, {error.object[error.start]}; "
+                    "rewrite it as valid Unicode"
                 ) from None
         if len(set(self.images.ids)) != len(self.images.ids):
             raise BadInput(f"{self.name}: two images have the same id; ids must be unique")
@@ -131,14 +146,17 @@ class Collection:
                 )
 
     def captions_of(self, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
-        """The captions of image `rows`, in that order, and for each the position of its image in `rows`."""
+        """Return the captions of the image `rows`, in order, and for each the position of its image in `rows`."""
         first = np.searchsorted(self.image_of, rows, side="left")
         last = np.searchsorted(self.image_of, rows, side="right")
         texts = [self.captions[k] for a, b in zip(first, last, strict=True) for k in range(a, b)]
         return texts, np.repeat(np.arange(len(rows)), last - first)
 
     def texts_of(self, rows: NDArray[np.int64], unit: Unit) -> tuple[list[str], NDArray[np.int64]]:
-        """The texts of image `rows` and whose they are: captions, or one document per image, its captions joined."""
+        """Return the texts of the image `rows` and the position of each text's image in `rows`.
+
+        The texts are the captions, or one document per image: its captions joined by spaces.
+        """
         captions, owner = self.captions_of(rows)
         if unit == "captions":
             return captions, owner
@@ -146,7 +164,7 @@ class Collection:
         return [" ".join(captions[a:b]) for a, b in pairwise(first)], np.arange(len(rows))
 
     def split_sha(self) -> str:
-        """sha256 over every split's image ids and captions, in order."""
+        """Return the sha256 of the image ids and captions of all splits, in order."""
         digest = hashlib.sha256()
         for split in SPLITS:
             digest.update(f"\0{split}\0".encode())
@@ -158,12 +176,12 @@ class Collection:
         return digest.hexdigest()
 
     def extras_sha(self) -> str:
-        """sha256 over labels and twins."""
+        """Return the sha256 of labels and twins."""
         parts = [b"" if extra is None else np.ascontiguousarray(extra).tobytes() for extra in (self.labels, self.twins)]
         return sha256_bytes(b"\0".join(parts))
 
     def digests(self) -> Iterator[str]:
-        """The digest of every image; 'unreadable' for a file that cannot be read, which its decoding will report."""
+        """Yield the digest of every image; 'unreadable' for a file that cannot be read, which decoding will report."""
         for row in range(len(self.images.ids)):
             try:
                 yield self.images.digest(row)
@@ -171,19 +189,19 @@ class Collection:
                 yield "unreadable"
 
     def images_sha(self, digests: Iterable[str]) -> str:
-        """One sha256 for all images, from the `digests` of every row in order."""
+        """Return one sha256 for all images, from their `digests` in order."""
         lines = "".join(f"{name} {digest}\n" for name, digest in zip(self.images.ids, digests, strict=True))
         return sha256_bytes(lines.encode())
 
     def without(self, rows: Iterable[int]) -> Collection:
-        """The same collection with image `rows` taken out of every split (unreadable images under --skip-bad)."""
+        """Return the collection with the image `rows` removed from every split (unreadable images with --skip-bad)."""
         drop = np.fromiter(rows, dtype=np.int64)
         if not len(drop):
             return self
         return replace(self, splits={k: v[~np.isin(v, drop)] for k, v in self.splits.items()})
 
     def describe(self) -> str:
-        """``1000 images, 5000 captions, split sha 1a2b3c4d`` for each split, one line each."""
+        """Return a summary to print: the sha256 of the splits, and the images and captions of each split."""
         lines = []
         for split in SPLITS:
             texts, _ = self.captions_of(self.splits[split])
@@ -198,10 +216,10 @@ class Dataset(Protocol):
         """Read and validate the data below the folder `data`.
 
         Raises:
-            BadInput: something is missing or wrong; the message names file, line and cure.
+            BadInput: something is missing or wrong; the message names the file, the line and the remedy.
         """
         ...
 
     def defaults(self) -> Mapping[str, Any]:
-        """Front-end specs that suit the data where the user names none: ``{"images": "pixels", "regions": "grid"}``."""
+        """Return the front end used when the user chooses none: ``{"images": "pixels", "regions": "grid"}``."""
         ...

@@ -1,4 +1,4 @@
-"""Embeddings on up to three levels, as methods give them: whole images, regions and pairs of regions."""
+"""Embeddings on up to three levels, as methods return them: whole images, regions and pairs of regions."""
 
 from __future__ import annotations
 
@@ -11,27 +11,25 @@ from torch import Tensor
 
 from cran_bench.errors import BadInput
 
-BLOCK = 4096  # rows that are looked at together
-
+BLOCK = 4096  # rows checked at once
 
 Rows: TypeAlias = slice | Tensor
-"""Some rows of a tensor: a slice, or their numbers."""
-
+"""Selected rows of a tensor: a slice, or a tensor of row numbers."""
 
 PairKind: TypeAlias = Literal["ordered", "unordered", "all"]
 
 
 @dataclass(frozen=True)
 class Relations:
-    """Region pairs of N images kept factored: r_jk = (first_j + second_k) / norm_jk.
+    """Embeddings of the region pairs of N images in factored form: r_jk = (first_j + second_k) / norm_jk.
 
-    A linear layer on the concatenation [l_j; l_k] is such a sum, so n + n vectors stand for n(n - 1).
+    A linear layer on the concatenation [l_j; l_k] has this form, so 2n vectors represent n(n - 1) pairs.
 
     Attributes:
-        first: (N, n, D).
-        second: (N, n, D); a bias belongs into one of the two.
-        norm: (N, n, n) positive divisors, unused where (j, k) is no pair; None for no division.
-        kind: which (j, k) are pairs, see `region_pairs`.
+        first: (N, n, D) float32, the term of the first region.
+        second: (N, n, D) float32, the term of the second region; a bias goes into one of the two terms.
+        norm: (N, n, n) positive divisors, ignored where (j, k) is not a pair; None for no division.
+        kind: which (j, k) are pairs, as in `region_pairs`.
     """
 
     first: Tensor
@@ -40,28 +38,31 @@ class Relations:
     kind: PairKind = "ordered"
 
     def rows(self, rows: Rows) -> Relations:
-        """The relations of some images."""
+        """Return the relations of selected images."""
         return self.map(lambda x: take(x, rows))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Relations:
-        """`function` applied to every tensor."""
+        """Apply `function` to every tensor."""
         norm = None if self.norm is None else function(self.norm)
         return Relations(function(self.first), function(self.second), norm, self.kind)
 
     def pairs(self) -> Tensor:
-        """(P, 2) region indices, on the device of the vectors."""
+        """Return the (P, 2) int64 region indices of the pairs, on the device of the vectors."""
         return region_pairs(self.first.shape[1], self.kind).to(self.first.device)
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Embeddings on up to three levels; a level left out is None on both sides.
+    """Embeddings of N images or T texts on up to three levels; a level that is not used is None on both sides.
 
     Attributes:
-        globals: (N, D) for images and for texts.
-        regions: (N, n, D) for images, (T, D) for texts.
-        relations: `Relations`, or (N, P, D) in the order of `region_pairs`, for images; (T, D) for texts.
-        mask: (N, n) bool for images, True where a region exists; None for all.
+        globals: (N, D) float32 for images, (T, D) for texts.
+        regions: (N, n, D) float32 for images, (T, D) for texts.
+        relations: for images `Relations`, or (N, P, D) float32 in the order of `region_pairs`; (T, D) for texts.
+        mask: (N, n) bool for images, True where a region exists; None if all exist.
+
+    Raises:
+        BadInput: all three levels are None.
     """
 
     globals: Tensor | None = None
@@ -77,21 +78,21 @@ class Levels:
         return len(self.tensors()[0])
 
     def tensors(self) -> list[Tensor]:
-        """Every tensor of embeddings held, without norms and masks."""
-        found: list[Tensor] = []
+        """Return all tensors of embeddings, without norms and masks."""
+        tensors: list[Tensor] = []
         for level in (self.globals, self.regions, self.relations):
             if isinstance(level, Relations):
-                found += [level.first, level.second]
+                tensors += [level.first, level.second]
             elif level is not None:
-                found.append(level)
-        return found
+                tensors.append(level)
+        return tensors
 
     def rows(self, rows: Rows) -> Levels:
-        """The embeddings of some images or texts."""
+        """Return the embeddings of selected images or texts."""
         return self.map(lambda x: take(x, rows))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Levels:
-        """`function` applied to every tensor, norms and mask included."""
+        """Apply `function` to every tensor, norms and mask included."""
         relations = self.relations
         if isinstance(relations, Relations):
             relations = relations.map(function)
@@ -109,43 +110,47 @@ Embedding: TypeAlias = Tensor | Levels
 
 
 def as_levels(embedding: Embedding) -> Levels:
-    """A plain (N, D) tensor is the global level alone."""
+    """Return the embedding as `Levels`; a plain (N, D) tensor becomes the global level."""
     return embedding if isinstance(embedding, Levels) else Levels(globals=embedding)
 
 
 def require_finite(embedding: Embedding, what: str) -> tuple[float, float]:
-    """Refuse NaN and infinite values.
+    """Reject NaN and infinite values.
 
     Returns:
-        The largest coordinate of the smallest vector that is not zero, and that of the largest vector; 1 if all are 0.
+        The smallest maximum norm of a non-zero vector, at most 1, and the largest maximum norm, at least 1.
 
     Raises:
-        BadInput: naming `what`, the first bad row and how many there are.
+        BadInput: a vector contains NaN or infinity; the message starts with `what` and names the first such row.
     """
     smallest, largest = 1.0, 1.0
     for tensor in as_levels(embedding).tensors():
         if not tensor.numel():
             continue
-        some = (
-            torch.linalg.vector_norm(block, torch.inf, dim=-1) for block in torch.split(tensor, BLOCK)
-        )  # they are copied
-        sizes = torch.cat(list(some)).reshape(len(tensor), -1)
+        # in blocks, since vector_norm copies its argument
+        maxima = [torch.linalg.vector_norm(block, torch.inf, dim=-1) for block in torch.split(tensor, BLOCK)]
+        sizes = torch.cat(maxima).reshape(len(tensor), -1)
         bad = (~torch.isfinite(sizes)).any(dim=1).nonzero().flatten()
         if len(bad):
             raise BadInput(
                 f"{what}: {len(bad)} of {len(tensor)} vectors contain NaN or infinity, the first is {bad[0]}"
             )
-        found = sizes[sizes > 0]
-        if len(found):
-            smallest, largest = min(smallest, float(found.min())), max(largest, float(found.max()))
+        positive = sizes[sizes > 0]
+        if len(positive):
+            smallest, largest = min(smallest, float(positive.min())), max(largest, float(positive.max()))
     return smallest, largest
 
 
 def region_pairs(regions: int, kind: PairKind = "ordered") -> Tensor:
-    """(P, 2) region indices (j, k), row-major.
+    """Return the pairs (j, k) of n regions in row-major order.
 
-    ``ordered`` gives every j != k, n(n - 1) of them: (0, 1), (0, 2), ... (1, 0), ...; ``unordered`` those with j < k;
-    ``all`` every (j, k), also a region with itself.
+    Args:
+        regions: n.
+        kind: ``ordered`` for all n(n - 1) pairs with j != k: (0, 1), (0, 2), ..., (1, 0), ...; ``unordered`` for those
+            with j < k; ``all`` for all n^2 pairs, each region with itself included.
+
+    Returns:
+        (P, 2) int64 region indices.
     """
     j, k = torch.meshgrid(torch.arange(regions), torch.arange(regions), indexing="ij")
     pairs = torch.stack([j.flatten(), k.flatten()], dim=1)
@@ -154,62 +159,67 @@ def region_pairs(regions: int, kind: PairKind = "ordered") -> Tensor:
 
 
 def pairs_by_count(regions: int, count: int) -> Tensor:
-    """The pairs of which there are `count`."""
+    """Return the region pairs, (count, 2) int64, of the kind that has `count` of them.
+
+    Raises:
+        BadInput: no kind of pairs has `count` members.
+    """
     for kind in get_args(PairKind):
         pairs = region_pairs(regions, kind)
         if len(pairs) == count:
             return pairs
     raise BadInput(
-        f"{count} relations cannot be the pairs of {regions} regions; give them in the order of region_pairs"
+        f"expected one relation for each pair of {regions} regions, got {count}; give them in the order of region_pairs"
     )
 
 
 def take(x: Tensor, rows: Rows) -> Tensor:
-    """Some rows of a tensor."""
+    """Return selected rows of a tensor."""
     return x[rows] if isinstance(rows, slice) else x.index_select(0, rows.to(x.device))
 
 
 def rows_of(embedding: Embedding, rows: Rows) -> Embedding:
-    """Some rows of a tensor or of levels."""
+    """Return selected rows of an embedding."""
     return embedding.rows(rows) if isinstance(embedding, Levels) else take(embedding, rows)
 
 
 def on_device(embedding: Embedding, device: torch.device) -> Embedding:
-    """The embedding on a device."""
+    """Move an embedding to a device."""
     moved = as_levels(embedding).map(lambda x: x.to(device))
     return moved if isinstance(embedding, Levels) else moved.tensors()[0]
 
 
 def both_exist(mask: Tensor, pairs: Tensor) -> Tensor:
-    """(N, P) bool, which region pairs (P, 2) of images with such masks (N, n) exist."""
+    """Return (N, P) bool, True where both regions of a pair exist, from masks (N, n) and pairs (P, 2)."""
     return mask[:, pairs[:, 0]] & mask[:, pairs[:, 1]]
 
 
 def pair_lengths(relations: Relations, block: int = 64) -> Tensor:
-    """(N, n, n) float64 |first_j + second_k|, from so many images at a time.
+    """Return (N, n, n) float64, the lengths |first_j + second_k|, computed for `block` images at a time.
 
-    From |first_j|^2 + |second_k|^2 + 2 first_j' second_k, but of images with a pair that nearly cancels, from the sums.
+    They follow from |first_j|^2 + |second_k|^2 + 2 first_j' second_k, except in images where the two vectors of a pair
+    nearly cancel: there they are computed from the sums themselves.
     """
-    found = []
+    lengths = []
     for start in range(0, len(relations.first), block):
         rows = slice(start, start + block)
         first, second = relations.first[rows].double(), relations.second[rows].double()
         alone = first.square().sum(dim=2)[:, :, None] + second.square().sum(dim=2)[:, None]
         squares = alone + 2 * first @ second.mT
-        found.append(squares.clamp_min(0).sqrt())
+        lengths.append(squares.clamp_min(0).sqrt())
         for image in (squares < 0.1 * alone).any(dim=2).any(dim=1).nonzero().flatten().tolist():
-            found[-1][image] = _lengths(first[image][:, None] + second[image])
-    return torch.cat(found) if found else relations.first.new_empty(0, *[relations.first.shape[1]] * 2).double()
+            lengths[-1][image] = _lengths(first[image][:, None] + second[image])
+    return torch.cat(lengths) if lengths else relations.first.new_empty(0, *[relations.first.shape[1]] * 2).double()
 
 
 def _lengths(x: Tensor) -> Tensor:
-    """Of vectors along the last dimension, float64."""
+    """The float64 lengths of vectors along the last dimension."""
     lengths: Tensor = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64)
     return lengths
 
 
 def unit(x: Tensor) -> Tensor:
-    """Vectors over their lengths; a zero vector stays zero."""
+    """Scale vectors along the last dimension to unit length; a zero vector stays zero."""
     return x * _inverse_lengths(x)[..., None]
 
 

@@ -1,4 +1,4 @@
-"""Errors a user can cure: one sentence, no traceback, exit code 2."""
+"""Errors that a user can fix: reported in one sentence, without a traceback, with exit code 2."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 LONGEST = 2000
-"""Characters of a message, which may quote a file."""
+"""Maximum length of a message in characters, as it may quote a file."""
 
 
-class BadInput(Exception):  # noqa: N818 - named for what happened, as it is printed to people
-    """Something the user gave is not usable; the message says what was expected, what came and what to do.
+class BadInput(Exception):  # noqa: N818 - named after the cause, as users read it
+    """Unusable input; the message says what was expected, what was given and what to do.
 
-    What it quotes of a file is shortened, and characters that a terminal would obey are written out.
+    Long messages are shortened in the middle, and control characters are escaped.
     """
 
     def __init__(self, message: str) -> None:
@@ -27,11 +27,11 @@ class BadInput(Exception):  # noqa: N818 - named for what happened, as it is pri
 
 
 class CannotWrite(BadInput):
-    """A full disk or a folder without write permission: it ends the whole run, for every row would meet it."""
+    """The disk is full or the folder is not writable; ends the whole run, since every row would fail."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown word: the nearest known one, else all of them.
+    """Return the end of a sentence about an unknown word: the most similar known word, or else all of them.
 
     Returns:
         ``"; did you mean 'cca'?"`` or ``"; known: cca, cfa"``.
@@ -44,15 +44,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def first_wrong(error: ValidationError, whole: str) -> str:
-    """The first thing that pydantic found wrong, ``seconds.fit: Field required``; `whole` where it is all of it."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return f"{'.'.join(map(str, found['loc'])) or whole}: {found['msg']}"
+    """Return pydantic's first error, ``seconds.fit: Field required``; `whole` names the value as a whole."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
 
 
 def how_to_go_on(verb: str, forced: bool) -> str:
-    """What to do after something ended early, with --force or without."""
+    """Return how to resume a command that ended early, with --force or without."""
     if not forced:
-        return "what was finished is kept, run the same command to go on"
+        return "finished work is kept, run the same command again to resume"
     if verb == "run":
-        return "what was finished is kept, run with --force only what is left: the same command would begin anew"
-    return "what was finished is kept, run the same command without --force to go on"
+        return "finished work is kept, run the remaining rows with --force: the same command would start over"
+    return "finished work is kept, run the same command without --force to resume"

@@ -1,4 +1,4 @@
-"""How texts become queries.  Four protocols, and the folds of MS-COCO's 1K figures."""
+"""The four evaluation protocols, that is how texts become queries, and the folds of MS-COCO's 1K evaluation."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ Protocol = Literal["captions", "documents", "mean", "single"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 MEANING: dict[Protocol, str] = {
-    "captions": "every caption is a query and a candidate; an image counts as found with any of its own",
-    "documents": "an image's captions joined into one text, one to one",
-    "mean": "captions embedded one by one, then averaged per image, one to one",
-    "single": "the first caption of each image, one to one",
+    "captions": "every caption is a query and a candidate; for an image query, any of its captions is correct",
+    "documents": "the captions of an image are joined into one text; one text per image",
+    "mean": "captions are embedded one by one and averaged per image; one text per image",
+    "single": "the first caption of each image; one text per image",
 }
 
 
 def parse_protocols(text: str) -> tuple[Protocol, ...]:
-    """``captions,documents`` or ``all``.
+    """Parse a list of protocols, ``captions,documents`` or ``all``; repeated names count once.
 
     Raises:
-        BadInput: an unknown name.
+        BadInput: there is no protocol of that name.
     """
     if text == "all":
         return PROTOCOLS
-    found: list[Protocol] = []
+    protocols: list[Protocol] = []
     for name in (part.strip() for part in text.split(",")):
         match = [p for p in PROTOCOLS if p == name]
         if not match:
             raise BadInput(f"there is no protocol '{name}'{did_you_mean(name, PROTOCOLS)}")
-        found += [p for p in match if p not in found]
-    return tuple(found)
+        protocols += [p for p in match if p not in protocols]
+    return tuple(protocols)
 
 
 def unit_of(protocol: Protocol) -> Unit:
-    """What the texts of a protocol are, and what a method trains on unless told otherwise."""
+    """Return the kind of text a protocol uses, which is also the default for training."""
     return "documents" if protocol == "documents" else "captions"
 
 
 def fold_rows(images: int, folds: int) -> list[NDArray[np.int64]]:
-    """`folds` disjoint runs of image rows of equal size, in order; a remainder is left out (as in the 1K protocol).
+    """Return `folds` consecutive blocks of image rows of equal size, without the remainder, as in the 1K evaluation.
 
     Raises:
-        BadInput: fewer images than folds.
+        BadInput: there are fewer images than folds.
     """
     if not 1 <= folds <= images:
         raise BadInput(f"{folds} folds need at least {folds} images; there are {images}")

@@ -9,7 +9,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +20,7 @@ from cran_bench.dataset import Dataset
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.machine.storage import is_file
 from cran_bench.protocols import Unit
-from cran_bench.specs import build, format_options, parse_spec
+from cran_bench.specs import build, by_flat_name, flat_fields, format_options, parse_spec
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -143,11 +143,13 @@ class Registry(Generic[T]):
         unit = given.pop("unit", "") if self.takes_unit else ""
         if unit and unit not in get_args(Unit):
             raise BadInput(f"{plugin.name}: unit is '{unit}'{did_you_mean(unit, get_args(Unit))}")
+        base, given = (by_flat_name(plugin.cls, some, plugin.name) for some in (base, given))
         reference = build(plugin.cls, base, plugin.name)
         changed = build(plugin.cls, {**base, **given}, plugin.name)
-        options = {k: getattr(changed, k) for k in given if getattr(changed, k) != getattr(reference, k)}
-        always = [f.name for f in fields(plugin.cls) if f.metadata.get("label") == "always"]  # type: ignore[arg-type]
-        shown = {**{k: getattr(changed, k) for k in always}, **options, **({"unit": unit} if unit else {})}
+        fields = flat_fields(plugin.cls)
+        options = {k: fields[k].of(changed) for k in given if fields[k].of(changed) != fields[k].of(reference)}
+        always = {k: f.of(changed) for k, f in fields.items() if f.field.metadata.get("label") == "always"}
+        shown = {**always, **options, **({"unit": unit} if unit else {})}
         preset = preset or (DEFAULT_PRESET if DEFAULT_PRESET in plugin.presets else "")
         head = f"{plugin.name}:{preset}" if preset else plugin.name
         label = head + format_options(shown)

@@ -1,7 +1,7 @@
-"""Similarities a method can declare, and their reference kernels in float64.
+"""The similarities a method can declare, and their reference kernels in float64.
 
-`COSINE` and `DOT` compare one vector of an image with one of a text.  `MultiLevel` adds, to the global level, the mean
-of the `top` best regions and the mean of the `top` best ordered region pairs (CRAN, Eq. 11).
+`COSINE` and `DOT` compare one vector per image with one vector per text.  `MultiLevel` adds to the score of the global
+level the mean over the `top` best regions and the mean over the `top` best region pairs (CRAN, Eq. 11).
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ from cran_bench.errors import BadInput
 
 
 class LevelReach(NamedTuple):
-    """What one level adds at most to a score: weight x images x texts.
+    """A bound on the contribution of one level to a score: weight x images x texts.
 
     Attributes:
-        weight: of the level, at least 0.
-        dim: D of its vectors.
-        images: (N,) float64, the length of an image's longest vector, or of first and second of a relation over norm.
-        texts: (T,) float64, the length of the text's.
+        weight: absolute weight of the level.
+        dim: D, the dimension of its vectors.
+        images: (N,) float64, for each image the largest length of its vectors; for relations the largest
+            (|first_j| + |second_k|) / norm_jk.
+        texts: (T,) float64, the length of each text's vector.
     """
 
     weight: float
@@ -46,41 +47,48 @@ class LevelReach(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """How large scores can get, and so how far evaluations of one score in some arithmetic can differ.
+    """Bounds on the scores, and hence on the rounding error of evaluating them in a given arithmetic.
 
-    An inner product of D terms, evaluated in any order, is off by at most about D u |x| |y|, for a unit roundoff u.
+    The rounding error of an inner product of D terms, in any order of summation, is at most about D u |x| |y|, where u
+    is the unit roundoff.
     """
 
     levels: tuple[LevelReach, ...]
 
     def rows(self, rows: Rows, columns: Rows) -> Reach:
-        """Of some images and texts."""
+        """Return the bounds of selected images and texts."""
         return Reach(
             tuple(level._replace(images=level.images[rows], texts=level.texts[columns]) for level in self.levels)
         )
 
     def of_all(self, rows: Rows, columns: Rows, unit: Callable[[int], float]) -> Tensor:
-        """(I, T) bounds of all pairs of some images and texts, where a product of D terms is off by `unit(D)`."""
+        """Return (I, T) error bounds for all pairs of the selected images and texts.
+
+        Args:
+            rows: I images.
+            columns: T texts.
+            unit: relative rounding error of an inner product of D terms, as a function of D.
+        """
         return torch.stack(
             [unit(level.dim) * level.weight * level.images[rows, None] * level.texts[columns] for level in self.levels]
         ).sum(dim=0)
 
     def of_pairs(self, rows: Rows, columns: Rows, unit: Callable[[int], float]) -> Tensor:
-        """(P,) likewise, of pairs row by row."""
+        """Return (P,) error bounds for P pairs of an image in `rows` and the text at the same place in `columns`."""
         return torch.stack(
             [unit(level.dim) * level.weight * level.images[rows] * level.texts[columns] for level in self.levels]
         ).sum(dim=0)
 
 
 def rounding(dim: int) -> float:
-    """How far two float64 evaluations of a product of unit vectors differ at most: what is closer is tied.
+    """Bound the difference of two float64 evaluations of an inner product of unit vectors; closer scores are tied.
 
-    Embeddings are float32, so distinct scores are many orders further apart.
+    Embeddings are float32, so distinct scores differ by many orders of magnitude more.
     """
     return 8 * dim * torch.finfo(torch.float64).eps
 
 
-# Image vectors (N, R, D) times text vectors: (N, R, T) for all pairs, (N, R, n) for each image's own n of N n texts.
+# Inner products of image vectors (N, R, D) with text vectors: (N, R, T) for all texts, (N, R, n) for n texts per image.
 Product: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -94,22 +102,22 @@ def _own_texts(vectors: Tensor, texts: Tensor) -> Tensor:
 
 
 def _own_directions(vectors: Tensor, texts: Tensor) -> Tensor:
-    """With texts of any length, as if they were unit: dividing products is cheaper than dividing vectors."""
+    """Inner products with normalised texts; dividing the products is cheaper than dividing the vectors."""
     return _own_texts(vectors, texts) * _inverse_lengths(texts).view(len(vectors), 1, -1)
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """One vector per image and per text.
+    """The inner product of one vector per image and one per text.
 
     Attributes:
-        cosine: every vector is divided by its length; a zero vector stays zero and scores 0.
+        cosine: whether every vector is first scaled to unit length; a zero vector stays zero and scores 0.
     """
 
     cosine: bool
 
     def prepare(self, embedding: Embedding, dtype: torch.dtype = torch.float64) -> Levels:
-        """A block of embeddings in float64, normalised if this is a cosine."""
+        """Convert a block of embeddings to `dtype` and, for a cosine, scale its vectors to unit length."""
         levels = as_levels(embedding).map(lambda x: x if x.dtype == torch.bool else x.to(dtype))
         if not self.cosine:
             return levels
@@ -127,25 +135,34 @@ class Similarity:
         )
 
     def scores(self, images: Embedding, texts: Embedding) -> Tensor:
-        """All pairs of a block of N images and T texts: (N, T) float64, larger is more similar."""
+        """Score all pairs of N images and T texts: (N, T) float64; a larger score means more similar."""
         return self._combine(self.prepare(images), self.prepare(texts), _all_pairs)
 
     def scores_as_given(self, images: Levels, texts: Levels) -> Tensor:
-        """All pairs in the embeddings' own precision, not normalised, with gradients: for training.
+        """Score all pairs of N images and T texts for training: (N, T), differentiable.
 
-        Shapes: N image rows and T text rows to (N, T).
+        Vectors are used in their own precision and are not normalised.
         """
         return self._combine(images, texts, _all_pairs)
 
     def own_scores(self, images: Embedding, texts: Embedding, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Each of N images with n texts of its own, rows i n to i n + n - 1 of N n: (N, n), as `scores`."""
+        """Score each of N images with n texts of its own: (N, n), equal to the corresponding entries of `scores`.
+
+        Rows i n to i n + n - 1 of the N n texts belong to image i.
+        """
         queries = as_levels(texts).map(lambda x: x.to(dtype))
         return self._combine(self.prepare(images, dtype), queries, _own_directions if self.cosine else _own_texts)
 
     def reach(self, images: Embedding, texts: Embedding, lengths: Tensor | None = None) -> Reach:
-        """How large the scores of N images and T texts can get, see `Reach`; `lengths` are `pair_lengths` if known."""
+        """Bound the scores of N images and T texts.
+
+        Args:
+            images: N rows.
+            texts: T rows.
+            lengths: `pair_lengths` of the images' relations, if already computed.
+        """
         left, right = as_levels(images), as_levels(texts)
-        found = []
+        levels = []
         for weight, image, text in zip(
             self.level_weights(),
             (left.globals, left.regions, left.relations),
@@ -153,47 +170,49 @@ class Similarity:
             strict=True,
         ):
             if image is not None and isinstance(text, Tensor):
-                longest = (
-                    self._pair_reach(image, left.mask, lengths) if isinstance(image, Relations) else self._reach(image)
-                )
-                found.append(LevelReach(abs(weight), text.shape[-1], longest, self._reach(text)))
-        return Reach(tuple(found))
+                if isinstance(image, Relations):
+                    longest = self._longest_pair(image, left.mask, lengths)
+                else:
+                    longest = self._longest(image)
+                levels.append(LevelReach(abs(weight), text.shape[-1], longest, self._longest(text)))
+        return Reach(tuple(levels))
 
     def check(self, images: Embedding, texts: Embedding) -> None:
-        """Refuse embeddings that do not fit this similarity or each other.
+        """Reject embeddings that do not match this similarity or each other.
 
         Raises:
-            BadInput: other levels on the two sides, other dimensions, a level this similarity does not read, tensors of
-                several dtypes or devices, or of another dtype than float32 and float64.
+            BadInput: the two sides have different levels or dimensions, a level has another number of rows, this
+                similarity does not use a level, or dtypes or devices differ or are not float32 or float64.
         """
         left, right = as_levels(images), as_levels(texts)
         for side, levels in (("images", left), ("texts", right)):
             counts = sorted({len(x) for x in (*levels.tensors(), *([levels.mask] if levels.mask is not None else []))})
             if len(counts) > 1:
                 raise BadInput(
-                    f"levels of {side} have {' and '.join(map(str, counts))} rows; give one for each of them"
+                    f"the levels of {side} have {' and '.join(map(str, counts))} rows; give the same number on each"
                 )
         if left.mask is not None and left.mask.dtype != torch.bool:
             raise BadInput(
-                f"the mask is {str(left.mask.dtype).removeprefix('torch.')}; give bool, True where a region exists"
+                f"the mask has dtype {str(left.mask.dtype).removeprefix('torch.')}; give bool, True where a region "
+                "exists"
             )
         tensors = [*left.tensors(), *right.tensors()]
         if min(x.shape[-1] for x in tensors) == 0:
-            raise BadInput("embeddings have no dimensions; give vectors of at least one")
+            raise BadInput("the embeddings have dimension 0; give vectors of dimension 1 or more")
         dtypes = sorted({str(x.dtype).removeprefix("torch.") for x in tensors})
         devices = sorted({str(x.device) for x in tensors})
-        for what, found in (("dtype", dtypes), ("device", devices)):
-            if len(found) > 1:
+        for what, names in (("dtype", dtypes), ("device", devices)):
+            if len(names) > 1:
                 raise BadInput(
-                    f"embeddings of {' and '.join(found)}: give images and texts, on every level, one {what}"
+                    f"the embeddings mix {' and '.join(names)}; use one {what} for images and texts on all levels"
                 )
         if dtypes[0] not in ("float32", "float64"):
-            raise BadInput(f"embeddings are {dtypes[0]}; give float32")
+            raise BadInput(f"the embeddings have dtype {dtypes[0]}; give float32")
         for name in ("globals", "regions", "relations"):
             a, b = getattr(left, name), getattr(right, name)
             if (a is None) != (b is None):
                 raise BadInput(
-                    f"the {name} level is given for {'texts' if a is None else 'images'} only; give both sides"
+                    f"the {name} level is given for {'texts' if a is None else 'images'} only; give it for both"
                 )
             if a is None:
                 continue
@@ -202,33 +221,33 @@ class Similarity:
             image_dim = (a.first if isinstance(a, Relations) else a).shape[-1]
             if image_dim != b.shape[-1]:
                 raise BadInput(
-                    f"images have {image_dim} and texts {b.shape[-1]} dimensions on the {name} level; they must agree"
+                    f"on the {name} level images have dimension {image_dim} and texts {b.shape[-1]}; they must be equal"
                 )
 
-    def _reach(self, level: Tensor) -> Tensor:
-        """(rows,) the length of each row's longest vector; 1 under a cosine."""
+    def _longest(self, level: Tensor) -> Tensor:
+        """The largest length of each row's vectors, (rows,) float64; 1 for a cosine."""
         if self.cosine:
             return torch.ones(1, dtype=torch.float64, device=level.device).expand(len(level))
         lengths = _lengths(level).reshape(len(level), -1)
         return lengths.max(dim=1).values if lengths.shape[1] else lengths.sum(dim=1)
 
-    def _pair_reach(self, relations: Relations, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
-        """(rows,) the largest (|first_j| + |second_k|) / norm_jk of the pairs that exist."""
+    def _longest_pair(self, relations: Relations, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
+        """The largest (|first_j| + |second_k|) / norm_jk over each image's existing pairs, (rows,) float64."""
         first, second = _lengths(relations.first), _lengths(relations.second)
-        reach = first[:, :, None] + second[:, None]
+        bounds = first[:, :, None] + second[:, None]
         if self.cosine:
-            reach = reach / (pair_lengths(relations) if lengths is None else lengths).clamp_min(1e-300)
+            bounds = bounds / (pair_lengths(relations) if lengths is None else lengths).clamp_min(1e-300)
         elif relations.norm is not None:
-            reach = reach / relations.norm.double().abs()
+            bounds = bounds / relations.norm.double().abs()
         pairs = relations.pairs()
-        reach = reach[:, pairs[:, 0], pairs[:, 1]]
+        bounds = bounds[:, pairs[:, 0], pairs[:, 1]]
         if mask is not None:
-            reach = reach.masked_fill(~both_exist(mask, pairs), 0.0)
-        largest: Tensor = reach.max(dim=1).values if reach.shape[1] else reach.sum(dim=1)
+            bounds = bounds.masked_fill(~both_exist(mask, pairs), 0.0)
+        largest: Tensor = bounds.max(dim=1).values if bounds.shape[1] else bounds.sum(dim=1)
         return largest
 
     def level_weights(self) -> tuple[float, float, float]:
-        """Of the global, region and relation level."""
+        """Return the weights of the global, region and relation levels in the score."""
         return (1.0, 1.0, 1.0)
 
     def _combine(self, images: Levels, texts: Levels, product: Product) -> Tensor:
@@ -240,11 +259,15 @@ class Similarity:
 class MultiLevel(Similarity):
     """Sum over levels: global + mean of the `top` best regions + mean of the `top` best region pairs (CRAN, Eq. 11).
 
-    Regions that are masked never count: the mean is over min(top, existing) of them, and a level without any adds 0.
+    Masked regions are ignored: the mean is over min(top, existing) regions, and a level without any contributes 0.
 
     Attributes:
-        top: K of Eq. 11.
-        weights: of the global, region and relation level.
+        cosine: whether every vector is first scaled to unit length.
+        top: K of Eq. 11, at least 1.
+        weights: weights of the global, region and relation levels.
+
+    Raises:
+        BadInput: `top` is less than 1.
     """
 
     cosine: bool = False
@@ -253,10 +276,9 @@ class MultiLevel(Similarity):
 
     def __post_init__(self) -> None:
         if self.top < 1:
-            raise BadInput(f"MultiLevel: top is a number of regions, at least 1, not {self.top}")
+            raise BadInput(f"MultiLevel: top is a number of regions and must be at least 1, not {self.top}")
 
     def level_weights(self) -> tuple[float, float, float]:
-        """See `weights`."""
         return self.weights
 
     def _combine(self, images: Levels, texts: Levels, product: Product) -> Tensor:
@@ -273,18 +295,19 @@ class MultiLevel(Similarity):
         return total
 
     def members(self, images: Embedding, texts: Embedding) -> dict[str, tuple[Tensor, Tensor | None]]:
-        """What the means over the `top` best are taken of, as far as the levels are there.
+        """Return the scores of single regions and region pairs, from which the means over the `top` best are taken.
 
         Returns:
-            For `regions` and `relations`, (N, R, T) scores without the level's weight, and (N, R) which exist or None.
+            For each given level of `regions` and `relations`: (N, R, T) float64 scores without the level's weight, and
+            (N, R) bool, True where the region or pair exists, or None if all exist.
         """
         left, right = self.prepare(images), self.prepare(texts)
-        found: dict[str, tuple[Tensor, Tensor | None]] = {}
+        scores: dict[str, tuple[Tensor, Tensor | None]] = {}
         if left.regions is not None and right.regions is not None:
-            found["regions"] = _all_pairs(left.regions, right.regions), left.mask
+            scores["regions"] = _all_pairs(left.regions, right.regions), left.mask
         if left.relations is not None and isinstance(right.relations, Tensor):
-            found["relations"] = self._relation_scores(left, right.relations, _all_pairs)
-        return found
+            scores["relations"] = self._relation_scores(left, right.relations, _all_pairs)
+        return scores
 
     def _relation_scores(self, images: Levels, texts: Tensor, product: Product) -> tuple[Tensor, Tensor | None]:
         relations, mask = images.relations, images.mask
@@ -301,7 +324,7 @@ class MultiLevel(Similarity):
         return scores, None if mask is None or pairs is None else both_exist(mask, pairs)
 
     def _top_mean(self, scores: Tensor, valid: Tensor | None) -> Tensor:
-        """(N, R, T) scores and (N, R) validity to (N, T)."""
+        """The mean over the `top` best valid regions: (N, R, T) scores and (N, R) bool to (N, T)."""
         if scores.shape[1] == 0:
             return scores.sum(dim=1)
         top = min(self.top, scores.shape[1])
@@ -313,9 +336,16 @@ class MultiLevel(Similarity):
 
 
 def mean_by_image(texts: Embedding, image_of: Tensor, images: int, similarity: Similarity) -> Embedding:
-    """Average the text embeddings of each image (protocol `mean`); under a cosine the vectors are unit before.
+    """Average the text embeddings of each image (protocol `mean`), for a cosine after scaling them to unit length.
 
-    Shapes: T text rows and (T,) owners to `images` rows.
+    Args:
+        texts: T rows.
+        image_of: (T,) int64, the image of each text.
+        images: N, the number of images.
+        similarity: the method's similarity.
+
+    Returns:
+        N rows, float32.
     """
     counts = torch.bincount(image_of, minlength=images).clamp_min(1)
 
@@ -329,6 +359,7 @@ def mean_by_image(texts: Embedding, image_of: Tensor, images: int, similarity: S
 
 
 COSINE = Similarity(cosine=True)
-
+"""The cosine of the angle between an image's and a text's vector."""
 
 DOT = Similarity(cosine=False)
+"""The inner product of an image's and a text's vector."""

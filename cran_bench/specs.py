@@ -2,7 +2,8 @@
 
 ``cca``, ``cca:paper``, ``cran:paper[margin=0.2,top=5]``, ``pixels[dim=256]``, ``onnx:model.onnx[tensor=pool]`` and
 ``mine.py:Mine`` are all specs.  A field that holds several candidates takes them separated by ``|``, as in
-``ridge=0.01|0.1``.
+``ridge=0.01|0.1``.  A field may itself be a dataclass, a group of fields, which are set one by one, by their own name,
+``margin=0.2``, or by their full name, ``loss.margin=0.2``.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import reduce
+from typing import Any, NamedTuple, TypeVar
 
 from cran_bench.errors import BadInput, did_you_mean
 
@@ -75,30 +78,113 @@ def parse_spec(text: str) -> Spec:
     return Spec(name.strip(), argument.strip(), options)
 
 
+class FlatField(NamedTuple):
+    """A field of a dataclass or of a group in it; required if neither it nor a group it is in has a default."""
+
+    path: tuple[str, ...]
+    field: dataclasses.Field[Any]
+    hint: Any
+    is_required: bool
+
+    def of(self, instance: object) -> Any:
+        """Its value in an instance of the dataclass."""
+        return reduce(getattr, self.path, instance)
+
+
+def flat_fields(cls: type) -> dict[str, FlatField]:
+    """The fields of a dataclass and of its groups, by their own name, or by their full name where two share one."""
+    return _by_name((leaf.path, leaf) for leaf in _leaves(cls))
+
+
+def flat_values(instance: object) -> dict[str, Any]:
+    """The values of a dataclass's fields, those of nested dataclasses included, by the names of `flat_fields`."""
+    return _by_name(_values(instance))
+
+
+def _by_name(items: Iterable[tuple[tuple[str, ...], T]]) -> dict[str, T]:
+    leaves = list(items)
+    uses = Counter(path[-1] for path, _ in leaves)
+    return {path[-1] if uses[path[-1]] == 1 else ".".join(path): item for path, item in leaves}
+
+
+def _leaves(cls: Any, above: tuple[str, ...] = (), has_default: bool = False) -> Iterator[FlatField]:
+    hints = typing.get_type_hints(cls)
+    for f in (f for f in dataclasses.fields(cls) if f.init):
+        path, is_set = (*above, f.name), has_default or _default(f) is not dataclasses.MISSING
+        if _is_group(hints[f.name]):
+            yield from _leaves(hints[f.name], path, is_set)
+        else:
+            yield FlatField(path, f, hints[f.name], not is_set)
+
+
+def _values(instance: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for f in dataclasses.fields(instance):
+        value, path = getattr(instance, f.name), (*above, f.name)
+        yield from _values(value, path) if _is_group(type(value)) else [(path, value)]
+
+
+def _is_group(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def _default(f: dataclasses.Field[Any]) -> Any:
+    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+
+
+def by_flat_name(cls: type, options: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """`options`, of which some may have full names, or be groups as dataclasses, by the names of `flat_fields`.
+
+    Raises:
+        BadInput: an unknown field, or one that is given twice.
+    """
+    fields, named = flat_fields(cls), dict[str, Any]()
+    full = {".".join(leaf.path): name for name, leaf in fields.items()}
+    for key, value in options.items():
+        group = [name for name, leaf in fields.items() if ".".join(leaf.path).startswith(f"{key}.")]
+        if key in fields or key in full:
+            items = {full.get(key, key): value}
+        elif group and dataclasses.is_dataclass(value):
+            items = {name: reduce(getattr, fields[name].path[key.count(".") + 1 :], value) for name in group}
+        elif group:
+            raise BadInput(f"{what}: '{key}' is a group of fields; set one, as {what}[{group[0]}=...]")
+        else:
+            raise BadInput(f"{what} has no field '{key}'{did_you_mean(key, fields)}")
+        if items.keys() & named:
+            raise BadInput(f"{what}: the field '{min(items.keys() & named)}' is given twice; keep one")
+        named |= items
+    return named
+
+
 def build(cls: type[T], options: Mapping[str, Any], what: str) -> T:
     """An instance of the dataclass `cls` with fields from `options`; texts are converted to each field's type.
 
     Raises:
         BadInput: an unknown field, a value of the wrong type, or one that the class refuses with ValueError.
     """
-    fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls)) if f.init}
-    hints = typing.get_type_hints(cls)
-    values: dict[str, Any] = {}
-    for key, value in options.items():
-        if key not in fields:
-            raise BadInput(f"{what} has no field '{key}'{did_you_mean(key, fields)}")
-        values[key] = _convert(value, hints[key], f"{what}: field '{key}'") if isinstance(value, str) else value
-    missing = [
-        name
-        for name, f in fields.items()
-        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
+    fields, given = flat_fields(cls), by_flat_name(cls, options, what)
+    missing = [name for name, leaf in fields.items() if leaf.is_required and name not in given]
     if missing:
         raise BadInput(f"{what} needs {', '.join(missing)}: write {what}[{missing[0]}=...]")
+    values = {}
+    for name, value in given.items():
+        leaf, is_text = fields[name], isinstance(value, str)
+        values[leaf.path] = _convert(value, leaf.hint, f"{what}: field '{name}'") if is_text else value
     try:
-        return cls(**values)
+        return typing.cast(T, _built(cls, values))
     except ValueError as error:
         raise BadInput(f"{what}: {error}") from error
+
+
+def _built(cls: Any, values: Mapping[tuple[str, ...], Any], default: Any = dataclasses.MISSING) -> Any:
+    """An instance with values by path, elsewhere like `default`."""
+    hints, own = typing.get_type_hints(cls), {}
+    for f in dataclasses.fields(cls):
+        inside = {path[1:]: value for path, value in values.items() if path[0] == f.name}
+        if () in inside:
+            own[f.name] = inside[()]
+        elif inside or (f.init and _is_group(hints[f.name]) and _default(f) is dataclasses.MISSING):
+            own[f.name] = _built(hints[f.name], inside, _default(f))
+    return cls(**own) if default is dataclasses.MISSING else dataclasses.replace(default, **own)
 
 
 def _convert(text: str, hint: Any, where: str) -> Any:

@@ -1,4 +1,4 @@
-"""What the shared front end gives every method: named features of one split, on demand, each of a documented shape."""
+"""The features of one split that the shared front end provides to every method, each of a documented shape."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ from cran_bench.protocols import Unit
 
 
 class MissingFeature(BadInput):
-    """A method asked for a feature that the data does not have."""
+    """The data lacks a feature that the method needs."""
 
 
 class Split:
-    """N images and T texts of one split.
+    """N images and T texts of one split, with the features of both.
 
-    Texts are captions or documents, by `unit`.  Everything fitted (vocabulary, idf, word vectors) was fitted on the
-    training split of the unit the method trains on.  Arrays are read from disk when asked for; tensors are given on the
-    run's device, sparse matrices in memory.
+    Vocabulary, idf and word vectors were fitted on the training texts of the method's `unit`.  Features are read from
+    disk when they are first used.  Tensors are on the run's device; sparse matrices are scipy's, in memory.
 
     Attributes:
         name: 'train', 'val' or 'test'.
-        unit: 'captions' or 'documents'.
+        unit: 'captions' or 'documents', the kind of the texts.
     """
 
     def __init__(
@@ -55,16 +54,16 @@ class Split:
         self._asked = asked
 
     def __len__(self) -> int:
-        """N, the number of images."""
+        """Return N, the number of images."""
         return len(self._rows)
 
     def take(self, positions: NDArray[np.int64]) -> Split:
-        """The images at `positions` of this split with their texts, in that order."""
+        """Return the images at `positions` (n,) of this split, in that order, with their texts."""
         rows = self._rows[positions]
         return Split(self.name, self.unit, self._collection, self._features, self._text, self._device, rows)
 
     def asking(self, texts: list[str]) -> Split:
-        """The same images with other texts, all said of the first image."""
+        """Return the same images with other texts, all of which are assigned to the first image."""
         front_end = (self._collection, self._features, self._text, self._device)
         return Split(self.name, self.unit, *front_end, self._rows, texts)
 
@@ -76,48 +75,52 @@ class Split:
 
     @property
     def image_ids(self) -> list[str]:
-        """N names."""
+        """The N image ids."""
         return [self._collection.images.ids[row] for row in self._rows.tolist()]
 
     @property
     def image_dim(self) -> int:
-        """D."""
+        """D, the dimension of the global image features."""
         return int(self._features.globals.shape[1])
 
     @property
     def region_shape(self) -> tuple[int, int]:
-        """(R, D), zeros without regions."""
-        found = self._features.regions
-        return (0, 0) if found is None else (int(found.shape[1]), int(found.shape[2]))
+        """(R, D): regions per image and dimension of their features; (0, 0) without regions."""
+        regions = self._features.regions
+        return (0, 0) if regions is None else (int(regions.shape[1]), int(regions.shape[2]))
 
     @cached_property
     def images(self) -> Tensor:
-        """(N, D) float32, the global feature of each image."""
+        """(N, D) float32, the global features of the images."""
         return self.image_rows[:]
 
     @cached_property
     def image_rows(self) -> FeatureRows:
-        """The rows of `images` for those who take batches, held where they are few."""
+        """The rows of `images` for reading in batches; a small table is kept in memory."""
         return FeatureRows.of(self._features.globals, self._rows, self._device)
 
     def image_blocks(self, size: int = 4096) -> Iterator[Tensor]:
-        """The rows of `images`, at most `size` at a time, without holding them all."""
+        """Yield the rows of `images` in blocks of at most `size`, without keeping all of them in memory."""
         for a in range(0, len(self), size):
             yield self._tensor(self._features.globals[self._rows[a : a + size]], np.float32)
 
     @cached_property
     def regions(self) -> Tensor:
-        """(N, R, D) float32, the feature of each of R regions, best first; where `region_mask` is False, a stand-in."""
+        """(N, R, D) float32, the features of R regions per image, best first; padding where `region_mask` is False.
+
+        Raises:
+            MissingFeature: the dataset was prepared without regions, as for every property of regions.
+        """
         return self.region_rows[:]
 
     @cached_property
     def region_rows(self) -> FeatureRows:
-        """The rows of `regions` for those who take batches, held where they are few."""
+        """The rows of `regions` for reading in batches; a small table is kept in memory."""
         return FeatureRows.of(self._whole_array("regions"), self._rows, self._device)
 
     @cached_property
     def existing_regions(self) -> FeatureRows:
-        """(n, D), those of `regions` for which `region_mask` is True, in order; held where they are few."""
+        """The n rows (n, D) of `regions` where `region_mask` is True, in order; a small table is kept in memory."""
         array, all_rows = self._whole_array("regions"), self.region_rows
         _, count, dim = array.shape
         image, region = np.nonzero(self._region_array("mask"))
@@ -128,7 +131,7 @@ class Split:
 
     @cached_property
     def boxes(self) -> Tensor:
-        """(N, R, 4) float32, x0 y0 x1 y1 as fractions of width and height."""
+        """(N, R, 4) float32, the boxes of the regions: x0 y0 x1 y1 as fractions of width and height."""
         return self._tensor(self._region_array("boxes"))
 
     @cached_property
@@ -138,24 +141,28 @@ class Split:
 
     @cached_property
     def region_mask(self) -> Tensor:
-        """(N, R) bool, False where there was no region and the full image stands in."""
+        """(N, R) bool, False where the image has no such region and the full image is used as padding."""
         return self._tensor(self._region_array("mask"))
 
     @cached_property
     def relation_pairs(self) -> Tensor:
-        """(R (R - 1), 2) int64, the ordered pairs (j, k), j != k, of the regions, row-major."""
+        """(R (R - 1), 2) int64, the ordered pairs (j, k) of regions, j != k, in row-major order."""
         return region_pairs(self._region_array("boxes").shape[1]).to(self._device)
 
     @property
     def labels(self) -> Tensor:
-        """(N, C) uint8, multi-hot categories."""
+        """(N, C) uint8, multi-hot categories.
+
+        Raises:
+            MissingFeature: the dataset has no categories.
+        """
         if self._collection.labels is None:
             raise MissingFeature(f"{self._collection.name} has no category labels")
         return self._tensor(self._collection.labels[self._rows])
 
     @property
     def has_regions(self) -> bool:
-        """Whether `regions`, `boxes`, `box_scores`, `region_mask` can be asked for."""
+        """Whether `regions`, `boxes`, `box_scores` and `region_mask` are available."""
         return self._features.regions is not None
 
     def _region_array(self, name: str) -> NDArray[np.generic]:
@@ -179,60 +186,81 @@ class Split:
 
     @property
     def texts(self) -> list[str]:
-        """T captions, or N documents: an image's captions joined by a space."""
+        """The T captions, or N documents: the captions of an image joined by spaces."""
         return self._texts[0]
 
     @property
     def image_of(self) -> Tensor:
-        """(T,) int64, the position in this split of each text's image; non-decreasing."""
+        """(T,) int64, the position in this split of each text's image, in non-decreasing order."""
         return self._tensor(self._texts[1])
 
     def chars(self, length: int = 201, unknown: characters.Unknown = "drop") -> Tensor:
-        """(T, length) uint8 alphabet indices, 0 for padding (Reed's alphabet; see `frontend.characters`)."""
+        """Encode the texts as characters: (T, length) uint8 indices into `ALPHABET` from 1, 0 for padding.
+
+        Args:
+            length: maximum number of characters of a text; longer texts are truncated.
+            unknown: what happens to a character outside the alphabet: it is left out ("drop"), becomes 0 ("zero"), or
+                ends the text ("stop").
+
+        Raises:
+            BadInput: `length` is not positive, or `unknown` is none of the three.
+        """
         return self._tensor(characters.encode(self.texts, length, unknown))
 
     @cached_property
     def tokens(self) -> tuple[Tensor, Tensor]:
-        """(T, L) int32 word ids, 0 for padding and 1 for unknown; and (T,) int32 lengths."""
+        """(T, L) int32 word ids, 0 for padding, 1 for unknown words, `FIRST_WORD` and up; and (T,) int32 lengths."""
         ids, lengths = self._text.tokens(self.texts)
         return self._tensor(ids), self._tensor(lengths)
 
     def token_vectors(self) -> Tensor:
-        """(V + 2, D) float32, the word vector of each id in `tokens`; zero where there is none."""
+        """Return (V + 2, D) float32, the word vector of each id in `tokens`; zero for ids without a vector."""
         return self._text.token_vectors().to(self._device)
 
     def word_counts(self) -> tuple[sparse.csr_array, Tensor]:
-        """(T, W) float32 counts of the words that have a vector, and these vectors, (W, D) float32."""
+        """Return (T, W) float32 counts of the words that have a vector, and those vectors, (W, D) float32."""
         vectors = torch.from_numpy(self._text.word_vectors.matrix).to(self._device)
         return self._text.word_counts(self.texts), vectors
 
     @property
     def vector_shape(self) -> tuple[int, int]:
-        """(W, D), words that have a vector, and its numbers."""
+        """(W, D): number of words that have a vector, and the dimension of the vectors."""
         words, dim = self._text.word_vectors.matrix.shape
         return int(words), int(dim)
 
     def vector_sample(self, count: int, seed: int) -> Tensor:
-        """(at most count, D) float32 word vectors by lot, of all words that their source has, the captions' or not."""
+        """Return a random sample, (at most count, D) float32, of all word vectors of the source."""
         return self._text.vector_sample(count, seed).to(self._device)
 
     def bow(self, size: int = 3000) -> sparse.csr_array:
-        """(T, V) float32 counts of the `size` most frequent training words, V <= size."""
+        """Return (T, V) float32 counts of the `size` most frequent training words, V <= size.
+
+        Raises:
+            BadInput: `size` is not positive.
+        """
         return self._text.bow(self.texts, size)
 
     def tfidf(self, size: int = 3000, sublinear: bool = False) -> sparse.csr_array:
-        """(T, V) float32 tf-idf of the `size` most frequent training words, unit rows, V <= size."""
+        """Return (T, V) float32 tf-idf of the `size` most frequent training words, V <= size, rows of unit length.
+
+        Args:
+            size: number of words.
+            sublinear: use 1 + ln(count) in place of the count.
+
+        Raises:
+            BadInput: `size` is not positive.
+        """
         return self._text.tfidf(self.texts, size, sublinear)
 
     def mean_vectors(self) -> Tensor:
-        """(T, D) float32, the mean word vector, unit length; zero where no word is known."""
+        """Return (T, D) float32, the mean word vectors of the texts at unit length; zero if no word is known."""
         return self._text.mean_vectors(self.texts).to(self._device)
 
     # twins ------------------------------------------------------------------------------------------------------
 
     @property
     def twins(self) -> Tensor | None:
-        """(N,) int64, the position in this split of each image's twin; None where the data has none."""
+        """(N,) int64, the position in this split of each image's twin; None if the data has no twins."""
         if self._collection.twins is None:
             return None
         position = np.full(len(self._collection.images.ids), -1, dtype=np.int64)

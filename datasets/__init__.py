@@ -1,7 +1,7 @@
-"""The datasets: one file each.  Found through the registry, never imported by the engine."""
+"""The datasets, one file each; the engine finds them through the registry and never imports them."""
 
 if __name__ == "datasets":
     raise ImportError(
-        "this folder is cran_bench.datasets and hides the package 'datasets' you may want: "
+        "this folder is cran_bench.datasets and shadows any installed package 'datasets': "
         "run from another folder, or set PYTHONSAFEPATH=1"
     )

@@ -1,4 +1,4 @@
-"""What the owners' files have in common: lines, caption lists, JSON, splits by Karpathy, folders of images."""
+"""Readers for the annotation files of several datasets: lists, captions, JSON, Karpathy's splits, image folders."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limited:
-    """A dataset that a quick look may cut down.
+    """A dataset that can be reduced to fewer images.
 
     Attributes:
-        limit: about so many images in all, the first of each split in the splits' proportions; all where None.
+        limit: approximate total number of images, the first of each split in the splits' proportions; None for all.
     """
 
     limit: int | None = None
@@ -34,10 +34,9 @@ class Limited:
 
 @dataclass(frozen=True)
 class Photographs(Limited):
-    """A folder of photographs."""
+    """A dataset of photographs, by default with the front end ``pixels + grid``."""
 
     def defaults(self) -> Mapping[str, Any]:
-        """See Dataset."""
         return {"images": "pixels", "regions": "grid"}
 
 
@@ -45,19 +44,19 @@ KARPATHY_ZIP = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_da
 
 
 def home(data: Path, name: str) -> Path:
-    """The folder of a dataset: `name` below the data folder, or that folder itself."""
+    """Return the folder of a dataset: `name` below the data folder if it exists, else the data folder itself."""
     return data / name if (data / name).is_dir() else data
 
 
 def read_lines(path: Path) -> list[str]:
-    """All lines of a UTF-8 file, empty ones too, so that positions are line numbers.
+    """Read all lines of a UTF-8 file, including empty ones, so that indices correspond to line numbers.
 
     Raises:
         BadInput: the file is empty or not UTF-8.
     """
     lines = _text_of(path).split("\n")
     if not any(map(str.strip, lines)):
-        raise BadInput(f"{path} is empty; copy it again from the owners' archive")
+        raise BadInput(f"{path} is empty; extract it again from the original archive")
     return lines
 
 
@@ -67,14 +66,14 @@ def _text_of(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise BadInput(f"{path}, line {line}: the bytes are not UTF-8, perhaps Latin-1; convert the file") from None
+        raise BadInput(f"{path}, line {line}: not UTF-8 (perhaps Latin-1); convert the file to UTF-8") from None
 
 
 def read_list(path: Path, suffix: str = "") -> list[str]:
-    """The image names of a split, one a line, each with `suffix`.
+    """Read the image names of a split, one per line, and append `suffix` to each.
 
     Raises:
-        BadInput: a name comes twice.
+        BadInput: a name is repeated.
     """
     seen: dict[str, int] = {}
     for number, line in enumerate(read_lines(path), start=1):
@@ -87,13 +86,13 @@ def read_list(path: Path, suffix: str = "") -> list[str]:
 
 
 def read_captions(path: Path, members: set[str]) -> tuple[dict[str, list[str]], int]:
-    """Captions from lines ``name.jpg#k<TAB>caption``.
+    """Read captions from lines of the form ``name.jpg#k<TAB>caption``.
 
     Returns:
-        The captions of each of `members` in the order of their numbers, and how many captions belong to none of them.
+        The captions of each image in `members`, sorted by k, and the number of captions of other images.
 
     Raises:
-        BadInput: a line of another form, a key that comes twice, an empty caption.
+        BadInput: a line has another form, a key is repeated, or a caption is empty.
     """
     captions: dict[str, dict[int, str]] = {}
     outside = 0
@@ -112,11 +111,11 @@ def read_captions(path: Path, members: set[str]) -> tuple[dict[str, list[str]], 
             continue
         if not (k.isascii() and k.isdecimal() and len(k) < 10):
             raise BadInput(
-                f"{where}: '{key}' should end in #k, the number of the caption, as {name}#0; correct the line"
+                f"{where}: '{key}' should end in #k, the number of the caption, such as {name}#0; correct the line"
             )
         own = captions.setdefault(name, {})
         if int(k) in own:
-            raise BadInput(f"{where}: the key {key} comes a second time; remove one of the two lines")
+            raise BadInput(f"{where}: the key {key} is repeated; remove one of the two lines")
         if not caption.strip():
             raise BadInput(f"{where}: the caption of {key} is empty; write one or remove the line")
         own[int(k)] = caption.strip()
@@ -124,23 +123,27 @@ def read_captions(path: Path, members: set[str]) -> tuple[dict[str, list[str]], 
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file.
+    """Read a JSON file.
 
     Raises:
-        BadInput: it is not one.
+        BadInput: the file is not valid JSON.
     """
     try:
         return json.loads(_text_of(path))
     except json.JSONDecodeError as error:
-        raise BadInput(
-            f"{path} is not whole JSON ({error.msg}, line {error.lineno}); copy it again from its owners"
-        ) from None
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
-        raise BadInput(f"{path} cannot be read as JSON ({error}); copy it again from its owners") from None
+        raise BadInput(f"{path} is not valid JSON ({error.msg}, line {error.lineno}); download it again") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of nested brackets
+        raise BadInput(f"{path} cannot be read as JSON ({error}); download it again") from None
 
 
 class Karpathy(NamedTuple):
-    """An image of Karpathy's lists: file name, folder below the images ('' for none), and split."""
+    """An image in Karpathy's split files.
+
+    Attributes:
+        name: file name.
+        folder: folder of the file below the image folder; '' for the image folder itself.
+        split: 'train', 'val' or 'test'.
+    """
 
     name: str
     folder: str
@@ -148,90 +151,86 @@ class Karpathy(NamedTuple):
 
 
 def read_karpathy(path: Path, dataset: str) -> list[Karpathy]:
-    """The images of Karpathy's ``dataset_*.json`` in its order; its ``restval`` is train.
+    """Read the images of Karpathy's ``dataset_*.json`` in the order of the file; ``restval`` becomes train.
 
     Raises:
-        BadInput: the file is of another kind, or of another dataset.
+        BadInput: the file is of another kind or for another dataset.
     """
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list) or "dataset" not in content:
         raise BadInput(
             f"{path} is not one of Karpathy's split files: expected an object with 'dataset' and 'images'; "
-            f"take dataset_{dataset}.json from his caption_datasets.zip"
+            f"use dataset_{dataset}.json from his caption_datasets.zip"
         )
     if content["dataset"] != dataset:
-        raise BadInput(
-            f"{path} is the split of '{content['dataset']}', not of '{dataset}'; take dataset_{dataset}.json"
-        )
-    found = []
+        raise BadInput(f"{path} is the split of '{content['dataset']}', not of '{dataset}'; use dataset_{dataset}.json")
+    images = []
     for number, image in enumerate(content["images"]):
         try:
             split = "train" if image["split"] == "restval" else image["split"]
-            found.append(Karpathy(str(image["filename"]), str(image.get("filepath", "")), split))
+            images.append(Karpathy(str(image["filename"]), str(image.get("filepath", "")), split))
         except (KeyError, TypeError, AttributeError):
-            raise BadInput(f"{path}: image {number} has no 'filename' or 'split'; copy the file again") from None
+            raise BadInput(f"{path}: image {number} has no 'filename' or 'split'; download the file again") from None
         if split not in SPLITS:
             raise BadInput(
-                f"{path}: image {found[-1].name} is of split '{split}'; expected train, restval, val or test"
+                f"{path}: image {images[-1].name} is in split '{split}'; expected train, restval, val or test"
             )
-    return found
+    return images
 
 
-def check_there(names: Iterable[str], origin: Path, root: Path) -> None:
-    """Refuse image names, as paths below `root`, of which there is no file.
+def check_images(names: Iterable[str], origin: Path, root: Path) -> None:
+    """Check that images exist, given as paths below `root` and listed in the file `origin`.
 
     Raises:
-        BadInput: some are missing, or leave the folder; tells how many, and the first.
+        BadInput: a path is outside `root`, or images are missing; the message gives their number and the first one.
     """
     by_folder: dict[str, list[str]] = {}
     for name in names:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
-            raise BadInput(f"{origin} names the image {name}, which is outside {root}; give names below that folder")
+            raise BadInput(f"{origin} names the image {name}, which is outside {root}; use paths below that folder")
         by_folder.setdefault(str(path.parent), []).append(name)
     absent: list[str] = []
     for folder, wanted in by_folder.items():
         try:
             with os.scandir(root / folder) as entries:
-                there = {entry.name for entry in entries}
+                existing = {entry.name for entry in entries}
         except PermissionError:
-            raise BadInput(
-                f"the folder {root / folder} cannot be listed; give yourself permission to read it"
-            ) from None
-        except (OSError, ValueError):  # no folder, or no name that a folder can have
-            there = set()
-        absent += [name for name in wanted if PurePosixPath(name).name not in there]
+            raise BadInput(f"the folder {root / folder} cannot be listed; change its permissions") from None
+        except (OSError, ValueError):  # there is no such folder, or the name is invalid
+            existing = set()
+        absent += [name for name in wanted if PurePosixPath(name).name not in existing]
     if absent:
         raise BadInput(
             f"{len(absent)} images of {origin} are not in {root}, the first is {absent[0]}; "
-            "complete the folder or take them off the list"
+            "add them to the folder or remove them from the list"
         )
 
 
 def check_disjoint(members: Mapping[str, Sequence[str]], origins: Mapping[str, Path]) -> None:
-    """Refuse an image in two splits.
+    """Check that no image is in two splits.
 
     Raises:
-        BadInput: there is one.
+        BadInput: an image is in two splits.
     """
     seen: dict[str, Path] = {}
     for split, names in members.items():
         for name in names:
             if name in seen:
                 raise BadInput(
-                    f"{name} is in both {seen[name]} and {origins[split]}; splits must not overlap, remove one"
+                    f"{name} is in both {seen[name]} and {origins[split]}; remove one, as splits must not overlap"
                 )
             seen[name] = origins[split]
 
 
-def dealt(count: int, held_out: int, seed: int) -> dict[str, list[int]]:
-    """So many places by lot: `held_out` for test, as many for val, the others for train."""
+def random_split(count: int, held_out: int, seed: int) -> dict[str, list[int]]:
+    """Split the indices 0 to count - 1 at random: `held_out` for test, `held_out` for val, and the rest for train."""
     order = np.random.default_rng(seed).permutation(count).tolist()
     return {"test": order[:held_out], "val": order[held_out : 2 * held_out], "train": order[2 * held_out :]}
 
 
 def limited(members: Mapping[str, Sequence[T]], limit: int | None) -> dict[str, list[T]]:
-    """About `limit` images in all, the first of each split in the splits' proportions; all where None."""
+    """Reduce the splits to about `limit` images, the first of each in the splits' proportions; None keeps all."""
     total = sum(map(len, members.values()))
     return {
         split: list(names if limit is None else names[: max(2, round(limit * len(names) / total))])
@@ -239,7 +238,7 @@ def limited(members: Mapping[str, Sequence[T]], limit: int | None) -> dict[str, 
     }
 
 
-def collected(
+def make_collection(
     name: str,
     images: Path,
     members: Mapping[str, Sequence[str]],
@@ -247,15 +246,15 @@ def collected(
     labels: NDArray[np.uint8] | None = None,
     remarks: Sequence[str] = (),
 ) -> Collection:
-    """The images of train, val and test, in this order, with their captions.
+    """Make a collection of the images of train, val and test, in this order, with their captions.
 
     Args:
-        name: of the collection.
-        images: the folder that `members` are paths below.
-        members: image names of each split.
-        captions: of each image.
-        labels: (N, C), in the order of the images.
-        remarks: see Collection.
+        name: name of the collection.
+        images: the folder of the images.
+        members: paths below `images`, for each split.
+        captions: captions of each image.
+        labels: (N, C) uint8, multi-hot categories in the order of the images.
+        remarks: notes to print once.
     """
     names = [member for split in SPLITS for member in members[split]]
     ends = np.cumsum([0] + [len(members[split]) for split in SPLITS])

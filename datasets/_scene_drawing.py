@@ -1,4 +1,4 @@
-"""From a scene to pixels, in whole numbers throughout: the same bytes on every machine."""
+"""Rendering of scenes in integer arithmetic, so that the pixels are the same on every machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ._scene_layout import RADII, SIDE, Place, Scene
 
 VERSION = 1
-SAMPLES = 4  # per pixel and axis
+SAMPLES = 4  # antialiasing samples per pixel and axis
 
 RGB = {
     "red": (208, 40, 44),
@@ -37,7 +37,7 @@ CORNERS = {
 
 
 def draw(scene: Scene, size: int) -> NDArray[np.uint8]:
-    """The scene as a (size, size, 3) picture."""
+    """Render a scene as a (size, size, 3) uint8 RGB image."""
     y, x = np.ogrid[:size, :size]
     across, down = scene.backdrop.direction
     stripe = (across * x + down * y) * SIDE // (size * scene.backdrop.period) % 2
@@ -54,17 +54,17 @@ def draw(scene: Scene, size: int) -> NDArray[np.uint8]:
 
 
 def frames(scene: Scene, size: int) -> list[tuple[int, int, int, int]]:
-    """x0 y0 x1 y1 in pixels of the five regions: around each thing, one pixel wider than it, then the empty ones."""
-    found = []
+    """Return x0 y0 x1 y1 in pixels of the five regions, with a margin of one pixel: the objects, then empty regions."""
+    boxes = []
     for thing, place in zip(scene.things, scene.places, strict=True):
         left, top = _corner(place, thing.size, size)
         x0, y0, x1, y1 = _extent(thing.shape, _radius(thing.size, size))
-        found.append((left + x0 - 1, top + y0 - 1, left + x1 + 1, top + y1 + 1))
+        boxes.append((left + x0 - 1, top + y0 - 1, left + x1 + 1, top + y1 + 1))
     for place, extent in scene.empty:
         left, top = _corner(place, extent, size)
         width = 2 * _radius(extent, size)
-        found.append((left - 1, top - 1, left + width + 1, top + width + 1))
-    return found
+        boxes.append((left - 1, top - 1, left + width + 1, top + width + 1))
+    return boxes
 
 
 def _radius(extent: str, size: int) -> int:
@@ -78,7 +78,7 @@ def _corner(place: Place, extent: str, size: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=256)
 def _cover(shape: str, radius: int) -> NDArray[np.int64]:
-    """(2 radius, 2 radius): how many of each pixel's samples lie inside the shape."""
+    """The number of each pixel's samples inside the shape, (2 radius, 2 radius)."""
     n = 2 * radius * SAMPLES
     middles = (2 * np.arange(n) + 1 - n) * 1000
     x, y = middles[None, :], middles[:, None]

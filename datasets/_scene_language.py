@@ -1,4 +1,4 @@
-"""From a scene and its twin to English: a sentence is built from a form that holds in one and fails in the other."""
+"""Captions of scenes: sentences generated from relations that are true of a scene and false of its twin."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Literal, NamedTuple
 
 from ._scene_layout import Scene, Stream, Thing
 
-CLEAR = 16  # two places are apart along an axis where they differ by this much, in 96ths of the side
+CLEAR = 16  # minimum distance along an axis for two objects to be clearly apart, in 96ths of the side
 
 
 class Fact(NamedTuple):
-    """Along `axis` (0 to the right, 1 downwards) the thing `before` comes clearly ahead of the thing `after`."""
+    """A relation: along `axis` (0 to the right, 1 downwards) the object `before` is clearly ahead of `after`."""
 
     axis: int
     before: int
@@ -21,7 +21,7 @@ class Fact(NamedTuple):
 
 
 class Caption(NamedTuple):
-    """A sentence, what it says (all facts together), and the sentence form it follows."""
+    """A sentence, the facts that it states, and its template."""
 
     text: str
     form: tuple[Fact, ...]
@@ -29,17 +29,17 @@ class Caption(NamedTuple):
 
 
 def holds(form: tuple[Fact, ...], scene: Scene) -> bool:
-    """Whether every fact of `form` is clearly true of `scene`."""
+    """Whether all facts in `form` are clearly true of `scene`."""
     return all(scene.places[after][axis] - scene.places[before][axis] >= CLEAR for axis, before, after in form)
 
 
 def fails(form: tuple[Fact, ...], scene: Scene) -> bool:
-    """Whether some fact of `form` is clearly false of `scene`: its opposite holds."""
+    """Whether some fact in `form` is clearly false of `scene`, that is, its opposite holds."""
     return any(holds((Fact(axis, after, before),), scene) for axis, before, after in form)
 
 
 class _Direction(NamedTuple):
-    """`a` lies in the direction from `b`: ``a {of} b``, ``b has a {its}``, ``go {way} from b to a``."""
+    """Phrases for one direction from `b` to `a`: ``a {of} b``, ``b has a {its}``, ``go {way} from b to a``."""
 
     axis: int
     ahead: bool
@@ -79,7 +79,8 @@ _DIRECTIONS = (
     ),
 )
 
-# {a} {b} {c} are things, {some_a} one with "a"; {of} relates the first pair, {of2} the next; {its} and {way} too.
+# {a} {b} {c} are objects, {some_a} one with an indefinite article; {of}, {its}, {way} relate the first pair of objects,
+# {of2}, {its2}, {way2} the second.
 _SIMPLE = (
     "{a} is {of} {b}",
     "{a} {of} {b}",
@@ -107,7 +108,7 @@ _SIMPLE = (
 
 
 class _Joint(NamedTuple):
-    """Sentences that join two relations: ``("ab", "bc")`` relates a to b and b to c."""
+    """Templates of sentences with two relations; the pairs ``("ab", "bc")`` relate a to b and b to c."""
 
     patterns: tuple[str, ...]
     pairs: tuple[str, ...]
@@ -171,7 +172,7 @@ _MENTIONS: tuple[tuple[str, ...], ...] = (
 
 
 def refer(stream: Stream, things: tuple[Thing, ...], which: int, *, definite: bool) -> str:
-    """A noun phrase whose attributes fit one of `things` only."""
+    """Return a noun phrase whose attributes identify one of `things` uniquely."""
     thing = things[which]
     mention = stream.choose(_fitting(things, which))
     words = [stream.choose(_WORDS[getattr(thing, kind)]) for kind in mention]
@@ -188,16 +189,16 @@ def _fitting(things: tuple[Thing, ...], which: int) -> list[tuple[str, ...]]:
 
 
 def can_tell_apart(scene: Scene, twin: Scene) -> bool:
-    """Whether some fact is clearly true of `scene` and clearly false of `twin`, and so its opposite the other way."""
+    """Whether some fact is clearly true of `scene` and clearly false of `twin`, where its opposite is then true."""
     pairs = permutations(range(len(scene.things)), 2)
     facts = [(Fact(axis, before, after),) for before, after in pairs for axis in (0, 1)]
     return any(holds(fact, scene) and fails(fact, twin) for fact in facts)
 
 
 def describe(stream: Stream, scene: Scene, twin: Scene, count: int) -> list[Caption]:
-    """`count` different captions, each clearly true of `scene` and clearly false of `twin`.
+    """Generate `count` different captions, each clearly true of `scene` and clearly false of `twin`.
 
-    The two must be such that `can_tell_apart`.
+    `can_tell_apart` must hold for the two.
     """
     captions: dict[str, Caption] = {}
     while len(captions) < count:

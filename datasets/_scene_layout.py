@@ -1,4 +1,4 @@
-"""What a scene is made of, and how a scene and its twin are drawn by lot."""
+"""The objects, positions and background of a scene, and the random generation of a scene and its twin."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ COLOURS = ("red", "green", "blue", "yellow", "purple", "black")
 SHAPES = ("circle", "square", "triangle", "cross", "star")
 RADII = {"small": 8, "large": 12}
 
-SIDE = 96  # of every picture, in the units of places and radii
+SIDE = 96  # side of a scene, in the unit of positions and radii
 REGIONS = 5
 SPACING = 2 * max(RADII.values()) + 4
 BORDER = max(RADII.values()) + 2
 
 
 class Stream:
-    """Random draws that are the same on every platform and Python version: only `getrandbits` is relied on."""
+    """A random generator that is the same on every platform and Python version, as it uses `getrandbits` only."""
 
     def __init__(self, seed: str) -> None:
         self._bits = random.Random(seed).getrandbits
 
     def below(self, n: int) -> int:
-        """A whole number from 0 to n - 1."""
+        """Return a random integer from 0 to n - 1."""
         width = (n - 1).bit_length()
         while True:
             draw = self._bits(width) if width else 0
@@ -33,11 +33,11 @@ class Stream:
                 return draw
 
     def choose(self, items: Sequence[T]) -> T:
-        """One of `items`."""
+        """Return one of `items` at random."""
         return items[self.below(len(items))]
 
     def shuffle(self, items: Sequence[T]) -> list[T]:
-        """`items` in random order."""
+        """Return `items` in random order."""
         deck = list(items)
         for k in range(len(deck) - 1, 0, -1):
             j = self.below(k + 1)
@@ -46,7 +46,7 @@ class Stream:
 
 
 class Thing(NamedTuple):
-    """An object.  `shade` is added to the red, green and blue of its colour."""
+    """An object; `shade` is added to the RGB values of its colour."""
 
     colour: str
     shape: str
@@ -62,7 +62,7 @@ class Place(NamedTuple):
 
 
 class Backdrop(NamedTuple):
-    """A light ground: a tint, and faint stripes of a period in 96ths of the side along a direction."""
+    """A light background: a tint, and faint stripes with a direction and a period in 96ths of the side."""
 
     tint: tuple[int, int, int]
     direction: tuple[int, int]
@@ -70,7 +70,7 @@ class Backdrop(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """Two to four things, their places in the same order, and empty regions that fill up to five."""
+    """Two to four objects, their positions in the same order, empty regions that make up five, and the background."""
 
     things: tuple[Thing, ...]
     places: tuple[Place, ...]
@@ -79,9 +79,10 @@ class Scene(NamedTuple):
 
 
 def draw_twins(stream: Stream) -> tuple[Scene, Scene]:
-    """A scene and its twin: the same things, none of them at its old place, and all else alike.
+    """Generate a scene and its twin, which has the same objects at exchanged positions, and is otherwise the same.
 
-    Each place has room for the largest thing and lies at least `SPACING` from the others along one of the axes.
+    No object keeps its position.  Every position has room for the largest object and is at least `SPACING` away from
+    the others along one of the axes.
     """
     count = stream.choose((2, 2, 3, 3, 4))
     kinds = stream.shuffle([(colour, shape) for colour in COLOURS for shape in SHAPES])[:count]
@@ -112,6 +113,6 @@ def _draw_places(stream: Stream) -> list[Place]:
         new = Place(BORDER + stream.below(room), BORDER + stream.below(room))
         if all(max(abs(new.x - old.x), abs(new.y - old.y)) >= SPACING for old in places):
             places.append(new)
-        elif (misses := misses + 1) > 20:  # the first few may leave no room for the rest
+        elif (misses := misses + 1) > 20:  # the first positions may leave no room for the others
             places, misses = [], 0
     return stream.shuffle(places)

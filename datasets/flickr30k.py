@@ -12,10 +12,10 @@ from ._annotations import (
     KARPATHY_ZIP,
     Photographs,
     check_disjoint,
-    check_there,
-    collected,
+    check_images,
     home,
     limited,
+    make_collection,
     read_captions,
     read_karpathy,
     read_list,
@@ -29,69 +29,67 @@ IMAGES = "flickr30k-images"
 @register_dataset("flickr30k", presets={"quick": {"limit": 1000}})
 @dataclass(frozen=True)
 class Flickr30k(Photographs):
-    """The owners' files below the data folder, in ``flickr30k/`` or directly.
+    """The original files in the data folder or in ``flickr30k/`` below it.
 
-    ``results_20130124.token`` and the folder ``flickr30k-images`` come from the owners' form; the split is
-    ``dataset_flickr30k.json`` from Karpathy's caption_datasets.zip, or ``train.txt``, ``val.txt`` and ``test.txt`` of
-    the Flickr30K Entities repository.  Captions of images outside the splits are left out.
+    ``results_20130124.token`` and the folder ``flickr30k-images`` are available from the authors by a form.  The split
+    is ``dataset_flickr30k.json`` from Karpathy's caption_datasets.zip, or ``train.txt``, ``val.txt`` and ``test.txt``
+    from the Flickr30K Entities repository.  Captions of images outside the splits are ignored.
 
     Attributes:
-        split: `karpathy`, 29,000 / 1,014 / 1,000 images, which VSE++ and SCAN use; or `entities`, 29,783 / 1,000 /
-            1,000, which fits the 31,784 images that the CRAN paper counts.  The choice moves recall by 1 to 2 points.
+        split: `karpathy` (29,000 / 1,014 / 1,000 images), as used by VSE++ and SCAN, or `entities` (29,783 / 1,000 /
+            1,000), which matches the 31,784 images of the CRAN paper.  The choice changes recall by 1 to 2 points.
     """
 
     split: Literal["karpathy", "entities"] = "karpathy"
 
     def needs(self, data: Path) -> list[Need]:
-        """See cran_bench.needs."""
         folder = home(data, "flickr30k")
-        owners = "{} of the owners, by the form at https://shannon.cs.illinois.edu/DenotationGraph"
+        authors = "{} from the authors, by the form at https://shannon.cs.illinois.edu/DenotationGraph"
         entities = "https://github.com/BryanPlummer/flickr30k_entities"
         splits = [(KARPATHY, KARPATHY_ZIP)] if self.split == "karpathy" else [(f"{s}.txt", entities) for s in SPLITS]
         return [
-            Need(IMAGES, first_of(folder, IMAGES), owners.format("flickr30k-images.tar.gz")),
-            Need(TOKENS, first_of(folder, TOKENS), owners.format("flickr30k.tar.gz")),
+            Need(IMAGES, first_of(folder, IMAGES), authors.format("flickr30k-images.tar.gz")),
+            Need(TOKENS, first_of(folder, TOKENS), authors.format("flickr30k.tar.gz")),
             *(Need(name, first_of(folder, name), source) for name, source in splits),
         ]
 
     def load(self, data: Path) -> Collection:
-        """See Dataset."""
         folder = home(data, "flickr30k")
         photographs = folder / IMAGES
         if not photographs.is_dir():
-            raise BadInput(f"{folder} has no folder {IMAGES}; unpack the owners' flickr30k-images.tar.gz there")
+            raise BadInput(f"{folder} has no folder {IMAGES}; unpack the authors' flickr30k-images.tar.gz there")
         members, origins = self._karpathy(folder) if self.split == "karpathy" else self._entities(folder)
         check_disjoint(members, origins)
         for split, names in members.items():
-            check_there(names, origins[split], photographs)
+            check_images(names, origins[split], photographs)
         captions, outside = read_captions(
-            _require(folder, TOKENS, "it comes with the owners' flickr30k.tar.gz"),
+            _require(folder, TOKENS, "it is part of the authors' flickr30k.tar.gz"),
             {name for names in members.values() for name in names},
         )
-        return collected(
+        return make_collection(
             "flickr30k",
             photographs,
             limited(members, self.limit),
             captions,
-            remarks=[f"{outside} captions of images outside the split are left out"] if outside else [],
+            remarks=[f"{outside} captions of images outside the splits are ignored"] if outside else [],
         )
 
     def _karpathy(self, folder: Path) -> tuple[dict[str, list[str]], dict[str, Path]]:
         path = _require(
             folder,
             KARPATHY,
-            "it is in Karpathy's caption_datasets.zip; or use the Flickr30K Entities lists, flickr30k[split=entities]",
+            "it is in Karpathy's caption_datasets.zip; or use the Flickr30K Entities split, flickr30k[split=entities]",
         )
         images = read_karpathy(path, "flickr30k")
         return {s: [i.name for i in images if i.split == s] for s in SPLITS}, dict.fromkeys(SPLITS, path)
 
     def _entities(self, folder: Path) -> tuple[dict[str, list[str]], dict[str, Path]]:
-        cure = "it is in the repository of Flickr30K Entities; or use Karpathy's split, flickr30k[split=karpathy]"
-        origins = {split: _require(folder, f"{split}.txt", cure) for split in SPLITS}
+        remedy = "it is in the Flickr30K Entities repository; or use Karpathy's split, flickr30k[split=karpathy]"
+        origins = {split: _require(folder, f"{split}.txt", remedy) for split in SPLITS}
         return {split: read_list(path, ".jpg") for split, path in origins.items()}, origins
 
 
-def _require(folder: Path, name: str, cure: str) -> Path:
+def _require(folder: Path, name: str, remedy: str) -> Path:
     if not (folder / name).is_file():
-        raise BadInput(f"there is no {name} in {folder}: {cure}")
+        raise BadInput(f"there is no {name} in {folder}: {remedy}")
     return folder / name

@@ -7,28 +7,35 @@ from pathlib import Path
 
 from cran_bench import SPLITS, BadInput, Collection, Need, first_of, register_dataset
 
-from ._annotations import Photographs, check_disjoint, check_there, collected, home, limited, read_captions, read_list
+from ._annotations import (
+    Photographs,
+    check_disjoint,
+    check_images,
+    home,
+    limited,
+    make_collection,
+    read_captions,
+    read_list,
+)
 
 TOKENS = "Flickr8k.token.txt"
-LISTS = {split: f"Flickr_8k.{owners}Images.txt" for split, owners in zip(SPLITS, ("train", "dev", "test"), strict=True)}
+LISTS = {split: f"Flickr_8k.{name}Images.txt" for split, name in zip(SPLITS, ("train", "dev", "test"), strict=True)}
 FOLDERS = ("images", "Flicker8k_Dataset", "Flickr8k_Dataset")
 
 
 @register_dataset("flickr8k", presets={"quick": {"limit": 1000}})
 @dataclass(frozen=True)
 class Flickr8k(Photographs):
-    """The owners' files below the data folder, in ``flickr8k/`` or directly.
+    """The original files in the data folder or in ``flickr8k/`` below it.
 
-    The texts (``Flickr8k.token.txt`` and the three ``Flickr_8k.*Images.txt``) may lie in ``Flickr8k_text/``, the
-    photographs in ``images/``, ``Flicker8k_Dataset/`` or ``Flickr8k_Dataset/``.  The collection holds the images of
-    train, val (the owners' dev) and test, in this order and in the lists' order; photographs and captions outside the
-    splits are left out.
+    The texts (``Flickr8k.token.txt`` and the three ``Flickr_8k.*Images.txt``) may be in ``Flickr8k_text/``; the
+    photographs are in ``images/``, ``Flicker8k_Dataset/`` or ``Flickr8k_Dataset/``.  The validation split is the
+    authors' dev split.  Images and captions outside the splits are ignored.
     """
 
     def needs(self, data: Path) -> list[Need]:
-        """See cran_bench.needs."""
         folder = home(data, "flickr8k")
-        source = "{} of the owners, by the form of the University of Illinois: https://hockenmaier.cs.illinois.edu"
+        source = "{} from the authors, by the form of the University of Illinois: https://hockenmaier.cs.illinois.edu"
         texts = source.format("Flickr8k_text.zip")
         return [
             Need(" or ".join(FOLDERS), first_of(folder, *FOLDERS), source.format("Flickr8k_Dataset.zip")),
@@ -36,7 +43,6 @@ class Flickr8k(Photographs):
         ]
 
     def load(self, data: Path) -> Collection:
-        """See Dataset."""
         folder = home(data, "flickr8k")
         photographs = next((folder / name for name in FOLDERS if (folder / name).is_dir()), None)
         if photographs is None:
@@ -45,15 +51,15 @@ class Flickr8k(Photographs):
         members = {split: read_list(path) for split, path in lists.items()}
         check_disjoint(members, lists)
         for split, path in lists.items():
-            check_there(members[split], path, photographs)
+            check_images(members[split], path, photographs)
         every = {name for names in members.values() for name in names}
         captions, outside = read_captions(_find(folder, TOKENS), every)
-        return collected(
+        return make_collection(
             "flickr8k",
             photographs,
             limited(members, self.limit),
             captions,
-            remarks=[f"{outside} captions of images outside the splits are left out"] if outside else [],
+            remarks=[f"{outside} captions of images outside the splits are ignored"] if outside else [],
         )
 
 

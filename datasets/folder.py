@@ -1,4 +1,4 @@
-"""Anyone's data: a folder of images, and a CSV or JSON-lines file that says which captions belong to which."""
+"""Your own data: a folder of images, and a CSV or JSON Lines file with their captions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cran_bench import SPLITS, BadInput, Collection, did_you_mean, register_dataset
 
-from ._annotations import Photographs, check_there, collected, dealt, limited, read_lines
+from ._annotations import Photographs, check_images, limited, make_collection, random_split, read_lines
 
 FILES = ("captions.csv", "captions.jsonl")
 ALIASES = {"dev": "val", "valid": "val", "validation": "val", "training": "train"}
@@ -21,14 +21,15 @@ ALIASES = {"dev": "val", "valid": "val", "validation": "val", "training": "train
 class Folder(Photographs):
     """Your images and captions: ``cran-bench run -d folder --data DIR``.
 
-    DIR holds ``captions.csv`` with a line ``image,caption`` or ``image,caption,split`` on top, or ``captions.jsonl``
-    with an object of these keys on every line; `captions` may also be a list.  An image is a path below DIR, and may
-    come on several lines.  Splits are train, val and test; without any, images are dealt by lot, 80, 10 and 10 in 100.
+    DIR contains ``captions.csv`` with the header ``image,caption`` or ``image,caption,split``, or ``captions.jsonl``
+    with one object with these keys per line; instead of `caption` an object may have a list `captions`.  An image is a
+    path below DIR and may be on several lines.  The splits are train, val and test; if no split is given, images are
+    split at random (80/10/10).
 
     Attributes:
-        file: another name of the file, below DIR.
-        images: the folder below DIR that images are paths from.
-        seed: of the lot.
+        file: name of the caption file below DIR; empty for ``captions.csv`` or ``captions.jsonl``.
+        images: folder below DIR to which image paths are relative.
+        seed: seed of the random split.
     """
 
     file: str = ""
@@ -38,52 +39,56 @@ class Folder(Photographs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.seed < 0:
-            raise ValueError(f"seed is at least 0, not {self.seed}")
+            raise ValueError(f"seed must be at least 0, not {self.seed}")
 
     def load(self, data: Path) -> Collection:
-        """See Dataset."""
         path = self._find(data)
         captions: dict[str, list[str]] = {}
-        home: dict[str, str] = {}
+        split_of: dict[str, str] = {}
         rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _json_rows(path)
         for where, image, texts, split in rows:
             if not image:
-                raise BadInput(f"{where}: there is no image; write its path below {data / self.images}")
+                raise BadInput(f"{where}: the image is empty; write its path below {data / self.images}")
             if not any(text.strip() for text in texts):
                 raise BadInput(f"{where}: {image} has no caption; write one or remove the line")
-            if home.setdefault(image, split) != split:
+            if split_of.setdefault(image, split) != split:
                 raise BadInput(
-                    f"{where}: {image} is in split '{split}', but in '{home[image]}' before; an image is in one split"
+                    f"{where}: {image} is in split '{split}' here but in '{split_of[image]}' on an earlier line; "
+                    "choose one"
                 )
             captions.setdefault(image, []).extend(text.strip() for text in texts if text.strip())
-        members = self._split(path, home)
+        members = self._split(path, split_of)
         kept = limited(members, self.limit)
-        check_there([name for split in SPLITS for name in kept[split]], path, data / self.images)
-        return collected("folder", data / self.images, kept, captions)
+        check_images([name for split in SPLITS for name in kept[split]], path, data / self.images)
+        return make_collection("folder", data / self.images, kept, captions)
 
     def _find(self, data: Path) -> Path:
         for name in (self.file,) if self.file else FILES:
             if (data / name).is_file():
                 return data / name
         wanted = self.file or " or ".join(FILES)
-        raise BadInput(f"there is no {wanted} in {data}; name the folder of your data with --data, see info folder")
+        raise BadInput(
+            f"there is no {wanted} in {data}; give the folder of your data with --data (see cran-bench info folder)"
+        )
 
-    def _split(self, path: Path, home: Mapping[str, str]) -> dict[str, list[str]]:
-        without = [image for image, split in home.items() if not split]
-        if without and len(without) < len(home):
+    def _split(self, path: Path, split_of: Mapping[str, str]) -> dict[str, list[str]]:
+        without = [image for image, split in split_of.items() if not split]
+        if without and len(without) < len(split_of):
             raise BadInput(
-                f"{path}: {len(without)} of {len(home)} images have no split, the first is {without[0]}; "
-                "give every image one, or none"
+                f"{path}: {len(without)} of {len(split_of)} images have no split, the first is {without[0]}; "
+                "give a split for every image or for none"
             )
         if not without:
-            return {split: [image for image, own in home.items() if own == split] for split in SPLITS}
+            return {split: [image for image, own in split_of.items() if own == split] for split in SPLITS}
         if len(without) < 10:
-            raise BadInput(f"{path} has {len(without)} images; a split by lot needs 10, give each a split")
-        places = dealt(len(without), len(without) // 10, self.seed)
-        return {split: [without[k] for k in sorted(places[split])] for split in SPLITS}
+            raise BadInput(
+                f"{path} has {len(without)} images, but a random split needs at least 10; give a split for every image"
+            )
+        rows = random_split(len(without), len(without) // 10, self.seed)
+        return {split: [without[k] for k in sorted(rows[split])] for split in SPLITS}
 
 
-Row = tuple[str, str, list[str], str]  # where it stands, image, captions, split
+Row = tuple[str, str, list[str], str]  # file and line, image, captions, split
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
@@ -99,7 +104,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             yield where, row["image"].strip(), [row["caption"]], _split_name(where, row.get("split", ""))
     except csv.Error as error:
         raise BadInput(
-            f"{path}, line {reader.reader.line_num}: not CSV ({error}); double the quotes inside quotes"
+            f"{path}, line {reader.reader.line_num}: not valid CSV ({error}); double the quotes inside quoted captions"
         ) from None
 
 
@@ -112,7 +117,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            raise BadInput(f"{where}: not JSON ({reason}); write one object on a line") from None
+            raise BadInput(f"{where}: not valid JSON ({reason}); write one object per line") from None
         if not isinstance(row, dict):
             raise BadInput(f"{where}: expected an object with image and caption, got {line.strip()[:40]}")
         _check_keys(where, row, {"image", "captions" if "captions" in row else "caption"})
@@ -120,14 +125,16 @@ def _json_rows(path: Path) -> Iterator[Row]:
         texts = texts if isinstance(texts, list) else [texts]
         split = row.get("split") or ""
         if not all(isinstance(text, str) for text in (row["image"], split, *texts)):
-            raise BadInput(f"{where}: image, captions and split are texts; put them in double quotes")
+            raise BadInput(f"{where}: image, captions and split must be strings; put them in double quotes")
         yield where, row["image"].strip(), texts, _split_name(where, split)
 
 
 def _check_keys(where: str, keys: Iterable[str], wanted: set[str]) -> None:
     missing = sorted(wanted - set(keys))
     if missing:
-        raise BadInput(f"{where}: there is no '{missing[0]}' among {', '.join(keys) or 'nothing'}; see info folder")
+        raise BadInput(
+            f"{where}: '{missing[0]}' is missing among {', '.join(keys) or 'no columns'}; see cran-bench info folder"
+        )
 
 
 def _split_name(where: str, text: str) -> str:

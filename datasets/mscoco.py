@@ -18,18 +18,18 @@ from ._annotations import (
     KARPATHY_ZIP,
     Photographs,
     check_disjoint,
-    check_there,
-    collected,
-    dealt,
+    check_images,
     home,
     limited,
+    make_collection,
+    random_split,
     read_json,
     read_karpathy,
 )
 
 YEARS = ("train2014", "val2014")
 KARPATHY = "dataset_coco.json"
-HELD_OUT = 5000  # images of val, and of test
+HELD_OUT = 5000  # images in each of val and test
 
 
 @dataclass
@@ -66,16 +66,16 @@ CATEGORIES = TypeAdapter(Annotated[list[_Category], FailFast()])
 @register_dataset("mscoco", presets={"quick": {"limit": 1000}})
 @dataclass(frozen=True)
 class MSCOCO(Photographs):
-    """The owners' files below the data folder, in ``mscoco/``, ``coco/`` or directly.
+    """The original files in the data folder or in ``mscoco/`` or ``coco/`` below it.
 
-    The folders ``train2014`` and ``val2014`` may lie in ``images/``; ``captions_train2014.json``,
-    ``captions_val2014.json`` and, for categories, ``instances_*2014.json`` may lie in ``annotations/``.
+    The folders ``train2014`` and ``val2014`` may be in ``images/``; ``captions_train2014.json``,
+    ``captions_val2014.json`` and, for categories, ``instances_*2014.json`` may be in ``annotations/``.
 
     Attributes:
-        split: `karpathy`, from ``dataset_coco.json`` of his caption_datasets.zip, with `restval` as training images; or
-            `random`, 5,000 for val and 5,000 for test drawn by `seed`, as the CRAN paper says.
-        seed: of `random`.
-        captions: how many of an image's captions count, the first by number; some images have six or seven.
+        split: `karpathy`, from ``dataset_coco.json`` in Karpathy's caption_datasets.zip, with `restval` as training
+            images; or `random`, with 5,000 images each for val and test, as described in the CRAN paper.
+        seed: seed of the split `random`.
+        captions: number of captions used per image, in the order of their ids; some images have six or seven.
     """
 
     split: Literal["karpathy", "random"] = "karpathy"
@@ -85,12 +85,11 @@ class MSCOCO(Photographs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.captions < 1:
-            raise ValueError(f"captions is at least 1, not {self.captions}; the usual number is 5")
+            raise ValueError(f"captions must be at least 1, not {self.captions}; the usual number is 5")
         if self.seed < 0:
-            raise ValueError(f"seed is at least 0, not {self.seed}")
+            raise ValueError(f"seed must be at least 0, not {self.seed}")
 
     def needs(self, data: Path) -> list[Need]:
-        """See cran_bench.needs."""
         folder = _home(data)
         zips = "http://images.cocodataset.org/zips/{}.zip"
         annotations = "http://images.cocodataset.org/annotations/annotations_trainval2014.zip"
@@ -107,11 +106,10 @@ class MSCOCO(Photographs):
         ]
 
     def load(self, data: Path) -> Collection:
-        """See Dataset."""
         folder = _home(data)
         photographs = next((f for f in (folder / "images", folder) if any((f / y).is_dir() for y in YEARS)), None)
         if photographs is None:
-            raise BadInput(f"{folder} has no folder train2014 or val2014; unpack the owners' train2014.zip there")
+            raise BadInput(f"{folder} has no folder train2014 or val2014; unpack train2014.zip and val2014.zip there")
         files = {year: _annotations(folder, f"captions_{year}.json") for year in YEARS}
         contents = {year: _read(path, "caption") for year, path in files.items()}
         names = {
@@ -123,31 +121,31 @@ class MSCOCO(Photographs):
         members, origin = self._split(folder, names, files)
         kept = limited(members, self.limit)
         for split in SPLITS:
-            check_there(kept[split], origin, photographs)
+            check_images(kept[split], origin, photographs)
         by_name = {name: captions.get(image, []) for image, name in names.items()}
         labels, remarks = _labels(folder, names, [name for split in SPLITS for name in kept[split]])
-        return collected("mscoco", photographs, kept, by_name, labels, remarks)
+        return make_collection("mscoco", photographs, kept, by_name, labels, remarks)
 
     def _split(
         self, folder: Path, names: Mapping[int, str], files: Mapping[str, Path]
     ) -> tuple[dict[str, list[str]], Path]:
         if self.split == "random":
-            return _drawn(sorted(names.values()), self.seed), files[YEARS[0]]
+            return _random_members(sorted(names.values()), self.seed), files[YEARS[0]]
         path = folder / KARPATHY
         if not path.is_file():
             raise BadInput(
-                f"there is no {KARPATHY} in {folder}: it is in Karpathy's caption_datasets.zip; or draw the split as "
-                "the paper does, mscoco[split=random]"
+                f"there is no {KARPATHY} in {folder}: it is in Karpathy's caption_datasets.zip; or use a random split, "
+                "as in the paper, with mscoco[split=random]"
             )
         images = read_karpathy(path, "coco")
         members = {s: [f"{i.folder or _year(i.name)}/{i.name}" for i in images if i.split == s] for s in SPLITS}
         check_disjoint(members, dict.fromkeys(SPLITS, path))
         known = set(names.values())
-        strange = [name for split in SPLITS for name in members[split] if name not in known]
-        if strange:
+        unknown = [name for split in SPLITS for name in members[split] if name not in known]
+        if unknown:
             raise BadInput(
-                f"{len(strange)} images of {path} are in neither {files[YEARS[0]].name} nor {files[YEARS[1]].name}, "
-                f"the first is {strange[0]}; take files of one release"
+                f"{len(unknown)} images of {path} are in neither {files[YEARS[0]].name} nor {files[YEARS[1]].name}, "
+                f"the first is {unknown[0]}; use files of one release"
             )
         return members, path
 
@@ -156,10 +154,10 @@ def _home(data: Path) -> Path:
     return home(data, "mscoco" if (data / "mscoco").is_dir() else "coco")
 
 
-def _drawn(names: Sequence[str], seed: int) -> dict[str, list[str]]:
-    """Training images and twice `HELD_OUT`, or a tenth of a smaller collection, by lot."""
+def _random_members(names: Sequence[str], seed: int) -> dict[str, list[str]]:
+    """A random split with `HELD_OUT` images each in val and test, or a tenth each of a smaller dataset."""
     count = min(HELD_OUT, len(names) // 10)
-    rows = dealt(len(names), count, seed)
+    rows = random_split(len(names), count, seed)
     return {split: [names[row] for row in rows[split]] for split in SPLITS}
 
 
@@ -177,25 +175,23 @@ def _annotations(folder: Path, name: str) -> Path:
 
 
 def _entries(kind: TypeAdapter[list[T]], entries: object, path: Path, wrong: str) -> list[T]:
-    """The entries of a list in an annotation file, of what they hold only what is read."""
+    """Validate the entries of a list in an annotation file, and keep the fields that are used."""
     try:
         return kind.validate_python(entries)
     except ValidationError as error:
-        raise BadInput(f"{path}: {wrong} ({first_wrong(error, 'all')}); take the file of that name again") from None
+        raise BadInput(f"{path}: {wrong} ({first_wrong(error, 'the list')}); download the file again") from None
 
 
 def _read(path: Path, key: str) -> dict[str, list[dict[str, Any]]]:
-    """An annotation file whose annotations have `key`."""
+    """Read an annotation file whose annotations have `key`."""
     content = read_json(path)
     parts = [content.get(part) for part in ("images", "annotations")] if isinstance(content, dict) else [None]
     if not all(isinstance(part, list) and part for part in parts):
-        raise BadInput(
-            f"{path} is not an annotation file of MS-COCO: expected an object with 'images' and 'annotations'"
-        )
+        raise BadInput(f"{path} is not an MS-COCO annotation file: expected an object with 'images' and 'annotations'")
     first = content["annotations"][0]
     if not isinstance(first, dict) or key not in first:
-        other = "instances" if isinstance(first, dict) and "category_id" in first else "another kind"
-        raise BadInput(f"{path} holds {other}: its annotations have no '{key}'; take the file of that name again")
+        kind = "instances" if isinstance(first, dict) and "category_id" in first else "other annotations"
+        raise BadInput(f"{path} holds {kind}: its annotations have no '{key}'; download the file again")
     return dict(content)
 
 
@@ -205,30 +201,30 @@ def _captions(
     files: Mapping[str, Path],
     most: int,
 ) -> dict[int, list[str]]:
-    """The first captions of each image, in the order of their ids."""
-    found: dict[int, list[tuple[int, str]]] = defaultdict(list)
+    """The first `most` captions of each image, sorted by id."""
+    numbered: dict[int, list[tuple[int, str]]] = defaultdict(list)
     for year, content in contents.items():
         wrong = "an annotation has no image_id, id or caption"
         for annotation in _entries(CAPTIONS, content["annotations"], files[year], wrong):
             if annotation.image_id not in names:
                 raise BadInput(
-                    f"{files[year]}: caption {annotation.id} is of image {annotation.image_id}, "
-                    "which the file does not list"
+                    f"{files[year]}: caption {annotation.id} belongs to image {annotation.image_id}, "
+                    "which the file does not list; download the file again"
                 )
             text = " ".join(annotation.caption.split())
             if text:
-                found[annotation.image_id].append((annotation.id, text))
-    return {image: [text for _, text in sorted(own)[:most]] for image, own in found.items()}
+                numbered[annotation.image_id].append((annotation.id, text))
+    return {image: [text for _, text in sorted(own)[:most]] for image, own in numbered.items()}
 
 
 def _labels(
     folder: Path, names: Mapping[int, str], wanted: Sequence[str]
 ) -> tuple[NDArray[np.uint8] | None, list[str]]:
-    """(N, categories) multi-hot, columns by category id; None, and why, where the owners' instances are not there."""
+    """Multi-hot categories (N, C) in the order of their ids; None, with a remark, if there are no instance files."""
     try:
         files = [_annotations(folder, f"instances_{year}.json") for year in YEARS]
     except BadInput:
-        return None, ["no categories: instances_train2014.json and instances_val2014.json are not there"]
+        return None, ["no categories: instances_train2014.json and instances_val2014.json are missing"]
     row = {name: k for k, name in enumerate(wanted)}
     column: dict[int, int] = {}
     labels = np.zeros((len(wanted), 0), dtype=np.uint8)
@@ -241,8 +237,10 @@ def _labels(
         wrong = "an annotation has no image_id or category_id"
         for annotation in _entries(INSTANCES, content["annotations"], path, wrong):
             if annotation.category_id not in column:
-                raise BadInput(f"{path}: category {annotation.category_id} is not among its 'categories'")
-            place = row.get(names.get(annotation.image_id, ""))
-            if place is not None:
-                labels[place, column[annotation.category_id]] = 1
+                raise BadInput(
+                    f"{path}: category {annotation.category_id} is not among its 'categories'; download the file again"
+                )
+            image = row.get(names.get(annotation.image_id, ""))
+            if image is not None:
+                labels[image, column[annotation.category_id]] = 1
     return labels, []

@@ -1,4 +1,4 @@
-"""Features that others computed, in the layout of VSE++ and SCAN: f30k_precomp, coco_precomp and their like."""
+"""Precomputed features in the format of VSE++ and SCAN, such as f30k_precomp and coco_precomp."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ REPEATS = 5
 @register_dataset("precomp", presets={"quick": {"limit": 1000}})
 @dataclass(frozen=True)
 class Precomp(Limited):
-    """Image features and captions by line: ``cran-bench run cca -d "precomp[folder=f30k_precomp]" --data DIR``.
+    """Image features and captions in files: ``cran-bench run cca -d "precomp[folder=f30k_precomp]" --data DIR``.
 
-    For train, dev and test the folder holds ``train_ims.npy``, (rows, dim) of whole images or (rows, regions, dim), and
-    ``train_caps.txt``, a caption on each line, an image's captions one after the other.  There is a row for each image,
-    or one for each caption where every image is repeated five times.  Of regions, the mean stands for the whole image,
-    and the first five are taken as the regions.
+    For each of train, dev and test the folder contains features, as in ``train_ims.npy``, of shape (rows, dim) or
+    (rows, regions, dim), and captions, as in ``train_caps.txt``, one per line and grouped by image.  There is one row
+    per image, or one per caption if every image is repeated five times.  If there are only region features, their mean
+    is the feature of the whole image, and the first five regions are used.
 
     Attributes:
-        folder: below the data folder; empty for the data folder itself.
-        val: what the validation files are called.
-        test: what the test files are called; `testall` are the 5,000 images of MS-COCO.
+        folder: folder of the files below the data folder; empty for the data folder itself.
+        val: prefix of the validation files.
+        test: prefix of the test files; `testall` for the 5,000 test images of MS-COCO.
     """
 
     folder: str = ""
@@ -37,11 +37,9 @@ class Precomp(Limited):
     test: str = "test"
 
     def defaults(self) -> Mapping[str, Any]:
-        """See Dataset."""
         return {"images": "data", "regions": "data"}
 
     def load(self, data: Path) -> Collection:
-        """See Dataset."""
         folder = data / self.folder
         files: list[FeatureFile] = []
         captions: list[list[str]] = []
@@ -64,30 +62,32 @@ class Precomp(Limited):
 
 
 def _read(folder: Path, name: str) -> tuple[FeatureFile, list[str]]:
-    """The features and captions of a split."""
+    """Read the features and captions of a split."""
     path = folder / f"{name}_caps.txt"
     if not path.is_file():
         raise BadInput(
-            f"there is no {path.name} in {folder}; name the folder with --data DIR or precomp[folder=NAME], and other "
-            "names of the files as info precomp says"
+            f"there is no {path.name} in {folder}; give the folder with --data DIR or precomp[folder=NAME], and other "
+            "file names with precomp[val=NAME,test=NAME]"
         )
     lines = read_lines(path)
     captions = [line.strip() for line in lines[: len(lines) - (not lines[-1].strip())]]
     if "" in captions:
-        raise BadInput(f"{path}, line {captions.index('') + 1}: the caption is empty; write one, as lines are counted")
+        raise BadInput(
+            f"{path}, line {captions.index('') + 1}: the caption is empty; write one, as lines correspond to images"
+        )
     file = FeatureFile.open(folder / f"{name}_ims.npy")
     rows = len(file.array)
     if rows == len(captions) and rows % REPEATS == 0 and _is_repeated(file):
         file = replace(file, repeats=REPEATS)
     if len(captions) % rows and file.repeats == 1:
         raise BadInput(
-            f"{file.path} has {rows:,} rows for the {len(captions):,} captions of {path.name}; expected a row for each "
-            "image, all with as many captions, or a row for every caption"
+            f"{file.path} has {rows:,} rows for the {len(captions):,} captions of {path.name}; expected one row per "
+            "image, with the same number of captions for each, or one row per caption"
         )
     return file, captions
 
 
 def _is_repeated(file: FeatureFile) -> bool:
-    """Whether the first rows are one image."""
+    """Whether the first rows are identical, and so belong to one image."""
     first = file.array[:REPEATS]
     return bool((first == first[0]).all())

@@ -1,4 +1,4 @@
-"""Rendered scenes that come in twins: the same objects in exchanged places, told apart by relations alone."""
+"""Rendered scenes in pairs of twins, with the same objects at exchanged positions, which differ in relations only."""
 
 from __future__ import annotations
 
@@ -22,35 +22,33 @@ CAPTIONS = 5
 
 
 class SceneImages(ImageSource):
-    """Scenes, drawn when they are read."""
+    """Scenes, rendered when they are read."""
 
     def __init__(self, ids: Sequence[str], scenes: Sequence[Scene], size: int) -> None:
         self.ids, self.scenes, self.size = ids, scenes, size
 
     def read(self, row: int) -> Image.Image:
-        """See ImageSource."""
         return Image.fromarray(draw(self.scenes[row], self.size))
 
     def digest(self, row: int) -> str:
-        """See ImageSource."""
         return hashlib.sha256(json.dumps([VERSION, self.size, self.scenes[row]]).encode()).hexdigest()
 
 
 @register_dataset("scenes", presets={"quick": {"train": 300, "val": 100, "test": 200}})
 @dataclass(frozen=True)
 class Scenes:
-    """Pictures of two to four shapes, five captions each, that say how the shapes lie to one another.
+    """Images of two to four shapes, each with five captions about the spatial relations between the shapes.
 
-    Every scene has a twin in its split: the same shapes, none of them at its old place.  A caption is true of its
-    scene and false of the twin, so a model that sees objects but no relations ranks the two by a coin.  Regions
-    are the shapes in random order, then empty ground, five in all.  The sizes of the splits do not change the scenes.
+    Every scene has a twin in its split with the same shapes, none of them at the same position.  A caption is true of
+    its scene and false of the twin, so a model that sees objects but not relations ranks the two at chance.  The five
+    regions are the shapes in random order, then empty background.  Scenes do not depend on the sizes of the splits.
 
     Attributes:
-        train: images for training, twins counted.
-        val: images for validation.
-        test: images for testing.
-        seed: another number gives other scenes.
-        size: width and height of the pictures in pixels.
+        train: number of training images, twins included; even.
+        val: number of validation images, twins included; even.
+        test: number of test images, twins included; even.
+        seed: seed of the generator.
+        size: width and height of the images in pixels, 64 to 512.
     """
 
     train: int = 4000
@@ -63,12 +61,14 @@ class Scenes:
         for split in SPLITS:
             count = getattr(self, split)
             if count < 2 or count % 2:
-                raise ValueError(f"{split} is {count}, but scenes come in twins; use an even number from 2 up")
+                raise ValueError(
+                    f"{split} is {count}, but scenes come in pairs of twins; use an even number, 2 or more"
+                )
         if not 64 <= self.size <= 512:
             raise ValueError(f"size is {self.size} pixels; use 64 to 512")
 
     def load(self, data: Path) -> Collection:
-        """See Dataset; nothing is read from `data`."""
+        """Generate the scenes; nothing is read from `data`."""
         ids: list[str] = []
         scenes: list[Scene] = []
         captions: list[str] = []
@@ -96,5 +96,4 @@ class Scenes:
         )
 
     def defaults(self) -> Mapping[str, Any]:
-        """See Dataset."""
         return {"images": "pixels", "regions": "boxes"}

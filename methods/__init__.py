@@ -1,4 +1,4 @@
-"""The rows of the tables: one file, one method.  Found through the registry, never imported by the engine."""
+"""The rows of the tables, one file for each method.  The registry finds them; the engine never imports them."""
 
 if __name__ == "methods":
     raise ImportError("this folder is cran_bench.methods: import it by that name, after 'pip install -e .'")

@@ -1,4 +1,4 @@
-"""What the linear methods share: two views of the data, projected by two matrices and compared by cosine."""
+"""Base of the linear methods: image and text views of the data, projected by two matrices and compared by cosine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from cran_bench import COSINE, Run, Split
-from cran_bench.frontend.feature_rows import FeatureRows
+from cran_bench import COSINE, FeatureRows, Run, Split
 from cran_bench.toolbox.linalg import (
     TEXT_BLOCK,
     Matrix,
@@ -29,7 +28,7 @@ from cran_bench.toolbox.states import below, with_prefix
 
 from ._word_cnn import WordCNN
 
-WORDS_BYTES = 400  # of a text's counts of words, with the copies that are made of them
+WORDS_BYTES = 400  # memory for a text's word counts, with their copies
 LEARNED = ("mean_x", "mean_y", "Wx", "Wy", "spectrum")
 
 
@@ -37,7 +36,7 @@ ImageScaling = Literal["l2", "sqrt", "none"]
 
 
 def scaled(rows: Tensor, how: ImageScaling) -> Tensor:
-    """(..., p) features to unit length (l2), their signed square roots likewise (sqrt), or as they are (none)."""
+    """Scale (..., p) features to unit length (l2), after a signed square root (sqrt), or not at all (none)."""
     if how == "none":
         return rows
     return torch.nn.functional.normalize(rows.sign() * rows.abs().sqrt() if how == "sqrt" else rows, dim=-1)
@@ -45,12 +44,13 @@ def scaled(rows: Tensor, how: ImageScaling) -> Tensor:
 
 @dataclass
 class Projections:
-    """Projections of an image vector and a text vector; of several candidates the validation split chooses.
+    """Projections of an image vector and a text vector; the validation split chooses between several candidates.
 
     Attributes:
-        image: scaling of image features, see `scaled`.
+        image: scaling of image features: unit length (`l2`), unit length of their signed square roots (`sqrt`), or
+            `none`.
         dim: dimensions kept, at most the rank.
-        power: exponent of the spectrum (correlations, singular values) that weights the dimensions; 0 for none.
+        power: each dimension is weighted by its correlation or singular value to this power; 0 for equal weights.
     """
 
     image: ImageScaling = "sqrt"
@@ -64,38 +64,38 @@ class Projections:
             raise ValueError(f"dim is at least 1, not {min(self.dim)}")
 
     def image_rows(self, split: Split) -> FeatureRows:
-        """(N, p) image features, for those who take some of them."""
+        """(N, p) scaled image features, read when rows are taken."""
         return split.image_rows.map(partial(scaled, how=self.image))
 
     def image_view(self, split: Split) -> Iterator[Tensor]:
-        """Blocks of (n, p) image features."""
+        """Yield blocks of (n, p) scaled image features, or of what a subclass makes of them."""
         for block in split.image_blocks():
             yield scaled(block, self.image)
 
     def text_view(self, split: Split) -> Texts:
-        """(T, q) text features as they are projected."""
+        """(T, q) text features that are projected."""
         raise NotImplementedError
 
     def text_dim(self, train: Split) -> int:
-        """q, at most."""
+        """Upper bound of the dimension q of the text features."""
         raise NotImplementedError
 
     def memory(self, train: Split) -> int:
-        """Covariances and their factors; features pass by in blocks."""
+        """Bytes of the covariances and their factors; features are read in blocks."""
         return covariance_bytes(train.image_dim, self.text_dim(train)) + WORDS_BYTES * len(train.texts)
 
     def begin(self, run: Run) -> None:
-        """Forget an earlier fit."""
+        """Prepare for a new fit."""
         self.best = -1.0
 
     def moments(self, train: Split, run: Run) -> Moments:
-        """Means and covariances over all pairs of an image and one of its texts."""
+        """Means and covariances over all pairs of an image and one of its texts; also sets the means for `centre`."""
         C = moments(self.image_view(train), self.text_view(train), train.image_of)
         self.centre(C.mean_x, C.mean_y, run)
         return C
 
     def centre(self, mean_x: Matrix, mean_y: Matrix, run: Run) -> None:
-        """What is taken off the views before they are projected."""
+        """Set the means that are subtracted from the views before projection."""
         self.mean_x, self.mean_y = (torch.from_numpy(mean).to(run.device) for mean in (mean_x, mean_y))
 
     def correlate(
@@ -107,22 +107,22 @@ class Projections:
         ridges_y: tuple[float, ...],
         maps: tuple[Matrix | None, Matrix | None] = (None, None),
     ) -> None:
-        """Ridge CCA of the views, or of what `maps` make of them: the image's ridge is chosen first, then the text's.
+        """Ridge CCA of the views, or of their products with `maps`; the image ridge is chosen first, then the text's.
 
         Args:
             C: moments of the views.
             val: the validation split.
-            run: gives the score.
-            ridges_x: as fractions of the largest variance of the image view.
-            ridges_y: likewise of the text view.
-            maps: matrices on the right of the views; None for a view as it is.
+            run: the run, for scores on validation.
+            ridges_x: image ridges, as fractions of the largest variance of the image view.
+            ridges_y: text ridges, as fractions of the largest variance of the text view.
+            maps: matrices that the views are multiplied by on the right; None for the view itself.
         """
         C = C.mapped(*maps)
         scale_x, scale_y = spectral_norm(C.xx), spectral_norm(C.yy)
         tried: dict[tuple[float, float], float] = {}
 
-        def whole(W: Matrix, made: Matrix | None) -> Matrix:
-            return W if made is None else np.asarray(made @ W)
+        def whole(W: Matrix, mapped: Matrix | None) -> Matrix:
+            return W if mapped is None else np.asarray(mapped @ W)
 
         def best_of(pairs: list[tuple[float, float]]) -> tuple[float, float]:
             for rx, ry in run.progress([pair for pair in pairs if pair not in tried], "ridges", len(pairs)):
@@ -136,40 +136,40 @@ class Projections:
         best_of([(rx, ry) for ry in ridges_y])
 
     def offer(self, val: Split, run: Run, Wx: Matrix, Wy: Matrix, spectrum: Matrix, **choice: float) -> float:
-        """Try every dim and power on these projections and keep the best seen in this fit.
+        """Try every `dim` and `power` on these projections and keep the best of this fit.
 
         Args:
             val: the validation split.
-            run: gives the score.
-            Wx: (p, k), columns in falling order of importance.
-            Wy: (q, k), likewise.
+            run: the run, for scores on validation.
+            Wx: (p, k) image projection, columns in descending order of importance.
+            Wy: (q, k) text projection, likewise.
             spectrum: (k,) positive weights of the columns.
-            choice: what led to these projections, noted if they are kept.
+            choice: hyper-parameters that led to these projections, recorded if they are kept.
 
         Returns:
             The best rsum of these projections.
         """
-        A, B, s = (torch.from_numpy(found).to(run.device) for found in (Wx, Wy, spectrum / spectrum[0]))
+        A, B, s = (torch.from_numpy(array).to(run.device) for array in (Wx, Wy, spectrum / spectrum[0]))
         images, texts = self.project_images(val, A), self.project_texts(val, B)
-        found = -1.0
+        best = -1.0
         for dim, power in product(self.dim, self.power):
             weight = s[:dim] ** power
             rsum = run.score(images[:, :dim] * weight, texts[:, :dim] * weight).rsum
-            found = max(found, rsum)
+            best = max(best, rsum)
             if rsum > self.best:
-                # contiguous, as when they are loaded: products differ in the last bits by how a matrix lies
+                # contiguous, as after loading: products differ in the last bits by memory layout
                 self.best, self.Wx, self.Wy = rsum, *((W[:, :dim] * weight).contiguous() for W in (A, B))
                 self.spectrum = torch.from_numpy(spectrum).to(run.device)
                 self.choice = {**choice, "dim": len(weight), "power": power}
                 run.chose(**self.choice)
-        return found
+        return best
 
     def project_images(self, split: Split, W: Tensor) -> Tensor:
         """(N, k) float32: (x - mean) W, computed in float64."""
         return torch.cat([((block.double() - self.mean_x) @ W).float() for block in self.image_view(split)])
 
     def project_texts(self, split: Split, W: Tensor) -> Tensor:
-        """(T, k) float32: (y - mean) W, computed in float64; a sparse view is never made dense."""
+        """(T, k) float32: (y - mean) W, computed in float64; a sparse view stays sparse."""
         view = self.text_view(split)
         if isinstance(view, sparse.csr_array):
             return (torch.from_numpy(view @ W.cpu().numpy()).to(W.device) - self.mean_y @ W).float()
@@ -177,31 +177,30 @@ class Projections:
         return torch.cat([((block - self.mean_y) @ W).float() for block in blocks])
 
     def embed_images(self, split: Split) -> Tensor:
-        """(N, k)."""
+        """(N, k) image embeddings."""
         return self.project_images(split, self.Wx)
 
     def embed_texts(self, split: Split) -> Tensor:
-        """(T, k)."""
+        """(T, k) text embeddings."""
         return self.project_texts(split, self.Wy)
 
     def state(self) -> dict[str, Tensor]:
-        """Means, weighted projections, and the spectrum they come with."""
+        """Means, weighted projections and their spectrum."""
         return {name: getattr(self, name) for name in LEARNED}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """See `state`."""
         for name in LEARNED:
             setattr(self, name, state[name])
 
 
 @dataclass
 class LinearMethod(Projections):
-    """Projections of one of the front end's text features.
+    """Projections of image features and one of the text features of the front end.
 
     Attributes:
-        text: text feature: tf-idf, word counts (bow), the mean word vector (vectors), or what a Word-CNN makes of the
-            word vectors (word_cnn).
-        vocabulary: words of tf-idf or counts, the most frequent ones.
+        text: text feature: `tfidf`, word counts (`bow`), the mean word vector (`vectors`), or the output of a Word-CNN
+            (`word_cnn`).
+        vocabulary: number of words of tf-idf or counts, the most frequent ones.
     """
 
     text: Literal["tfidf", "bow", "vectors", "word_cnn"] = "tfidf"
@@ -213,27 +212,24 @@ class LinearMethod(Projections):
             raise ValueError(f"vocabulary is at least 1, not {self.vocabulary}")
 
     def memory(self, train: Split) -> int:
-        """Those of Projections, and the Word-CNN's."""
         return super().memory(train) + (WordCNN().memory(train) if self.text == "word_cnn" else 0)
 
     def begin(self, run: Run) -> None:
-        """Forget an earlier fit, and fetch what the text features are made with."""
+        """Prepare for a new fit: fit the Word-CNN, or load its stored fit, where it makes the text features."""
         super().begin(run)
         if self.text == "word_cnn":
             self.word_cnn = run.part(WordCNN())
 
     def text_view(self, split: Split) -> Texts:
-        """See Projections."""
         return self.text_features(split)
 
     def text_dim(self, train: Split) -> int:
-        """See Projections."""
         if self.text == "vectors":
             return train.vector_shape[1]
         return WordCNN().dim if self.text == "word_cnn" else self.vocabulary
 
     def text_features(self, split: Split) -> Tensor | sparse.csr_array:
-        """(T, q) text features."""
+        """(T, q) text features of the chosen kind."""
         if self.text == "tfidf":
             return split.tfidf(self.vocabulary)
         if self.text == "word_cnn":
@@ -241,12 +237,10 @@ class LinearMethod(Projections):
         return split.bow(self.vocabulary) if self.text == "bow" else split.mean_vectors()
 
     def state(self) -> dict[str, Tensor]:
-        """Those of the projections, and the Word-CNN's."""
         part = self.word_cnn.state() if self.text == "word_cnn" else {}
         return {**super().state(), **with_prefix("word_cnn", part)}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """See `state`."""
         super().load(state)
         if self.text == "word_cnn":
             self.word_cnn = WordCNN()

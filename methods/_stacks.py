@@ -1,13 +1,14 @@
-"""Stacks of RBMs, trained layer by layer: what Bimodal AE, Multimodal DBN, Corr-AE and CCL read images and texts with.
+"""Stacks of RBMs, trained layer by layer, that encode images and texts for Bimodal AE, Multimodal DBN, Corr-AE and CCL.
 
-Image features, each standardised, enter a Gaussian RBM; counts of words, or their tf-idf, a replicated softmax, scaled
-to a number of words that is the same for all; what the first layer makes of them, probabilities, enters a binary RBM.
+The first layer is a Gaussian RBM for standardised image features, and a replicated softmax for word counts or tf-idf,
+which are scaled to the same total for all texts.  The second layer is a binary RBM on the probabilities of the hidden
+units of the first.
 
-N. Srivastava, R. Salakhutdinov, "Multimodal learning with deep Boltzmann machines", JMLR 2014; the constants are those
-of the authors' release and of CCL's configurations.
+N. Srivastava, R. Salakhutdinov, "Multimodal learning with deep Boltzmann machines", JMLR 2014; the constants are from
+the authors' release and from CCL's configurations.
 
-Memory: the features of images or of their regions where they are few; and for each unit of a layer
-below the topmost 4 bytes for each image or text, or part of one.
+Memory: the features of images or of their regions where they are few; and 4 bytes for each unit below the top layer and
+each image or text, or part of one.
 """
 
 from __future__ import annotations
@@ -23,39 +24,44 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from cran_bench import Run, Split
-from cran_bench.errors import BadInput
-from cran_bench.frontend.feature_rows import FeatureRows
+from cran_bench import BadInput, FeatureRows, Run, Split
 from cran_bench.toolbox.kernels import BLOCK, Rows, by_blocks, column_means, dense, dense_blocks
 from cran_bench.toolbox.linalg import deviations
 from cran_bench.toolbox.rbm import RBM, Kind, Sparsity, contrastive_divergence
 from cran_bench.toolbox.states import below, with_prefix
-from cran_bench.toolbox.training import Training, gathering, passes, shuffled, slowed, weights_and_biases
+from cran_bench.toolbox.training import (
+    Training,
+    inverse_time_decay,
+    momentum_warmup,
+    passes,
+    shuffled,
+    weights_and_biases,
+)
 
 from ._linear import WORDS_BYTES, ImageScaling, scaled
 
-Side = Literal["image", "text", "region", "piece"]
+Side = Literal["image", "text", "region", "segment"]
 TextFeature = Literal["tfidf", "bow"]
 
-SAMPLE = 4096  # rows whose hidden units tell the code of a text or an image without parts
-PIECE = 5  # words
-LETTERS = 25  # of a piece, about
-WORDS = {"text": 100.0, "piece": 30.0}
-"""What the counts of a text, or of a piece of one, add up to; with 100, the few words of a piece saturate units."""
+SAMPLE = 4096  # rows whose mean code stands for a text or an image without parts
+SEGMENT = 5  # words
+LETTERS = 25  # of a segment, about
+WORDS = {"text": 100.0, "segment": 30.0}
+"""Total that the counts of a text or a segment are scaled to; at 100, the few words of a segment saturate units."""
 
 
-class Recipe(NamedTuple):
+class LayerTraining(NamedTuple):
     """How a layer is trained.
 
     Attributes:
-        kind: of its visible units.
-        lr: of SGD, over 1 + step / 10,000.
+        kind: kind of its visible units.
+        lr: initial learning rate of SGD, divided by 1 + step / 10,000.
         warm: momentum is 0.9 - 0.4 exp(-step / warm).
-        decay: of the weights.
-        target: mean activity of a hidden unit.
-        cost: of leaving it; 0 for no such penalty.
-        later: step from which chains are longer than one Gibbs step: 2, and one more after every `every` steps.
-        every: see `later`.
+        decay: weight decay.
+        target: target of the mean activity of a hidden unit.
+        cost: weight of the sparsity penalty; 0 for none.
+        later: step from which chains have 2 Gibbs steps instead of one.
+        every: training steps after which chains become one Gibbs step longer.
     """
 
     kind: Kind
@@ -68,20 +74,25 @@ class Recipe(NamedTuple):
     every: int
 
     def gibbs_steps(self, step: int) -> int:
-        """Of the chain at this step of training."""
+        """Length of the chain at this step of training."""
         return 1 if step < self.later else 2 + (step - self.later) // self.every
 
 
-SEEN = (
-    Recipe("gaussian", 0.001, 10_000, 1e-3, 0.2, 0.1, 50_000, 10_000),
-    Recipe("binary", 0.05, 10_000, 1e-3, 0.1, 0.01, 15_000, 5_000),
+IMAGE_LAYERS = (
+    LayerTraining("gaussian", 0.001, 10_000, 1e-3, 0.2, 0.1, 50_000, 10_000),
+    LayerTraining("binary", 0.05, 10_000, 1e-3, 0.1, 0.01, 15_000, 5_000),
 )
-READ = (
-    Recipe("counts", 0.1, 5_000, 1e-4, 0.2, 0.01, 15_000, 5_000),
-    Recipe("binary", 0.01, 10_000, 1e-3, 0.1, 0.01, 15_000, 5_000),
+TEXT_LAYERS = (
+    LayerTraining("counts", 0.1, 5_000, 1e-4, 0.2, 0.01, 15_000, 5_000),
+    LayerTraining("binary", 0.01, 10_000, 1e-3, 0.1, 0.01, 15_000, 5_000),
 )
-JOINT = Recipe("binary", 0.01, 5_000, 1e-4, 0.2, 0.0, 15_000, 5_000)
-RECIPES: dict[Side, tuple[Recipe, Recipe]] = {"image": SEEN, "region": SEEN, "text": READ, "piece": READ}
+JOINT = LayerTraining("binary", 0.01, 5_000, 1e-4, 0.2, 0.0, 15_000, 5_000)
+LAYERS: dict[Side, tuple[LayerTraining, LayerTraining]] = {
+    "image": IMAGE_LAYERS,
+    "region": IMAGE_LAYERS,
+    "text": TEXT_LAYERS,
+    "segment": TEXT_LAYERS,
+}
 
 
 @dataclass
@@ -89,57 +100,61 @@ class Stack:
     """RBMs on one side of the data.
 
     Attributes:
-        side: `image` or `text`; or their parts, `region` and `piece`, whose codes are averaged.
-        features: how image features are scaled, see `_linear.scaled`; of texts, `tfidf` or counts (`bow`).
-        hidden: units of each layer, from below; at least one layer.
-        steps: of training for each layer, to the nearest pass; 0 leaves weights as they are drawn.
-        rate: factor of every layer's learning rate.
-        vocabulary: words that are counted.
-        batch_size: rows of a step.
+        side: `image` or `text`; or their parts, `region` and `segment`, whose codes are averaged.
+        features: scaling of image features, or the text feature: `tfidf` or counts (`bow`).
+        hidden: units of each layer, from the bottom; at least one layer.
+        steps: training steps of each layer, rounded to whole epochs; 0 leaves the weights at their random values.
+        lr_scale: factor of the learning rate of every layer.
+        vocabulary: number of words that are counted.
+        batch_size: rows in a batch.
     """
 
     side: Side
     features: ImageScaling | TextFeature
     hidden: tuple[int, ...]
     steps: int
-    rate: float = 1.0
+    lr_scale: float = 1.0
     vocabulary: int = 3000
     batch_size: int = 128
 
     @property
     def part_name(self) -> str:
-        """Which layer is trained here."""
+        """The name of its curve: the side and the layer that is trained."""
         return f"{self.side} RBM {len(self.hidden)}"
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
-        """The layers below, which are a part; then the topmost."""
+        """Fit the layers below, as a part, then the top layer.
+
+        Raises:
+            BadInput: there is nothing to learn from.
+        """
         self.lower = run.part(replace(self, hidden=self.hidden[:-1])) if len(self.hidden) > 1 else None
-        if self.lower is None and self.is_seen:
+        if self.lower is None and self.is_visual:
             self.scale = deviations(dense_blocks(self._image_features(train), run.device))
-        recipe = RECIPES[self.side][len(self.hidden) - 1]
+        training = LAYERS[self.side][len(self.hidden) - 1]
         rows, _ = self._below(train)
         if not rows.shape[0]:
             raise BadInput(
-                f"no training image has a {self.side}" if self.is_seen else "no training text has a known word"
+                f"no training image has a {self.side}" if self.is_visual else "no training text has a known word"
             )
-        self.rbm = RBM(recipe.kind, rows.shape[1], self.hidden[-1]).to(run.device)
+        self.rbm = RBM(training.kind, rows.shape[1], self.hidden[-1]).to(run.device)
         if self.steps:
-            pretrain(self.rbm, recipe, self.rate, rows, self._below(val)[0], self.steps, self.batch_size, run)
+            pretrain(self.rbm, training, self.lr_scale, rows, self._below(val)[0], self.steps, self.batch_size, run)
         with torch.inference_mode():
             some = dense(rows[:: 1 + rows.shape[0] // SAMPLE]).to(run.device)
             self.neutral = self.rbm.hidden(some).mean(dim=0)
 
     def memory(self, train: Split) -> int:
-        """Features that are held, or counts; what lower layers say of them; weights with copies; and blocks of rows."""
+        """Bytes of features or counts, outputs of lower layers, weights with copies, and blocks of rows."""
         count, inputs = len(train.texts), self.vocabulary
         if self.side == "image":
             count, inputs = len(train), train.image_dim
         elif self.side == "region":
             regions, inputs = train.region_shape
             count = len(train) * regions
-        elif self.side == "piece":
+        elif self.side == "segment":
             count += sum(map(len, train.texts)) // LETTERS
-        held = self.held(train) if self.is_seen else WORDS_BYTES * count
+        held = self.held(train) if self.is_visual else WORDS_BYTES * count
         weights = sum(a * b for a, b in pairwise((inputs, *self.hidden)))
         return held + 4 * count * sum(self.hidden[:-1]) + 24 * weights + 16 * BLOCK * (inputs + self.hidden[0])
 
@@ -150,92 +165,91 @@ class Stack:
         return train.image_rows.held if self.side == "image" else 0
 
     @property
-    def is_seen(self) -> bool:
-        """Whether it is of images, not of texts."""
+    def is_visual(self) -> bool:
+        """Whether it encodes images, not texts."""
         return self.side in ("image", "region")
 
     def _image_features(self, split: Split) -> FeatureRows:
-        """(n, D) of images, or of all their regions."""
-        found = split.image_rows if self.side == "image" else split.existing_regions
-        return found.map(partial(scaled, how=self.features))  # type: ignore[arg-type]
+        """(n, D) scaled features of images, or of all their regions."""
+        rows = split.image_rows if self.side == "image" else split.existing_regions
+        return rows.map(partial(scaled, how=self.features))  # type: ignore[arg-type]
 
     def _below(self, split: Split) -> tuple[Rows, Tensor]:
-        """What the topmost layer sees, (n, V), a row for each part; and the image or text (n,) that each is of."""
+        """The inputs (n, V) of the top layer, a row for each part, and the image or text (n,) of each."""
         device = split.image_of.device
         if self.lower is not None:
-            return self.lower.of_parts(split)
-        if self.is_seen:
+            return self.lower.codes_of_parts(split)
+        if self.is_visual:
             owner = torch.arange(len(split)) if self.side == "image" else split.region_mask.nonzero()[:, 0]
-            return self._image_features(split).map(partial(standardised, found=self.scale)), owner.to(device)
-        found, whose = pieces(split.texts) if self.side == "piece" else (split.texts, range(len(split.texts)))
-        texts = split.asking(found)
+            return self._image_features(split).map(partial(standardised, moments=self.scale)), owner.to(device)
+        parts, texts_of = segments(split.texts) if self.side == "segment" else (split.texts, range(len(split.texts)))
+        texts = split.asking(parts)
         counts = texts.bow(self.vocabulary) if self.features == "bow" else texts.tfidf(self.vocabulary)
         words = counts.sum(axis=1, dtype=np.float32)
         (known,) = np.nonzero(words)
         rows = sparse.csr_array(counts[known].multiply((np.float32(WORDS[self.side]) / words[known])[:, None]))
-        return rows, torch.tensor(whose, dtype=torch.int64)[torch.from_numpy(known)].to(device)
+        return rows, torch.tensor(texts_of, dtype=torch.int64)[torch.from_numpy(known)].to(device)
 
-    def of_parts(self, split: Split) -> tuple[Tensor, Tensor]:
-        """(n, H) probabilities of the topmost hidden units, a row for each part; and whose part it is, (n,)."""
+    def codes_of_parts(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Probabilities (n, H) of the top hidden units, a row for each part, and the image or text (n,) of each."""
         rows, owner = self._below(split)
         with torch.inference_mode():
             return by_blocks(self.rbm.hidden, rows, owner.device), owner
 
     def codes(self, split: Split) -> Tensor:
-        """(N, H) of images, (T, H) of texts: those of their parts on average, that of training where there is none."""
-        count = len(split) if self.is_seen else len(split.texts)
+        """Codes (N, H) of images or (T, H) of texts: the mean over their parts, or the training mean without any."""
+        count = len(split) if self.is_visual else len(split.texts)
         rows, owner = self._below(split)
         with torch.inference_mode():
             return averaged(map(self.rbm.hidden, dense_blocks(rows, owner.device)), owner, count, self.neutral)
 
     def state(self) -> dict[str, Tensor]:
-        """The layers, from above."""
-        found = {"neutral": self.neutral, **with_prefix("rbm", self.rbm.state_dict())}
+        """The layers, from the top."""
+        top = {"neutral": self.neutral, **with_prefix("rbm", self.rbm.state_dict())}
         if self.lower is not None:
-            return found | with_prefix("lower", self.lower.state())
-        return found | ({"scale": self.scale} if self.is_seen else {})
+            return top | with_prefix("lower", self.lower.state())
+        return top | ({"scale": self.scale} if self.is_visual else {})
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """See `state`."""
         self.neutral = state["neutral"]
-        self.rbm = loaded(RECIPES[self.side][len(self.hidden) - 1].kind, below("rbm", state))
+        self.rbm = loaded(LAYERS[self.side][len(self.hidden) - 1].kind, below("rbm", state))
         self.lower = replace(self, hidden=self.hidden[:-1]) if len(self.hidden) > 1 else None
         if self.lower is not None:
             self.lower.load(below("lower", state))
-        elif self.is_seen:
+        elif self.is_visual:
             self.scale = state["scale"]
 
 
 def pretrain(
-    rbm: RBM, recipe: Recipe, rate: float, rows: Rows, seen: Rows, steps: int, batch_size: int, run: Run
+    rbm: RBM, training: LayerTraining, lr_scale: float, rows: Rows, seen: Rows, steps: int, batch_size: int, run: Run
 ) -> None:
-    """Train a layer by contrastive divergence, from biases at the mean of its rows.
+    """Train a layer by contrastive divergence; its biases start at the mean of its inputs.
 
     Args:
         rbm: the layer, on its device.
-        recipe: how.
-        rate: factor of its learning rate.
-        rows: (n, V) what it sees of the training data.
-        seen: (m, V) of the validation data; the curve tells how much of their variance about the training mean its
-            reconstruction explains.
-        steps: of training.
-        batch_size: rows of a step.
-        run: lends device, curve and checkpoint.
+        training: learning rate, penalties and chains.
+        lr_scale: factor of the learning rate.
+        rows: (n, V) inputs from the training data.
+        seen: (m, V) inputs from the validation data; the curve shows the fraction of their variance about the training
+            mean that the reconstruction explains.
+        steps: training steps, rounded to whole epochs.
+        batch_size: rows in a batch.
+        run: the run, for curves and checkpoints.
     """
-    where = rbm.W.device
-    mean = column_means(rows).to(where)
-    words = float(mean.sum()) if recipe.kind == "counts" else 1.0
-    rbm.begin_at(mean, recipe.target)
-    model = nn.ModuleList([rbm, Sparsity(rbm.W.shape[1], recipe.target, recipe.cost)]).to(where)
+    device = rbm.W.device
+    mean = column_means(rows).to(device)
+    words = float(mean.sum()) if training.kind == "counts" else 1.0
+    rbm.begin_at(mean, training.target)
+    model = nn.ModuleList([rbm, Sparsity(rbm.W.shape[1], training.target, training.cost)]).to(device)
     count, epochs = passes(rows.shape[0], batch_size, steps)
 
     def batches(epoch: int, generator: torch.Generator) -> Iterator[tuple[Tensor, int]]:
         for step, some in enumerate(shuffled(rows.shape[0], batch_size, count, generator)):
-            yield dense(rows[some.numpy()]).to(where), recipe.gibbs_steps((epoch - 1) * count + step)
+            yield dense(rows[some.numpy()]).to(device), training.gibbs_steps((epoch - 1) * count + step)
 
     def loss(batch: tuple[Tensor, int]) -> Tensor:
         v, gibbs_steps = batch
-        if not recipe.cost:
+        if not training.cost:
             return contrastive_divergence(rbm, v, gibbs_steps)
         penalty: Tensor = model[1](rbm.hidden(v))
         # a hidden bias of counts is added once for each word
@@ -244,7 +258,7 @@ def pretrain(
     def validate() -> dict[str, float]:
         missed = whole = 0.0
         activities = []
-        for v in dense_blocks(seen, where):
+        for v in dense_blocks(seen, device):
             h = rbm.hidden(v)
             missed += float((v - rbm.visible(h, v.sum(dim=1, keepdim=True))).square().sum())
             whole += float((v - mean).square().sum())
@@ -258,70 +272,70 @@ def pretrain(
 
     Training(
         module=model,
-        optimizer=torch.optim.SGD(weights_and_biases(rbm, recipe.decay), lr=rate * recipe.lr, momentum=0.5),
+        optimizer=torch.optim.SGD(weights_and_biases(rbm, training.decay), lr=lr_scale * training.lr, momentum=0.5),
         steps=count,
         batches=batches,
         loss=loss,
         validate=validate,
         criterion="explained",
         epochs=epochs,
-        rate=slowed(count),
-        momentum=gathering(count, recipe.warm),
+        rate=inverse_time_decay(count),
+        momentum=momentum_warmup(count, training.warm),
     ).run(run)
     run.chose(steps=count * epochs)
     rbm.eval()
 
 
 def loaded(kind: Kind, weights: dict[str, Tensor]) -> RBM:
-    """An RBM with these weights, where they are."""
+    """An RBM with these weights, on their device."""
     rbm = RBM(kind, *weights["W"].shape).to(weights["W"].device).eval()
     rbm.load_state_dict(weights)
     return rbm
 
 
-def standardised(rows: Tensor, found: Tensor) -> Tensor:
-    """(n, D) columns less their mean, over their deviation, see `linalg.deviations`."""
-    return (rows - found[0]) / found[1]
+def standardised(rows: Tensor, moments: Tensor) -> Tensor:
+    """Subtract the mean moments[0] from (n, D) rows and divide by the standard deviation moments[1]."""
+    return (rows - moments[0]) / moments[1]
 
 
-def standardise_(rows: Tensor, found: Tensor) -> Tensor:
-    """`standardised` in place."""
+def standardise_(rows: Tensor, moments: Tensor) -> Tensor:
+    """Do as `standardised`, in place."""
     with torch.inference_mode():
-        return rows.sub_(found[0]).div_(found[1])
+        return rows.sub_(moments[0]).div_(moments[1])
 
 
-def pieces(texts: list[str]) -> tuple[list[str], list[int]]:
-    """Runs of `PIECE` words, at least one for a text, and the text that each is of."""
-    found, owner = [], []
+def segments(texts: list[str]) -> tuple[list[str], list[int]]:
+    """Divide texts into segments of `SEGMENT` words, at least one for a text; also the text of each segment."""
+    parts, owner = [], []
     for k, text in enumerate(texts):
         words = text.split()
-        for a in range(0, max(1, len(words)), PIECE):
-            found.append(" ".join(words[a : a + PIECE]))
+        for a in range(0, max(1, len(words)), SEGMENT):
+            parts.append(" ".join(words[a : a + SEGMENT]))
             owner.append(k)
-    return found, owner
+    return parts, owner
 
 
 def averaged(blocks: Iterable[Tensor], owner: Tensor, count: int, neutral: Tensor) -> Tensor:
-    """(count, H) means of the rows of each owner, who come in order; `neutral` (H,) for an owner of none.
+    """(count, H) means of the rows of each owner.
 
     Args:
-        blocks: of (n, H) rows.
-        owner: (n,) of all rows.
-        count: of owners.
-        neutral: see above.
+        blocks: blocks of (n, H) rows.
+        owner: (n,) owner of each row of all blocks, non-decreasing.
+        count: number of owners.
+        neutral: (H,) value for an owner without rows.
     """
-    found, done = neutral.new_zeros(count, len(neutral)), 0
+    means, done = neutral.new_zeros(count, len(neutral)), 0
     for rows in blocks:
         some = owner[done : done + len(rows)]
         done += len(rows)
         if len(some):
             first, last = int(some[0]), int(some[-1]) + 1
             lengths = torch.bincount(some - first, minlength=last - first)
-            found[first:last] += torch.segment_reduce(rows, "sum", lengths=lengths, axis=0)
+            means[first:last] += torch.segment_reduce(rows, "sum", lengths=lengths, axis=0)
     lengths = torch.bincount(owner, minlength=count)
-    found /= lengths[:, None].clamp_min(1)
-    found[lengths == 0] = neutral
-    return found
+    means /= lengths[:, None].clamp_min(1)
+    means[lengths == 0] = neutral
+    return means
 
 
 @dataclass
@@ -329,8 +343,8 @@ class Stacks:
     """A stack on each side.
 
     Attributes:
-        image: of images or regions.
-        text: of texts or pieces.
+        image: the stack of images or regions.
+        text: the stack of texts or segments.
     """
 
     image: Stack
@@ -339,31 +353,30 @@ class Stacks:
     part_name: ClassVar[str] = "stacks"
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
-        """Both are parts."""
+        """Fit both stacks, as parts."""
         self.image, self.text = run.part(self.image), run.part(self.text)
 
     def memory(self, train: Split) -> int:
-        """That of either side, one after the other; features stay."""
+        """Bytes at the peak of either stack, which are trained one after the other; image features stay in memory."""
         return max(self.image.memory(train), self.text.memory(train) + self.image.held(train))
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Of what is read of an image, and of a text."""
+        """Dimensions of the codes of an image and of a text."""
         return self.image.hidden[-1], self.text.hidden[-1]
 
-    def read_images(self, split: Split) -> Tensor:
-        """(N, P)."""
+    def encode_images(self, split: Split) -> Tensor:
+        """(N, P) codes."""
         return self.image.codes(split)
 
-    def read_texts(self, split: Split) -> Tensor:
-        """(T, Q)."""
+    def encode_texts(self, split: Split) -> Tensor:
+        """(T, Q) codes."""
         return self.text.codes(split)
 
     def state(self) -> dict[str, Tensor]:
-        """Those of both."""
+        """The states of both stacks."""
         return with_prefix("image", self.image.state()) | with_prefix("text", self.text.state())
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """See `state`."""
         self.image.load(below("image", state))
         self.text.load(below("text", state))

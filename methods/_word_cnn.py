@@ -1,10 +1,10 @@
-"""Word-CNN: a text's words, in their order, as 300 numbers, for methods that take a text as a vector.
+"""Word-CNN: a 300-dimensional text feature that depends on word order, for methods that take a text as a vector.
 
     h = [max_t relu(W_3 x_{t:t+3} + b_3); max_t relu(W_4 x_{t:t+4} + b_4); max_t relu(W_5 x_{t:t+5} + b_5)]
 
-Y. Kim, "Convolutional neural networks for sentence classification", EMNLP 2014, with the word vectors x learned further
-("non-static").  Kim learns from classes; captions have none, so it learns to rank: h and the image, each through one
-linear layer, are compared by cosine under a bidirectional margin loss (Kiros, Salakhutdinov, Zemel, 2014).
+Y. Kim, "Convolutional neural networks for sentence classification", EMNLP 2014, with fine-tuned word vectors x
+("non-static").  Kim trains on classes; captions have none, so the network is trained to rank: h and the image, each
+after one linear layer, are compared by cosine under a bidirectional margin loss (Kiros, Salakhutdinov, Zemel, 2014).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from cran_bench import COSINE, Run, Split
 from cran_bench.toolbox.kernels import by_blocks, dense_blocks
 from cran_bench.toolbox.linalg import deviations
 from cran_bench.toolbox.losses import margin_loss
-from cran_bench.toolbox.training import Training, linear
+from cran_bench.toolbox.training import Training, linear_decay
 
 WIDTHS = (3, 4, 5)
 BLOCK = 1024
-WORD_BYTES = 1000  # of a text's word ids and h
+WORD_BYTES = 1000  # memory for a text's word ids and h
 
 
-class Reader(nn.Module):
-    """Words to h.
+class WordConvolutions(nn.Module):
+    """The convolutions and max pooling that map words to h.
 
     Args:
-        vectors: (V + 2, D) the word vectors to begin with.
-        filters: of each width.
+        vectors: (V + 2, D) initial word vectors.
+        filters: number of filters of each width.
     """
 
     def __init__(self, vectors: Tensor, filters: int) -> None:
@@ -44,21 +44,21 @@ class Reader(nn.Module):
         self.layers = nn.ModuleList(nn.Conv1d(vectors.shape[1], filters, width) for width in WIDTHS)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """(T, L) token ids and (T,) lengths to (T, 3 filters).  Only windows within a text count, or its first."""
-        room = max(WIDTHS) - ids.shape[1]
-        x = self.vectors[nn.functional.pad(ids, (0, max(0, room)))].transpose(1, 2)
-        found = []
+        """Map (T, L) token ids and (T,) lengths to (T, 3 filters); at least the first window of a text is used."""
+        missing = max(WIDTHS) - ids.shape[1]
+        x = self.vectors[nn.functional.pad(ids, (0, max(0, missing)))].transpose(1, 2)
+        pooled = []
         for width, layer in zip(WIDTHS, self.layers, strict=True):
             y = torch.relu(layer(x))
             last = (lengths - width).clamp_min(0)[:, None, None]
-            found.append(y.masked_fill(torch.arange(y.shape[2], device=y.device) > last, 0.0).amax(dim=2))
-        return torch.cat(found, dim=1)
+            pooled.append(y.masked_fill(torch.arange(y.shape[2], device=y.device) > last, 0.0).amax(dim=2))
+        return torch.cat(pooled, dim=1)
 
 
 class Ranker(nn.Module):
-    """The reader, and a linear layer for each side."""
+    """The convolutions, and a linear layer for each side."""
 
-    def __init__(self, reader: Reader, dim: int, image_dim: int, space: int) -> None:
+    def __init__(self, reader: WordConvolutions, dim: int, image_dim: int, space: int) -> None:
         super().__init__()
         self.reader = reader
         self.text, self.image = nn.Linear(dim, space), nn.Linear(image_dim, space)
@@ -66,17 +66,17 @@ class Ranker(nn.Module):
 
 @dataclass
 class WordCNN:
-    """The reader's training.
+    """Training of the convolutions.
 
     Attributes:
-        filters: of each width; Kim takes 100.
-        dropout: share of h that a training step leaves out; Kim takes one half.
-        space: dimensions in which images and texts are ranked.
-        margin: of the loss.
-        batch_size: texts of a step.
-        lr: of Adam.
-        epochs: passes over the training texts at most.
-        patience: passes without a better rsum on validation before it ends.
+        filters: number of filters of each width; Kim has 100.
+        dropout: dropout rate of h; Kim has one half.
+        space: dimensions of the space in which images and texts are compared.
+        margin: margin of the loss.
+        batch_size: texts in a batch.
+        lr: learning rate of Adam.
+        epochs: largest number of epochs.
+        patience: epochs without a better rsum on validation before training ends.
     """
 
     filters: int = 100
@@ -92,20 +92,20 @@ class WordCNN:
 
     @property
     def dim(self) -> int:
-        """Of h."""
+        """Dimension of h."""
         return len(WIDTHS) * self.filters
 
     def memory(self, train: Split) -> int:
-        """The features, if they are held; word ids; the vectors, their gradient and what Adam keeps of them."""
+        """Bytes of image features, word ids, and word vectors with their gradient and moments in Adam."""
         words, numbers = train.vector_shape
         return train.image_rows.held + WORD_BYTES * len(train.texts) + 20 * words * numbers
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
-        """Learn to rank; keep the pass that is best on validation."""
+        """Minimise the margin loss; keep the epoch with the best rsum on validation."""
         X, seen = (split.image_rows.map(partial(normalize, dim=1)) for split in (train, val))
         mean, deviation = deviations(dense_blocks(X, run.device))
         (ids, lengths), owner = train.tokens, train.image_of
-        reader = Reader(train.token_vectors(), self.filters)
+        reader = WordConvolutions(train.token_vectors(), self.filters)
         model = Ranker(reader, self.dim, len(mean), self.space).to(run.device)
         steps = min(math.ceil(len(ids) / self.batch_size), max(1, len(ids) // 2))
 
@@ -135,23 +135,22 @@ class WordCNN:
             validate=validate,
             epochs=self.epochs,
             patience=self.patience,
-            rate=linear(self.epochs),
+            rate=linear_decay(self.epochs),
             clip=2.0,
         ).run(run)
         self.reader = model.reader.eval()
 
     def embed_texts(self, split: Split) -> Tensor:
-        """(T, dim) float32, h of each text."""
+        """(T, dim) float32 features h."""
         ids, lengths = split.tokens
         with torch.inference_mode():
             blocks = zip(torch.split(ids, BLOCK), torch.split(lengths, BLOCK), strict=True)
             return torch.cat([self.reader(some.long(), count) for some, count in blocks])
 
     def state(self) -> dict[str, Tensor]:
-        """The reader's weights."""
+        """The weights of the convolutions."""
         return dict(self.reader.state_dict())
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """See `state`."""
-        self.reader = Reader(state["vectors"], self.filters).to(state["vectors"].device).eval()
+        self.reader = WordConvolutions(state["vectors"], self.filters).to(state["vectors"].device).eval()
         self.reader.load_state_dict(state)

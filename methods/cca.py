@@ -3,11 +3,12 @@
     max  w' Cxy v   subject to   w' (Cxx + rx I) w = v' (Cyy + ry I) v = 1
 
 H. Hotelling, "Relations between two sets of variates", Biometrika 1936; for images and texts Rasiwasia et al. 2010.
-With Cxx + rx I = Lx Lx' and likewise for y, the answer is the singular value decomposition of Lx^-1 Cxy Ly^-T = U R V':
-Wx = Lx^-T U and Wy = Ly^-T V, and R holds the canonical correlations.  Every (image, text) pair is one sample.
-Projections are scaled by a power of the correlations (Klein et al. 2015 take 1) and compared by their cosine.
+With Cxx + rx I = Lx Lx' and likewise for y, the solution follows from the singular value decomposition
+Lx^-1 Cxy Ly^-T = U R V': Wx = Lx^-T U and Wy = Ly^-T V, and R holds the canonical correlations.  Every (image, text)
+pair is one sample.  Projections are weighted by a power of the correlations (Klein et al. 2015 take 1) and compared by
+cosine.
 
-Memory: the two covariances and their factors in float64, at most 32 (p + q)^2 bytes; the data passes by in blocks.
+Memory: the covariances and their factors in float64, at most 32 (p + q)^2 bytes; the data is read in blocks.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ._linear import LinearMethod
 )
 @dataclass
 class CCA(LinearMethod):
-    """Hyper-parameters beyond those of every linear method.
+    """CCA with a ridge on each side.
 
     Attributes:
         ridge_image: rx as a fraction of the largest variance of the image view.
@@ -45,6 +46,6 @@ class CCA(LinearMethod):
             raise ValueError("ridge_image and ridge_text are not negative")
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
-        """Covariances once, one decomposition per ridge."""
+        """Compute the covariances once, then one decomposition for each ridge."""
         self.begin(run)
         self.correlate(self.moments(train, run), val, run, self.ridge_image, self.ridge_text)

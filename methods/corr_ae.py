@@ -2,12 +2,13 @@
 
     L = (1 - alpha) (|p - p^|^2 + |q - q^|^2) / 2 + alpha |h_I - h_T|^2 / 2
 
-over what stacks of RBMs say of an image, p, and of a text, q, with one sigmoid layer h for each, from which p^ and q^
-are rebuilt.  F. Feng, X. Wang, R. Li, "Cross-modal retrieval with correspondence autoencoder", ACM Multimedia 2014.
-Cross-Corr-AE rebuilds q from h_I and p from h_T; Full-Corr-AE rebuilds both from each.
+where p and q are an image and a text encoded by stacks of RBMs, h_I and h_T their codes, one sigmoid layer each, and p^
+and q^ their reconstructions from the codes.  F. Feng, X. Wang, R. Li, "Cross-modal retrieval with correspondence
+autoencoder", ACM Multimedia 2014.  Cross-Corr-AE reconstructs q from h_I and p from h_T; Full-Corr-AE reconstructs both
+from each code.
 
-Memory: the features of images or regions where they are few, see docs/scaling.md; and for each image and text 4 bytes
-for each unit of a stack.
+Memory: the features of images or regions where they are few, see docs/scaling.md; and 4 bytes for each image or text
+and each unit of a stack.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from ._codes import PAPER, CodeMethod, Coder, at_least, explained
 
 
 class CorrespondenceAutoencoder(Coder):
-    """Two autoencoders and the distance of their codes.
+    """Two autoencoders whose codes are drawn together.
 
     Args:
-        p: inputs of the image.
-        q: inputs of the text.
-        units: of each code.
-        alpha: weight of the distance.
-        variant: what is rebuilt from a code: its own input (plain), the other's (cross), or both (full).
-        is_real: whether inputs are real values; if not, probabilities.
+        p: dimension of the encoded image.
+        q: dimension of the encoded text.
+        units: units of each code.
+        alpha: weight of the distance between codes.
+        variant: what a code reconstructs: its own input (plain), that of the other side (cross), or both (full).
+        is_real: whether the inputs are real values; if not, they are probabilities.
     """
 
     def __init__(self, p: int, q: int, units: int, alpha: float, variant: str, is_real: bool) -> None:
@@ -42,39 +43,35 @@ class CorrespondenceAutoencoder(Coder):
         self.encode_image, self.encode_text = nn.Linear(p, units), nn.Linear(q, units)
         own = {"image_image": (units, p), "text_text": (units, q)}
         other = {"image_text": (units, q), "text_image": (units, p)}
-        rebuilt = own if variant == "plain" else other if variant == "cross" else own | other
-        self.decoders = nn.ModuleDict({name: nn.Linear(*sizes) for name, sizes in rebuilt.items()})
+        chosen = own if variant == "plain" else other if variant == "cross" else own | other
+        self.decoders = nn.ModuleDict({name: nn.Linear(*sizes) for name, sizes in chosen.items()})
 
     def image(self, p: Tensor) -> Tensor:
-        """See Coder."""
         return torch.sigmoid(self.encode_image(p))
 
     def text(self, q: Tensor) -> Tensor:
-        """See Coder."""
         return torch.sigmoid(self.encode_text(q))
 
     def codes(self, p: Tensor, q: Tensor) -> dict[str, Tensor]:
-        """(n, K) of both sides."""
+        """(n, K) codes of both sides."""
         return {"image": self.image(p), "text": self.text(q)}
 
-    def rebuilt(self, codes: dict[str, Tensor], p: Tensor, q: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and what is rebuilt of them, pairs of (n, P) or of (n, Q)."""
+    def reconstruct(self, codes: dict[str, Tensor], p: Tensor, q: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs and their reconstructions, pairs of (n, P) or of (n, Q)."""
         inputs = {"image": p, "text": q}
         for name, decoder in self.decoders.items():
             source, target = name.split("_")
-            found = decoder(codes[source])
-            yield inputs[target], found if self.is_real else torch.sigmoid(found)
+            decoded = decoder(codes[source])
+            yield inputs[target], decoded if self.is_real else torch.sigmoid(decoded)
 
     def loss(self, p: Tensor, q: Tensor, owner: Tensor, step: int) -> Tensor:
-        """See Coder."""
         codes = self.codes(p, q)
-        missed = [(rows - found).square().sum(dim=1).mean() for rows, found in self.rebuilt(codes, p, q)]
+        missed = [(x - y).square().sum(dim=1).mean() for x, y in self.reconstruct(codes, p, q)]
         distance = (codes["image"] - codes["text"]).square().sum(dim=1).mean()
         return 0.5 * ((1 - self.alpha) * torch.stack(missed).sum() + self.alpha * distance)
 
     def measures(self, p: Tensor, q: Tensor, owner: Tensor) -> dict[str, float]:
-        """See Coder."""
-        shares = [explained(found, rows) for rows, found in self.rebuilt(self.codes(p, q), p, q)]
+        shares = [explained(y, x) for x, y in self.reconstruct(self.codes(p, q), p, q)]
         return {"explained": sum(shares) / len(shares)}
 
 
@@ -84,17 +81,17 @@ class CorrespondenceAutoencoder(Coder):
     presets={
         "paper": {**PAPER, "units": 1024, "alpha": 0.7, "steps": 10_000},
         "tuned": {},
-        "quick": {"stack_steps": 60, "steps": 100},
+        "quick": {"rbm_steps": 60, "steps": 100},
     },
 )
 @dataclass
 class CorrAE(CodeMethod):
-    """Hyper-parameters beyond those of every method on stacks.
+    """Correspondence autoencoder.
 
     Attributes:
-        units: of each code.
-        alpha: weight of the distance between codes, the rest is that of rebuilding.
-        variant: `plain`, `cross` or `full`.
+        units: units of each code.
+        alpha: weight of the distance between codes; the reconstructions have weight 1 - alpha.
+        variant: what a code reconstructs: its own input (`plain`), that of the other side (`cross`), or both (`full`).
     """
 
     units: int = 512
@@ -105,8 +102,7 @@ class CorrAE(CodeMethod):
         super().__post_init__()
         at_least(self, 1, "units")
         if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha is a share between 0 and 1, not {self.alpha}")
+            raise ValueError(f"alpha is a fraction between 0 and 1, not {self.alpha}")
 
     def build(self, p: int, q: int) -> Coder:
-        """See CodeMethod."""
-        return CorrespondenceAutoencoder(p, q, self.units, self.alpha, self.variant, self.standardised)
+        return CorrespondenceAutoencoder(p, q, self.units, self.alpha, self.variant, self.standardise_inputs)

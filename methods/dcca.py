@@ -2,12 +2,12 @@
 
     max  corr(f(x), g(y)) = |S11^(-1/2) S12 S22^(-1/2)|_*,     S11 = cov f(x) + r I,  S22 likewise
 
-over a network f for images and a network g for texts, by gradient on large batches; linear CCA of what the networks say
-of the training data comes on top.  G. Andrew, R. Arora, J. Bilmes, K. Livescu, "Deep canonical correlation analysis",
-ICML 2013; F. Yan, K. Mikolajczyk, "Deep correlation for matching images and text", CVPR 2015.
+over a network f for images and a network g for texts, by gradient ascent on large batches, followed by linear CCA of
+the networks' outputs for the training data.  G. Andrew, R. Arora, J. Bilmes, K. Livescu, "Deep canonical correlation
+analysis", ICML 2013; F. Yan, K. Mikolajczyk, "Deep correlation for matching images and text", CVPR 2015.
 
-Memory: the images' features where they are few, see docs/scaling.md, the outputs of both networks, and a batch with its
-gradient.
+Memory: the features of images where they are few, see docs/scaling.md, the outputs of both networks, and a batch with
+its gradient.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cran_bench import Run, Split, register
-from cran_bench.machine.progress import say
+from cran_bench import Run, Split, register, say
 from cran_bench.toolbox.kernels import by_blocks, dense
 from cran_bench.toolbox.linalg import canonical_correlations, covariance_bytes, moments, spectral_norm
 from cran_bench.toolbox.states import below, with_prefix
@@ -33,7 +32,7 @@ PAPER = {
     "image": "l2",
     "hidden_image": (),
     "hidden_text": (1024, 1024),
-    "out": 128,
+    "output_dim": 128,
     "batch_size": 1000,
     "dropout": 0.0,
     "dim": (128,),
@@ -47,7 +46,7 @@ PAPER = {
 
 
 def network(inputs: int, hidden: tuple[int, ...], out: int, activation: str, dropout: float) -> nn.Sequential:
-    """Linear layers with batch normalisation and an activation between them; the last layer is linear."""
+    """Linear layers with batch normalisation and an activation between them; there is none after the last."""
     layers: list[nn.Module] = []
     for width in hidden:
         act = {"elu": nn.ELU, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}[activation]()
@@ -59,33 +58,33 @@ def network(inputs: int, hidden: tuple[int, ...], out: int, activation: str, dro
 @register("dcca", paper_row="DCCA", presets={"paper": PAPER, "tuned": {}, "quick": {"epochs": 5}})
 @dataclass
 class DCCA(LinearMethod):
-    """Hyper-parameters beyond those of every linear method, whose features the networks read.
+    """Deep CCA.
 
     Attributes:
-        hidden_image: units of f's hidden layers; none for a linear f.
-        hidden_text: units of g's hidden layers; on a few thousand images every hidden layer that we tried learned them
-            by heart, and linear networks with dropout did best.
-        activation: of the hidden layers.
-        out: o, outputs of each network; at most a quarter of the training texts.
-        regular: r, as the outputs are.
-        dropout: share of each layer's inputs that a step of training leaves out.
-        decay: of the weights.
-        batch_size: texts of a step at least; at least o, and better several times as many: correlations of few samples
-            are large whatever the networks say.
-        lr: of Adam.
-        epochs: passes over the training texts at most.
-        patience: passes without a better rsum on validation before it ends; 0 for none.
-        ridge_image: of the CCA on top, as a fraction of the largest variance of f's outputs.
-        ridge_text: likewise of g's.
+        hidden_image: units of the hidden layers of f; empty for a linear f.
+        hidden_text: units of the hidden layers of g.  On a few thousand images all hidden layers that we tried overfit,
+            and linear networks with dropout did best.
+        activation: activation of the hidden layers.
+        output_dim: output dimension o of each network; at most a quarter of the training texts.
+        regularisation: r, added to the variances of the outputs.
+        dropout: dropout rate of each layer's inputs.
+        weight_decay: weight decay of both networks.
+        batch_size: smallest number of texts in a batch, at least o.  Several times o is better, as correlations of few
+            samples are large for any networks.
+        lr: learning rate of Adam.
+        epochs: largest number of epochs.
+        patience: epochs without a better rsum on validation before training ends; 0 to train for all `epochs`.
+        ridge_image: image ridge of the final CCA, as a fraction of the largest variance of the outputs of f.
+        ridge_text: text ridge of the final CCA, as a fraction of the largest variance of the outputs of g.
     """
 
     hidden_image: tuple[int, ...] = ()
     hidden_text: tuple[int, ...] = ()
     activation: Literal["elu", "relu", "sigmoid"] = "elu"
-    out: int = 256
-    regular: float = 1e-3
+    output_dim: int = 256
+    regularisation: float = 1e-3
     dropout: float = 0.2
-    decay: float = 1e-4
+    weight_decay: float = 1e-4
     batch_size: int = 2000
     lr: float = 1e-3
     epochs: int = 40
@@ -95,23 +94,23 @@ class DCCA(LinearMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size < self.out:
+        if self.batch_size < self.output_dim:
             raise ValueError(
-                f"batch_size is {self.batch_size}, below the {self.out} outputs of a network: correlations of fewer "
-                "samples than outputs are all 1; several times as many are better"
+                f"batch_size is {self.batch_size}, below the {self.output_dim} outputs of a network: correlations of "
+                "fewer samples than outputs are all 1; several times as many are better"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is at least 0 and below 1, not {self.dropout}")
-        if self.regular < 0:
-            raise ValueError("regular is not negative")
+        if self.regularisation < 0:
+            raise ValueError(f"regularisation is at least 0, not {self.regularisation:g}")
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
-        """The networks; then CCA of what the best of them say of the whole training data."""
+        """Train the networks; then compute CCA of their best outputs for the whole training data."""
         self.begin(run)
         X, Y, owner = self.image_rows(train), self.text_features(train), train.image_of
-        out = min(self.out, max(1, len(owner) // 4))
-        if out < self.out:
-            say(f"dcca: {len(owner)} texts are too few for {self.out} outputs of a network; it has {out}")
+        out = min(self.output_dim, max(1, len(owner) // 4))
+        if out < self.output_dim:
+            say(f"dcca: {len(owner)} texts are too few for {self.output_dim} outputs of a network; it has {out}")
         self._build(X.shape[1], Y.shape[1], out)
         self.networks.to(run.device)
         count = max(1, len(owner) // self.batch_size)
@@ -122,7 +121,7 @@ class DCCA(LinearMethod):
         def loss(rows: Tensor) -> Tensor:
             images = self.networks["image"](X[owner[rows]])
             texts = self.networks["text"](dense(Y[rows.numpy()]).to(images))
-            return -total_correlation(images.double(), texts.double(), self.regular)
+            return -total_correlation(images.double(), texts.double(), self.regularisation)
 
         def validate() -> dict[str, float]:
             C = moments(self.image_view(train), self.text_view(train), owner)
@@ -135,7 +134,7 @@ class DCCA(LinearMethod):
 
         Training(
             module=self.networks,
-            optimizer=torch.optim.Adam(self.networks.parameters(), lr=self.lr, weight_decay=self.decay),
+            optimizer=torch.optim.Adam(self.networks.parameters(), lr=self.lr, weight_decay=self.weight_decay),
             steps=count,
             batches=batches,
             loss=loss,
@@ -147,12 +146,13 @@ class DCCA(LinearMethod):
         self.correlate(self.moments(train, run), val, run, self.ridge_image, self.ridge_text)
 
     def memory(self, train: Split) -> int:
-        """Features that are held; outputs of both networks and their covariances; weights with what Adam keeps."""
+        """Bytes of image features, the networks' outputs and covariances, and weights with their moments in Adam."""
         p, q, texts = train.image_dim, self.text_dim(train), len(train.texts)
-        layers = [*pairwise((p, *self.hidden_image, self.out)), *pairwise((q, *self.hidden_text, self.out))]
+        out = self.output_dim
+        layers = [*pairwise((p, *self.hidden_image, out)), *pairwise((q, *self.hidden_text, out))]
         weights, widest = sum(a * b for a, b in layers), max(map(max, layers))
         batch = 32 * self.batch_size * (p + q + widest * len(layers))
-        outputs = 16 * texts * self.out + covariance_bytes(self.out, self.out)
+        outputs = 16 * texts * out + covariance_bytes(out, out)
         return train.image_rows.held + WORDS_BYTES * texts + 24 * weights + batch + outputs
 
     def _build(self, p: int, q: int, out: int) -> None:
@@ -162,7 +162,7 @@ class DCCA(LinearMethod):
         )
 
     def image_view(self, split: Split) -> Iterator[Tensor]:
-        """Blocks of (n, o) outputs of f."""
+        """Yield blocks of (n, o) outputs of f."""
         with torch.inference_mode():
             yield from (self.networks["image"](block) for block in super().image_view(split))
 
@@ -172,11 +172,9 @@ class DCCA(LinearMethod):
             return by_blocks(self.networks["text"], self.text_features(split), split.image_of.device)
 
     def state(self) -> dict[str, Tensor]:
-        """Those of the projections, and the networks' weights."""
         return {**super().state(), **with_prefix("networks", self.networks.state_dict())}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """See `state`."""
         super().load(state)
         weights = below("networks", state)
         matrices = {side: [W for W in below(side, weights).values() if W.ndim == 2] for side in ("image", "text")}
@@ -186,22 +184,22 @@ class DCCA(LinearMethod):
 
 
 def total_correlation(H1: Tensor, H2: Tensor, ridge: float) -> Tensor:
-    """The sum of the canonical correlations of two outputs, differentiable in both.
+    """The sum of the canonical correlations of two sets of outputs, differentiable in both.
 
     Args:
-        H1: (n, o) float64.
-        H2: (n, o) likewise.
-        ridge: r.
+        H1: (n, o) float64 outputs of f.
+        H2: (n, o) float64 outputs of g.
+        ridge: r, added to the variances.
 
     Returns:
         A scalar, at most o.
     """
-    found: Tensor = _TotalCorrelation.apply(H1, H2, ridge)  # type: ignore[no-untyped-call]
-    return found
+    correlation: Tensor = _TotalCorrelation.apply(H1, H2, ridge)  # type: ignore[no-untyped-call]
+    return correlation
 
 
 class _TotalCorrelation(torch.autograd.Function):
-    """With the singular value decomposition T = U D V', where T = L1^-1 S12 L2^-T and S = L L', and centred H.
+    """From the singular value decomposition T = U D V', where T = L1^-1 S12 L2^-T, S = L L', and H is centred.
 
         corr = tr D,   d corr / d H1 = (H2 B - H1 A D) A' / (n - 1),   A = L1^-T U,   B = L2^-T V
 
@@ -218,8 +216,8 @@ class _TotalCorrelation(torch.autograd.Function):
         values, U = torch.linalg.eigh(T @ T.T)
         D = values.clamp_min(1e-12 * values[-1]).sqrt()
         ctx.save_for_backward(H1, H2, L1, L2, T, U, D)
-        found: Tensor = D.sum()
-        return found
+        correlation: Tensor = D.sum()
+        return correlation
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -232,6 +230,6 @@ class _TotalCorrelation(torch.autograd.Function):
 
 
 def _covariance(H: Tensor, scale: float, ridge: float) -> Tensor:
-    found = scale * (H.T @ H)
-    found.diagonal().add_(ridge)
-    return found
+    S = scale * (H.T @ H)
+    S.diagonal().add_(ridge)
+    return S

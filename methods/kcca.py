@@ -2,17 +2,17 @@
 
     max  a' Kx Ky b   subject to   a' (Kx^2 + kx Kx) a = b' (Ky^2 + ky Ky) b = 1
 
-over centred kernels, where every (image, text) pair is one sample.  D. Hardoon, S. Szedmak, J. Shawe-Taylor, "Canonical
-correlation analysis: an overview with application to learning methods", Neural Computation 2004.
+with centred kernel matrices, where every (image, text) pair is one sample.  D. Hardoon, S. Szedmak, J. Shawe-Taylor,
+"Canonical correlation analysis: an overview with application to learning methods", Neural Computation 2004.
 
-With Kx = phi_x phi_x' this is ridge CCA of phi_x and phi_y with ridges kx / (n - 1), ky / (n - 1), see `cca`.  So the
-exact solver serves up to a few thousand pairs, and beyond them phi is made of m columns: pivots (Hardoon's own
-incomplete Cholesky), landmarks (Nystrom) or random Fourier features.  Covariances are of the columns, and what makes
-phi of them is applied to the m x m results.
+With Kx = phi_x phi_x' this is ridge CCA of phi_x and phi_y with ridges kx / (n - 1), ky / (n - 1), as in `cca`.  An
+exact solver on the n x n kernels serves up to a few thousand pairs.  For more, phi is approximated by m columns: pivots
+(Hardoon's own incomplete Cholesky), landmarks (Nystrom) or random Fourier features.  The covariances are those of the
+columns, and the matrix that maps columns to phi is applied to the m x m results.
 
-Memory: covariances as of `cca`, of m columns where there are columns, which pass by in blocks.  The exact solver
-holds eight n x n matrices; the incomplete Cholesky 16 m bytes for each of the rows that it looks at, up to 50,000, and
-their features.
+Memory: covariances as for `cca`, of m columns where phi is approximated; the data is read in blocks.  The exact solver
+holds eight n x n matrices; the incomplete Cholesky decomposition 16 m bytes for each of the rows among which it looks
+for pivots, up to 50,000, and their features.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from cran_bench import Run, Split, register
-from cran_bench.errors import BadInput
-from cran_bench.machine.progress import say
+from cran_bench import BadInput, Run, Split, register, say
 from cran_bench.toolbox.kernels import (
     PIVOTS_AMONG,
     Approximation,
@@ -48,10 +46,10 @@ from cran_bench.toolbox.states import below, with_prefix
 from ._linear import WORDS_BYTES, LinearMethod
 
 EXACT_UP_TO = 4000
-"""Pairs up to which the n x n kernels are held: 128 MB each."""
+"""Largest number of pairs for the exact solver, whose n x n kernels then have 128 MB each."""
 
 EXACT_BY_ITSELF = 1000
-"""Pairs up to which the exact solver is the quicker one."""
+"""Number of pairs up to which the exact solver is the faster one."""
 
 PAPER = {
     "image": "l2",
@@ -63,7 +61,7 @@ PAPER = {
     "ridge_image": (1e-3,),
     "ridge_text": (1e-3,),
 }
-"""Gaussian kernels under Hardoon's own decomposition; the paper gives no constants."""
+"""Gaussian kernels with Hardoon's own decomposition; the paper gives no constants."""
 
 QUICK = {"columns": 600, "ridge_image": (2e-2,), "ridge_text": (1e-2,)}
 """For a first look at little data."""
@@ -72,22 +70,22 @@ QUICK = {"columns": 600, "ridge_image": (2e-2,), "ridge_text": (1e-2,)}
 @register("kcca", paper_row="KCCA", presets={"paper": PAPER, "tuned": {}, "quick": QUICK})
 @dataclass
 class KCCA(LinearMethod):
-    """Hyper-parameters beyond those of every linear method.
+    """Kernel CCA, exact or with a low-rank approximation of the kernels.
 
     Attributes:
-        kernel_image: of the image features: linear, rbf, chi2 or intersection (see `toolbox.kernels`); a network's
-            features gain nothing by rbf.
-        kernel_text: of the text features.
-        width_image: of rbf and chi2, as a multiple of what the median distance suggests.
-        width_text: likewise of the text.
-        solver: `exact`, `cholesky`, `nystrom` or `fourier`; `auto` is exact up to 1,000 pairs and cholesky beyond, as
-            landmarks by lot miss rare words.  Only the exact one has a use for the linear kernel; the others take the
-            features as they are.
-        columns: landmarks, pivots or random features, of each side at most.
-        tolerance: share of the trace at which the incomplete Cholesky ends.
-        clamp: share of the largest eigenvalue below which Nystrom leaves directions out.
-        ridge_image: kx / (n - 1), as a fraction of the largest variance in the image's kernel.
-        ridge_text: ky / (n - 1) likewise.
+        kernel_image: kernel of the image features: `linear`, `rbf`, `chi2` or `intersection`.  For the features of a
+            neural network, rbf is no better than linear.
+        kernel_text: kernel of the text features.
+        width_image: width of the image kernel, rbf or chi2, as a multiple of the median heuristic.
+        width_text: width of the text kernel, as a multiple of the median heuristic.
+        solver: `exact`; the approximations `cholesky`, `nystrom` and `fourier`; or `auto`, which is exact up to 1,000
+            pairs and cholesky for more, as random landmarks miss rare words.  Only the exact solver computes a linear
+            kernel; the others use the features instead.
+        columns: largest number of pivots, landmarks or random features on each side.
+        tolerance: fraction of the kernel's trace at which the incomplete Cholesky decomposition ends.
+        rcond: eigenvalues of the landmarks' kernel below this fraction of the largest are dropped (Nystrom).
+        ridge_image: kx / (n - 1), as a fraction of the largest variance of the image kernel.
+        ridge_text: ky / (n - 1), as a fraction of the largest variance of the text kernel.
     """
 
     kernel_image: Name = "linear"
@@ -97,7 +95,7 @@ class KCCA(LinearMethod):
     solver: Literal["auto", "exact", "cholesky", "nystrom", "fourier"] = "auto"
     columns: int = 6000
     tolerance: float = 0.01
-    clamp: float = 1e-6
+    rcond: float = 1e-6
     ridge_image: tuple[float, ...] = (1e-3, 1e-2, 2e-2, 5e-2)
     ridge_text: tuple[float, ...] = (1e-3, 5e-3, 1e-2, 2e-2)
 
@@ -107,12 +105,12 @@ class KCCA(LinearMethod):
             raise ValueError("widths and ridges are above 0")
         if self.columns < 2:
             raise ValueError(f"columns is at least 2, not {self.columns}; the usual number is 6000")
-        if not (0 <= self.tolerance < 1 and 0 <= self.clamp < 1):
-            raise ValueError("tolerance and clamp are at least 0 and below 1")
+        if not (0 <= self.tolerance < 1 and 0 <= self.rcond < 1):
+            raise ValueError("tolerance and rcond are at least 0 and below 1")
         self.maps: dict[str, Columns] = {}
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
-        """Every pair of widths on its own; the best on validation is kept."""
+        """Fit every pair of kernel widths; keep the best on validation."""
         solver = self._solver(len(train.texts))
         if self.solver == "auto":
             say(f"kcca: {len(train.texts):,} pairs of image and text, so the solver is {solver}")
@@ -129,7 +127,7 @@ class KCCA(LinearMethod):
         run.chose(**best.choice, width_image=best.width_image[0], width_text=best.width_text[0])
 
     def memory(self, train: Split) -> int:
-        """Features of images that have a kernel and are held; n x n matrices, or pivots, or covariances of columns."""
+        """Bytes of image features that have a kernel, and of n x n matrices, or pivots, or covariances of columns."""
         n, p, q = len(train.texts), train.image_dim, self.text_dim(train)
         solver = self._solver(n)
         held = WORDS_BYTES * n + (train.image_rows.held if solver == "exact" or self.kernel_image != "linear" else 0)
@@ -152,7 +150,10 @@ class KCCA(LinearMethod):
         return "exact" if pairs <= EXACT_BY_ITSELF else "cholesky"
 
     def solve_exactly(self, train: Split, val: Split, run: Run) -> None:
-        """By the eigenvectors of the centred n x n kernels, which serve all ridges."""
+        """Solve KCCA by the eigenvectors of the centred n x n kernels, K = U L U'.
+
+        (Lx / (Lx + kx))^(1/2) Ux' Uy (Ly / (Ly + ky))^(1/2) = P R Q',   a = Ux (Lx (Lx + kx))^(-1/2) P,   b likewise.
+        """
         X, Y = self.image_rows(train)[train.image_of], dense(self.text_features(train))
         means: list[Matrix] = []
         sides: list[tuple[Matrix, Matrix]] = []
@@ -172,13 +173,13 @@ class KCCA(LinearMethod):
             self.offer(val, run, A, B, rho, ridge_image=ridge_x, ridge_text=ridge_y)
 
     def solve_by_columns(self, train: Split, val: Split, run: Run, solver: Approximation) -> None:
-        """Ridge CCA of what the columns are mapped to."""
+        """Solve ridge CCA of phi, which is a linear map of the columns."""
         self.maps = {}
         Wx, Wy = self._map("image", train, solver, run), self._map("text", train, solver, run)
         self.correlate(self.moments(train, run), val, run, self.ridge_image, self.ridge_text, (Wx, Wy))
 
     def _map(self, side: Literal["image", "text"], train: Split, solver: Approximation, run: Run) -> Matrix | None:
-        """The columns of a side, and what is on their right; the linear kernel needs neither."""
+        """Choose the columns of a side; returns the matrix that maps them to phi, None for the identity."""
         is_image = side == "image"
         name, (width,) = (self.kernel_image, self.width_image) if is_image else (self.kernel_text, self.width_text)
         if name == "linear":
@@ -189,12 +190,12 @@ class KCCA(LinearMethod):
             pivots = min(self.columns, rows.shape[0], PIVOTS_AMONG)
             say(f"kcca: up to {pivots:,} pivots of the {side} kernel")
         self.maps[side], W = approximate(
-            kernel, rows, solver, self.columns, run.seed, self.tolerance, self.clamp, PIVOTS_AMONG, run.device
+            kernel, rows, solver, self.columns, run.seed, self.tolerance, self.rcond, PIVOTS_AMONG, run.device
         )
         return W
 
     def image_view(self, split: Split) -> Iterator[Tensor]:
-        """Blocks of (n, m) columns."""
+        """Yield blocks of (n, m) columns."""
         columns = self.maps.get("image")
         yield from (columns(block) if columns else block for block in super().image_view(split))
 
@@ -204,14 +205,13 @@ class KCCA(LinearMethod):
         return Mapped(rows, columns) if columns else rows
 
     def state(self) -> dict[str, Tensor]:
-        """Means, projections, and what the columns are made of."""
-        found = super().state()
+        """Means, projections, and the pivots, landmarks or frequencies of the columns."""
+        state = super().state()
         for side, columns in self.maps.items():
-            found |= with_prefix(side, columns.state())
-        return found
+            state |= with_prefix(side, columns.state())
+        return state
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """See `state`."""
         super().load(state)
         sides = (("image", self.kernel_image), ("text", self.kernel_text))
         self.maps = {side: columns_of(below(side, state), name) for side, name in sides if below(side, state)}

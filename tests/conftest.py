@@ -16,7 +16,7 @@ from PIL import Image
 os.environ["PYTHONSAFEPATH"] = "1"
 
 CRAN_BENCH = Path(sys.executable).with_name("cran-bench")
-RECORDED = "cca,cfa,cran[width=compact,start=scratch,max_epochs=2,lstm_layers=1]"  # the last has training curves
+RECORDED = "cca,cfa,cran[width=compact,text_init=random,max_epochs=2,lstm_layers=1]"  # the last has training curves
 
 
 @dataclass(frozen=True)

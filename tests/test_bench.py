@@ -96,10 +96,10 @@ def test_rows_replace_those_of_the_same_task(tmp_path):
 
 
 def test_the_command(command, tmp_path, monkeypatch):
-    from cran_bench.methods.cran import timing
+    from cran_bench.methods.cran import benchmark
 
-    monkeypatch.setattr(timing, "IMAGES", 60)
-    monkeypatch.setattr(timing, "STEPS", 2)
+    monkeypatch.setattr(benchmark, "IMAGES", 60)
+    monkeypatch.setitem(benchmark.STEPS, "compact", 2)
     said = command("bench", "training", "-o", str(tmp_path))
     assert said.code == 0 and "plain module, one step" in said.out and "wrote" in said.err
     row = pd.read_csv(next(tmp_path.glob("*.csv"))).iloc[-1]
@@ -110,7 +110,8 @@ def test_the_command(command, tmp_path, monkeypatch):
     ("arguments", "sentence"),
     [
         (["bench", "similarty"], "there is no 'similarty' to bench; did you mean 'similarity'?"),
-        (["bench", "training", "--width", "ful"], "there is no 'ful' to bench; did you mean 'full'?"),
+        (["bench", "training", "-m", "cran[width=ful]"], "field 'width' is 'ful'; did you mean 'full'?"),
+        (["bench", "training", "-m", "cca"], "cca has no training step to time; these have one: cran"),
         (["bench", "ranking", "--texts", "100"], "give at least as many --texts as --images, not 100 for 5000"),
         (["run", "cca", "--backend", "torsh"], "there is no backend 'torsh'; did you mean 'torch'?"),
         (["run", "cca", "--bound", "prove"], "there is no bound 'prove'; did you mean 'proven'?"),

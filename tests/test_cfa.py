@@ -6,10 +6,10 @@ import torch
 from sklearn.cross_decomposition import PLSSVD
 
 from cran_bench.errors import BadInput
-from cran_bench.methods.cfa import CFA
 from cran_bench.registry import METHODS
 from cran_bench.running.fits import FitStore
 from cran_bench.similarity import COSINE
+from cran_bench.toolbox.estimators import CFA
 
 
 def correlated(n=300, p=6, q=5, seed=0):
@@ -24,9 +24,9 @@ def correlated(n=300, p=6, q=5, seed=0):
 def fit(plain_split, run_on):
     """``fit(X, Y)``: everything kept, unweighted, with features as they are."""
 
-    def fitted(X, Y, dim=1000, power=0.0, image_of=None, evening=0.0):
+    def fitted(X, Y, dim=1000, power=0.0, image_of=None, text_std_power=0.0):
         train = plain_split(X, Y, image_of)
-        method = CFA(text="vectors", image="none", dim=(dim,), power=(power,), evening=(evening,))
+        method = CFA(text="vectors", image="none", dim=(dim,), power=(power,), text_std_power=(text_std_power,))
         method.fit(train, train, run_on(train, COSINE))
         return method
 
@@ -136,18 +136,18 @@ def test_it_learns_and_comes_back_the_same(tiny, tmp_path, text, image):
 
 
 def test_validation_chooses_the_best_of_the_grid(tiny, run_on):
-    grid = {"dim": (1, 3, 4096), "power": (-0.5, 0.0, 1.0), "evening": (0.0, 0.5)}
+    grid = {"dim": (1, 3, 4096), "power": (-0.5, 0.0, 1.0), "text_std_power": (0.0, 0.5)}
     run = run_on(tiny.val, COSINE)
     method = CFA(**grid)
     method.fit(tiny.train, tiny.val, run)
     singles = {}
-    for dim, power, evening in product(*grid.values()):
+    for dim, power, text_std_power in product(*grid.values()):
         alone = run_on(tiny.val, COSINE)
-        CFA(dim=(dim,), power=(power,), evening=(evening,)).fit(tiny.train, tiny.val, alone)
-        singles[alone.choices["dim"], power, evening] = alone.scored[0]
+        CFA(dim=(dim,), power=(power,), text_std_power=(text_std_power,)).fit(tiny.train, tiny.val, alone)
+        singles[alone.choices["dim"], power, text_std_power] = alone.scored[0]
     assert len(singles) == len(run.scored) == 18
     best = max(singles.values())
-    assert singles[run.choices["dim"], run.choices["power"], run.choices["evening"]] == pytest.approx(best)
+    assert singles[run.choices["dim"], run.choices["power"], run.choices["text_std_power"]] == pytest.approx(best)
     embedded = run.score(method.embed_images(tiny.val), method.embed_texts(tiny.val))
     assert embedded.rsum == pytest.approx(best)
 
@@ -155,7 +155,7 @@ def test_validation_chooses_the_best_of_the_grid(tiny, run_on):
 def test_evening_is_the_method_on_scaled_text_columns(fit, plain_split):
     X, Y = correlated()
     Y[:, 1] *= 20
-    whole = fit(X, Y, evening=1.0)
+    whole = fit(X, Y, text_std_power=1.0)
     scaled = (Y - Y.mean(axis=0)) / Y.std(axis=0, ddof=1)
     np.testing.assert_allclose(whole.spectrum, np.linalg.svd(cross(X, scaled), compute_uv=False), atol=1e-8)
     expected = fit(X, scaled).embed_texts(plain_split(X, scaled))
@@ -179,5 +179,5 @@ def test_wrong_fields_are_refused(spec, message):
 
 def test_the_preset_of_the_paper():
     configured = METHODS.configure("cfa:paper")
-    assert configured.build() == CFA(image="l2", dim=(300,), power=(0.0,), evening=(0.0,))
+    assert configured.build() == CFA(image="l2", dim=(300,), power=(0.0,), text_std_power=(0.0,))
     assert configured.plugin.paper_row == "CFA"

@@ -419,14 +419,14 @@ def test_a_method_that_raises(run, mine):
 @pytest.mark.parametrize(
     ("number", "force", "then"),
     [
-        ("SIGINT", (), "run the same command to go on"),
-        ("SIGTERM", ("--force",), "run with --force only what is left: the same command would begin anew"),
+        ("SIGINT", (), "run the same command again to resume"),
+        ("SIGTERM", ("--force",), "run the remaining rows with --force: the same command would start over"),
     ],
 )
 def test_a_signal_while_fitting_here(run, mine, tmp_path, number, force, then):
     said = run("-m", mine(fit=f"os.kill(os.getpid(), signal.{number}); time.sleep(5)"), "-m", "cca", *force)
     assert said.code == 2
-    assert said.sentence == f"interrupted; what was finished is kept, {then}"
+    assert said.sentence == f"interrupted; finished work is kept, {then}"
     assert not records(tmp_path) and not list(tmp_path.rglob("*.error.json")) and not half_written(tmp_path)
 
 
@@ -437,7 +437,7 @@ def test_a_signal_while_features_are_extracted_anew(command, tmp_path, monkeypat
 
     monkeypatch.setattr("cran_bench.running.preparation.extract", interrupted)
     said = command("prepare", "scenes:quick", "--cache", tmp_path, "--force")
-    then = "what was finished is kept, run the same command without --force to go on"
+    then = "finished work is kept, run the same command without --force to resume"
     assert said.code == 2 and said.sentence == f"interrupted; {then}"
 
 
@@ -466,7 +466,7 @@ def stop(process):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2, err
     assert "Traceback" not in out + err
-    assert err.splitlines()[-1] == "error: interrupted; what was finished is kept, run the same command to go on"
+    assert err.splitlines()[-1] == "error: interrupted; finished work is kept, run the same command again to resume"
     return err
 
 
@@ -543,7 +543,7 @@ def test_control_c_while_fitting(run, quick_scenes, mine, tmp_path):
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
 def test_training_goes_on_after_control_c_or_a_kill(quick_scenes, tmp_path, how):
-    method = "cran-baseline[max_epochs=15,patience=0,start=scratch,caption_sampling=random,batch_size=10]"
+    method = "cran-baseline[max_epochs=15,patience=0,text_init=random,caption_sampling=random,batch_size=10]"
     arguments = ("run", "-m", method, *quick_scenes.arguments, "--results", tmp_path / "results")
     process = start(*arguments)
     wait_for(lambda: list(tmp_path.rglob("*.checkpoint")), process)
@@ -582,18 +582,22 @@ def test_info(command, mine):
     said = command("info", "cca")
     assert said.code == 0
     assert said.out.startswith("CCA: canonical correlation analysis")
-    assert re.search(r"^  vocabulary +int +3000$", said.out, re.MULTILINE)
-    assert re.search(r"^  preset paper +.*ridge_text=1e-08", said.out, re.MULTILINE)
-    assert re.search(r"^  unit +what to train on +captions, or documents for the protocol", said.out, re.MULTILINE)
+    assert re.search(r"^- `vocabulary` = `3000`: number of words", said.out, re.MULTILINE)
+    assert re.search(r"^- preset `paper`: .*ridge_text=1e-08", said.out, re.MULTILINE)
+    assert re.search(r"^- `unit`: what to train on: captions, or documents for the protocol", said.out, re.MULTILINE)
     said = command("info", "scenes")
-    assert "Rendered scenes" in said.out and not re.search(r"^  unit ", said.out, re.MULTILINE)
+    assert "Rendered scenes" in said.out and "`unit`" not in said.out
     assert command("info", mine()).code == 0
 
 
 def test_info_gives_the_values_that_were_asked_for(command):
-    assert re.search(r"^  dim +.* 17$", command("info", "cca[dim=17]").out, re.MULTILINE)
-    assert re.search(r"^  ridge_text +.* 1e-08$", command("info", "cca:paper").out, re.MULTILINE)
-    assert re.search(r"^  train +int +8$", command("info", "scenes[train=8]").out, re.MULTILINE)
+    assert "\n- `dim` = `17`: " in command("info", "cca[dim=17]").out
+    assert "\n- `ridge_text` = `1e-08`: " in command("info", "cca:paper").out
+    assert "\n- `train` = `8`: " in command("info", "scenes[train=8]").out
+    assert (
+        "\n### loss\n" in command("info", "cran").out
+        and "\n- `margin` = `0.5`: " in command("info", "cran[loss.margin=0.5]").out
+    )
 
 
 def test_table(run, command, tmp_path):

@@ -234,7 +234,7 @@ def test_a_scheduler_that_runs_already(command, quick_scenes, held, tmp_path, mo
         client.run(read, f"{other}:Held")  # and keep to it
         other.write_text(HELD.replace("self.ridge * torch", "2 * self.ridge * torch"))
         said = command(*arguments, "-m", "other.py:Held", *there)
-        assert "the first is other.py:Held: a worker has another version of cran-bench" in said.sentence
+        assert "the first is other.py:Held: a worker has a different version of cran-bench" in said.sentence
     nobody = ["--cluster", "dask://127.0.0.1:9"]
     reused = command(*arguments, *good, *nobody)  # nobody is asked where all is recorded
     assert reused.code == 0 and reused.err.count("(reused)") == 2
@@ -248,9 +248,11 @@ def test_a_row_that_kills_workers_fails_and_the_others_go_on(runner, quick_scene
     fatal, good = ClusterWorkers(Local(1)).run(
         runner, Request(quick_scenes.spec, quick_scenes.data, methods, ["captions"], [0])
     )
-    assert fatal.failure.error == "its worker died 2 times: the memory may be too small; see what workers printed"
+    assert (
+        fatal.failure.error == "its worker died 2 times: see the output of the workers; they may have too little memory"
+    )
     assert good.failure is None and len(records(runner.results)) == 1
-    assert capsys.readouterr().err.count("died; what it was given goes to others") == 2
+    assert capsys.readouterr().err.count("rows reassigned to other workers") == 2
 
 
 def test_what_is_stopped_keeps_what_is_finished(quick_scenes, held, tmp_path):
@@ -263,7 +265,7 @@ def test_what_is_stopped_keeps_what_is_finished(quick_scenes, held, tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as terminals do
     _, err = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert err.splitlines()[-1] == "error: interrupted; what was finished is kept, run the same command to go on"
+    assert err.splitlines()[-1] == "error: interrupted; finished work is kept, run the same command again to resume"
     assert "Traceback" not in err and "distributed." not in err
     assert len(records(tmp_path / "results")) == 1 and not list(tmp_path.rglob("*.error.json"))
     until(lambda: not left_of(process.pid), 10)
@@ -276,15 +278,18 @@ def test_what_is_stopped_keeps_what_is_finished(quick_scenes, held, tmp_path):
         ("local", "local takes a number of workers, at least 1, not ''; write local:2"),
         ("local:0", "local takes a number of workers, at least 1, not '0'; write local:2"),
         ("local:2[cores=1]", "local takes no options in brackets; write local:N"),
-        ("dask", "'dask' names no scheduler; write dask://HOST:PORT"),
-        ("dask://somewhere", "'dask://somewhere' names no scheduler; write dask://HOST:PORT"),
-        ("slurm:gpu", "slurm takes options and no 'gpu'; write slurm[queue=NAME,...]"),
+        ("dask", "'dask' is not a scheduler's address; write dask://HOST:PORT"),
+        ("dask://somewhere", "'dask://somewhere' is not a scheduler's address; write dask://HOST:PORT"),
+        ("slurm:gpu", "slurm takes options in brackets, not 'gpu'; write slurm[queue=NAME,...]"),
         ("slurm[que=gpu]", "slurm has no field 'que'; did you mean 'queue'?"),
-        ("slurm[jobs=0]", "slurm: cores and jobs are at least 1, not 0"),
+        ("slurm[jobs=0]", "slurm: cores and jobs must be at least 1, not 0"),
         ("slurm[cores=many]", "slurm: field 'cores' takes a whole number, not 'many'"),
-        ("slurm[memory=64]", "slurm: memory is a size such as 64GB, not '64'"),
-        ("slurm[walltime=4h]", "slurm: walltime is a time such as 04:00:00 or 1-00:00:00, not '4h'"),
-        ("slurm[gres=gpu:1]", "slurm needs the command sbatch: run this where SLURM's jobs are submitted from"),
+        ("slurm[memory=64]", "slurm: memory must be a size such as 64GB, not '64'"),
+        ("slurm[walltime=4h]", "slurm: walltime must be a time such as 04:00:00 or 1-00:00:00, not '4h'"),
+        (
+            "slurm[gres=gpu:1]",
+            "slurm needs the command sbatch: run this on a machine from which SLURM jobs are submitted",
+        ),
     ],
 )
 def test_clusters_that_are_none(spec, sentence, command, quick_scenes):
@@ -295,7 +300,7 @@ def test_clusters_that_are_none(spec, sentence, command, quick_scenes):
 
 
 def test_nobody_answers(command, quick_scenes, monkeypatch):
-    monkeypatch.setattr(cluster, "ANSWER_WITHIN", 1)
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 1)
     start = time.monotonic()
     said = command("run", *quick_scenes.arguments, "-m", "cca", "--cluster", "dask://127.0.0.1:9")
     assert time.monotonic() - start < 20
@@ -324,7 +329,7 @@ def test_idle_workers_help_to_rank(tmp_path):
 
         import torch
 
-        from cran_bench.cluster.dispatch import offered_to_others
+        from cran_bench.cluster.dispatch import offer_shards
         from cran_bench.cluster.sharded import Sharded
         from cran_bench.ranking.rank import rank
         from cran_bench.similarity import COSINE
@@ -332,7 +337,7 @@ def test_idle_workers_help_to_rank(tmp_path):
         @contextlib.contextmanager
         def helped(folder, count):
             end = time.monotonic() + 60
-            with offered_to_others(torch.device("cpu"), folder, count):
+            with offer_shards(torch.device("cpu"), folder, count):
                 while time.monotonic() < end and len(list(folder.glob("*.npz"))) < 3:
                     time.sleep(0.02)
                 assert time.monotonic() < end, "nobody helped"
@@ -383,7 +388,7 @@ def test_jobs_of_slurm(command, quick_scenes, held, slurm, tmp_path, monkeypatch
     """A job that is ended from outside is submitted again, and its row comes."""
     import dask
 
-    monkeypatch.setattr(cluster, "LOOK_EVERY", 0.5)
+    monkeypatch.setattr(cluster, "POLL_EVERY", 0.5)
 
     def end_the_first():
         until(lambda: begun(held))
@@ -397,8 +402,8 @@ def test_jobs_of_slurm(command, quick_scenes, held, slurm, tmp_path, monkeypatch
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "500ms"}):
         said = command(*arguments, "-m", f"{held}:Held[waits=true]", "--cluster", spec)
     thread.join()
-    assert said.code == 0 and "jobs of SLURM: 1, which print into " in said.err
-    assert "died; what it was given goes to others: 1 of the rows left" in said.err
+    assert said.code == 0 and "SLURM jobs: 1, with output in " in said.err
+    assert "died; rows reassigned to other workers: 1" in said.err
     assert len(records(tmp_path / "results")) == 1 and len(begun(held)) == 2
     submitted = (slurm / "submitted").read_text().split()
     assert len(submitted) == 2 and submitted[-1] in (slurm / "cancelled").read_text().split()
@@ -411,8 +416,10 @@ def test_jobs_of_slurm(command, quick_scenes, held, slurm, tmp_path, monkeypatch
 
 def test_jobs_that_slurm_refuses(command, quick_scenes, slurm):
     said = command("run", *quick_scenes.arguments, "-m", "cca", "--cluster", "slurm[queue=closed]")
-    assert said.sentence == "SLURM refuses such a job: sbatch: error: no such partition"
-    assert command("run", "--device", "cuda", "--cluster", "slurm").sentence.startswith("slurm: jobs have no GPU")
+    assert said.sentence == "SLURM rejects the job: sbatch: error: no such partition"
+    assert command("run", "--device", "cuda", "--cluster", "slurm").sentence.startswith(
+        "slurm: the jobs request no GPU"
+    )
     assert find_cluster("slurm[gres=gpu:1]").device("auto").type == "cuda"
     assert find_cluster("slurm").device("auto").type == "cpu"
     assert not (slurm / "submitted").exists()

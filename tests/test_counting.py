@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cran_bench.cluster.sharded import Sharded, count_shard, divided
+from cran_bench.cluster.sharded import Sharded, count_shard, split_texts
 from cran_bench.embeddings import Levels, Relations, region_pairs, rows_of
 from cran_bench.errors import BadInput
 from cran_bench.ranking import backends, filtering
@@ -29,7 +29,7 @@ os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 CPU = torch.device("cpu")
 
 
-def screened(dtype, bound="measured", image_rows=5, text_rows=7):
+def filtering_by(dtype, bound="measured", image_rows=5, text_rows=7):
     return Filtering(partial(Tiles, dtype=dtype, image_rows=image_rows, text_rows=text_rows), bound)
 
 
@@ -41,7 +41,7 @@ def helped_out(folder, count):
 
 
 BACKENDS = {
-    f"{dtype} {bound}": screened(getattr(torch, dtype), bound)
+    f"{dtype} {bound}": filtering_by(getattr(torch, dtype), bound)
     for dtype in ("float32", "bfloat16")
     for bound in ("measured", "proven")
 }
@@ -121,7 +121,7 @@ def test_low_precision_leaves_few_pairs_open(dtype, bound, cosine):
     images, texts, image_of = levels(120, 600, noise=3.0)
     similarity = MultiLevel(cosine)
     expected = rank(images, texts, image_of, similarity, backend="reference")
-    found = rank(images, texts, image_of, similarity, backend=screened(dtype, bound, 50, 200))
+    found = rank(images, texts, image_of, similarity, backend=filtering_by(dtype, bound, 50, 200))
     for key, value in expected.arrays().items():
         assert np.array_equal(found.arrays()[key], value), key
     kernel = found.kernel
@@ -136,20 +136,20 @@ def test_the_proven_bound_holds_and_is_wider_than_the_measured_one():
     for similarity in (MultiLevel(), MultiLevel(cosine=True)):
         problem = make_problem(images, texts, image_of, similarity)
         for dtype in (torch.float32, torch.bfloat16):
-            screen = Tiles(problem, dtype)
+            scorer = Tiles(problem, dtype)
             everything = slice(None)
-            found = screen.scores(screen.images(everything), screen.texts(everything)).double()
+            found = scorer.scores(scorer.images(everything), scorer.texts(everything)).double()
             off = (found - similarity.scores(images, texts)).abs()
-            proven = problem.reach.of_all(everything, everything, screen.unit)
-            six = problem.reach.of_all(everything, everything, measured(problem, screen))
+            proven = problem.reach.of_all(everything, everything, scorer.unit_error)
+            six = problem.reach.of_all(everything, everything, measured(problem, scorer))
             assert bool((off <= proven).all()) and bool((off <= six).all())
             assert bool((six < proven).all())
 
 
 def test_a_bound_that_was_too_narrow_is_noticed_and_the_proven_one_taken(monkeypatch, capsys):
     images, texts, image_of = levels(60, 300)
-    monkeypatch.setattr(filtering, "measured", lambda problem, screen: lambda dim: 1e-5)
-    found = rank(images, texts, image_of, MultiLevel(), backend=screened(torch.bfloat16, "measured", 60, 300))
+    monkeypatch.setattr(filtering, "measured", lambda problem, scorer: lambda dim: 1e-5)
+    found = rank(images, texts, image_of, MultiLevel(), backend=filtering_by(torch.bfloat16, "measured", 60, 300))
     assert found.kernel.bound == "proven"
     assert "counting again with the proven bound" in capsys.readouterr().err
     expected = rank(images, texts, image_of, MultiLevel(), backend="reference")
@@ -159,7 +159,7 @@ def test_a_bound_that_was_too_narrow_is_noticed_and_the_proven_one_taken(monkeyp
 @pytest.mark.parametrize("name", sorted(BACKENDS))
 def test_collapsed_embeddings_are_counted_by_the_reference(name, monkeypatch):
     """Where every pair ties, every pair is open."""
-    monkeypatch.setattr(filtering, "settle", None)
+    monkeypatch.setattr(filtering, "rescore", None)
     image_of = torch.arange(60) // 3
     ranks = rank(torch.ones(20, 8), torch.ones(60, 8), image_of, COSINE, backend=BACKENDS[name])
     assert ranks.i2t.tied.tolist() == [57] * 20 and ranks.t2i.tied.tolist() == [19] * 60
@@ -170,7 +170,9 @@ def test_collapsed_embeddings_are_counted_by_the_reference(name, monkeypatch):
 def test_tiles_are_compiled_to_the_same_counts():
     images, texts, image_of = levels(40, 90, d=8)
     images = Levels(images.globals, images.regions, images.relations, torch.rand(40, 5) < 0.8)
-    plain = rank(images, texts, image_of, MultiLevel(cosine=True), backend=screened(torch.float32, "proven", 32, 64))
+    plain = rank(
+        images, texts, image_of, MultiLevel(cosine=True), backend=filtering_by(torch.float32, "proven", 32, 64)
+    )
     compiled = Filtering(partial(Tiles, is_compiled=True, image_rows=32, text_rows=64), "proven")
     found = rank(images, texts, image_of, MultiLevel(cosine=True), backend=compiled)
     for key, value in plain.arrays().items():
@@ -300,7 +302,7 @@ def test_the_proven_bound_is_of_what_is_rounded():
     texts[1, 20:32] *= -1
     images = Levels(relations=Relations(first, torch.zeros_like(first)))
     sides = images, Levels(relations=texts), torch.arange(2), MultiLevel(cosine=True, top=2)
-    found = rank(*sides, backend=screened(torch.bfloat16, "proven"))
+    found = rank(*sides, backend=filtering_by(torch.bfloat16, "proven"))
     expected = rank(*sides, backend="reference")
     for key, value in expected.arrays().items():
         assert np.array_equal(found.arrays()[key], value), key
@@ -314,7 +316,7 @@ def test_settings_of_the_user_do_not_matter_and_stay(setting):
     try:
         torch.set_float32_matmul_precision(setting)
         with torch.autocast("cpu", torch.bfloat16):
-            found = rank(images, texts, image_of, MultiLevel(), backend=screened(torch.float32, "proven"))
+            found = rank(images, texts, image_of, MultiLevel(), backend=filtering_by(torch.float32, "proven"))
         assert torch.get_float32_matmul_precision() == setting
     finally:
         torch.set_float32_matmul_precision(before)
@@ -352,7 +354,7 @@ def test_relations_that_are_no_sums_are_told_of_once(capsys):
 def test_the_clock_holds_the_seconds_of_both():
     clock = Clock(CPU)
     images, texts, image_of = levels(30, 60)
-    rank(images, texts, image_of, MultiLevel(), clock, backend=screened(torch.float32))
+    rank(images, texts, image_of, MultiLevel(), clock, backend=filtering_by(torch.float32))
     assert clock.similarity > 0 and clock.rank > 0
 
 
@@ -368,7 +370,7 @@ def test_only_blocks_are_held(monkeypatch):
         return found
 
     monkeypatch.setattr(Similarity, "own_scores", own_scores)
-    rank(images, texts, image_of, MultiLevel(), backend=screened(torch.float32, "proven", 16, 64))
+    rank(images, texts, image_of, MultiLevel(), backend=filtering_by(torch.float32, "proven", 16, 64))
     assert max(largest) < 64 * 256 / 4
     assert rows_of(images, slice(2)).globals.shape == (2, 4)
 
@@ -440,5 +442,5 @@ def test_small_problems_are_not_shared(tmp_path):
     rank(images, texts, image_of, MultiLevel(), backend=Sharded(tmp_path, refuse))
     assert list(tmp_path.iterdir()) == []
     problem = make_problem(images, texts, image_of, MultiLevel())
-    cut = list(divided(problem, 8))
+    cut = list(split_texts(problem, 8))
     assert [(c.start, c.stop) for _, c in cut] == [(k, min(k + 13, 100)) for k in range(0, 100, 13)]

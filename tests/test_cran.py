@@ -1,6 +1,5 @@
 """CRAN: the sanity tests of its model and losses, what every open question of the paper changes, and its bad inputs."""
 
-import dataclasses
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -25,12 +24,18 @@ from cran_bench.methods.cran.alignment import Alignment
 from cran_bench.methods.cran.batches import Batches, nearest
 from cran_bench.methods.cran.correlation import Correlation
 from cran_bench.methods.cran.model import LENGTH, Attention, Network, TextEncoder, Views, only
-from cran_bench.methods.cran.reading import PlaceTeller, Reading, WordTeller, words_of
+from cran_bench.methods.cran.pretraining import (
+    CCATargetPredictor,
+    PretrainedEncoder,
+    WordPositionPredictor,
+    words_of,
+)
 from cran_bench.methods.cran.recipe import LEVELS, LITERAL, PAPER, SIZES, Recipe, Sizes
 from cran_bench.ranking.rank import rank
 from cran_bench.registry import METHODS
 from cran_bench.running import checks
-from cran_bench.running.fits import FitStore, LentRun
+from cran_bench.running.fits import FitStore, LentRun, fields_json
+from cran_bench.specs import build, flat_values
 from cran_bench.split import MissingFeature, Split
 from cran_bench.toolbox.losses import margin_loss
 
@@ -98,10 +103,15 @@ def fitted(part, data, folder, seed=0):
     return FitStore(folder, {}, data.train, data.val, CPU).fitted(part, seed, "cran")
 
 
+def made(cls, **options):
+    """An instance with options by their own names, whatever groups they are in."""
+    return build(cls, options, "cran")
+
+
 def network(levels=LEVELS, seed=0, **fields):
     torch.manual_seed(seed)
     return Network(
-        Recipe(**{"conv_bn": False, "dropout": 0.0, "image_scaling": "none", **fields}), levels, 24, 24
+        made(Recipe, **{"conv_bn": False, "dropout": 0.0, "image_scaling": "none", **fields}), levels, 24, 24
     ).eval()
 
 
@@ -119,7 +129,7 @@ def embedded(split, levels=LEVELS, **fields):
 
 
 def test_201_characters_become_198_66_63_21_and_18_steps():
-    encoder = TextEncoder(Recipe(mask_padding=False))
+    encoder = TextEncoder(made(Recipe, mask_padding=False))
     lengths = []
     for layer in encoder.convolutions:
         layer.register_forward_hook(lambda _, __, out: lengths.append(out.shape[2]))
@@ -128,7 +138,7 @@ def test_201_characters_become_198_66_63_21_and_18_steps():
     assert lengths == [63, 18] and (198 // 3, 63 // 3) == (66, 21)  # the first convolution is a table look-up
     assert H.shape[1] == encoder.steps == 18 and bool(counts.all())
     assert (encoder.field, encoder.stride) == (48, 9)
-    assert TextEncoder(Recipe(third_pool=True)).steps == 8
+    assert TextEncoder(made(Recipe, third_pool=True)).steps == 8
 
 
 def test_the_first_convolution_is_one_over_one_hot_characters():
@@ -141,7 +151,7 @@ def test_the_first_convolution_is_one_over_one_hot_characters():
 
 
 def test_a_step_sees_48_characters():
-    encoder = TextEncoder(Recipe(mask_padding=False, conv_bn=False)).eval()
+    encoder = TextEncoder(made(Recipe, mask_padding=False, conv_bn=False)).eval()
     seen = []
     encoder.lstm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     chars = torch.full((1, LENGTH), 3, dtype=torch.uint8)
@@ -158,7 +168,7 @@ def test_a_step_sees_48_characters():
 @pytest.mark.parametrize("mask", [False, True])
 def test_padding_is_computed_once_and_changes_nothing(mask, third_pool):
     torch.manual_seed(0)
-    encoder = TextEncoder(Recipe(mask_padding=mask, conv_bn=True, third_pool=third_pool)).eval()
+    encoder = TextEncoder(made(Recipe, mask_padding=mask, conv_bn=True, third_pool=third_pool)).eval()
     chars = torch.from_numpy(encode(["a dog", "two brown dogs run over a wet field by the sea", ""]).copy())
     H, counts = encoder(chars)
     whole = chars.clone()
@@ -194,10 +204,10 @@ def test_attention_sums_to_one_and_is_the_mean_without_weights():
     torch.testing.assert_close(attention.weights(H, counts), counts / counts.sum(dim=1, keepdim=True))
 
 
-@pytest.mark.parametrize("normalize", ["l2", "none"])
+@pytest.mark.parametrize("normalise", ["l2", "none"])
 @pytest.mark.parametrize("kind", ["ordered", "unordered", "all"])
-def test_relations_are_a_layer_on_pairs_of_regions(data, kind, normalize):
-    level = network(("relation",), relation_pairs=kind, normalize=normalize).levels["relation"]
+def test_relations_are_a_layer_on_pairs_of_regions(data, kind, normalise):
+    level = network(("relation",), relation_pairs=kind, normalise=normalise).levels["relation"]
     views = views_of(data.val)
     with torch.no_grad():
         found = level.images(views).relations
@@ -205,7 +215,7 @@ def test_relations_are_a_layer_on_pairs_of_regions(data, kind, normalize):
         j, k = region_pairs(5, kind).T
         W = torch.cat([level.first.weight, level.second.weight], dim=1)
         expected = torch.cat([x[:, j], x[:, k]], dim=2) @ W.T + level.second.bias
-    if normalize == "l2":
+    if normalise == "l2":
         expected = torch.nn.functional.normalize(expected, dim=2)
     texts = torch.randn(7, SIZES["compact"].dim)
     scores = MultiLevel(top=3).scores(Levels(relations=found), Levels(relations=texts))
@@ -222,9 +232,9 @@ def test_the_order_of_regions_does_not_matter(data, name):
     texts = net.texts(net.read(data.val.chars(LENGTH)))
     eq11 = MultiLevel(top=3)
     torch.testing.assert_close(eq11.scores(net.images(views), texts), eq11.scores(net.images(moved), texts))
-    halved = network((name,), relation_pairs="unordered")
+    one_order = network((name,), relation_pairs="unordered")
     if name == "relation":  # with one order of each pair only, it does
-        before, after = (eq11.scores(halved.images(v), texts) for v in (views, moved))
+        before, after = (eq11.scores(one_order.images(v), texts) for v in (views, moved))
         assert not torch.allclose(before, after, atol=1e-4)
 
 
@@ -312,14 +322,20 @@ def test_texts_of_one_image_are_never_negatives_of_each_other(owner, negatives):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_64_pairs_are_learned_by_heart(data, tmp_path, level):
-    one = dataclasses.replace(
-        Alignment(levels=(level,), max_epochs=150, patience=0, batch_size=16, caption_sampling="first", lr=5e-3),
+    one = made(
+        Alignment,
+        levels=(level,),
+        max_epochs=150,
+        patience=0,
+        batch_size=16,
+        caption_sampling="first",
+        lr=5e-3,
         dropout=0.0,
-        lookalikes=0.0,
+        hard_negative_batches=0.0,
         attn_dropout=0.0,
         bucket=1,
-        heads_first=0,
-        decay="halved",
+        frozen_encoder_epochs=0,
+        lr_decay="step",
         halve_every=40,
         weight_decay=0.0,
         ridge=(1e-3,),
@@ -341,36 +357,36 @@ def test_64_pairs_are_learned_by_heart(data, tmp_path, level):
     assert (found.metrics().i2t_r1, found.metrics().t2i_r1) == (100.0, 100.0)
 
 
-SHORT = {"max_epochs": 2, "heads_first": 1, "beginnings": 1, "batch_size": 16}
+SHORT = {"max_epochs": 2, "frozen_encoder_epochs": 1, "restarts": 1, "batch_size": 16}
 
 
-def test_the_best_of_several_beginnings_goes_on(data, tmp_path):
-    part = {"levels": ("relation",), "max_epochs": 2, "heads_first": 1, "batch_size": 16}
-    fit = fitted(Alignment(beginnings=3, **part), data, tmp_path)
-    names = [f"relation, beginning {k}" for k in range(3)]
+def test_training_goes_on_from_the_best_restart(data, tmp_path):
+    part = {"levels": ("relation",), "max_epochs": 2, "frozen_encoder_epochs": 1, "batch_size": 16}
+    fit = fitted(made(Alignment, restarts=3, **part), data, tmp_path)
+    names = [f"relation, restart {k}" for k in range(3)]
     tried = [curve[-1]["rsum"] for name in names for key, curve in fit.curves.items() if key.endswith(name)]
     assert len(tried) == 3 and len(set(tried)) > 1
     best = int(np.argmax(tried))
-    assert fit.chose["beginning"] == best
-    alone = fitted(Alignment(beginnings=1, beginning=best, **part), data, tmp_path)
+    assert fit.chose["restart"] == best
+    alone = fitted(made(Alignment, restarts=1, restart=best, **part), data, tmp_path)
     for name, value in fit.part.state().items():
         torch.testing.assert_close(value, alone.part.state()[name], rtol=0, atol=0)
-    other = fitted(Alignment(beginnings=1, beginning=(best + 1) % 3, **part), data, tmp_path).part.state()
+    other = fitted(made(Alignment, restarts=1, restart=(best + 1) % 3, **part), data, tmp_path).part.state()
     assert any(not torch.equal(value, other[name]) for name, value in fit.part.state().items())
 
 
-def test_only_a_relation_level_whose_encoder_is_held_at_first_has_several_beginnings():
-    assert Recipe(beginnings=5).of(("relation",))["beginnings"] == 5
-    assert Recipe(beginnings=5).of(("global",))["beginnings"] == Recipe.beginnings
-    for idle in ({"start": "scratch"}, {"heads_first": 0}):
-        assert Recipe(beginnings=5, **idle).of(("relation",))["beginnings"] == Recipe.beginnings
-    with pytest.raises(ValueError, match="beginnings is at least 1, not 0"):
-        Recipe(beginnings=0)
+def test_only_a_relation_level_with_a_frozen_encoder_has_restarts():
+    assert made(Recipe, restarts=5).of(("relation",))["plus"].restarts == 5
+    assert made(Recipe, restarts=5).of(("global",))["plus"].restarts == Recipe().plus.restarts
+    for idle in ({"text_init": "random"}, {"frozen_encoder_epochs": 0}):
+        assert made(Recipe, restarts=5, **idle).of(("relation",))["plus"].restarts == Recipe().plus.restarts
+    with pytest.raises(BadInput, match="restarts is at least 1, not 0"):
+        made(Recipe, restarts=0)
 
 
 def test_four_rows_cost_one_cran_and_are_sums_of_its_levels(data, tmp_path, capsys):
     rows = [
-        fitted(cls(fusion_weights=(1.0, 1.0, 1.0), **SHORT), data, tmp_path).part
+        fitted(made(cls, fusion_weights=(1.0, 1.0, 1.0), **SHORT), data, tmp_path).part
         for cls in (CRAN, CRANLocal, CRANRelation, CRANBaseline)
     ]
     assert len(list(tmp_path.glob("alignment-*.safetensors"))) == 3
@@ -385,14 +401,14 @@ def test_four_rows_cost_one_cran_and_are_sums_of_its_levels(data, tmp_path, caps
 
 def test_another_top_shares_the_global_level(data, tmp_path):
     for top in (1, 3):
-        fitted(CRAN(top=top, **SHORT), data, tmp_path)
+        fitted(made(CRAN, top=top, **SHORT), data, tmp_path)
     assert len(list(tmp_path.glob("alignment-*.safetensors"))) == 1 + 2 * 2
 
 
 def test_the_sum_can_be_weighted_and_evened_out(data, tmp_path):
-    plain = fitted(CRAN(**SHORT), data, tmp_path).part
-    weighted = fitted(CRAN(fusion_weights=(1.0, 0.0, 2.0), **SHORT), data, tmp_path).part
-    evened = fitted(CRAN(fusion_weights=(1.0, 1.0, 1.0), fusion_norm="zscore", **SHORT), data, tmp_path).part
+    plain = fitted(made(CRAN, **SHORT), data, tmp_path).part
+    weighted = fitted(made(CRAN, fusion_weights=(1.0, 0.0, 2.0), **SHORT), data, tmp_path).part
+    evened = fitted(made(CRAN, fusion_weights=(1.0, 1.0, 1.0), fusion_norm="zscore", **SHORT), data, tmp_path).part
     with torch.inference_mode():
         images, texts = plain.embed_images(data.val), plain.embed_texts(data.val)
     S = {level: MultiLevel(top=3).scores(only(images, level), only(texts, level)) for level in LEVELS}
@@ -400,12 +416,12 @@ def test_the_sum_can_be_weighted_and_evened_out(data, tmp_path):
     torch.testing.assert_close(weighted.similarity.scores(images, texts), S["global"] + 2 * S["relation"], **close)
     expected = sum(S[level] / S[level].std() for level in LEVELS)
     torch.testing.assert_close(evened.similarity.scores(images, texts), expected, **close)
-    again = fitted(CRAN(fusion_weights=(1.0, 1.0, 1.0), fusion_norm="zscore", **SHORT), data, tmp_path)
+    again = fitted(made(CRAN, fusion_weights=(1.0, 1.0, 1.0), fusion_norm="zscore", **SHORT), data, tmp_path)
     assert again.reused and again.part.similarity == evened.similarity
 
 
 def test_the_weights_of_the_sum_are_chosen_on_validation(data, tmp_path):
-    fit = fitted(CRANRelation(**SHORT), data, tmp_path)
+    fit = fitted(made(CRANRelation, **SHORT), data, tmp_path)
     images, texts = fit.part.embed_images(data.val), fit.part.embed_texts(data.val)
 
     def rsum(weight):
@@ -428,7 +444,7 @@ def test_the_weights_of_the_sum_are_chosen_on_validation(data, tmp_path):
     assert all(by_weight[a] < by_weight[b] for a, b in pairwise(walked))
     beyond = walk[len(walked) : len(walked) + 1]
     assert all(by_weight[weight] <= by_weight[chosen] for weight in beyond)
-    again = fitted(CRANRelation(**SHORT), data, tmp_path)
+    again = fitted(made(CRANRelation, **SHORT), data, tmp_path)
     assert again.reused and again.part.similarity == fit.part.similarity
 
 
@@ -463,13 +479,13 @@ def test_weights_are_walked_by_powers_of_two(monkeypatch, best_local, best_relat
 
 
 def test_levels_trained_jointly_are_one_part(data, tmp_path):
-    joint = fitted(CRAN(joint=True, **SHORT), data, tmp_path)
-    assert list(joint.curves) == ["words", "global+local+relation"]
+    joint = fitted(made(CRAN, joint=True, **SHORT), data, tmp_path)
+    assert list(joint.curves) == ["word-positions", "global+local+relation"]
     assert len(list(tmp_path.glob("alignment-*.safetensors"))) == 1
-    shared = fitted(CRAN(joint=True, encoders="one", **SHORT), data, tmp_path).part
+    shared = fitted(made(CRAN, joint=True, encoders="one", **SHORT), data, tmp_path).part
     net = shared.parts[0].network.levels
     assert net["global"].encoder is net["local"].encoder is net["relation"].encoder
-    loaded = fitted(CRAN(joint=True, encoders="one", **SHORT), data, tmp_path)
+    loaded = fitted(made(CRAN, joint=True, encoders="one", **SHORT), data, tmp_path)
     assert loaded.reused
     with torch.inference_mode():
         torch.testing.assert_close(
@@ -484,11 +500,11 @@ def first_loss(data, folder, level, **fields):
         "batch_size": 64,
         "patience": 0,
         "dropout": 0.0,
-        "lookalikes": 0.0,
-        "start": "scratch",
+        "hard_negative_batches": 0.0,
+        "text_init": "random",
         **fields,
     }
-    fit = fitted(Alignment(levels=(level,), **settings), data, folder)
+    fit = fitted(made(Alignment, levels=(level,), **settings), data, folder)
     (point,) = fit.curves[level]
     return point["loss"]
 
@@ -498,23 +514,23 @@ def first_loss(data, folder, level, **fields):
     [
         (
             "local",
-            {"attn_div_m": True, "normalize": "none"},
+            {"attn_div_m": True, "normalise": "none"},
         ),  # A1; unit embeddings cancel it
         ("local", {"attn_proj": False}),  # A2
         ("local", {"attn_dim": 8}),
         ("local", {"attn_dropout": 0.5}),
-        ("global", {"start": "words"}),
-        ("global", {"start": "places"}),
-        ("global", {"start": "words", "start_passes": 1}),
-        ("global", {"start": "words", "heads_first": 0}),
+        ("global", {"text_init": "word-positions"}),
+        ("global", {"text_init": "cca-targets"}),
+        ("global", {"text_init": "word-positions", "pretraining_epochs": 1}),
+        ("global", {"text_init": "word-positions", "frozen_encoder_epochs": 0}),
         ("global", {"third_pool": True}),  # A5
         ("global", {"mask_padding": False}),  # A6
         ("global", {"lstm_layers": 2}),  # A7
-        ("global", {"normalize": "none"}),  # A8
+        ("global", {"normalise": "none"}),  # A8
         ("global", {"margin": 1.0}),  # A8
         ("global", {"conv_bn": False}),  # A9
-        ("global", {"img_act": "sigmoid"}),  # A10
-        ("relation", {"img_act": "sigmoid"}),
+        ("global", {"image_activation": "sigmoid"}),  # A10
+        ("relation", {"image_activation": "sigmoid"}),
         ("local", {"bidirectional": False}),  # A11
         ("relation", {"bidirectional": False}),
         ("global", {"negatives": "random"}),  # A12
@@ -541,65 +557,77 @@ def first_loss(data, folder, level, **fields):
 )
 def test_every_open_question_changes_the_loss(data, tmp_path, monkeypatch, level, changes):
     monkeypatch.setitem(SIZES, "full", Sizes((32, 32, 32), 24, 16))
-    base = {"normalize": "none"} if "attn_div_m" in changes else {}
+    base = {"normalise": "none"} if "attn_div_m" in changes else {}
     if "bucket" in changes:
         base |= {"batch_size": 16}
         changes = {**changes, **base}
-    base |= {"start": "words"} if "start_passes" in changes or "heads_first" in changes else {}
+    base |= (
+        {"text_init": "word-positions"} if "pretraining_epochs" in changes or "frozen_encoder_epochs" in changes else {}
+    )
     assert first_loss(data, tmp_path, level, **changes) != pytest.approx(first_loss(data, tmp_path, level, **base))
 
 
 @pytest.mark.parametrize(
     ("level", "field", "value"),
     [("global", f, v) for f, v in (("top", 1), ("attn_proj", False), ("geometry", "none"), ("bidirectional", False))]
-    + [("local", "relation_pairs", "all"), ("local", "lookalikes", 0.0), ("global", "lookalikes_from", 3)],
+    + [
+        ("local", "relation_pairs", "all"),
+        ("local", "hard_negative_batches", 0.0),
+        ("global", "hard_negatives_from", 3),
+    ],
 )
 def test_what_a_level_does_not_read_does_not_change_its_fit(level, field, value):
-    assert Recipe(**{field: value}).of((level,)) == Recipe().of((level,))
-    assert Recipe(**{field: value}).of(LEVELS) != Recipe().of(LEVELS)
+    assert made(Recipe, **{field: value}).of((level,)) == Recipe().of((level,))
+    assert made(Recipe, **{field: value}).of(LEVELS) != Recipe().of(LEVELS)
 
 
 @pytest.mark.parametrize(
     ("when", "field", "value"),
     [
-        ({"start": "scratch"}, "start_passes", 2),
-        ({"start": "scratch"}, "heads_first", 2),
-        ({"decay": "linear"}, "halve_every", 2),
-        ({"lookalikes": 0.0}, "lookalikes_from", 2),
-        ({"lookalikes": 0.0}, "lookalike_group", 2),
+        ({"text_init": "random"}, "pretraining_epochs", 2),
+        ({"text_init": "random"}, "frozen_encoder_epochs", 2),
+        ({"lr_decay": "linear"}, "halve_every", 2),
+        ({"hard_negative_batches": 0.0}, "hard_negatives_from", 2),
+        ({"hard_negative_batches": 0.0}, "hard_negative_group", 2),
         ({"negatives": "all"}, "warm_up", 2),
-        ({"image_scaling": "l2", "start": "scratch"}, "scaled_dim", 2),
-        ({"image_scaling": "none", "start": "scratch"}, "ridge", (0.5,)),
+        ({"image_scaling": "l2", "text_init": "random"}, "scaled_dim", 2),
+        ({"image_scaling": "none", "text_init": "random"}, "ridge", (0.5,)),
     ],
     ids=str,
 )
 def test_what_another_field_puts_out_of_use_does_not_change_a_fit(when, field, value):
-    assert Recipe(**when, **{field: value}).of(LEVELS) == Recipe(**when).of(LEVELS)
-    other = {"start": "taught", "decay": "halved", "lookalikes": 0.5, "negatives": "hardest", "image_scaling": "cca"}
+    assert made(Recipe, **when, **{field: value}).of(LEVELS) == made(Recipe, **when).of(LEVELS)
+    other = {
+        "text_init": "pretrained",
+        "lr_decay": "step",
+        "hard_negative_batches": 0.5,
+        "negatives": "hardest",
+        "image_scaling": "cca",
+    }
     use = {key: other[key] for key in when}
-    assert Recipe(**use, **{field: value}).of(LEVELS) != Recipe(**use).of(LEVELS)
+    assert made(Recipe, **use, **{field: value}).of(LEVELS) != made(Recipe, **use).of(LEVELS)
 
 
 def test_the_optimisers_differ_and_decay_their_rate(data, tmp_path):
     def weights(**fields):
-        settings = {"batch_size": 32, "patience": 0, "start": "scratch", **fields}
-        part = fitted(Alignment(levels=("global",), **settings), data, tmp_path).part
+        settings = {"batch_size": 32, "patience": 0, "text_init": "random", **fields}
+        part = fitted(made(Alignment, levels=("global",), **settings), data, tmp_path).part
         return part.network.state_dict()["by_name.global.text.weight"]
 
     adam = weights(max_epochs=3)
-    assert not torch.equal(adam, weights(max_epochs=3, optimizer="rmsprop"))  # A14
-    halved = weights(max_epochs=3, decay="halved")
-    assert not torch.equal(adam, halved)
-    assert not torch.equal(halved, weights(max_epochs=3, decay="halved", halve_every=1))
+    assert not torch.equal(adam, weights(max_epochs=3, optimiser="rmsprop"))  # A14
+    by_step = weights(max_epochs=3, lr_decay="step")
+    assert not torch.equal(adam, by_step)
+    assert not torch.equal(by_step, weights(max_epochs=3, lr_decay="step", halve_every=1))
     assert not torch.equal(adam, weights(max_epochs=3, lr=1e-2))
     assert not torch.equal(adam, weights(max_epochs=3, weight_decay=0.5))
     assert not torch.equal(adam, weights(max_epochs=3, clip=1e-3))
 
 
-@pytest.mark.parametrize(("normalize", "same"), [("l2", True), ("none", False)])
-def test_cosine_differs_only_without_unit_embeddings(data, tmp_path, normalize, same):  # A16
-    fields = {"normalize": normalize, **SHORT}
-    rows = [fitted(CRANLocal(sim=sim, **fields), data, tmp_path).part for sim in ("dot", "cos")]
+@pytest.mark.parametrize(("normalise", "same"), [("l2", True), ("none", False)])
+def test_cosine_differs_only_without_unit_embeddings(data, tmp_path, normalise, same):  # A16
+    fields = {"normalise": normalise, **SHORT}
+    rows = [fitted(made(CRANLocal, sim=sim, **fields), data, tmp_path).part for sim in ("dot", "cos")]
     with torch.inference_mode():
         scores = [row.similarity.scores(row.embed_images(data.val), row.embed_texts(data.val)) for row in rows]
     assert torch.allclose(*scores, atol=1e-5) == same
@@ -607,7 +635,7 @@ def test_cosine_differs_only_without_unit_embeddings(data, tmp_path, normalize, 
 
 def test_one_seed_gives_one_result_and_another_another(data, tmp_path):
     def texts(folder, seed):
-        part = fitted(CRANRelation(**SHORT), data, tmp_path / folder, seed).part
+        part = fitted(made(CRANRelation, **SHORT), data, tmp_path / folder, seed).part
         with torch.inference_mode():
             return part.embed_texts(data.test).relations
 
@@ -617,8 +645,15 @@ def test_one_seed_gives_one_result_and_another_another(data, tmp_path):
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_a_stopped_training_goes_on_to_the_same_numbers(data, tmp_path, epoch, monkeypatch, capsys):
-    part = {"levels": ("local",), "max_epochs": 4, "heads_first": 2, "batch_size": 16, "dropout": 0.3, "patience": 0}
-    straight = fitted(Alignment(**part), data, tmp_path / "straight")
+    part = {
+        "levels": ("local",),
+        "max_epochs": 4,
+        "frozen_encoder_epochs": 2,
+        "batch_size": 16,
+        "dropout": 0.3,
+        "patience": 0,
+    }
+    straight = fitted(made(Alignment, **part), data, tmp_path / "straight")
     write = LentRun.checkpoint
 
     def stop(self, state, at=""):
@@ -628,49 +663,49 @@ def test_a_stopped_training_goes_on_to_the_same_numbers(data, tmp_path, epoch, m
 
     monkeypatch.setattr(LentRun, "checkpoint", stop)
     with pytest.raises(KeyboardInterrupt):
-        fitted(Alignment(**part), data, tmp_path / "stopped")
+        fitted(made(Alignment, **part), data, tmp_path / "stopped")
     monkeypatch.setattr(LentRun, "checkpoint", write)
-    stopped = fitted(Alignment(**part), data, tmp_path / "stopped")
+    stopped = fitted(made(Alignment, **part), data, tmp_path / "stopped")
     assert f"going on from the last checkpoint, after epoch {epoch} of at most 4" in capsys.readouterr().err
     assert stopped.curves == straight.curves
     for key, value in straight.part.state().items():
         assert torch.equal(value, stopped.part.state()[key]), key
 
 
-def test_levels_start_from_an_encoder_that_was_taught(data, tmp_path):
-    row = fitted(CRAN(max_epochs=2, heads_first=2, beginnings=1, batch_size=16), data, tmp_path)
-    assert len(list(tmp_path.glob("reading-*.safetensors"))) == 2
-    for start, criterion in (("places", "cosine"), ("words", "likelihood")):
-        curve = row.curves[start]
-        assert curve[-1][criterion] > curve[0][criterion] and len(curve) <= CRAN.start_passes
-    for part in row.part.parts:  # as the encoders were held throughout
+def test_levels_start_from_a_pretrained_encoder(data, tmp_path):
+    row = fitted(made(CRAN, max_epochs=2, frozen_encoder_epochs=2, restarts=1, batch_size=16), data, tmp_path)
+    assert len(list(tmp_path.glob("pretrainedencoder-*.safetensors"))) == 2
+    for text_init, criterion in (("cca-targets", "cosine"), ("word-positions", "likelihood")):
+        curve = row.curves[text_init]
+        assert curve[-1][criterion] > curve[0][criterion] and len(curve) <= CRAN().plus.pretraining_epochs
+    for part in row.part.parts:  # as the encoders were frozen throughout
         (name, level), *_ = part.network.levels.items()
-        assert part.start == {"global": "places", "local": "places", "relation": "words"}[name]
-        reading = fitted(Reading(**part.of_encoder()), data, tmp_path)
-        assert reading.reused
-        known = reading.part.encoder.state_dict()
+        assert part.plus.text_init == ("word-positions" if name == "relation" else "cca-targets")
+        pretrained = fitted(PretrainedEncoder(**part.of_encoder()), data, tmp_path)
+        assert pretrained.reused
+        known = pretrained.part.network.state_dict()
         for key, value in level.encoder.state_dict().items():
             assert torch.equal(value, known[key]), key
         if isinstance(level.pooling, Attention):
             assert not level.pooling.w.weight.any()  # a plain mean
 
 
-def test_a_held_encoder_is_let_go_after_the_first_epochs(data, tmp_path, monkeypatch):
+def test_a_frozen_encoder_is_trained_after_the_first_epochs(data, tmp_path, monkeypatch):
     rising = iter(range(1, 10))
     monkeypatch.setattr(LentRun, "score", lambda *_: SimpleNamespace(i2t_r1=0, t2i_r1=0, rsum=next(rising)))
-    fit = fitted(Alignment(levels=("relation",), ridge=(1e-3,), **SHORT), data, tmp_path)
+    fit = fitted(made(Alignment, levels=("relation",), ridge=(1e-3,), **SHORT), data, tmp_path)
     assert fit.chose["epoch"] == 2
     level = fit.part.network.levels["relation"]
-    known = fitted(Reading(**fit.part.of_encoder()), data, tmp_path).part.encoder
+    known = fitted(PretrainedEncoder(**fit.part.of_encoder()), data, tmp_path).part.network
     for (name, mine), theirs in zip(level.encoder.named_parameters(), known.parameters(), strict=True):
         assert torch.equal(mine, theirs) != mine.requires_grad, name
     assert level.pooling.w.weight.any()
 
 
-def test_what_an_encoder_is_made_of_is_what_its_beginning_depends_on():
+def test_pretraining_depends_on_what_an_encoder_is_made_of():
     changes = [{"width": "full"}, {"third_pool": True}, {"mask_padding": False}, {"lstm_layers": 2}, {"conv_bn": False}]
     for change in ({}, *changes):
-        recipe = Recipe(**change)
+        recipe = made(Recipe, **change)
         one, other = TextEncoder(recipe), TextEncoder(Recipe(**recipe.of_encoder()))
         shapes = [{key: value.shape for key, value in e.state_dict().items()} for e in (one, other)]
         assert shapes[0] == shapes[1]
@@ -684,15 +719,15 @@ def test_words_that_are_only_beyond_what_is_read(tmp_path):
     splits = {"train": np.arange(40), "val": np.arange(40, 64), "test": np.arange(64, 96)}
     data = make(captions, list(range(96)), 96, splits)
     assert len(long) > LENGTH
-    for start in ("words", "places"):
-        fit = fitted(Reading(start=start, start_passes=2, conv_bn=False), data, tmp_path)
-        assert all(math.isfinite(value) for point in fit.curves[start] for value in point.values())
+    for text_init in ("word-positions", "cca-targets"):
+        fit = fitted(made(PretrainedEncoder, text_init=text_init, pretraining_epochs=2, conv_bn=False), data, tmp_path)
+        assert all(math.isfinite(value) for point in fit.curves[text_init] for value in point.values())
     heard = words_of(data.train)
     words = [data.train._text.vocabulary[i] for i in heard.ids[0].tolist() if i >= 0]
     assert words == tokenize(long[:LENGTH].rpartition(" ")[0])
 
 
-def test_cca_places_texts_where_their_images_are(data, tmp_path):
+def test_cca_projects_texts_near_their_images(data, tmp_path):
     fit = fitted(Correlation((1e-3, 1e3), 4), data, tmp_path)
     X, Y = data.train.images[data.train.image_of].double().numpy(), data.train.tfidf(3000).toarray().astype(float)
     found = {}
@@ -710,13 +745,13 @@ def test_cca_places_texts_where_their_images_are(data, tmp_path):
         found[ridge] = ranks.metrics().rsum, texts
     best = max(found, key=lambda ridge: found[ridge][0])
     assert fit.chose == {"ridge": best}
-    sums = data.val.bow(3000) @ fit.part.places.numpy()
+    sums = data.val.bow(3000) @ fit.part.words.numpy()
     length = np.linalg.norm(data.val.bow(3000).toarray() * idf_of(data.train), axis=1, keepdims=True)
-    texts = sums / length - Y.mean(axis=0) @ (fit.part.places.numpy() / idf_of(data.train)[:, None])
+    texts = sums / length - Y.mean(axis=0) @ (fit.part.words.numpy() / idf_of(data.train)[:, None])
     gram, expected = texts @ texts.T, found[best][1] @ found[best][1].T  # directions have no sign
     assert np.allclose(gram, expected, atol=1e-4 * np.abs(expected).max())
     again = fitted(Correlation((1e-3, 1e3), 4), data, tmp_path)
-    assert again.reused and torch.equal(again.part.places, fit.part.places)
+    assert again.reused and torch.equal(again.part.words, fit.part.words)
 
 
 def idf_of(train):
@@ -736,38 +771,41 @@ def test_the_words_of_each_quarter(data, tmp_path):
         assert found == [(word, place * 4 // len(words)) for place, word in enumerate(words)]
     recipe = Recipe()
     torch.manual_seed(0)
-    places = fitted(Correlation(Recipe.ridge, 4), data, tmp_path).part.places.float()
-    words, place = WordTeller(recipe, len(places)).eval(), PlaceTeller(recipe, places).eval()
+    targets = fitted(Correlation(recipe.plus.ridge, 4), data, tmp_path).part.words.float()
+    positions, projections = (
+        model.eval() for model in (WordPositionPredictor(recipe, len(targets)), CCATargetPredictor(recipe, targets))
+    )
     few = texts.rows(torch.tensor([0, 7, 100]))
     losses, cosines = [], []
     with torch.no_grad():
         for row in range(3):
-            told = {}
-            for teller in (words, place):
-                H, counts = teller.encoder(few.chars[row : row + 1])
-                told[teller] = teller.layer(H[0, counts[0]].mean(dim=0))
-            p = torch.softmax(told[words].view(4, -1), dim=1)
+            predicted = {}
+            for model in (positions, projections):
+                H, counts = model.encoder(few.chars[row : row + 1])
+                predicted[model] = model.layer(H[0, counts[0]].mean(dim=0))
+            p = torch.softmax(predicted[positions].view(4, -1), dim=1)
             true = torch.zeros(4)
             for i, q in zip(few.ids[row], few.quarters[row], strict=True):
                 if i >= 0:
                     losses.append(-math.log(p[q, i]))
-                    true += places[i]
-            cosines.append(float(told[place] @ true / told[place].norm() / true.norm()))
-        assert float(words.loss(few)) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
-        assert float(place.loss(few)) == pytest.approx(1 - sum(cosines) / 3, rel=1e-4)
+                    true += targets[i]
+            projected = predicted[projections]
+            cosines.append(float(projected @ true / projected.norm() / true.norm()))
+        assert float(positions.loss(few)) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+        assert float(projections.loss(few)) == pytest.approx(1 - sum(cosines) / 3, rel=1e-4)
 
 
 def test_validation_chooses_the_ridge(data, tmp_path):
-    fit = fitted(Alignment(levels=("global",), ridge=(1e-3, 1e4), **SHORT), data, tmp_path)
+    fit = fitted(made(Alignment, levels=("global",), ridge=(1e-3, 1e4), **SHORT), data, tmp_path)
     assert fit.chose["cca.ridge"] == 1e-3
-    alone = fitted(Alignment(levels=("global",), ridge=(1e-3,), **SHORT), data, tmp_path)
+    alone = fitted(made(Alignment, levels=("global",), ridge=(1e-3,), **SHORT), data, tmp_path)
     assert torch.equal(alone.part.network.levels["global"].scaling.map, fit.part.network.levels["global"].scaling.map)
 
 
 def test_averages_of_captions_are_unit_again(data, tmp_path):
     from cran_bench.ranking.evaluation import as_queries
 
-    row = fitted(CRANBaseline(**SHORT), data, tmp_path).part
+    row = fitted(made(CRANBaseline, **SHORT), data, tmp_path).part
     with torch.inference_mode():
         images, texts = row.embed_images(data.test), row.embed_texts(data.test)
     queries, _ = as_queries("mean", texts, data.test.image_of, len(data.test), row.similarity)
@@ -775,8 +813,16 @@ def test_averages_of_captions_are_unit_again(data, tmp_path):
     torch.testing.assert_close(row.similarity.scores(images, queries), row.similarity.scores(images, doubled))
 
 
+def test_options_in_a_record_are_flat():
+    row = METHODS.configure("cran[plus.restarts=3,joint=true]").build()
+    assert (row.plus.restarts, row.fusion.joint) == (3, True)
+    options = fields_json(row)
+    assert options == flat_values(row) | {"ridge": list(row.plus.ridge)} and len(options) == 47
+    assert (options["width"], options["restarts"]) == ("compact", 3)
+
+
 def test_a_record_tells_what_validation_chose(data, tmp_path):
-    chose = fitted(CRANRelation(**SHORT), data, tmp_path).chose
+    chose = fitted(made(CRANRelation, **SHORT), data, tmp_path).chose
     assert {"global.epoch", "global.rsum", "relation.epoch", "relation.rsum"} <= set(chose)
 
 
@@ -791,21 +837,23 @@ def test_a_checkpoint_of_another_width_is_not_taken_up(data, tmp_path, monkeypat
     monkeypatch.setitem(SIZES, "full", Sizes((16, 16, 16), 16, 16))
     for width in ("full", "compact"):
         with pytest.raises(KeyboardInterrupt):
-            fitted(Alignment(levels=("global",), width=width, start="scratch", **SHORT), data, tmp_path / width)
+            fitted(
+                made(Alignment, levels=("global",), width=width, text_init="random", **SHORT), data, tmp_path / width
+            )
     monkeypatch.setattr(LentRun, "checkpoint", write)
     (full,), (compact,) = ((tmp_path / width).glob("*.checkpoint") for width in ("full", "compact"))
     compact.write_bytes(full.read_bytes())
-    fitted(Alignment(levels=("global",), start="scratch", **SHORT), data, tmp_path / "compact")
+    fitted(made(Alignment, levels=("global",), text_init="random", **SHORT), data, tmp_path / "compact")
     assert "the last checkpoint is of another configuration; fitting from the start" in capsys.readouterr().err
 
 
 def test_weights_of_another_width_are_refused(data, tmp_path, monkeypatch):
     monkeypatch.setitem(SIZES, "full", Sizes((16, 16, 16), 16, 16))
-    made = fitted(CRANBaseline(**SHORT), data, tmp_path).part
+    state = fitted(made(CRANBaseline, **SHORT), data, tmp_path).part.state()
     with pytest.raises(BadInput, match="not those of levels global with width=full"):
-        CRANBaseline(width="full", **SHORT).load(made.state())
+        made(CRANBaseline, width="full", **SHORT).load(state)
     with pytest.raises(BadInput, match="other parts"):
-        CRANBaseline(conv_bn=False, **SHORT).load(made.state())
+        made(CRANBaseline, conv_bn=False, **SHORT).load(state)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data, tmp_path, monkeypatch):
@@ -819,7 +867,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data
 
     monkeypatch.setattr(alignment, "margin_loss", loss)
     with pytest.raises(BadInput, match=r"the loss became nan in epoch 3: lower .* is kept"):
-        fitted(Alignment(levels=("global",), max_epochs=5, batch_size=16, caption_sampling="random"), data, tmp_path)
+        fitted(
+            made(Alignment, levels=("global",), max_epochs=5, batch_size=16, caption_sampling="random"), data, tmp_path
+        )
     (checkpoint,) = tmp_path.glob("*.checkpoint")
     assert load_file(checkpoint)["progress"][0] == 2
     assert not list(tmp_path.glob("alignment-*.safetensors"))
@@ -844,19 +894,23 @@ OWNER = [0, 0, 1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 6, 6]
 
 @pytest.mark.parametrize("size", [2, 3, 6, 7, 100])
 def test_an_epoch_passes_over_all_images_once(size):
-    found = drawn(Recipe(batch_size=size, caption_sampling="random"), OWNER)
+    found = drawn(made(Recipe, batch_size=size, caption_sampling="random"), OWNER)
     assert sorted(torch.cat([images for images, _ in found]).tolist()) == list(range(7))
     lengths = [len(images) for images, _ in found]
     assert max(lengths) - min(lengths) <= 1 and min(lengths) >= 2 and max(lengths) <= max(size, 3)
 
 
 def test_captions_are_sampled_as_asked():
-    whole = drawn(Recipe(batch_size=3, caption_sampling="all"), OWNER[:-1])  # the fourth text of one image is alone
+    whole = drawn(
+        made(Recipe, batch_size=3, caption_sampling="all"), OWNER[:-1]
+    )  # the fourth text of one image is alone
     assert sorted(torch.cat([texts for _, texts in whole]).tolist()) == list(range(len(OWNER) - 1))
-    first = drawn(Recipe(batch_size=3, caption_sampling="first"), OWNER)
+    first = drawn(made(Recipe, batch_size=3, caption_sampling="first"), OWNER)
     assert sorted(torch.cat([texts for _, texts in first]).tolist()) == [0, 2, 3, 6, 7, 9, 10]
     seen = set()
-    batches = Batches(Recipe(batch_size=3, caption_sampling="random"), torch.tensor(OWNER), torch.ones(len(OWNER)))
+    batches = Batches(
+        made(Recipe, batch_size=3, caption_sampling="random"), torch.tensor(OWNER), torch.ones(len(OWNER))
+    )
     for epoch in range(60):
         for _, texts in batches.epoch(epoch, torch.Generator().manual_seed(epoch)):
             seen |= set(texts.tolist())
@@ -868,7 +922,7 @@ def test_a_bucket_deals_texts_of_a_length_together():
 
     def spread(bucket):
         """Lengths in a batch, on average."""
-        found = drawn(Recipe(batch_size=20, bucket=bucket, caption_sampling="first"), owner)
+        found = drawn(made(Recipe, batch_size=20, bucket=bucket, caption_sampling="first"), owner)
         assert sorted(torch.cat([texts for _, texts in found]).tolist()) == owner
         return sum(len(set((texts % 9).tolist())) for _, texts in found) / len(found)
 
@@ -876,12 +930,12 @@ def test_a_bucket_deals_texts_of_a_length_together():
 
 
 def test_an_epoch_can_have_as_many_batches_as_there_are_images():  # A20
-    assert len(drawn(Recipe(batch_size=3, epoch_mode="batches"), OWNER)) == 7
+    assert len(drawn(made(Recipe, batch_size=3, epoch_mode="batches"), OWNER)) == 7
 
 
 def test_images_with_more_captions_than_others_never_make_a_batch_of_one():
     owner = [row for row in range(40) for _ in range(5 if row else 7)]
-    found = drawn(Recipe(batch_size=8, caption_sampling="all"), owner)
+    found = drawn(made(Recipe, batch_size=8, caption_sampling="all"), owner)
     assert min(len(images) for images, _ in found) >= 2
     assert sorted(torch.cat([texts for _, texts in found]).tolist()) == sorted(set(range(len(owner))) - missing(found))
     assert len(missing(found)) == 2
@@ -893,7 +947,7 @@ def missing(found):
     return set(range(max(seen) + 1)) - seen
 
 
-def test_lookalikes_are_the_nearest_and_meet_in_a_batch():
+def test_hard_negatives_are_the_nearest_and_meet_in_a_batch():
     random = np.random.default_rng(0)
     middles = random.normal(size=(50, 8))
     features = np.repeat(middles, 4, axis=0) + 0.01 * random.normal(size=(200, 8))
@@ -901,11 +955,18 @@ def test_lookalikes_are_the_nearest_and_meet_in_a_batch():
     similarity = features @ features.T / np.outer(*[np.linalg.norm(features, axis=1)] * 2)
     np.fill_diagonal(similarity, -np.inf)
     assert near.tolist() == np.argsort(-similarity, axis=1)[:, :16].tolist()
-    recipe = Recipe(batch_size=20, lookalikes=0.5, lookalike_group=4, lookalikes_from=3, caption_sampling="random")
+    recipe = made(
+        Recipe,
+        batch_size=20,
+        hard_negative_batches=0.5,
+        hard_negative_group=4,
+        hard_negatives_from=3,
+        caption_sampling="random",
+    )
     owner = list(range(200))
 
     def together(epoch):
-        """How many of a batch's images have all their look-alikes with them, for each batch."""
+        """How many of a batch's images have all their neighbours with them, for each batch."""
         found = drawn(recipe, owner, near, epoch)
         assert sorted(torch.cat([images for images, _ in found]).tolist()) == owner
         return [sum(np.bincount(images.numpy() // 4) == 4) * 4 for images, _ in found]
@@ -919,7 +980,7 @@ def test_twins_are_never_looked_at(data, tmp_path, monkeypatch):
         raise AssertionError("training looked at the twins")
 
     monkeypatch.setattr(Split, "twins", property(refuse))
-    fitted(CRANRelation(lookalikes=1.0, **SHORT), data, tmp_path)
+    fitted(made(CRANRelation, hard_negative_batches=1.0, **SHORT), data, tmp_path)
 
 
 # bad input ----------------------------------------------------------------------------------------------------------
@@ -932,7 +993,7 @@ def test_twins_are_never_looked_at(data, tmp_path, monkeypatch):
         ("cran[top=0]", "top is at least 1, not 0"),
         ("cran[top_train=0]", "top_train is at least 1"),
         ("cran[lr=0]", "lr is above 0"),
-        ("cran[dropout=1.5]", "dropout is a share from 0 to 1"),
+        ("cran[dropout=1.5]", "dropout is a fraction from 0 to 1"),
         ("cran[dropout=1]", "leave nothing to learn from"),
         ("cran[image_scaling=whiten,ridge=0]", "use a ridge above 0"),
         ("cran[batch_size=1]", "batch_size is at least 2"),
@@ -950,8 +1011,8 @@ def test_wrong_fields_are_refused(spec, message):
 
 def test_top_beyond_the_regions_is_refused(data, tmp_path):
     with pytest.raises(BadInput, match=r"top is 6, but an image has 5 regions: use top=5 or less"):
-        fitted(CRAN(top=6, **SHORT), data, tmp_path)
-    fitted(CRANBaseline(top=6, **SHORT), data, tmp_path)
+        fitted(made(CRAN, top=6, **SHORT), data, tmp_path)
+    fitted(made(CRANBaseline, top=6, **SHORT), data, tmp_path)
 
 
 def test_data_without_regions_says_which_row_works(tmp_path):
@@ -959,8 +1020,8 @@ def test_data_without_regions_says_which_row_works(tmp_path):
     bare = make(sentences(60), list(range(60)), 60, splits, regions=False)
     for cls in (CRAN, CRANLocal, CRANRelation):
         with pytest.raises(MissingFeature, match=r"levels global.* need regions.*--regions, or run cran-baseline"):
-            fitted(cls(**SHORT), bare, tmp_path)
-    fitted(CRANBaseline(**SHORT), bare, tmp_path)
+            fitted(made(cls, **SHORT), bare, tmp_path)
+    fitted(made(CRANBaseline, **SHORT), bare, tmp_path)
 
 
 def test_captions_of_unknown_characters(tmp_path, capsys):
@@ -968,7 +1029,7 @@ def test_captions_of_unknown_characters(tmp_path, capsys):
     some = [*sentences(59), "赤い家"]
     some[3] = "собака"
     odd = make(some, list(range(60)), 60, splits)
-    part = fitted(CRANBaseline(**SHORT), odd, tmp_path).part
+    part = fitted(made(CRANBaseline, **SHORT), odd, tmp_path).part
     assert "1 of 40 captions of the train split have no character that CRAN reads, the first is 'собака'" in (
         capsys.readouterr().err
     )
@@ -976,7 +1037,7 @@ def test_captions_of_unknown_characters(tmp_path, capsys):
         assert bool(torch.isfinite(part.embed_texts(odd.test).globals).all())
     none = make(["собака"] * 60, list(range(60)), 60, splits)
     with pytest.raises(BadInput, match=r"none of the 40 captions .* has a character that CRAN reads"):
-        fitted(CRANBaseline(**SHORT), none, tmp_path / "other")
+        fitted(made(CRANBaseline, **SHORT), none, tmp_path / "other")
 
 
 def test_presets_and_labels():
@@ -988,9 +1049,10 @@ def test_presets_and_labels():
     )
     paper, literal = METHODS.configure("cran:paper").build(), METHODS.configure("cran:literal").build()
     eq11 = {"fusion_weights": (1.0, 1.0, 1.0)}
-    assert paper == CRAN(**PAPER, **eq11) and literal == CRAN(**LITERAL, **eq11)
-    assert (paper.margin, paper.top, paper.lr, paper.halve_every, paper.normalize) == (1.0, 3, 4e-4, 50, "l2")
-    assert (literal.attn_div_m, literal.normalize, literal.negatives) == (True, "none", "random")
+    assert paper == made(CRAN, **PAPER, **eq11) and literal == made(CRAN, **LITERAL, **eq11)
+    assert (paper.loss.margin, paper.loss.top) == (1.0, 3)
+    assert (paper.optimiser.lr, paper.optimiser.halve_every, paper.encoder.normalise) == (4e-4, 50, "l2")
+    assert (literal.encoder.attn_div_m, literal.encoder.normalise, literal.loss.negatives) == (True, "none", "random")
     rows = {name: METHODS.get(name).paper_row for name in METHODS.names() if name.startswith("cran")}
     assert rows == {
         "cran": "CRAN",
@@ -1003,7 +1065,7 @@ def test_presets_and_labels():
 def test_a_row_keeps_every_promise(monkeypatch, tmp_path):
     monkeypatch.setattr(checks, "DATASET", "scenes[train=100,val=20,test=60]")
     verdicts = checks.check_method(
-        METHODS.configure("cran[max_epochs=6,batch_size=20,lr=0.005,start=scratch]"), tmp_path, CPU
+        METHODS.configure("cran[max_epochs=6,batch_size=20,lr=0.005,text_init=random]"), tmp_path, CPU
     )
     assert {v.promise: v.broken for v in verdicts} == {v.promise: None for v in verdicts}
 
@@ -1012,7 +1074,7 @@ def test_a_row_keeps_every_promise(monkeypatch, tmp_path):
 
 
 def test_an_explanation_adds_up_and_names_the_winners(data, tmp_path):
-    row = fitted(CRAN(fusion_weights=(1.0, 2.0, 0.5), **SHORT), data, tmp_path).part
+    row = fitted(made(CRAN, fusion_weights=(1.0, 2.0, 0.5), **SHORT), data, tmp_path).part
     image, text = 5, 3
     (found,) = row.explain(data.test, [(image, text)])
     with torch.inference_mode():
@@ -1032,6 +1094,6 @@ def test_an_explanation_adds_up_and_names_the_winners(data, tmp_path):
 
 
 def test_a_row_explains_the_levels_it_has(data, tmp_path):
-    (found,) = fitted(CRANBaseline(**SHORT), data, tmp_path).part.explain(data.test, [(0, 0)])
+    (found,) = fitted(made(CRANBaseline, **SHORT), data, tmp_path).part.explain(data.test, [(0, 0)])
     assert set(found.scores) == {"global", "total"}
     assert (found.attention, found.regions, found.pairs) == ({}, [], [])

@@ -68,7 +68,15 @@ def test_linear_networks_reach_cca():
     assert -float(closure().detach()) == pytest.approx(rho.sum(), abs=1e-3)
 
 
-SMALL = {"text": "vectors", "image": "none", "out": 4, "batch_size": 60, "dropout": 0.0, "dim": (4,), "power": (0.0,)}
+SMALL = {
+    "text": "vectors",
+    "image": "none",
+    "output_dim": 4,
+    "batch_size": 60,
+    "dropout": 0.0,
+    "dim": (4,),
+    "power": (0.0,),
+}
 
 
 def test_noise_has_no_correlation_on_other_data(plain_split, run_on):
@@ -92,15 +100,18 @@ def test_few_texts_have_few_outputs(tiny, tmp_path, capsys):
 
 
 def test_a_fit_comes_back_from_the_store(comes_back):
-    comes_back("dcca[out=8,epochs=4,batch_size=60,hidden_image=16,dim=8]")
+    comes_back("dcca[output_dim=8,epochs=4,batch_size=60,hidden_image=16,dim=8]")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"out": 100, "batch_size": 60}, "batch_size is 60, below the 100 outputs of a network: correlations of fewer"),
+        (
+            {"output_dim": 100, "batch_size": 60},
+            "batch_size is 60, below the 100 outputs of a network: correlations of",
+        ),
         ({"dropout": 1.0}, "dropout is at least 0 and below 1"),
-        ({"regular": -1.0}, "regular is not negative"),
+        ({"regularisation": -1.0}, "regularisation is at least 0, not -1"),
     ],
 )
 def test_fields_out_of_range(options, message):

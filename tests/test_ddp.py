@@ -27,15 +27,16 @@ from cran_bench.records.store import ResultStore
 from cran_bench.registry import DATASETS
 from cran_bench.running.fits import FitStore
 from cran_bench.running.preparation import find_prepared
+from cran_bench.specs import build
 from cran_bench.toolbox.training import Training
 
 CPU = torch.device("cpu")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
 SMALL = Sizes((12, 16, 24), 16, 12)
 PAPER_64 = {**PAPER, "width": "compact", "attn_dim": 8, "batch_size": 9, "max_epochs": 8}  # batches of 8 and 9
-SCRATCH = {"start": "scratch", "caption_sampling": "random", "image_scaling": "none", "max_epochs": 2}
+SCRATCH = {"text_init": "random", "caption_sampling": "random", "image_scaling": "none", "max_epochs": 2}
 SURE = {"dropout": 0.0, "attn_dropout": 0.0}
-TAUGHT = {"heads_first": 1, "beginnings": 2, "start_passes": 1, "max_epochs": 3}
+PRETRAINED = {"frozen_encoder_epochs": 1, "restarts": 2, "pretraining_epochs": 1, "max_epochs": 3}
 
 
 @dataclass
@@ -61,13 +62,13 @@ class Case:
 
 
 CASES = {
-    "breaks": Case(TAUGHT, breaks=True),
+    "breaks": Case(PRETRAINED, breaks=True),
     "paper, float64": Case(PAPER_64, torch.float64),
     "paper, float32": Case(PAPER_64),
     "three, then one": Case(PAPER_64, torch.float64, stops=3),
     "one, then three": Case(PAPER_64, torch.float64),
     "normalised": Case({**SCRATCH, **SURE, "batch_size": 9, "bucket": 1}, torch.float64),
-    "taught": Case({**TAUGHT, **SURE}),
+    "pretrained": Case({**PRETRAINED, **SURE}),
     "dropout": Case(SCRATCH, levels=("relation",)),
     "dropout again": Case(SCRATCH, levels=("relation",)),
     "pairs": Case({**SCRATCH, **SURE, "batch_size": 2, "max_epochs": 1}, torch.float64, ("global",)),
@@ -116,7 +117,7 @@ def fit(case, scenes, folder, processes=ALONE):
             train, val = (scenes.split(name, "captions", CPU) for name in ("train", "val"))
             store = FitStore(folder, {}, train, val, CPU, processes=processes)
             processes.helper = store.help
-            part = Alignment(**case.fields, levels=case.levels)
+            part = build(Alignment, {**case.fields, "levels": case.levels}, "cran")
             return processes.in_turn(lambda: store.fitted(part, 0, "cran"), lambda: store.stored(part, 0))
         finally:
             torch.set_default_dtype(torch.float32)
@@ -246,13 +247,13 @@ def test_batch_normalisation_is_of_the_whole_batch(by_three, by_one, prepared_sc
         torch.testing.assert_close(two.part.state()[key], one.part.state()[key], rtol=1e-8, atol=1e-8)
 
 
-def test_parts_of_the_first_process_and_held_encoders(by_three, by_one):
-    """CCA and words are taught by one, beginnings are tried by all, and some weights have no gradient at first."""
+def test_parts_of_the_first_process_and_frozen_encoders(by_three, by_one):
+    """CCA and pretraining are done by one, restarts are tried by all, and some weights have no gradient at first."""
     folder, seen, _ = by_three
-    alone, _ = by_one("taught")
-    assert far(seen["taught"][1]["losses"], alone.losses) < 1e-3
-    stored = sorted(path.name.partition("-")[0] for path in (folder / "taught").glob("*.safetensors"))
-    assert stored == ["alignment", "alignment", "alignment", "correlation", "reading"]
+    alone, _ = by_one("pretrained")
+    assert far(seen["pretrained"][1]["losses"], alone.losses) < 1e-3
+    stored = sorted(path.name.partition("-")[0] for path in (folder / "pretrained").glob("*.safetensors"))
+    assert stored == ["alignment", "alignment", "alignment", "correlation", "pretrainedencoder"]
 
 
 def test_processes_drop_out_by_themselves_and_the_same_again(by_three):

@@ -46,7 +46,7 @@ def views(n=200, p=6, q=5, shared=3, seed=0):
         ("cca[ridge_image=1e-3,ridge_text=1e-2,dim=5,power=1]", CCA(5, ridge_x=1e-3, ridge_y=1e-2, power=1)),
         ("cca[ridge_image=0.1,ridge_text=1e-2,dim=9,power=0,text=vectors]", CCA(9, ridge_x=0.1, ridge_y=1e-2)),
         ("cfa:paper", CFA(300)),
-        ("cfa[dim=6,power=-0.25,evening=0.5]", CFA(6, y_std_power=0.5, power=-0.25)),
+        ("cfa[dim=6,power=-0.25,text_std_power=0.5]", CFA(6, y_std_power=0.5, power=-0.25)),
         ("kcca:paper", KCCA(**PAPER_KCCA, solver="cholesky", columns=3000)),
         (
             "kcca:paper[solver=exact,dim=8,power=1,width_text=0.5]",

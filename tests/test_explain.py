@@ -16,7 +16,7 @@ FOUND = Explanation(
     regions=[(1, 0.6), (0, 0.4)],
     pairs=[(1, 0, 0.2), (0, 1, 0.05)],
 )
-QUICK = "cran[max_epochs=1,batch_size=16,heads_first=0]"
+QUICK = "cran[max_epochs=1,batch_size=16,frozen_encoder_epochs=0]"
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def small(monkeypatch):
 def test_the_text_lines_up_under_its_shades():
     lines = describe(FOUND).splitlines()
     assert lines[0].split() == ["global", "0.2500"] and lines[3].split() == ["total", "0.8750"]
-    place = lines.index("what local attends to")
+    place = lines.index("local attention")
     assert lines[place + 1 : place + 3] == ["    ████", "  a star above a circle"]
     assert "best regions        2 (0.600), 1 (0.400)" in lines
     assert "best region pairs   2 to 1 (0.200), 1 to 2 (0.050)" in lines
@@ -61,8 +61,10 @@ def test_what_cannot_be_drawn_is_said_before_anything_is_fitted(command, quick_s
 def test_explain_prints_and_draws(command, quick_scenes, tmp_path):
     said = command("explain", "test-00000a", "-m", QUICK, *quick_scenes.arguments, "-o", tmp_path / "why.png")
     assert said.code == 0, said.err
-    assert said.out.startswith("cran:tuned[batch_size=16,heads_first=0,max_epochs=1,width=compact]: test-00000a\n")
-    for words in ("total", "what local attends to", "what relation attends to", "best regions", "best region pairs"):
+    assert said.out.startswith(
+        "cran:tuned[batch_size=16,frozen_encoder_epochs=0,max_epochs=1,width=compact]: test-00000a\n"
+    )
+    for words in ("total", "local attention", "relation attention", "best regions", "best region pairs"):
         assert words in said.out
     assert (tmp_path / "why.png").exists()
     other = command("explain", "test-00000a", "a red star is above a blue square", "-m", QUICK, *quick_scenes.arguments)

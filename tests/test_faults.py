@@ -19,7 +19,7 @@ from cran_bench.records.store import ResultStore
 
 MOMENTS = int(os.environ.get("CRAN_BENCH_FAULTS", "8"))
 DATASET = "scenes[train=60,val=20,test=20]"
-METHODS = "cca,cran-baseline[start=scratch,max_epochs=3,batch_size=20]"
+METHODS = "cca,cran-baseline[text_init=random,max_epochs=3,batch_size=20]"
 
 # Commands run in forks of a process that has everything imported, so that a moment is one of work and not of imports.
 # A fork is killed after some seconds, or when it is about to make its n-th change of a file.

@@ -15,7 +15,7 @@ from cran_bench.running.fits import FitStore
 from cran_bench.toolbox import kernels
 
 HELD = ("images", "regions")
-STEPS = "hidden_image=8,hidden_text=8,stack_steps=8,steps=8"
+STEPS = "hidden_image=8,hidden_text=8,rbm_steps=8,steps=8"
 
 
 @pytest.fixture
@@ -88,14 +88,14 @@ def test_rows_that_were_first_read_in_inference_can_be_trained_on(fresh, monkeyp
         "kcca[solver=exact,kernel_image=rbf]",
         "kcca[solver=cholesky,kernel_image=rbf,columns=20]",
         "kcca[solver=nystrom,kernel_image=rbf,columns=20]",
-        "dcca[out=8,epochs=2,batch_size=60]",
+        "dcca[output_dim=8,epochs=2,batch_size=60]",
         f"bimodal-ae[{STEPS}]",
         f"multimodal-dbn[{STEPS}]",
-        f"corr-ae[{STEPS},grain=parts]",
-        f"ccl[{STEPS},coarse_steps=8,joint_steps=8,joint=8,code=8,units=8]",
-        "cran[top=2,max_epochs=1,start_passes=1,beginnings=1]",
-        "cran[top=2,max_epochs=1,start=scratch,image_scaling=standard]",
-        "cran-baseline[max_epochs=1,start=scratch,image_scaling=whiten]",
+        f"corr-ae[{STEPS},granularity=parts]",
+        f"ccl[{STEPS},autoencoder_steps=8,joint_steps=8,joint_units=8,code_units=8,units=8]",
+        "cran[top=2,max_epochs=1,pretraining_epochs=1,restarts=1]",
+        "cran[top=2,max_epochs=1,text_init=random,image_scaling=standard]",
+        "cran-baseline[max_epochs=1,text_init=random,image_scaling=whiten]",
     ],
 )
 def test_a_fit_is_the_same_whether_features_are_held_or_read_anew(fresh, tmp_path, monkeypatch, spec):

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 from cran_bench.methods.gmm_hglmm import GMMHGLMM, FisherVectors
 from cran_bench.running.fits import FitStore
 
-SMALL = {"components": 3, "iterations": 4, "gmm_iterations": 6}
+SMALL = {"components": 3, "hglmm_iterations": 4, "gmm_iterations": 6}
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def by_brute_force(method, split, row):
     x = normalize(normalize(vectors[words], dim=1) @ method.fisher.matrix.T, dim=1)
     parts = []
     for name in ("gmm", "hglmm"):
-        mixture, points = method.fisher.mixtures[name], x * (method.factor if name == "hglmm" else 1)
+        mixture, points = method.fisher.mixtures[name], x * (method.hglmm_scale if name == "hglmm" else 1)
         gamma, _ = mixture.responsibilities(points)
         first, second = np.zeros((2, *mixture.m.shape))
         for i, point in enumerate(points):
@@ -46,7 +46,7 @@ def by_brute_force(method, split, row):
 
 
 def test_a_text_is_the_sum_over_its_words(tiny, fitted):
-    method = fitted(coordinates=10**6)
+    method = fitted(fisher_dim=10**6)
     found = method.text_view(tiny.test)
     assert found.shape == (len(tiny.test.texts), 2 * 2 * 3 * len(method.fisher.matrix))
     for row in (0, 3, 7):
@@ -70,12 +70,12 @@ def test_a_text_without_a_known_word_is_zero_and_can_be_ranked(tiny, fitted):
     assert bool(torch.isfinite(method.embed_texts(nothing)).all())
 
 
-def test_coordinates_are_an_equal_share_of_each_mixture_by_lot(tiny, fitted):
-    whole, some = fitted(coordinates=10**6), fitted(coordinates=41)
+def test_coordinates_are_drawn_equally_from_each_mixture(tiny, fitted):
+    whole, some = fitted(fisher_dim=10**6), fitted(fisher_dim=41)
     rows = some.text_view(tiny.test)[0:5]
     assert rows.shape == (5, 40)
     torch.testing.assert_close(rows[:, :20].norm(dim=1), torch.ones(5))
-    one = fitted(coordinates=40, models="hglmm")
+    one = fitted(fisher_dim=40, models="hglmm")
     assert one.text_view(tiny.test).shape[1] == 40
     assert len(whole.fisher.mixtures) == 2 and list(one.fisher.mixtures) == ["hglmm"]
 
@@ -115,8 +115,8 @@ def test_a_fit_comes_back_from_the_store(comes_back, spec):
     ("options", "message"),
     [
         ({"components": 0}, "sample and components are at least 1"),
-        ({"floor": 0.0}, "floor and gmm_floor are above 0"),
-        ({"coordinates": 1}, "coordinates is at least 2"),
+        ({"hglmm_floor": 0.0}, "hglmm_floor and gmm_floor are above 0"),
+        ({"fisher_dim": 1}, "fisher_dim is at least 2"),
         ({"ridge_text": (-1.0,)}, "are not negative"),
         ({"dim": (0,)}, "dim is at least 1"),
     ],
@@ -127,5 +127,5 @@ def test_fields_out_of_range(options, message):
 
 
 def test_fewer_words_than_components_are_said(store, capsys):
-    store.fitted(FisherVectors(components=40, iterations=2, gmm_iterations=2), 0, "fisher")
+    store.fitted(FisherVectors(components=40, hglmm_iterations=2, gmm_iterations=2), 0, "fisher")
     assert "word vectors are fewer than the 40 components of the mixtures" in capsys.readouterr().err

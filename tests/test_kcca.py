@@ -8,10 +8,9 @@ import torch
 
 from cran_bench.errors import BadInput
 from cran_bench.methods import kcca
-from cran_bench.methods.cca import CCA
-from cran_bench.methods.kcca import KCCA
 from cran_bench.ranking.rank import rank
 from cran_bench.similarity import COSINE
+from cran_bench.toolbox.estimators import CCA, KCCA
 
 PLAIN = {"text": "vectors", "image": "none", "dim": (1000,), "power": (0.0,)}
 RBF = {**PLAIN, "kernel_image": "rbf"}
@@ -49,7 +48,7 @@ def ridges(value):
 
 SOLVERS = [
     {"solver": "exact"},
-    {"solver": "nystrom", "clamp": 0.0},
+    {"solver": "nystrom", "rcond": 0.0},
     {"solver": "cholesky", "tolerance": 0.0},
 ]
 
@@ -98,7 +97,7 @@ def test_the_duals_solve_hardoons_eigenproblem(fit):
 def test_images_count_once_for_each_of_their_texts(fit):
     X, Y = correlated(n=40)
     owner = np.repeat(np.arange(20), 2)
-    same = {**RBF, **ridges(1e-2), "clamp": 0.0}
+    same = {**RBF, **ridges(1e-2), "rcond": 0.0}
     shared, _ = fit(X[:20], Y, KCCA(**same, solver="nystrom"), owner)
     exact, _ = fit(X[:20], Y, KCCA(**same, solver="exact"), owner)
     repeated, _ = fit(X[:20][owner], Y, KCCA(**same, solver="exact"))
@@ -179,7 +178,7 @@ def test_pivots_are_looked_for_among_some_rows(fit, monkeypatch):
         ({"ridge_image": (0.0,)}, "widths and ridges are above 0"),
         ({"width_text": (-1.0,)}, "widths and ridges are above 0"),
         ({"columns": 1}, "columns is at least 2"),
-        ({"clamp": 1.0}, "below 1"),
+        ({"rcond": 1.0}, "below 1"),
         ({"tolerance": -0.1}, "at least 0"),
     ],
 )

@@ -7,21 +7,21 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from cran_bench.methods.kcca import KCCA
 from cran_bench.methods.macc import MACC, aggregate, complete
 from cran_bench.ranking.rank import rank
 from cran_bench.registry import METHODS
 from cran_bench.running.fits import FitStore
 from cran_bench.similarity import COSINE
+from cran_bench.toolbox.estimators import KCCA
 
 SMALL = {
     "codewords": (4,),
-    "nearest": (1,),
-    "root": (False,),
+    "assignments": (1,),
+    "signed_sqrt": (False,),
     "neighbours": (3,),
-    "share_image": (0.5,),
-    "share_text": (0.5,),
-    "space": 8,
+    "completion_image": (0.5,),
+    "completion_text": (0.5,),
+    "kcca_dim": 8,
 }
 
 
@@ -29,19 +29,19 @@ def unit(n, d=5, seed=0):
     return normalize(torch.from_numpy(np.random.default_rng(seed).normal(size=(n, d))), dim=1)
 
 
-@pytest.mark.parametrize("nearest", [1, 2])
-@pytest.mark.parametrize("root", [False, True])
-def test_aggregation_is_the_sum_of_residuals_by_codeword(nearest, root):
+@pytest.mark.parametrize("assignments", [1, 2])
+@pytest.mark.parametrize("signed_sqrt", [False, True])
+def test_aggregation_is_the_sum_of_residuals_by_codeword(assignments, signed_sqrt):
     own, other, book = unit(6), unit(6, seed=1), unit(4, seed=2)
-    found = aggregate([(own, 1.0), (other, 0.7)], book, nearest, root)
+    found = aggregate([(own, 1.0), (other, 0.7)], book, assignments, signed_sqrt)
     for row in range(6):
         blocks = np.zeros((4, 5))
         for x, weight in ((own[row], 1.0), (other[row], 0.7)):
             distances = [float((x - c).norm()) for c in book]
-            for i in np.argsort(distances)[:nearest]:
+            for i in np.argsort(distances)[:assignments]:
                 blocks[i] += weight * (x - book[i]).numpy()
         flat = blocks.ravel()
-        flat = np.sign(flat) * np.sqrt(abs(flat)) if root else flat
+        flat = np.sign(flat) * np.sqrt(abs(flat)) if signed_sqrt else flat
         np.testing.assert_allclose(found[row], flat / np.linalg.norm(flat), atol=1e-12)
 
 
@@ -101,18 +101,18 @@ def test_only_training_data_completes_a_document(tiny, store):
     torch.testing.assert_close(macc.known.texts_of_images, mean, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("goal", ["t2i", "both"])
-def test_of_several_shares_validation_chooses_by_its_goal(tiny, store, goal):
+@pytest.mark.parametrize("criterion", ["t2i", "both"])
+def test_of_several_weights_validation_chooses_by_its_criterion(tiny, store, criterion):
     def recalls(**options):
-        macc = store.fitted(MACC(**{**SMALL, "goal": goal, **options}), 0, "macc").part
+        macc = store.fitted(MACC(**{**SMALL, "criterion": criterion, **options}), 0, "macc").part
         sides = macc.embed_images(tiny.val), macc.embed_texts(tiny.val)
         m = rank(*sides, tiny.val.image_of, COSINE).metrics()
-        return m.rsum if goal == "both" else m.t2i_r1 + m.t2i_r5 + m.t2i_r10
+        return m.rsum if criterion == "both" else m.t2i_r1 + m.t2i_r5 + m.t2i_r10
 
-    shares = (0.0, 0.5, 4.0)
-    alone = [recalls(share_image=(a,), share_text=(b,)) for a, b in product(shares, shares)]
+    weights = (0.0, 0.5, 4.0)
+    alone = [recalls(completion_image=(a,), completion_text=(b,)) for a, b in product(weights, weights)]
     assert len(set(alone)) > 1
-    assert recalls(share_image=shares, share_text=shares) == pytest.approx(max(alone))
+    assert recalls(completion_image=weights, completion_text=weights) == pytest.approx(max(alone))
 
 
 def test_a_document_depends_on_no_other(tiny, store):
@@ -127,8 +127,8 @@ def test_a_document_depends_on_no_other(tiny, store):
     ("options", "message"),
     [
         ({"codewords": (0,)}, "at least 1"),
-        ({"share_text": (-0.5,)}, "share_image and share_text are at least 0"),
-        ({"nearest": (5,), "codewords": (4, 16)}, "nearest is 5, but there are 4 codewords"),
+        ({"completion_text": (-0.5,)}, "completion_image and completion_text are at least 0"),
+        ({"assignments": (5,), "codewords": (4, 16)}, "assignments is 5, but there are 4 codewords"),
         ({"columns": 1}, "columns is at least 2"),
     ],
 )

@@ -325,7 +325,7 @@ def test_nothing_to_rank_is_refused(images, texts):
 
 
 def test_owners_must_match_the_texts():
-    with pytest.raises(BadInput, match="3 texts came with 2 entries"):
+    with pytest.raises(BadInput, match="there are 3 texts and 2 entries"):
         rank(torch.ones(3, 2), torch.ones(3, 2), torch.arange(2), COSINE)
 
 
@@ -377,9 +377,9 @@ def test_no_tensor_is_larger_than_the_tile_allows(levels, monkeypatch):
 
 
 def test_an_owner_that_is_no_image_is_refused():
-    with pytest.raises(BadInput, match="names image 2, but there are 2 images"):
+    with pytest.raises(BadInput, match="image_of contains row 2, but there are 2 images"):
         rank(torch.ones(2, 2), torch.ones(3, 2), torch.tensor([0, 1, 2]), COSINE)
-    with pytest.raises(BadInput, match="image_of names image -1, but there are 2 images"):
+    with pytest.raises(BadInput, match="image_of contains row -1, but there are 2 images"):
         rank(torch.ones(2, 2), torch.ones(2, 2), torch.tensor([-1, 0]), COSINE)
 
 

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.registry import DATASETS, METHODS, Registry
-from cran_bench.specs import Spec, build, format_value, parse_spec
+from cran_bench.specs import Spec, build, flat_fields, flat_values, format_value, parse_spec
 
 BODY = """
     similarity = COSINE
@@ -114,6 +114,85 @@ class Fields:
 )
 def test_fields_come_back_from_their_text(fields):
     assert build(Fields, {key: format_value(value) for key, value in vars(fields).items()}, "it") == fields
+
+
+@dataclass(frozen=True)
+class Loss:
+    margin: float = 0.2
+    top: int = 3
+
+    def __post_init__(self):
+        if self.top < 1:
+            raise ValueError("top is at least 1")
+
+
+@dataclass(frozen=True)
+class Step:
+    rate: float
+    loss: Loss = Loss(top=5)
+    seed: int = 1
+
+
+@dataclass
+class Grouped:
+    step: Step
+    loss: Loss = field(default_factory=Loss)
+    width: int = 8
+    seed: int = 0
+
+
+def test_fields_of_groups_have_their_own_names_where_these_are_unique():
+    names = ["rate", "step.loss.margin", "step.loss.top", "step.seed", "loss.margin", "loss.top", "width", "seed"]
+    assert list(flat_fields(Grouped)) == names
+    made = build(Grouped, {"rate": "0.5", "width": "9"}, "it")
+    assert made == Grouped(Step(0.5), width=9)
+    assert flat_values(made) == dict(zip(names, (0.5, 0.2, 5, 1, 0.2, 3, 9, 0), strict=True))
+
+
+def test_a_field_of_a_group_is_set_by_either_name_and_the_others_keep_the_groups_default():
+    made = build(Grouped, {"step.rate": "0.5", "step.loss.margin": "1", "loss.top": 2, "seed": "4"}, "it")
+    assert made == Grouped(Step(0.5, Loss(1.0, 5)), Loss(top=2), seed=4)
+    assert build(Step, {"rate": 1.0, "top": "2", "loss.margin": "0"}, "it") == Step(1.0, Loss(0.0, 2))
+    assert build(Grouped, {"step": Step(1.0, Loss(3.0)), "width": 1}, "it") == Grouped(Step(1.0, Loss(3.0)), width=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "it needs rate: write it[rate=...]"),
+        ({"rate": "x"}, "it: field 'rate' takes a number, not 'x'"),
+        ({"rate": "1", "step.rate": "1"}, "it: the field 'rate' is given twice; keep one"),
+        ({"rate": "1", "step": Step(1.0)}, "it: the field 'rate' is given twice; keep one"),
+        ({"rate": "1", "margin": "1"}, "it has no field 'margin'"),
+        ({"rate": "1", "loss.margn": "1"}, "it has no field 'loss.margn'; did you mean 'loss.margin'?"),
+        ({"rate": "1", "loss": "1"}, "it: 'loss' is a group of fields; set one, as it[loss.margin=...]"),
+        ({"rate": "1", "step.loss": 1}, "it: 'step.loss' is a group of fields; set one, as it[step.loss.margin=...]"),
+        ({"rate": "1", "step.loss.top": "0"}, "it: top is at least 1"),
+    ],
+)
+def test_mistakes_in_groups(options, message):
+    with pytest.raises(BadInput) as refusal:
+        build(Grouped, options, "it")
+    assert str(refusal.value).startswith(message)
+
+
+def test_groups_of_a_strangers_method(write):
+    head = HEAD.replace("dataclass\n", "dataclass, field\n", 1) + "from typing import ClassVar\n"
+    loss = "@dataclass(frozen=True)\nclass Loss:\n    margin: float = 0.2\n"
+    loss += "    top: int = field(default=3, metadata={'label': 'always'})\n"
+    mine = "@dataclass\nclass Mine:\n    loss: Loss = Loss()\n    presets: ClassVar = {'wide': {'loss.margin': 1.0}}\n"
+    path = write("", "empty.py").with_name("mine.py")
+    path.write_text(head + loss + mine + BODY)
+    assert METHODS.configure(f"{path}:Mine[loss.margin=0.5]").label == "mine.py:Mine[margin=0.5,top=3]"
+    assert METHODS.configure(f"{path}:Mine:wide[margin=1.0]").label == "mine.py:Mine:wide[top=3]"
+    configured = METHODS.configure(f"{path}:Mine:wide[loss.top=5]")
+    assert (configured.label, configured.build().loss.margin) == ("mine.py:Mine:wide[top=5]", 1.0)
+
+
+@pytest.mark.parametrize("registry", [METHODS, DATASETS], ids=lambda registry: registry.kind)
+def test_every_field_can_be_set_by_its_own_name(registry):
+    for name in registry.names():
+        assert [field for field in flat_fields(registry.get(name).cls) if "." in field] == [], name
 
 
 def test_numbers_are_written_short():

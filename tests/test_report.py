@@ -115,7 +115,7 @@ def test_without_the_dataset_there_are_placeholders(command, flickr, tmp_path):
     assert command("run", "-d", "flickr8k", *where, "--results", results, "-m", "cfa[dim=4]").code == 0
     out = tmp_path / "report.html"
     said = command("report", "--results", results, "--data", tmp_path / "elsewhere", "-o", out)
-    assert said.code == 0 and "the gallery of flickr8k has no pictures" in said.err
+    assert said.code == 0 and "the gallery of flickr8k has no images" in said.err
     found = contents(out)
     assert found["images"] == {"flickr8k": {}} and found["texts"] == {"flickr8k": {}}
     text = "".join(path.read_text() for path in results.rglob("*.json"))
@@ -152,7 +152,7 @@ def test_other_data_than_was_measured_is_not_shown(command, page, tmp_path):
             data = record.data.model_copy(update={"split_sha": "0" * 64})
             write_json(path, record.model_copy(update={"data": data}).sealed().model_dump())
     said = command("report", "--results", tmp_path / "results", "-o", tmp_path / "again.html")
-    assert said.code == 0 and "it has other images or captions than those that were measured" in said.err
+    assert said.code == 0 and "its images or captions differ from those of the records" in said.err
     assert not any(contents(tmp_path / "again.html")["images"].values())
 
 

@@ -141,7 +141,9 @@ def test_a_better_recall_by_hand(written):
 
 def test_a_newer_schema(written):
     edit(written, schema_version=SCHEMA + 1, something="new")
-    with pytest.raises(BadInput, match=rf"has schema {SCHEMA + 1}, this version reads up to {SCHEMA}: upgrade"):
+    with pytest.raises(
+        BadInput, match=rf"has schema {SCHEMA + 1}, but this version reads schemas up to {SCHEMA}: upgrade"
+    ):
         read_record(written)
 
 
@@ -190,7 +192,7 @@ def test_a_record_whose_ranks_are_gone_is_run_again(store, written, capsys, chan
     else:
         ranks.write_bytes(ranks.read_bytes()[:-1])
     assert store.find(ADDRESS) is None
-    assert f"{ranks} is not what its record names; running again" in capsys.readouterr().err
+    assert f"{ranks} does not match its record; running again" in capsys.readouterr().err
     sealed = store.write(ADDRESS, *run())
     assert store.find(ADDRESS) == sealed
 
@@ -286,7 +288,9 @@ def test_a_run_starts_after_the_records_of_its_cell_though_the_clock_was_put_bac
     address = dataclasses.replace(ADDRESS, fingerprint=64 * "a")
     remade = data_info(features_sha="2" * 64, sources_sha="5" * 64)
     assert store.now(address, remade) == "2099-01-01T08:00:01+00:00"
-    assert "a record of cca:paper[dim=8] is no older" in " ".join(capsys.readouterr().err.split())
+    assert "the system clock is behind an existing record of cca:paper[dim=8]; using its time + 1 s" in " ".join(
+        capsys.readouterr().err.split()
+    )
     last = written("a", store.now(address, remade), features_sha="2" * 64, sources_sha="5" * 64)
     shown = [[found.record for found in table.rows[0].runs] for table in build_tables(store.runs(), [])]
     assert [last] in shown and [first] not in shown

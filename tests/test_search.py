@@ -83,9 +83,12 @@ def test_what_cannot_be_searched(command, quick_scenes, arguments, message):
 
 def test_a_new_picture_has_no_regions_that_come_with_the_data(command, quick_scenes, tmp_path):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
-    quick = "cran-local[max_epochs=1,batch_size=16,start=scratch]"
+    quick = "cran-local[max_epochs=1,batch_size=16,text_init=random]"
     said = command("search", "--image", str(tmp_path / "red.png"), "-m", quick, *quick_scenes.arguments)
-    assert said.code == 2 and "the method needs regions, but those of this dataset come with its data" in said.sentence
+    assert (
+        said.code == 2
+        and "the method needs regions, but this dataset comes with its own and a new image has none" in said.sentence
+    )
 
 
 def test_the_files_of_the_front_end_are_asked_for(quick_scenes):

@@ -22,9 +22,9 @@ from cran_bench.running.fits import FitStore, LentRun
 SMALL = {
     "hidden_image": (32,),
     "hidden_text": (32,),
-    "stack_steps": 200,
-    "rate_image": 20.0,
-    "rate_text": 5.0,
+    "rbm_steps": 200,
+    "rbm_lr_scale_image": 20.0,
+    "rbm_lr_scale_text": 5.0,
     "vocabulary": 50,
     "batch_size": 20,
     "steps": 200,
@@ -33,7 +33,16 @@ METHODS_SMALL = [
     CorrAE(**SMALL, units=64),
     BimodalAE(**SMALL, units=64),
     MultimodalDBN(**SMALL, units=64),
-    CCL(**SMALL, code=32, coarse_batch=20, coarse_steps=100, joint=48, joint_steps=100, units=64, margin=2.0),
+    CCL(
+        **SMALL,
+        code_units=32,
+        autoencoder_batch_size=20,
+        autoencoder_steps=100,
+        joint_units=48,
+        joint_steps=100,
+        units=64,
+        margin=2.0,
+    ),
 ]
 
 
@@ -66,7 +75,7 @@ def test_codes_do_not_collapse_and_find_pairs(tiny, store, method):
 
 @pytest.mark.parametrize("method", METHODS_SMALL[:3], ids=name)
 def test_probabilities_as_they_are_teach_something_too(tiny, store, method):
-    fit = store.fitted(dataclasses.replace(method, standardised=False), 0, "deep")
+    fit = store.fitted(dataclasses.replace(method, standardise_inputs=False), 0, "deep")
     assert recall(fit.part, tiny.train).rsum > 1.1 * 100 * (1 + 5 + 10) / len(tiny.train) * 2
 
 
@@ -75,14 +84,14 @@ def test_probabilities_as_they_are_teach_something_too(tiny, store, method):
     ["corr-ae[variant=full]", "bimodal-ae", "multimodal-dbn[readout=generated]", "ccl[hidden=16,joint_steps=5]"],
 )
 def test_a_fit_comes_back_from_the_store(comes_back, spec):
-    small = "hidden_image=16|12,hidden_text=16|12,vocabulary=50,stack_steps=20,steps=20"
+    small = "hidden_image=16|12,hidden_text=16|12,vocabulary=50,rbm_steps=20,steps=20"
     comes_back(f"{spec}[{small}]" if "[" not in spec else f"{spec[:-1]},{small}]")
 
 
 def test_stacks_are_trained_once_for_all(tiny, store, tmp_path):
     for method in METHODS_SMALL:
         store.fitted(dataclasses.replace(method, steps=1), 0, "deep")
-    assert len(list(tmp_path.glob("stack-*.safetensors"))) == 4  # images, texts, regions, pieces
+    assert len(list(tmp_path.glob("stack-*.safetensors"))) == 4  # images, texts, regions, segments
 
 
 @pytest.fixture
@@ -110,7 +119,7 @@ def stopping(monkeypatch):
     [
         Stack("image", "none", (16,), 40, batch_size=20),
         Stack("text", "bow", (16,), 40, vocabulary=50, batch_size=20),
-        CorrAE(**{**SMALL, "steps": 40}, units=16, optimizer="sgd"),
+        CorrAE(**{**SMALL, "steps": 40}, units=16, optimiser="sgd"),
         MultimodalDBN(**{**SMALL, "steps": 40}, units=16),
     ],
     ids=lambda part: getattr(part, "side", type(part).__name__),
@@ -141,7 +150,7 @@ def test_a_checkpoint_of_other_sizes_is_not_taken_up(tiny, tmp_path, stopping, c
 
 
 def test_ccl_reuses_the_row_corr_ae():
-    coarse = METHODS.configure("ccl").build().reader().coarse
+    coarse = METHODS.configure("ccl").build().input_encoder().coarse
     assert coarse == METHODS.configure("corr-ae").build()
 
 
@@ -149,17 +158,17 @@ def test_ccl_reuses_the_row_corr_ae():
 def test_the_loss_of_corr_ae_by_hand(is_real):
     torch.manual_seed(0)
     p, q = torch.rand(3, 5), torch.rand(3, 4)
-    for variant, rebuilt in (("plain", "pp qq"), ("cross", "pq qp"), ("full", "pp qq pq qp")):
+    for variant, reconstructed in (("plain", "pp qq"), ("cross", "pq qp"), ("full", "pp qq pq qp")):
         net = CorrespondenceAutoencoder(5, 4, 6, 0.3, variant, is_real)
         codes, inputs = {"p": net.image(p), "q": net.text(q)}, {"p": p, "q": q}
         side = {"p": "image", "q": "text"}
         expected = 0.3 * 0.5 * ((codes["p"] - codes["q"]) ** 2).sum() / 3
-        for source, target in rebuilt.split():
+        for source, target in reconstructed.split():
             decoder = net.decoders[f"{side[source]}_{side[target]}"]
             found = codes[source] @ decoder.weight.T + decoder.bias
             found = found if is_real else 1 / (1 + torch.exp(-found))
             expected = expected + 0.7 * 0.5 * ((found - inputs[target]) ** 2).sum() / 3
-        assert len(net.decoders) == len(rebuilt.split())
+        assert len(net.decoders) == len(reconstructed.split())
         torch.testing.assert_close(net.loss(p, q, torch.arange(3), 0), expected)
 
 
@@ -212,7 +221,7 @@ def test_bimodal_training_shows_each_side_alone_and_asks_for_both():
     torch.testing.assert_close(net.loss(p, q, torch.arange(3), 0), expected)
 
 
-def test_a_text_is_rebuilt_from_its_image_better_than_by_the_mean(tiny, store):
+def test_a_text_is_reconstructed_from_its_image_better_than_by_the_mean(tiny, store):
     fit = store.fitted(BimodalAE(**SMALL, units=64), 0, "bimodal")
     assert max(point["text_from_image"] for point in fit.curves["BimodalAE"]) > 0.05
 
@@ -285,14 +294,14 @@ def test_explained_is_one_for_a_copy_and_zero_for_the_mean():
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("corr-ae[alpha=1.5]", "alpha is a share between 0 and 1, not 1.5"),
+        ("corr-ae[alpha=1.5]", "alpha is a fraction between 0 and 1, not 1.5"),
         ("corr-ae[hidden_text=9|9|9]", "hidden_text has one layer or two, not 3"),
         ("ccl[margin=0]", "margin is above 0, not 0.0"),
         ("ccl[dropout=1]", "dropout is at least 0 and below 1, not 1.0"),
         ("bimodal-ae[steps=0]", "steps is at least 1, not 0"),
-        ("multimodal-dbn[stack_steps=-1]", "stack_steps is at least 0, not -1"),
-        ("ccl[grain=parts]", "leave out grain"),
-        ("ccl[coarse_steps=0]", "steps is at least 1, not 0"),
+        ("multimodal-dbn[rbm_steps=-1]", "rbm_steps is at least 0, not -1"),
+        ("ccl[granularity=parts]", "leave out granularity"),
+        ("ccl[autoencoder_steps=0]", "autoencoder_steps is at least 1, not 0"),
         ("ccl[joint_steps=-1]", "joint_steps is at least 0, not -1"),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cran_bench.methods._stacks import PIECE, RECIPES, Stack, averaged, pieces, standardise_, standardised
+from cran_bench.methods._stacks import LAYERS, SEGMENT, Stack, averaged, segments, standardise_, standardised
 from cran_bench.running.fits import FitStore
 from cran_bench.toolbox.linalg import deviations
 
@@ -19,7 +19,7 @@ def store(tiny, tmp_path):
 def stack(side, hidden=(24,), steps=STEPS, features=None):
     is_seen = side in ("image", "region")
     features = features or ("none" if is_seen else "bow")
-    return Stack(side, features, hidden, steps, rate=20.0 if is_seen else 5.0, vocabulary=50, batch_size=20)
+    return Stack(side, features, hidden, steps, lr_scale=20.0 if is_seen else 5.0, vocabulary=50, batch_size=20)
 
 
 def test_images_are_standardised_and_texts_have_a_hundred_words(tiny, store):
@@ -38,7 +38,7 @@ def test_images_are_standardised_and_texts_have_a_hundred_words(tiny, store):
 
 
 @pytest.mark.parametrize(
-    ("side", "hidden"), [("image", (24, 12)), ("region", (24, 12)), ("text", (24,)), ("piece", (24,))]
+    ("side", "hidden"), [("image", (24, 12)), ("region", (24, 12)), ("text", (24,)), ("segment", (24,))]
 )
 def test_layers_learn_and_do_not_collapse(tiny, store, side, hidden):
     fit = store.fitted(stack(side, hidden), 0, "stack")
@@ -47,7 +47,7 @@ def test_layers_learn_and_do_not_collapse(tiny, store, side, hidden):
         assert curve[-1]["explained"] > max(0.02, curve[0]["explained"])
         assert curve[-1]["spread"] > 0.01
     codes = fit.part.codes(tiny.test)
-    assert codes.shape == (len(tiny.test if fit.part.is_seen else tiny.test.texts), hidden[-1])
+    assert codes.shape == (len(tiny.test if fit.part.is_visual else tiny.test.texts), hidden[-1])
     assert float(codes.min()) >= 0 and float(codes.max()) <= 1 and float(codes.std(dim=0).mean()) > 0.01
 
 
@@ -73,7 +73,7 @@ def test_dead_dimensions_and_texts_without_a_word_do_no_harm(tiny, store):
         assert bool(torch.isfinite(part.codes(tiny.test)).all())
     finally:
         tiny.train.images = images
-    for side in ("text", "piece"):
+    for side in ("text", "segment"):
         part = store.fitted(stack(side), 0, "stack").part
         codes = part.codes(tiny.test.asking(["", "thing1 word2", "unheard of"]))
         mean = part.codes(tiny.train).mean(dim=0)
@@ -89,8 +89,8 @@ def test_an_image_without_a_region_is_an_average_one(tiny, store):
 
 
 def test_chains_grow():
-    recipe = RECIPES["image"][1]
-    assert [recipe.gibbs_steps(step) for step in (0, 14_999, 15_000, 19_999, 20_000)] == [1, 1, 2, 2, 3]
+    training = LAYERS["image"][1]
+    assert [training.gibbs_steps(step) for step in (0, 14_999, 15_000, 19_999, 20_000)] == [1, 1, 2, 2, 3]
 
 
 def test_without_steps_the_weights_are_as_drawn(tiny, store):
@@ -106,10 +106,10 @@ def test_codes_of_parts_are_averaged_by_their_owner():
         torch.testing.assert_close(found, torch.tensor([[2.0, 1], [7, 8], [5, 5], [7, 8]]))
 
 
-def test_pieces_of_texts():
-    words = [f"w{k}" for k in range(PIECE + 2)]
-    found, owner = pieces([" ".join(words), "", "one two"])
-    assert found == [" ".join(words[:PIECE]), " ".join(words[PIECE:]), "", "one two"] and owner == [0, 0, 1, 2]
+def test_segments_of_texts():
+    words = [f"w{k}" for k in range(SEGMENT + 2)]
+    found, owner = segments([" ".join(words), "", "one two"])
+    assert found == [" ".join(words[:SEGMENT]), " ".join(words[SEGMENT:]), "", "one two"] and owner == [0, 0, 1, 2]
 
 
 def test_columns_are_standardised_and_those_that_do_not_vary_stay():

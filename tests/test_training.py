@@ -6,12 +6,12 @@ import torch
 from cran_bench.errors import BadInput
 from cran_bench.toolbox.training import (
     Training,
-    gathering,
-    halved,
-    linear,
+    inverse_time_decay,
+    linear_decay,
+    momentum_warmup,
     passes,
     shuffled,
-    slowed,
+    step_decay,
     weights_and_biases,
 )
 
@@ -77,13 +77,13 @@ def test_it_stops_when_validation_no_longer_improves():
 
 
 def test_the_rate_is_halved():
-    made, module = training(range(6), rate=halved(2))
+    made, module = training(range(6), rate=step_decay(2))
     made.run(Notes())
     assert float(module.weight.detach()) == pytest.approx(-2 * (1 + 1 + 0.5 + 0.5 + 0.25 + 0.25))
 
 
 def test_the_rate_falls_evenly_within_epochs_too():
-    made, module = training(range(6), rate=linear(6))
+    made, module = training(range(6), rate=linear_decay(6))
     made.run(Notes())
     assert float(module.weight.detach()) == pytest.approx(-sum(1 - step / 12 for step in range(12)))
 
@@ -119,12 +119,12 @@ def test_patience_waits_for_what_is_still_to_come():
 
 @pytest.mark.parametrize("stop", [1, 3, 6])
 def test_it_goes_on_from_any_epoch(stop):
-    straight, module = training([1, 5, 3, 4, 2, 0], rate=halved(2))
+    straight, module = training([1, 5, 3, 4, 2, 0], rate=step_decay(2))
     run = Notes()
     straight.run(run)
     state, at = run.states[stop - 1]
     assert at == f"after epoch {stop} of at most 6"
-    resumed, other = training([1, 5, 3, 4, 2, 0][stop:], rate=halved(2))
+    resumed, other = training([1, 5, 3, 4, 2, 0][stop:], rate=step_decay(2))
     again = Notes(state)
     resumed.run(again)
     assert torch.equal(other.weight, module.weight)
@@ -179,8 +179,8 @@ def test_batches_are_shuffled_rows_each_once():
 
 
 def test_the_schedules_of_contrastive_divergence():
-    assert [slowed(100)(passed) for passed in (0, 100, 300)] == [1.0, 0.5, 0.25]
-    assert gathering(100)(0) == 0.5 and gathering(100, 100)(50) == pytest.approx(0.9, abs=1e-6)
+    assert [inverse_time_decay(100)(passed) for passed in (0, 100, 300)] == [1.0, 0.5, 0.25]
+    assert momentum_warmup(100)(0) == 0.5 and momentum_warmup(100, 100)(50) == pytest.approx(0.9, abs=1e-6)
 
 
 def test_vectors_do_not_decay():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cran_bench.methods._word_cnn import WIDTHS, Reader, WordCNN
+from cran_bench.methods._word_cnn import WIDTHS, WordCNN, WordConvolutions
 from cran_bench.running.fits import FitStore
 
 
@@ -13,7 +13,7 @@ def reader():
     torch.manual_seed(0)
     vectors = torch.randn(12, 6, dtype=torch.float64)
     vectors[:2] = 0
-    return Reader(vectors, filters=4).double().eval()
+    return WordConvolutions(vectors, filters=4).double().eval()
 
 
 def by_brute_force(reader, ids):

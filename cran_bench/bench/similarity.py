@@ -16,13 +16,13 @@ from cran_bench.embeddings import Levels, Relations
 from cran_bench.machine.arithmetic import has_bfloat16
 from cran_bench.machine.environment import environment
 from cran_bench.machine.progress import say
-from cran_bench.ranking.backends import fused_screen
+from cran_bench.ranking.backends import fused_scorer
 from cran_bench.ranking.filtering import ApproximateScorer, Bound, Filtering
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.problem import Clock, Problem, make_problem
 from cran_bench.ranking.rank import rank
 from cran_bench.ranking.reference import Reference
-from cran_bench.ranking.tiles import fitting
+from cran_bench.ranking.tiles import tiles_for
 from cran_bench.similarity import MultiLevel
 
 from .contestants import Plain, by_einsum_and_topk, caption_by_caption
@@ -75,9 +75,9 @@ def bench_similarity(images: int, texts: int, dim: int, device: torch.device) ->
     for dtype in types:
         for bound in ("measured", "proven"):
             yield bench.ours(dtype, bound)
-        yield bench.ours(dtype, "measured", ", compiled", partial(fitting, dtype=dtype, is_compiled=True))
+        yield bench.ours(dtype, "measured", ", compiled", partial(tiles_for, dtype=dtype, is_compiled=True))
         if device.type == "cuda" and find_spec("triton") is not None:
-            yield bench.ours(dtype, "measured", ", one Triton kernel", partial(fused_screen(device), dtype=dtype))
+            yield bench.ours(dtype, "measured", ", one Triton kernel", partial(fused_scorer(device), dtype=dtype))
 
 
 def others(bench: Bench, left: Levels, right: Levels, image_of: Tensor) -> Iterator[dict[str, Any]]:
@@ -189,7 +189,7 @@ class Bench:
         """Our ranking by tiles, or another screen; what compiling takes does not count."""
         problem = self.problem
         sides = problem.images, problem.texts, problem.image_of, problem.similarity
-        backend = Filtering(screen or partial(fitting, dtype=dtype), bound)
+        backend = Filtering(screen or partial(tiles_for, dtype=dtype), bound)
         rounds = 3 if problem.pairs < LONG else 1
         with memory(problem.device) as used:
             ranks = rank(*sides, backend=backend)

@@ -125,12 +125,10 @@ def doctor(
 
 
 def _print_info(name: str) -> None:
-    import dataclasses
-
     from cran_bench.errors import did_you_mean
     from cran_bench.registry import DATASETS, METHODS
     from cran_bench.specs import format_value, parse_spec
-    from cran_bench.tables.method_pages import documentation
+    from cran_bench.tables.method_pages import description, module_text
 
     head = parse_spec(name).name
     if not head.endswith(".py") and head not in (*METHODS.names(), *DATASETS.names()):
@@ -139,13 +137,9 @@ def _print_info(name: str) -> None:
         )
     configured: Configured[Any] = (DATASETS if head in DATASETS.names() else METHODS).configure(name)
     plugin = configured.plugin
-    module, described = documentation(plugin.cls)
-    typer.echo("\n\n".join([module, *described]) + "\n")
-    values = configured.build()
-    for field in dataclasses.fields(plugin.cls):
-        typer.echo(f"  {field.name:<14} {field.type!s:<22} {format_value(getattr(values, field.name))}")
+    typer.echo("\n\n".join([module_text(plugin.cls), *description(configured.build())]) + "\n")
     if head not in DATASETS.names():
-        typer.echo(f"  {'unit':<14} {'what to train on':<22} captions, or documents for the protocol documents")
+        typer.echo("- `unit`: what to train on: captions, or documents for the protocol documents")
     for preset, fields in plugin.presets.items():
         changes = ", ".join(f"{key}={format_value(value)}" for key, value in fields.items())
-        typer.echo(f"  preset {preset:<10} {changes or 'the defaults above'}")
+        typer.echo(f"- preset `{preset}`: {changes or 'the defaults'}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -158,7 +157,9 @@ def bench(
     images: Annotated[int, typer.Option("--images", min=100, help="How many images.")] = 5000,
     texts: Annotated[int, typer.Option("--texts", min=100, help="How many texts.")] = 25000,
     dim: Annotated[int, typer.Option("--dim", min=1, help="Dimensions of every vector.")] = 1024,
-    width: Annotated[str, typer.Option("--width", help="Of CRAN, for training: compact or full.")] = "compact",
+    method: Annotated[
+        str, typer.Option("-m", "--method", metavar="METHOD", help="Method whose training step is timed.")
+    ] = "cran",
     device: DeviceOption = "auto",
     out: Annotated[
         Path | None,
@@ -168,25 +169,27 @@ def bench(
     """Time the kernels against what one would use instead.
 
     `similarity` scores three levels (Eq. 11) and ranks both ways, `ranking` one vector for each image and text, and
-    `training` is a step of CRAN.
+    `training` a training step of a method.
 
     Example: cran-bench bench similarity --texts 5000
 
-    Example: cran-bench bench training -o results/kernels
+    Example: cran-bench bench training -m "cran[width=full]" -o results/kernels
     """
     from cran_bench.bench.measuring import render, save
     from cran_bench.errors import did_you_mean
     from cran_bench.machine.environment import pick_device
 
-    kinds, widths = ("similarity", "ranking", "training"), ("compact", "full")
-    for name, known in ((what, kinds), (width, widths)):
-        if name not in known:
-            raise BadInput(f"there is no '{name}' to bench{did_you_mean(name, known)}; take {' or '.join(known)}")
+    kinds = ("similarity", "ranking", "training")
+    if what not in kinds:
+        raise BadInput(f"there is no '{what}' to bench{did_you_mean(what, kinds)}; take {' or '.join(kinds)}")
     if texts < images:
         raise BadInput(f"every image has a text: give at least as many --texts as --images, not {texts} for {images}")
     where = pick_device(device)
     if what == "training":
-        rows = list(import_module("cran_bench.methods.cran.timing").bench_training(width, where))
+        from cran_bench.bench.training import bench_training
+        from cran_bench.registry import METHODS
+
+        rows = list(bench_training(METHODS.configure(method), where))
     elif what == "similarity":
         from cran_bench.bench.similarity import bench_similarity
 

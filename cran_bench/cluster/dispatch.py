@@ -1,7 +1,7 @@
-"""Rows computed by the workers of a cluster: what is sent to them, what they do, and what comes back.
+"""Rows computed by the workers of a cluster.
 
-Sent are texts and numbers: specs, seeds, and folders that all machines share.  Workers read data and features there
-and write fits and records there, under the locks of a local run; what comes back is the content of records.
+Workers receive only strings and numbers: specs, seeds and the paths of shared folders.  They read data and features
+there and write fits and records there, with the same locks as a local run; they return the contents of records.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 SHARDS_FIRST = 1
-"""Priority of shards over rows."""
+"""Priority of shards, which is higher than that of rows."""
 
 _ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What all rows of a run have in common, as a worker is told it.
+    """The settings shared by all rows of a run, as sent to workers.
 
     Attributes:
-        dataset: its spec; a plugin file by its full path.
+        dataset: spec of the dataset, with the full path of a plugin file.
         data: folder of the datasets.
-        features: the folder of the features themselves.
-        vectors: spec of word vectors; a file by its full path.
+        features: folder of this dataset's features.
+        vectors: spec of the word vectors, with the full path of a file.
         results: folder of the records.
         cache: folder of fits and features.
-        protocols: names.
-        device: as on the command line.
-        folds: see `Runner`.
-        backend: likewise.
-        bound: likewise.
-        force: likewise.
+        protocols: names of the protocols.
+        device: `cpu` or `cuda`.
+        folds: number of folds, as in `Runner`.
+        backend: name of the ranking backend, as in `Runner`.
+        bound: error bound of low-precision scores, as in `Runner`.
+        force: whether existing records are replaced.
         name: of the run.
     """
 
@@ -81,21 +81,21 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class ClusterWorkers:
-    """The workers of a cluster, as `cran_bench.run` takes them: a task for each method and seed."""
+    """The workers of a cluster in the form used by `cran_bench.run`: one task per method and seed."""
 
     cluster: clusters.Cluster
 
     @classmethod
     def of(cls, spec: str) -> ClusterWorkers:
-        """The workers of a spec such as ``local:2``, ``dask://ADDRESS`` or ``slurm[queue=NAME]``.
+        """Return the workers of a spec such as ``local:2``, ``dask://ADDRESS`` or ``slurm[queue=NAME]``.
 
         Raises:
-            BadInput: an unknown kind, bad options, or dask.distributed is not installed.
+            BadInput: the kind is unknown, the options are invalid, or dask.distributed is not installed.
         """
         return cls(clusters.find_cluster(spec))
 
     def device(self, name: str) -> torch.device:
-        """The kind of device that `name` means on the workers."""
+        """The type of device that `name` stands for on the workers."""
         return self.cluster.device(name)
 
     def run(self, runner: Runner, request: Request) -> list[Outcome]:
@@ -103,14 +103,14 @@ class ClusterWorkers:
 
         Args:
             runner: the runner of the request; it computes nothing itself.
-            request: what was asked for.
+            request: the methods, protocols and seeds.
 
         Returns:
             Outcomes in the order of `Runner.run`.
 
         Raises:
-            BadInput: the cluster cannot be reached, or went away.
-            CannotWrite: a worker could not write into the shared folders.
+            BadInput: the cluster cannot be reached, or the connection is lost.
+            CannotWrite: a worker could not write to the shared folders.
         """
         return _run_on(self.cluster, runner, request)
 
@@ -134,10 +134,10 @@ def _run_on(cluster: clusters.Cluster, runner: Runner, request: Request) -> list
     )
     rows = [(text, METHODS.configure(text), seed) for text in request.methods for seed in request.seeds]
     count = Count(len(rows) * len(request.protocols))
-    found: dict[int, list[Outcome]] = {}
+    outcomes_of: dict[int, list[Outcome]] = {}
 
     def take(number: int, outcomes: list[Outcome]) -> None:
-        found[number] = outcomes
+        outcomes_of[number] = outcomes
         for outcome in outcomes:
             count.say(outcome)
 
@@ -145,7 +145,7 @@ def _run_on(cluster: clusters.Cluster, runner: Runner, request: Request) -> list
         recorded = runner.recorded(method, request.protocols, seed)
         if recorded is not None:
             take(number, recorded)
-    left = [number for number in range(len(rows)) if number not in found]
+    left = [number for number in range(len(rows)) if number not in outcomes_of]
     if left:
         with (
             cluster.connected(runner.device, len(left), runner.cache / "jobs") as client,
@@ -153,20 +153,20 @@ def _run_on(cluster: clusters.Cluster, runner: Runner, request: Request) -> list
         ):
             for number, outcomes in finished:
                 take(number, outcomes)
-    return [outcome for number in range(len(rows)) for outcome in found[number]]
+    return [outcome for number in range(len(rows)) for outcome in outcomes_of[number]]
 
 
 @dataclass
 class _Tasks:
-    """The rows of a run, as methods and seeds, as they are with the scheduler.
+    """The rows of a run (methods and seeds) as tasks of the scheduler.
 
-    A scheduler fails a task after some deaths of workers that it was given to, whether or not they had begun it.  Such
-    a task is given again, unless workers have begun it as often as they may die of it.
+    A scheduler fails a task after several workers that it was assigned to have died, whether or not they had started
+    it.  Such a task is submitted again unless `DEATHS` workers died while computing it.
 
     Attributes:
-        numbers: of rows, by the key of their task.
-        begun: how often each row was, as far as has been heard.
-        given: how often each row was.
+        numbers: row numbers by the key of their task.
+        begun: number of times that workers reported having started each row.
+        given: number of times each row was submitted.
     """
 
     client: Client
@@ -178,19 +178,19 @@ class _Tasks:
     given: Counter[int] = field(default_factory=Counter)
 
     def outcomes(self, left: Sequence[int]) -> Generator[tuple[int, list[Outcome]]]:
-        """Those of some rows, as they come; what is not finished when this ends is cancelled."""
+        """Yield the outcomes of rows as they finish; unfinished rows are cancelled when the generator is closed."""
         from distributed import as_completed
 
-        heard = {_topic(self.job): self._hear_worker, "all": self._hear_scheduler}
-        for topic, hear in heard.items():
-            self.client.subscribe_topic(topic, hear)
+        handlers = {_topic(self.job): self._hear_worker, "all": self._hear_scheduler}
+        for topic, handler in handlers.items():
+            self.client.subscribe_topic(topic, handler)
         futures = {self._give(number) for number in left}
         try:
             finished = as_completed(futures, loop=self.client.loop)
             for future in finished:
                 number = self.numbers[str(future.key)]
                 outcomes = self._outcomes(future, number)
-                futures.remove(future)  # or its result is lost with its worker, and made again
+                futures.remove(future)  # otherwise its result is lost with its worker and computed again
                 future.release()
                 if outcomes is None:
                     again = self._give(number)
@@ -200,7 +200,7 @@ class _Tasks:
                     yield number, outcomes
         finally:
             self.client.cancel(list(futures))
-            for topic in heard:
+            for topic in handlers:
                 self.client.unsubscribe_topic(topic)
 
     def _give(self, number: int) -> Future:
@@ -216,26 +216,28 @@ class _Tasks:
             self.runner.fingerprints(method, self.job.protocols, seed),
             key=key,
             pure=False,
-            fifo_timeout="0ms",  # rows begin in the order of the table
+            fifo_timeout="0ms",  # rows start in the order of the table
             resources=clusters.resources(self.runner.device),
         )
 
     def _outcomes(self, future: Future, number: int) -> list[Outcome] | None:
-        """Those of a task that has come to an end, or None where it is to be given again."""
+        """The outcomes of a finished task, or None if it has to be submitted again."""
         from distributed import KilledWorker
 
         error: Exception
         try:
-            return [received(found) for found in future.result()]
+            return [unpack(packed) for packed in future.result()]
         except CannotWrite:
             raise
         except CancelledError as lost:
-            raise BadInput(f"the scheduler has gone away; {how_to_go_on('run', self.job.force)}") from lost
+            raise BadInput(f"the connection to the scheduler was lost; {how_to_go_on('run', self.job.force)}") from lost
         except KilledWorker:
             deaths = max(self.begun[number], self.given[number])
             if deaths <= clusters.DEATHS:
                 return None
-            error = BadInput(f"its worker died {deaths} times: the memory may be too small; see what workers printed")
+            error = BadInput(
+                f"its worker died {deaths} times: see the output of the workers; they may have too little memory"
+            )
         except Exception as other:
             error = other
         _, method, seed = self.rows[number]
@@ -250,29 +252,27 @@ class _Tasks:
     def _hear_scheduler(self, event: tuple[float, Any]) -> None:
         about = event[1]
         if isinstance(about, dict) and about.get("action") == "remove-worker" and not about.get("expected"):
-            held = sum(str(key) in self.numbers for key in about.get("processing-tasks", ()))
-            if held:
-                say(f"the worker {about['worker']} died; what it was given goes to others: {held} of the rows left")
+            assigned = sum(str(key) in self.numbers for key in about.get("processing-tasks", ()))
+            if assigned:
+                say(f"the worker {about['worker']} died; rows reassigned to other workers: {assigned}")
 
 
 def work(job: RunSpec, method: str, seed: int, expected: list[str]) -> list[dict[str, Any]]:
-    """What a worker does: the rows of a method and a seed, as `sent` puts them.
+    """Compute the rows of a method and a seed on a worker, and return them in the form of `pack`.
 
     Raises:
-        BadInput: this machine has not what the row is to be made of, or makes another of it than was `expected`.
+        BadInput: data or features are missing on this machine, or its fingerprints differ from those `expected`.
     """
     from distributed import get_worker
     from distributed.worker import thread_state
 
-    tell = functools.partial(get_worker().log_event, _topic(job))
+    report = functools.partial(get_worker().log_event, _topic(job))
     key = str(thread_state.key)
     forget_shards()
-    with _ONE_AT_A_TIME, contextlib.redirect_stderr(_Lines(tell)):
-        tell({"begun": key})
+    with _ONE_AT_A_TIME, contextlib.redirect_stderr(_Lines(report)):
+        report({"begun": key})
         device = pick_device(job.device)
-        backend = Sharded(
-            Path(job.cache) / "counting", functools.partial(offered_to_others, device), job.backend, job.bound
-        )
+        backend = Sharded(Path(job.cache) / "counting", functools.partial(offer_shards, device), job.backend, job.bound)
         runner = Runner(
             _prepared(job.dataset, job.data, job.features, job.vectors),
             Path(job.results),
@@ -287,25 +287,25 @@ def work(job: RunSpec, method: str, seed: int, expected: list[str]) -> list[dict
         configured = METHODS.configure(method)
         if runner.fingerprints(configured, job.protocols, seed) != expected:
             raise BadInput(
-                f"a worker has another version of cran-bench, of {configured.plugin.name} or of the data than the "
-                "machine that asks: install the same on both, and start the workers again"
+                f"a worker has a different version of cran-bench, of {configured.plugin.name} or of the data than the "
+                "machine that submitted the run: install the same on both and restart the workers"
             )
-        return [sent(outcome) for outcome in runner.outcomes(configured, job.protocols, seed)]
+        return [pack(outcome) for outcome in runner.outcomes(configured, job.protocols, seed)]
 
 
 @contextlib.contextmanager
-def offered_to_others(device: torch.device, folder: Path, count: int) -> Iterator[None]:
-    """Offer the shards of a folder to workers that are idle, or as soon as they are."""
+def offer_shards(device: torch.device, folder: Path, count: int) -> Iterator[None]:
+    """Offer the shards of a folder to workers as soon as they are idle."""
     from distributed import get_client
 
     client = get_client()
-    kind = torch.device(device.type)
+    any_device = torch.device(device.type)
     futures = [
         client.submit(
             count_shard,
             folder,
             number,
-            kind,
+            any_device,
             key=f"shard-{uuid.uuid4().hex}",
             pure=False,
             priority=SHARDS_FIRST,
@@ -319,8 +319,8 @@ def offered_to_others(device: torch.device, folder: Path, count: int) -> Iterato
         client.cancel(futures)
 
 
-def sent(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as texts and numbers."""
+def pack(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as strings and numbers."""
     record, failure = outcome.record, outcome.failure
     return {
         "address": asdict(outcome.address),
@@ -330,21 +330,21 @@ def sent(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def received(found: dict[str, Any]) -> Outcome:
-    """The inverse of `sent`."""
-    record, failure = found["record"], found["failure"]
+def unpack(packed: dict[str, Any]) -> Outcome:
+    """The outcome packed by `pack`."""
+    record, failure = packed["record"], packed["failure"]
     return Outcome(
-        Address(**found["address"]),
+        Address(**packed["address"]),
         record and Record.model_validate(record),
         failure and Failure.model_validate(failure),
-        found["reused"],
+        packed["reused"],
     )
 
 
 def with_full_path(spec: str) -> str:
-    """A spec of a method or dataset that means the same in whatever folder a worker is."""
-    file, found, rest = spec.partition(".py")
-    return f"{Path(file + found).resolve()}{rest}" if found and parse_spec(spec).name.endswith(".py") else spec
+    """A spec of a method or dataset, with the full path of a plugin file, which is valid in any folder."""
+    file, suffix, rest = spec.partition(".py")
+    return f"{Path(file + suffix).resolve()}{rest}" if suffix and parse_spec(spec).name.endswith(".py") else spec
 
 
 def _with_full_file(vectors: str) -> str:
@@ -353,7 +353,7 @@ def _with_full_file(vectors: str) -> str:
 
 
 def _topic(job: RunSpec) -> str:
-    """Of the events that carry what workers say of a run."""
+    """The topic of the events that workers log for a run."""
     return f"cran-bench-{job.name}"
 
 
@@ -363,14 +363,14 @@ def _prepared(dataset: str, data: str, features: str, vectors: str) -> Prepared:
 
 
 class _Lines(io.TextIOBase):
-    """A stream that passes on every line that is written to it."""
+    """A text stream that passes each complete line to a function."""
 
-    def __init__(self, tell: Callable[[str], object]) -> None:
-        self._tell, self._begun = tell, ""
+    def __init__(self, report: Callable[[str], object]) -> None:
+        self._report, self._line = report, ""
 
     def write(self, text: str) -> int:
-        *lines, self._begun = (self._begun + text).split("\n")
+        *lines, self._line = (self._line + text).split("\n")
         for line in lines:
             if line.strip():
-                self._tell(line)
+                self._report(line)
         return len(text)

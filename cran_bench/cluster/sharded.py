@@ -1,9 +1,9 @@
-"""A count that several machines share: all images against a block of texts at a time, and the counts add up.
+"""The backend `Sharded`: several machines count shards, all images against a block of texts, whose counts are summed.
 
-The embeddings lie in a folder that all can read.  Whoever is idle takes a block that nobody has taken, and leaves its
-counts there; the one who ranks takes blocks too, from the other end, and waits for none that nobody is counting.  So
-no help is needed, and helpers may die.  Counts are those of one machine, for every pair is compared with the very
-thresholds that were found for the whole.
+The embeddings are stored in a shared folder.  Idle workers take shards and write their counts there; the process that
+ranks takes shards as well, from the other end, and waits only for shards that someone is counting.  So it needs no
+workers, and workers may die.  The counts equal those of one machine, because every pair is compared with the thresholds
+of the whole problem.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ from cran_bench.ranking.problem import STORED, Clock, KernelInfo, Problem, Tally
 from cran_bench.similarity import MultiLevel, Similarity
 
 Help = Callable[[Path, int], AbstractContextManager[object]]
-"""Asks others to `count_shard` each of so many of a folder, for as long as the context lasts."""
+"""Offers the shards of a folder, of a given number, to workers for the duration of the context."""
 
 FLOP = {"cpu": 2e12, "cuda": 1e15}
-"""Of a shard: some fifteen seconds of two cores, or some seconds of a GPU."""
+"""FLOP per shard: about fifteen seconds on two cores, or a few seconds on a GPU."""
 FROM = 4
-"""Shards; with fewer, writing and reading the embeddings takes longer than is gained."""
+"""Smallest number of shards; with fewer, writing and reading the embeddings costs more than it saves."""
 
 SIMILARITIES = {"Similarity": Similarity, "MultiLevel": MultiLevel}
 
 
 @dataclass(frozen=True)
 class Sharded:
-    """A backend that shares a large problem, of `FROM` times `FLOP` or more, and counts others by itself.
+    """A backend that shares problems of at least `FROM` shards with workers, and counts smaller ones itself.
 
-    The seconds it gives the clock are those of all shards, wherever they were counted.
+    The clock receives the seconds of all shards, wherever they were counted.
 
     Attributes:
-        folder: for embeddings and counts, on storage that all can reach; they are removed afterwards.
-        help: asks others.
-        backend: that counts a shard, see `choose`.
-        bound: likewise.
-        flop: of a shard; None for `FLOP`.
+        folder: for embeddings and counts, on shared storage; its contents are deleted afterwards.
+        help: offers shards to workers.
+        backend: name of the backend that counts a shard, as in `choose`.
+        bound: error bound of low-precision scores, as in `choose`.
+        flop: FLOP per shard; None for `FLOP`.
     """
 
     folder: Path
@@ -69,12 +69,11 @@ class Sharded:
     flop: float | None = None
 
     def count(self, problem: Problem, clock: Clock) -> tuple[Tally, KernelInfo]:
-        """See Backend."""
         flop = FLOP[problem.device.type] if self.flop is None else self.flop
         count = math.ceil(problem.flop / flop)
         if count < FROM or type(problem.similarity).__name__ not in SIMILARITIES:
             return choose(problem, self.backend, self.bound).count(problem, clock)
-        shards = list(divided(problem, count))
+        shards = list(split_texts(problem, count))
         about = {"backend": self.backend, "bound": self.bound, "shards": [_bounds(shard) for shard in shards]}
         try:
             with self._shared(problem, about) as folder, self.help(folder, len(shards)):
@@ -83,12 +82,12 @@ class Sharded:
                         _count(problem, folder, number, about, waits)
                 return _sum(problem, folder, shards, clock)
         except (OSError, safetensors.SafetensorError) as error:
-            say(f"this ranking cannot be shared ({error}); counting here alone")
+            say(f"this ranking cannot be shared ({error}); counting on this machine only")
             return choose(problem, self.backend, self.bound).count(problem, clock)
 
     @contextlib.contextmanager
     def _shared(self, problem: Problem, about: dict[str, Any]) -> Iterator[Path]:
-        """A folder with the problem, locked as long as it is of use."""
+        """A folder with the stored problem, locked for the duration of the context."""
         self.folder.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:
@@ -99,17 +98,17 @@ class Sharded:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def divided(problem: Problem, count: int) -> Iterator[tuple[slice, slice]]:
-    """Images and texts of about so many shards; each has all the images that its texts are ranked against."""
+def split_texts(problem: Problem, count: int) -> Iterator[tuple[slice, slice]]:
+    """Yield the images and texts of about `count` shards; each has all images that its texts are ranked against."""
     size = math.ceil(len(problem.texts) / count)
     for rows, columns in problem.folds:
-        for some in blocks(columns, size):
-            yield rows, some
+        for part in blocks(columns, size):
+            yield rows, part
 
 
 def shard(problem: Problem, rows: slice, columns: slice) -> Problem:
-    """The images `rows`, which own all of the texts, against the texts `columns`, with the thresholds of the whole."""
-    everything = slice(0, rows.stop - rows.start), slice(0, columns.stop - columns.start)
+    """The problem of ranking all images of a fold (`rows`) against some of its texts, with unchanged thresholds."""
+    all_pairs = slice(0, rows.stop - rows.start), slice(0, columns.stop - columns.start)
     return replace(
         problem,
         images=problem.images.rows(rows),
@@ -119,27 +118,27 @@ def shard(problem: Problem, rows: slice, columns: slice) -> Problem:
         reach=problem.reach.rows(rows, columns),
         positive=problem.positive[columns],
         best=problem.best[rows],
-        folds=(everything,),
+        folds=(all_pairs,),
     )
 
 
 def count_shard(folder: Path, number: int, device: torch.device) -> bool:
-    """Count one shard of the problem in a folder, unless it is counted or being counted.
+    """Count one shard of the problem in a folder, unless it has been or is being counted.
 
     Returns:
-        Whether it was counted here.
+        Whether this call counted it.
     """
     try:
         problem, about = _problem_in(folder, device)
         return _count(problem, folder, number, about, waits=False)
-    except FileNotFoundError:  # all shards are counted, and the folder is gone
+    except FileNotFoundError:  # all shards have been counted and the folder deleted
         return False
 
 
 @torch.no_grad()
 def _count(problem: Problem, folder: Path, number: int, about: dict[str, Any], waits: bool) -> bool:
     path = folder / f"{number}.npz"
-    if not folder.exists():  # which the lock would make again
+    if not folder.exists():  # the lock would create it again
         return False
     try:
         with FileLock(folder / f"{number}.lock", timeout=-1 if waits else 0):
@@ -162,10 +161,10 @@ def _count(problem: Problem, folder: Path, number: int, about: dict[str, Any], w
 def _sum(problem: Problem, folder: Path, shards: list[tuple[slice, slice]], clock: Clock) -> tuple[Tally, KernelInfo]:
     tally, kernels = problem.tally(), []
     for number, (rows, columns) in enumerate(shards):
-        with np.load(folder / f"{number}.npz", allow_pickle=False) as found:
+        with np.load(folder / f"{number}.npz", allow_pickle=False) as counts:
             for name, total in vars(tally).items():
-                total[rows if name.endswith("images") else columns] += torch.from_numpy(found[name]).to(total.device)
-            how = json.loads(str(found["how"]))
+                total[rows if name.endswith("images") else columns] += torch.from_numpy(counts[name]).to(total.device)
+            how = json.loads(str(counts["how"]))
         kernels.append(KernelInfo(**how["kernel"]))
         clock.similarity += how["similarity"]
         clock.rank += how["rank"]
@@ -180,7 +179,7 @@ def _sum(problem: Problem, folder: Path, shards: list[tuple[slice, slice]], cloc
 
 
 def write_problem(problem: Problem, folder: Path, about: dict[str, Any]) -> None:
-    """Store a problem for `count_shard`, with JSON values `about` it."""
+    """Store a problem for `count_shard`, with the JSON values `about`."""
     tensors = {"image_of": problem.image_of, "positive": problem.positive, "best": problem.best}
     kinds: dict[str, str] = {}
     for side, levels in (("images", problem.images), ("texts", problem.texts)):
@@ -198,7 +197,7 @@ def write_problem(problem: Problem, folder: Path, about: dict[str, Any]) -> None
 
 
 def forget_shards() -> None:
-    """Let go of the embeddings that the last shards were of."""
+    """Release the embeddings of the last shard from memory."""
     _problem_in.cache_clear()
 
 
@@ -227,4 +226,4 @@ def _levels(tensors: dict[str, Tensor], side: str, kind: Any) -> Levels:
 
 
 def _bounds(pair: tuple[slice, slice]) -> list[tuple[int, int]]:
-    return [(some.start, some.stop) for some in pair]
+    return [(part.start, part.stop) for part in pair]

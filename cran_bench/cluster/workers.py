@@ -1,7 +1,7 @@
-"""Where the workers of ``run --cluster`` come from: processes of this machine, a Dask scheduler, or SLURM's jobs.
+"""The workers of ``run --cluster``: processes on this machine, the workers of a Dask scheduler, or SLURM jobs.
 
-Engines are those of dask.distributed and dask-jobqueue.  A worker computes one row at a time, with as many threads as
-``OMP_NUM_THREADS`` tells torch; one that dies is replaced, and what it was computing is given to another.
+They are started by dask.distributed and dask-jobqueue.  A worker computes one row at a time, with the number of threads
+given by ``OMP_NUM_THREADS``; a worker that dies is replaced, and its row is given to another.
 """
 
 from __future__ import annotations
@@ -31,54 +31,48 @@ if TYPE_CHECKING:
 
 EXTRA = "distributed"
 KINDS = {"local": "local:N", "dask": "dask://ADDRESS", "slurm": "slurm[queue=NAME,...]"}
-ANSWER_WITHIN = 5  # seconds, of a scheduler
-DEATHS = 5  # of workers in the midst of a row, after which it counts as failed
-LOOK_EVERY = 30  # seconds, after SLURM's jobs
+CONNECT_TIMEOUT = 5  # seconds
+DEATHS = 5  # a row counts as failed after this many workers died while computing it
+POLL_EVERY = 30  # seconds between checks that all SLURM jobs exist
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""What tells torch, MKL and OpenBLAS; Dask sets each of them to 1 in a worker unless it is set."""
-GPU = "GPU"  # the resource that a worker with a GPU offers, and that a row on one asks for
+"""The thread settings of torch, MKL and OpenBLAS; Dask sets each to 1 in a worker unless it is set."""
+GPU = "GPU"  # the Dask resource of workers with a GPU, required by rows on a GPU
 
 
 class Cluster(Protocol):
-    """Workers to be had."""
+    """A source of workers."""
 
-    def device(self, name: str) -> torch.device:
-        """The kind of device that ``--device`` means there.
-
-        Raises:
-            BadInput: there is no such device.
-        """
-        ...
+    def device(self, name: str) -> torch.device: ...
 
     def connected(self, device: torch.device, rows: int, logs: Path) -> contextlib.AbstractContextManager[Client]:
-        """Workers for so many rows at a time, which end with the context if it has started them.
+        """Connect to workers; those started here stop with the context.
 
         Args:
-            device: what a row computes on.
-            rows: how many there are; more workers than these are of no use.
-            logs: folder for what jobs print.
+            device: the device of a row.
+            rows: number of rows, which limits the number of workers.
+            logs: folder for the output of jobs.
 
         Raises:
-            BadInput: they are not to be had.
+            BadInput: the workers cannot be reached or started.
         """
         ...
 
 
 def find_cluster(text: str) -> Cluster:
-    """The cluster of a spec.
+    """Return the cluster described by a spec.
 
     Raises:
-        BadInput: an unknown kind, bad options, or dask.distributed is not installed.
+        BadInput: the kind is unknown, the options are invalid, or dask.distributed is not installed.
     """
     spec = parse_spec(text)
     if spec.name not in KINDS:
-        raise BadInput(f"there is no cluster '{spec.name}'{did_you_mean(spec.name, KINDS)}; write {_ways()}")
+        raise BadInput(f"there is no cluster '{spec.name}'{did_you_mean(spec.name, KINDS)}; write {_forms()}")
     distributed = require("distributed", EXTRA, "runs on a cluster")
     for handler in logging.getLogger(distributed.__name__).handlers:
-        handler.setLevel(logging.CRITICAL)  # what matters to a run is told by it
+        handler.setLevel(logging.CRITICAL)  # the run reports what matters
     if spec.name == "slurm":
         if spec.argument:
-            raise BadInput(f"slurm takes options and no '{spec.argument}'; write {KINDS['slurm']}")
+            raise BadInput(f"slurm takes options in brackets, not '{spec.argument}'; write {KINDS['slurm']}")
         require("dask_jobqueue", EXTRA, "runs on slurm")
         return build(Slurm, spec.options, "slurm")
     if spec.options:
@@ -89,12 +83,12 @@ def find_cluster(text: str) -> Cluster:
         return Local(int(spec.argument))
     address = spec.argument.removeprefix("//")
     if not spec.argument.startswith("//") or not re.search(r":\d+$", address):
-        raise BadInput(f"'{text}' names no scheduler; write dask://HOST:PORT, the address that dask scheduler prints")
+        raise BadInput(f"'{text}' is not a scheduler's address; write dask://HOST:PORT, as printed by dask scheduler")
     return Scheduler(address if "://" in address else f"tcp://{address}")
 
 
 def resources(device: torch.device) -> dict[str, float]:
-    """What a row asks for of a worker besides one of its threads."""
+    """The Dask resources that a row on a device requires."""
     return {GPU: 1.0} if device.type == "cuda" else {}
 
 
@@ -103,18 +97,16 @@ class Local:
     """Worker processes on this machine, which share its cores and its GPUs evenly.
 
     Attributes:
-        workers: how many.
+        workers: number of processes.
     """
 
     workers: int
 
     def device(self, name: str) -> torch.device:
-        """See Cluster."""
         return pick_device(name)
 
     @contextlib.contextmanager
     def connected(self, device: torch.device, rows: int, logs: Path) -> Iterator[Client]:
-        """See Cluster."""
         from dask.system import CPU_COUNT
         from distributed import Client, Nanny, SpecCluster
         from distributed import Scheduler as DaskScheduler
@@ -136,38 +128,37 @@ class Local:
             SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):
-            say(f"workers: {count}, threads of each: {threads}; dashboard: {client.dashboard_link}")
+            say(f"workers: {count}, threads per worker: {threads}; dashboard: {client.dashboard_link}")
             yield client
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """A Dask scheduler that runs already, with workers of its own.
+    """A running Dask scheduler with its own workers.
 
     Attributes:
-        address: such as ``tcp://10.0.0.1:8786``.
+        address: for example ``tcp://10.0.0.1:8786``.
     """
 
     address: str
 
     def device(self, name: str) -> torch.device:
-        """See Cluster: with `auto`, rows go to the workers with a GPU where there are any."""
+        """The type of device on the workers; `auto` means their GPUs if any worker offers one."""
         if name == "auto":
             with self._client() as client:
-                return torch.device("cuda" if _offering(client) else "cpu")
+                return torch.device("cuda" if _workers_with_gpu(client) else "cpu")
         return _device(name)
 
     @contextlib.contextmanager
     def connected(self, device: torch.device, rows: int, logs: Path) -> Iterator[Client]:
-        """See Cluster."""
         with self._client() as client:
             workers = client.scheduler_info(n_workers=-1)["workers"]
             say(f"workers at {self.address}: {len(workers)}; dashboard: {client.dashboard_link}")
             if not workers:
                 say(f"waiting for workers: dask worker {self.address} --nthreads 1 --memory-limit 0")
-            elif device.type == "cuda" and not _offering(client):
+            elif device.type == "cuda" and not _workers_with_gpu(client):
                 raise BadInput(
-                    f"no worker at {self.address} offers a GPU: start it with --resources {GPU}=1, or take --device cpu"
+                    f"no worker at {self.address} offers a GPU: start it with --resources {GPU}=1, or use --device cpu"
                 )
             yield client
 
@@ -176,11 +167,11 @@ class Scheduler:
         from distributed import Client
 
         try:
-            client = Client(self.address, timeout=ANSWER_WITHIN, set_as_default=False)
-        except (OSError, ValueError) as error:  # nobody there, or no address
+            client = Client(self.address, timeout=CONNECT_TIMEOUT, set_as_default=False)
+        except (OSError, ValueError) as error:  # nothing listens there, or it is not an address
             raise BadInput(
-                f"no Dask scheduler answers at {self.address} within {ANSWER_WITHIN} seconds: start one with "
-                "dask scheduler, and give the address it prints"
+                f"no Dask scheduler answers at {self.address} within {CONNECT_TIMEOUT} seconds: start one with "
+                "dask scheduler and give the address it prints"
             ) from error
         with client:
             yield client
@@ -188,15 +179,15 @@ class Scheduler:
 
 @dataclass(frozen=True)
 class Slurm:
-    """Jobs of SLURM with a worker each, submitted from here; as many are kept as there were rows, `jobs` at most.
+    """SLURM jobs with one worker each; one job per row, but at most `jobs` at a time.
 
     Attributes:
-        queue: partition; SLURM's own default where none is given.
-        account: to charge.
-        cores: of a job, all for one row.
-        memory: of a job.
-        walltime: after which SLURM ends a job; its row goes on in another from the last checkpoint.
-        jobs: how many at a time.
+        queue: partition; None for SLURM's default.
+        account: the account to charge.
+        cores: CPU cores per job.
+        memory: memory per job, such as 8GB.
+        walltime: time limit of a job; its row continues in another job from the last checkpoint.
+        jobs: largest number of simultaneous jobs.
         gres: generic resources of a job, such as gpu:1.
         interface: network interface on which jobs reach this machine, such as ib0.
     """
@@ -212,44 +203,43 @@ class Slurm:
 
     def __post_init__(self) -> None:
         if min(self.cores, self.jobs) < 1:
-            raise ValueError(f"cores and jobs are at least 1, not {min(self.cores, self.jobs)}")
+            raise ValueError(f"cores and jobs must be at least 1, not {min(self.cores, self.jobs)}")
         if not re.fullmatch(r"\d+(\.\d+)? ?[KMGT]i?B", self.memory):
-            raise ValueError(f"memory is a size such as 64GB, not '{self.memory}'")
+            raise ValueError(f"memory must be a size such as 64GB, not '{self.memory}'")
         if not re.fullmatch(r"(\d+-)?\d+:\d\d:\d\d", self.walltime):
-            raise ValueError(f"walltime is a time such as 04:00:00 or 1-00:00:00, not '{self.walltime}'")
+            raise ValueError(f"walltime must be a time such as 04:00:00 or 1-00:00:00, not '{self.walltime}'")
 
     @property
     def lifetime(self) -> int:
-        """Seconds after which a worker leaves by itself, before SLURM ends its job, so that it has not died."""
+        """Seconds after which a worker retires, before SLURM ends its job, so that it does not count as dead."""
         days, _, clock = self.walltime.rpartition("-")
         hours, minutes, seconds = map(int, clock.split(":"))
         whole = 86400 * int(days or 0) + 3600 * hours + 60 * minutes + seconds
         return whole - min(120, whole // 10)
 
     def device(self, name: str) -> torch.device:
-        """See Cluster: with `auto`, a GPU where jobs have one."""
+        """The type of device in the jobs; `auto` means a GPU if jobs request one."""
         has_one = "gpu" in (self.gres or "")
         device = _device(("cuda" if has_one else "cpu") if name == "auto" else name)
         if device.type == "cuda" and not has_one:
-            raise BadInput("slurm: jobs have no GPU to compute on; write slurm[gres=gpu:1,...], or use --device cpu")
+            raise BadInput("slurm: the jobs request no GPU; write slurm[gres=gpu:1,...], or use --device cpu")
         return device
 
     @contextlib.contextmanager
     def connected(self, device: torch.device, rows: int, logs: Path) -> Iterator[Client]:
-        """See Cluster."""
         from dask_jobqueue import SLURMCluster
         from distributed import Client
         from tornado.ioloop import PeriodicCallback
 
         if shutil.which("sbatch") is None:
-            raise BadInput("slurm needs the command sbatch: run this where SLURM's jobs are submitted from")
+            raise BadInput("slurm needs the command sbatch: run this on a machine from which SLURM jobs are submitted")
         offered = [f"--resources {GPU}=1"] if device.type == "cuda" else []
         jobs = min(self.jobs, rows)
         with (
             SLURMCluster(
                 queue=self.queue,
                 account=self.account,
-                cores=1,  # threads of Dask
+                cores=1,  # Dask threads
                 processes=1,
                 job_cpu=self.cores,
                 memory=self.memory,
@@ -259,20 +249,16 @@ class Slurm:
                 job_name="cran-bench",
                 job_extra_directives=[f"--gres={self.gres}"] if self.gres else [],
                 job_script_prologue=[f"export {name}={self.cores}" for name in THREADS],
-                worker_extra_args=[
-                    "--memory-limit 0",
-                    f"--lifetime {self.lifetime}s",
-                    *offered,
-                ],  # SLURM minds the memory
+                worker_extra_args=["--memory-limit 0", f"--lifetime {self.lifetime}s", *offered],  # SLURM limits memory
                 scheduler_options={"dashboard_address": ":0", "allowed_failures": DEATHS},
                 silence_logs=logging.CRITICAL,
             ) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):
-            _try_out(cluster.job_script())
-            say(f"jobs of SLURM: {jobs}, which print into {logs}; dashboard: {client.dashboard_link}")
+            _check_job(cluster.job_script())
+            say(f"SLURM jobs: {jobs}, with output in {logs}; dashboard: {client.dashboard_link}")
             cluster.scale(jobs)
-            replacing = PeriodicCallback(lambda: cluster.scale(jobs), 1000 * LOOK_EVERY)
+            replacing = PeriodicCallback(lambda: cluster.scale(jobs), 1000 * POLL_EVERY)
             cluster.loop.add_callback(replacing.start)
             try:
                 yield client
@@ -280,31 +266,31 @@ class Slurm:
                 cluster.loop.add_callback(replacing.stop)
 
 
-def _try_out(script: str) -> None:
-    """Have SLURM look over a job without running it.
+def _check_job(script: str) -> None:
+    """Let SLURM check a job script without submitting it.
 
     Raises:
-        BadInput: it would refuse it.
+        BadInput: SLURM rejects it.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
         file.write(script)
         file.flush()
-        found = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True, check=False)
-    if found.returncode:
-        raise BadInput(f"SLURM refuses such a job: {' '.join((found.stderr or found.stdout).split())}")
+        checked = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True, check=False)
+    if checked.returncode:
+        raise BadInput(f"SLURM rejects the job: {' '.join((checked.stderr or checked.stdout).split())}")
 
 
 def _device(name: str) -> torch.device:
-    """A device that is not here but where workers are."""
+    """A device on the workers, which this machine need not have."""
     if name not in ("cpu", "cuda"):
         raise BadInput(f"there is no device '{name}' on a cluster{did_you_mean(name, ('auto', 'cpu', 'cuda'))}")
     return torch.device(name)
 
 
-def _offering(client: Client) -> int:
-    """How many workers offer a GPU."""
+def _workers_with_gpu(client: Client) -> int:
+    """The number of workers that offer a GPU."""
     workers: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
-    return sum(GPU in about["resources"] for about in workers.values())
+    return sum(GPU in info["resources"] for info in workers.values())
 
 
 def _gpus() -> list[str]:
@@ -312,6 +298,6 @@ def _gpus() -> list[str]:
     return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
 
 
-def _ways() -> str:
+def _forms() -> str:
     *most, last = KINDS.values()
     return f"{', '.join(most)} or {last}"

@@ -1,4 +1,4 @@
-"""Verdicts: measured against the paper, against a committed reference, and methods against each other."""
+"""Comparisons with the paper and with committed records, and significance tests between methods."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["Verdict", "compare_dataset"]
 
 
 def compare_dataset(tables: Sequence[Table], label: str, reference: Sequence[Table] | None) -> list[Verdict]:
-    """All there is to say of a dataset; rows of different data are never held against each other.
+    """Compare the records of a dataset with the paper or a reference; only rows of the same data are compared.
 
     Args:
-        tables: its records.
+        tables: the records of the dataset.
         label: of the dataset.
-        reference: committed records of a dataset that is not in the paper, or None to look at the orders alone.
+        reference: committed records of a dataset that is not in the paper, or None to check only the paper's orders.
 
     Raises:
-        BadInput: the reference is of other data.
+        BadInput: the reference is of different data.
     """
-    judge = compare_with_paper if is_of_paper(label) else paper_orders
-    families: dict[tuple[object, ...], list[Table]] = {}
+    compare = compare_with_paper if is_of_paper(label) else paper_orders
+    same_data: dict[tuple[object, ...], list[Table]] = {}
     for table in tables:
-        families.setdefault(table.group.data(), []).append(table)
+        same_data.setdefault(table.group.data(), []).append(table)
     return [
         *(compare_with_reference(tables, reference) if reference is not None else []),
-        *(verdict for family in families.values() for verdict in judge(family)),
+        *(verdict for group in same_data.values() for verdict in compare(group)),
     ]

@@ -1,4 +1,4 @@
-"""Which methods differ: paired bootstrap, McNemar's test of R@1, and Holm's correction over what is tested at once."""
+"""Significance of differences between methods: paired bootstrap, McNemar's test of R@1, and Holm's correction."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .verdict import bounds, signed
 
 
 def significance_table(tables: Sequence[Table], labels: Sequence[str], style: str) -> str:
-    """The first of the methods against each of the others, figure by figure; without names the best against all.
+    """Compare the first method with each of the others, metric by metric; without labels, the best with all others.
 
     Raises:
-        BadInput: a method has no records, or they are of other data than the first one's; or an unknown format.
+        BadInput: a method has no records, the methods have different data, or the format is unknown.
     """
     table = _together(tables, labels)
     rows = {row.label: row for row in table.rows if row.records}
     if len(rows) < 2:
-        raise BadInput(f"there is one method in {table.title}: two or more can differ")
+        raise BadInput(f"{table.title} has only one method: give at least two methods")
     if labels:
         first, others = rows[labels[0]], [rows[label] for label in labels[1:]]
         lines = _figure_by_figure(first, others)
@@ -39,42 +39,42 @@ def significance_table(tables: Sequence[Table], labels: Sequence[str], style: st
     if style == "csv":
         return str(pd.DataFrame(lines, columns=headings).to_csv(index=False))
     seeds = [len(row.records) for row in (first, *others)]
-    over = "images, and seeds where a row has several" if max(seeds) > 1 else "images (there is one seed)"
+    over = "images, and over seeds if a row has several" if max(seeds) > 1 else "images (there is one seed)"
     notes = [
-        f"Differences are of the first, {first.label}, less the other, in points; the interval is over {over}.",
-        f"Verdict: Holm's correction of the bootstrap's p over the {len(lines)} lines, at 5 %.",
-        "McNemar: p of equal R@1 of the first seeds' fits, an image's captions as one cluster; not corrected.",
+        f"Differences are {first.label} minus the other method, in percentage points; the interval is over {over}.",
+        f"Verdict: bootstrap p values at 5 %, with Holm's correction for the {len(lines)} tests in the table.",
+        "McNemar: uncorrected p value of equal R@1 of the first seeds, with the captions of an image as one cluster.",
         f"Front end {table.group.front_end}, word vectors {table.group.vectors}.",
     ]
     return typeset(f"{first.label} · {table.title}", headings, lines, notes, style)
 
 
 def _together(tables: Sequence[Table], labels: Sequence[str]) -> Table:
-    """The table in which all of them are; the one with most rows where there are several."""
-    twice = [label for label in labels if labels.count(label) > 1]
-    if twice:
-        raise BadInput(f"{twice[0]} is named twice, and differs from itself in nothing: name others")
-    have = {row.label for table in tables for row in table.rows if row.records}
+    """The table that contains all given methods; if there are several, the one with most rows."""
+    repeated = [label for label in labels if labels.count(label) > 1]
+    if repeated:
+        raise BadInput(f"{repeated[0]} is given twice: give each method once")
+    finished = {row.label for table in tables for row in table.rows if row.records}
     for label in labels:
-        if label not in have:
-            raise BadInput(f"there is no finished record of {label}{did_you_mean(label, have)}")
-    fitting = [table for table in tables if set(labels) <= {row.label for row in table.rows if row.records}]
-    if not fitting:
-        of = [table for table in tables if any(row.label in labels and row.records for row in table.rows)]
-        one, other = of[0].group, of[1].group
+        if label not in finished:
+            raise BadInput(f"there is no finished record of {label}{did_you_mean(label, finished)}")
+    complete = [table for table in tables if set(labels) <= {row.label for row in table.rows if row.records}]
+    if not complete:
+        partial = [table for table in tables if any(row.label in labels and row.records for row in table.rows)]
+        one, other = partial[0].group, partial[1].group
         name = next(field for field in Group.__dataclass_fields__ if getattr(one, field) != getattr(other, field))
         raise BadInput(
             f"{' and '.join(labels)} were measured on different data: {name.replace('_', ' ')} is {getattr(one, name)} "
-            f"and {getattr(other, name)}; run them on one"
+            f"and {getattr(other, name)}; run all of them on the same data"
         )
-    return max(fitting, key=lambda table: sum(bool(row.records) for row in table.rows))
+    return max(complete, key=lambda table: sum(bool(row.records) for row in table.rows))
 
 
 def _figure_by_figure(first: Row, others: Sequence[Row]) -> list[list[str]]:
     tested = [(other, figure) for other in others for figure in (*FIGURES, "rsum")]
-    found = [first.sample.minus(other.sample, figure) for other, figure in tested]
+    differences = [first.sample.minus(other.sample, figure) for other, figure in tested]
     lines = []
-    for (other, figure), gap, p in zip(tested, found, holm([d.p for d in found]), strict=True):
+    for (other, figure), gap, p in zip(tested, differences, holm([d.p for d in differences]), strict=True):
         is_r1 = figure.endswith("_r1")
         test = mcnemar(first.ranks[0], other.ranks[0], cast("Direction", figure[:3])) if is_r1 else None
         lines.append(
@@ -95,7 +95,7 @@ def _figure_by_figure(first: Row, others: Sequence[Row]) -> list[list[str]]:
 
 
 def _against_best(best: Row, others: Sequence[Row]) -> list[list[str]]:
-    found = [best.sample.minus(other.sample, "rsum") for other in others]
+    differences = [best.sample.minus(other.sample, "rsum") for other in others]
     return [
         [
             other.label,
@@ -107,7 +107,7 @@ def _against_best(best: Row, others: Sequence[Row]) -> list[list[str]]:
             *(f"{mcnemar(best.ranks[0], other.ranks[0], direction):.2g}" for direction in ("i2t", "t2i")),
             _verdict(gap.value, p),
         ]
-        for other, gap, p in zip(others, found, holm([d.p for d in found]), strict=True)
+        for other, gap, p in zip(others, differences, holm([d.p for d in differences]), strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""What all comparisons come to."""
+"""The result of a comparison, and the format of its numbers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from cran_bench.records.statistics import Interval
 
 @dataclass(frozen=True)
 class Verdict:
-    """A comparison, as people read it.
+    """The result of a comparison; its string is a table with notes.
 
     Attributes:
-        title: over the table.
-        headings: of its columns.
-        lines: of texts.
-        notes: below it.
-        regressions: a sentence each; none if all is well.
-        judged: how many things were held against each other.
+        title: heading of the table.
+        headings: of the columns.
+        lines: rows of cells.
+        notes: sentences below the table.
+        regressions: one sentence per regression.
+        judged: number of rows or orders that were compared.
     """
 
     title: str
@@ -37,10 +37,10 @@ class Verdict:
 
 
 def signed(value: float) -> str:
-    """With its sign, to a tenth."""
+    """A value with its sign and one decimal, ``+0.1``."""
     return f"{value:+.1f}"
 
 
 def bounds(interval: Interval) -> str:
-    """``[+0.1, +2.3]``."""
+    """The bounds of an interval, ``[+0.1, +2.3]``."""
     return f"[{signed(interval.low)}, {signed(interval.high)}]"

@@ -1,4 +1,4 @@
-"""Measured against printed: cell by cell, and whether the paper's orders hold."""
+"""Comparison with the paper: each recall with the printed one, and the paper's orders among rows."""
 
 from __future__ import annotations
 
@@ -13,26 +13,18 @@ from cran_bench.tables.tables import Row, Table
 
 from .verdict import Verdict, bounds, signed
 
-BAND = 10.0  # points below the printed recall from which a row that its authors measured has regressed
-
-
-COPIED_BAND = 3.0  # points within which a copied row is called the same
-
-
+BAND = 10.0  # points; a row has regressed if its recall is significantly more than this below the paper's
+COPIED_BAND = 3.0  # points; a row that the paper copied from another is the same within this
 PRESETS = ("paper", "tuned")
-
-
 READINGS = {"matching": "one to one (CRAN: mean, others: documents; copied rows: captions)", "captions": "captions"}
-
-
 DIRECTIONS = {"i2t": "annotation", "t2i": "retrieval"}
 
 
 def compare_with_paper(tables: Sequence[Table]) -> list[Verdict]:
-    """Every cell of the paper's tables of a dataset, and the orders among its rows.
+    """Compare the records of a dataset with each recall in the paper's tables and with the orders among its rows.
 
     Args:
-        tables: of one dataset in one form: of the same images, seen through the same features.
+        tables: of one dataset, with the same images and features.
     """
     dataset = parse_spec(tables[0].group.dataset).name
     cells = [
@@ -46,18 +38,17 @@ def compare_with_paper(tables: Sequence[Table]) -> list[Verdict]:
 
 
 def paper_orders(tables: Sequence[Table]) -> list[Verdict]:
-    """The paper's orders among rows, by preset and protocol; those of both its datasets where this is another.
+    """Check the paper's orders among rows, by preset and protocol; on other data, the orders of both its datasets.
 
-    Only those of preset `paper` under the matching protocol can be a regression: a ridge that is chosen well may turn
-    an order around, and rightly.
+    Only preset `paper` under the matching protocol can regress, because tuning may legitimately reverse an order.
 
     Args:
-        tables: of one dataset in one form, whichever it is.
+        tables: of one dataset, with the same images and features.
     """
     dataset = parse_spec(tables[0].group.dataset).name
     printed = {row.name: row for table, sets in TABLES.items() if dataset in sets for row in _rows(table, dataset)}
     names = [row.name for table in (1, 3) for row in paper_rows(table)]
-    found = []
+    verdicts = []
     for preset in PRESETS:
         for reading in READINGS:
             rows = {
@@ -66,8 +57,10 @@ def paper_orders(tables: Sequence[Table]) -> list[Verdict]:
                 if (row := find_row(tables, name, preset, _protocol(name, reading, printed.get(name)))) and row.records
             }
             counts = preset == "paper" and reading == "matching"
-            found.append(_orders(tables[0], dataset, f"preset {preset} · {READINGS[reading]}", rows, printed, counts))
-    return [verdict for verdict in found if verdict]
+            verdicts.append(
+                _orders(tables[0], dataset, f"preset {preset} · {READINGS[reading]}", rows, printed, counts)
+            )
+    return [verdict for verdict in verdicts if verdict]
 
 
 def _rows(table: int, dataset: str) -> list[PaperRow]:
@@ -85,7 +78,7 @@ def _cells(number: int, dataset: str, reading: str, preset: str, tables: Sequenc
     notes, regressions, judged = [], [], 0
     for printed in _rows(number, dataset):
         if reading == printed.protocol == "captions":
-            continue  # it stands in the other reading
+            continue  # listed under the other reading
         protocol = _protocol(printed.name, reading, printed)
         row = find_row(tables, printed.name, preset, protocol)
         for failure in row.failures if row else ():
@@ -101,7 +94,7 @@ def _cells(number: int, dataset: str, reading: str, preset: str, tables: Sequenc
         if reason:
             notes.append(f"{row.label} is not comparable: {reason}.")
         if len(row.records) == 1:
-            notes.append(f"{row.label}: one seed, so its intervals are of images only.")
+            notes.append(f"{row.label}: one seed, so its intervals cover the choice of images only.")
         gaps = {figure: _difference(row, printed, figure) for figure in FIGURES}
         verdicts = {
             figure: _verdict(gap, printed.rules[figure[:3]], bool(reason), reading) for figure, gap in gaps.items()
@@ -116,20 +109,20 @@ def _cells(number: int, dataset: str, reading: str, preset: str, tables: Sequenc
                     f"{signed(gaps[figure].value)} {bounds(gaps[figure])}",
                 )
             ]
-            said = list(dict.fromkeys(verdicts[figure] for figure in figures))
-            verdict = said[0] if len(said) == 1 else " / ".join(verdicts[figure] for figure in figures)
+            distinct = list(dict.fromkeys(verdicts[figure] for figure in figures))
+            verdict = distinct[0] if len(distinct) == 1 else " / ".join(verdicts[figure] for figure in figures)
             first = direction == "i2t"
             lines.append([printed.name if first else "", protocol if first else "", word, *cells, verdict])
         regressions += [
             f"REGRESSION {dataset}, {row.label}, {protocol}, {figure}: {row.mean(figure):.1f}, the paper has "
-            f"{printed.values[figure]:.1f}; at least {-gaps[figure].high:.1f} lower"
+            f"{printed.values[figure]:.1f}; significantly (95 %) more than {BAND:.0f} points below it"
             for figure, verdict in verdicts.items()
             if verdict == "REGRESSED"
         ]
     if all(line[-1] == "missing" for line in lines):
         return None
     if any("other protocol" in line[-1] for line in lines):
-        notes.append("Other protocol: a row that was measured one to one says nothing of captions.")
+        notes.append("Other protocol: the paper measured this row one to one, so it does not apply to captions.")
     return Verdict(
         f"Table {number} · {_title(tables[0])} · preset {preset} · {READINGS[reading]} · paper → measured, "
         "difference [95 %]",
@@ -146,7 +139,7 @@ def _title(table: Table) -> str:
 
 
 def _difference(row: Row, printed: PaperRow, figure: str) -> Interval:
-    """Measured less printed; the printed recall is of a sample of pairs as well, whose deviation is the binomial's."""
+    """Measured minus printed recall; the variance of the printed one is binomial in the number of test pairs."""
     paper = printed.values[figure]
     gap = row.sample.interval(figure).value - paper
     variance = row.sample.deviation(figure) ** 2 + paper * (100 - paper) / TEST_PAIRS[printed.dataset]
@@ -171,27 +164,27 @@ def _verdict(gap: Interval, rule: str, is_other: bool, reading: str) -> str:
 def _orders(
     table: Table, dataset: str, reading: str, rows: Mapping[str, Row], printed: Mapping[str, PaperRow], counts: bool
 ) -> Verdict | None:
-    """By the sum of recalls; None where there are no two rows to compare."""
+    """Check the orders by rsum; None if there are no two rows to compare."""
     pairs = [(better, worse) for better, worse in orders(dataset) if better in rows and worse in rows]
     if not pairs:
         return None
-    found = [rows[better].sample.minus(rows[worse].sample, "rsum") for better, worse in pairs]
+    differences = [rows[better].sample.minus(rows[worse].sample, "rsum") for better, worse in pairs]
     lines, regressions = [], []
-    for (better, worse), gap, p in zip(pairs, found, holm([gap.p for gap in found]), strict=True):
+    for (better, worse), gap, p in zip(pairs, differences, holm([gap.p for gap in differences]), strict=True):
         verdict = "not separable" if p >= LEVEL else "holds" if gap.value > 0 else "reversed"
         in_paper = [signed(printed[better].rsum - printed[worse].rsum)] if printed else []
         lines.append([f"{better} > {worse}", *in_paper, signed(gap.value), bounds(gap), f"{p:.4f}", verdict])
         both = [record for name in (better, worse) for record in rows[name].records]
         if verdict == "reversed" and counts and printed and not any(map(not_comparable, both)):
             regressions.append(
-                f"REGRESSION {dataset}, {reading}: {rows[better].label} is {-gap.value:.1f} of rsum below "
-                f"{rows[worse].label}; the paper has it {printed[better].rsum - printed[worse].rsum:.1f} above"
+                f"REGRESSION {dataset}, {reading}: {rows[better].label} has {-gap.value:.1f} less rsum than "
+                f"{rows[worse].label}, but {printed[better].rsum - printed[worse].rsum:.1f} more in the paper"
             )
     return Verdict(
         f"The paper's orders on {_title(table)} · {reading}",
         ["order", *["paper"] * bool(printed), "rsum", "95 % interval", "p (Holm)", "verdict"],
         lines,
-        [] if printed else ["These are the orders of Tables 1 to 3, of either of the paper's datasets."],
+        [] if printed else ["The orders are those of Tables 1 to 3, on either of the paper's datasets."],
         regressions,
         len(pairs),
     )

@@ -1,4 +1,4 @@
-"""Measured now against a committed reference: has anything moved by more than seeds and images explain?"""
+"""Comparison with a committed reference: has any row changed by more than seeds and images explain?"""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from .with_paper import DIRECTIONS
 
 
 def compare_with_reference(tables: Sequence[Table], reference: Sequence[Table]) -> list[Verdict]:
-    """Every measured row against its reference, by the sum of recalls of each direction.
+    """Compare each row with its reference by the sum of recalls in each direction.
 
-    A row has changed if the paired interval over images, and seeds, of the difference excludes zero, and the difference
-    is more than seeds explain; both at 5 % for the whole table.  What went up has changed as well: a leak looks like
-    progress.
+    A row has changed if the paired interval of the difference over images and seeds excludes zero, and the difference
+    is larger than seeds explain; both at 5 % for the whole table.  An increase counts as a change as well, because a
+    leak of test data looks like progress.
 
     Raises:
-        BadInput: the reference has nothing of this data and protocol, or has it of other data.
+        BadInput: the reference has no records of this dataset and protocol, or they are of different data.
     """
-    return [_judge(table, _counterpart(table, reference)) for table in tables]
+    return [_compare(table, _counterpart(table, reference)) for table in tables]
 
 
 def _counterpart(table: Table, reference: Sequence[Table]) -> Table:
     group = table.group
-    asked = ("dataset", "quick", "protocol", "folds")
-    near = [t for t in reference if all(getattr(t.group, name) == getattr(group, name) for name in asked)]
+    fields = ("dataset", "quick", "protocol", "folds")
+    candidates = [t for t in reference if all(getattr(t.group, name) == getattr(group, name) for name in fields)]
     where = f"{group.dataset}, protocol {group.protocol}" + (f", {group.folds} folds" if group.folds else "")
-    if not near:
-        raise BadInput(f"the reference has no records of {where}: make some with cran-bench run --results REFERENCE")
-    same = [t for t in near if _differs(table, t) is None]
+    if not candidates:
+        raise BadInput(f"the reference has no records of {where}: create them with cran-bench run --results REFERENCE")
+    same = [t for t in candidates if _differs(table, t) is None]
     if same:
         return max(same, key=lambda t: len(t.rows))
-    name, here, there = next(found for found in (_differs(table, t) for t in near) if found)
+    name, here, there = next(difference for difference in (_differs(table, t) for t in candidates) if difference)
     raise BadInput(
-        f"records of {where} are of other data than the reference: {name} is {here}, there it is {there}; "
-        "they cannot be compared"
+        f"records of {where} are of different data than the reference: {name} is {here}, in the reference {there}; "
+        "run on the same data, or commit a new reference"
     )
 
 
 def _differs(table: Table, other: Table) -> tuple[str, str, str] | None:
-    """The first thing in which the data of two tables differs, here and there.
+    """The name and both values of the first field in which the data of two tables differ, or None.
 
-    Features that were computed elsewhere differ in their last bits, so what counts is what they were made of.
+    Features computed on another machine differ in their last bits, so equal sources count as equal features.
     """
     for name in ("split_sha", "front_end", "vectors"):
         here, there = getattr(table.group, name), getattr(other.group, name)
@@ -60,7 +60,7 @@ def _differs(table: Table, other: Table) -> tuple[str, str, str] | None:
     return "features sha", table.features[0], other.features[0]
 
 
-def _judge(now: Table, then: Table) -> Verdict:
+def _compare(now: Table, then: Table) -> Verdict:
     before = {row.label: row for row in then.rows if row.records}
     both = [(row, before[row.label]) for row in now.rows if row.records and row.label in before]
     tests = max(1, len(both) * len(DIRECTIONS))
@@ -78,7 +78,7 @@ def _judge(now: Table, then: Table) -> Verdict:
             if changed:
                 regressions.append(
                     f"REGRESSION {where}, {row.label}, {word}: {values[1]}, the reference has {values[0]}; "
-                    + ("see what leaks, or commit a new reference" if gap.value > 0 else "more than seeds explain")
+                    + ("check for a leak, or commit a new reference" if gap.value > 0 else "more than seeds explain")
                 )
     for row in now.rows:
         if row.records and row.label not in before:
@@ -90,14 +90,14 @@ def _judge(now: Table, then: Table) -> Verdict:
     if missing:
         notes.append(f"Not run: {', '.join(missing)}.")
     if not set(now.features) & set(then.features):
-        notes.append("Features of the same images by the same networks, computed elsewhere: they differ in last bits.")
+        notes.append("The features were computed elsewhere from the same sources: they may differ in their last bits.")
     if not any(len(row.records) > 1 for row in before.values()):
-        notes.append("The reference has one seed of each row: nothing is known of seeds, only images are allowed for.")
+        notes.append("The reference has one seed per row: the tolerance covers the choice of images only.")
     elif any(len(old.records) == 1 for _, old in both):
-        notes.append("Rows with one seed in the reference: seeds are allowed what they do in the other rows.")
+        notes.append("Rows with one seed in the reference use the variance between seeds of the other rows.")
     notes.append(
-        f"R@1 + R@5 + R@10; the interval is the paired bootstrap's at {100 * (1 - LEVEL / tests):.2f} % (5 % over the "
-        "table); `seeds` is how far means of so many seeds may lie apart, by Student's t of the reference's seeds."
+        f"Values are R@1 + R@5 + R@10; the interval is a paired bootstrap at {100 * (1 - LEVEL / tests):.2f} %, 5 % "
+        "over the table; `seeds` is the largest difference that seeds explain, by Student's t of the reference's seeds."
     )
     return Verdict(
         f"{now.title} · against the reference",
@@ -110,19 +110,19 @@ def _judge(now: Table, then: Table) -> Verdict:
 
 
 def _allowed(row: Row, old: Row, rows: Sequence[Row], direction: str, level: float) -> float:
-    """How far the means of the seeds of two such rows may lie apart: Student's prediction interval.
+    """The largest difference between two rows' means over seeds that seeds explain: Student's prediction interval.
 
-    The variance is that of the row's own seeds in the reference or the mean over rows that seeds change, whichever is
-    larger, with the degrees of freedom of all; nothing for a row that seeds do not change.
+    The variance is that of the row's own seeds in the reference or the mean over all rows that depend on the seed,
+    whichever is larger, with the pooled degrees of freedom; 0 for a row that does not depend on the seed.
     """
     spread = {r.label: r.sample.by_seed(direction) for r in rows if len(r.records) > 1}
     own = spread.get(old.label)
     if own is not None and not np.ptp(own):
         return 0.0
-    moving = [values for values in spread.values() if np.ptp(values)]
-    if not moving:
+    varying = [values for values in spread.values() if np.ptp(values)]
+    if not varying:
         return 0.0
-    pooled = float(np.mean([np.var(values, ddof=1) for values in moving]))
+    pooled = float(np.mean([np.var(values, ddof=1) for values in varying]))
     variance = max(pooled, float(np.var(own, ddof=1)) if own is not None else 0.0)
-    quantile = float(student.ppf(1 - level / 2, sum(len(values) - 1 for values in moving)))
+    quantile = float(student.ppf(1 - level / 2, sum(len(values) - 1 for values in varying)))
     return quantile * math.sqrt(variance * (1 / len(row.records) + 1 / len(old.records)))

@@ -1,1 +1,1 @@
-"""The shared feature front end: what every method is given, fitted on the training split only."""
+"""The shared feature front end: the image and text features that every method uses, fitted on the training split."""

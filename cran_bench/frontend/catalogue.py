@@ -1,4 +1,4 @@
-"""From a spec to an image backbone or a region proposer.  A backend is imported when it is named."""
+"""The known image backbones and region proposers, and how a spec names one; a backend is imported when it is used."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cran_bench.specs import Spec, build, parse_spec
 
 
 class Entry(NamedTuple):
-    """Where a backend is implemented, and what its spec takes.
+    """The implementation of a backend and the form of its spec.
 
     Attributes:
-        module: below `cran_bench.frontend`.
-        cls: name of the class; '' for no backend at all.
-        takes: what follows the colon, ``file`` or ``model``; ``fields`` for options only; ``collection`` for neither,
-            as everything comes with the data.
-        example: a model's name, for the error message.
+        module: name of the module below `cran_bench.frontend`.
+        cls: name of the class; '' for no backend.
+        takes: what the spec gives: a ``file`` or a ``model`` after the colon, ``fields`` only, or nothing if everything
+            comes with the ``collection``.
+        example: name of a model, for error messages.
     """
 
     module: str
@@ -50,10 +50,10 @@ PROPOSERS = {
 
 
 def open_backbone(text: str, collection: Collection | None = None) -> Backbone | PrecomputedImages:
-    """The image features of a spec, such as ``pixels``, ``onnx:FILE[tensor=NAME]``, ``torchvision:vgg19`` or ``data``.
+    """Open the backbone of a spec, such as ``pixels``, ``onnx:FILE[tensor=NAME]``, ``torchvision:vgg19`` or ``data``.
 
     Raises:
-        BadInput: an unknown name or field, a file that is missing or of another kind, or data without features.
+        BadInput: the name or a field is unknown, a file is missing or of the wrong kind, or the data has no features.
     """
     spec = parse_spec(text)
     if spec.name not in BACKBONES:
@@ -62,19 +62,19 @@ def open_backbone(text: str, collection: Collection | None = None) -> Backbone |
 
 
 def open_proposer(text: str, collection: Collection) -> Proposer | PrecomputedRegions | None:
-    """The regions of a spec, such as ``boxes``, ``nanodet:FILE`` or ``paper``; None for ``none``.
+    """Open the region proposer of a spec, such as ``boxes``, ``nanodet:FILE`` or ``paper``; None for ``none``.
 
     Raises:
-        BadInput: an unknown name or field, a missing file, or a collection without boxes.
+        BadInput: the name or a field is unknown, a file is missing, or the collection has no boxes.
     """
     spec = parse_spec(text)
     if spec.name not in PROPOSERS:
-        raise BadInput(f"there are no regions '{spec.name}'{did_you_mean(spec.name, PROPOSERS)}")
+        raise BadInput(f"there is no region proposer '{spec.name}'{did_you_mean(spec.name, PROPOSERS)}")
     return cast("Proposer | PrecomputedRegions | None", _open(PROPOSERS[spec.name], spec, collection))
 
 
 def is_path(text: str) -> bool:
-    """Whether a field that takes a file or a name holds a file."""
+    """Whether a field that takes a file or a name contains a path."""
     return "/" in text or Path(text).suffix != ""
 
 

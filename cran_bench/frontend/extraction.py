@@ -1,4 +1,4 @@
-"""From images to features on disk, in shards: can be killed at any moment and goes on where it was."""
+"""Extraction of image features to disk, in shards; it can be killed at any moment and then resumes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,19 @@ from cran_bench.machine.storage import clear_os_errors, locked, map_array, sha25
 
 SHARD = 64
 JOURNAL = "journal.json"
-LONG = 16  # shards from which on the time is said before it starts
-PROBE = 12  # images it is judged by
+LONG = 16  # number of shards from which the duration is estimated in advance
+PROBE = 12  # images timed for that estimate
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What was computed of some consecutive images."""
+    """The features of consecutive images.
+
+    Attributes:
+        rows: the images.
+        arrays: features by name, one row for each image.
+        failed: why an image could not be used, by row.
+    """
 
     rows: range
     arrays: Mapping[str, NDArray[Any]]
@@ -37,15 +43,16 @@ class Shard:
 
 
 def extract(plan: ExtractionPlan, *, force: bool = False, skip_bad: bool = False) -> Features:
-    """Extract the features of every image of a plan, or take them where they are finished.
+    """Extract the features of all images of a plan, or load them if they are complete.
 
     Args:
         plan: images, front end and folder.
-        force: extract again even what is finished.
-        skip_bad: leave out images that cannot be read instead of ending with an error.
+        force: delete existing features and extract them again.
+        skip_bad: skip images that cannot be read instead of ending with an error.
 
     Raises:
-        BadInput: images that cannot be read (all others are finished then), images that changed since, a full disk.
+        BadInput: images cannot be read (all others are extracted by then), images have changed since an earlier
+            extraction, or the disk is full.
     """
     collection, folder = plan.collection, plan.folder
     with locked(folder, "extracting these features"):
@@ -59,7 +66,7 @@ def extract(plan: ExtractionPlan, *, force: bool = False, skip_bad: bool = False
                     f"the images of {collection.name} have changed since their features were extracted to {folder}: "
                     "prepare with --force to extract them again"
                 )
-            say(f"features of {collection.name} are prepared already: {folder}")
+            say(f"features of {collection.name} are already prepared: {folder}")
         else:
             _Extraction(plan, digests, images_sha, skip_bad).run()
     return load_features(folder, collection.images.ids)
@@ -83,7 +90,7 @@ class _Extraction:
         time_left = f", about {duration(self._seconds(todo))}" if len(todo) >= LONG else ""
         say(f"extracting {self.front_end.label} of {n:,} images, {self.plan.size / 1e6:,.0f} MB{time_left}")
         if done:
-            say(f"going on: {len(done)} of {len(self.shards)} shards were finished before")
+            say(f"resuming: {len(done)} of {len(self.shards)} shards are already done")
         unreadable: dict[int, str] = {}
         start = time.perf_counter()
         for shard in track(self._computed(todo), "extracting", total=len(self.shards), done=len(done)):
@@ -103,12 +110,12 @@ class _Extraction:
         if unreadable and not self.skip_bad:
             raise BadInput(
                 f"{len(unreadable)} of {n} images cannot be used (listed above); all others are extracted: "
-                "mend them and prepare again, or leave them out with --skip-bad"
+                "replace them and prepare again, or skip them with --skip-bad"
             )
         self._finish(spent + time.perf_counter() - start, failed)
 
     def _seconds(self, shards: Sequence[range]) -> float:
-        """What these shards will take, from a few images."""
+        """Estimated duration of these shards in seconds, from a few images."""
         return self.front_end.seconds(self.collection, PROBE) / PROBE * sum(map(len, shards))
 
     def _require_room(self) -> None:
@@ -116,12 +123,12 @@ class _Extraction:
         needed, free = self.plan.size - written, free_bytes(self.folder)
         if needed > free:
             raise BadInput(
-                f"these features need {needed / 1e9:,.2f} GB below {self.folder.parent}, where "
+                f"these features need {needed / 1e9:,.2f} GB below {self.folder.parent}, but only "
                 f"{free / 1e9:,.2f} GB are free: free some space, or choose another folder with --cache"
             )
 
     def _journal(self) -> tuple[dict[str, str], float, dict[str, str]]:
-        """Of the shards finished before whose images are the same still: their digests, seconds and unreadable rows."""
+        """Digests of the finished shards whose images have not changed, the seconds spent, and the unreadable rows."""
         try:
             journal = json.loads((self.folder / JOURNAL).read_text())
             done: dict[str, str] = {}
@@ -135,11 +142,11 @@ class _Extraction:
         except FileNotFoundError:
             return {}, 0.0, {}
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            say(f"{self.folder / JOURNAL} is damaged ({error}); starting this extraction anew")
+            say(f"{self.folder / JOURNAL} is damaged ({error}); restarting this extraction")
             return {}, 0.0, {}
 
     def _allocate(self) -> bool:
-        """Whether every array was there already; those that were not are made, of zeros."""
+        """Create missing arrays, filled with zeros; return whether all arrays existed before."""
         whole = True
         with clear_os_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +167,7 @@ class _Extraction:
         return whole
 
     def _write(self, shard: Shard) -> None:
-        # Plain writes, not stores to the map: a full disk is then an error and not a signal.
+        # Written to the file, not to the memory map: a full disk then raises an error instead of a signal.
         for name, values in shard.arrays.items():
             path = self.folder / f"{name}.npy"
             whole = map_array(path)
@@ -173,7 +180,7 @@ class _Extraction:
                 os.fsync(file.fileno())
 
     def _computed(self, shards: list[range]) -> Iterator[Shard]:
-        """Shards in order; the images of the next are read while the present one is embedded."""
+        """Yield the shards in order; the images of the next one are read while the current one is embedded."""
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             waiting: list[list[Future[Picture | UnreadableImage | None]]] = []
             for k, rows in enumerate(shards):
@@ -186,7 +193,7 @@ class _Extraction:
     ) -> Shard:
         ids = self.collection.images.ids
         failed = {
-            row: str(found) for row, found in zip(rows, pictures, strict=True) if isinstance(found, UnreadableImage)
+            row: str(error) for row, error in zip(rows, pictures, strict=True) if isinstance(error, UnreadableImage)
         }
         readable = {place: picture for place, picture in enumerate(pictures) if isinstance(picture, Picture)}
         arrays = self.front_end.features(ids, rows, readable, pool)
@@ -194,7 +201,7 @@ class _Extraction:
             if name in arrays:
                 bad = ~np.isfinite(arrays[name].reshape(len(rows), -1)).all(axis=1)
                 arrays[name][bad] = 0
-                reason = f"{self.front_end.backbone_spec} gives NaN or infinity"
+                reason = f"{self.front_end.backbone_spec} returns NaN or infinity"
                 failed |= {rows[k]: f"{ids[rows[k]]}: {reason}" for k in np.flatnonzero(bad)}
         return Shard(rows, arrays, failed)
 

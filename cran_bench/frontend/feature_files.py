@@ -1,4 +1,4 @@
-"""``data``: features that come with a dataset in place of its pictures."""
+"""``data``: precomputed features that come with a dataset instead of its images."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from cran_bench.machine.storage import sha256_bytes
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """A memory-mapped array, (rows, dim) of images or (rows, R, dim) of their regions.
+    """A memory-mapped .npy file of image features, (rows, dim), or of region features, (rows, R, dim).
 
     Attributes:
-        path: of the .npy file.
-        array: what it holds.
-        repeats: rows of every image, one after the other and all alike.
+        path: path of the file.
+        array: the mapped array.
+        repeats: number of consecutive, identical rows of every image.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class FeatureFile:
         """Map a file.
 
         Raises:
-            BadInput: it is missing, or no array of numbers with two or three axes.
+            BadInput: the file is missing, or is not a numeric array with two or three axes.
         """
         if not path.is_file():
             raise BadInput(f"there is no {path.name} in {path.parent}")
@@ -48,40 +48,40 @@ class FeatureFile:
         return len(self.array) // self.repeats
 
     def rows(self, image: int) -> NDArray[Any]:
-        """(repeats, ...) the rows of an image, as they lie in the file."""
+        """Return all rows of an image as stored: (repeats, dim) or (repeats, R, dim)."""
         rows: NDArray[Any] = self.array[image * self.repeats : (image + 1) * self.repeats]
         return rows
 
     def feature(self, image: int) -> NDArray[np.float32]:
-        """(dim,) or (R, dim) of an image.
+        """Return the feature of an image: (dim,) or (R, dim) float32.
 
         Raises:
-            BadInput: rows that should be alike differ, or a value is not finite.
+            BadInput: rows that should be identical differ, or a value is not finite.
         """
         rows, first = self.rows(image), image * self.repeats
         for k in range(1, len(rows)):
             if not np.array_equal(rows[0], rows[k]):
                 raise BadInput(
-                    f"{self.path}: rows {first} and {first + k} belong to one image, but differ; there should be one "
-                    f"row for each image, or {self.repeats} equal ones"
+                    f"{self.path}: rows {first} and {first + k} belong to one image but differ; "
+                    f"give one row per image, or {self.repeats} identical rows"
                 )
         with np.errstate(over="ignore"):
             feature: NDArray[np.float32] = rows[0].astype(np.float32)
         if not np.isfinite(feature).all():
-            raise BadInput(f"{self.path}: row {first} has a value that is not a finite float32; mend it")
+            raise BadInput(f"{self.path}: row {first} has a value that is not a finite float32; regenerate the file")
         return feature
 
 
 class FeatureFiles(ImageSource):
-    """Images of which only features are there, in the order of the files.
+    """N images of which only features are available.
 
     Args:
-        ids: of all images.
-        files: of equal shape but for their rows.
-        places: for each image the position of its file, and its own position there.
+        ids: the N image ids.
+        files: files of features that have the same shape except for the number of rows.
+        places: for each image the index of its file in `files`, and the index of the image in that file.
 
     Raises:
-        BadInput: files of different shape.
+        BadInput: the files have features of different shapes.
     """
 
     def __init__(self, ids: Sequence[str], files: Sequence[FeatureFile], places: Sequence[tuple[int, int]]) -> None:
@@ -91,51 +91,53 @@ class FeatureFiles(ImageSource):
             if file.array.shape[1:] != self.shape:
                 raise BadInput(
                     f"{file.path} has features of shape {file.array.shape[1:]}, but {files[0].path} of {self.shape}; "
-                    "take files of one network"
+                    "give files made with one network"
                 )
 
     def read(self, row: int) -> Image.Image:
-        """See ImageSource."""
-        raise UnreadableImage(f"of {self.ids[row]} there are features, but no picture")
+        """Raise UnreadableImage, as there are no images."""
+        raise UnreadableImage(f"{self.ids[row]} has precomputed features but no image")
 
     def digest(self, row: int) -> str:
-        """See ImageSource."""
         file, image = self._places[row]
         return sha256_bytes(self._files[file].rows(image).tobytes())
 
     def newest(self) -> float:
-        """See ImageSource."""
         return max(file.path.stat().st_mtime for file in self._files)
 
     def feature(self, row: int) -> NDArray[np.float32]:
-        """(dim,) or (R, dim) of an image; see FeatureFile."""
+        """Return the feature of an image: (dim,) or (R, dim) float32.
+
+        Raises:
+            BadInput: as for `FeatureFile.feature`.
+        """
         file, image = self._places[row]
         return self._files[file].feature(image)
 
     def identity(self) -> dict[str, Any]:
-        """Names and shapes of the files; what they hold is in the images' digests."""
+        """Return the names and shapes of the files; their contents are covered by the digests of the images."""
         return {"name": "data", "files": {file.path.name: list(file.array.shape) for file in self._files}}
 
 
 def _features_of(collection: Collection | None) -> FeatureFiles:
     if collection is None or not isinstance(collection.images, FeatureFiles):
         name = "this dataset" if collection is None else collection.name
-        raise BadInput(f"{name} comes with pictures and no features of its own; choose pixels, or another network")
+        raise BadInput(f"{name} has images but no precomputed features; choose pixels or another backbone")
     return collection.images
 
 
 @dataclass
 class DataImages(PrecomputedImages):
-    """Global features as they come; where only regions do, the mean over all of them."""
+    """The dataset's own global features; the mean over all regions if it has only region features."""
 
     source: FeatureFiles
 
     @classmethod
     def of(cls, collection: Collection | None) -> DataImages:
-        """Those of a collection.
+        """The features of a collection.
 
         Raises:
-            BadInput: it has pictures.
+            BadInput: the collection has images, not features.
         """
         return cls(_features_of(collection))
 
@@ -143,28 +145,26 @@ class DataImages(PrecomputedImages):
         self.dim = self.source.shape[-1]
 
     def identity(self) -> Mapping[str, Any]:
-        """See PrecomputedImages."""
         return self.source.identity()
 
     def features(self, ids: Sequence[str], part: range | None = None) -> NDArray[np.float32]:
-        """See PrecomputedImages."""
         rows = range(len(ids)) if part is None else part
-        found = [self.source.feature(row).reshape(-1, self.dim).mean(axis=0) for row in rows]
-        return np.array(found, np.float32).reshape(-1, self.dim)
+        means = [self.source.feature(row).reshape(-1, self.dim).mean(axis=0) for row in rows]
+        return np.array(means, np.float32).reshape(-1, self.dim)
 
 
 @dataclass
 class DataRegions(PrecomputedRegions):
-    """The first five regions of each image; boxes do not come with them, so each counts as the whole image."""
+    """The first five regions of each image; as the dataset has no boxes, each box is the whole image."""
 
     source: FeatureFiles
 
     @classmethod
     def of(cls, collection: Collection) -> DataRegions | None:
-        """Those of a collection; None where its features are of whole images.
+        """The regions of a collection; None if it has features of whole images only.
 
         Raises:
-            BadInput: it has pictures.
+            BadInput: the collection has images, not features.
         """
         source = _features_of(collection)
         return cls(source) if len(source.shape) == 2 else None
@@ -173,17 +173,15 @@ class DataRegions(PrecomputedRegions):
         self.dim = self.source.shape[-1]
 
     def identity(self) -> Mapping[str, Any]:
-        """See PrecomputedRegions."""
         return self.source.identity()
 
     def regions(self, ids: Sequence[str], part: range | None = None) -> RegionFeatures:
-        """See PrecomputedRegions."""
         rows = range(len(ids)) if part is None else part
-        found = min(REGIONS, self.source.shape[0])
+        count = min(REGIONS, self.source.shape[0])
         features = np.zeros((len(rows), REGIONS, self.dim), np.float32)
         mask = np.zeros((len(rows), REGIONS), bool)
-        mask[:, :found] = True
+        mask[:, :count] = True
         for place, row in enumerate(rows):
-            features[place, :found] = self.source.feature(row)[:found]
+            features[place, :count] = self.source.feature(row)[:count]
         boxes = np.tile(np.array(FULL_IMAGE, np.float32), (len(rows), REGIONS, 1))
         return RegionFeatures(features, boxes, mask.astype(np.float32), mask)

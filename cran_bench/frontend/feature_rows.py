@@ -1,4 +1,4 @@
-"""Image features by the batch and by the block, so that those of a large dataset need not fit into memory."""
+"""Image features that are read in batches, so that the features of a large dataset need not fit into memory."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Index: TypeAlias = "slice | Tensor | NDArray[np.int64]"
 
 BLOCK = 4096
 HELD = 1 << 29
-"""Bytes of a table of features that is read once and held."""
+"""Bytes up to which a table of features is read once and kept in memory."""
 SHARE = 1 / 8
-"""Of a GPU's memory, that such a table may take there: reading it anew costs more than on the CPU."""
+"""Fraction of a GPU's memory that such a table may take there, where reading it again costs more than on the CPU."""
 
 
 @dataclass(frozen=True)
 class FeatureRows:
-    """(n, ..., D) float32 rows that are read from disk whenever they are indexed; where they are few, only once.
+    """A table of features, (n, ..., D) float32, read from disk whenever it is indexed; a small table only once.
 
     Attributes:
-        shape: of all rows.
-        held: bytes that stay in memory once a row was read; 0 where rows are read anew.
-        read: what `rows[index]` asks.
+        shape: shape of the whole table.
+        held: bytes kept in memory once a row has been read; 0 if rows are read from disk every time.
+        read: returns the rows at an index, on the run's device.
     """
 
     shape: tuple[int, ...]
@@ -38,23 +38,23 @@ class FeatureRows:
 
     @classmethod
     def of(cls, array: NDArray[Any], rows: NDArray[np.int64], device: torch.device) -> FeatureRows:
-        """Some rows of an array on disk.
+        """The table of selected rows of an array on disk.
 
         Args:
             array: (m, ..., D), memory-mapped.
-            rows: (n,) which of its rows.
-            device: where rows are given.
+            rows: (n,) the rows to select.
+            device: the device on which rows are returned.
         """
         shape = (len(rows), *array.shape[1:])
         size = 4 * math.prod(shape)
 
         def read(index: slice | Tensor) -> Tensor:
             some = rows[index if isinstance(index, slice) else index.cpu().numpy()]
-            found = np.empty((len(some), *shape[1:]), dtype=np.float32)
-            for a in range(0, len(some), BLOCK):  # half precision is not held beside it
-                found[a : a + BLOCK] = array[some[a : a + BLOCK]]
-            with torch.inference_mode(False):  # whoever asks first, others may train on it
-                return torch.from_numpy(found).to(device)
+            values = np.empty((len(some), *shape[1:]), dtype=np.float32)
+            for a in range(0, len(some), BLOCK):  # in blocks, so that no half-precision copy takes up memory
+                values[a : a + BLOCK] = array[some[a : a + BLOCK]]
+            with torch.inference_mode(False):  # a kept table may be used for training later
+                return torch.from_numpy(values).to(device)
 
         if size > room(device):
             return cls(shape, 0, read)
@@ -62,32 +62,32 @@ class FeatureRows:
         return cls(shape, size, lambda index: whole()[index])
 
     def __len__(self) -> int:
-        """Of how many images, or regions."""
+        """Return n, the number of rows."""
         return self.shape[0]
 
     def __getitem__(self, index: Index) -> Tensor:
-        """Rows at positions, or in a run."""
+        """Return the rows at a slice or at positions (k,): (k, ..., D) float32."""
         return self.read(torch.from_numpy(index) if isinstance(index, np.ndarray) else index)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> FeatureRows:
-        """What a function, which looks at each row alone and keeps its shape, makes of them, a block at a time."""
+        """Apply a function to every row when it is read, in blocks; it must be row-wise and preserve the shape."""
 
         def read(index: slice | Tensor) -> Tensor:
             places = torch.arange(len(self))[index] if isinstance(index, slice) else index
             if len(places) <= BLOCK:
                 return change(self.read(index))
             first = change(self.read(places[:BLOCK]))
-            found = first.new_empty(len(places), *self.shape[1:])
-            found[:BLOCK] = first
+            values = first.new_empty(len(places), *self.shape[1:])
+            values[:BLOCK] = first
             for a in range(BLOCK, len(places), BLOCK):
-                found[a : a + BLOCK] = change(self.read(places[a : a + BLOCK]))
-            return found
+                values[a : a + BLOCK] = change(self.read(places[a : a + BLOCK]))
+            return values
 
         return FeatureRows(self.shape, self.held, read)
 
 
 def room(device: torch.device) -> int:
-    """Bytes of a table of features that may be held there."""
+    """Bytes up to which a table of features is kept in the memory of a device."""
     if device.type != "cuda":
         return HELD
     return max(HELD, int(SHARE * torch.cuda.get_device_properties(device).total_memory))

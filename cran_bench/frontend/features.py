@@ -1,4 +1,4 @@
-"""Extracted image features on disk: memory-mapped arrays and a manifest that says exactly what they are."""
+"""Extracted image features on disk: memory-mapped arrays, and a manifest that describes exactly what they are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cran_bench.machine.storage import canonical_json, map_array, sha256_bytes, 
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-"""To be raised with every change of the manifest or of what is computed: reading, proposing, cropping, embedding."""
+"""To be raised with every change of the manifest or of how images are read, cropped and embedded."""
 
 _WHAT = ("schema", "dataset", "images_sha", "ids_sha", "backbone", "proposer", "arrays", "failed")
 _AXES = {"globals": 2, "regions": 3, "boxes": 3, "scores": 2, "mask": 2}
@@ -43,16 +43,16 @@ class _Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Features:
-    """Features of every image of a collection, N rows in the collection's order.
+    """The features of all N images of a collection, in its order, as memory-mapped arrays.
 
     Attributes:
-        folder: where they lie.
-        manifest: what they are.
-        globals: (N, D) float32, memory-mapped.
-        regions: (N, R, D) float32, memory-mapped, or None where no regions were asked for.
-        boxes: (N, R, 4) float32 fractions x0 y0 x1 y1.
-        scores: (N, R) float32.
-        mask: (N, R) bool, False where the full image pads.
+        folder: the folder of the files.
+        manifest: what the features were made from, and the shapes and digests of the arrays.
+        globals: (N, D) float32, features of whole images.
+        regions: (N, R, D) float32, features of regions, or None without regions, as for the next three.
+        boxes: (N, R, 4) float32, x0 y0 x1 y1 as fractions of width and height.
+        scores: (N, R) float32, the proposer's confidence.
+        mask: (N, R) bool, False where the full image is used as padding.
     """
 
     folder: Path
@@ -65,12 +65,12 @@ class Features:
 
     @property
     def label(self) -> str:
-        """``onnx:mobilenet.onnx + nanodet:nanodet.onnx``: the specs they were made with."""
+        """The two specs they were made with: ``onnx:mobilenet.onnx + nanodet:nanodet.onnx``."""
         return f"{self.manifest['images_with']} + {self.manifest['regions_with']}"
 
     @property
     def seconds(self) -> float:
-        """What the extraction took."""
+        """Duration of the extraction in seconds."""
         return float(self.manifest["seconds"])
 
     @property
@@ -79,32 +79,33 @@ class Features:
         return sorted(int(row) for row in self.manifest["failed"])
 
     def fingerprint(self) -> str:
-        """sha256 of the arrays and of everything they were made from."""
+        """Return the sha256 of the arrays and of everything they were made from."""
         return sha256_json({key: self.manifest[key] for key in _WHAT})
 
 
 def ids_sha(ids: Sequence[str]) -> str:
-    """sha256 of image ids in order."""
+    """Return the sha256 of image ids in order."""
     return sha256_bytes("\n".join(ids).encode())
 
 
 def folder_name(identity: Mapping[str, Any], ids: str) -> str:
-    """The folder of the features that a front end of an identity makes of images whose `ids_sha` is `ids`."""
+    """Return the name of the folder for features of a front end, given its identity and the `ids_sha` of the images."""
     return sha256_json({**{key: identity[key] for key in ("backbone", "proposer")}, "ids": ids, "schema": SCHEMA})[:16]
 
 
 def load_features(folder: Path, ids: Sequence[str]) -> Features:
-    """Map the features of a folder, refusing any that are not those of the images `ids`.
+    """Map the features of a folder, after checking that they belong to the images `ids`.
 
     Raises:
-        BadInput: no manifest, one of another schema, of other images or weights, or arrays that do not match it.
+        BadInput: the manifest is missing, has another schema, or is of other images or weights, or the arrays do not
+            match it.
     """
     manifest = read_manifest(folder)
     if manifest["ids_sha"] != ids_sha(ids):
         raise BadInput(f"{folder} holds features of other images (their ids differ): prepare the dataset again")
     if folder_name(manifest, manifest["ids_sha"]) != folder.name:
         raise BadInput(
-            f"{folder} holds features of other weights or regions than its name says: "
+            f"{folder} holds features made with other weights or regions than its name implies: "
             "delete it and prepare the dataset again"
         )
     arrays: dict[str, NDArray[Any]] = {}
@@ -115,7 +116,7 @@ def load_features(folder: Path, ids: Sequence[str]) -> Features:
     ]
     if wrong or "globals" not in manifest["arrays"] or any(int(row) >= len(ids) for row in manifest["failed"]):
         raise BadInput(
-            f"{folder / MANIFEST} is damaged (it is not of {len(ids):,} images): prepare the dataset again with --force"
+            f"{folder / MANIFEST} is damaged (not for {len(ids):,} images): prepare the dataset again with --force"
         )
     for name, about in manifest["arrays"].items():
         path = folder / f"{name}.npy"
@@ -125,37 +126,37 @@ def load_features(folder: Path, ids: Sequence[str]) -> Features:
             raise BadInput(f"{path} cannot be read ({error}): prepare the dataset again with --force") from error
         if list(array.shape) != about["shape"] or array.dtype.name != about["dtype"]:
             raise BadInput(
-                f"{path} has shape {array.shape} of {array.dtype}, the manifest says {tuple(about['shape'])} of "
-                f"{about['dtype']}: prepare the dataset again with --force"
+                f"{path} holds {array.dtype} of shape {array.shape}, but its manifest says {about['dtype']} of shape "
+                f"{tuple(about['shape'])}: prepare the dataset again with --force"
             )
         arrays[name] = array
     return Features(folder, manifest, **arrays)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a features folder.
+    """Read the manifest of a folder of features.
 
     Raises:
-        BadInput: it is missing, damaged or of another schema.
+        BadInput: the manifest is missing, damaged or of another schema.
     """
     path = folder / MANIFEST
     try:
         manifest: Any = json.loads(path.read_text())
     except FileNotFoundError:
-        raise BadInput(f"{folder} has no {MANIFEST}: its extraction has not ended; run prepare again") from None
+        raise BadInput(f"{folder} has no {MANIFEST}: its extraction is incomplete; run prepare again") from None
     except (ValueError, RecursionError, OSError) as error:
         raise BadInput(f"{path} is damaged ({error}): prepare the dataset again with --force") from error
     if not isinstance(manifest, dict):
-        raise BadInput(f"{path} is damaged (it is no object): prepare the dataset again with --force")
+        raise BadInput(f"{path} is damaged (not a JSON object): prepare the dataset again with --force")
     if manifest.get("schema") != SCHEMA:
         raise BadInput(
-            f"{path} has schema {manifest.get('schema')}, this version reads {SCHEMA}: prepare the dataset again"
+            f"{path} has schema {manifest.get('schema')}, but this version reads {SCHEMA}: prepare the dataset again"
         )
     try:
         _Manifest.model_validate(manifest)
-        canonical_json(manifest)  # no NaN, of which there is no sha256
+        canonical_json(manifest)  # rejects NaN, which cannot be hashed
     except ValueError as error:
-        reason = first_wrong(error, "all of it") if isinstance(error, ValidationError) else str(error)
+        reason = first_wrong(error, "the manifest") if isinstance(error, ValidationError) else str(error)
         raise BadInput(f"{path} is damaged ({reason}): prepare the dataset again with --force") from error
     return manifest
 
@@ -164,10 +165,10 @@ def _schema(path: Path) -> object:
     try:
         return json.loads(path.read_text())["schema"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return SCHEMA  # damaged, which is for `read_manifest` to say
+        return SCHEMA  # damaged; `read_manifest` reports it
 
 
 def prepared(root: Path) -> list[Path]:
-    """Folders below `root` whose extraction has ended, newest first; those of another schema do not count."""
-    found = [path.parent for path in root.glob(f"*/{MANIFEST}") if _schema(path) == SCHEMA]
-    return sorted(found, key=lambda folder: (folder / MANIFEST).stat().st_mtime, reverse=True)
+    """Return the folders below `root` with complete features of this schema, newest first."""
+    folders = [path.parent for path in root.glob(f"*/{MANIFEST}") if _schema(path) == SCHEMA]
+    return sorted(folders, key=lambda folder: (folder / MANIFEST).stat().st_mtime, reverse=True)

@@ -1,4 +1,4 @@
-"""The front end: how images become features, by an opened backbone and an opened region proposer."""
+"""The front end: image features computed by a backbone and a region proposer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,12 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Picture(NamedTuple):
-    """An image that was read, where regions are to be found in it, and as the backbone takes it."""
+    """A decoded image.
+
+    Attributes:
+        image: the image, or None if no regions are proposed on it.
+        prepared: the backbone's input, or None if global features are precomputed.
+    """
 
     image: Image.Image | None
     prepared: NDArray[Any] | None
@@ -48,13 +53,13 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """What an extraction makes, decided before anything is read.
+    """The plan of an extraction, made before any image is read.
 
     Attributes:
-        collection: N images.
-        front_end: the opened backbone and region proposer.
-        identity: JSON values of everything that determines the features, but for the images.
-        folder: where the features are stored.
+        collection: the N images.
+        front_end: the backbone and the region proposer.
+        identity: JSON values that, with the images, determine the features.
+        folder: the folder in which the features are stored.
         shapes: shape and dtype of every array.
     """
 
@@ -66,14 +71,14 @@ class ExtractionPlan:
 
     @property
     def size(self) -> int:
-        """Bytes of all arrays."""
+        """Size of all arrays in bytes."""
         return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.shapes.values())
 
     def forecast(self, probe: int = 12) -> tuple[str, bool]:
-        """Disk and time that the extraction will take here, from the first `probe` images.
+        """Estimate the disk space and time that the extraction needs here, from the first `probe` images.
 
         Returns:
-            Lines to print, and whether the disk is large enough.
+            The text to print, and whether there is enough disk space.
         """
         n, free = len(self.collection.images.ids), free_bytes(self.folder)
         lines = [
@@ -82,13 +87,20 @@ class ExtractionPlan:
         ]
         tried = min(probe, n)
         seconds = self.front_end.seconds(self.collection, tried)
-        lines.append(f"{tried} images took {seconds:.2f} s here: about {duration(seconds / tried * n)} in all")
+        lines.append(f"{tried} images took {seconds:.2f} s here: about {duration(seconds / tried * n)} for all")
         return "\n".join(lines), self.size <= free
 
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """How images become features: the two specs a user gives, opened."""
+    """A backbone and a region proposer, opened from the two specs given by the user.
+
+    Attributes:
+        backbone_spec: the spec of the backbone.
+        regions_spec: the spec of the region proposer.
+        backbone: the opened backbone, or precomputed features.
+        proposer: the opened proposer, or precomputed regions; None for no regions.
+    """
 
     backbone_spec: str
     regions_spec: str
@@ -100,31 +112,31 @@ class FrontEnd:
         """Open both specs.
 
         Raises:
-            BadInput: an unknown spec, a missing file, or two that do not go together.
+            BadInput: a spec is unknown, a file is missing, or the two specs are incompatible.
         """
         backbone = open_backbone(backbone_spec, collection)
         proposer = open_proposer(regions_spec, collection)
         needs_crops = isinstance(proposer, Proposer) and proposer.crops_with is None and proposer.features_dim is None
         if isinstance(backbone, PrecomputedImages) and needs_crops:
             raise BadInput(
-                f"'{backbone_spec}' holds finished vectors and cannot embed crops: "
+                f"'{backbone_spec}' holds precomputed features and cannot embed crops: "
                 "use --regions npy:FILE[boxes=FILE] or --regions none"
             )
         front_end = cls(backbone_spec, regions_spec, backbone, proposer)
         if front_end.reads_images and isinstance(collection.images, FeatureFiles):
             raise BadInput(
-                f"{collection.name} comes as features, without pictures for {backbone_spec} and {regions_spec}: "
+                f"{collection.name} consists of features, without images for {backbone_spec} and {regions_spec}: "
                 "leave out --backbone and --regions"
             )
         return front_end
 
     @property
     def reads_images(self) -> bool:
-        """Whether images are looked at, or all is precomputed."""
+        """Whether images have to be read; False if all features are precomputed."""
         return isinstance(self.proposer, Proposer) or not isinstance(self.backbone, PrecomputedImages)
 
     def shapes(self, images: int) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and type of every array for so many images."""
+        """Return the shape and dtype of every array for a number of images."""
         shapes: dict[str, tuple[tuple[int, ...], str]] = {"globals": ((images, self.backbone.dim), "float32")}
         if self.proposer is not None:
             count, dim = self._regions()
@@ -137,23 +149,23 @@ class FrontEnd:
         return shapes
 
     def _regions(self) -> tuple[int, int]:
-        """How many regions an image has, and the length of their features."""
+        """Number of regions per image, and the dimension of their features."""
         if isinstance(self.proposer, Proposer):
             crops_with = self.proposer.crops_with or self.backbone
             return self.proposer.count, self.proposer.features_dim or crops_with.dim
         return (0, 0) if self.proposer is None else (REGIONS, self.proposer.dim)
 
     def identity(self) -> dict[str, Any]:
-        """JSON of everything that determines the features, but for the images."""
+        """Return JSON values that, with the images, determine the features."""
         return {"backbone": dict(self.backbone.identity()), "proposer": proposer_identity(self.proposer)}
 
     @property
     def label(self) -> str:
-        """``pixels + boxes``: the two specs."""
+        """The two specs, such as ``pixels + boxes``."""
         return f"{self.backbone_spec} + {self.regions_spec}"
 
     def plan(self, collection: Collection, root: Path) -> ExtractionPlan:
-        """What the features of a collection will be, below the folder `root`."""
+        """Plan the extraction of a collection's features into a folder below `root`."""
         identity = self.identity()
         folder = root / folder_name(identity, ids_sha(collection.images.ids))
         return ExtractionPlan(collection, self, identity, folder, self.shapes(len(collection.images.ids)))
@@ -169,7 +181,7 @@ class FrontEnd:
         return time.perf_counter() - start
 
     def read(self, collection: Collection, row: int) -> Picture | UnreadableImage | None:
-        """One image of a collection; the error where it cannot be read, None where nothing looks at images."""
+        """Read an image of a collection; return the error if that fails, and None if no images are needed."""
         if not self.reads_images:
             return None
         try:
@@ -178,20 +190,20 @@ class FrontEnd:
             return error
 
     def picture(self, image: Image.Image) -> Picture:
-        """What `features` needs of an image."""
+        """Prepare a decoded image for `features`."""
         prepared = None if isinstance(self.backbone, PrecomputedImages) else self.backbone.prepare(image)
         return Picture(image if isinstance(self.proposer, Proposer) else None, prepared)
 
     def features(
         self, ids: Sequence[str], rows: range, pictures: Mapping[int, Picture], pool: ThreadPoolExecutor
     ) -> Arrays:
-        """The features of some consecutive images; zeros for those whose picture is not there.
+        """Compute the features of consecutive images; zeros for images missing from `pictures`.
 
         Args:
-            ids: of all images of the collection.
-            rows: of the images in question.
-            pictures: by position in `rows`; of none where nothing reads images.
-            pool: to prepare crops in.
+            ids: ids of all images of the collection.
+            rows: the images to compute features for.
+            pictures: decoded images by position in `rows`; empty if no images are needed.
+            pool: threads that prepare the crops.
         """
         arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in self.shapes(len(rows)).items()}
         if isinstance(self.backbone, PrecomputedImages):
@@ -200,15 +212,15 @@ class FrontEnd:
             prepared = [picture.prepared for picture in pictures.values() if picture.prepared is not None]
             arrays["globals"][list(pictures)] = _embedded(self.backbone, prepared)
         if isinstance(self.proposer, PrecomputedRegions):
-            found = self.proposer.regions(ids, rows)
-            arrays |= {name: getattr(found, name) for name in ("regions", "boxes", "scores", "mask")}
+            regions = self.proposer.regions(ids, rows)
+            arrays |= {name: getattr(regions, name) for name in ("regions", "boxes", "scores", "mask")}
         elif self.proposer is not None:
             images = {place: picture.image for place, picture in pictures.items() if picture.image is not None}
             self._add_regions(arrays, self.proposer, rows, images, pool)
         return arrays
 
     def features_of(self, image: Image.Image) -> Arrays:
-        """The features of one image that belongs to no collection."""
+        """Compute the features of a single image outside any collection."""
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             return self.features((), range(1), {0: self.picture(image)}, pool)
 
@@ -220,19 +232,19 @@ class FrontEnd:
         images: Mapping[int, Image.Image],
         pool: ThreadPoolExecutor,
     ) -> None:
-        proposals = proposer.propose([rows[place] for place in images], list(images.values()))
+        proposed = proposer.propose([rows[place] for place in images], list(images.values()))
         pictures: list[Image.Image] = []
-        wanted: list[tuple[int, int]] = []  # position in the shard and region of each picture
+        wanted: list[tuple[int, int]] = []  # position in the shard and region of each crop
         crops_with = proposer.crops_with or self.backbone
-        for (place, image), found in zip(images.items(), proposals, strict=True):
-            count = min(proposer.count, len(found.boxes))
+        for (place, image), proposals in zip(images.items(), proposed, strict=True):
+            count = min(proposer.count, len(proposals.boxes))
             arrays["boxes"][place] = FULL_IMAGE
-            arrays["boxes"][place, :count] = found.boxes[:count]
-            arrays["scores"][place, :count] = found.scores[:count]
+            arrays["boxes"][place, :count] = proposals.boxes[:count]
+            arrays["scores"][place, :count] = proposals.scores[:count]
             arrays["mask"][place, :count] = True
-            if found.features is not None:
-                arrays["regions"][place, :count] = found.features[:count]
-                arrays["regions"][place, count:] = found.features[-1]
+            if proposals.features is not None:
+                arrays["regions"][place, :count] = proposals.features[:count]
+                arrays["regions"][place, count:] = proposals.features[-1]
                 continue
             if proposer.crops_with is None:
                 arrays["regions"][place, count:] = arrays["globals"][place]
@@ -251,7 +263,7 @@ class FrontEnd:
 
 
 def _embedded(backbone: Backbone, prepared: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
-    """Features of prepared pictures, a batch at a time."""
+    """Embed prepared images in batches: (B, dim)."""
     left = iter(prepared)
     parts = [np.zeros((0, backbone.dim), np.float32)]
     while batch := list(islice(left, BATCH)):
@@ -260,7 +272,7 @@ def _embedded(backbone: Backbone, prepared: Iterable[NDArray[Any]]) -> NDArray[n
 
 
 def _crop(image: Image.Image, box: NDArray[np.float32]) -> Image.Image:
-    """The part of an image inside a box of fractions, at least one pixel wide and high."""
+    """Crop an image to a box given in fractions, at least one pixel wide and high."""
     width, height = image.size
     x0, y0 = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
     x1, y1 = max(round(float(box[2]) * width), x0 + 1), max(round(float(box[3]) * height), y0 + 1)
@@ -268,16 +280,16 @@ def _crop(image: Image.Image, box: NDArray[np.float32]) -> Image.Image:
 
 
 def proposer_identity(proposer: Proposer | PrecomputedRegions | None) -> dict[str, Any]:
-    """JSON of what determines the regions."""
+    """Return JSON values that, with the images, determine the regions."""
     return {"name": "none"} if proposer is None else dict(proposer.identity())
 
 
 _FILES = ("ids", "boxes", "weights", "detector", "vgg16")  # options that name a file
-_WEIGHTS = {"torchvision": ("weights",), "paper": ("detector", "vgg16")}  # that are downloaded unless a file is named
+_WEIGHTS = {"torchvision": ("weights",), "paper": ("detector", "vgg16")}  # downloaded unless the option names a file
 
 
 def files_of(text: str) -> list[str]:
-    """The files that a spec names."""
+    """Return the paths of all files named in a spec."""
     spec = parse_spec(text)
     weights = _WEIGHTS.get(spec.name)
     argument = [spec.argument] if spec.argument and weights is None else []
@@ -286,26 +298,26 @@ def files_of(text: str) -> list[str]:
 
 
 def is_embedded(text: str) -> bool:
-    """Whether a spec needs nothing but this package and the data."""
+    """Whether a spec needs only this package and the data."""
     return parse_spec(text).name in ("pixels", "grid", "boxes", "data", "none")
 
 
 def is_at_hand(text: str) -> bool:
-    """Whether a spec can be opened with what is here: the files it names exist, and nothing is to be downloaded."""
+    """Whether a spec can be opened offline: its files exist, and no weights have to be downloaded."""
     spec = parse_spec(text)
     downloads = any(not is_path(spec.options.get(key, "")) for key in _WEIGHTS.get(spec.name, ()))
     return not downloads and all(Path(file).exists() for file in files_of(text))
 
 
 def without_folders(text: str) -> str:
-    """``onnx:/data/net.onnx[tensor=a/b]`` -> ``onnx:net.onnx[tensor=a/b]``: labels name no machine's folders."""
+    """Remove folders from the paths in a spec: ``onnx:/data/net.onnx[tensor=a/b]`` -> ``onnx:net.onnx[tensor=a/b]``."""
     spec = parse_spec(text)
     options = {key: Path(value).name if key in _FILES else value for key, value in spec.options.items()}
     return str(Spec(spec.name, Path(spec.argument).name, options))
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that can be written below `path`, which need not be there yet."""
+    """Return the free disk space in bytes at `path`, which need not exist yet."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free

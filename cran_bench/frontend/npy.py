@@ -1,4 +1,4 @@
-"""Features computed elsewhere, of images or of regions; ``npy:FILE`` takes them from memory-mapped arrays."""
+"""``npy:FILE``: precomputed features of images or regions, read from memory-mapped .npy files."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ from cran_bench.frontend.interfaces import REGIONS, PrecomputedImages, Precomput
 from cran_bench.machine.storage import map_array, sha256_file
 
 REPEATS = 5
-
-
 _CHUNK = 1024
 
 
 @dataclass
 class NpyImages(PrecomputedImages):
-    """``npy:FILE[ids=FILE]``: (rows, dim) features of whole images.
+    """``npy:FILE[ids=FILE]``: features of whole images, (rows, dim).
 
-    Rows are found by the text file `ids`, one image id a line; without it there is one row for each image of the
-    collection, in its order.  Either may hold every image five times, once for each caption, as VSE++'s files do.
+    The text file `ids` gives the image id of each row, one per line.  Without it the file has one row per image of the
+    collection, in its order.  In both cases every image may be repeated five times, once per caption, as in the files
+    of VSE++.
 
     Attributes:
         file: path of the .npy file.
-        ids: path of the text file, or None.
-        dim: length of a feature.
+        ids: path of the text file of image ids, or None.
+        dim: dimension of a feature.
 
     Raises:
-        BadInput: a file is missing, unreadable or of another shape.
+        BadInput: a file is missing, unreadable or of the wrong shape.
     """
 
     file: str
@@ -47,18 +46,15 @@ class NpyImages(PrecomputedImages):
         self.dim = self._array.shape[1]
 
     def identity(self) -> Mapping[str, Any]:
-        """See PrecomputedImages."""
         return self._identity
 
     def features(self, ids: Sequence[str], part: range | None = None) -> NDArray[np.float32]:
-        """(N, dim) features of the images `ids`, in that order, or only of those at the positions `part`.
-
-        Without an ids file `ids` must be all images of the collection; to read them in parts, pass all and `part`.
+        """Return the features of all images of a collection, or of those at the positions `part`: (N, dim).
 
         Raises:
-            BadInput: images without a row, rows that repeat an image but differ, or a value that is not finite.
+            BadInput: an image has no row, repeated rows of an image differ, or a value is not finite.
         """
-        return _gather(self._array, self._rows.of(ids, part), self.file)
+        return _gather(self._array, self._rows.select(ids, part), self.file)
 
     @cached_property
     def _identity(self) -> Mapping[str, Any]:
@@ -67,19 +63,19 @@ class NpyImages(PrecomputedImages):
 
 @dataclass
 class NpyRegions(PrecomputedRegions):
-    """``npy:FILE[boxes=FILE,ids=FILE]``: (rows, R, dim) features of regions and their (rows, R, 4) boxes, best first.
+    """``npy:FILE[boxes=FILE,ids=FILE]``: region features (rows, R, dim) and boxes (rows, R, 4), best first.
 
-    The first five are taken; of fewer, and of boxes without area, the rest is masked.  Rows are found as
-    NpyImages does.
+    The first five regions are used; missing regions and regions of zero area are masked.  Rows are assigned to images
+    as in `NpyImages`.
 
     Attributes:
         file: path of the .npy file of features.
         boxes: path of the .npy file of boxes, x0 y0 x1 y1 as fractions of width and height.
-        ids: path of the text file, or None.
-        dim: length of a feature.
+        ids: path of the text file of image ids, or None.
+        dim: dimension of a feature.
 
     Raises:
-        BadInput: a file is missing, unreadable or of another shape.
+        BadInput: a file is missing, unreadable or of the wrong shape.
     """
 
     file: str
@@ -94,37 +90,34 @@ class NpyRegions(PrecomputedRegions):
         self.dim = self._array.shape[2]
         expected = (*self._array.shape[:2], 4)
         if self._boxes.shape != expected:
-            raise BadInput(f"{self.boxes} should be of shape {expected} to fit {self.file}, not {self._boxes.shape}")
+            raise BadInput(f"{self.boxes} should have shape {expected} to match {self.file}, not {self._boxes.shape}")
 
     def identity(self) -> Mapping[str, Any]:
-        """See PrecomputedRegions."""
         return self._identity
 
     def regions(self, ids: Sequence[str], part: range | None = None) -> RegionFeatures:
-        """The regions of the images `ids`, in that order, or only of those at the positions `part`.
+        """Return the regions of all images of a collection, or of those at the positions `part`.
 
         Raises:
-            BadInput: as NpyImages.features, or boxes that are not corners as fractions.
+            BadInput: as for `NpyImages.features`, or boxes are not corners given as fractions.
         """
-        rows = self._rows.of(ids, part)
-        found = min(REGIONS, self._array.shape[1])
+        rows = self._rows.select(ids, part)
+        count = min(REGIONS, self._array.shape[1])
         boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (len(rows), REGIONS, 1))
-        boxes[:, :found] = _gather(self._boxes[:, :found], rows, self.boxes)
+        boxes[:, :count] = _gather(self._boxes[:, :count], rows, self.boxes)
         if boxes.min() < 0 or boxes.max() > 1:
             raise BadInput(
-                f"{self.boxes} has values from {boxes.min():g} to {boxes.max():g}; boxes are fractions from 0 to 1: "
-                "divide x by the image's width and y by its height"
+                f"{self.boxes} has values from {boxes.min():g} to {boxes.max():g}, but boxes are fractions from 0 to "
+                "1: divide x by the image's width and y by its height"
             )
         sides = boxes[..., 2:] - boxes[..., :2]
         if sides.min() < 0:
-            raise BadInput(
-                f"{self.boxes} has boxes that end before they begin; write x0 y0 x1 y1, not width and height"
-            )
+            raise BadInput(f"{self.boxes} has boxes with x1 < x0 or y1 < y0; write x0 y0 x1 y1, not width and height")
         mask = np.all(sides > 0, axis=2)
-        mask[:, found:] = False
+        mask[:, count:] = False
         boxes[~mask] = (0, 0, 1, 1)
         features = np.zeros((len(rows), REGIONS, self.dim), np.float32)
-        features[:, :found] = _gather(self._array[:, :found], rows, self.file)
+        features[:, :count] = _gather(self._array[:, :count], rows, self.file)
         features[~mask] = 0
         return RegionFeatures(features, boxes, mask.astype(np.float32), mask)
 
@@ -134,18 +127,18 @@ class NpyRegions(PrecomputedRegions):
 
 
 class _Rows:
-    """Which row of an array belongs to which image; looked up once for a collection that is read in parts."""
+    """The row of each image in an array; cached, as a collection is read in parts."""
 
     def __init__(self, array: NDArray[Any], file: str, ids_file: str | None) -> None:
         self.array, self.file, self.ids_file = array, file, ids_file
-        self.asked: Sequence[str] | None = None
-        self.found = np.zeros(0, np.int64)
+        self.ids: Sequence[str] | None = None
+        self.rows = np.zeros(0, np.int64)
 
-    def of(self, ids: Sequence[str], part: range | None) -> NDArray[np.int64]:
-        if self.asked is not ids:
-            self.found = _find_rows(self.array, self.file, self.ids_file, ids)
-            self.asked = ids
-        return self.found if part is None else self.found[part.start : part.stop]
+    def select(self, ids: Sequence[str], part: range | None) -> NDArray[np.int64]:
+        if self.ids is not ids:
+            self.rows = _find_rows(self.array, self.file, self.ids_file, ids)
+            self.ids = ids
+        return self.rows if part is None else self.rows[part.start : part.stop]
 
 
 def _digests(**files: str | None) -> dict[str, Any]:
@@ -153,54 +146,54 @@ def _digests(**files: str | None) -> dict[str, Any]:
 
 
 def open_array(file: str, *layouts: tuple[str, ...]) -> NDArray[Any]:
-    """Map a .npy file of numbers whose axes are those of one of the layouts.
+    """Map a .npy file of numbers that has as many axes as one of the layouts.
 
     Raises:
-        BadInput: it is missing, or holds something else.
+        BadInput: the file is missing, or its contents are of another kind or shape.
     """
     try:
         array = map_array(Path(file))
     except FileNotFoundError:
         raise BadInput(f"there is no file {file}; give the path of a .npy array") from None
     except (OSError, ValueError) as error:
-        raise BadInput(f"{file} is not a .npy array of numbers ({error}); write it with numpy.save") from error
+        raise BadInput(f"{file} is not a numeric .npy array ({error}); write it with numpy.save") from error
     if array.ndim not in map(len, layouts) or array.dtype.kind not in "fiu" or not array.size:
         shape = " or ".join(f"({', '.join(axes)})" for axes in layouts)
-        raise BadInput(f"{file} should hold numbers of shape {shape}, but holds {array.dtype} of shape {array.shape}")
+        raise BadInput(f"{file} should hold numbers of shape {shape}, not {array.dtype} of shape {array.shape}")
     return array
 
 
 def _find_rows(array: NDArray[Any], file: str, ids_file: str | None, ids: Sequence[str]) -> NDArray[np.int64]:
-    """The row of each image of `ids`; where every image has five rows they are compared and the first is taken."""
+    """The row of each image of `ids`; of five rows per image, which must be equal, the first."""
     if ids_file is None:
         if len(array) == len(ids):
             return np.arange(len(ids))
         if len(array) != REPEATS * len(ids):
             raise BadInput(
-                f"{file} has {len(array)} rows for {len(ids)} images; give one row (or five equal ones) for each image "
-                "in the order of the collection, or say which is which with ids=FILE"
+                f"{file} has {len(array)} rows for {len(ids)} images; give one row (or five equal rows) per image in "
+                "the order of the collection, or name the rows with ids=FILE"
             )
         groups = np.arange(len(array)).reshape(-1, REPEATS)
     else:
         names = _read_ids(ids_file)
         if len(names) != len(array):
             raise BadInput(
-                f"{ids_file} names {len(names)} images, but {file} has {len(array)} rows; one line for each row"
+                f"{ids_file} names {len(names)} images, but {file} has {len(array)} rows; write one line per row"
             )
         rows: dict[str, list[int]] = {}
         for row, name in enumerate(names):
             rows.setdefault(name, []).append(row)
         counts = set(map(len, rows.values()))
         if counts not in ({1}, {REPEATS}):
-            twice = max(rows, key=lambda name: len(rows[name]))
+            repeated = max(rows, key=lambda name: len(rows[name]))
             raise BadInput(
-                f"{ids_file} names {twice} {max(counts)} times; name every image once, or every one five times"
+                f"{ids_file} names {repeated} {max(counts)} times; name every image once, or every image five times"
             )
         missing = [name for name in ids if name not in rows]
         if missing:
             raise BadInput(
                 f"{len(missing)} of {len(ids)} images have no row in {ids_file}, the first is {missing[0]}; "
-                "write ids as the dataset does, or compute their features"
+                "use the dataset's image ids, or compute the missing features"
             )
         groups = np.array([rows[name] for name in ids], np.int64).reshape(len(ids), counts.pop())
     for start in range(0, len(groups), _CHUNK):
@@ -211,7 +204,7 @@ def _find_rows(array: NDArray[Any], file: str, ids_file: str | None, ids: Sequen
             if not same.all():
                 a, b = part[int(same.argmin()), [0, k]]
                 raise BadInput(
-                    f"{file}: rows {a} and {b} should repeat one image, but differ; name the rows with ids=FILE"
+                    f"{file}: rows {a} and {b} should belong to one image but differ; name the rows with ids=FILE"
                 )
     return groups[:, 0]
 
@@ -221,16 +214,16 @@ def _read_ids(file: str) -> list[str]:
         lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise BadInput(
-            f"there is no file {file}; it should hold one image id a line, in the order of the rows"
+            f"there is no file {file}; it should hold one image id per line, in the order of the rows"
         ) from None
     except (OSError, ValueError) as error:
-        raise BadInput(f"{file} cannot be read as UTF-8 text ({error}); it should hold one image id a line") from error
+        raise BadInput(f"{file} is not UTF-8 text ({error}); it should hold one image id per line") from error
     names = [line.strip() for line in lines]
     return names[: len(names) - 1] if not names[-1] else names
 
 
 def _gather(array: NDArray[Any], rows: NDArray[np.int64], file: str) -> NDArray[np.float32]:
-    """`rows` of `array` as float32, read in pieces; every value finite."""
+    """Read `rows` of `array` as float32, in chunks, checking that every value is finite."""
     out = np.empty((len(rows), *array.shape[1:]), np.float32)
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
@@ -238,7 +231,6 @@ def _gather(array: NDArray[Any], rows: NDArray[np.int64], file: str) -> NDArray[
             out[part] = array[rows[part]]
         finite = np.isfinite(out[part]).reshape(len(out[part]), -1).all(axis=1)
         if not finite.all():
-            raise BadInput(
-                f"{file}: row {rows[part][finite.argmin()]} has a value that is not a finite float32; mend it"
-            )
+            row = rows[part][finite.argmin()]
+            raise BadInput(f"{file}: row {row} has a value that is not a finite float32; regenerate the file")
     return out

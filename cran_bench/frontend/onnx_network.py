@@ -1,4 +1,4 @@
-"""Opening ONNX models, and running networks that take one image."""
+"""ONNX models: loading them, and running networks whose only input is an image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DTYPES: Mapping[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np
 
 
 def load_model(path: Path) -> tuple[ModelProto, str]:
-    """An ONNX model with its external weights, if it has any, and one sha256 over all those files.
+    """Load an ONNX model with its external weights, if any; return it with one sha256 of all its files.
 
     Raises:
         BadInput: a file is missing or not an ONNX model, or the package `onnx` is not installed.
@@ -41,24 +41,24 @@ def load_model(path: Path) -> tuple[ModelProto, str]:
         digest = hashlib.sha256(path.read_bytes())
         for part in parts:
             if Path(part).is_absolute() or ".." in Path(part).parts or not (path.parent / part).is_file():
-                raise ValueError(f"its weights {part} are no file beside it")
+                raise ValueError(f"its weights {part} are not in the same folder")
             digest.update((path.parent / part).read_bytes())
         onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # protobuf and onnx raise many kinds for damaged files
-        raise BadInput(f"{path} cannot be read as an ONNX model ({error}): copy it again from its source") from error
+        raise BadInput(f"{path} cannot be read as an ONNX model ({error}): download or export it again") from error
     return model, digest.hexdigest()
 
 
 def open_session(model: ModelProto, name: str) -> InferenceSession:
-    """An onnxruntime session of a loaded model: on CUDA where onnxruntime has it, with as many threads as torch uses.
+    """Open an onnxruntime session, on CUDA if available and with as many threads as torch uses.
 
     Raises:
-        BadInput: onnxruntime is not installed, or refuses the model; `name` is what the message calls it.
+        BadInput: onnxruntime is not installed, or cannot open the model, which the message calls `name`.
     """
     runtime = require("onnxruntime", "onnx", "ONNX models")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors only: exporters leave much that onnxruntime warns of
+    options.log_severity_level = 3  # errors only: exported models cause many harmless warnings
     providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in runtime.get_available_providers()]
     try:
         return runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
@@ -68,15 +68,15 @@ def open_session(model: ModelProto, name: str) -> InferenceSession:
 
 @dataclass(frozen=True)
 class ImageNetwork:
-    """An open network with one image input.
+    """A network with one image input.
 
     Attributes:
-        session: onnxruntime's.
-        model: what messages call it.
+        session: onnxruntime's session.
+        model: name of the model in messages.
         input: name of the input.
-        dtype: numpy type that the input takes.
+        dtype: numpy dtype of the input.
         layout: order of the input's axes.
-        size: side of the square image, in pixels.
+        size: side of the square image in pixels.
         batch: fixed batch size, or None for any.
     """
 
@@ -92,10 +92,10 @@ class ImageNetwork:
     def open(
         cls, model: ModelProto, name: str, layout: Literal["nchw", "nhwc"] | None = None, size: int | None = None
     ) -> ImageNetwork:
-        """Open a loaded model; `layout` and `size` decide what the shape of its input leaves open.
+        """Open a loaded model; `layout` and `size` are needed where the shape of its input does not determine them.
 
         Raises:
-            BadInput: it does not take one square RGB image, `size` contradicts it, or one of the two must be said.
+            BadInput: the input is not one square RGB image, `size` contradicts it, or `layout` or `size` is needed.
         """
         session = open_session(model, name)
         inputs = session.get_inputs()
@@ -104,27 +104,25 @@ class ImageNetwork:
             raise BadInput(f"{name} has {len(inputs)} inputs ({names}); choose a tensor that needs only the image")
         shape = [n if isinstance(n, int) and n > 0 else None for n in inputs[0].shape]
         takes = f"takes {inputs[0].type} of shape {inputs[0].shape}"
-        wrong = f"{name} should take one square RGB image as float32, float16 or uint8, but {takes}; export it anew"
+        wrong = f"{name} should take one square RGB image as float32, float16 or uint8, but {takes}; re-export it"
         if len(shape) != 4 or inputs[0].type not in _DTYPES:
             raise BadInput(wrong)
         if layout is None:
             if (shape[1] == 3) == (shape[3] == 3):
-                raise BadInput(
-                    f"{name} {takes}, which leaves open where the colours are; say layout=nchw or layout=nhwc"
-                )
+                raise BadInput(f"{name} {takes}, so the colour axis is ambiguous; set layout=nchw or layout=nhwc")
             layout = "nchw" if shape[1] == 3 else "nhwc"
         colours, height, width = (shape[1], shape[2], shape[3]) if layout == "nchw" else (shape[3], shape[1], shape[2])
         if colours not in (3, None) or (height and width and height != width):
             raise BadInput(wrong)
         side = height or width or size
         if side is None or side < 1:
-            raise BadInput(f"{name} takes images of any size; say which it was trained with, as size=224")
+            raise BadInput(f"{name} takes images of any size; set the size it was trained with, such as size=224")
         if size not in (None, side):
-            raise BadInput(f"{name} takes images of {side} x {side}, not size={size}; leave size out")
+            raise BadInput(f"{name} takes images of {side} x {side} pixels, not size={size}; leave size out")
         return cls(session, name, inputs[0].name, _DTYPES[inputs[0].type], layout, side, shape[0])
 
     def run(self, images: NDArray[np.float32]) -> list[NDArray[Any]]:
-        """All outputs for `images` (B, size, size, 3); where the batch is fixed, B is at most that and is filled up.
+        """Return all outputs for `images` (B, size, size, 3); a fixed batch size must be at least B and is padded to.
 
         Raises:
             BadInput: the network fails.

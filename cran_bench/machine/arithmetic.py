@@ -1,4 +1,4 @@
-"""What a device multiplies in hardware, and products that are what they are said to be."""
+"""The precision of matrix products: what a device supports, and products in exactly the precision of their inputs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in hardware."""
+    """Whether a device supports bfloat16 products in hardware."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    is_there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return is_there and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @contextmanager
 def in_full_precision(device: torch.device) -> Iterator[None]:
-    """Products in the dtype they are given in, accumulated in float32, whatever the user has set."""
+    """Compute products in the dtype of their inputs, accumulated in float32, regardless of torch's global settings."""
     precision, cuda = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul
     reduced = cuda.allow_bf16_reduced_precision_reduction
     torch.set_float32_matmul_precision("highest")

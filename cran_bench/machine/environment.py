@@ -1,4 +1,4 @@
-"""What a number was measured on: versions, processor, accelerator, threads, commit."""
+"""The environment of a measurement: versions, processor, GPU, threads and commit."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ PACKAGES = ("cran-bench", "torch", "numpy", "scipy", "scikit-learn", "pandas", "
 
 @functools.cache
 def environment() -> dict[str, Any]:
-    """JSON values describing this machine and installation; no names of hosts, users or folders."""
-    found: dict[str, Any] = {
+    """Return JSON values that describe this machine and installation, without names of hosts, users or folders."""
+    values: dict[str, Any] = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
@@ -35,23 +35,23 @@ def environment() -> dict[str, Any]:
     }
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            values[package] = version(package)
         except PackageNotFoundError:
-            found[package] = None
-    return found
+            values[package] = None
+    return values
 
 
 def peak_memory() -> int:
-    """The largest resident set of this process so far, in bytes."""
+    """Return the peak resident set size of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the GPU where there is one.
+    """Return the device called `name`, and make GPU results deterministic; ``auto`` is the GPU if there is one.
 
     Raises:
-        BadInput: an unknown device, or a GPU where there is none.
+        BadInput: the device is unknown, or there is no such GPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -59,17 +59,17 @@ def pick_device(name: str) -> torch.device:
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
         raise BadInput(f"there is no device '{name}'{did_you_mean(name, ('auto', 'cpu', 'cuda'))}")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise BadInput(f"torch finds {torch.cuda.device_count()} GPUs here, so there is no '{name}'; use --device cpu")
+        raise BadInput(f"there is no '{name}', as torch finds {torch.cuda.device_count()} GPUs; use --device cpu")
     if kind == "cuda":
         _be_deterministic()
     return torch.device(name)
 
 
 def own_device(name: str) -> torch.device:
-    """`pick_device`, where each of the processes that torchrun starts on a machine has a GPU of its own.
+    """Return the device of this process: as `pick_device`, but under torchrun one GPU for each process of a machine.
 
     Raises:
-        BadInput: there are more processes than GPUs, or one GPU is named for all.
+        BadInput: as for `pick_device`, or there are more processes than GPUs, or `name` is a single GPU.
     """
     device = pick_device(name)
     if device.type != "cuda" or started() == 1:
@@ -77,24 +77,24 @@ def own_device(name: str) -> torch.device:
     here, gpus = started_here(), torch.cuda.device_count()
     if device.index is not None or here > gpus:
         raise BadInput(
-            f"torchrun started {here} processes here, each of which takes a GPU of its own, and torch finds {gpus}: "
-            "use --device cuda and one process for each GPU, or --device cpu"
+            f"torchrun started {here} processes here, each of which needs its own GPU, but torch finds {gpus}: "
+            "use --device cuda with one process per GPU, or --device cpu"
         )
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
 
 def require_bfloat16(device: torch.device) -> None:
-    """See that a device computes with bfloat16 in hardware.
+    """Check that a device supports bfloat16 in hardware.
 
     Raises:
-        BadInput: it is a processor without such instructions, where bfloat16 is slower than float32.
+        BadInput: it is a processor without bfloat16 instructions, where bfloat16 would be slower than float32.
     """
     if device.type == "cpu" and not has_bfloat16(device):
         raise BadInput("this processor has no bfloat16 instructions: leave out precision=bfloat16")
 
 
 def _be_deterministic() -> None:
-    """Have a GPU give the same numbers for the same seed, in full float32."""
+    """Make GPU results reproducible for a seed, in full float32."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
@@ -111,7 +111,7 @@ def _cpu() -> str:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout this package is run from, with '+' for uncommitted changes; None when installed."""
+    """The commit of the checkout this package runs from, with '+' for uncommitted changes; None if installed."""
     folder = Path(__file__).resolve().parent.parent
     if not (folder / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""Packages that only some users need, and the one line that installs each."""
+"""Optional dependencies, and how to install them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from cran_bench.errors import BadInput
 
 
 def require(module: str, extra: str, what: str) -> ModuleType:
-    """Import a module of an extra.
+    """Import a module of an optional dependency.
 
     Args:
-        module: its name.
-        extra: of this package, that brings it.
-        what: needs it, in the plural, for the message.
+        module: name of the module.
+        extra: the extra of this package that installs it.
+        what: what needs the module, in the plural, for the error message.
 
     Raises:
-        BadInput: it is not installed, or cannot be imported.
+        BadInput: the module is not installed or cannot be imported.
     """
     try:
         return importlib.import_module(module)
-    except (ImportError, RuntimeError) as error:  # torchvision beside another build of torch raises the latter
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another version of torch
         raise BadInput(
             f"{what} need the extra {extra}: python -m pip install 'cran-bench[{extra}]' ({error})"
         ) from error

@@ -1,8 +1,9 @@
-"""One training by several processes, as `torchrun` starts them: who leads, who helps, and what goes between them.
+"""Distributed training: how the processes started by `torchrun` share the fits of a run.
 
-The first process does everything but train: it alone reads stored fits, writes, locks, ranks and prints.  The others
-wait for it (`lead`) and do the jobs that it hands out meanwhile (`together`).  `current` are the processes that are in
-one job at this moment; elsewhere, and without torchrun, that is `ALONE`, to which nothing here does anything.
+Only training is shared.  The first process does everything else: it alone reads stored fits, writes, locks, ranks and
+prints.  The others wait for it (`lead`) and meanwhile run the jobs it distributes (`together`).  `current` returns the
+processes that share the present job; outside a job, and without torchrun, that is `ALONE`, for which all of this is a
+no-op.
 """
 
 from __future__ import annotations
@@ -28,67 +29,67 @@ from cran_bench.errors import BadInput
 
 T = TypeVar("T")
 
-STEP = timedelta(minutes=30)  # whoever waits so long within a job has lost the others
-TALK = timedelta(days=7)  # what the first process does by itself may take long
+STEP_TIMEOUT = timedelta(minutes=30)  # within a job, after which the other processes count as lost
+WAIT_TIMEOUT = timedelta(days=7)  # outside jobs, where the first process may work for long
 
 
 class OutOfStep(BadInput):
-    """A process failed by itself in the midst of a job; the others wait for it in vain, so the run has to end."""
+    """One process failed during a shared job; the others cannot continue without it, so the run has to end."""
 
 
-class Told(BadInput):
-    """The first process failed, and has said why."""
+class LeaderFailed(BadInput):
+    """The first process failed and has already reported the error."""
 
 
 @dataclass(eq=False)
 class Processes:
-    """Processes that run the same program.
+    """A group of processes that run the same program.
 
     Attributes:
-        number: of this one, from 0.
-        count: of all.
-        helper: what a process that is not the first does with a job.
+        number: rank of this process, from 0.
+        count: number of processes.
+        helper: runs a job in the processes other than the first.
     """
 
     number: int = 0
     count: int = 1
     helper: Callable[[Any], None] = field(default=lambda _: None, repr=False)
-    _talk: Any = field(default=None, repr=False)
+    _messages: Any = field(default=None, repr=False)
 
-    # who does what -------------------------------------------------------------------------------------------------
+    # jobs ----------------------------------------------------------------------------------------------------------
 
     def lead(self, function: Callable[[], T]) -> T:
-        """What `function` gives in the first process; the others wait, do its jobs, and are sent the same.
+        """Call `function` in the first process, while the others wait and run its jobs; return its value in all.
 
         Raises:
-            Told: in the others, where `function` failed.
+            LeaderFailed: in the other processes, if `function` failed.
         """
         if self.count == 1:
             return function()
         return self._call(function) if self.number == 0 else self._serve()
 
     def in_turn(self, first: Callable[[], T], others: Callable[[], T]) -> T:
-        """`first` in the first process, and once that is done `others` in the others; each keeps what it gave."""
-        made: list[T] = []
-        self.lead(lambda: made.append(first()))
-        return made[0] if made else others()
+        """Call `first` in the first process and then `others` in the other processes; each returns its own value."""
+        values: list[T] = []
+        self.lead(lambda: values.append(first()))
+        return values[0] if values else others()
 
     @contextlib.contextmanager
     def together(self, job: object) -> Iterator[None]:
-        """In the first process, within `lead`: what follows is done by all, by the others as their `helper` does `job`.
+        """Within `lead`, run a block in the first process while the others pass `job` to their `helper`.
 
         Raises:
-            OutOfStep: it failed here, in a way that the others cannot know of.
+            OutOfStep: the block failed in this process only.
         """
         if self.count == 1:
             yield
             return
-        self._tell("job", job)
+        self._broadcast("job", job)
         with self._as_current():
             try:
                 yield
             except Exception as error:
-                if isinstance(error, BadInput) or getattr(error, "is_told", False):
+                if isinstance(error, BadInput) or getattr(error, "is_broadcast", False):
                     raise
                 raise self._out_of_step(error) from error
 
@@ -99,17 +100,17 @@ class Processes:
         except OutOfStep:
             raise
         except Exception as error:
-            error.is_told = True  # type: ignore[attr-defined]
-            self._tell("failed", f"{type(error).__name__}: {error}")
+            error.is_broadcast = True  # type: ignore[attr-defined]
+            self._broadcast("failed", f"{type(error).__name__}: {error}")
             raise
-        self._tell("done", value)
+        self._broadcast("done", value)
         return value
 
     def _serve(self) -> Any:
         while True:
-            kind, what = self._tell("", None)
+            kind, what = self._broadcast("", None)
             if kind == "failed":
-                raise Told(what)
+                raise LeaderFailed(what)
             if kind == "done":
                 return what
             with self._as_current():
@@ -117,20 +118,21 @@ class Processes:
                     self.helper(what)
                 except OutOfStep:
                     raise
-                except BadInput:  # the first process meets it too, and deals with it
+                except BadInput:  # the first process gets the same error and handles it
                     pass
                 except Exception as error:
                     raise self._out_of_step(error) from error
 
-    def _tell(self, kind: str, what: object) -> tuple[str, Any]:
+    def _broadcast(self, kind: str, what: object) -> tuple[str, Any]:
+        """Send a message from the first process; return it in all processes."""
         message = [(kind, what)]
-        dist.broadcast_object_list(message, src=0, group=self._talk)
+        dist.broadcast_object_list(message, src=0, group=self._messages)
         return message[0]
 
     def _out_of_step(self, error: Exception) -> OutOfStep:
         return OutOfStep(
-            f"process {self.number} of {self.count} failed in a training that they share ({type(error).__name__}: "
-            f"{error}); start the run again, without --force, to go on from the last checkpoint"
+            f"process {self.number} of {self.count} failed during distributed training ({type(error).__name__}: "
+            f"{error}); start the run again without --force to resume from the last checkpoint"
         )
 
     @contextlib.contextmanager
@@ -141,26 +143,26 @@ class Processes:
         finally:
             _CURRENT.reset(token)
 
-    # a batch, shared -----------------------------------------------------------------------------------------------
+    # batches -------------------------------------------------------------------------------------------------------
 
     def among(self, rows: int) -> Processes:
-        """Those that share a batch; one of fewer rows than processes is computed by each of them, whole."""
+        """Return the processes that share a batch; `ALONE` if it has fewer rows than there are processes."""
         return self if rows >= self.count else ALONE
 
     def shares(self, rows: int) -> list[int]:
-        """How many of a batch's rows each process encodes."""
+        """Return the number of rows of a batch that each process encodes."""
         return [rows // self.count + (number < rows % self.count) for number in range(self.count)]
 
     def mine(self, rows: int) -> slice:
-        """Which of a batch's rows this process encodes."""
+        """Return the rows of a batch that this process encodes."""
         shares = self.shares(rows)
         start = sum(shares[: self.number])
         return slice(start, start + shares[self.number])
 
     def gather(self, x: Tensor, rows: int) -> Tensor:
-        """What each process has for its share of a batch, as that of all `rows`.
+        """Concatenate each process's share (share, ...) of a batch to (rows, ...), in all processes.
 
-        The gradient is right where every process computes the same loss from it and gradients are averaged.
+        The gradient is correct if every process computes the same loss from it and gradients are averaged.
         """
         if self.count == 1:
             return x
@@ -168,23 +170,23 @@ class Processes:
         return gathered
 
     def total(self, x: Tensor) -> Tensor:
-        """The sum of what each process has, with its gradient."""
+        """Sum a tensor over all processes; differentiable."""
         total: Tensor = _Total.apply(x)  # type: ignore[no-untyped-call]
         return total
 
     def parallel(self, module: nn.Module, some_unused: bool) -> nn.Module:
-        """A module that begins with the first process's weights and buffers, its gradients averaged over all.
+        """Wrap a module: it starts with the first process's weights and buffers, and its gradients are averaged.
 
         Args:
-            module: what is trained.
-            some_unused: whether losses leave some of its weights out.
+            module: the module to train.
+            some_unused: whether some of its weights may not contribute to a loss.
         """
         if self.count == 1:
             return module
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of the name that this argument has up to torch 2.12
+            warnings.simplefilter("ignore", FutureWarning)  # the argument is renamed after torch 2.12
             return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=some_unused)
 
 
@@ -193,17 +195,17 @@ _CURRENT: ContextVar[Processes] = ContextVar("processes", default=ALONE)
 
 
 def current() -> Processes:
-    """The processes that do a job together at this moment."""
+    """Return the processes that share the present job."""
     return _CURRENT.get()
 
 
 def started() -> int:
-    """How many processes torchrun started; 1 without."""
+    """Return the number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
 
 
 def started_here() -> int:
-    """How many of them on this machine."""
+    """Return the number of processes that torchrun started on this machine; 1 without torchrun."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if started() > 1 else 1
 
 
@@ -214,48 +216,50 @@ def is_first() -> bool:
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """All processes that torchrun started; of them only the first is heard on stderr.
+    """Join the processes that torchrun started; only the first one prints to stderr.
 
-    A process that is not the first ends where the first failed, without a word.
+    If the first process fails, the others exit silently.
 
     Args:
-        device: where this process computes.
+        device: the device of this process.
     """
     if started() == 1:
         yield ALONE
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=STEP)
-    processes = Processes(dist.get_rank(), dist.get_world_size(), _talk=dist.new_group(backend="gloo", timeout=TALK))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=STEP_TIMEOUT)
+    processes = Processes(
+        dist.get_rank(), dist.get_world_size(), _messages=dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
+    )
     try:
         with _quiet() if processes.number else contextlib.nullcontext():
             yield processes
     except OutOfStep:
         raise
     except Exception as error:
-        _part(processes)
-        if isinstance(error, Told):
+        _leave(processes)
+        if isinstance(error, LeaderFailed):
             sys.exit(2)
         raise
-    _part(processes)
+    _leave(processes)
 
 
-def _part(processes: Processes) -> None:
-    """Leave nothing that holds a group: its threads would abort the process when the interpreter ends."""
-    processes._talk = None
-    gc.collect()  # what `parallel` made
+def _leave(processes: Processes) -> None:
+    """Drop all references to process groups, whose threads would abort the process when the interpreter exits."""
+    processes._messages = None
+    gc.collect()  # the modules wrapped by `parallel`
     dist.destroy_process_group()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
+    with Path(os.devnull).open("w") as devnull, contextlib.redirect_stderr(devnull):
         try:
             yield
         except Exception:
             raise
-        except BaseException:  # a signal, which the first process has too
+        except BaseException:  # a signal, which the first process gets as well
             sys.exit(2)
 
 
@@ -265,9 +269,9 @@ class _Gathered(torch.autograd.Function):
         ctx.mine, ctx.count = mine, len(shares)
         padded = x.new_zeros(max(shares), *x.shape[1:])
         padded[: len(x)] = x
-        found = [torch.empty_like(padded) for _ in shares]
-        dist.all_gather(found, padded)
-        return torch.cat([part[:share] for part, share in zip(found, shares, strict=True)])
+        parts = [torch.empty_like(padded) for _ in shares]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:share] for part, share in zip(parts, shares, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:

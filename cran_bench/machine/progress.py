@@ -1,4 +1,4 @@
-"""Progress for people: bars with a remaining time on a terminal, one line per step elsewhere.  All on stderr."""
+"""Progress on stderr: bars with the remaining time on a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def _console() -> Console:
 
 
 def say(message: str) -> None:
-    """Print one line on stderr."""
+    """Print a line to stderr."""
     _console().print(message, markup=False)
 
 
 def duration(seconds: float) -> str:
-    """``75 -> '1 min 15 s'``, ``0.42 -> '0.4 s'``."""
+    """Format a duration: ``75 -> '1 min 15 s'``, ``0.42 -> '0.4 s'``."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -43,10 +43,15 @@ def track(
     quiet_below: float = 2.0,
     status: Callable[[], str] = str,
 ) -> Iterator[T]:
-    """Yield `items`, showing how many of `total` are through and how long the rest will take.
+    """Yield `items` and show the progress: a bar on a terminal, elsewhere a line every 30 seconds.
 
-    On a terminal a bar; elsewhere a line every 30 seconds.  Nothing is shown of what ends within `quiet_below` seconds.
-    `done` items of `total` were through before (a resumed job); `status` gives words to show beside the count.
+    Args:
+        items: the remaining items.
+        label: what is being done.
+        total: number of all items.
+        done: number of items completed before, in a resumed job.
+        quiet_below: seconds within which nothing is shown.
+        status: returns a text to show beside the count.
     """
     console = _console()
     start = time.monotonic()
@@ -74,12 +79,8 @@ def track(
             now = time.monotonic()
             if now - shown > _LINE_EVERY and done + count < total:
                 left = (now - start) / count * (total - done - count)
-                words = status()
-                say(
-                    f"{label}: {done + count} of {total}, "
-                    + (f"{words}, " if words else "")
-                    + f"about {duration(left)} left"
-                )
+                note = status()
+                say(f"{label}: {done + count} of {total}, {note and f'{note}, '}about {duration(left)} left")
                 shown = now
     if time.monotonic() - start > quiet_below:
         say(f"{label}: {done + count} of {total} in {duration(time.monotonic() - start)}")

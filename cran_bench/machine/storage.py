@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, synced, then renamed.  Locks between processes."""
+"""Atomic writes, so that a file is either complete or absent, checksums, and locks between processes."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.machine.progress import say
 
 LOCKS = ".locks"
-"""Folder of lock files, beside what they lock."""
+"""Name of the folder of lock files, beside the locked files."""
 
-LONGEST_HEADER = 10_000  # bytes; numpy reads it first and refuses it then
+LONGEST_HEADER = 10_000  # bytes; numpy would read a longer header before rejecting it
 
 _NOT_WRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 def sha256_bytes(data: bytes) -> str:
-    """Hexadecimal sha256 of bytes."""
+    """Return the hexadecimal sha256 of bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_json(value: Any) -> str:
-    """Hexadecimal sha256 of a JSON value in canonical form (sorted keys, no spaces)."""
+    """Return the hexadecimal sha256 of a JSON value in canonical form."""
     return sha256_bytes(canonical_json(value).encode())
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no white space: one text for one value."""
+    """Return the JSON of a value with sorted keys and no white space."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes.
+    """Return the hexadecimal sha256 of a file.
 
     Raises:
         BadInput: the file cannot be read.
@@ -63,13 +63,13 @@ def cache_folder() -> Path:
 
 
 def slug(label: str) -> str:
-    """A label as a file name: ``cran:paper[top=5]`` -> ``cran-paper-top-5``."""
+    """Return a label as a file name: ``cran:paper[top=5]`` -> ``cran-paper-top-5``."""
     name = "-".join(filter(None, "".join(c if c.isalnum() or c in "._" else "-" for c in label).split("-")))
-    return name.lstrip(".") or "unnamed"  # `..` would be another folder
+    return name.lstrip(".") or "unnamed"  # never `..`, the parent folder
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; there is none of a name that no file can have."""
+    """Whether a file exists; False also if `path` is not a possible file name."""
     try:
         return path.is_file()
     except OSError:
@@ -77,11 +77,11 @@ def is_file(path: Path) -> bool:
 
 
 def map_array(path: Path) -> NDArray[Any]:
-    """Map a .npy file.
+    """Memory-map a .npy file.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no whole .npy file, or holds Python objects.
+        OSError: the file cannot be read.
+        ValueError: it is not a complete .npy file, or contains Python objects.
     """
     with path.open("rb") as file:
         start = file.read(12)
@@ -91,19 +91,19 @@ def map_array(path: Path) -> NDArray[Any]:
         return open_memmap(path, mode="r")
     except OSError:
         raise
-    except Exception as error:  # numpy raises many kinds for a damaged header
+    except Exception as error:  # numpy raises many kinds of errors for a damaged header
         raise ValueError(str(error) or type(error).__name__) from error
 
 
 @contextlib.contextmanager
 def clear_os_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, or a place where nothing can be written, into one sentence."""
+    """Turn the errors of a full disk or an unwritable path into `CannotWrite`."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CannotWrite(
-                f"the disk is full while writing {path}: free some space or choose another folder; nothing was lost"
+                f"the disk is full while writing {path}: free some space or choose another folder; no data was lost"
             ) from error
         if error.errno in _NOT_WRITABLE:
             raise CannotWrite(f"cannot write {path}: {error.strerror}; choose another folder") from error
@@ -111,10 +111,10 @@ def clear_os_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, sync it and rename it into place.
+    """Write a temporary file beside `path` with `write`, sync it and rename it to `path`.
 
     Raises:
-        CannotWrite: the disk is full or the folder is read-only; `path` keeps its old content, if any.
+        CannotWrite: the disk is full or the folder is not writable; `path` keeps its previous content, if any.
     """
     with clear_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,8 +122,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                with contextlib.suppress(OSError):  # some file systems lock nothing
-                    fcntl.flock(file, fcntl.LOCK_EX)  # until the process dies, see `is_abandoned`
+                with contextlib.suppress(OSError):  # some file systems do not support locks
+                    fcntl.flock(file, fcntl.LOCK_EX)  # until the process ends, for `is_abandoned`
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -135,7 +135,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def is_abandoned(temporary: Path) -> bool:
-    """Whether a temporary file of `write_atomically` has outlived its writer; no clock is asked."""
+    """Whether the process that was writing a temporary file of `write_atomically` has ended."""
     try:
         with temporary.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,18 +145,23 @@ def is_abandoned(temporary: Path) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8, atomically."""
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value, indented, whole or not at all."""
+    """Write a JSON value, indented, atomically."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
 def locked(path: Path, doing: str) -> Iterator[None]:
-    """Hold the lock of `path` between processes; say so where another process holds it.  Freed when a process dies."""
+    """Hold the inter-process lock of `path`, after a message if another process holds it; released if a process dies.
+
+    Args:
+        path: the file or folder to lock.
+        doing: what the lock is held for, such as "extracting these features", for that message.
+    """
     with clear_os_errors(path):
         lock = _lock_of(path)
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Counting what scores better than the best right answer: one problem, several backends, equal counts."""
+"""The ranking backends, which give identical counts, and the choice between them."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ from cran_bench.machine.arithmetic import has_bfloat16
 from cran_bench.ranking.filtering import ApproximateScorer, Bound, Filtering
 from cran_bench.ranking.problem import Backend, Problem
 from cran_bench.ranking.reference import Reference
-from cran_bench.ranking.tiles import fitting
+from cran_bench.ranking.tiles import tiles_for
 
 BACKENDS = ("auto", "reference", "torch", "triton")
 BOUNDS = get_args(Bound)
 
-SMALL = 2e9  # FLOP; below, float64 is done before anything else has begun
-LARGE = 1e11  # FLOP; from here on bfloat16 pays
+SMALL = 2e9  # FLOP; below, the set-up of the other backends takes longer than float64
+LARGE = 1e11  # FLOP; above, bfloat16 pays off
 
 
 def choose(problem: Problem, backend: str = "auto", bound: Bound = "measured") -> Backend:
-    """A backend by name; `auto` goes by size, range and what the hardware is fast at.
+    """Return a backend by name; `auto` decides by the size of the problem and the speed of the hardware.
 
     Raises:
-        BadInput: an unknown backend or bound.
+        BadInput: the backend or bound is unknown.
     """
     require_known(backend, bound)
     if backend == "reference" or (backend == "auto" and problem.flop < SMALL):
         return Reference()
-    screen = fused_screen(problem.device) if backend == "triton" else fitting
+    scorer = fused_scorer(problem.device) if backend == "triton" else tiles_for
     dtype = fastest(problem.device) if problem.flop >= LARGE else torch.float32
-    return Filtering(functools.partial(screen, dtype=dtype), bound)
+    return Filtering(functools.partial(scorer, dtype=dtype), bound)
 
 
-def fused_screen(device: torch.device) -> Callable[..., ApproximateScorer]:
-    """The screen of `triton`, which is imported only here.
+def fused_scorer(device: torch.device) -> Callable[..., ApproximateScorer]:
+    """The scorer of the backend `triton`; Triton is imported only here.
 
     Raises:
-        BadInput: it is not installed, or there is no GPU and not Triton's interpreter.
+        BadInput: Triton is not installed, or there is no GPU and Triton's interpreter is not enabled.
     """
     if importlib.util.find_spec("triton") is None:
         raise BadInput("the backend triton needs the package triton: install cran-bench with the extra 'triton'")
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise BadInput("the backend triton needs a GPU: use --backend torch, or try it with TRITON_INTERPRET=1, slowly")
+        raise BadInput("the backend triton needs a GPU: use --backend torch, or set TRITON_INTERPRET=1, which is slow")
     from cran_bench.ranking.triton import Fused
 
     return Fused
 
 
 def require_known(backend: str, bound: str) -> None:
-    """Refuse other names than `BACKENDS` and `BOUNDS`.
+    """Check that a name is among `BACKENDS` and `BOUNDS`.
 
     Raises:
-        BadInput: naming the nearest one.
+        BadInput: it is not; the message suggests the closest name.
     """
     for kind, name, known in (("backend", backend, BACKENDS), ("bound", bound, BOUNDS)):
         if name not in known:
@@ -67,7 +67,7 @@ def require_known(backend: str, bound: str) -> None:
 
 @functools.cache
 def fastest(device: torch.device) -> torch.dtype:
-    """bfloat16 where products of it are at least half as fast again as of float32, by the best of four."""
+    """bfloat16 if its matrix products are more than 1.5 times as fast as those of float32, otherwise float32."""
     if not has_bfloat16(device):
         return torch.float32
     if device.type == "cuda":

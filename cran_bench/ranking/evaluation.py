@@ -1,4 +1,4 @@
-"""From the embeddings of a test split to ranks and figures, under a protocol, over the whole or over folds."""
+"""Ranks and metrics of a test split's embeddings under a protocol, on the whole split or averaged over folds."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from cran_bench.similarity import Similarity, mean_by_image
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a record needs of a ranking.
+    """The result of ranking a test split.
 
     Attributes:
-        metrics: recalls in percent, ranks from 1, rsum, and `twin_accuracy` in percent where there are twins.
-        clock: seconds of scoring and of counting.
+        ranks: integers per query.
+        metrics: recalls in percent, ranks counted from 1, `rsum`, and `twin_accuracy` in percent if images have twins.
+        clock: seconds spent scoring and counting.
     """
 
     ranks: Ranks
@@ -43,18 +44,18 @@ def evaluate(
     backend: str | Backend = "auto",
     bound: Bound = "measured",
 ) -> Evaluation:
-    """Rank under a protocol.
+    """Rank images and texts under a protocol and compute the metrics.
 
     Args:
         images: N rows.
-        texts: T rows, of the protocol's unit.
-        image_of: (T,) owner of each text.
-        twins: (N,) twin of each image, or None.
-        similarity: what a pair scores.
+        texts: T rows, captions or documents as the protocol requires.
+        image_of: (T,) the row of each text's own image.
+        twins: (N,) the twin of each image, or None.
+        similarity: scores a pair.
         protocol: how texts become queries.
-        folds: 0 for the whole, else figures are the mean over so many folds of images.
-        backend: how it is counted, see `cran_bench.ranking.backends`.
-        bound: see `rank`.
+        folds: 0 ranks the whole split; otherwise the metrics are averaged over this number of folds of images.
+        backend: how candidates are counted, one of `cran_bench.ranking.backends`.
+        bound: error bound of low-precision scores, `measured` or `proven`.
     """
     queries, query_of = as_queries(protocol, texts, image_of, len(images), similarity)
     clock = Clock(image_of.device)
@@ -73,9 +74,9 @@ def evaluate(
 def as_queries(
     protocol: Protocol, texts: Embedding, image_of: Tensor, images: int, similarity: Similarity
 ) -> tuple[Embedding, Tensor]:
-    """From the embeddings of a unit's texts to those of a protocol's queries, and their (Q,) owners.
+    """Turn the embeddings of texts into those of a protocol's Q queries, with the (Q,) rows of their own images.
 
-    `documents` and `captions` take the embeddings as they are.
+    `documents` and `captions` use the embeddings unchanged.
     """
     if protocol == "mean":
         return mean_by_image(texts, image_of, images, similarity), torch.arange(images, device=image_of.device)
@@ -86,7 +87,7 @@ def as_queries(
 
 
 def metrics_of(ranks: Ranks, folds: int) -> Metrics:
-    """Metrics of a ranking: of the whole (0 folds), or the mean over the folds that were ranked apart."""
+    """Metrics of a ranking: of the whole split (`folds` 0), or averaged over folds that were ranked separately."""
     if not folds:
         return ranks.metrics()
     return mean_metrics([ranks.of_images(rows).metrics() for rows in fold_rows(len(ranks.i2t.better), folds)])

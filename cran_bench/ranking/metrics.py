@@ -1,10 +1,10 @@
-"""What is kept of a ranking, integers per query, and Recall@K from them.
+"""Recall@K and ranks from three integers per query.
 
-For every query three integers are kept: how many wrong candidates score better than the best right one, how many wrong
-ones tie with it, and how many right ones tie with it (one, but for queries with several right answers).  Ties are
-resolved in expectation over a random order, so a constant scorer gets chance and no implementation detail can help.
+For each query we store how many wrong candidates score better than the best right one, how many wrong candidates tie
+with it, and how many right candidates tie with it (itself included).  Ties are resolved in expectation over random
+order, so a constant scorer gets chance level and the order of candidates in memory does not matter.
 
-Recall@K here is the field's: the share of queries with a right answer among the first K (a hit rate).
+Recall@K is, as usual in image-text retrieval, the share of queries with a right answer among the first K (a hit rate).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Direction = Literal["i2t", "t2i"]
 
 @dataclass(frozen=True)
 class Counts:
-    """One direction's ranks, an entry per query.
+    """The ranks of Q queries in one direction.
 
     Attributes:
         better: (Q,) int32, wrong candidates strictly better than the best right one.
@@ -38,10 +38,10 @@ class Counts:
     right: NDArray[np.int32]
 
     def hits(self, k: int) -> NDArray[np.float64]:
-        """(Q,) probability of a right answer among the first `k` under a random order of ties.
+        """(Q,) probability of a right answer among the first `k` when ties are ordered at random.
 
         With one right answer this is min(1, max(0, (k - better) / (tied + 1))).  With r tied right answers it is one
-        minus the chance that the k - better places left all go to wrong ones (hypergeometric).
+        minus the probability that all k - better remaining places go to wrong candidates (hypergeometric).
         """
         places = np.maximum(0, k - self.better.astype(np.float64))
         tied, right = self.tied.astype(np.float64), self.right.astype(np.float64)
@@ -52,21 +52,23 @@ class Counts:
         return np.where(places > 0, 1.0 - miss, 0.0)
 
     def ranks(self) -> NDArray[np.float64]:
-        """(Q,) expected rank of the first right answer, from 1: better + tied / (right + 1) + 1."""
+        """(Q,) expected rank of the first right answer, counted from 1: better + tied / (right + 1) + 1."""
         return np.asarray(self.better + self.tied / (self.right + 1.0) + 1.0, dtype=np.float64)
 
     def take(self, queries: NDArray[np.int64]) -> Counts:
-        """The counts of some queries."""
+        """The counts of the given queries."""
         return Counts(self.better[queries], self.tied[queries], self.right[queries])
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Both directions: N image queries and T text queries.
+    """The ranks of N image queries and T text queries.
 
     Attributes:
-        image_of: (T,) int64, the image position of each text query.
-        kernel: how they were counted, where they were counted just now.
+        i2t: image annotation, N queries.
+        t2i: image retrieval, T queries.
+        image_of: (T,) int64, the row of each text's own image.
+        kernel: how the candidates were counted; None for ranks read from a file.
     """
 
     i2t: Counts
@@ -80,7 +82,7 @@ class Ranks:
     )
 
     def metrics(self) -> Metrics:
-        """Recall in percent, median and mean rank, from 1."""
+        """Recalls in percent, and median and mean ranks counted from 1."""
         values: dict[str, float] = {}
         for direction, counts in (("i2t", self.i2t), ("t2i", self.t2i)):
             for k in KS:
@@ -90,46 +92,46 @@ class Ranks:
         return Metrics(**values)
 
     def of_images(self, rows: NDArray[np.int64]) -> Ranks:
-        """The ranks of some images and of their texts."""
+        """The ranks of the given images and of their texts."""
         texts = np.flatnonzero(np.isin(self.image_of, rows))
         return Ranks(self.i2t.take(rows), self.t2i.take(texts), self.image_of[texts], self.kernel)
 
     def ties(self) -> int:
-        """Queries, of both directions, whose rank depends on the order of ties."""
+        """The number of queries, in both directions, whose rank depends on the order of ties."""
         return int(np.count_nonzero(self.i2t.tied) + np.count_nonzero(self.t2i.tied))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """The integers as named arrays, as they are stored."""
-        found: dict[str, NDArray[np.generic]] = {"image_of": self.image_of.astype(np.int32)}
+        """The integers as named arrays, the form in which they are stored."""
+        arrays: dict[str, NDArray[np.generic]] = {"image_of": self.image_of.astype(np.int32)}
         for direction, counts in (("i2t", self.i2t), ("t2i", self.t2i)):
             for name, array in vars(counts).items():
-                found[f"{direction}_{name}"] = array
-        return found
+                arrays[f"{direction}_{name}"] = array
+        return arrays
 
     @staticmethod
     def from_arrays(arrays: dict[str, NDArray[np.int32]]) -> Ranks:
-        """The inverse of `arrays`.
+        """The ranks stored as `arrays`.
 
         Raises:
-            ValueError: they are not of as many queries, or name images that are not there.
+            ValueError: the arrays differ in their number of queries, or a text names an image that does not exist.
         """
 
         def counts(direction: str) -> Counts:
             return Counts(*(arrays[f"{direction}_{name}"] for name in ("better", "tied", "right")))
 
-        found = Ranks(counts("i2t"), counts("t2i"), arrays["image_of"].astype(np.int64))
-        images, texts = len(found.i2t.better), len(found.image_of)
-        for side, count in ((found.i2t, images), (found.t2i, texts)):
+        ranks = Ranks(counts("i2t"), counts("t2i"), arrays["image_of"].astype(np.int64))
+        images, texts = len(ranks.i2t.better), len(ranks.image_of)
+        for side, count in ((ranks.i2t, images), (ranks.t2i, texts)):
             if not count or any(array.shape != (count,) or array.min() < 0 for array in vars(side).values()):
-                raise ValueError(f"the counts of {images:,} images and {texts:,} texts do not fit together")
-        if found.image_of.min() < 0 or found.image_of.max() >= images:
-            raise ValueError(f"a text is of an image that is not among the {images:,}")
-        return found
+                raise ValueError(f"the counts are not those of {images:,} images and {texts:,} texts")
+        if ranks.image_of.min() < 0 or ranks.image_of.max() >= images:
+            raise ValueError(f"a text names an image outside 0 to {images - 1:,}")
+        return ranks
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Recalls in percent; ranks count from 1."""
+    """Recalls in percent, median and mean ranks counted from 1."""
 
     i2t_r1: float
     i2t_r5: float
@@ -144,15 +146,15 @@ class Metrics:
 
     @property
     def rsum(self) -> float:
-        """Sum of the six recalls, at most 600."""
+        """The sum of the six recalls, at most 600."""
         return self.i2t_r1 + self.i2t_r5 + self.i2t_r10 + self.t2i_r1 + self.t2i_r5 + self.t2i_r10
 
     def values(self) -> dict[str, float]:
-        """Every figure by name, `rsum` included."""
+        """All metrics by name, with `rsum`."""
         return {**asdict(self), "rsum": self.rsum}
 
 
 def mean_metrics(metrics: list[Metrics]) -> Metrics:
-    """The mean of each figure (over folds)."""
+    """The mean of each metric (over folds)."""
     names = asdict(metrics[0])
     return Metrics(**{name: float(np.mean([getattr(m, name) for m in metrics])) for name in names})

@@ -1,4 +1,4 @@
-"""Ranks by counting, never by sorting."""
+"""Ranks in both directions, by counting better candidates instead of sorting."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rank(
     bound: Bound = "measured",
     folds: int = 0,
 ) -> Ranks:
-    """Rank N images against T texts in both directions; for arguments and errors see `make_problem` and `count`."""
+    """Rank N images against T texts in both directions; arguments and errors as in `make_problem` and `count`."""
     device = as_levels(images).tensors()[0].device
     clock = clock or Clock(device)
     with in_full_precision(device):
@@ -38,30 +38,30 @@ def rank(
 
 @torch.no_grad()
 def count(problem: Problem, clock: Clock, backend: str | Backend = "auto", bound: Bound = "measured") -> Ranks:
-    """The ranks of a problem in both directions, in one pass over tiles of the score matrix.
+    """Rank in both directions, in one pass over tiles of the score matrix.
 
     Args:
-        problem: images and texts with the scores of what belongs together.
-        clock: receives the seconds of scoring and of counting.
-        backend: how candidates are counted, see `cran_bench.ranking.backends`; the ranks do not depend on it.
-        bound: `measured` or `proven` bound on the error of scores in low precision.
+        problem: images and texts, with the scores of the positive pairs.
+        clock: receives the seconds spent scoring and counting.
+        backend: how candidates are counted, one of `cran_bench.ranking.backends`; the ranks do not depend on it.
+        bound: error bound of low-precision scores, `measured` or `proven`.
 
     Returns:
         Counts per query; scores that differ by less than float64 rounding count as tied.
 
     Raises:
-        BadInput: a score that is not finite, or an unknown backend or bound.
+        BadInput: a score is not finite, or the backend or bound is unknown.
     """
     device, image_of = problem.device, problem.image_of
     with in_full_precision(device):
         chosen = choose(problem, backend, bound) if isinstance(backend, str) else backend
         tally, kernel = chosen.count(problem, clock)
-    own_tolerances = problem.reach.of_pairs(image_of, torch.arange(len(image_of), device=device), rounding)
-    right_ones = torch.zeros(len(problem.images), dtype=torch.int32, device=device)
-    right_ones.index_add_(0, image_of, (problem.positive >= problem.best[image_of] - own_tolerances).int())
+    tolerances = problem.reach.of_pairs(image_of, torch.arange(len(image_of), device=device), rounding)
+    tied_positives = torch.zeros(len(problem.images), dtype=torch.int32, device=device)
+    tied_positives.index_add_(0, image_of, (problem.positive >= problem.best[image_of] - tolerances).int())
     better_i, tied_i, tied_right, better_t, tied_t = (
         x.cpu().numpy()
-        for x in (tally.better_images, tally.tied_images, right_ones, tally.better_texts, tally.tied_texts)
+        for x in (tally.better_images, tally.tied_images, tied_positives, tally.better_texts, tally.tied_texts)
     )
     ones = np.ones(len(better_t), dtype=np.int32)
     counts = Counts(better_i, tied_i, tied_right), Counts(better_t, tied_t, ones)
@@ -69,16 +69,16 @@ def count(problem: Problem, clock: Clock, backend: str | Backend = "auto", bound
 
 
 def twin_accuracy(problem: Problem, twins: Tensor) -> float:
-    """How often, in percent, a text scores its own image above the image's twin; a tie counts one half.
+    """The percentage of texts that score their own image above its twin; a tie counts one half.
 
     Args:
         problem: N images and T texts.
-        twins: (N,) twin of each image.
+        twins: (N,) the twin of each image.
     """
-    everything = torch.arange(len(problem.texts), device=problem.device)
+    texts = torch.arange(len(problem.texts), device=problem.device)
     own = problem.image_of
     other = twins.to(problem.device)[own]
-    gap = problem.positive - pair_scores(problem.images, problem.texts, problem.similarity, other, everything)
-    tolerance = problem.reach.of_pairs(own, everything, rounding) + problem.reach.of_pairs(other, everything, rounding)
+    gap = problem.positive - pair_scores(problem.images, problem.texts, problem.similarity, other, texts)
+    tolerance = problem.reach.of_pairs(own, texts, rounding) + problem.reach.of_pairs(other, texts, rounding)
     wins = float((gap > tolerance).sum()) + 0.5 * float((gap.abs() <= tolerance).sum())
-    return 100.0 * wins / len(everything)
+    return 100.0 * wins / len(texts)

@@ -1,4 +1,4 @@
-"""The reference: all scores in float64, tile by tile, compared with their thresholds as they are."""
+"""The reference backend: every score is computed in float64, tile by tile, and compared with its threshold."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ class Reference:
     """The backend `reference`.
 
     Attributes:
-        tile_bytes: memory for one tile of scores; nothing of the size N x T is ever held.
+        tile_bytes: memory for one tile of scores; the N x T matrix is never stored.
     """
 
     tile_bytes: int = TILE_BYTES
 
     def count(self, problem: Problem, clock: Clock) -> tuple[Tally, KernelInfo]:
-        """See Backend."""
         tally = problem.tally()
         for rows, columns in problem.tiles(*tile_shape(problem, self.tile_bytes)):
             count_tile(problem, tally, rows, columns, clock)
@@ -33,10 +32,10 @@ class Reference:
 
 
 def count_tile(problem: Problem, tally: Tally, rows: slice, columns: slice, clock: Clock | None = None) -> int:
-    """Add the counts of a tile to the tally, and return how many own pairs it has.
+    """Add the counts of one tile to the tally and return its number of positive pairs (a text and its own image).
 
     Raises:
-        BadInput: a score that is not finite.
+        BadInput: a score is not finite.
     """
     clock = clock or Clock(problem.device)
     start = clock.now()
@@ -45,26 +44,26 @@ def count_tile(problem: Problem, tally: Tally, rows: slice, columns: slice, cloc
     if not bool(torch.isfinite(scores).all()):
         i, j = (~torch.isfinite(scores)).nonzero()[0].tolist()
         raise BadInput(
-            f"the score of image {rows.start + i} and text {columns.start + j} is not finite; embeddings are too large"
+            f"the score of image {rows.start + i} and text {columns.start + j} is not finite: scale the embeddings down"
         )
-    nearest = problem.reach.of_all(rows, columns, rounding)
+    tolerance = problem.reach.of_all(rows, columns, rounding)
     own = problem.image_of[columns]
-    inside = ((own >= rows.start) & (own < rows.stop)).nonzero().flatten()
-    scores[own[inside] - rows.start, inside] = -torch.inf
+    positives = ((own >= rows.start) & (own < rows.stop)).nonzero().flatten()
+    scores[own[positives] - rows.start, positives] = -torch.inf
     for threshold, axis, better, tied in (
         (problem.best[rows, None], 1, tally.better_images[rows], tally.tied_images[rows]),
         (problem.positive[None, columns], 0, tally.better_texts[columns], tally.tied_texts[columns]),
     ):
-        above = (scores > threshold + nearest).sum(dim=axis, dtype=torch.int32)
+        above = (scores > threshold + tolerance).sum(dim=axis, dtype=torch.int32)
         better += above
-        tied += (scores >= threshold - nearest).sum(dim=axis, dtype=torch.int32) - above
+        tied += (scores >= threshold - tolerance).sum(dim=axis, dtype=torch.int32) - above
     clock.similarity += middle - start
     clock.rank += clock.now() - middle
-    return len(inside)
+    return len(positives)
 
 
 def tile_shape(problem: Problem, tile_bytes: int) -> tuple[int, int]:
-    """Image and text rows of a tile whose float64 vectors and scores, on every level, fit into `tile_bytes`."""
+    """Image and text rows of a tile whose float64 vectors and scores, on all levels, fit into `tile_bytes`."""
     images = problem.images
     tensors = images.tensors()
     vectors = 1 + sum(x.shape[1] for x in tensors if x.dim() == 3)

@@ -1,8 +1,8 @@
-"""Scores of tiles by matrix products in float32 or bfloat16: the backend `torch`.
+"""The backend `torch`: scores of tiles by matrix products in float32 or bfloat16.
 
-Vectors lie group-major, (G, I, D): the products of one tile are (G, I, T), so that the mean over the best of G is a few
-maxima and minima of (I, T) slices, which never leave the cache; nothing is sorted.  A relation that is factored costs
-n + n products for its n (n - 1) pairs.
+Vectors are stored group-major, (G, I, D), so the products of one tile are (G, I, T) and the mean over the best of G is
+a few maxima and minima of (I, T) slices that stay in the cache; nothing is sorted.  Factored relations cost n + n
+products for their n (n - 1) pairs.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from torch import Tensor
 
 from cran_bench.embeddings import Relations, Rows, both_exist, pairs_by_count, take, unit
 from cran_bench.machine.progress import say
-from cran_bench.ranking.filtering import Limits, Screened, float32_unit
+from cran_bench.ranking.filtering import Limits, TileCounts, float32_error
 from cran_bench.ranking.problem import Problem, blocks
 
-BFLOAT16 = 2.0**-8  # roundoff
+BFLOAT16 = 2.0**-8  # unit roundoff
 BLOCK = 1024  # rows at a time
-UNROLLED = 64  # members, at most, of a level whose judgement is compiled
+UNROLLED = 64  # most members of a level whose comparison is compiled
 
 
-class Plan(NamedTuple):
-    """How the products of one level become its part of the score; what is the same for all tiles.
+class LevelPlan(NamedTuple):
+    """How the products of one level become its part of the score, for all tiles.
 
     Attributes:
-        pairs: of products that are added to one member, or None where each is a member by itself.
-        members: R.
-        top: how many of the best members count.
+        pairs: R pairs of products whose sums are the members, or None if each product is a member.
+        members: R, the number of members (regions or region pairs).
+        top: the number of best members that are averaged.
     """
 
     pairs: tuple[tuple[int, int], ...] | None
@@ -41,14 +41,14 @@ class Plan(NamedTuple):
     top: int
 
 
-class Images(NamedTuple):
-    """One level of some images.
+class ImageLevel(NamedTuple):
+    """One level of I prepared images.
 
     Attributes:
-        vectors: (G, I, D) in the screen's dtype.
+        vectors: (G, I, D) in the scorer's dtype.
         scale: (R, I, 1) float32 factors of the R members, or None.
-        exists: (R, I, 1) bool, or None for all.
-        factor: (I, 1) float32, the level's weight over the number of members that count.
+        exists: (R, I, 1) bool, which members exist; None for all.
+        factor: (I, 1) float32, the level's weight divided by the number of members that are averaged.
     """
 
     vectors: Tensor
@@ -58,51 +58,51 @@ class Images(NamedTuple):
 
 
 def sum_of_best(members: Iterable[Tensor], top: int, some_missing: bool) -> Tensor:
-    """The sum of the `top` best of equally shaped tensors, elementwise: each passes once through a sorted list.
+    """The elementwise sum of the `top` largest of equally shaped tensors, by insertion into a sorted list.
 
-    Members that are minus infinity do not exist and add nothing.
+    With `some_missing`, members that are minus infinity do not exist and add nothing.
     """
     best: list[Tensor] = []
     for member in members:
-        for place, held in enumerate(best):
+        for place, kept in enumerate(best):
             is_last = place == top - 1
-            best[place], member = torch.maximum(held, member), member if is_last else torch.minimum(held, member)
+            best[place], member = torch.maximum(kept, member), member if is_last else torch.minimum(kept, member)
         if len(best) < top:
             best.append(member)
     if some_missing:
-        best = [torch.where(held == -torch.inf, 0.0, held) for held in best]
+        best = [torch.where(kept == -torch.inf, 0.0, kept) for kept in best]
     return functools.reduce(torch.add, best)
 
 
-def score(levels: list[Images], products: list[Tensor], plans: tuple[Plan, ...]) -> Tensor:
-    """(I, T) float32 from the (G, I, T) products of all levels."""
+def score(levels: list[ImageLevel], products: list[Tensor], plans: tuple[LevelPlan, ...]) -> Tensor:
+    """(I, T) float32 scores from the (G, I, T) products of all levels."""
     parts = [
-        level.factor * sum_of_best(members(level, found, plan), plan.top, level.exists is not None)
-        for level, found, plan in zip(levels, products, plans, strict=True)
+        level.factor * sum_of_best(members(level, x, plan), plan.top, level.exists is not None)
+        for level, x, plan in zip(levels, products, plans, strict=True)
     ]
     return functools.reduce(torch.add, parts)
 
 
-def members(level: Images, products: Tensor, plan: Plan) -> Iterable[Tensor]:
-    """The R members of a level, (I, T) each, float32 unless there is but one."""
+def members(level: ImageLevel, products: Tensor, plan: LevelPlan) -> Iterable[Tensor]:
+    """Yield the R members of a level, (I, T) each; float32 if there is more than one."""
     products = products.float() if plan.members > 1 else products
     for member in range(plan.members):
         if plan.pairs is None:
-            found = products[member]
+            values = products[member]
         else:
             first, second = plan.pairs[member]
-            found = products[first] + products[second]
+            values = products[first] + products[second]
         if level.scale is not None:
-            found = found * level.scale[member]
+            values = values * level.scale[member]
         if level.exists is not None:
-            found = torch.where(level.exists[member], found, -torch.inf)
-        yield found
+            values = torch.where(level.exists[member], values, -torch.inf)
+        yield values
 
 
-def judge(
-    levels: list[Images], products: list[Tensor], plans: tuple[Plan, ...], of_images: Limits, of_texts: Limits
+def compare(
+    levels: list[ImageLevel], products: list[Tensor], plans: tuple[LevelPlan, ...], of_images: Limits, of_texts: Limits
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `Screened` says of a tile, with (I, T) scores, and whether each is open for its image or its text."""
+    """The counts of a tile as in `TileCounts`, its (I, T) scores, and (I, T) whether each pair is undecided."""
     scores = score(levels, products, plans)
     above_i, above_t = scores > of_images.high[:, None], scores > of_texts.high
     open_i = (scores >= of_images.low[:, None]) & ~above_i
@@ -112,21 +112,21 @@ def judge(
 
 
 @functools.cache
-def compiled_judge() -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """`judge` as one loop over a tile."""
-    return torch.compile(judge, dynamic=False)
+def compiled_compare() -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """`compare`, compiled to one loop over a tile."""
+    return torch.compile(compare, dynamic=False)
 
 
 @dataclass
 class Tiles:
-    """A screen by matrix products.
+    """An `ApproximateScorer` that uses matrix products.
 
     Attributes:
-        problem: whose embeddings are screened.
+        problem: the embeddings and their similarity.
         dtype: float32 or bfloat16.
-        is_compiled: whether what follows the products is compiled to one loop, for whole tiles.
-        image_rows: of a tile.
-        text_rows: of a tile.
+        is_compiled: whether the steps after the products are compiled to one loop, for tiles of full size.
+        image_rows: images per tile.
+        text_rows: texts per tile.
     """
 
     problem: Problem
@@ -140,60 +140,62 @@ class Tiles:
     def __post_init__(self) -> None:
         images, similarity = self.problem.images, self.problem.similarity
         top = self.problem.top
-        plans: dict[str, Plan] = {}
+        plans: dict[str, LevelPlan] = {}
         if images.globals is not None:
-            plans["globals"] = Plan(None, 1, 1)
+            plans["globals"] = LevelPlan(None, 1, 1)
         if images.regions is not None:
             count = images.regions.shape[1]
-            plans["regions"] = Plan(None, count, min(top, count))
+            plans["regions"] = LevelPlan(None, count, min(top, count))
         if isinstance(images.relations, Relations):
             n = images.relations.first.shape[1]
             pairs = tuple((j, n + k) for j, k in images.relations.pairs().tolist())
-            plans["relations"] = Plan(pairs, len(pairs), min(top, len(pairs)))
+            plans["relations"] = LevelPlan(pairs, len(pairs), min(top, len(pairs)))
         elif images.relations is not None:
             count = images.relations.shape[1]
-            plans["relations"] = Plan(None, count, min(top, count))
-            tell_of_vectors(count)
+            plans["relations"] = LevelPlan(None, count, min(top, count))
+            note_unfactored(count)
         self.plans = {name: plan for name, plan in plans.items() if plan.members}
         self._memory: dict[int, Tensor] = {}
         self.weights = dict(zip(("globals", "regions", "relations"), similarity.level_weights(), strict=True))
 
-    def unit(self, dim: int) -> float:
-        """See ApproximateScorer: bfloat16 rounds the operands, by `off` of their lengths at most, and the products."""
-        summed = float32_unit(dim, self.problem.top)
+    def unit_error(self, dim: int) -> float:
+        """The largest error of a score of two `dim`-dimensional unit vectors.
+
+        In bfloat16 the operands are rounded, by at most `rounding` of their lengths, and so are the products.
+        """
+        summed = float32_error(dim, self.problem.top)
         if self.dtype == torch.float32:
             return summed
-        return (summed + BFLOAT16) * (1 + self.off) ** 2 + 2 * self.off + self.off**2
+        return (summed + BFLOAT16) * (1 + self.rounding) ** 2 + 2 * self.rounding + self.rounding**2
 
     @functools.cached_property
-    def off(self) -> float:
-        """How far any operand is from itself in bfloat16, over its length: at most 2^-8, in practice half of that."""
-        everything = slice(0, len(self.problem.images)), slice(0, len(self.problem.texts))
-        images = (x for rows in blocks(everything[0], BLOCK) for x in self._vectors(rows))
-        texts = (x for rows in blocks(everything[1], BLOCK) for x in self._queries(rows))
-        return max(farthest(x) for x in chain(images, texts))
+    def rounding(self) -> float:
+        """The largest bfloat16 rounding error of an operand relative to its length: at most 2^-8, usually half that."""
+        all_images, all_texts = slice(0, len(self.problem.images)), slice(0, len(self.problem.texts))
+        images = (x for rows in blocks(all_images, BLOCK) for x in self._vectors(rows))
+        texts = (x for rows in blocks(all_texts, BLOCK) for x in self._queries(rows))
+        return max(relative_rounding(x) for x in chain(images, texts))
 
     def _vectors(self, rows: Rows) -> list[Tensor]:
-        """(I, G, D) operands of each level, before they are rounded; of factored relations, not of unit length."""
-        levels, found = self.problem.images.rows(rows), []
+        """(I, G, D) operands of each level before rounding; those of factored relations are not of unit length."""
+        levels, operands = self.problem.images.rows(rows), []
         for name in self.plans:
             level = getattr(levels, name)
             if isinstance(level, Relations):
-                found.append(torch.cat([level.first, level.second], dim=1))
+                operands.append(torch.cat([level.first, level.second], dim=1))
             else:
                 vectors = level[:, None] if name == "globals" else level
-                found.append(unit(vectors) if self.problem.similarity.cosine else vectors)
-        return found
+                operands.append(unit(vectors) if self.problem.similarity.cosine else vectors)
+        return operands
 
     def _queries(self, rows: Rows) -> list[Tensor]:
-        """(T, D) operands of each level, before they are rounded."""
+        """(T, D) operands of each level before rounding."""
         levels = self.problem.texts.rows(rows)
-        found = [getattr(levels, name) for name in self.plans]
-        return [unit(x) for x in found] if self.problem.similarity.cosine else found
+        operands = [getattr(levels, name) for name in self.plans]
+        return [unit(x) for x in operands] if self.problem.similarity.cosine else operands
 
-    def images(self, rows: Rows) -> list[Images]:
-        """See ApproximateScorer."""
-        levels, found = self.problem.images.rows(rows), []
+    def images(self, rows: Rows) -> list[ImageLevel]:
+        levels, prepared = self.problem.images.rows(rows), []
         for (name, plan), vectors in zip(self.plans.items(), self._vectors(rows), strict=True):
             level, exists, scale = getattr(levels, name), None, None
             if isinstance(level, Relations):
@@ -210,65 +212,63 @@ class Tiles:
                 exists = both_exist(levels.mask, pairs)
             count = plan.top if exists is None else exists.sum(dim=1, keepdim=True).clamp(1, plan.top)
             factor = self.weights[name] / torch.as_tensor(count, device=vectors.device).float()
-            found.append(
-                Images(
+            prepared.append(
+                ImageLevel(
                     vectors.transpose(0, 1).to(self.dtype).contiguous(),
                     scale,
                     None if exists is None else exists.T[:, :, None],
                     factor.expand(len(levels), 1),
                 )
             )
-        return found
+        return prepared
 
     def texts(self, rows: Rows) -> list[Tensor]:
-        """(T, D) of each level."""
+        """Return the (T, D) operands of each level."""
         return [x.to(self.dtype) for x in self._queries(rows)]
 
-    def products(self, images: list[Images], texts: list[Tensor]) -> list[Tensor]:
-        """(G, I, T) of each level, good until the next call."""
-        found = []
+    def products(self, images: list[ImageLevel], texts: list[Tensor]) -> list[Tensor]:
+        """(G, I, T) inner products of each level, valid until the next call."""
+        products = []
         for place, (level, queries) in enumerate(zip(images, texts, strict=True)):
             shape = (*level.vectors.shape[:2], len(queries))
             if place not in self._memory or self._memory[place].numel() < math.prod(shape):
-                self._memory[place] = queries.new_empty(math.prod(shape))  # fresh pages each time cost a tenth more
+                self._memory[place] = queries.new_empty(math.prod(shape))  # allocating each time costs 10 % more
             out = self._memory[place][: math.prod(shape)].view(shape)
             torch.mm(level.vectors.flatten(0, 1), queries.T, out=out.flatten(0, 1))
-            found.append(out)
-        return found
+            products.append(out)
+        return products
 
-    def scores(self, images: list[Images], texts: list[Tensor]) -> Tensor:
-        """See ApproximateScorer."""
+    def scores(self, images: list[ImageLevel], texts: list[Tensor]) -> Tensor:
         return score(images, self.products(images, texts), tuple(self.plans.values()))
 
-    def screen(self, images: list[Images], texts: list[Tensor], of_images: Limits, of_texts: Limits) -> Screened:
-        """See ApproximateScorer."""
+    def compare(self, images: list[ImageLevel], texts: list[Tensor], of_images: Limits, of_texts: Limits) -> TileCounts:
         is_whole = (len(of_images.low), len(of_texts.low)) == (self.image_rows, self.text_rows)
-        verdict = compiled_judge() if self.is_compiled and is_whole else judge
+        function = compiled_compare() if self.is_compiled and is_whole else compare
         products = self.products(images, texts)
         plans = tuple(self.plans.values())
-        better_i, better_t, scores, is_open = verdict(images, products, plans, of_images, of_texts)
-        rows, columns = is_open.nonzero(as_tuple=True)
-        return Screened(better_i, better_t, rows, columns, scores[rows, columns])
+        better_i, better_t, scores, undecided = function(images, products, plans, of_images, of_texts)
+        rows, columns = undecided.nonzero(as_tuple=True)
+        return TileCounts(better_i, better_t, rows, columns, scores[rows, columns])
 
 
 @functools.cache
-def tell_of_vectors(count: int) -> None:
-    """Once, that relations which are no sums of two vectors cost a product each."""
-    say(f"relations are not factored, as a linear layer's are: every pair takes {count} products for them")
+def note_unfactored(count: int) -> None:
+    """Print once that relations that are not sums of two vectors cost one product each."""
+    say(f"the relations are not factored: each image-text pair takes {count} inner products for them")
 
 
-def farthest(x: Tensor) -> float:
-    """The largest |bfloat16(v) - v| / |v| of vectors."""
+def relative_rounding(x: Tensor) -> float:
+    """The largest |bfloat16(v) - v| / |v| among vectors v, with a margin of 0.1 %."""
     lengths = torch.linalg.vector_norm(x, dim=-1)
-    off = torch.linalg.vector_norm(x.bfloat16().float() - x, dim=-1)
-    return 1.001 * float(torch.where(lengths > 0, off / lengths, 0.0).max())
+    errors = torch.linalg.vector_norm(x.bfloat16().float() - x, dim=-1)
+    return 1.001 * float(torch.where(lengths > 0, errors / lengths, 0.0).max())
 
 
-def fitting(problem: Problem, dtype: torch.dtype, is_compiled: bool | None = None) -> Tiles:
-    """A screen whose tiles suit the problem and its device.
+def tiles_for(problem: Problem, dtype: torch.dtype, is_compiled: bool | None = None) -> Tiles:
+    """A scorer whose tile size suits the problem and its device.
 
-    On a CPU the products of a tile and a few slices stay in the caches, and compiling takes longer than it saves unless
-    there are very many pairs; a GPU wants large tiles, and one kernel after the products.
+    On a CPU the products of a tile and a few slices should fit into the caches, and compiling pays off only for very
+    many pairs; a GPU needs large tiles and one kernel after the products.
     """
     on_gpu = problem.device.type == "cuda"
     vectors = sum(x.shape[1] if x.dim() == 3 else 1 for x in problem.images.tensors())
@@ -276,8 +276,8 @@ def fitting(problem: Problem, dtype: torch.dtype, is_compiled: bool | None = Non
         image_rows, text_rows = max(16, 16384 // max(vectors, 16)), 8192
     else:
         image_rows, text_rows = (max(16, 4096 // vectors), 512) if vectors > 1 else (1024, 2048)
-    screen = Tiles(problem, dtype, False, image_rows, text_rows)
+    tiles = Tiles(problem, dtype, False, image_rows, text_rows)
     if is_compiled is None:
         is_compiled = problem.pairs > (1e8 if on_gpu else 2e9)
-    screen.is_compiled = is_compiled and all(plan.members <= UNROLLED for plan in screen.plans.values())
-    return screen
+    tiles.is_compiled = is_compiled and all(plan.members <= UNROLLED for plan in tiles.plans.values())
+    return tiles

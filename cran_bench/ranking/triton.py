@@ -1,9 +1,9 @@
-"""Products, the best of members, and comparison in one Triton kernel: the backend `triton`, which has to be asked for.
+"""The backend `triton`: inner products, best members and comparison in one Triton kernel; never chosen by `auto`.
 
-It has run in Triton's interpreter only, on small problems; on no GPU has it been timed against `torch` yet.
+So far it has run only in Triton's interpreter, on small problems, and has not been timed on a GPU.
 
-A program scores BI images against BT texts, level by level, adds what is above the limits to the counts of its images
-and texts, and appends the pairs that are open to a list.  Scores never reach memory.
+A program scores BI images against BT texts, level by level, adds the scores above the limits to the counts of its
+images and texts, and appends the undecided pairs to a list.  The scores are never written to memory.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from torch import Tensor
 
 from cran_bench.embeddings import Rows
 from cran_bench.errors import BadInput
-from cran_bench.ranking.filtering import Limits, Screened
-from cran_bench.ranking.tiles import Images, Plan, Tiles
+from cran_bench.ranking.filtering import Limits, TileCounts
+from cran_bench.ranking.tiles import ImageLevel, LevelPlan, Tiles
 
-BI, BT, BK = 16, 32, 64  # of a program: images, texts, and dimensions at a time
-MEMBERS = 128  # of an image on one level, which a program holds at once
+BI, BT, BK = 16, 32, 64  # images, texts and dimensions that a program processes at a time
+MEMBERS = 128  # most members of an image on one level
 
 
 @triton.jit
 def product(vectors, texts, i0, t0, I, T, D, NP: tl.constexpr, BI: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr):
-    """(BI NP, BT) products of NP vectors (I, NP, D) of each image with texts (T, D)."""
+    """(BI NP, BT) inner products of each image's NP vectors (I, NP, D) with texts (T, D)."""
     rows = i0 * NP + tl.arange(0, BI * NP)
     columns = t0 + tl.arange(0, BT)
-    found = tl.zeros((BI * NP, BT), tl.float32)
+    total = tl.zeros((BI * NP, BT), tl.float32)
     for k in range(0, D, BK):
         dims = k + tl.arange(0, BK)
         x_mask = (rows[:, None] < I * NP) & (dims[None, :] < D)
         y_mask = (columns[None, :] < T) & (dims[:, None] < D)
         x = tl.load(vectors + rows[:, None].to(tl.int64) * D + dims[None, :], mask=x_mask, other=0.0)
         y = tl.load(texts + columns[None, :].to(tl.int64) * D + dims[:, None], mask=y_mask, other=0.0)
-        found = tl.dot(x, y, found, input_precision="ieee")
-    return found
+        total = tl.dot(x, y, total, input_precision="ieee")
+    return total
 
 
 @triton.jit
 def sum_of_best(x, TOP: tl.constexpr, M: tl.constexpr):
-    """(BI, BT) sums of the TOP largest of (BI, M, BT) along the middle; minus infinity adds nothing."""
+    """(BI, BT) sums of the TOP largest of (BI, M, BT) over M; minus infinity adds nothing."""
     places = tl.arange(0, M)[None, :, None]
     total = tl.zeros_like(tl.max(x, axis=1))
     for _ in tl.static_range(TOP):
@@ -56,7 +56,7 @@ def sum_of_best(x, TOP: tl.constexpr, M: tl.constexpr):
 
 @triton.jit
 def members_of(scale, exists, i0, I, M: tl.constexpr, BI: tl.constexpr):
-    """(BI, M) factors of members, and which exist."""
+    """(BI, M) factors of the members, and which members exist."""
     images = i0 + tl.arange(0, BI)
     where = images[:, None] * M + tl.arange(0, M)[None, :]
     is_image = (images[:, None] < I) & (tl.arange(0, M)[None, :] < M)
@@ -68,7 +68,7 @@ def level(
     vectors, second, texts, scale, exists, factor, i0, t0, I, T, D,
     NP: tl.constexpr, TOP: tl.constexpr, IN_PAIRS: tl.constexpr, BI: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """(BI, BT) one level's part of the score."""
+    """(BI, BT) contribution of one level to the score."""
     x = tl.reshape(product(vectors, texts, i0, t0, I, T, D, NP, BI, BT, BK), (BI, NP, BT))
     M: tl.constexpr = NP * NP if IN_PAIRS else NP
     if IN_PAIRS:
@@ -81,7 +81,7 @@ def level(
 
 
 @triton.jit
-def screen_tile(
+def compare_tile(
     low_i, high_i, low_t, high_t, counts_i, counts_t, number, rows, columns, scores, capacity, I, T,
     v0, s0, t0_, c0, e0, f0, D0, v1, s1, t1_, c1, e1, f1, D1, v2, s2, t2_, c2, e2, f2, D2,
     LEVELS: tl.constexpr,
@@ -90,45 +90,45 @@ def screen_tile(
     NP2: tl.constexpr, TOP2: tl.constexpr, IN2: tl.constexpr,
     BI: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """ApproximateScorer one tile of I images and T texts, see `Screened`."""
+    """Compare one tile of I images and T texts with its limits, as `TileCounts` describes."""
     i0, t0 = tl.program_id(0) * BI, tl.program_id(1) * BT
-    found = level(v0, s0, t0_, c0, e0, f0, i0, t0, I, T, D0, NP0, TOP0, IN0, BI, BT, BK)
+    score = level(v0, s0, t0_, c0, e0, f0, i0, t0, I, T, D0, NP0, TOP0, IN0, BI, BT, BK)
     if LEVELS > 1:
-        found += level(v1, s1, t1_, c1, e1, f1, i0, t0, I, T, D1, NP1, TOP1, IN1, BI, BT, BK)
+        score += level(v1, s1, t1_, c1, e1, f1, i0, t0, I, T, D1, NP1, TOP1, IN1, BI, BT, BK)
     if LEVELS > 2:
-        found += level(v2, s2, t2_, c2, e2, f2, i0, t0, I, T, D2, NP2, TOP2, IN2, BI, BT, BK)
+        score += level(v2, s2, t2_, c2, e2, f2, i0, t0, I, T, D2, NP2, TOP2, IN2, BI, BT, BK)
     images, texts = i0 + tl.arange(0, BI), t0 + tl.arange(0, BT)
     there = (images[:, None] < I) & (texts[None, :] < T)
     inf = float("inf")
-    above_i = found > tl.load(high_i + images, mask=images < I, other=inf)[:, None]
-    above_t = found > tl.load(high_t + texts, mask=texts < T, other=inf)[None, :]
-    near_i = found >= tl.load(low_i + images, mask=images < I, other=inf)[:, None]
-    near_t = found >= tl.load(low_t + texts, mask=texts < T, other=inf)[None, :]
+    above_i = score > tl.load(high_i + images, mask=images < I, other=inf)[:, None]
+    above_t = score > tl.load(high_t + texts, mask=texts < T, other=inf)[None, :]
+    near_i = score >= tl.load(low_i + images, mask=images < I, other=inf)[:, None]
+    near_t = score >= tl.load(low_t + texts, mask=texts < T, other=inf)[None, :]
     tl.atomic_add(counts_i + images, tl.sum((above_i & there).to(tl.int32), axis=1), mask=images < I)
     tl.atomic_add(counts_t + texts, tl.sum((above_t & there).to(tl.int32), axis=0), mask=texts < T)
-    is_open = tl.reshape(((near_i & ~above_i) | (near_t & ~above_t)) & there, (BI * BT,)).to(tl.int32)
-    count = tl.sum(is_open, axis=0)
+    undecided = tl.reshape(((near_i & ~above_i) | (near_t & ~above_t)) & there, (BI * BT,)).to(tl.int32)
+    count = tl.sum(undecided, axis=0)
     if count > 0:
-        place = tl.atomic_add(number, count) + tl.cumsum(is_open, axis=0) - 1
-        keeps = (is_open != 0) & (place < capacity)
+        place = tl.atomic_add(number, count) + tl.cumsum(undecided, axis=0) - 1
+        keeps = (undecided != 0) & (place < capacity)
         every_i = tl.reshape(tl.broadcast_to(images[:, None], (BI, BT)), (BI * BT,))
         every_t = tl.reshape(tl.broadcast_to(texts[None, :], (BI, BT)), (BI * BT,))
         tl.store(rows + place, every_i, mask=keeps)
         tl.store(columns + place, every_t, mask=keeps)
-        tl.store(scores + place, tl.reshape(found, (BI * BT,)), mask=keeps)
+        tl.store(scores + place, tl.reshape(score, (BI * BT,)), mask=keeps)
 
 
 class Operands(NamedTuple):
-    """One level of some images as the kernel reads it, with M = NP, or NP^2 for pairs, members.
+    """One level of I images in the layout of the kernel, with M = NP members, or NP^2 for pairs.
 
     Attributes:
         first: (I, NP, D) vectors, padded to a power of two.
-        second: (I, NP, D) of pairs; otherwise `first` again.
-        scale: (I, M) float32.
-        exists: (I, M) int8.
-        factor: (I,) float32.
+        second: (I, NP, D) second vectors of pairs; otherwise `first` again.
+        scale: (I, M) float32 factors of the members.
+        exists: (I, M) int8, whether a member exists.
+        factor: (I,) float32, the level's weight divided by the number of members that are averaged.
         padded: NP.
-        in_pairs: whether members are sums of a first and a second.
+        in_pairs: whether the members are sums of a first and a second vector.
     """
 
     first: Tensor
@@ -142,7 +142,7 @@ class Operands(NamedTuple):
 
 @dataclass
 class Fused(Tiles):
-    """A screen by one kernel for each tile; for its attributes see Tiles."""
+    """An `ApproximateScorer` with one kernel per tile; its attributes are those of `Tiles`."""
 
     image_rows: int = 1024
     text_rows: int = 4096
@@ -154,32 +154,32 @@ class Fused(Tiles):
         for name, plan in self.plans.items():
             if plan.members > MEMBERS:
                 raise BadInput(
-                    f"the backend triton holds up to {MEMBERS} {name} of an image at once, not {plan.members}: "
+                    f"the backend triton handles up to {MEMBERS} {name} per image, not {plan.members}: "
                     "use --backend torch"
                 )
 
     def images(self, rows: Rows) -> Any:
-        """See ApproximateScorer: what Tiles makes ready, image by image and padded."""
         return [operands(level, plan) for level, plan in zip(super().images(rows), self.plans.values(), strict=True)]
 
     def scores(self, images: Any, texts: list[Tensor]) -> Tensor:
-        """See ApproximateScorer: by the kernel, with limits that leave every pair open."""
+        """(I, T) float32 scores, by the kernel with infinite limits, so that every pair is undecided."""
         I, T = len(images[0].first), len(texts[0])
         of_images, of_texts = (
             Limits(*(torch.full((size,), sign * torch.inf, device=texts[0].device) for sign in (-1, 1)))
             for size in (I, T)
         )
-        found = self._launch(images, texts, of_images, of_texts, I * T)
+        tile = self._launch(images, texts, of_images, of_texts, I * T)
         out = torch.empty(I, T, device=texts[0].device)
-        out[found.rows, found.columns] = found.scores
+        out[tile.rows, tile.columns] = tile.scores
         return out
 
-    def screen(self, images: Any, texts: list[Tensor], of_images: Limits, of_texts: Limits) -> Screened:
-        """See ApproximateScorer."""
+    def compare(self, images: Any, texts: list[Tensor], of_images: Limits, of_texts: Limits) -> TileCounts:
         pairs = len(of_images.low) * len(of_texts.low)
         return self._launch(images, texts, of_images, of_texts, max(4096, pairs // 8))
 
-    def _launch(self, images: Any, texts: list[Tensor], of_images: Limits, of_texts: Limits, capacity: int) -> Screened:
+    def _launch(
+        self, images: Any, texts: list[Tensor], of_images: Limits, of_texts: Limits, capacity: int
+    ) -> TileCounts:
         I, T, device = len(of_images.low), len(of_texts.low), texts[0].device
         counts = [torch.zeros(size, dtype=torch.int32, device=device) for size in (I, T, 1)]
         where = [torch.empty(capacity, dtype=torch.int32, device=device) for _ in range(2)]
@@ -198,7 +198,7 @@ class Fused(Tiles):
             for name, value in (("NP", level.padded), ("TOP", tops[k]), ("IN", level.in_pairs))
         }
         grid = triton.cdiv(I, BI), triton.cdiv(T, BT)
-        screen_tile[grid](
+        compare_tile[grid](
             *of_images, *of_texts, *counts, *where, scores, capacity, I, T, *pointers,
             LEVELS=len(images), **sizes, BI=BI, BT=BT, BK=BK,
         )  # fmt: skip
@@ -206,11 +206,11 @@ class Fused(Tiles):
         if number > capacity:
             return self._launch(images, texts, of_images, of_texts, number)
         rows, columns = (x[:number].long() for x in where)
-        return Screened(counts[0], counts[1], rows, columns, scores[:number])
+        return TileCounts(counts[0], counts[1], rows, columns, scores[:number])
 
 
-def operands(level: Images, plan: Plan) -> Operands:
-    """A level's tile, image by image."""
+def operands(level: ImageLevel, plan: LevelPlan) -> Operands:
+    """Arrange one level of a tile image by image, with padding."""
     vectors = level.vectors.transpose(0, 1)
     count, in_pairs = vectors.shape[1], plan.pairs is not None
     halves = (vectors[:, : count // 2], vectors[:, count // 2 :]) if in_pairs else (vectors, vectors)

@@ -1,4 +1,4 @@
-"""Example queries beside a record: what a few of them found, by id; never a caption or a pixel of the data itself."""
+"""Example queries and their best answers, by id; captions and pixels of the data are never stored."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from cran_bench.errors import BadInput
 from cran_bench.ranking.metrics import Direction
 from cran_bench.records.schema import StrictModel
 
-if TYPE_CHECKING:  # tables must not wait for torch
+if TYPE_CHECKING:  # tables are read without importing torch
     from torch import Tensor
 
     from cran_bench.contract import Explaining, Explanation, Method
     from cran_bench.embeddings import Embedding
     from cran_bench.split import Split
 
-QUERIES = 10  # of each direction
+QUERIES = 10  # per direction
 TOP = 5
 
 
-class Found(StrictModel):
+class Answer(StrictModel):
     """One of the best answers.
 
     Attributes:
-        image: id of the image, or of the image whose text it is.
-        text: number of the text among those of its image, from 1; 0 for an image.
-        score: its similarity to the query.
+        image: id of the image, or of the text's image.
+        text: number of the text among those of its image, counted from 1; 0 for an image.
+        score: similarity to the query.
     """
 
     image: str
@@ -38,7 +38,7 @@ class Found(StrictModel):
 
 
 class Why(StrictModel):
-    """Why the first answer scored as it did, see `cran_bench.Explanation`; regions are corners as fractions."""
+    """A rounded `cran_bench.Explanation` of the first answer; boxes are corners (x0, y0, x1, y1) as fractions."""
 
     scores: dict[str, FiniteFloat]
     attention: dict[str, list[FiniteFloat]]
@@ -50,7 +50,7 @@ class Why(StrictModel):
     def _has_its_boxes(self) -> Why:
         named = {region for region, _ in self.regions} | {place for *pair, _ in self.pairs for place in pair}
         if any(place >= len(self.boxes) for place in named):
-            raise ValueError(f"there are {len(self.boxes)} boxes, and region {max(named)} is named, counted from 0")
+            raise ValueError(f"region {max(named)} is named, but there are {len(self.boxes)} boxes, counted from 0")
         return self
 
 
@@ -58,17 +58,17 @@ class Example(StrictModel):
     """A query and its best answers.
 
     Attributes:
-        direction: `i2t`, an image asks, or `t2i`, a text asks.
-        image: id of the image that asks, or whose text asks.
-        text: number of the text that asks, from 1; 0 where the image asks.
-        found: the best answers, the best first; an answer is right if its image is that of the query.
-        why: of the query and the first answer, where the method can explain.
+        direction: `i2t` for an image query, `t2i` for a text query.
+        image: id of the query image, or of the query text's image.
+        text: number of the query text, counted from 1; 0 for an image query.
+        found: answers by decreasing score; an answer is right if its image is that of the query.
+        why: explanation of the first answer, if the method gives one.
     """
 
     direction: Direction
     image: str
     text: NonNegativeInt
-    found: list[Found] = Field(min_length=1)
+    found: list[Answer] = Field(min_length=1)
     why: Why | None = None
 
 
@@ -79,10 +79,10 @@ class Examples(StrictModel):
 
 
 def find_examples(method: Method, test: Split, images: Embedding, texts: Embedding) -> Examples:
-    """Ten queries of each direction, the same for every method and seed, with the best five answers of each.
+    """Answer ten queries per direction, the same for every method and seed, with the five best answers of each.
 
     Args:
-        method: fitted.
+        method: a fitted method.
         test: N images and T texts.
         images: N embeddings.
         texts: T embeddings.
@@ -98,28 +98,28 @@ def find_examples(method: Method, test: Split, images: Embedding, texts: Embeddi
     some_images, some_texts = (np.sort(draw.permutation(count)[:QUERIES]) for count in (len(ids), len(owners)))
     left, right = as_levels(images), as_levels(texts)
 
-    def chosen(rows: np.ndarray[Any, Any]) -> Tensor:
+    def on_device(rows: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(rows).to(test.image_of.device)
 
     def best(scores: Tensor) -> list[list[tuple[int, float]]]:
         top = scores.topk(min(TOP, scores.shape[1]), dim=1)
         return [
-            list(zip(places, values, strict=True))
-            for places, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            list(zip(rows, values, strict=True))
+            for rows, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
         ]
 
     examples = []
-    of_images = best(method.similarity.scores(left.rows(chosen(some_images)), right))
+    of_images = best(method.similarity.scores(left.rows(on_device(some_images)), right))
     for image, answers in zip(some_images.tolist(), of_images, strict=True):
-        found = [Found(image=ids[owners[k]], text=int(number[k]), score=round(s, 4)) for k, s in answers]
+        found = [Answer(image=ids[owners[k]], text=int(number[k]), score=round(s, 4)) for k, s in answers]
         why = _why(method, test, image, answers[0][0])
         examples.append(Example(direction="i2t", image=ids[image], text=0, found=found, why=why))
-    of_texts = best(method.similarity.scores(left, right.rows(chosen(some_texts))).T)
+    of_texts = best(method.similarity.scores(left, right.rows(on_device(some_texts))).T)
     for text, answers in zip(some_texts.tolist(), of_texts, strict=True):
-        found = [Found(image=ids[k], text=0, score=round(s, 4)) for k, s in answers]
+        found = [Answer(image=ids[k], text=0, score=round(s, 4)) for k, s in answers]
         why = _why(method, test, answers[0][0], text)
-        asks = {"image": ids[owners[text]], "text": int(number[text])}
-        examples.append(Example(direction="t2i", **asks, found=found, why=why))
+        query = {"image": ids[owners[text]], "text": int(number[text])}
+        examples.append(Example(direction="t2i", **query, found=found, why=why))
     return Examples(examples=examples)
 
 
@@ -127,19 +127,19 @@ def _why(method: Method, test: Split, image: int, text: int) -> Why | None:
     if not hasattr(method, "explain"):
         return None
     try:
-        (found,) = cast("Explaining", method).explain(test, [(image, text)])
-    except BadInput:  # a text it cannot read has a score, but no reason
+        (explanation,) = cast("Explaining", method).explain(test, [(image, text)])
+    except BadInput:  # a text without any known word has a score, but no explanation
         return None
-    return _rounded(found, test, image)
+    return _rounded(explanation, test, image)
 
 
-def _rounded(found: Explanation, test: Split, image: int) -> Why:
-    shows_regions = bool(found.regions or found.pairs)
+def _rounded(explanation: Explanation, test: Split, image: int) -> Why:
+    shows_regions = bool(explanation.regions or explanation.pairs)
     boxes: Sequence[Sequence[float]] = test.boxes[image].tolist() if shows_regions else []
     return Why(
-        scores={name: round(value, 4) for name, value in found.scores.items()},
-        attention={name: [round(weight, 3) for weight in weights] for name, weights in found.attention.items()},
+        scores={name: round(value, 4) for name, value in explanation.scores.items()},
+        attention={name: [round(weight, 3) for weight in weights] for name, weights in explanation.attention.items()},
         boxes=[(round(x0, 3), round(y0, 3), round(x1, 3), round(y1, 3)) for x0, y0, x1, y1 in boxes],
-        regions=[(region, round(score, 4)) for region, score in found.regions],
-        pairs=[(first, second, round(score, 4)) for first, second, score in found.pairs],
+        regions=[(region, round(score, 4)) for region, score in explanation.regions],
+        pairs=[(first, second, round(score, 4)) for first, second, score in explanation.pairs],
     )

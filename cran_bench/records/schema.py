@@ -1,4 +1,4 @@
-"""What a record of a run holds, and what one of a failure; where their files lie."""
+"""The fields of a run's record and of an error record, and the paths of their files."""
 
 from __future__ import annotations
 
@@ -6,38 +6,25 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from cran_bench.machine.storage import (
-    sha256_json,
-    slug,
-)
+from cran_bench.machine.storage import sha256_json, slug
 from cran_bench.protocols import Protocol, Unit
 from cran_bench.ranking.metrics import Metrics
 
 SCHEMA = 1
-
-
-EXAMPLES, CURVES, ERROR = ".examples.json", ".curves.csv", ".error.json"  # endings beside a record, or in its place
-
-
+EXAMPLES, CURVES, ERROR = ".examples.json", ".curves.csv", ".error.json"  # files beside a record, or in its place
 EVERY_FIGURE = frozenset(("rsum", *(figure.name for figure in fields(Metrics))))
 
 
 class StrictModel(BaseModel):
-    """A frozen model that refuses unknown fields."""
+    """A frozen model that rejects unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class _Growing(StrictModel):
-    """Written without fields that records of before did not have, so that their checksums hold."""
+    """A model that omits fields absent from older records when written, so that their checksums stay valid."""
 
     @model_serializer(mode="wrap")
     def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -45,11 +32,19 @@ class _Growing(StrictModel):
 
 
 class DataInfo(_Growing):
-    """What was ranked: the test split and the features it was seen through.
+    """The test split and its features.
 
     Attributes:
-        features_sha: of the arrays, byte by byte, which another processor or number of threads rounds otherwise.
-        sources_sha: of what they were made of: images, ids, backbone and proposer; '' in records of before.
+        label: the dataset's label.
+        quick: whether it is the small version of `--quick`.
+        split_sha: sha256 of the split: ids, texts and labels.
+        images: number of test images.
+        captions: number of test captions.
+        front_end: the image backbone and the region proposer.
+        features_sha: sha256 of the feature arrays, whose last bits depend on the processor and the number of threads.
+        vectors: the word vectors.
+        sources_sha: sha256 of what the features were computed from: images, ids, backbone and proposer; '' in older
+            records.
     """
 
     label: str
@@ -64,13 +59,25 @@ class DataInfo(_Growing):
 
     @property
     def cell(self) -> tuple[str, bool, str, str, str, str]:
-        """What tables keep apart."""
-        made_of = self.sources_sha or self.features_sha
-        return self.label, self.quick, self.front_end, self.vectors, self.split_sha, made_of
+        """The fields whose values must agree for two records to share a table."""
+        sources = self.sources_sha or self.features_sha
+        return self.label, self.quick, self.front_end, self.vectors, self.split_sha, sources
 
 
 class MethodInfo(StrictModel):
-    """What ranked it."""
+    """The method that ranked the split.
+
+    Attributes:
+        label: as printed in tables, with options that differ from the preset.
+        name: of the plugin.
+        preset: `paper`, `tuned` or another preset.
+        paper_row: the row of the paper that it reproduces, or None.
+        parameters: all hyper-parameters.
+        chose: hyper-parameters selected on the validation split.
+        unit: what it was trained on, captions or documents.
+        code_sha: sha256 of the source code that its numbers depend on.
+        fit_fingerprint: of the stored fit.
+    """
 
     label: str
     name: str
@@ -84,7 +91,7 @@ class MethodInfo(StrictModel):
 
 
 class Seconds(StrictModel):
-    """Wall-clock seconds per phase; `features` and `fit` are those of the run that made them, also where reused."""
+    """Wall-clock seconds per phase; `features` and `fit` are from the run that computed them, even if reused."""
 
     features: float
     fit: float
@@ -94,7 +101,7 @@ class Seconds(StrictModel):
 
 
 class SimilarityInfo(_Growing):
-    """How pairs were scored, see `cran_bench.ranking.problem.KernelInfo`."""
+    """How pairs were scored; all but `name` are the fields of `cran_bench.ranking.problem.KernelInfo`."""
 
     name: str
     kernel: str
@@ -106,16 +113,26 @@ class SimilarityInfo(_Growing):
 
 
 class Record(StrictModel):
-    """One run: dataset x protocol x method x preset x seed.
+    """The result of one run: dataset x protocol x method x preset x seed.
 
     Attributes:
-        metrics: recalls in percent, ranks from 1, `rsum`, and `twin_accuracy` in percent where the data has twins.
-        ties: queries whose rank depends on the order of ties.
-        folds: 0 for the whole test split, else the number of folds `metrics` is the mean of.
-        device: cpu or cuda, where it was embedded and ranked.
-        peak_memory: largest resident set of the process up to this run, bytes.
-        ranks_sha: sha256 of the file of ranks beside this one.
-        checksum: sha256 of this record without the field itself.
+        schema_version: version of this format.
+        fingerprint: sha256 of everything that determines the result.
+        data: the test split and its features.
+        method: the method and its hyper-parameters.
+        protocol: how texts became queries.
+        folds: 0 for the whole test split, otherwise the number of folds that `metrics` is averaged over.
+        seed: random seed of the fit.
+        metrics: recalls in percent, ranks counted from 1, `rsum`, and `twin_accuracy` in percent if images have twins.
+        ties: number of queries whose rank depends on the order of ties.
+        seconds: per phase.
+        similarity: how pairs were scored.
+        device: where embedding and ranking ran, `cpu` or `cuda`.
+        peak_memory: largest resident set of the process up to this run, in bytes.
+        environment: versions, processor, threads and commit.
+        started: start time, ISO 8601.
+        ranks_sha: sha256 of the file of ranks beside the record.
+        checksum: sha256 of the record without this field.
     """
 
     schema_version: int = SCHEMA
@@ -141,11 +158,11 @@ class Record(StrictModel):
     def _has_every_figure(cls, metrics: dict[str, float]) -> dict[str, float]:
         absent = EVERY_FIGURE - metrics.keys()
         if absent:
-            raise ValueError(f"there is no {min(absent)}")
+            raise ValueError(f"{min(absent)} is missing")
         return metrics
 
     def sealed(self) -> Record:
-        """The same record with its checksum."""
+        """A copy of the record with its checksum."""
         return self.model_copy(update={"checksum": self._sum()})
 
     def _sum(self) -> str:
@@ -153,7 +170,7 @@ class Record(StrictModel):
 
 
 class Failure(StrictModel):
-    """A run that ended with an error; shown in tables, tried again next time."""
+    """The error record of a failed run; tables show it, and the next run tries again."""
 
     schema_version: int = SCHEMA
     kind: Literal["failure"] = "failure"
@@ -170,7 +187,7 @@ class Failure(StrictModel):
 
 @dataclass(frozen=True)
 class Address:
-    """Where a run's files lie: ``<dataset>/<protocol>/<method>-s<seed>-<fingerprint>``."""
+    """Identifies a run and its files, ``<dataset>/<protocol>/<method>-s<seed>-<fingerprint>``."""
 
     dataset: str
     protocol: Protocol
@@ -180,7 +197,7 @@ class Address:
     fingerprint: str
 
     def stem(self) -> Path:
-        """Relative path without suffix."""
+        """The relative path of the run's files, without suffix."""
         folds = f"-{self.folds}folds" if self.folds else ""
         name = f"{slug(self.method)}-s{self.seed}-{self.fingerprint[:12]}"
         return Path(slug(self.dataset)) / f"{self.protocol}{folds}" / name

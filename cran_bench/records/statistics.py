@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap over images, for captions of one image are not independent, and over seeds."""
+"""Uncertainty of recalls: bootstrap over images (the captions of one image are not independent) and over seeds."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from cran_bench.errors import BadInput
 from cran_bench.ranking.metrics import KS, Direction, Ranks
 
 DRAWS = 10_000
-LEVEL = 0.05  # of tests, and what intervals leave out
+LEVEL = 0.05  # significance level of tests; intervals cover 1 - LEVEL
 FIGURES = tuple(f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in KS)
 SUMS = {"i2t": FIGURES[:3], "t2i": FIGURES[3:], "rsum": FIGURES}
 
-_BLOCK = 500  # draws that are multiplied at a time
+_BLOCK = 500  # draws per matrix product
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its bootstrap interval, of 95 % unless said otherwise, in the value's unit (percent points)."""
+    """A value in percentage points with its bootstrap interval (95 % unless another level is given)."""
 
     value: float
     low: float
@@ -37,10 +37,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """A difference, and how likely one as large is where there is none.
+    """A difference with its bootstrap interval and p value.
 
     Attributes:
-        p: two-sided, from the share of draws on the other side of zero; at least 2 / (draws + 1).
+        p: two-sided p value, from the share of draws on the other side of zero; at least 2 / (draws + 1).
     """
 
     p: float
@@ -48,13 +48,13 @@ class Difference(Interval):
 
 @dataclass(frozen=True)
 class Sample:
-    """The recalls of a method, as they are and on images drawn anew.
+    """The recalls of a method with S seeds on N images, as measured and on bootstrap resamples of the images.
 
     Attributes:
-        values: (S, 6) of each seed, in percent, in the order of `FIGURES`.
-        draws: (draws, 6) means over seeds, on images drawn with replacement, each with all its captions.
-        shares: (N, S, 6) what each image adds to `values`, times N.
-        image_of: (T,) whose each text is.
+        values: (S, 6) recalls of each seed in percent, in the order of `FIGURES`.
+        draws: (draws, 6) means over seeds on images drawn with replacement, each image with all its captions.
+        shares: (N, S, 6) contribution of each image to `values`, times N.
+        image_of: (T,) the row of each text's own image.
     """
 
     values: NDArray[np.float64]
@@ -63,85 +63,85 @@ class Sample:
     image_of: NDArray[np.int64]
 
     def interval(self, figure: str) -> Interval:
-        """A recall (``i2t_r1`` ... ``t2i_r10``) or a sum of them (``i2t``, ``t2i``, ``rsum``), the mean over seeds.
+        """The mean over seeds of a recall (``i2t_r1`` ... ``t2i_r10``) or sum (``i2t``, ``t2i``, ``rsum``).
 
-        The interval is of images, and of seeds where there are several.
+        The interval covers the choice of images, and that of seeds if there are several.
 
         Raises:
-            BadInput: an unknown figure.
+            BadInput: the figure is unknown.
         """
         value = self._value(figure)
         return Interval(value, *_percentiles(self._resampled(figure), LEVEL))
 
     def deviation(self, figure: str) -> float:
-        """Standard deviation over images and seeds."""
+        """The standard deviation of a figure over images and seeds."""
         return float(self._resampled(figure).std())
 
     def by_seed(self, figure: str) -> NDArray[np.float64]:
-        """(S,) the figure of each seed."""
+        """(S,) values of a figure, one per seed."""
         return np.asarray(self.values[:, _members(figure)].sum(axis=1))
 
     def minus(self, other: Sample, figure: str, level: float = LEVEL) -> Difference:
-        """This mean less the other's, on the same draws of images; seeds are independent.
+        """The paired difference of this mean minus the other's, on the same draws of images; seeds are independent.
 
         Raises:
-            BadInput: the two are not of the same queries, or an unknown figure.
+            BadInput: the two samples have different queries, or the figure is unknown.
         """
         if len(self.shares) != len(other.shares) or not np.array_equal(self.image_of, other.image_of):
-            raise BadInput("a paired comparison needs ranks of the same queries; these were made on different data")
+            raise BadInput("a paired comparison needs ranks of the same queries: run both methods on the same data")
         chosen, value = _members(figure), self._value(figure) - other._value(figure)
-        off = (self.draws - other.draws)[:, chosen].sum(axis=1)
-        off = _widened(off, value, len(self.shares), [self._seeds(figure), other._seeds(figure)])
-        beyond = min(np.count_nonzero(off <= 0), np.count_nonzero(off >= 0))
-        p = min(1.0, 2.0 * (beyond + 1) / (len(off) + 1))
-        return Difference(value, *_percentiles(off, level), p)
+        draws = (self.draws - other.draws)[:, chosen].sum(axis=1)
+        draws = _widened(draws, value, len(self.shares), [self._seeds(figure), other._seeds(figure)])
+        opposite = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
+        p = min(1.0, 2.0 * (opposite + 1) / (len(draws) + 1))
+        return Difference(value, *_percentiles(draws, level), p)
 
     def _value(self, figure: str) -> float:
         return float(self.by_seed(figure).mean())
 
     def _resampled(self, figure: str) -> NDArray[np.float64]:
-        """(draws,) of images, as wide as images and seeds make it."""
-        off = self.draws[:, _members(figure)].sum(axis=1)
-        return _widened(off, self._value(figure), len(self.shares), [self._seeds(figure)])
+        """(draws,) resampled values of a figure, with the variance due to images and seeds."""
+        draws = self.draws[:, _members(figure)].sum(axis=1)
+        return _widened(draws, self._value(figure), len(self.shares), [self._seeds(figure)])
 
     def _seeds(self, figure: str) -> tuple[float, int]:
-        """What seeds add to the variance of the mean, and its degrees of freedom.
+        """The contribution of seeds to the variance of the mean, and its degrees of freedom.
 
-        By the analysis of variance of images crossed with seeds: the variance of the seeds' figures less the part of it
-        that is chance of single queries, which the draws of images have already.
+        This is the two-way analysis of variance of images crossed with seeds: the variance between seeds minus the
+        residual (interaction) variance, which the draws of images already contain.
         """
         shares = self.shares[:, :, _members(figure)].sum(axis=2)
         images, seeds = shares.shape
         if seeds == 1 or not np.ptp(self.by_seed(figure)):
             return 0.0, 1
-        rest = shares - shares.mean(axis=0) - shares.mean(axis=1, keepdims=True) + shares.mean()
-        chance = float(np.square(rest).sum()) / ((images - 1) * (seeds - 1)) / images if images > 1 else 0.0
-        return max(0.0, float(self.by_seed(figure).var(ddof=1)) - chance) / seeds, seeds - 1
+        residual = shares - shares.mean(axis=0) - shares.mean(axis=1, keepdims=True) + shares.mean()
+        within = float(np.square(residual).sum()) / ((images - 1) * (seeds - 1)) / images if images > 1 else 0.0
+        return max(0.0, float(self.by_seed(figure).var(ddof=1)) - within) / seeds, seeds - 1
 
 
 def sample(seeds: Sequence[Ranks], draws: int = DRAWS) -> Sample:
-    """Recalls of the ranks of one seed or several, on the images as they are and drawn anew.
+    """Compute the recalls of one or several seeds, as measured and on bootstrap resamples of the images.
 
     Raises:
-        BadInput: they are not ranks of the same queries.
+        BadInput: the seeds have different queries.
     """
     first = seeds[0]
     images = len(first.i2t.better)
     for ranks in seeds:
         if len(ranks.i2t.better) != images or not np.array_equal(ranks.image_of, first.image_of):
-            raise BadInput("a comparison needs ranks of the same queries; these were made on different data")
+            raise BadInput("the seeds of a method need ranks of the same queries: run them on the same data")
     hits = np.stack([[_hits(ranks, figure) for figure in FIGURES] for ranks in seeds]).transpose(2, 0, 1)
     queries = np.stack([_queries(first, figure) for figure in FIGURES], axis=1)
-    found = [100.0 * (times @ hits.mean(axis=1)) / (times @ queries) for times in _blocks(images, draws)]
+    resampled = [100.0 * (times @ hits.mean(axis=1)) / (times @ queries) for times in _blocks(images, draws)]
     shares = 100.0 * hits / queries.mean(axis=0)
-    return Sample(shares.mean(axis=0), np.concatenate(found), shares, first.image_of)
+    return Sample(shares.mean(axis=0), np.concatenate(resampled), shares, first.image_of)
 
 
 def mcnemar(a: Ranks, b: Ranks, direction: Direction) -> float:
-    """Two-sided p of equal R@1 of two fits: McNemar's test, for clusters by Durkalski et al. (Stat. Med. 2003).
+    """Two-sided p value of McNemar's test of equal R@1, for clustered data (Durkalski et al., Stat. Med. 2003).
 
-    The statistic is (sum of d)^2 / (sum of d^2), where d of an image is the share of its queries that `a` hits less
-    that which `b` hits; with one query an image it is McNemar's (b - c)^2 / (b + c).
+    The statistic is (sum of d)^2 / (sum of d^2), where d is the share of an image's queries that `a` answers right
+    minus the share that `b` does; with one query per image it is McNemar's (b - c)^2 / (b + c).
     """
     figure = f"{direction}_r1"
     d = (_hits(a, figure) - _hits(b, figure)) / _queries(a, figure)
@@ -150,7 +150,7 @@ def mcnemar(a: Ranks, b: Ranks, direction: Direction) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's correction (1979): p values that may all be held against one level."""
+    """Holm's correction (1979) of p values for multiple testing."""
     order = np.argsort(p, kind="stable")
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)))
@@ -158,14 +158,14 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def _members(figure: str) -> list[int]:
-    """Places of a figure's terms in `FIGURES`."""
+    """Indices in `FIGURES` of the recalls that a figure is the sum of."""
     if figure not in FIGURES and figure not in SUMS:
         raise BadInput(f"there is no figure '{figure}'; known: {', '.join((*FIGURES, *SUMS))}")
     return [FIGURES.index(name) for name in SUMS.get(figure, (figure,))]
 
 
 def _hits(ranks: Ranks, figure: str) -> NDArray[np.float64]:
-    """(N,) sum over an image's queries of a direction."""
+    """(N,) expected hits of an image's queries in the figure's direction."""
     direction, k = figure.split("_r")
     if direction == "i2t":
         return ranks.i2t.hits(int(k))
@@ -173,7 +173,7 @@ def _hits(ranks: Ranks, figure: str) -> NDArray[np.float64]:
 
 
 def _queries(ranks: Ranks, figure: str) -> NDArray[np.float64]:
-    """(N,) how many queries of the figure's direction each image has."""
+    """(N,) number of each image's queries in the figure's direction."""
     images = len(ranks.i2t.better)
     return np.ones(images) if figure.startswith("i2t") else np.bincount(ranks.image_of, minlength=images).astype(float)
 
@@ -186,32 +186,32 @@ def _blocks(images: int, draws: int) -> Iterator[NDArray[np.float64]]:
 
 @functools.lru_cache(maxsize=2)
 def times_drawn(images: int, draws: int) -> NDArray[np.uint8]:
-    """(draws, N): how often each of N images comes when N are drawn with replacement; the same in every run."""
-    random, found = np.random.default_rng(0), np.empty((draws, images), dtype=np.uint8)
+    """(draws, N) how often each of N images occurs when N are drawn with replacement; the same in every run."""
+    random, times = np.random.default_rng(0), np.empty((draws, images), dtype=np.uint8)
     for start in range(0, draws, _BLOCK):
         size = min(_BLOCK, draws - start)
         drawn = random.integers(0, images, (size, images)) + images * np.arange(size)[:, None]
-        found[start : start + size] = np.bincount(drawn.ravel(), minlength=size * images).reshape(size, images)
-    return found
+        times[start : start + size] = np.bincount(drawn.ravel(), minlength=size * images).reshape(size, images)
+    return times
 
 
 def _widened(
-    off: NDArray[np.float64], value: float, images: int, seeds: Sequence[tuple[float, int]]
+    draws: NDArray[np.float64], value: float, images: int, seeds: Sequence[tuple[float, int]]
 ) -> NDArray[np.float64]:
-    """Draws of images, moved from `value` until they are as wide as images and seeds together.
+    """Scale draws over images about `value` so that their variance includes that of the seeds.
 
-    Student's quantile stands in for the normal one, with degrees of freedom by Satterthwaite: two seeds say little of
-    how far seeds go, which matters only where that is far.
+    Student's t quantile, with Satterthwaite's degrees of freedom, replaces the normal one, since the variance of a few
+    seeds is poorly known.
     """
-    of_images, of_seeds = float(off.var()), sum(variance for variance, _ in seeds)
+    of_images, of_seeds = float(draws.var()), sum(variance for variance, _ in seeds)
     if not of_seeds:
-        return off
+        return draws
     total = of_images + of_seeds
     freedom = total**2 / (of_images**2 / max(1, images - 1) + sum(v**2 / f for v, f in seeds))
     wider = float(np.sqrt(total) * student.ppf(1 - LEVEL / 2, freedom) / norm.ppf(1 - LEVEL / 2))
     if not of_images:
-        return value + wider * norm.ppf((np.arange(len(off)) + 0.5) / len(off))
-    return np.asarray(value + wider / np.sqrt(of_images) * (off - value))
+        return value + wider * norm.ppf((np.arange(len(draws)) + 0.5) / len(draws))
+    return np.asarray(value + wider / np.sqrt(of_images) * (draws - value))
 
 
 def _percentiles(samples: NDArray[np.float64], level: float) -> tuple[float, float]:

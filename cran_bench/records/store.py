@@ -1,4 +1,4 @@
-"""Records below a folder: one JSON file and one file of integer ranks a run, content-addressed, whole or absent."""
+"""The result store: a JSON record and a file of integer ranks per run, content-addressed and written atomically."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, first_wrong
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import (
     canonical_json,
@@ -30,17 +28,17 @@ from cran_bench.machine.storage import (
     write_text,
 )
 from cran_bench.ranking.metrics import Ranks
-from cran_bench.records.archive import _first, read_ranks, read_record
+from cran_bench.records.archive import read_ranks, read_record
 from cran_bench.records.examples import Examples
 from cran_bench.records.schema import CURVES, ERROR, EXAMPLES, Address, DataInfo, Failure, Record
 
 Curves: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]
-"""Points of training curves, by what was trained."""
+"""The points of training curves, by the name of the trained model."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run: its record, and its ranks, which are read when they are asked for."""
+    """A finished run: its record, and its ranks, which are read on first use."""
 
     record: Record
     read: Callable[[], Ranks]
@@ -50,31 +48,31 @@ class Finished:
         """The integer ranks.
 
         Raises:
-            BadInput: they are missing or not those of the record.
+            BadInput: the file is missing or does not belong to the record.
         """
         return self.read()
 
 
 class ResultStore:
-    """Records below a folder ``runs``."""
+    """Reads and writes the records in the folder ``runs`` of a results folder."""
 
     def __init__(self, results: Path) -> None:
         self.root = results / "runs"
 
     def path(self, address: Address) -> Path:
-        """The record's file."""
+        """The file of the record at an address."""
         return self._with(address, ".json")
 
     def path_of(self, record: Record) -> Path:
-        """The file of a record that is stored here."""
+        """The file of a stored record."""
         data, method = record.data.label, record.method.label
         return self.path(Address(data, record.protocol, record.folds, method, record.seed, record.fingerprint))
 
     def find(self, address: Address) -> Record | None:
-        """The finished record at an address, or None where there is none or its ranks are missing or others.
+        """Return the record of a finished run, or None if there is none or its ranks are missing or do not match.
 
         Raises:
-            BadInput: it was changed by hand, is of a newer schema, or is damaged.
+            BadInput: the record was changed after it was written, is of a newer schema, or is damaged.
         """
         path = self.path(address)
         if not path.exists():
@@ -83,12 +81,12 @@ class ResultStore:
         if record.fingerprint != address.fingerprint:
             raise BadInput(f"{path} holds the record of another run (its fingerprint differs): delete it and run again")
         if not file.exists() or sha256_file(file) != record.ranks_sha:
-            say(f"{file} is not what its record names; running again")
+            say(f"{file} does not match its record; running again")
             return None
         return record
 
     def now(self, address: Address, data: DataInfo) -> str:
-        """When a run starts: by the clock, but after the records of its cell, since the newest of them counts."""
+        """The start time of a run: now, or one second after the newest record of its cell if the clock is behind it."""
         own, now = self.path(address), datetime.now(UTC).replace(microsecond=0)
         latest = now
         for path in own.parent.glob(f"{own.name.rpartition('-')[0]}-*.json"):
@@ -98,7 +96,7 @@ class ResultStore:
                     if other.data.cell == data.cell:
                         latest = max(latest, datetime.fromisoformat(other.started) + timedelta(seconds=1))
         if latest > now:
-            say(f"the clock says {now.isoformat()}, and a record of {address.method} is no older; counting from there")
+            say(f"the system clock is behind an existing record of {address.method}; using its time + 1 s")
         return latest.astimezone(UTC).isoformat()
 
     def write(
@@ -109,7 +107,7 @@ class ResultStore:
         curves: Curves | None = None,
         examples: Examples | None = None,
     ) -> Record:
-        """Store ranks, training curves, examples, then the record; a failure recorded earlier is removed."""
+        """Store ranks, training curves, examples and then the record, and delete an earlier error record."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **ranks.arrays())  # type: ignore[arg-type]
         data = buffer.getvalue()
@@ -126,56 +124,56 @@ class ResultStore:
         return sealed
 
     def write_failure(self, address: Address, failure: Failure) -> None:
-        """Store that a run failed, and how."""
+        """Store the error record of a run."""
         write_json(self._with(address, ERROR), failure.model_dump())
 
     def finished(self, address: Address, record: Record) -> Finished:
-        """A record at an address, with its ranks to be read."""
+        """A stored record together with its ranks, which are read on first use."""
         return Finished(record, partial(read_ranks, self.path(address), record))
 
     def runs(
         self, datasets: Sequence[str] = (), protocols: Sequence[str] = (), methods: Sequence[str] = ()
     ) -> list[Finished]:
-        """Every finished run, or those of some datasets, protocols and methods, by their labels.
+        """The finished runs of the given dataset, protocol and method labels; an empty sequence selects all.
 
-        Other records are not opened: the path says what a record is of.
+        Records whose path shows that they do not match are not opened.
         """
-        chosen, found = (datasets, protocols, methods), []
+        chosen, runs = (datasets, protocols, methods), []
         for path in self._paths(".json", *chosen):
-            with contextlib.suppress(FileNotFoundError):  # taken away since, by another process
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile by another process
                 record = read_record(path)
                 if _is_of((record.data.label, record.protocol, record.method.label), chosen):
-                    found.append(Finished(record, partial(read_ranks, path, record)))
-        return found
+                    runs.append(Finished(record, partial(read_ranks, path, record)))
+        return runs
 
     def failures(
         self, datasets: Sequence[str] = (), protocols: Sequence[str] = (), methods: Sequence[str] = ()
     ) -> list[Failure]:
-        """Every recorded failure, or some of them, as `runs`."""
-        chosen, found = (datasets, protocols, methods), []
+        """The error records of the given dataset, protocol and method labels; an empty sequence selects all."""
+        chosen, failures = (datasets, protocols, methods), []
         for path in self._paths(ERROR, *chosen):
             try:
                 failure = Failure.model_validate_json(path.read_bytes())
-            except FileNotFoundError:  # of a run that another process has just finished
+            except FileNotFoundError:  # another process has just finished this run
                 continue
             except ValidationError as error:
-                raise BadInput(f"{path} is not an error record ({_first(error)}): delete it") from error
+                raise BadInput(f"{path} is not an error record ({first_wrong(error, 'record')}): delete it") from error
             if _is_of((failure.data.label, failure.protocol, failure.method_label), chosen):
-                found.append(failure)
-        return found
+                failures.append(failure)
+        return failures
 
     def _paths(self, ending: str, *labels: Sequence[str]) -> list[Path]:
-        """Files of that ending, in order, whose path fits one of the labels of each kind; none fits all."""
-        datasets, protocols, methods = (set(map(slug, some)) for some in labels)
-        found = []
-        for place in sorted(self.root.glob("*/*/")):
-            if datasets and place.parent.name not in datasets:
+        """Sorted files with an ending whose path matches one of the labels of each kind; no labels match all."""
+        datasets, protocols, methods = (set(map(slug, chosen)) for chosen in labels)
+        paths = []
+        for folder in sorted(self.root.glob("*/*/")):
+            if datasets and folder.parent.name not in datasets:
                 continue
-            if protocols and place.name.partition("-")[0] not in protocols:
+            if protocols and folder.name.partition("-")[0] not in protocols:
                 continue
-            names = sorted(entry.name for entry in os.scandir(place) if _ending(entry.name) == ending)
-            found += [place / name for name in names if not methods or name.rsplit("-s", 1)[0] in methods]
-        return found
+            names = sorted(entry.name for entry in os.scandir(folder) if _ending(entry.name) == ending)
+            paths += [folder / name for name in names if not methods or name.rsplit("-s", 1)[0] in methods]
+        return paths
 
     def _with(self, address: Address, suffix: str) -> Path:
         stem = self.root / address.stem()
@@ -183,7 +181,7 @@ class ResultStore:
 
 
 def _ending(name: str) -> str:
-    """``.json`` of a record, or the longer ending of what lies beside it."""
+    """The ending of a file's name: ``.json`` for a record, a longer one for the files beside it."""
     return next((ending for ending in (EXAMPLES, CURVES, ERROR) if name.endswith(ending)), Path(name).suffix)
 
 

@@ -1,4 +1,4 @@
-"""The report: one HTML file with everything that is recorded, which needs no network and no server."""
+"""The report: a self-contained HTML page of recorded results, which needs no network and no server."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .gallery import Gallery
 def build_report(
     tables: Sequence[Table], store: ResultStore, verdicts: Mapping[str, Sequence[Verdict]], data: Path
 ) -> str:
-    """The page.
+    """Render the page.
 
     Args:
-        tables: what to show, a section each.
-        store: where their records lie, with curves and examples beside them.
-        verdicts: by dataset.
-        data: folder that holds the datasets, for the images and captions of the gallery.
+        tables: one section each.
+        store: holds their records, with training curves and examples.
+        verdicts: comparisons, by dataset.
+        data: folder of the datasets, for the images and captions of the gallery.
 
     Raises:
         BadInput: jinja2 is not installed, or a file beside a record is damaged.
@@ -45,7 +45,7 @@ def build_report(
     sections = [_section(number, table, store, gallery) for number, table in enumerate(tables)]
     return templates.get_template("page.html.j2").render(
         sections=sections,
-        verdicts=[(label, [_verdict(v) for v in found]) for label, found in verdicts.items() if found],
+        verdicts=[(label, [_verdict(v) for v in some]) for label, some in verdicts.items() if some],
         gallery=as_json(gallery.contents()),
         style=_asset("style.css"),
         script=_asset("page.js"),
@@ -53,7 +53,7 @@ def build_report(
 
 
 def as_json(value: Any) -> str:
-    """JSON that may stand in a script element: nothing in it ends the element."""
+    """JSON that is safe inside a script element: nothing in it closes the element."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -85,7 +85,7 @@ def _section(number: int, table: Table, store: ResultStore, gallery: Gallery) ->
 
 
 def _sort_values(line: Sequence[str]) -> list[float | str]:
-    """What a cell sorts by: its first number, or its text."""
+    """The sort key of each cell: its first number, or the text of the first cell."""
     values: list[float | str] = [line[0]]
     for cell in line[1:]:
         first = cell.replace(",", "").split(" ")[0]
@@ -97,7 +97,7 @@ def _sort_values(line: Sequence[str]) -> list[float | str]:
 
 
 def _environment(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Where rows were measured, by their first seed."""
+    """The environment in which the first seed of each row was run: headings and lines."""
     lines = []
     for row in rows:
         record, about = row.records[0], row.records[0].environment

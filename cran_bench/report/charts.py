@@ -1,4 +1,4 @@
-"""What people would rather look at than read: bars with intervals, seconds by phase, training curves."""
+"""Charts of the report: bars with intervals, seconds by phase, training curves."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ WIDTH, HEIGHT = 240, 90
 
 
 def bars(rows: Sequence[Row], figure: str, most: float) -> list[dict[str, Any]]:
-    """A bar for each row that has the figure, as shares of `most`, with its interval where it can be resampled."""
-    found = []
+    """A bar for each row that has the figure, in percent of `most`, with its interval for recalls."""
+    drawn = []
     for row in rows:
         value = row.mean(figure)
         if math.isnan(value):
@@ -30,13 +30,13 @@ def bars(rows: Sequence[Row], figure: str, most: float) -> list[dict[str, Any]]:
             bar["text"] += f" [{interval.low:.0f}, {interval.high:.0f}]"
         elif len(row.records) > 1:
             bar["text"] += f" ± {row.deviation(figure):.1f}"
-        found.append(bar)
-    return found
+        drawn.append(bar)
+    return drawn
 
 
 def phases(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Seconds of each row by phase, as shares of the longest row's total."""
-    shown = PHASES[1:]  # features are the same for all
+    """Seconds of each row by phase, in percent of the longest row's total."""
+    shown = PHASES[1:]  # the features are shared by all rows
     seconds = {row.label: [row.seconds(phase) for phase in shown] for row in rows}
     longest = max((sum(values) for values in seconds.values()), default=0.0) or 1.0
     return [
@@ -53,8 +53,8 @@ def phases(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def curves(rows: Sequence[Row], store: ResultStore) -> list[dict[str, Any]]:
-    """Training curves of the first seed of each row that has some, a small picture for each thing that was trained."""
-    found = []
+    """Training curves of the first seed of each row that has some, one plot per trained model."""
+    charts = []
     for row in rows:
         record = row.records[0]
         table = read_curves(store.path_of(record))
@@ -67,29 +67,29 @@ def curves(rows: Sequence[Row], store: ResultStore) -> list[dict[str, Any]]:
             if lines:
                 pictures.append({"name": str(name), "across": across, "lines": lines, "box": f"0 0 {WIDTH} {HEIGHT}"})
         if pictures:
-            found.append({"label": f"{row.label}, seed {record.seed}", "pictures": pictures})
-    return found
+            charts.append({"label": f"{row.label}, seed {record.seed}", "pictures": pictures})
+    return charts
 
 
 def _lines(points: pd.DataFrame, across: str) -> list[dict[str, str]]:
-    """What fell and what rose, each on its own scale: the loss, and the recall or else what there is."""
+    """The loss and the recall as lines, each on its own scale; if neither is recorded, the first two columns."""
     if across not in points:
         return []
-    there = [str(c) for c in points if c not in ("trained", across) and points[c].notna().sum() > 1]
-    losses = [name for name in there if name == "loss"]
-    rises = [name for name in ("rsum", "i2t_r1", "explained") if name in there]
-    chosen: list[str] = [*losses, *rises[:1]] or there[:2]
+    columns = [str(c) for c in points if c not in ("trained", across) and points[c].notna().sum() > 1]
+    losses = [name for name in columns if name == "loss"]
+    gains = [name for name in ("rsum", "i2t_r1", "explained") if name in columns]
+    chosen: list[str] = [*losses, *gains[:1]] or columns[:2]
     lines = []
     for name in chosen:
-        some = points[points[name].notna()]
-        x, y = some[across].astype(float), some[name].astype(float)
+        recorded = points[points[name].notna()]
+        x, y = recorded[across].astype(float), recorded[name].astype(float)
         if not (x.map(math.isfinite).all() and y.map(math.isfinite).all()):
             continue
         width, height = (float(x.max() - x.min()) or 1.0), (float(y.max() - y.min()) or 1.0)
-        places = [
+        vertices = [
             f"{4 + (WIDTH - 8) * (a - x.min()) / width:.1f},{HEIGHT - 6 - (HEIGHT - 12) * (b - y.min()) / height:.1f}"
             for a, b in zip(x, y, strict=True)
         ]
         text = f"{name} {y.iloc[0]:.4g} → {y.iloc[-1]:.4g}"
-        lines.append({"name": name, "points": " ".join(places), "text": text})
+        lines.append({"name": name, "points": " ".join(vertices), "text": text})
     return lines

@@ -1,4 +1,4 @@
-"""Example queries with pictures: ids come from the records, pixels and captions from the dataset where it is there."""
+"""Example queries with thumbnails: ids come from the records, images and captions from the dataset if available."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from cran_bench.registry import DATASETS
 from cran_bench.specs import parse_spec
 from cran_bench.tables.tables import Group, Row, Table
 
-SIDE = 144  # pixels of a thumbnail's longer side
-MOST_BYTES = 3_200_000  # of all thumbnails, as they stand in the page
+SIDE = 144  # pixels, longer side of a thumbnail
+MOST_BYTES = 3_200_000  # of all thumbnails, as encoded in the page
 
 
 class Gallery:
-    """Collects the examples of sections, and the thumbnails and captions that they show."""
+    """Collects the examples of all sections with their thumbnails and captions."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
@@ -40,15 +40,15 @@ class Gallery:
         self._bytes = 0
 
     def add(self, number: int, table: Table, rows: Sequence[Row], store: ResultStore) -> None:
-        """The examples of a table's rows, those of the first seed of each."""
+        """Add the examples of the first seed of each row of a table."""
         label, runs = table.group.dataset, []
         unit: Unit = "documents" if table.group.protocol == "documents" else "captions"
         for row in rows:
             record = row.records[0]
-            found = read_examples(store.path_of(record))
-            if found is not None:
-                self._collect(table.group, found)
-                examples = [self._shown(label, unit, example) for example in found.examples]
+            stored = read_examples(store.path_of(record))
+            if stored is not None:
+                self._collect(table.group, stored)
+                examples = [self._shown(label, unit, example) for example in stored.examples]
                 runs.append({"method": row.label, "seed": record.seed, "examples": examples})
         if runs:
             self._sections[number] = {"title": table.title, "dataset": label, "unit": unit, "runs": runs}
@@ -58,16 +58,16 @@ class Gallery:
         return number in self._sections
 
     def contents(self) -> dict[str, Any]:
-        """All of it, for the page's script."""
+        """The data of the gallery for the page's script."""
         return {"sections": self._sections, "images": self._images, "texts": self._texts}
 
-    def _collect(self, group: Group, found: Examples) -> None:
+    def _collect(self, group: Group, stored: Examples) -> None:
         label = group.dataset
         collection = self._collection(label, group.split_sha)
         images, texts = self._images.setdefault(label, {}), self._texts.setdefault(label, {})
         if collection is None:
             return
-        for example in found.examples:
+        for example in stored.examples:
             answers = [answer.image for answer in example.found]
             for name in dict.fromkeys((example.image, *answers)):
                 row = self._rows[label].get(name)
@@ -82,28 +82,28 @@ class Gallery:
                     self._bytes += len(images[name])
 
     def _shown(self, label: str, unit: Unit, example: Example) -> dict[str, Any]:
-        """An example with the text that its attention lies over, as the method read it."""
+        """An example with the text under its attention weights, in the form the method read it."""
         shown = example.model_dump(exclude_none=True)
         if example.why is not None and example.why.attention:
-            asked = example if example.direction == "t2i" else example.found[0]
-            own = self._texts[label].get(asked.image, [])
-            text = " ".join(own) if unit == "documents" else next(iter(own[asked.text - 1 : asked.text]), "")
-            shown["read"] = "".join(ALPHABET[place - 1] for place in encode([text])[0].tolist() if place)
+            described = example if example.direction == "t2i" else example.found[0]
+            own = self._texts[label].get(described.image, [])
+            text = " ".join(own) if unit == "documents" else next(iter(own[described.text - 1 : described.text]), "")
+            shown["read"] = "".join(ALPHABET[code - 1] for code in encode([text])[0].tolist() if code)
         return shown
 
     def _collection(self, label: str, split_sha: str) -> Collection | None:
         if label not in self._collections:
             try:
                 if parse_spec(label).name.endswith(".py"):
-                    raise BadInput("it is read by a file, and a record's name of a file is not run")
-                found: Collection | None = DATASETS.configure(label).build().load(self.data)
-                if found and found.split_sha() != split_sha:
-                    raise BadInput("it has other images or captions than those that were measured")
+                    raise BadInput("its records name a Python file, which is not executed here")
+                collection: Collection | None = DATASETS.configure(label).build().load(self.data)
+                if collection and collection.split_sha() != split_sha:
+                    raise BadInput("its images or captions differ from those of the records")
             except BadInput as error:
-                say(f"the gallery of {label} has no pictures: {error}")
-                found = None
-            self._collections[label] = found
-            self._rows[label] = {name: row for row, name in enumerate(found.images.ids)} if found else {}
+                say(f"the gallery of {label} has no images: {error}")
+                collection = None
+            self._collections[label] = collection
+            self._rows[label] = {name: row for row, name in enumerate(collection.images.ids)} if collection else {}
         return self._collections[label]
 
     def _thumbnail(self, collection: Collection, row: int) -> str:
@@ -116,7 +116,7 @@ class Gallery:
 
 
 def data_uri(image: Image.Image) -> str:
-    """A small picture as text."""
+    """An image as a data URI, for the page."""
     buffer = io.BytesIO()
     image.save(buffer, format="WEBP", quality=70)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -33,6 +33,7 @@ from cran_bench.ranking.metrics import Metrics
 from cran_bench.ranking.rank import rank
 from cran_bench.running.memory import require_room
 from cran_bench.similarity import Similarity
+from cran_bench.specs import flat_values
 from cran_bench.split import Split
 
 T = TypeVar("T")
@@ -342,8 +343,8 @@ def part_name(part: Part) -> str:
 
 
 def fields_json(part: object) -> dict[str, Any]:
-    """The fields of a dataclass as JSON values."""
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(part)))  # type: ignore[call-overload]
+    """The fields of a dataclass as JSON values, those of nested dataclasses by their own names."""
+    values: dict[str, Any] = json.loads(json.dumps(flat_values(part), default=dataclasses.asdict))
     return values
 
 

@@ -45,28 +45,48 @@ def summary(cls: type, registry: Registry[Any]) -> str:
     return doc.strip().partition("\n")[0]
 
 
-def documentation(cls: type) -> tuple[str, list[str]]:
-    """The docstring of the module, and those of the dataclasses whose fields are the options."""
-    described = [c for c in cls.__mro__ if dataclasses.is_dataclass(c) and "__doc__" in vars(c)]
-    return inspect.getdoc(sys.modules[cls.__module__]) or "", [inspect.cleandoc(c.__doc__ or "") for c in described]
+def description(instance: Any) -> list[str]:
+    """Paragraphs of markdown: what a dataclass says of itself, and a list of its fields with values, group by group."""
+    cls, lines, groups = type(instance), [], list[str]()
+    texts = field_texts(cls)
+    for f in (f for f in dataclasses.fields(cls) if f.init):
+        value = getattr(instance, f.name)
+        if dataclasses.is_dataclass(value):
+            groups += [f"### {f.name}", *description(value)]
+        else:
+            shown = f" = `{format_value(value)}`" if value not in ("", ()) else ", empty"
+            lines.append(f"- `{f.name}`{shown}" + (f": {texts[f.name]}" if f.name in texts else ""))
+    head = inspect.cleandoc(vars(cls).get("__doc__") or "").partition("Attributes:\n")[0].strip()
+    return [*filter(None, [head, "\n".join(lines)]), *groups]
+
+
+def field_texts(cls: type) -> dict[str, str]:
+    """What the docstrings of a dataclass and of its bases say of each field, under "Attributes:"."""
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        attributes = inspect.cleandoc(vars(base).get("__doc__") or "").partition("Attributes:\n")[2]
+        for item in re.split(r"\n(?=\w+: )", inspect.cleandoc(attributes)):
+            name, colon, text = " ".join(item.split()).partition(": ")
+            if colon:
+                texts[name] = text
+    return texts
+
+
+def module_text(cls: type) -> str:
+    """The docstring of the module of a class."""
+    return inspect.getdoc(sys.modules[cls.__module__]) or ""
 
 
 def _page(plugin: Plugin[Any], tables: Sequence[Table]) -> str:
-    module, described = documentation(plugin.cls)
-    values = METHODS.configure(plugin.name).build()
-    default = {f.name: format_value(getattr(values, f.name)) for f in dataclasses.fields(plugin.cls)}
     parts = [
         f"# {plugin.name}",
-        module,
+        module_text(plugin.cls),
         "## Options",
-        *map(_options, described),
-    ]
-    parts += [
-        "With the preset `tuned` they are:",
-        _table(["option", "value"], [[f"`{k}`", v] for k, v in default.items()]),
+        *description(METHODS.configure(plugin.name).build()),
+        "Values are those of the preset `tuned`.",
     ]
     presets = [
-        [f"`{name}`", ", ".join(f"{key}={format_value(value)}" for key, value in fields.items()) or "the defaults"]
+        [f"`{name}`", ", ".join(f"{key}={format_value(value)}" for key, value in fields.items()) or "the values above"]
         for name, fields in plugin.presets.items()
     ]
     parts += ["## Presets", _table(["preset", "changes"], presets)]
@@ -81,16 +101,6 @@ def _page(plugin: Plugin[Any], tables: Sequence[Table]) -> str:
     if printed:
         parts += ["## In the paper", _table(["table", "dataset", *HEADINGS], printed, right=2), *provenance]
     return "\n\n".join(parts) + "\n"
-
-
-def _options(doc: str) -> str:
-    """A Google-style docstring as markdown: its attributes become a list."""
-    head, _, attributes = doc.partition("Attributes:\n")
-    lines = []
-    for item in re.split(r"\n(?=\w+: )", inspect.cleandoc(attributes)) if attributes else []:
-        name, _, text = " ".join(item.split()).partition(": ")
-        lines.append(f"- `{name}`: {text}")
-    return "\n".join([head.strip(), "", *lines]).strip()
 
 
 def _measured(name: str, tables: Sequence[Table]) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""What the CRAN paper printed: Tables 1 to 3, the orders in them, and which records may be held against them."""
+"""Tables 1 to 3 of the CRAN paper: printed recalls, orders among rows, and which records are comparable with them."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ CHAINS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("CRAN", "CRAN-local", "CRAN-relation", "CRAN-baseline"),
     ),
 }
-"""Rows from better to worse, as printed; what holds in both directions at R@1 and in the sum of recalls."""
+"""Rows of the paper from better to worse, both by rsum and by R@1 in each direction."""
 
 _WITH_REGIONS = ("CRAN", "CRAN-local", "CRAN-relation", "CCL")
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A row as printed.
+    """A row of the paper.
 
     Attributes:
-        table: its number.
+        table: number of the table.
         dataset: `flickr30k` or `mscoco`.
         name: as in the paper, "CRAN" for "Our CRAN Approach".
         values: the six recalls in percent.
-        rules: by direction, what may be held against it.
-        provenance: who measured it.
+        rules: how each direction is compared with records.
+        provenance: where the numbers come from.
     """
 
     table: int
@@ -62,22 +62,22 @@ class PaperRow:
 
     @property
     def rsum(self) -> float:
-        """Sum of the six recalls."""
+        """The sum of the six recalls."""
         return sum(self.values.values())
 
     @property
     def protocol(self) -> Protocol:
-        """Ours that matches the row best: `mean` for CRAN, `documents` for the others, `captions` where copied."""
+        """The protocol that best matches the row: `mean` for CRAN, `captions` if copied, otherwise `documents`."""
         return "captions" if "copied" in self.rules.values() else matching(self.name)
 
 
 def matching(name: str) -> Protocol:
-    """The protocol of ours that matches best how a row was measured, one text to one image."""
+    """The one-to-one protocol that best matches how the paper measured a row."""
     return "mean" if name.startswith("CRAN") else "documents"
 
 
 def paper_rows(table: int) -> list[PaperRow]:
-    """A table's rows, in the order of the paper."""
+    """The rows of a table, in the order of the paper."""
     text = resources.files("cran_bench.printed").joinpath(f"table{table}.csv").read_text(encoding="utf-8")
     return [
         PaperRow(
@@ -93,16 +93,16 @@ def paper_rows(table: int) -> list[PaperRow]:
 
 
 def orders(dataset: str) -> list[tuple[str, str]]:
-    """Pairs of rows, the better one first, that follow each other in the paper's orders; both sets' for other data."""
+    """Pairs (better, worse) of adjacent rows in the paper's orders; for other data, those of both its datasets."""
     chains = CHAINS.get(dataset) or [chain for of_set in CHAINS.values() for chain in of_set]
     return list(dict.fromkeys(pair for chain in chains for pair in pairwise(chain)))
 
 
 def not_comparable(record: Record) -> str:
-    """Why a record may not be held against the paper's numbers; '' where it may.
+    """The reason why a record is not comparable with the paper's numbers; '' if it is.
 
-    The paper has VGG-19 features, VGG-16 regions of a Faster R-CNN, networks of full width, the preset's own options,
-    and 1,000 and 5,000 test pairs: of Flickr-30K that is the split `entities`; of MS-COCO either, for both are random.
+    The paper uses VGG-19 features, VGG-16 regions of a Faster R-CNN, networks of full width, and 1,000 (Flickr-30K)
+    and 5,000 (MS-COCO) test pairs.  Flickr-30K needs the split `entities`; both splits of MS-COCO are random.
     """
     data, label = parse_spec(record.data.label), parse_spec(record.method.label)
     if data.name not in TEST_PAIRS:
@@ -112,60 +112,60 @@ def not_comparable(record: Record) -> str:
     if data.name == "flickr30k" and data.options.get("split") != "entities":
         return "another split: the paper's numbers of images are those of split=entities"
     if record.data.images != TEST_PAIRS[data.name]:
-        return f"{record.data.images:,} test images, where the paper has {TEST_PAIRS[data.name]:,}"
+        return f"{record.data.images:,} test images, but the paper has {TEST_PAIRS[data.name]:,}"
     changed = set(label.options) - {"width"}
     if changed or label.argument not in ("paper", "tuned"):
         return f"other options ({', '.join(sorted(changed)) or label.argument or 'no preset'})"
     if record.method.parameters.get("width", "full") != "full":
         return f"width {record.method.parameters['width']}"
     backbone, _, regions = record.data.front_end.partition(" + ")
-    seen = parse_spec(backbone)
-    if (seen.name, seen.argument) != ("torchvision", "vgg19"):
-        return "another backbone than VGG-19"
+    features = parse_spec(backbone)
+    if (features.name, features.argument) != ("torchvision", "vgg19"):
+        return "a backbone other than VGG-19"
     if record.method.paper_row in _WITH_REGIONS and (not regions or parse_spec(regions).name != "paper"):
         return "other regions"
     return ""
 
 
 def find_row(tables: Iterable[Table], name: str, preset: str, protocol: Protocol) -> Row | None:
-    """The row of a paper's row: of its preset without other options, finished, comparable, with most seeds, if any."""
+    """The measured row of a row of the paper, or None; preferably finished, comparable and with most seeds."""
 
     def quality(row: Row) -> tuple[bool, bool, int]:
         fits = not any(not_comparable(record) for record in row.records)
         return bool(row.records), fits, len(row.records)
 
-    found = [
+    candidates = [
         row
         for table in tables
         if table.group.protocol == protocol and not table.group.folds
         for row in table.rows
         if paper_name(row.label) == name and is_plain(row.label, preset)
     ]
-    return max(found, key=quality, default=None)
+    return max(candidates, key=quality, default=None)
 
 
 def paper_name(label: str) -> str | None:
-    """Which row of the paper a label reproduces."""
+    """The row of the paper that a method label reproduces, or None."""
     name = parse_spec(label).name
     return METHODS.get(name).paper_row if name in METHODS.names() else None
 
 
 def is_plain(label: str, preset: str) -> bool:
-    """Whether a label is of a preset, without options but the width."""
+    """Whether a label is that of a preset with no options other than the width."""
     spec = parse_spec(label)
     return spec.argument == preset and not set(spec.options) - {"width"}
 
 
 def is_of_paper(label: str) -> bool:
-    """Whether the paper has numbers of this dataset."""
+    """Whether the paper reports numbers on a dataset."""
     return parse_spec(label).name in TEST_PAIRS
 
 
 def of_dataset(tables: Sequence[Table], label: str) -> list[Table]:
-    """Those of a dataset; the bare name of one that is in the paper takes every split of it."""
-    takes_all = label in TEST_PAIRS
+    """The tables of a dataset; the bare name of one of the paper's datasets selects all its splits."""
+    any_split = label in TEST_PAIRS
     return [
         table
         for table in tables
-        if table.group.dataset == label or (takes_all and parse_spec(table.group.dataset).name == label)
+        if table.group.dataset == label or (any_split and parse_spec(table.group.dataset).name == label)
     ]

@@ -1,4 +1,4 @@
-"""Tables 1 to 3 in the paper's own shape: what was measured, with what was printed beside it."""
+"""Tables 1 to 3 in the layout of the paper: measured recalls beside the printed ones."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ HEADINGS = ("R@1", "R@5", "R@10")
 def paper_table(
     number: int, tables: Sequence[Table], preset: str, protocol: Protocol | None, style: str, dataset: str | None = None
 ) -> str:
-    """One of the paper's tables as text.
+    """Format one of the paper's tables.
 
     Args:
         number: 1, 2 or 3.
-        tables: what is recorded.
-        preset: which rows to take; where a row has none of it, `paper` or `tuned` stand in.
-        protocol: of all rows, or None for the one that matches each printed row.
+        tables: all records.
+        preset: of the measured rows; `paper` or `tuned` replaces it for rows without records of it.
+        protocol: of all rows, or None for the one that best matches each row of the paper.
         style: one of `cran_bench.tables.tables.FORMATS`.
-        dataset: to show that data in this shape, the paper's own or another.
+        dataset: shows this dataset in the layout of the table, one of the paper's or another.
 
     Raises:
-        BadInput: an unknown number or format.
+        BadInput: the number or format is unknown.
     """
     if number not in TABLES:
         raise BadInput(f"the paper has tables 1, 2 and 3, not {number}")
@@ -59,7 +59,7 @@ def paper_table(
     notes = [note for line in lines for note in line.notes(is_other)]
     if is_other:
         of = DATASET_NAMES[asked[0]]
-        notes.insert(0, f"The printed numbers are of {of}, another dataset: look, not compare.")
+        notes.insert(0, f"The printed numbers are of {of}, another dataset: they are not comparable.")
     if any(line.row is None for line in lines):
         notes.append("- is not measured.")
     return typeset(title, headings, cells, list(dict.fromkeys(notes)), style)
@@ -67,11 +67,12 @@ def paper_table(
 
 @dataclass(frozen=True)
 class Line:
-    """A printed row and what was measured of it.
+    """A row of the paper and the measured row that reproduces it.
 
     Attributes:
-        row: None where there is none; one without records if it failed.
-        protocol: that it was looked for under.
+        printed: the row of the paper.
+        row: the measured row, without records if it failed; None if there is none.
+        protocol: of the measured row.
     """
 
     printed: PaperRow
@@ -80,7 +81,7 @@ class Line:
 
     @property
     def status(self) -> str:
-        """`missing`, `failed`, `partly failed` or `ok`."""
+        """One of `missing`, `failed`, `partly failed` and `ok`."""
         if self.row is None:
             return "missing"
         if not self.row.records:
@@ -88,16 +89,16 @@ class Line:
         return "partly failed" if self.row.failures else "ok"
 
     def cells(self) -> list[str]:
-        """Name, six figures, and which row they are of."""
-        found = []
+        """The row's name, six recalls, and the label and protocol of the measured row."""
+        cells = []
         for figure in FIGURES:
-            ours = {"missing": "-", "failed": "failed"}.get(self.status)
-            ours = ours or f"{self.row.mean(figure) / 100:.3f}" if self.row else "-"
-            found.append(f"{ours} ({self.printed.values[figure] / 100:.3f})")
-        return [self.printed.name, *found, f"{self.row.label}, {self.protocol}" if self.row else ""]
+            measured = {"missing": "-", "failed": "failed"}.get(self.status)
+            measured = measured or f"{self.row.mean(figure) / 100:.3f}" if self.row else "-"
+            cells.append(f"{measured} ({self.printed.values[figure] / 100:.3f})")
+        return [self.printed.name, *cells, f"{self.row.label}, {self.protocol}" if self.row else ""]
 
     def numbers(self) -> dict[str, Any]:
-        """The same for a CSV."""
+        """The line as columns of a CSV file."""
         records = self.row.records if self.row else []
         line: dict[str, Any] = {
             "table": self.printed.table,
@@ -115,16 +116,16 @@ class Line:
         return line
 
     def notes(self, is_other: bool) -> list[str]:
-        """Why it may not be compared, what failed, and what is known of the printed row."""
-        found = []
+        """Why the row is not comparable, which runs failed, and where the paper's numbers come from."""
+        notes = []
         if self.row:
             if not is_other:
                 reasons = {not_comparable(record) for record in self.row.records} - {""}
-                found += [f"{self.row.label} is not comparable: {reason}." for reason in sorted(reasons)]
-            found += [f"{f.method_label} seed {f.seed} FAILED: {f.error}" for f in self.row.failures]
+                notes += [f"{self.row.label} is not comparable: {reason}." for reason in sorted(reasons)]
+            notes += [f"{f.method_label} seed {f.seed} FAILED: {f.error}" for f in self.row.failures]
         if set(self.printed.rules.values()) != {"one_to_one"}:
-            found.append(f"{self.printed.name} in the paper: {self.printed.provenance}.")
-        return found
+            notes.append(f"{self.printed.name} in the paper: {self.printed.provenance}.")
+        return notes
 
 
 def _measured(printed: PaperRow, tables: Sequence[Table], preset: str, protocol: Protocol | None) -> Line:

@@ -159,13 +159,13 @@ class Training(Generic[B]):
         return int(epoch)
 
 
-def halved(every: int) -> Callable[[float], float]:
-    """The rate halved after every so many epochs; 0 leaves it."""
+def step_decay(every: int) -> Callable[[float], float]:
+    """The learning rate halved after every so many epochs; 0 for a constant rate."""
     return lambda passed: 0.5 ** (passed // every) if every else 1.0
 
 
-def linear(epochs: int) -> Callable[[float], float]:
-    """The rate falls evenly to 0 at the end of so many epochs."""
+def linear_decay(epochs: int) -> Callable[[float], float]:
+    """The learning rate falls linearly to 0 at the end of so many epochs."""
     return lambda passed: max(0.0, 1.0 - passed / epochs)
 
 
@@ -180,12 +180,12 @@ def shuffled(rows: int, batch_size: int, count: int, generator: torch.Generator)
     yield from torch.tensor_split(torch.randperm(rows, generator=generator), math.ceil(rows / batch_size))[:count]
 
 
-def slowed(steps: int, by: int = 10_000) -> Callable[[float], float]:
-    """The rate over 1 + step / by, for epochs of so many steps."""
+def inverse_time_decay(steps: int, by: int = 10_000) -> Callable[[float], float]:
+    """The learning rate divided by 1 + step / by, for epochs of so many steps."""
     return lambda passed: 1 / (1 + passed * steps / by)
 
 
-def gathering(steps: int, over: int = 10_000) -> Callable[[float], float]:
+def momentum_warmup(steps: int, over: int = 10_000) -> Callable[[float], float]:
     """Momentum that grows from 0.5 to 0.9, as 0.9 - 0.4 exp(-step / over), for epochs of so many steps."""
     return lambda passed: 0.9 - 0.4 * math.exp(-passed * steps / over)
 

@@ -1,4 +1,4 @@
-"""What drawings of explanations and of search results share."""
+"""Checks and output shared by the drawings of explanations and of search results."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def require_drawable(path: Path) -> None:
-    """Refuse what `draw` cannot do, before anything long is begun.
+    """Check that a drawing can be written to a path, before anything slow starts.
 
     Raises:
-        BadInput: matplotlib is not installed, or the file is to be no PNG.
+        BadInput: matplotlib is not installed, or the path does not end in .png.
     """
     if path.suffix.lower() != ".png":
-        raise BadInput(f"the picture is written as PNG, so {path} should end in .png")
+        raise BadInput(f"drawings are written as PNG, so {path} should end in .png")
     require("matplotlib", "report", "drawings")
 
 
 def write_png(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG, whole or not at all."""
+    """Write a figure as a PNG, atomically."""
     write_atomically(path, partial(figure.savefig, format="png", dpi=110))

@@ -1,4 +1,4 @@
-"""Explanations for people: as lines of text, and as a picture."""
+"""Explanations of a score, as text and as a drawing."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 SHADES = " ░▒▓█"
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
-LINE = 60  # characters of a text in one line of the picture
+LINE = 60  # characters per line of text
 
 
 def describe(explanation: Explanation) -> str:
-    """Scores by level, the text under shades of attention, and the winning regions and pairs, counted from 1."""
+    """The scores by level, the text with its attention weights, and the best regions and pairs, counted from 1."""
     width = max(map(len, explanation.scores))
     lines = [f"  {level:<{width}}  {score:8.4f}" for level, score in explanation.scores.items()]
     for level, weights in explanation.attention.items():
-        lines += ["", f"what {level} attends to"]
+        lines += ["", f"{level} attention"]
         for first in range(0, len(explanation.text), LINE):
             part = slice(first, first + LINE)
             lines += [f"  {shaded(weights)[part]}".rstrip(), f"  {explanation.text[part]}"]
@@ -40,7 +40,7 @@ def describe(explanation: Explanation) -> str:
 
 
 def shaded(weights: Sequence[float]) -> str:
-    """One of five shades for each weight, the darkest for the largest."""
+    """One of five shades per weight, the darkest for the largest weight; '' if no weight is positive."""
     values = np.asarray(weights, dtype=np.float64)
     if not len(values) or values.max() <= 0:
         return ""
@@ -48,17 +48,17 @@ def shaded(weights: Sequence[float]) -> str:
 
 
 def draw(explanation: Explanation, image: Image, boxes: NDArray[np.float32] | None, title: str, path: Path) -> None:
-    """The picture with its regions, the winning pair as an arrow, the attended text and the scores, as a PNG.
+    """Draw an image with its regions, the best pair as an arrow, the attention over the text, and the scores.
 
     Args:
-        explanation: what to show.
-        image: what was scored.
-        boxes: (n, 4) fractions x0 y0 x1 y1, or None where no regions count.
-        title: over the picture.
-        path: the file; a suffix other than .png is refused.
+        explanation: to be drawn.
+        image: the scored image.
+        boxes: (n, 4) corners x0 y0 x1 y1 as fractions, or None for methods without regions.
+        title: above the image.
+        path: a PNG file.
 
     Raises:
-        BadInput: see `require_drawable`.
+        BadInput: matplotlib is not installed, or the path does not end in .png.
     """
     require_drawable(path)
     from matplotlib.figure import Figure
@@ -89,8 +89,8 @@ def draw(explanation: Explanation, image: Image, boxes: NDArray[np.float32] | No
             picture.annotate("", xy=middles[1], xytext=middles[0], arrowprops=style)
     names = list(explanation.scores)
     values = [explanation.scores[name] for name in names]
-    found = bars.barh(names[::-1], values[::-1], color=["0.3", *["0.65"] * (len(names) - 1)])
-    bars.bar_label(found, fmt="%.3f", padding=3)
+    drawn = bars.barh(names[::-1], values[::-1], color=["0.3", *["0.65"] * (len(names) - 1)])
+    bars.bar_label(drawn, fmt="%.3f", padding=3)
     bars.margins(x=0.25)
     bars.set_title("score by level", fontsize=10)
     bars.spines[["top", "right"]].set_visible(False)
@@ -99,7 +99,7 @@ def draw(explanation: Explanation, image: Image, boxes: NDArray[np.float32] | No
 
 
 def _draw_text(axes: Any, explanation: Explanation, lines: list[str]) -> None:
-    """The text once for each level that attends, every character on a ground as dark as its weight."""
+    """Draw the text once per level with attention, shading each character by its weight."""
     axes.set_axis_off()
     attention = explanation.attention or {"": [0.0] * len(explanation.text)}
     height = len(attention) * (len(lines) + 1)
@@ -108,7 +108,7 @@ def _draw_text(axes: Any, explanation: Explanation, lines: list[str]) -> None:
     row = 0
     for level, weights in attention.items():
         if level:
-            axes.text(0, row + 0.75, f"what {level} attends to", fontsize=9, style="italic")
+            axes.text(0, row + 0.75, f"{level} attention", fontsize=9, style="italic")
         values = np.asarray(weights) / (max(weights, default=0) or 1)
         place = 0
         for line in lines:

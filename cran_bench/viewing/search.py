@@ -1,4 +1,4 @@
-"""Search with a fitted method: a sentence among images, or a picture among texts."""
+"""Search with a fitted method: images for a sentence, or texts for an image."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from cran_bench.viewing.drawing import require_drawable, write_png
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ACROSS = 5  # pictures in a row of the drawing
+ACROSS = 5  # images per row of the drawing
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One of the best.
+    """A search result.
 
     Attributes:
-        position: of the image in the split.
-        image: its id.
-        text: the text that was found, or the first one of an image that was.
-        score: its similarity to the query.
+        position: row of the image in the split.
+        image: id of the image.
+        text: the matching text, or the first text of the matching image.
+        score: similarity to the query.
     """
 
     position: int
@@ -39,7 +39,7 @@ class Hit:
 
 
 def images_for(method: Method, split: Split, sentence: str, top: int) -> list[Hit]:
-    """The `top` images of a split that a sentence describes best, the best first."""
+    """The `top` images of a split with the highest scores for a sentence, best first."""
     with torch.inference_mode():
         images = method.embed_images(split)
         texts = method.embed_texts(split.asking([sentence]))
@@ -53,30 +53,36 @@ def images_for(method: Method, split: Split, sentence: str, top: int) -> list[Hi
 
 
 def texts_for(method: Method, split: Split, picture: Split, top: int) -> list[Hit]:
-    """The `top` texts of a split that describe a picture best, the best first.
+    """The `top` texts of a split with the highest scores for an image, best first.
+
+    Args:
+        method: fitted.
+        split: of the texts.
+        picture: the query image as a split of its own.
+        top: number of results.
 
     Raises:
-        BadInput: the method needs regions, and the picture has none.
+        BadInput: the method needs regions and the image has none.
     """
     with torch.inference_mode():
         try:
             image = method.embed_images(picture)
         except MissingFeature:
             raise BadInput(
-                "the method needs regions, but those of this dataset come with its data and a new picture has none: "
-                "prepare the dataset with --regions grid or a detector, or search with one that needs none"
+                "the method needs regions, but this dataset comes with its own and a new image has none: prepare the "
+                "dataset with --regions grid or a detector, or use a method without regions"
             ) from None
         scores = method.similarity.scores(image, method.embed_texts(split))[0]
     best = scores.topk(min(top, len(scores)))
     owner, ids = split.image_of.tolist(), split.image_ids
     return [
-        Hit(owner[place], ids[owner[place]], split.texts[place], score)
-        for place, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        Hit(owner[row], ids[owner[row]], split.texts[row], score)
+        for row, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 
 
 def describe(hits: Sequence[Hit]) -> str:
-    """A line for each: rank, score, image and text."""
+    """One line per hit: rank, score, image and text."""
     width = max((len(hit.image) for hit in hits), default=0)
     return "\n".join(
         f"  {rank:>2}  {hit.score:7.4f}  {hit.image:<{width}}  {hit.text}" for rank, hit in enumerate(hits, start=1)
@@ -84,22 +90,22 @@ def describe(hits: Sequence[Hit]) -> str:
 
 
 def draw(hits: Sequence[Hit], images: Sequence[Image], title: str, query: Image | None, path: Path) -> None:
-    """The best as pictures with rank, score and text, below the query, as a PNG.
+    """Draw the images of the hits with rank, score and text, after the query image if there is one.
 
     Args:
-        hits: what was found.
-        images: the image of each.
-        title: over all.
-        query: the picture that was searched with, or None.
-        path: the file.
+        hits: search results.
+        images: the image of each hit.
+        title: above the drawing.
+        query: the query image, or None.
+        path: a PNG file.
 
     Raises:
-        BadInput: see `require_drawable`.
+        BadInput: matplotlib is not installed, or the path does not end in .png.
     """
     require_drawable(path)
     from matplotlib.figure import Figure
 
-    shown: list[tuple[Image, str]] = [] if query is None else [(query, "searched with")]
+    shown: list[tuple[Image, str]] = [] if query is None else [(query, "query")]
     shown += [
         (image, f"{rank}   {hit.score:.3f}\n" + textwrap.fill(hit.text, 34, max_lines=3))
         for rank, (hit, image) in enumerate(zip(hits, images, strict=True), start=1)
@@ -108,9 +114,9 @@ def draw(hits: Sequence[Hit], images: Sequence[Image], title: str, query: Image 
     figure = Figure(figsize=(2.6 * ACROSS, 0.5 + 2.9 * rows), layout="constrained")
     figure.suptitle(textwrap.fill(title, 110), fontsize=11, parse_math=False)
     axes: Any = figure.subplots(rows, ACROSS, squeeze=False)
-    for place in axes.flat:
-        place.set_axis_off()
-    for place, (image, text) in zip(axes.flat, shown, strict=False):
-        place.imshow(image)
-        place.set_title(text, fontsize=8, loc="left", parse_math=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (image, text) in zip(axes.flat, shown, strict=False):
+        axis.imshow(image)
+        axis.set_title(text, fontsize=8, loc="left", parse_math=False)
     write_png(figure, path)

@@ -2,13 +2,14 @@
 
     sim(i, t) = d(g^i, g^t) + 1/K sum_k d(l^i_k, l^t) + 1/K sum_k d(r^i_k, r^t)     (Eq. 11)
 
-J. Qi, Y. Peng, Y. Yuan, IJCAI 2018.  `model` reads like Section 3 of the paper, `recipe` says what the paper leaves
-open and what we took, `batches` who meets whom in training, `reading` what the text encoders know before.  The levels
-share no weights, so the sum of their losses is minimised by training each alone: a level is a part, and the four rows
-cost one CRAN.
+J. Qi, Y. Peng, Y. Yuan, "Cross-media multi-level alignment with relation attention network", IJCAI 2018.  An image and
+a text are compared on three levels: the whole image (g), its regions (l) and ordered pairs of regions (r).  Each level
+has a network of its own, trained with a margin loss.  The levels share no weights, so the sum of their losses is
+minimised by training each alone; the rows of Table 3 share these fits, and the four cost one CRAN.  The options in the
+group `plus` are additions that the paper does not have.
 
-Memory: the features of images, and of regions, where they are few, see docs/scaling.md; covariances as of `cca`; for
-each text 2 kB, and 4 bytes for each unit of an encoder that is held.
+Memory: the features of images and regions where they are few, see docs/scaling.md; covariances as for `cca`; 2 kB for
+each text, and 4 bytes for each text and output of a frozen encoder.
 """
 
 from __future__ import annotations
@@ -20,12 +21,21 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from cran_bench import Explanation, Levels, MultiLevel, Run, Split, register
-from cran_bench.errors import BadInput
-from cran_bench.split import MissingFeature
+from cran_bench import (
+    BadInput,
+    Explanation,
+    Levels,
+    MissingFeature,
+    MultiLevel,
+    Run,
+    Split,
+    TrainingBenchmark,
+    register,
+)
 from cran_bench.toolbox.states import below
 
 from .alignment import Alignment
+from .benchmark import training_benchmark
 from .explanation import explain
 from .model import join, only
 from .recipe import LEVELS, LITERAL, PAPER, QUICK, Recipe
@@ -34,20 +44,19 @@ EQUATION_11 = {"fusion_weights": (1.0, 1.0, 1.0)}
 PRESETS = {"literal": {**LITERAL, **EQUATION_11}, "paper": {**PAPER, **EQUATION_11}, "tuned": {}, "quick": QUICK}
 
 
-@register("cran", paper_row="CRAN", presets=PRESETS)
-@dataclass
-class CRAN(Recipe):
-    """CRAN: global, local and relation level, the paper's own row.
+@dataclass(frozen=True)
+class FusionOptions:
+    """How the levels are trained and summed.
 
     Attributes:
-        joint: train the levels in one run, chosen by their summed score, not each by itself (A15).  The paper has no
-            total loss.
-        sim: d of Eq. 11 (A16): `dot`, or `cos`, which differs under `normalize=none`.  Unit embeddings are compared by
-            cosine, so that averages of them (protocol `mean`) are unit again.
-        fusion_weights: of the global, local and relation level (A17); 1, 1, 1 in Eq. 11.  With `none` validation
-            chooses: first the local level's weight is halved, or else doubled, up to four times, as long as rsum grows,
-            then the relation level's.
-        fusion_norm: `zscore` also divides each level by the deviation of its scores on validation (A17), for levels
+        joint: train the levels in one run and choose the epoch by their summed score, instead of each level alone
+            (A15).  The paper has no total loss.
+        sim: d of Eq. 11 (A16): `dot`, or `cos`, which differs under `normalise=none`.  Unit embeddings are compared by
+            cosine, so that averages of them (protocol `mean`) are normalised again.
+        fusion_weights: weights of the global, local and relation level (A17); 1, 1, 1 in Eq. 11.  With `none`,
+            validation chooses: the local level's weight is halved, or else doubled, up to four times, as long as rsum
+            grows; then the relation level's.
+        fusion_norm: `zscore` divides each level by the standard deviation of its scores on validation (A17), for levels
             of different scale; `none` is Eq. 11.
     """
 
@@ -56,38 +65,60 @@ class CRAN(Recipe):
     fusion_weights: tuple[float, ...] | None = None
     fusion_norm: Literal["none", "zscore"] = "none"
 
+    def __post_init__(self) -> None:
+        weights = self.fusion_weights
+        if weights is not None and (len(weights) != 3 or min(weights) < 0):
+            raise ValueError("fusion_weights are three numbers from 0 up, of the global, local and relation level")
+
+
+@register("cran", paper_row="CRAN", presets=PRESETS)
+@dataclass
+class CRAN(Recipe):
+    """CRAN: global, local and relation level, the paper's own row.
+
+    Attributes:
+        fusion: how the levels are trained and summed.
+    """
+
+    fusion: FusionOptions = FusionOptions()
+
     levels: ClassVar[tuple[str, ...]] = LEVELS
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        given = self.fusion_weights
-        if given is not None and (len(given) != 3 or min(given) < 0):
-            raise ValueError("fusion_weights are three numbers from 0 up, of the global, local and relation level")
-        if self.encoders == "one" and not self.joint:
+        if self.encoder.encoders == "one" and not self.fusion.joint:
             raise ValueError("encoders=one is trained by all levels at once: add joint=true")
         self.parts: list[Alignment] = []
-        self.weights = torch.tensor(given or (1.0, 1.0, 1.0), dtype=torch.float64)
+        self.weights = self._initial_weights
 
     @property
     def similarity(self) -> MultiLevel:
         """Eq. 11."""
         on_global, on_local, on_relation = self.weights.tolist()
-        return MultiLevel(self._is_cosine, top=self.top, weights=(on_global, on_local, on_relation))
+        return MultiLevel(self._is_cosine, top=self.loss.top, weights=(on_global, on_local, on_relation))
 
     @property
     def _is_cosine(self) -> bool:
-        return self.sim == "cos" or self.normalize == "l2"
+        return self.fusion.sim == "cos" or self.encoder.normalise == "l2"
+
+    @property
+    def _initial_weights(self) -> Tensor:
+        return torch.tensor(self.fusion.fusion_weights or (1.0, 1.0, 1.0), dtype=torch.float64)
 
     def _unfitted(self) -> list[Alignment]:
-        together = [self.levels] if self.joint else [(level,) for level in self.levels]
+        together = [self.levels] if self.fusion.joint else [(level,) for level in self.levels]
         return [Alignment(**self.of(levels), levels=levels) for levels in together]
 
     def memory(self, train: Split) -> int:
-        """That of the levels, one after the other; the features stay."""
+        """Bytes at the peak of the largest level; the levels are trained one after the other."""
         return max(part.memory(train) for part in self._unfitted())
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
-        """Fit, or fetch, the levels; then weigh them."""
+        """Fit the levels, or load their stored fits; then choose their weights.
+
+        Raises:
+            MissingFeature: the levels need regions and the features have none.
+            BadInput: `top` exceeds the number of regions.
+        """
         if len(self.levels) > 1 and not train.has_regions:
             raise MissingFeature(
                 f"the levels {', '.join(self.levels)} need regions, and the features were prepared without; prepare "
@@ -95,29 +126,29 @@ class CRAN(Recipe):
             )
         if len(self.levels) > 1:
             regions = train.boxes.shape[1]
-            for name, value in (("top", self.top), ("top_train", self.k_train)):
+            for name, value in (("top", self.loss.top), ("top_train", self.loss.k_train)):
                 if value > regions:
                     raise BadInput(
                         f"{name} is {value}, but an image has {regions} regions: use {name}={regions} or less"
                     )
         self.parts = [run.part(part) for part in self._unfitted()]
-        self.weights = torch.tensor(self.fusion_weights or (1.0, 1.0, 1.0), dtype=torch.float64)
+        self.weights = self._initial_weights
         with torch.inference_mode():
-            if self.fusion_norm == "zscore":
-                self._even_out(val)
-            if self.fusion_weights is None and len(self.levels) > 1:
+            if self.fusion.fusion_norm == "zscore":
+                self._divide_by_deviations(val)
+            if self.fusion.fusion_weights is None and len(self.levels) > 1:
                 self._choose_weights(val, run)
 
-    def _even_out(self, val: Split, most: int = 1000) -> None:
+    def _divide_by_deviations(self, val: Split, most: int = 1000) -> None:
         some = val.take(torch.arange(min(most, len(val))).numpy())
         images, texts = self.embed_images(some), self.embed_texts(some)
-        eq11 = MultiLevel(self._is_cosine, top=self.top)
+        eq11 = MultiLevel(self._is_cosine, top=self.loss.top)
         for level in self.levels:
             deviation = eq11.scores(only(images, level), only(texts.rows(slice(most)), level)).std()
             self.weights[LEVELS.index(level)] /= float(deviation.clamp_min(1e-12))
 
     def _choose_weights(self, val: Split, run: Run, most: int = 4) -> None:
-        """Halve a level's weight, or else double it, up to `most` times, as long as validation's rsum grows."""
+        """Halve a level's weight, or else double it, up to `most` times, as long as rsum on validation grows."""
         images, texts = self.embed_images(val), self.embed_texts(val)
         best = run.score(images, texts).rsum
         for position in map(LEVELS.index, self.levels[1:]):
@@ -125,35 +156,37 @@ class CRAN(Recipe):
                 weight = float(self.weights[position])
                 for power in range(1, most + 1):
                     self.weights[position] = weight * factor**power
-                    found = run.score(images, texts).rsum
-                    if found <= best:
+                    rsum = run.score(images, texts).rsum
+                    if rsum <= best:
                         self.weights[position] /= factor
                         break
-                    best = found
+                    best = rsum
                 if self.weights[position] != weight:
                     break
         run.chose(weights=self.weights.tolist())
 
     def embed_images(self, split: Split) -> Levels:
-        """N images on the row's levels."""
+        """Embeddings of N images on all levels."""
         return join(part.embed_images(split) for part in self.parts)
 
     def embed_texts(self, split: Split) -> Levels:
-        """T texts on the row's levels."""
+        """Embeddings of T texts on all levels."""
         return join(part.embed_texts(split) for part in self.parts)
 
     def explain(self, split: Split, pairs: Sequence[tuple[int, int]]) -> list[Explanation]:
-        """Scores per level, attention over characters, winning regions and region pairs of (image, text) positions."""
+        """Scores per level, attention over characters, best regions and pairs, for (image, text) positions."""
         with torch.inference_mode():
             return [explain(self, split, image, text) for image, text in pairs]
 
+    def training_benchmark(self, device: torch.device) -> TrainingBenchmark:
+        return training_benchmark(self.encoder.width, device)
+
     def state(self) -> dict[str, Tensor]:
-        """The states of the parts, and the levels' weights."""
+        """The states of the trained levels, and the levels' weights."""
         state = {f"{part.part_name}.{key}": value for part in self.parts for key, value in part.state().items()}
         return {**state, "weights": self.weights}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """See `state`."""
         self.weights = state["weights"]
         self.parts = self._unfitted()
         for part in self.parts:
@@ -163,7 +196,7 @@ class CRAN(Recipe):
 @register("cran-baseline", paper_row="CRAN-baseline", presets=PRESETS)
 @dataclass
 class CRANBaseline(CRAN):
-    """CRAN-baseline: the global level alone."""
+    """CRAN-baseline: global level alone."""
 
     levels: ClassVar[tuple[str, ...]] = ("global",)
 

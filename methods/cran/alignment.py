@@ -1,131 +1,127 @@
-"""One or several levels of CRAN, trained together and stored as a part, so that rows which name the same share it."""
+"""Training of one or several levels of CRAN, Section 3.2 of the paper; rows with equal options share the fit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from cran_bench import Levels, MultiLevel, Run, Split
-from cran_bench.errors import BadInput
-from cran_bench.frontend.text.characters import ALPHABET
-from cran_bench.machine.processes import current
-from cran_bench.machine.progress import say
+from cran_bench import ALPHABET, BadInput, Levels, MultiLevel, Run, Split, say
 from cran_bench.toolbox.linalg import covariance_bytes
 from cran_bench.toolbox.losses import margin_loss
-from cran_bench.toolbox.training import Training, halved, linear
+from cran_bench.toolbox.processes import current
+from cran_bench.toolbox.training import Training, linear_decay, step_decay
 
 from .batches import POOL, Batches, nearest
 from .correlation import WORDS, Correlation
 from .model import BLOCK, KERNEL, LENGTH, Network, ViewRows, in_blocks, only
-from .reading import Reading
+from .pretraining import PretrainedEncoder
 from .recipe import LEVELS, Recipe
 
-NEGATIVES = 1 << 40  # what sets the random negatives of an epoch apart from its batches
-BEGINNINGS = 1000  # what sets the random beginnings of one seed apart from those of the next
+NEGATIVES = 1 << 40  # added to the seed of an epoch's batches for its random negatives
+RESTARTS = 1000  # seeds set apart for the restarts of one run
 BATCH = 512  # texts or images embedded at a time
-TEXT_BYTES = 2000  # of a text's characters, words and counts, with copies
+TEXT_BYTES = 2000  # memory for a text's characters, words and counts, with copies
 
 
 @dataclass
 class Alignment(Recipe):
     """Levels that are trained together: one, or several with `joint`.
 
-    Several processes share every batch: each encodes some of its pairs, and the loss is that of all embeddings.
+    Several processes share every batch: each encodes a part of the pairs, and the loss is over all embeddings.
 
     Attributes:
-        levels: of global, local and relation.
-        beginning: number of the random beginning, or none for that of the run's seed.
+        levels: names of the levels: global, local, relation.
+        restart: number of the random initialisation, or none for that of the run's seed.
     """
 
     by_all_processes: ClassVar[bool] = True
 
     levels: tuple[str, ...] = LEVELS
-    beginning: int | None = None
+    restart: int | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.start == "taught":
-            self.start = "words" if "relation" in self.levels else "places"
+        if self.plus.text_init == "pretrained":
+            text_init: Any = "word-positions" if "relation" in self.levels else "cca-targets"
+            self.plus = replace(self.plus, text_init=text_init)
 
     @property
     def part_name(self) -> str:
-        """See `cran_bench.running.fits.part_name`."""
+        """The name of its curve: the levels, and the restart where it is one of several."""
         name = "+".join(self.levels)
-        return name if self.beginning is None else f"{name}, beginning {self.beginning}"
+        return name if self.restart is None else f"{name}, restart {self.restart}"
 
     @property
     def similarity(self) -> MultiLevel:
-        """The levels' share of Eq. 11."""
-        return MultiLevel(top=self.top)
+        """The terms of Eq. 11 for these levels."""
+        return MultiLevel(top=self.loss.top)
 
     def memory(self, train: Split) -> int:
-        """Features that are held; covariances; characters; what encoders read; weights with what training keeps."""
-        images, texts, sizes = len(train), len(train.texts), self.sizes
+        """Bytes of features, covariances, characters, outputs of frozen encoders, and weights with their gradients."""
+        images, texts, sizes = len(train), len(train.texts), self.encoder.sizes
         has_regions = self.levels != ("global",) and train.has_regions
         features = train.image_rows.held + (train.region_rows.held if has_regions else 0)
         region_dim = train.region_shape[1] if has_regions else 0
         widest = max(train.image_dim, region_dim)
-        words = {"cca": WORDS, "whiten": 1}.get(self.image_scaling)
+        words = {"cca": WORDS, "whiten": 1}.get(self.plus.image_scaling)
         scaling = 24 * BLOCK * widest if words is None else covariance_bytes(widest, words)
-        read = 4 * texts * sizes.lstm * len(self.levels) if self.heads_first and self.start != "scratch" else 0
+        read = 4 * texts * sizes.lstm * len(self.levels) if self.plus.frozen else 0
         layers = KERNEL * sum(a * b for a, b in pairwise((len(ALPHABET), *sizes.kernels)))
-        layers += 4 * sizes.lstm * (sizes.kernels[-1] + sizes.lstm) + sizes.lstm * (self.attn_dim + sizes.dim)
+        layers += 4 * sizes.lstm * (sizes.kernels[-1] + sizes.lstm) + sizes.lstm * (self.encoder.attn_dim + sizes.dim)
         layers += 2 * sizes.dim * widest
-        batch = 16 * LENGTH * sum(sizes.kernels) * (self.batch_size * max(1, texts // max(1, images)))
-        alike = 48 * images * POOL * self.lookalike_group if self.lookalikes and "relation" in self.levels else 0
-        return features + scaling + TEXT_BYTES * texts + read + alike + len(self.levels) * (32 * layers + batch)
+        batch = 16 * LENGTH * sum(sizes.kernels) * (self.batches.batch_size * max(1, texts // max(1, images)))
+        neighbours = 48 * images * POOL * self.plus.hard_negative_group if self._has_hard_negatives else 0
+        return features + scaling + TEXT_BYTES * texts + read + neighbours + len(self.levels) * (32 * layers + batch)
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
-        """Minimise the sum of the levels' losses, at first with the text encoders held where they know words already.
+        """Minimise the sum of the levels' losses; pretrained text encoders are frozen in the first epochs.
 
         Keeps the epoch with the best rsum on validation.
         """
         processes = current()
         views, chars = self.views(train), train.chars(LENGTH)
         warn_of_unread(train, chars)
-        held = self.heads_first if self.start != "scratch" else 0
-        tries = held and self.beginnings > 1 and "relation" in self.levels
-        beginning = self._best_beginning(val, run) if tries else self.beginning
-        if beginning is not None:
-            torch.manual_seed(BEGINNINGS * (run.seed + 1) + beginning)
+        plus, frozen = self.plus, self.plus.frozen
+        restarts = frozen and plus.restarts > 1 and "relation" in self.levels
+        restart = self._best_restart(val, run) if restarts else self.restart
+        if restart is not None:
+            torch.manual_seed(RESTARTS * (run.seed + 1) + restart)
         region_dim = 0 if views.regions is None else views.regions.shape[2]
         self._build(views.globals.shape[1], region_dim, run.device)
-        mixes = self.image_scaling in ("whiten", "cca")
-        ridge = (
-            run.part(Correlation(self.ridge, self.scaled_dim)).best if mixes and len(self.ridge) > 1 else self.ridge[0]
-        )
+        ridge = plus.ridge[0]
+        if plus.image_scaling in ("whiten", "cca") and len(plus.ridge) > 1:
+            ridge = run.part(Correlation(plus.ridge, plus.scaled_dim)).best
 
         def scale() -> None:
-            words = train.tfidf(WORDS) if self.image_scaling == "cca" else None
+            words = train.tfidf(WORDS) if plus.image_scaling == "cca" else None
             self.network.fit_scaling(views, words, train.image_of, ridge)
 
         processes.lead(scale)  # the others get it with the weights
-        if self.start != "scratch":
-            encoder = run.part(Reading(**self.of_encoder())).encoder
+        if plus.text_init != "random":
+            encoder = run.part(PretrainedEncoder(**self.of_encoder())).network
             for level in self.network.levels.values():
                 level.start_from(encoder)
-        alike = processes.lead(lambda: self._lookalikes(train))
-        batches = Batches(self, train.image_of, (chars > 0).sum(dim=1).cpu(), alike)
-        scoring = MultiLevel(top=self.k_train)
-        draws, negatives = torch.Generator(), str(self.negatives)
-        known: dict[str, Tensor] = {}  # what the encoders read in the training texts, while they are held
+        neighbours = processes.lead(lambda: self._neighbours(train))
+        batches = Batches(self, train.image_of, (chars > 0).sum(dim=1).cpu(), neighbours)
+        scoring = MultiLevel(top=self.loss.k_train)
+        draws, negatives = torch.Generator(), str(self.loss.negatives)
+        known: dict[str, Tensor] = {}  # outputs of frozen encoders for the training texts
         encode: nn.Module = self.network
 
         def epoch(number: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
             nonlocal negatives, scoring, encode
             draws.manual_seed(generator.initial_seed() + NEGATIVES)
-            warming_up = number <= self.warm_up
-            negatives = "all" if self.negatives == "hardest" and warming_up else self.negatives
-            scoring = MultiLevel(top=self.top if warming_up else self.k_train)
-            if number > held and (known or encode is self.network):
+            warming_up = number <= self.loss.warm_up
+            negatives = "all" if self.loss.negatives == "hardest" and warming_up else self.loss.negatives
+            scoring = MultiLevel(top=self.loss.top if warming_up else self.loss.k_train)
+            if number > frozen and (known or encode is self.network):
                 known.clear()
                 encode = processes.parallel(self.network, some_unused=False)
-            elif not known and number <= held:
+            elif not known and number <= frozen:
                 known.update(self._read(chars))
                 encode = processes.parallel(self.network, some_unused=True)
             return batches.epoch(number, generator)
@@ -143,13 +139,21 @@ class Alignment(Recipe):
             total = torch.zeros((), device=run.device)
             for level in self.levels:
                 scores = scoring.scores_as_given(only(images, level), only(captions, level))
-                both = self.bidirectional or level == "global"  # Eqs. 7 and 8 for the global level
-                total = total + margin_loss(scores, owner, self.margin, negatives, both, draws)
+                both = self.loss.bidirectional or level == "global"  # Eqs. 7 and 8 for the global level
+                total = total + margin_loss(scores, owner, self.loss.margin, negatives, both, draws)
             return total
 
         def validate() -> dict[str, float]:
-            found = run.score(self.embed_images(val), self.embed_texts(val))
-            return {"i2t_r1": found.i2t_r1, "t2i_r1": found.t2i_r1, "rsum": found.rsum}
+            metrics = run.score(self.embed_images(val), self.embed_texts(val))
+            return {"i2t_r1": metrics.i2t_r1, "t2i_r1": metrics.t2i_r1, "rsum": metrics.rsum}
+
+        options = self.optimiser
+        by_step = options.lr_decay == "step"
+        has_settled = max(  # the first epoch in which nothing about training changes any more
+            plus.hard_negatives_from if neighbours is not None else 1,
+            self.loss.warm_up + 1 if self.loss.changes else 1,
+            frozen + 1,
+        )
 
         Training(
             module=self.network,
@@ -158,65 +162,65 @@ class Alignment(Recipe):
             batches=epoch,
             loss=loss,
             validate=validate,
-            epochs=self.max_epochs,
-            patience=self.patience,
-            rate=halved(self.halve_every) if self.decay == "halved" else linear(self.max_epochs),
-            clip=self.clip,
-            patience_from=max(self.lookalikes_from if alike is not None else 1, self._warm_up + 1, held + 1),
+            epochs=options.max_epochs,
+            patience=options.patience,
+            rate=step_decay(options.halve_every) if by_step else linear_decay(options.max_epochs),
+            clip=options.clip,
+            patience_from=has_settled,
         ).run(run)
         self.network.eval()
 
-    def _best_beginning(self, val: Split, run: Run) -> int:
-        """Of several random beginnings, that with the best rsum on validation after an epoch of the layers alone."""
+    def _best_restart(self, val: Split, run: Run) -> int:
+        """The random initialisation with the best rsum on validation after an epoch with the encoders frozen."""
+        plus = replace(self.plus, restarts=1, frozen_encoder_epochs=1)
+        short = replace(self, plus=plus, optimiser=replace(self.optimiser, max_epochs=1))
 
-        def rsum(beginning: int) -> float:
-            trial = run.part(replace(self, beginning=beginning, beginnings=1, heads_first=1, max_epochs=1))
+        def rsum(restart: int) -> float:
+            trial = run.part(replace(short, restart=restart))
             with torch.inference_mode():
                 return current().lead(lambda: run.score(trial.embed_images(val), trial.embed_texts(val)).rsum)
 
-        best = max(range(self.beginnings), key=rsum)
-        run.chose(beginning=best)
+        best = max(range(self.plus.restarts), key=rsum)
+        run.chose(restart=best)
         return best
 
     def _build(self, image_dim: int, region_dim: int, device: torch.device) -> None:
         self.dims = image_dim, region_dim
         self.network = Network(self, self.levels, image_dim, region_dim).to(device)
 
-    @property
-    def _warm_up(self) -> int:
-        """Epochs before training changes its ways; 0 where it does not."""
-        return self.warm_up if self.negatives == "hardest" or self.k_train != self.top else 0
-
     def _optimizer(self) -> torch.optim.Optimizer:
+        options = self.optimiser
         learned = [p for p in self.network.parameters() if p.requires_grad]
-        if self.optimizer == "adam":
-            return torch.optim.AdamW(learned, lr=self.lr, weight_decay=self.weight_decay, fused=True)
-        return torch.optim.RMSprop(learned, lr=self.lr, alpha=0.99, eps=1e-8, weight_decay=self.weight_decay)
+        if options.optimiser == "adam":
+            return torch.optim.AdamW(learned, lr=options.lr, weight_decay=options.weight_decay, fused=True)
+        return torch.optim.RMSprop(learned, lr=options.lr, alpha=0.99, eps=1e-8, weight_decay=options.weight_decay)
 
-    def _lookalikes(self, train: Split) -> Tensor | None:
-        if not self.lookalikes or "relation" not in self.levels:
-            return None
-        return nearest(train.image_rows, POOL * self.lookalike_group)
+    @property
+    def _has_hard_negatives(self) -> bool:
+        return self.plus.hard_negative_batches > 0 and "relation" in self.levels
+
+    def _neighbours(self, train: Split) -> Tensor | None:
+        return nearest(train.image_rows, POOL * self.plus.hard_negative_group) if self._has_hard_negatives else None
 
     def views(self, split: Split) -> ViewRows:
-        """The image features that these levels read."""
+        """The image features that these levels use."""
         if self.levels == ("global",):
             return ViewRows(split.image_rows)
         return ViewRows(split.image_rows, split.region_rows, split.boxes, split.region_mask)
 
     def embed_images(self, split: Split) -> Levels:
-        """N images on these levels."""
+        """Embeddings of N images on these levels."""
         views = self.views(split)
         rows = in_blocks(torch.arange(len(split), device=split.image_of.device), BATCH)
         return concatenated([self.network.images(views.take(block)) for block in rows])
 
     def embed_texts(self, split: Split) -> Levels:
-        """T texts on these levels, those of a length together."""
+        """Embeddings of T texts on these levels."""
         return self.network.texts(self._read(split.chars(LENGTH)))
 
     @torch.no_grad()
     def _read(self, chars: Tensor) -> dict[str, Tensor]:
-        """(T, 201) characters to what every level reads in evaluation, (T, units), those of a length together."""
+        """The pooled steps (T, units) of every level for (T, 201) characters, texts of similar length together."""
         was_training = self.network.training
         self.network.eval()
         read: dict[str, Tensor] = {}
@@ -228,14 +232,14 @@ class Alignment(Recipe):
         return read
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, and the dimensions of the features they are for."""
+        """The weights, and the dimensions of the features that they take."""
         return {**self.network.state_dict(), "dims": torch.tensor(self.dims)}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """See `state`.
+        """Restore the weights.
 
         Raises:
-            BadInput: the weights are of another width or of other levels.
+            BadInput: the weights have another width or other levels.
         """
         image_dim, region_dim = state["dims"].tolist()
         self._build(image_dim, region_dim, state["dims"].device)
@@ -243,14 +247,15 @@ class Alignment(Recipe):
             self.network.load_state_dict({key: value for key, value in state.items() if key != "dims"})
         except RuntimeError as error:
             raise BadInput(
-                f"these weights are not those of levels {self.part_name} with width={self.width}: they are of another "
-                f"width or have other parts; fit again, or give the fields they were fitted with ({_first_of(error)})"
+                f"these weights are not those of levels {self.part_name} with width={self.encoder.width}: they have "
+                "another width or other parts; fit again, or give the fields they were fitted with "
+                f"({_first_of(error)})"
             ) from None
         self.network.eval()
 
 
 def concatenated(blocks: list[Levels]) -> Levels:
-    """Blocks of rows as one."""
+    """Concatenate blocks of rows."""
     columns: list[list[Tensor]] = []
     for block in blocks:
         tensors: list[Tensor] = []
@@ -261,10 +266,10 @@ def concatenated(blocks: list[Levels]) -> Levels:
 
 
 def warn_of_unread(split: Split, chars: Tensor) -> None:
-    """Say how many texts are read in part only, or not at all.
+    """Report how many texts are truncated, and how many contain no character of CRAN's alphabet.
 
     Raises:
-        BadInput: none has a character that CRAN reads.
+        BadInput: no text contains a character of the alphabet.
     """
     empty = (~(chars > 0).any(dim=1)).nonzero().flatten().tolist()
     what = f"{split.unit} of the {split.name} split"

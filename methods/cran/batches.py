@@ -1,4 +1,4 @@
-"""Which images and texts meet in a batch: different images, at random or among their look-alikes."""
+"""Batches of different images with one text each, drawn at random or as groups of hard negatives."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cran_bench.frontend.feature_rows import FeatureRows
+from cran_bench import FeatureRows
 
 from .recipe import Recipe
 
 BLOCK = 4096
-POOL = 4  # look-alikes known per one that is wanted, since some are used up
+POOL = 4  # nearest neighbours kept for each one that is used, since some are in other batches already
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class Batches:
     """The batches of every epoch.
 
     Attributes:
+        recipe: the options.
         image_of: (T,) image of each text, non-decreasing.
         lengths: (T,) characters of each text, on the CPU.
-        neighbours: (N, k) each image's look-alikes, nearest first; None where no batch is made of them.
+        neighbours: (N, k) nearest neighbours of each image, nearest first; None for no batches of hard negatives.
     """
 
     recipe: Recipe
@@ -35,7 +36,7 @@ class Batches:
 
     @property
     def images(self) -> int:
-        """N."""
+        """Number of images N."""
         return int(self.image_of[-1]) + 1
 
     def _counts(self) -> Tensor:
@@ -43,23 +44,23 @@ class Batches:
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch, at most."""
-        if self.recipe.epoch_mode == "batches":
+        """Largest number of batches in an epoch."""
+        if self.recipe.batches.epoch_mode == "batches":
             return self.images
         counts = self._counts()
-        passes = range(int(counts.max())) if self.recipe.caption_sampling == "all" else range(1)
-        return sum(self._batches_of(int((counts > k).sum())) for k in passes)
+        passes = range(int(counts.max())) if self.recipe.batches.caption_sampling == "all" else range(1)
+        return sum(self._batch_count(int((counts > k).sum())) for k in passes)
 
-    def _batches_of(self, images: int) -> int:
-        """How many batches so many images make: none holds one image, where there are two."""
-        return min(math.ceil(images / self.recipe.batch_size), max(1, images // 2))
+    def _batch_count(self, images: int) -> int:
+        """Number of batches for so many images; each has at least two images where there are two."""
+        return min(math.ceil(images / self.recipe.batches.batch_size), max(1, images // 2))
 
     def epoch(self, number: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs of (B,) images, all different, and (B,) texts of theirs; B is 2 at least."""
-        left = self.steps if self.recipe.epoch_mode == "batches" else -1
+        """Yield (B,) images, all different, and a text of each (B,); B is at least 2."""
+        left = self.steps if self.recipe.batches.epoch_mode == "batches" else -1
         while True:
             for chosen in self._captions(generator):
-                for images in self._a_pass(chosen, number, generator):
+                for images in self._pass(chosen, number, generator):
                     if len(images) > 1:  # one image alone has no negative
                         yield images.to(self.image_of.device), chosen[images].to(self.image_of.device)
                         left -= 1
@@ -69,12 +70,12 @@ class Batches:
                 return
 
     def _captions(self, generator: torch.Generator) -> Iterator[Tensor]:
-        """(N,) a text of each image, once or as often as it takes to use all; -1 where an image has no more."""
+        """Yield one text of each image (N,), once or until all texts are used; -1 where an image has no more."""
         counts = self._counts()
         first = counts.cumsum(0) - counts
-        if self.recipe.caption_sampling == "first":
+        if self.recipe.batches.caption_sampling == "first":
             yield first
-        elif self.recipe.caption_sampling == "random":
+        elif self.recipe.batches.caption_sampling == "random":
             yield first + (torch.rand(len(counts), generator=generator) * counts).long()
         else:
             draw = torch.rand(len(self.image_of), generator=generator, dtype=torch.float64)
@@ -82,33 +83,34 @@ class Batches:
             for k in range(int(counts.max())):
                 yield torch.where(counts > k, shuffled[(first + k).clamp_max(len(shuffled) - 1)], -1)
 
-    def _a_pass(self, chosen: Tensor, number: int, generator: torch.Generator) -> list[Tensor]:
-        """Each image that has a text among `chosen` once, in batches of nearly equal size."""
+    def _pass(self, chosen: Tensor, number: int, generator: torch.Generator) -> list[Tensor]:
+        """Batches of nearly equal size in which each image with a text in `chosen` occurs once."""
         images = (chosen >= 0).nonzero().flatten()
         order = images[torch.randperm(len(images), generator=generator)]
-        count = self._batches_of(len(order))
-        alike = round(self.recipe.lookalikes * count) if number >= self.recipe.lookalikes_from else 0
-        if self.neighbours is None:
-            alike = 0
-        if alike:
-            order = self._grouped(order.tolist(), alike * math.ceil(len(order) / count))
+        count = self._batch_count(len(order))
+        plus, hard = self.recipe.plus, 0
+        if self.neighbours is not None and number >= plus.hard_negatives_from:
+            hard = round(plus.hard_negative_batches * count)
+        if hard:
+            order = self._grouped(order.tolist(), hard * math.ceil(len(order) / count))
         batches = list(torch.tensor_split(order, count))
-        if self.recipe.bucket > 1:
-            batches[alike:] = self._of_a_length(batches[alike:], chosen)
+        if self.recipe.batches.bucket > 1:
+            batches[hard:] = self._sorted_by_length(batches[hard:], chosen)
         return [batches[k] for k in torch.randperm(count, generator=generator).tolist()]
 
-    def _of_a_length(self, batches: list[Tensor], chosen: Tensor) -> list[Tensor]:
-        """Every `bucket` batches dealt anew, from those whose texts are short to those whose texts are long."""
-        dealt: list[Tensor] = []
-        for a in range(0, len(batches), self.recipe.bucket):
-            some = batches[a : a + self.recipe.bucket]
+    def _sorted_by_length(self, batches: list[Tensor], chosen: Tensor) -> list[Tensor]:
+        """The same images with every `bucket` batches divided anew, from short texts to long ones."""
+        divided: list[Tensor] = []
+        size = self.recipe.batches.bucket
+        for a in range(0, len(batches), size):
+            some = batches[a : a + size]
             images = torch.cat(some)
             by_length = images[self.lengths[chosen[images]].argsort(stable=True)]
-            dealt += torch.split(by_length, [len(batch) for batch in some])
-        return dealt
+            divided += torch.split(by_length, [len(batch) for batch in some])
+        return divided
 
     def _grouped(self, order: list[int], wanted: int) -> Tensor:
-        """The same images: about `wanted` of them in groups of an image and its look-alikes, then the others."""
+        """The same images: about `wanted` of them in groups of an image and its neighbours, then the others."""
         assert self.neighbours is not None
         near = self.neighbours.tolist()
         used = bytearray(b"\1" * self.images)
@@ -121,7 +123,7 @@ class Batches:
             if used[image]:
                 continue
             free = [other for other in near[image] if not used[other]]
-            group = [image, *free[: self.recipe.lookalike_group - 1]]
+            group = [image, *free[: self.recipe.plus.hard_negative_group - 1]]
             for member in group:
                 used[member] = True
             grouped += group
@@ -129,10 +131,10 @@ class Batches:
 
 
 def nearest(features: FeatureRows | Tensor, count: int) -> Tensor:
-    """(N, D) features to (N, count) int64: every row's nearest others by cosine, exactly, a tile of pairs at a time."""
+    """The exact nearest neighbours of each row by cosine, (N, D) features to (N, count) int64, computed in tiles."""
     total = len(features)
     count = min(count, total - 1)
-    found = []
+    nearest_rows = []
     for a in range(0, total, BLOCK):
         rows = normalize(features[a : a + BLOCK], dim=1)
         values, indices = rows.new_empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.int64, device=rows.device)
@@ -144,5 +146,5 @@ def nearest(features: FeatureRows | Tensor, count: int) -> Tensor:
             values, indices = torch.cat([values, best.values], dim=1), torch.cat([indices, best.indices + b], dim=1)
             values, kept = values.topk(min(count, values.shape[1]), dim=1)
             indices = indices.gather(1, kept)
-        found.append(indices.cpu())
-    return torch.cat(found)
+        nearest_rows.append(indices.cpu())
+    return torch.cat(nearest_rows)

@@ -1,4 +1,4 @@
-"""Why CRAN scores an image and a text as it does: levels, attention over characters, winning regions and pairs."""
+"""Explanations of a score: its levels, attention over characters, and the best regions and pairs of regions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cran_bench import Explanation, Split
-from cran_bench.embeddings import region_pairs
-from cran_bench.errors import BadInput
-from cran_bench.frontend.text.characters import ALPHABET
+from cran_bench import ALPHABET, BadInput, Explanation, Split, region_pairs
 
 from .model import LENGTH, Attention, Level, join, only
 
@@ -20,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def explain(method: CRAN, split: Split, image: int, text: int) -> Explanation:
-    """The explanation of one pair of positions in the split."""
+    """Explain the score of an image and a text, given by their positions in the split.
+
+    Raises:
+        BadInput: the text contains no character of CRAN's alphabet.
+    """
     eq11 = method.similarity
     if not bool((split.chars(LENGTH)[text] > 0).any()):
         raise BadInput(
@@ -31,9 +32,9 @@ def explain(method: CRAN, split: Split, image: int, text: int) -> Explanation:
     chars = split.chars(LENGTH)[text : text + 1]
     texts = join(part.network.texts(part.network.read(chars)) for part in method.parts)
     members = eq11.members(images, texts)
-    regions = _winners(*members["regions"], method.top) if "regions" in members else []
-    pairs = _winners(*members["relations"], method.top) if "relations" in members else []
-    names = region_pairs(split.boxes.shape[1], method.relation_pairs).tolist() if pairs else []
+    regions = _winners(*members["regions"], method.loss.top) if "regions" in members else []
+    pairs = _winners(*members["relations"], method.loss.top) if "relations" in members else []
+    names = region_pairs(split.boxes.shape[1], method.encoder.relation_pairs).tolist() if pairs else []
     scores = {level: float(eq11.scores(only(images, level), only(texts, level))) for level in method.levels}
     networks = {level: part.network.levels[level] for part in method.parts for level in part.levels}
     return Explanation(
@@ -50,15 +51,15 @@ def explain(method: CRAN, split: Split, image: int, text: int) -> Explanation:
 
 
 def _winners(scores: Tensor, exists: Tensor | None, top: int) -> list[tuple[int, float]]:
-    """Place and score of the `top` best members that exist, of (1, R, 1) scores."""
+    """Position and score of the `top` best existing members, of (1, R, 1) scores."""
     flat = scores.flatten() if exists is None else scores.flatten().masked_fill(~exists.flatten(), -torch.inf)
     best = flat.topk(min(top, len(flat)))
-    found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return [(place, score) for place, score in found if score > -np.inf]
+    winners = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [(position, score) for position, score in winners if score > -np.inf]
 
 
 def _over_characters(level: Level, chars: Tensor) -> list[float]:
-    """The weight of each character: every step's is shared evenly by the characters that it sees."""
+    """The weight of each character: that of a step is divided evenly over its receptive field."""
     H, counts = level.encoder(chars)
     a = level.pooling.weights(H, counts)[0].tolist()
     length = int((chars > 0).sum())

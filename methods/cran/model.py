@@ -1,7 +1,8 @@
-"""The model of CRAN, in the order of Section 3 of the paper and with its equation numbers.
+"""The CRAN network, in the order of Section 3 of the paper and with its equation numbers.
 
-J. Qi, Y. Peng, Y. Yuan, "Cross-media Multi-level Alignment with Relation Attention Network", IJCAI 2018.  Text is read
-as characters, through the alphabet of Reed et al. (CVPR 2016).  B images or texts, m steps, n regions.
+J. Qi, Y. Peng, Y. Yuan, "Cross-media Multi-level Alignment with Relation Attention Network", IJCAI 2018.  The
+input text is a sequence of characters of the alphabet of Reed et al. (CVPR 2016).  In shapes, B is the number of images
+or texts, m of steps, n of regions.
 """
 
 from __future__ import annotations
@@ -17,23 +18,20 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, max_pool1d, pad
 
-from cran_bench import Levels, Relations
-from cran_bench.embeddings import region_pairs
-from cran_bench.frontend.feature_rows import FeatureRows
-from cran_bench.frontend.text.characters import ALPHABET
-from cran_bench.machine.processes import ALONE, Processes
+from cran_bench import ALPHABET, FeatureRows, Levels, Relations, region_pairs
 from cran_bench.toolbox.linalg import Matrix, canonical_correlations, deviations, moments, spectral_norm
+from cran_bench.toolbox.processes import ALONE, Processes
 
 from .recipe import Recipe
 
 BLOCK = 8192  # rows of features at a time
 LENGTH = 201  # characters of a text
-KERNEL = 4  # characters, or pooled steps, that a convolution sees
+KERNEL = 4  # width of a convolution, in characters or pooled steps
 ALL = slice(None)
 
 
 class Views(NamedTuple):
-    """Image features of B images, as the front end gives them; no regions where only the global level is built."""
+    """Image features of B images from the front end; no regions where only the global level is built."""
 
     globals: Tensor  # (B, D)
     regions: Tensor | None = None  # (B, n, D)
@@ -42,7 +40,7 @@ class Views(NamedTuple):
 
 
 class ViewRows(NamedTuple):
-    """Those of all N images of a split, from which batches are taken."""
+    """Image features of all N images of a split, from which batches are taken."""
 
     globals: FeatureRows
     regions: FeatureRows | None = None
@@ -50,7 +48,7 @@ class ViewRows(NamedTuple):
     mask: Tensor | None = None
 
     def take(self, images: Tensor) -> Views:
-        """Those at some positions."""
+        """The features of the images at these positions."""
         return Views(*(None if view is None else view[images] for view in self))  # type: ignore[arg-type]
 
 
@@ -58,12 +56,12 @@ class ViewRows(NamedTuple):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation; in training its statistics are of the whole batch where several processes share one."""
+    """Batch normalisation with the statistics of the whole batch where several processes share one in training."""
 
     shared_by: Processes = ALONE
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, steps) to the same."""
+        """Normalise (B, channels, steps)."""
         if self.shared_by.count == 1 or not self.training:
             normalised: Tensor = super().forward(x)
             return normalised
@@ -84,42 +82,46 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class TextEncoder(nn.Module):
-    """Char-CNN and LSTM: characters to H = {h_1 ... h_m} (Section 3.1; the cell is Eqs. 1-3).
+    """Character CNN and LSTM: characters to H = {h_1 ... h_m} (Section 3.1; the cell is Eqs. 1-3).
 
     Three convolutions of width 4 with ReLU, max pooling (3, 3) after the first two: 201 characters become m = 18 steps.
-    Step s sees the 48 characters from 9 s on.
+    The receptive field of step s is the 48 characters from position 9 s on.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        channels = (len(ALPHABET), *recipe.sizes.kernels)
+        options = recipe.encoder
+        channels = (len(ALPHABET), *options.sizes.kernels)
         self.convolutions = nn.ModuleList(nn.Conv1d(a, b, KERNEL) for a, b in pairwise(channels))
-        self.norms = nn.ModuleList(BatchNorm(c) if recipe.conv_bn else nn.Identity() for c in channels[1:])
-        self.pools: tuple[tuple[int, int], ...] = ((3, 3), (3, 3), (3, 2) if recipe.third_pool else (1, 1))
-        self.lstm = nn.LSTM(channels[-1], recipe.sizes.lstm, recipe.lstm_layers, batch_first=True)
+        self.norms = nn.ModuleList(BatchNorm(c) if options.conv_bn else nn.Identity() for c in channels[1:])
+        self.pools: tuple[tuple[int, int], ...] = ((3, 3), (3, 3), (3, 2) if options.third_pool else (1, 1))
+        self.lstm = nn.LSTM(channels[-1], options.sizes.lstm, options.lstm_layers, batch_first=True)
         for name, bias in self.lstm.named_parameters():
             if name.startswith("bias_hh"):  # Eqs. 1 and 2 have one bias
                 nn.init.zeros_(bias).requires_grad_(False)
-        self.stride, self.field = 1, 1  # characters between two steps, and characters that a step sees
+        self.stride, self.field = 1, 1  # characters between two steps, and in the receptive field of one
         for size, stride in self.pools:
             self.field += (KERNEL - 1) * self.stride
             self.field += (size - 1) * self.stride
             self.stride *= stride
         self.steps = (LENGTH - self.field) // self.stride + 1  # m
-        self.mask_padding = recipe.mask_padding
+        self.mask_padding = options.mask_padding
 
     def touched(self, chars: Tensor) -> Tensor:
-        """(B, 201) characters to (B,): how many steps see at least one; at least 1."""
+        """(B,) number of steps whose receptive field holds a character, at least 1, of (B, 201) characters."""
         positions = torch.arange(1, chars.shape[1] + 1, device=chars.device)
         length = ((chars > 0) * positions).amax(dim=1)
         return ((length + self.stride - 1) // self.stride).clamp(1, self.steps)
 
     def forward(self, chars: Tensor, rows: slice = ALL) -> tuple[Tensor, Tensor]:
-        """(B, 201) uint8, 0 for padding, to H (B, m', units) and which steps count (B, m') bool, of some `rows`.
+        """Encode (B, 201) uint8 characters, 0 for padding, of which only `rows` are computed.
 
-        Steps that see only padding are all alike before the LSTM, so they are computed once and repeated; where they do
-        not count they are left out, and m' is what the longest of all B texts needs.  While batch normalisation is
-        trained, its statistics are of the steps that were computed.
+        Steps that see only padding are equal before the LSTM, so they are computed once and repeated; with
+        `mask_padding` they are left out, and m' is the number of steps of the longest of all B texts.  In training,
+        batch normalisation takes its statistics from the steps that are computed.
+
+        Returns:
+            H (B, m', units), and a mask (B, m') bool of the steps that count.
         """
         touched = self.touched(chars)
         longest = int(touched.max())
@@ -138,11 +140,11 @@ class TextEncoder(nn.Module):
 
 
 def one_hot_convolution(chars: Tensor, convolution: nn.Module) -> Tensor:
-    """A convolution over one-hot characters, (B, L) indices with 0 for none to (B, C, L - 3), as sums of table rows."""
+    """A convolution of one-hot characters, (B, L) indices with 0 for none to (B, C, L - 3), as sums of table rows."""
     assert isinstance(convolution, nn.Conv1d) and convolution.bias is not None
-    table = pad(convolution.weight.permute(2, 1, 0), (0, 0, 1, 0))  # (4, 1 + alphabet, C), the padding's row is zero
-    places = torch.arange(KERNEL, device=chars.device) * table.shape[1]
-    windows = chars.long().unfold(1, KERNEL, 1) + places
+    table = pad(convolution.weight.permute(2, 1, 0), (0, 0, 1, 0))  # (4, 1 + alphabet, C), zero for padding
+    offsets = torch.arange(KERNEL, device=chars.device) * table.shape[1]
+    windows = chars.long().unfold(1, KERNEL, 1) + offsets
     summed = embedding_bag(windows.reshape(-1, KERNEL), table.flatten(0, 1), mode="sum") + convolution.bias
     return summed.view(len(chars), -1, summed.shape[1]).transpose(1, 2)
 
@@ -157,43 +159,43 @@ class Mean(nn.Module):
     """g^t = 1/m sum_k h_k."""
 
     def weights(self, H: Tensor, counts: Tensor) -> Tensor:
-        """(B, m) equal weights of the steps that count."""
+        """(B, m) equal weights for the steps that count."""
         return counts / counts.sum(dim=1, keepdim=True)
 
 
 class Attention(nn.Module):
-    """Which steps matter: M = tanh(W_a H) (Eq. 4), a = softmax(w' M) (Eq. 5)."""
+    """Attention over steps: M = tanh(W_a H) (Eq. 4), a = softmax(w' M) (Eq. 5)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        units, self.dropout = recipe.sizes.lstm, recipe.attn_dropout
-        self.W_a = nn.Linear(units, recipe.attn_dim, bias=False) if recipe.attn_proj else nn.Identity()
-        self.w = nn.Linear(recipe.attn_dim if recipe.attn_proj else units, 1, bias=False)
+        options, units, self.dropout = recipe.encoder, recipe.encoder.sizes.lstm, recipe.plus.attn_dropout
+        self.W_a = nn.Linear(units, options.attn_dim, bias=False) if options.attn_proj else nn.Identity()
+        self.w = nn.Linear(options.attn_dim if options.attn_proj else units, 1, bias=False)
 
     def weights(self, H: Tensor, counts: Tensor) -> Tensor:
-        """a: (B, m), summing to 1 over the steps that count."""
+        """Attention weights a (B, m), which sum to 1 over the steps that count."""
         M = torch.tanh(self.W_a(H))
         u = self.w(M).squeeze(2)
         if self.training and self.dropout:
-            # Finite, so that a text of which every step is left out keeps them all.
+            # Finite, so that a text whose steps are all left out keeps them all.
             u = u.masked_fill(torch.rand_like(u) < self.dropout, -1e4)
         return torch.softmax(u.masked_fill(~counts, -torch.inf), dim=1)
 
 
 def in_blocks(rows: Tensor, size: int) -> Iterator[Tensor]:
-    """Runs of `size` rows."""
+    """Consecutive blocks of `size` rows."""
     return (rows[a : a + size] for a in range(0, len(rows), size))
 
 
 def with_existing(rows: FeatureRows | Tensor, exists: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Runs of (N, dim) features or (N, n, dim) regions, with which of the regions exist (N, n), None for all."""
+    """Blocks of (N, dim) features or (N, n, dim) regions, with their mask of existing regions (N, n), None for all."""
     size = max(1, BLOCK * rows.shape[-1] // math.prod(rows.shape[1:]))
     for a in range(0, len(rows), size):
         yield rows[a : a + size], None if exists is None else exists[a : a + size]
 
 
 def mean_of_existing(rows: Tensor, exists: Tensor | None) -> Tensor:
-    """(N, n, dim) regions and (N, n) which exist to (N, dim); an image without any has the mean of all its rows."""
+    """(N, dim) means of the existing regions (N, n, dim); the mean of all rows for an image without any."""
     if exists is None:
         return rows.mean(dim=1)
     weight = torch.where(exists.any(dim=1, keepdim=True), exists, True).float()
@@ -204,23 +206,24 @@ class Scaling(nn.Module):
     """A fixed affine map of image features before the image layers, fitted on the training images.
 
     Args:
-        dim: of the features.
+        recipe: its group `plus` gives the kind of map.
+        dim: dimension of the features.
     """
 
     def __init__(self, recipe: Recipe, dim: int) -> None:
         super().__init__()
-        self.kind = recipe.image_scaling
-        self.dim = min(recipe.scaled_dim, dim) if self.kind == "cca" else dim  # of what comes out
+        self.kind = recipe.plus.image_scaling
+        self.dim = min(recipe.plus.scaled_dim, dim) if self.kind == "cca" else dim  # of the output
         self.mean: Tensor
         self.map: Tensor
-        self.length: Tensor  # of a scaled training row, on average
+        self.length: Tensor  # mean norm of the scaled training rows
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("map", torch.zeros(dim, self.dim) if self.is_projection else torch.ones(dim))
         self.register_buffer("length", torch.ones(()))
 
     @property
     def is_projection(self) -> bool:
-        """Whether columns are mixed."""
+        """Whether the map is a matrix; if not, it scales each column."""
         return self.kind in ("whiten", "cca")
 
     def fit(
@@ -231,14 +234,14 @@ class Scaling(nn.Module):
         image_of: Tensor,
         ridge: float,
     ) -> None:
-        """Take the moments of training images; a constant column is not scaled.
+        """Fit the map to the training images; a constant column is not scaled.
 
         Args:
-            rows: (N, dim), or (N, n, dim) for regions.
-            exists: (N, n) which regions exist, or None for all; the others do not count.
-            texts: (T, words) tf-idf, which `cca` needs.
+            rows: (N, dim) features, or (N, n, dim) for regions.
+            exists: (N, n) mask of the regions that exist, or None for all; the others are ignored.
+            texts: (T, words) tf-idf, required by `cca`.
             image_of: (T,) image of each text.
-            ridge: see `Recipe`.
+            ridge: ridge of `whiten` and `cca`, as a fraction of the largest variance.
         """
 
         def flat() -> Iterator[Tensor]:
@@ -253,7 +256,7 @@ class Scaling(nn.Module):
             C = moments(flat(), torch.zeros(count, 1), torch.arange(count))
             values, V = np.linalg.eigh(C.xx)
             self._take(C.mean_x, (V / np.sqrt(np.maximum(values, 0) + ridge * values[-1])) @ V.T)
-        if self.kind == "cca":  # regions as their mean: any of them may be what a text is about
+        if self.kind == "cca":  # the mean of the regions: a text may be about any of them
             assert texts is not None
             images = (
                 block if block.dim() == 2 else mean_of_existing(block, e) for block, e in with_existing(rows, exists)
@@ -279,19 +282,19 @@ class Scaling(nn.Module):
 
 
 class Level(nn.Module):
-    """One of the three subnetworks: a text encoder (its own, or one that is shared) and fully-connected layers."""
+    """One of the three subnetworks: a text encoder, its own or a shared one, and fully-connected layers."""
 
     def __init__(self, recipe: Recipe, encoder: TextEncoder, attends: bool) -> None:
         super().__init__()
         self.recipe = recipe
         self.encoder = encoder
         self.pooling: Mean | Attention = Attention(recipe) if attends else Mean()
-        self.divides = attends and recipe.attn_div_m
-        self.dropout = nn.Dropout(recipe.dropout)
-        self.text = nn.Linear(recipe.sizes.lstm, recipe.sizes.dim)
+        self.divides = attends and recipe.encoder.attn_div_m
+        self.dropout = nn.Dropout(recipe.encoder.dropout)
+        self.text = nn.Linear(recipe.encoder.sizes.lstm, recipe.encoder.sizes.dim)
 
     def read(self, chars: Tensor, rows: slice = ALL) -> Tensor:
-        """(B, 201) characters to (B, units), of some `rows`: the mean of the steps, or (1/m) sum_k a_k h_k."""
+        """Pool the encoded steps of `rows` of (B, 201) characters to (B, units): their mean, or (1/m) sum_k a_k h_k."""
         H, counts = self.encoder(chars, rows)
         a = self.pooling.weights(H, counts)
         pooled: Tensor = (a[:, None] @ H).squeeze(1)
@@ -300,24 +303,24 @@ class Level(nn.Module):
         return pooled
 
     def texts(self, read: Tensor) -> Tensor:
-        """(B, units), what was read, to (B, dim): g^t, l^t or r^t."""
+        """Text embeddings (B, dim), g^t, l^t or r^t, of pooled steps (B, units)."""
         embedded: Tensor = self.text(self.dropout(read))
         return self.finish(embedded)
 
     def start_from(self, encoder: TextEncoder) -> None:
-        """Take the weights of an encoder; attention begins as a plain mean."""
+        """Copy the weights of a pretrained encoder and set attention to a plain mean."""
         self.encoder.load_state_dict(encoder.state_dict())
         if isinstance(self.pooling, Attention):
             nn.init.zeros_(self.pooling.w.weight)
 
     def images(self, views: Views) -> Levels:
-        """B images to their embeddings on this level."""
+        """Embeddings of B images on this level."""
         raise NotImplementedError
 
     def finish(self, x: Tensor, *, image: bool = False) -> Tensor:
-        """The last nonlinearity (images only) and the length of an embedding."""
-        x = torch.sigmoid(x) if image and self.recipe.img_act == "sigmoid" else x
-        return unit(x) if self.recipe.normalize == "l2" else x
+        """Apply the last activation (to images only) and the normalisation."""
+        x = torch.sigmoid(x) if image and self.recipe.encoder.image_activation == "sigmoid" else x
+        return unit(x) if self.recipe.encoder.normalise == "l2" else x
 
 
 class GlobalLevel(Level):
@@ -326,46 +329,46 @@ class GlobalLevel(Level):
     def __init__(self, recipe: Recipe, encoder: TextEncoder, image_dim: int, region_dim: int) -> None:
         super().__init__(recipe, encoder, attends=False)
         self.scaling = Scaling(recipe, image_dim)
-        self.image = nn.Linear(self.scaling.dim, recipe.sizes.dim)
+        self.image = nn.Linear(self.scaling.dim, recipe.encoder.sizes.dim)
 
     def images(self, views: Views) -> Levels:
-        """(B, dim)."""
+        """(B, dim) global embeddings."""
         return Levels(globals=self.finish(self.image(self.dropout(self.scaling(views.globals))), image=True))
 
 
 class LocalLevel(Level):
-    """l^i_1 ... l^i_n and l^t: regions, and the words that attention finds."""
+    """l^i_1 ... l^i_n and l^t: regions, and the attended steps of the text."""
 
-    # Values of the field under which box geometry is part of the input.
+    # values of the option `geometry` under which box geometry is part of the input
     geometry: ClassVar[tuple[str, ...]] = ("regions",)
 
     def __init__(self, recipe: Recipe, encoder: TextEncoder, image_dim: int, region_dim: int) -> None:
         super().__init__(recipe, encoder, attends=True)
         self.scaling = Scaling(recipe, region_dim)
-        self.region_dim = self.scaling.dim + (4 if recipe.geometry in self.geometry else 0)
+        self.region_dim = self.scaling.dim + (4 if recipe.plus.geometry in self.geometry else 0)
         self.build_image_layers()
 
     def build_image_layers(self) -> None:
-        """The fully-connected layer of regions."""
-        self.image = nn.Linear(self.region_dim, self.recipe.sizes.dim)
+        """Build the fully-connected layer of regions."""
+        self.image = nn.Linear(self.region_dim, self.recipe.encoder.sizes.dim)
 
     def inputs(self, views: Views) -> Tensor:
-        """(B, n, D): region features, with their boxes where those belong to them."""
+        """(B, n, D) scaled region features, followed by their boxes where `geometry` says so."""
         assert views.regions is not None and views.boxes is not None
         x: Tensor = self.dropout(self.scaling(views.regions))
-        if self.recipe.geometry not in self.geometry:
+        if self.recipe.plus.geometry not in self.geometry:
             return x
         x0, y0, x1, y1 = views.boxes.unbind(dim=2)
         boxes = torch.stack([x0 + x1 - 1, y0 + y1 - 1, x1 - x0, y1 - y0], dim=2)
         return torch.cat([x, GEOMETRY * self.scaling.length * boxes], dim=2)
 
     def images(self, views: Views) -> Levels:
-        """(B, n, dim)."""
+        """(B, n, dim) region embeddings."""
         return Levels(regions=self.finish(self.image(self.inputs(views)), image=True), mask=views.mask)
 
 
 class RelationLevel(LocalLevel):
-    """r^i = {l_j; l_k} for every pair of regions, and r^t, from the words for relations that attention finds.
+    """r^i = {l_j; l_k} for every pair of regions, and r^t, the attended steps of the text.
 
     A linear layer on a concatenation is a sum: W [l_j; l_k] + c = A l_j + (B l_k + c), so pairs stay factored.
     """
@@ -373,23 +376,23 @@ class RelationLevel(LocalLevel):
     geometry: ClassVar[tuple[str, ...]] = ("relations", "regions")
 
     def build_image_layers(self) -> None:
-        """The fully-connected layer of pairs, in its two halves."""
-        self.first = nn.Linear(self.region_dim, self.recipe.sizes.dim, bias=False)
-        self.second = nn.Linear(self.region_dim, self.recipe.sizes.dim)
-        bound = (2 * self.region_dim) ** -0.5  # as one layer of twice the inputs would draw its weights
+        """Build the fully-connected layer of pairs, as its two halves."""
+        self.first = nn.Linear(self.region_dim, self.recipe.encoder.sizes.dim, bias=False)
+        self.second = nn.Linear(self.region_dim, self.recipe.encoder.sizes.dim)
+        bound = (2 * self.region_dim) ** -0.5  # the initialisation of one layer with twice the inputs
         for weights in (*self.first.parameters(), *self.second.parameters()):
             nn.init.uniform_(weights, -bound, bound)
 
     def images(self, views: Views) -> Levels:
-        """Factored pairs, or (B, P, dim) where a nonlinearity forbids factors."""
+        """Pairs as factors, or as (B, P, dim) embeddings where an activation does not allow factors."""
         x = self.inputs(views)
         first, second = self.first(x), self.second(x)
-        kind = self.recipe.relation_pairs
-        if self.recipe.img_act == "sigmoid":
+        kind = self.recipe.encoder.relation_pairs
+        if self.recipe.encoder.image_activation == "sigmoid":
             j, k = region_pairs(x.shape[1], kind).to(x.device).T
             return Levels(relations=self.finish(first[:, j] + second[:, k], image=True), mask=views.mask)
         norm = None
-        if self.recipe.normalize == "l2":  # |a_j + b_k|^2 = |a_j|^2 + 2 a_j' b_k + |b_k|^2
+        if self.recipe.encoder.normalise == "l2":  # |a_j + b_k|^2 = |a_j|^2 + 2 a_j' b_k + |b_k|^2
             squares = first.square().sum(2)[:, :, None] + second.square().sum(2)[:, None]
             norm = (squares + 2 * first @ second.transpose(1, 2)).clamp_min(1e-12).sqrt()
         return Levels(relations=Relations(first, second, norm, kind), mask=views.mask)
@@ -401,21 +404,22 @@ LEVEL_CLASSES: dict[str, type[GlobalLevel | LocalLevel]] = {
     "relation": RelationLevel,
 }
 
-GEOMETRY = 1.5  # how far a box at the border, or one of the whole image, reaches against a region's features
+GEOMETRY = 1.5  # scale of box coordinates, which lie in [-1, 1], relative to the norm of region features
 
 
 class Network(nn.Module):
-    """The levels that are trained together, each by itself or on one text encoder.
+    """The levels that are trained together, each with its own text encoder or all with one.
 
     Args:
-        levels: of `LEVELS`.
-        image_dim: of the global feature.
-        region_dim: of region features; 0 where there are none.
+        recipe: the options.
+        levels: names from `LEVELS`.
+        image_dim: dimension of the global feature.
+        region_dim: dimension of region features; 0 where there are none.
     """
 
     def __init__(self, recipe: Recipe, levels: Sequence[str], image_dim: int, region_dim: int = 0) -> None:
         super().__init__()
-        shared = TextEncoder(recipe) if recipe.encoders == "one" else None
+        shared = TextEncoder(recipe) if recipe.encoder.encoders == "one" else None
         self.by_name = nn.ModuleDict(
             {name: LEVEL_CLASSES[name](recipe, shared or TextEncoder(recipe), image_dim, region_dim) for name in levels}
         )
@@ -428,39 +432,39 @@ class Network(nn.Module):
     def fit_scaling(
         self, views: ViewRows | Views, texts: sparse.csr_array | None, image_of: Tensor, ridge: float
     ) -> None:
-        """Take the moments of training images; see `Scaling.fit`."""
+        """Fit the scaling of each level to the training images, with the arguments of `Scaling.fit`."""
         for name, level in self.levels.items():
             rows = views.globals if name == "global" else views.regions
             assert rows is not None
             level.scaling.fit(rows, None if name == "global" else views.mask, texts, image_of, ridge)
 
     def forward(self, views: Views, texts: Tensor | Mapping[str, Tensor], rows: slice = ALL) -> tuple[Levels, Levels]:
-        """Embeddings of images and of texts, as a step of training needs them.
+        """Embeddings of images and of texts in a training step.
 
         Args:
-            views: of the images.
-            texts: what was read in the texts, or the characters (B, 201) of a batch, of which `rows` are embedded.
-            rows: see `texts`.
+            views: features of the images.
+            texts: the characters (B, 201) of a batch, or the outputs of `read` where they are known already.
+            rows: the rows of the characters that are embedded.
         """
         read = self.read(texts, rows) if isinstance(texts, Tensor) else texts
         return self.images(views), self.texts(read)
 
     def share(self, processes: Processes) -> None:
-        """Have batch normalisation take the batch of several processes for one."""
+        """Share the statistics of batch normalisation between processes that share a batch."""
         for module in self.modules():
             if isinstance(module, BatchNorm):
                 module.shared_by = processes
 
     def read(self, chars: Tensor, rows: slice = ALL) -> dict[str, Tensor]:
-        """(B, 201) characters to what every level reads, (B, units), of some `rows`."""
+        """The pooled steps (B, units) of every level, of `rows` of (B, 201) characters."""
         return {name: level.read(chars, rows) for name, level in self.levels.items()}
 
     def texts(self, read: Mapping[str, Tensor]) -> Levels:
-        """What was read to embeddings on every level."""
+        """Text embeddings on every level from the pooled steps of `read`."""
         return Levels(**{FIELD[name]: level.texts(read[name]) for name, level in self.levels.items()})
 
     def images(self, views: Views) -> Levels:
-        """B images to embeddings on every level."""
+        """Embeddings of B images on every level."""
         return join(level.images(views) for level in self.levels.values())
 
 
@@ -468,16 +472,13 @@ FIELD = {"global": "globals", "local": "regions", "relation": "relations"}
 
 
 def join(embeddings: Iterable[Levels]) -> Levels:
-    """Embeddings of different levels as one."""
-    found: dict[str, Tensor | Relations] = {}
+    """Join embeddings of different levels."""
+    joined: dict[str, Tensor | Relations] = {}
     for embedding in embeddings:
-        found |= {name: value for name, value in vars(embedding).items() if value is not None}
-    return Levels(**found)  # type: ignore[arg-type]
+        joined |= {name: value for name, value in vars(embedding).items() if value is not None}
+    return Levels(**joined)  # type: ignore[arg-type]
 
 
 def only(embedding: Levels, name: str) -> Levels:
     """One level of an embedding."""
     return Levels(**{FIELD[name]: getattr(embedding, FIELD[name])}, mask=embedding.mask)
-
-
-# 3.2 Cross-media multi-level alignment -----------------------------------------------------------------------------

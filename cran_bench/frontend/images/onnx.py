@@ -1,4 +1,4 @@
-"""ONNX networks: opening them, cutting them at an inner tensor, and using any image network as a backbone."""
+"""``onnx:FILE``: any ONNX image network as a backbone, truncated at an inner tensor."""
 
 from __future__ import annotations
 
@@ -22,39 +22,35 @@ if TYPE_CHECKING:
 
 
 PENULTIMATE = "penultimate"
-
-
 _CLASSIFIERS = {"MatMul", "Gemm", "Conv", "QLinearMatMul", "QLinearConv", "QGemm", "MatMulInteger", "ConvInteger"}
-
-
 _QUANTISERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
-
-
 _IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @dataclass
 class OnnxBackbone:
-    """``onnx:FILE[tensor=NAME]``: one tensor of an ONNX image network, as a vector.
+    """``onnx:FILE[tensor=NAME]``: one tensor of an ONNX image network as a feature vector.
 
-    A tensor of four dimensions is averaged over its square map, one of three (batch, tokens, features) over the tokens.
-    Without `tensor` it is the model's first output, which for a classifier means class scores; `tensor=penultimate` is
-    what enters the last matrix product or convolution.  Numbers are on the 0-255 scale, in the order of `channels`.
-    Once constructed, every field holds what is used.
+    A four-dimensional tensor is averaged over its square map, a three-dimensional one (batch, tokens, features) over
+    the tokens.  By default the feature is the model's first output, which for a classifier is the class scores;
+    `tensor=penultimate` is the input of the last matrix product or convolution.  After construction every field holds
+    the value in use.
 
     Attributes:
         file: path of the model.
-        tensor: name of a tensor, or `penultimate`.
-        size: side of the network's input in pixels; the model tells it unless its input shape is open.
-        layout: order of the input's axes; the model tells it where one axis is 3.
-        channels: order of the colours.
-        mean: three numbers that are subtracted; 127.5 for nhwc networks, ImageNet's for nchw, 0 for uint8 inputs.
-        std: three numbers that are divided by; 127.5, ImageNet's, or 1.
-        crop: `warp` resizes to size x size; `center` resizes the short side to `resize`, then cuts out the centre.
-        resize: short side for `center`; size / 0.875 where not given.
+        tensor: name of a tensor, or `penultimate`; by default the first output.
+        size: side of the network's input in pixels; needed if the model's input shape does not fix it.
+        layout: order of the input's axes; needed if the model's input shape does not fix it.
+        channels: order of the colour channels.
+        mean: three values to subtract, on the 0-255 scale and in the order of `channels`; by default 127.5 for nhwc
+            networks, ImageNet's mean for nchw networks, and 0 for uint8 inputs.
+        std: three values to divide by, given like `mean`; by default 127.5, ImageNet's standard deviation, or 1.
+        crop: `warp` resizes to size x size; `center` resizes the short side to `resize` and crops the centre.
+        resize: short side for `center` in pixels; by default size / 0.875.
+        dim: dimension of a feature.
 
     Raises:
-        BadInput: the file is no usable image network, or there is no such tensor.
+        BadInput: the file is not a usable image network, or has no such tensor.
     """
 
     file: str
@@ -70,14 +66,14 @@ class OnnxBackbone:
 
     @classmethod
     def open(cls, options: Mapping[str, str], label: str) -> OnnxBackbone:
-        """The network of a file with the fields of the JSON beside it (``model.json`` for ``model.onnx``).
+        """Open a model with the fields set in the JSON file beside it (``model.json`` for ``model.onnx``).
 
         Args:
-            options: fields as the command line writes them, `file` among them; they win over the JSON's.
-            label: what messages call it.
+            options: fields as on the command line, including `file`; they override the JSON.
+            label: name of the backbone in messages.
 
         Raises:
-            BadInput: as the class does, or the JSON is not an object of known fields.
+            BadInput: as for the class, or the JSON is not an object of known fields.
         """
         return build(cls, {**_sidecar(Path(options["file"]).with_suffix(".json")), **options}, label)
 
@@ -106,14 +102,13 @@ class OnnxBackbone:
         self.dim = self.embed(np.zeros((2, self.size, self.size, 3), np.uint8)).shape[1]
 
     def identity(self) -> Mapping[str, Any]:
-        """See Backbone."""
         settings = ("tensor", "size", "layout", "channels", "mean", "std", "crop", "resize")
         values = {name: getattr(self, name) for name in settings}
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
         return {"name": "onnx", "file": Path(self.file).name, "sha256": self._sha256, **values}
 
     def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
-        """See Backbone; (size, size, 3) uint8 RGB."""
+        """Resize and crop an image to (size, size, 3) uint8 RGB."""
         size = self._network.size
         if self.resize is None:
             return np.array(image.resize((size, size), Image.Resampling.BILINEAR))
@@ -124,7 +119,7 @@ class OnnxBackbone:
         return np.array(resized.crop((left, top, left + size, top + size)))
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """See Backbone; `batch` is (B, size, size, 3) uint8."""
+        """Embed (B, size, size, 3) uint8 images: (B, dim) float32."""
         if not len(batch):
             return np.zeros((0, self.dim), np.float32)
         images = (batch[..., ::-1] if self.channels == "bgr" else batch).astype(np.float32)
@@ -143,7 +138,7 @@ class OnnxBackbone:
             )
         if values.ndim == 4:
             _, a, b, c = values.shape
-            # Inside, nhwc networks mostly run as nchw: the two equal axes are the map.
+            # nhwc networks mostly use nchw internally: the two equal axes are the map.
             channels_first = self.layout == "nchw" if (a == b) == (b == c) else b == c
             values = values.mean(axis=(2, 3) if channels_first else (1, 2), dtype=np.float32)
         elif values.ndim == 3:
@@ -169,20 +164,20 @@ def _sidecar(path: Path) -> dict[str, str]:
 
 
 def _find_tensor(model: ModelProto, wanted: str | None, what: str) -> str:
-    """The full name of tensor `wanted` among those that depend on the model's inputs."""
+    """The name of the tensor `wanted`, which must depend on the model's inputs."""
     graph = model.graph
     constant = {tensor.name for tensor in graph.initializer}
     live = {i.name for i in graph.input} - constant
     producer: dict[str, NodeProto] = {}
-    data_input: dict[str, str] = {}  # known before the node's own tensors, so that no cycle can be followed
+    data_input: dict[str, str] = {}  # always an earlier tensor, so that following it cannot loop
     for node in graph.node:
         if live.intersection(_reads(node)):
-            made = [name for name in node.output if name and name not in live]
-            producer.update(dict.fromkeys(made, node))
-            data_input.update(dict.fromkeys(made, next((i for i in node.input if i in live), "")))
-            live.update(made)
+            outputs = [name for name in node.output if name and name not in live]
+            producer.update(dict.fromkeys(outputs, node))
+            data_input.update(dict.fromkeys(outputs, next((i for i in node.input if i in live), "")))
+            live.update(outputs)
     if not graph.output:
-        raise BadInput(f"{what} has no output; export it anew")
+        raise BadInput(f"{what} has no output; re-export it")
     first = str(graph.output[0].name)
     if wanted is None:
         return first
@@ -196,17 +191,19 @@ def _find_tensor(model: ModelProto, wanted: str | None, what: str) -> str:
     while name in producer and producer[name].op_type not in _CLASSIFIERS:
         name = data_input[name]
     if name not in producer:
-        raise BadInput(f"{what} ends in no matrix product or convolution, so tensor={PENULTIMATE} is unknown; name one")
+        raise BadInput(
+            f"{what} has no final matrix product or convolution, so tensor={PENULTIMATE} is undefined; name a tensor"
+        )
     name = data_input[name]
     while name in producer and producer[name].op_type in _QUANTISERS:
         name = data_input[name]
     if name not in producer:
-        raise BadInput(f"{what} has one layer only, so it has no {PENULTIMATE} tensor; leave tensor= out")
+        raise BadInput(f"{what} has only one layer and so no {PENULTIMATE} tensor; leave tensor= out")
     return name
 
 
 def _cut(model: ModelProto, tensor: str) -> None:
-    """Leave of the model what computes `tensor`, and make that its only output."""
+    """Reduce the model to the nodes that compute `tensor`, its new only output."""
     graph = model.graph
     needed = {tensor}
     for k in reversed(range(len(graph.node))):
@@ -223,7 +220,7 @@ def _cut(model: ModelProto, tensor: str) -> None:
 
 
 def _reads(node: NodeProto) -> Iterator[str]:
-    """Every tensor a node takes, those of the graphs inside it (If, Loop) included."""
+    """All tensors that a node reads, including those read by its subgraphs (If, Loop)."""
     yield from node.input
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):

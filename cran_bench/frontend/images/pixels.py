@@ -1,4 +1,4 @@
-"""The embedded backbone: a fixed bank of colour and edge filters with random features.  No weights to download."""
+"""``pixels``: the built-in backbone, random features of colour and edge filters; no weights to download."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,19 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from cran_bench.machine.storage import sha256_file
+VERSION = 1
+"""Part of the identity of the features, to be raised with every change of what is computed."""
 
-SIDE = 64  # pictures are resized to SIDE x SIDE
+SIDE = 64  # images are resized to SIDE x SIDE
 CELL = 4  # pixels per side of the cells in which colours and edges are averaged
-WINDOW = 4  # cells per side of the windows that random features are taken of
-BORDER = CELL * WINDOW  # pixels by which a picture is continued, so that every place is in equally many windows
+WINDOW = 4  # cells per side of the windows from which random features are computed
+BORDER = CELL * WINDOW  # pixels of padding, so that every pixel is in the same number of windows
 STEP = 2  # pixels to either side over which brightness differences are taken
-SOFTNESS = 0.03  # squared colour distance at which a prototype's share falls by e
-FAINT = 0.01, 0.05  # edge energies below which a window's directions, and its edges at all, count little
+SOFTNESS = 0.03  # temperature of the softmax over squared colour distances
+FAINT = 0.01, 0.05  # edge energies below which a window's edge directions, and its edge strength, are damped
 DIRECTIONS = 8
-AT_ONCE = 16  # pictures whose windows fit a processor's cache
-SCALE = 10.0  # of the random weights; descriptions spread by about its inverse
+AT_ONCE = 16  # images whose windows fit into a processor's cache
+SCALE = 10.0  # of the random weights; window descriptors have a spread of about 1 / SCALE
 
 # Prototypes of the soft colour channels: white, grey, black, red, orange, yellow, green, cyan, blue, violet, pink.
 PALETTE = (
@@ -39,15 +39,15 @@ PALETTE = (
 
 @dataclass(frozen=True)
 class Pixels:
-    """Averages over the picture of random features of small windows; layout is averaged away.
+    """Random features of small windows, averaged over the image, so that they do not encode its layout.
 
-    A window is described by the shares of eleven colours, by how its edges spread over eight directions and by how
-    strong they are.  A feature is a rectified random projection of that description, so it answers to conjunctions
-    such as red and round.  It is averaged over all windows, also those that overlap the border, so that every
-    place counts alike; the square root of the average brings rare and frequent answers to one scale.
+    A window is described by the proportions of eleven colours, the distribution of its edges over eight directions, and
+    their strength.  A feature is a rectified random projection of this descriptor, so it responds to conjunctions such
+    as red and round.  It is averaged over all windows, including those that overlap the border, so that all positions
+    count equally; the square root of the average brings rare and frequent responses to a common scale.
 
     Attributes:
-        dim: features per picture.
+        dim: dimension of a feature, 16 to 8192.
     """
 
     dim: int = 512
@@ -57,15 +57,14 @@ class Pixels:
             raise ValueError(f"dim is {self.dim}; use 16 to 8192")
 
     def identity(self) -> Mapping[str, Any]:
-        """See Backbone; the version is the sha256 of this source file."""
-        return {"name": "pixels", "dim": self.dim, "version": sha256_file(Path(__file__))}
+        return {"name": "pixels", "dim": self.dim, "version": VERSION}
 
     def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
-        """An RGB picture of any size as (SIDE, SIDE, 3) uint8."""
+        """Resize an RGB image to (SIDE, SIDE, 3) uint8."""
         return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(B, SIDE, SIDE, 3) uint8 to (B, dim) float32."""
+        """Embed (B, SIDE, SIDE, 3) uint8 images: (B, dim) float32."""
         weights, bias = _projection(self.dim)
         averages = []
         with torch.inference_mode():
@@ -76,26 +75,26 @@ class Pixels:
         return features
 
 
-def _describe_windows(pictures: Tensor) -> Tensor:
-    """(B, SIDE, SIDE, 3) uint8 to (B, windows, colours + directions + 1) float32."""
-    x = pictures.permute(0, 3, 1, 2).float() / 255
+def _describe_windows(images: Tensor) -> Tensor:
+    """The descriptors of all windows: (B, SIDE, SIDE, 3) uint8 to (B, windows, colours + directions + 1) float32."""
+    x = images.permute(0, 3, 1, 2).float() / 255
     colours = _average(_pad(_colour_shares(x), BORDER))
     edges = _average(_edge_energies(_pad(x.mean(dim=1, keepdim=True), BORDER + STEP)))
     energy = edges.sum(dim=1, keepdim=True)
     faint, weak = FAINT
-    described = [colours, edges / (energy + faint), energy / (energy + weak)]
-    return torch.cat(described, dim=1).flatten(2).transpose(1, 2)
+    descriptors = [colours, edges / (energy + faint), energy / (energy + weak)]
+    return torch.cat(descriptors, dim=1).flatten(2).transpose(1, 2)
 
 
 def _colour_shares(x: Tensor) -> Tensor:
-    """(B, 3, H, W) to (B, colours, H, W): a softmax of minus the squared distances to the palette."""
+    """Soft assignment of pixels to the palette, a softmax of negative squared distances: (B, colours, H, W)."""
     palette = torch.tensor(PALETTE) / 255
     nearness = torch.einsum("pc,bchw->bphw", 2 * palette, x) - palette.square().sum(dim=1)[:, None, None]
     return torch.softmax(nearness / SOFTNESS, dim=1)
 
 
 def _edge_energies(grey: Tensor) -> Tensor:
-    """(B, 1, H, W) to (B, DIRECTIONS, H - 2 STEP, W - 2 STEP): squared slopes of brightness, where it rises."""
+    """Squared positive brightness slopes by direction: (B, 1, H, W) to (B, DIRECTIONS, H - 2 STEP, W - 2 STEP)."""
     right = grey[:, :, STEP:-STEP, 2 * STEP :] - grey[:, :, STEP:-STEP, : -2 * STEP]
     down = grey[:, :, 2 * STEP :, STEP:-STEP] - grey[:, :, : -2 * STEP, STEP:-STEP]
     angles = [2 * math.pi * k / DIRECTIONS for k in range(DIRECTIONS // 2)]
@@ -108,15 +107,15 @@ def _pad(x: Tensor, width: int) -> Tensor:
 
 
 def _average(x: Tensor) -> Tensor:
-    """Averages over windows of cells, tapered, so that a small shift changes little."""
+    """Average over windows of cells, with tapered weights, so that a small shift changes little."""
     return avg_pool2d(avg_pool2d(avg_pool2d(x, CELL), WINDOW, stride=1), 2, stride=1)
 
 
 @lru_cache(maxsize=4)
 def _projection(dim: int) -> tuple[Tensor, Tensor]:
-    """(D, dim) weights and (dim,) biases; each feature starts a little beyond some window of one colour on white.
+    """Random weights (D, dim) and biases (dim,), with thresholds just above typical windows of one colour on white.
 
-    The draws use whole-number bits alone, as the generators of torch and numpy may change between versions.
+    Only random integers are used, as the generators of torch and numpy may change between versions.
     """
     bits = random.Random("pixels").getrandbits
     colours = len(PALETTE)
@@ -132,5 +131,5 @@ def _projection(dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _bell(bits: Callable[[int], int]) -> float:
-    """About a normal deviate: the sum of twelve uniform ones."""
+    """An approximately normal deviate: the sum of twelve uniform ones."""
     return sum(bits(16) for _ in range(12)) / 2**16 - 6

@@ -1,4 +1,4 @@
-"""``torchvision:NAME``: the image networks of torchvision as backbones, with its weights or those of a file."""
+"""``torchvision:NAME``: torchvision's image networks as backbones, with its weights or with weights from a file."""
 
 from __future__ import annotations
 
@@ -24,38 +24,32 @@ from cran_bench.frontend.torchvision_network import (
 from cran_bench.machine.environment import pick_device, require_bfloat16
 from cran_bench.machine.extras import require
 
-SIDE = 256  # pictures are warped to SIDE x SIDE (CRAN, Section 4.1)
-
-
-INPUT = 224  # pixels that a network takes of that
-
-
-AT_ONCE = 64  # pictures in one pass
-
-
+SIDE = 256  # images are warped to SIDE x SIDE (CRAN, Section 4.1)
+INPUT = 224  # side of the crops that the network takes
+AT_ONCE = 64  # images in one pass
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in the order RGB
 
 
 @dataclass
 class TorchvisionBackbone:
-    """``torchvision:vgg19``: what enters the last layer of a classifier, for VGG the rectified fc7, as in the paper.
+    """``torchvision:vgg19``: the input of a classifier's last layer; for VGG the rectified fc7, as in the paper.
 
-    A picture is resized to 256 x 256, aspect not kept, and cut to 224 x 224.  Where a node has a map or tokens, they
-    are averaged.
+    An image is resized to 256 x 256 without keeping its aspect ratio, then cropped to 224 x 224.  Maps and tokens are
+    averaged.
 
     Attributes:
         model: name of a classification network, such as vgg19, resnet152 or vit_b_16.
         weights: a file with its state dict (.safetensors or .pth), or the name of weights that torchvision downloads.
-        node: another inner value, by its name in `torchvision.models.feature_extraction.get_graph_node_names`.
-        relu: take the value after the rectifier before the last layer; `false` takes what enters the rectifier.
-        crop: the `center`, or the average over `ten`: centre and corners, and their mirror images.
-        precision: of matrix products and convolutions; `bfloat16` stays within 1 % and needs hardware
-            made for it.
-        device: where to compute; the only field that is not part of what the features are.
-        dim: length of a feature.
+        node: name of another node, as in `torchvision.models.feature_extraction.get_graph_node_names`.
+        relu: whether the feature is taken after the ReLU that precedes the last layer, or before it.
+        crop: `center` for the centre crop, or `ten` for the average over centre, corners and their mirror images.
+        precision: precision of matrix products and convolutions; `bfloat16` agrees within 1 % and needs hardware
+            support.
+        device: the device to compute on; the only field that does not affect the features' identity.
+        dim: dimension of a feature.
 
     Raises:
-        BadInput: no such network or node, or weights that are missing, damaged or of another network.
+        BadInput: there is no such network or node, or the weights are missing, damaged or of another network.
     """
 
     model: str
@@ -69,7 +63,7 @@ class TorchvisionBackbone:
 
     def __post_init__(self) -> None:
         if self.node is not None and not self.relu:
-            raise ValueError("node names the very value; leave relu out")
+            raise ValueError("node already names the value to take; leave relu out")
         self._device = pick_device(self.device)
         if self.precision == "bfloat16":
             require_bfloat16(self._device)
@@ -82,10 +76,10 @@ class TorchvisionBackbone:
             self.dim = self._forward(torch.zeros(1, INPUT, INPUT, 3, dtype=torch.uint8)).shape[1]
         except BadInput:
             raise
-        except Exception as error:  # what a network of another input size raises is its own affair
+        except Exception as error:  # networks of another input size raise many kinds of errors
             raise BadInput(
-                f"{self.model} cannot be used with pictures of {INPUT} x {INPUT} ({_first_line(error)}): "
-                "take another network, or other weights of it"
+                f"{self.model} cannot be used with images of {INPUT} x {INPUT} pixels ({_first_line(error)}): "
+                "choose another network, or other weights"
             ) from error
 
     def _cut(self, network: nn.Module) -> nn.Module:
@@ -93,7 +87,7 @@ class TorchvisionBackbone:
             return _node(network, self.node, self.model)
         name = _last_layer(network)
         if not isinstance(network.get_submodule(name), nn.Linear):
-            raise BadInput(f"the last layer of {self.model} is a convolution: say which value to take, as node=NAME")
+            raise BadInput(f"the last layer of {self.model} is a convolution: name the node to take with node=NAME")
         network.set_submodule(name, nn.Identity())
         if not self.relu:
             holder = name.rpartition(".")[0]
@@ -101,17 +95,16 @@ class TorchvisionBackbone:
             before = [(n, layer) for n, layer in layers[:-1] if not isinstance(layer, nn.Dropout)]
             in_order = isinstance(network.get_submodule(holder), nn.Sequential)
             if not in_order or not before or not isinstance(before[-1][1], nn.ReLU):
-                raise ValueError(f"there is no rectifier right before the last layer of {self.model}; leave relu out")
+                raise ValueError(f"no ReLU directly precedes the last layer of {self.model}; leave relu out")
             network.set_submodule(f"{holder}.{before[-1][0]}", nn.Identity())
         return network
 
     def identity(self) -> Mapping[str, Any]:
-        """See Backbone."""
         settings = ("model", "node", "relu", "crop", "precision")
         return {"name": "torchvision", "sha256": self._sha256, **{name: getattr(self, name) for name in settings}}
 
     def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
-        """See Backbone; (224, 224, 3) uint8 RGB, or (10, 224, 224, 3)."""
+        """Resize and crop an image to (224, 224, 3) uint8 RGB, or to ten crops (10, 224, 224, 3)."""
         whole = np.array(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
         room = SIDE - INPUT
         places = [(room // 2, room // 2)]
@@ -123,31 +116,30 @@ class TorchvisionBackbone:
         return np.concatenate([crops, crops[:, :, ::-1]])
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """See Backbone."""
-        pictures = torch.from_numpy(batch).reshape(-1, INPUT, INPUT, 3)
-        parts = [self._forward(block) for block in torch.split(pictures, AT_ONCE)]
+        images = torch.from_numpy(batch).reshape(-1, INPUT, INPUT, 3)
+        parts = [self._forward(block) for block in torch.split(images, AT_ONCE)]
         features = torch.cat(parts) if parts else torch.zeros(0, self.dim)
         if self.crop == "ten":
             features = features.view(len(batch), -1, self.dim).mean(dim=1)
         return np.asarray(features.numpy())
 
     @torch.inference_mode()
-    def _forward(self, pictures: Tensor) -> Tensor:
-        """(B, 224, 224, 3) uint8 to (B, dim) float32."""
-        x = (pictures.to(self._device, non_blocking=True).permute(0, 3, 1, 2).float() - self._shift) / self._scale
+    def _forward(self, images: Tensor) -> Tensor:
+        """Embed images: (B, 224, 224, 3) uint8 to (B, dim) float32."""
+        x = (images.to(self._device, non_blocking=True).permute(0, 3, 1, 2).float() - self._shift) / self._scale
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            found = self._network(x)
-        values = next(iter(found.values())) if isinstance(found, dict) else found
+            output = self._network(x)
+        values = next(iter(output.values())) if isinstance(output, dict) else output
         if not isinstance(values, Tensor):
-            raise BadInput(f"node '{self.node}' of {self.model} is no tensor; choose another")
+            raise BadInput(f"node '{self.node}' of {self.model} is not a tensor; choose another")
         if values.dim() == 4:
             values = values.mean(dim=(2, 3))
         elif values.dim() == 3:
             values = values.mean(dim=1)
-        if values.dim() != 2 or len(values) != len(pictures):
+        if values.dim() != 2 or len(values) != len(images):
             raise BadInput(
-                f"node '{self.node}' of {self.model} has shape {tuple(values.shape)} for {len(pictures)} pictures; "
-                "choose one of shape (pictures, features[, height, width])"
+                f"node '{self.node}' of {self.model} has shape {tuple(values.shape)} for {len(images)} images; "
+                "choose one of shape (images, features[, height, width])"
             )
         return values.float().cpu()
 

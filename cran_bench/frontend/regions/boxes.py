@@ -1,4 +1,4 @@
-"""Regions without a network: the boxes that come with the data, or a grid."""
+"""Regions without a detector: the boxes that come with the data, or a grid."""
 
 from __future__ import annotations
 
@@ -21,39 +21,35 @@ class Boxes(Proposer):
     """``boxes``: the regions that come with the data, all with score 1.
 
     Attributes:
-        boxes: (N, R, 4) float32 fractions x0 y0 x1 y1.
+        boxes: (N, R, 4) float32, x0 y0 x1 y1 as fractions of width and height.
     """
 
     boxes: NDArray[np.float32]
 
     @classmethod
     def of(cls, collection: Collection) -> Boxes:
-        """Those of a collection.
+        """The boxes of a collection.
 
         Raises:
-            BadInput: the collection has none.
+            BadInput: the collection has no boxes.
         """
         if collection.boxes is None:
-            raise BadInput(
-                f"{collection.name} has no boxes of its own; choose grid, nanodet:FILE or npy:FILE for regions"
-            )
+            raise BadInput(f"{collection.name} comes without boxes; choose grid, nanodet:FILE or npy:FILE for regions")
         return cls(collection.boxes)
 
     def identity(self) -> Mapping[str, Any]:
-        """See Proposer."""
         return {"name": "boxes", "sha256": sha256_bytes(np.ascontiguousarray(self.boxes).tobytes())}
 
     def propose(self, rows: Sequence[int], images: Sequence[Image.Image]) -> list[Proposals]:
-        """See Proposer."""
         return [Proposals(self.boxes[row], np.ones(len(self.boxes[row]), np.float32)) for row in rows]
 
 
 @dataclass(frozen=True)
 class Grid(Proposer):
-    """``grid``: the same five boxes for every image, the centre and the four corners, all with score 1.
+    """``grid``: the same five boxes for every image, at the centre and the four corners, all with score 1.
 
     Attributes:
-        side: side of a box as a fraction of the image's.
+        side: width and height of a box as a fraction of the image's.
     """
 
     side: float = 0.6
@@ -63,11 +59,9 @@ class Grid(Proposer):
             raise ValueError(f"side must be above 0 and at most 1, not {self.side}")
 
     def identity(self) -> Mapping[str, Any]:
-        """See Proposer."""
         return {"name": "grid", "side": self.side}
 
     def propose(self, rows: Sequence[int], images: Sequence[Image.Image]) -> list[Proposals]:
-        """See Proposer."""
         far = 1 - self.side
         corners = np.array([(far / 2, far / 2), (0, 0), (far, 0), (0, far), (far, far)])
         boxes = np.concatenate([corners, np.minimum(corners + self.side, 1)], axis=1)

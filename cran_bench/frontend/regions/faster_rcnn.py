@@ -1,4 +1,4 @@
-"""``torchvision:fasterrcnn_resnet50_fpn_v2``: regions of a Faster R-CNN, with its features or those of their crops."""
+"""``torchvision:fasterrcnn_resnet50_fpn_v2``: regions from a Faster R-CNN, with its features or features of crops."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from cran_bench.frontend.interfaces import Proposals, Proposer
 from cran_bench.frontend.torchvision_network import Precision, build_network, sha256_of_state
 from cran_bench.machine.environment import pick_device, require_bfloat16
 
-AT_ONCE = 8  # images of a size in one pass
-SPARE = 4  # detections asked for per one that is wanted, since some have no area
+AT_ONCE = 8  # images of equal size in one pass
+SPARE = 4  # detections requested per region, since some have no area
 
 
 @dataclass
 class FasterRCNN(Proposer):
-    """The five best detections of an image, whatever their class, after suppression within each class.
+    """The five highest-scoring detections of an image, of any class, after non-maximum suppression within each class.
 
     Attributes:
-        model: name of a detection network of torchvision with a region-of-interest head.
+        model: name of a torchvision detection network with a region-of-interest head.
         weights: a file with its state dict (.safetensors or .pth), or the name of weights that torchvision downloads.
-        feature: what a region's feature is: `crop`, the image backbone on the cut-out region, or `box_head`, what the
-            detector's own head makes of the region, pooled from its map.
-        iou: two boxes of one class that overlap more than this are one object.
-        threshold: least score of a box.
-        precision: as for the backbone.
-        device: where to compute; the only field that is not part of what the regions are.
+        feature: the feature of a region: `crop` embeds the cropped region with the image backbone, `box_head` takes
+            the output of the detector's own head on the region.
+        iou: intersection over union above which the lower-scoring of two boxes of one class is suppressed.
+        threshold: minimum score of a box.
+        precision: precision of matrix products and convolutions, as for the backbone.
+        device: the device to compute on; the only field that does not affect the regions' identity.
 
     Raises:
-        BadInput: no such network, or weights that are missing, damaged or of another network.
+        BadInput: there is no such network, or the weights are missing, damaged or of another network.
     """
 
     model: str
@@ -58,7 +58,7 @@ class FasterRCNN(Proposer):
             require_bfloat16(self._device)
         network = build_network(self.model, self.weights, "detection")
         if not hasattr(getattr(network, "roi_heads", None), "box_head"):
-            raise BadInput(f"{self.model} has no head for regions; take fasterrcnn_resnet50_fpn_v2")
+            raise BadInput(f"{self.model} has no region-of-interest head; use fasterrcnn_resnet50_fpn_v2")
         self._sha256 = sha256_of_state(network)
         self._network = network.to(self._device)
         heads = network.roi_heads
@@ -67,34 +67,32 @@ class FasterRCNN(Proposer):
             self.features_dim = heads.box_predictor.cls_score.in_features
 
     def identity(self) -> Mapping[str, Any]:
-        """See Proposer."""
         settings = ("model", "feature", "iou", "threshold", "precision")
         return {"name": "torchvision", "sha256": self._sha256, **{name: getattr(self, name) for name in settings}}
 
     def propose(self, rows: Sequence[int], images: Sequence[Image.Image]) -> list[Proposals]:
-        """See Proposer."""
-        found: dict[int, Proposals] = {}
+        proposals: dict[int, Proposals] = {}
         by_size: dict[tuple[int, int], list[int]] = {}
         for position, image in enumerate(images):
             by_size.setdefault(image.size, []).append(position)
-        for positions in by_size.values():  # beside a larger image, one would be padded and see other borders
+        for positions in by_size.values():  # in a batch with a larger image, padding would change the detections
             for a in range(0, len(positions), AT_ONCE):
                 some = positions[a : a + AT_ONCE]
-                found |= zip(some, self._detect([images[position] for position in some]), strict=True)
-        return [found[position] for position in range(len(images))]
+                proposals |= zip(some, self._detect([images[position] for position in some]), strict=True)
+        return [proposals[position] for position in range(len(images))]
 
     @torch.inference_mode()
     def _detect(self, images: Sequence[Image.Image]) -> list[Proposals]:
         network, heads = self._network, self._network.roi_heads
-        pictures = [torch.from_numpy(np.array(image)).to(self._device).permute(2, 0, 1) / 255 for image in images]
+        pixels = [torch.from_numpy(np.array(image)).to(self._device).permute(2, 0, 1) / 255 for image in images]
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            batch, _ = network.transform(pictures)
+            batch, _ = network.transform(pixels)
             maps = network.backbone(batch.tensors)
             proposals, _ = network.rpn(batch, maps)
             detections, _ = heads(maps, proposals, batch.image_sizes)
-            kept = [_solid(found["boxes"], self.count) for found in detections]
-            boxes = [found["boxes"][rows] for found, rows in zip(detections, kept, strict=True)]
-            scores = [found["scores"][rows] for found, rows in zip(detections, kept, strict=True)]
+            kept = [_with_area(one["boxes"], self.count) for one in detections]
+            boxes = [one["boxes"][rows] for one, rows in zip(detections, kept, strict=True)]
+            scores = [one["scores"][rows] for one, rows in zip(detections, kept, strict=True)]
             features = self._features(maps, boxes, batch.image_sizes) if self.feature == "box_head" else None
         return [
             Proposals(
@@ -106,18 +104,18 @@ class FasterRCNN(Proposer):
         ]
 
     def _features(self, maps: Any, boxes: list[Tensor], sizes: list[tuple[int, int]]) -> list[Tensor]:
-        """The head's vector of every box and, last, of the whole image."""
+        """The output of the box head for every box and, last, for the whole image."""
         heads = self._network.roi_heads
-        asked = [
+        extended = [
             torch.cat([b, b.new_tensor([[0, 0, width, height]])])
             for b, (height, width) in zip(boxes, sizes, strict=True)
         ]
-        vectors: Tensor = heads.box_head(heads.box_roi_pool(maps, asked, sizes))
-        return list(torch.split(vectors, [len(b) for b in asked]))
+        vectors: Tensor = heads.box_head(heads.box_roi_pool(maps, extended, sizes))
+        return list(torch.split(vectors, [len(b) for b in extended]))
 
 
-def _solid(boxes: Tensor, most: int) -> Tensor:
-    """The first rows whose box is at least a pixel wide and high."""
+def _with_area(boxes: Tensor, most: int) -> Tensor:
+    """The first `most` rows whose box is at least one pixel wide and high."""
     return ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1).nonzero().flatten()[:most]
 
 
@@ -127,17 +125,17 @@ def _as_array(x: Tensor) -> NDArray[np.float32]:
 
 @dataclass
 class PaperRegions(Proposer):
-    """``paper``: the boxes of a Faster R-CNN, and of each crop the fc7 of VGG-16, 4,096 numbers.
+    """``paper``: boxes from a Faster R-CNN, and the 4,096-dimensional fc7 of VGG-16 for each crop.
 
-    The paper's detector was a Faster R-CNN on VGG-16, of which torchvision has no weights; its fc7 is of the region
-    pooled from a map, ours of the region cut from the image.
+    The paper used a Faster R-CNN based on VGG-16, for which torchvision has no weights.  Its fc7 is computed from
+    features pooled over the region; here it is computed from the cropped image.
 
     Attributes:
-        detector: weights of fasterrcnn_resnet50_fpn_v2, a file or the name of torchvision's own.
-        vgg16: weights of VGG-16, likewise.
-        iou: as for FasterRCNN.
-        precision: as for the backbone.
-        device: where to compute.
+        detector: weights of fasterrcnn_resnet50_fpn_v2: a file, or the name of weights that torchvision downloads.
+        vgg16: weights of VGG-16: a file, or the name of weights that torchvision downloads.
+        iou: threshold of non-maximum suppression, as for `FasterRCNN`.
+        precision: precision of matrix products and convolutions, as for the backbone.
+        device: the device to compute on.
     """
 
     detector: str = "DEFAULT"
@@ -157,10 +155,8 @@ class PaperRegions(Proposer):
         self.crops_with = TorchvisionBackbone("vgg16", self.vgg16, precision=self.precision, device=self.device)
 
     def identity(self) -> Mapping[str, Any]:
-        """See Proposer."""
         assert self.crops_with is not None
         return {"name": "paper", "boxes": self._detector.identity(), "crops": self.crops_with.identity()}
 
     def propose(self, rows: Sequence[int], images: Sequence[Image.Image]) -> list[Proposals]:
-        """See Proposer."""
         return self._detector.propose(rows, images)

@@ -17,29 +17,25 @@ from cran_bench.frontend.onnx_network import ImageNetwork, load_model
 from cran_bench.frontend.regions.suppression import suppress
 
 BINS = 8
-
-
 _MEAN = np.array([103.53, 116.28, 123.675], np.float32)
-
-
 _STD = np.array([57.375, 57.12, 58.395], np.float32)
 
 
 @dataclass
 class NanoDet(Proposer):
-    """The five best detections of an image, whatever their class, after suppression within each class.
+    """The five highest-scoring detections of an image, of any class, after non-maximum suppression within each class.
 
-    The image is resized to the network's square, aspect not kept.  With threshold 0 an image
-    practically always has five boxes, the last of low score; a higher one leaves regions to the front end's padding.
+    The image is resized to the network's square input without keeping its aspect ratio.  With threshold 0 almost every
+    image has five boxes, the last ones with low scores; with a higher threshold the front end pads missing regions.
 
     Attributes:
         file: path of the model.
-        iou: two boxes of one class that overlap more than this are one object.
-        threshold: least score of a box.
-        size: side of the network's input in pixels; only for models whose input shape is open.
+        iou: intersection over union above which the lower-scoring of two boxes of one class is suppressed.
+        threshold: minimum score of a box.
+        size: side of the network's input in pixels; needed if the model's input shape does not fix it.
 
     Raises:
-        BadInput: the file is not a NanoDet-m.
+        BadInput: the file is not a NanoDet-m model.
     """
 
     file: str
@@ -60,15 +56,13 @@ class NanoDet(Proposer):
         try:
             decode(outputs, self.size)
         except ValueError as error:
-            raise BadInput(f"{path} is not a NanoDet-m: {error}; give the model of the first NanoDet release") from None
+            raise BadInput(f"{path} is not a NanoDet-m: {error}; use the model of the first NanoDet release") from None
 
     def identity(self) -> Mapping[str, Any]:
-        """See Proposer."""
         settings = {"iou": self.iou, "threshold": self.threshold, "size": self.size}
         return {"name": "nanodet", "file": Path(self.file).name, "sha256": self._sha256, **settings}
 
     def propose(self, rows: Sequence[int], images: Sequence[Image.Image]) -> list[Proposals]:
-        """See Proposer."""
         return [self._detect(image) for image in images]
 
     def _detect(self, image: Image.Image) -> Proposals:
@@ -77,23 +71,23 @@ class NanoDet(Proposer):
         outputs = self._network.run(((rgb[..., ::-1] - _MEAN) / _STD)[None])
         boxes, scores, classes = decode(outputs, size)
         boxes = boxes.clip(0, size)
-        solid = np.flatnonzero((scores >= self.threshold) & np.all(boxes[:, 2:] - boxes[:, :2] >= 1, axis=1))
-        best = solid[suppress(boxes[solid], scores[solid], classes[solid], self.iou, REGIONS)]
+        usable = np.flatnonzero((scores >= self.threshold) & np.all(boxes[:, 2:] - boxes[:, :2] >= 1, axis=1))
+        best = usable[suppress(boxes[usable], scores[usable], classes[usable], self.iou, REGIONS)]
         return Proposals((boxes[best] / size).astype(np.float32), scores[best])
 
 
 def decode(
     outputs: Sequence[NDArray[np.float32]], size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]:
-    """Boxes, scores and classes of every cell of every map.
+    """Decode the network's outputs into one box, score and class for every cell of every map.
 
     Args:
         outputs: for each stride, scores (1, n, classes) and distributions (1, n, 4 * 8) of the distances from the
-            centre of the cell to the left, top, right and bottom side, in strides; n = (size / stride)^2; in any order.
+            cell's centre to the left, top, right and bottom side, in strides; n = (size / stride)^2; in any order.
         size: side of the network's input in pixels.
 
     Returns:
-        (M, 4) x0 y0 x1 y1 in pixels of the input, (M,) highest score, (M,) its class.
+        Boxes (M, 4), x0 y0 x1 y1 in pixels of the input; highest scores (M,); and their classes (M,).
 
     Raises:
         ValueError: the outputs have other shapes.

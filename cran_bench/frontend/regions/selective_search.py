@@ -1,4 +1,4 @@
-"""``selective_search``: regions by grouping pixels, without any learning (Uijlings et al., IJCV 2013), by OpenCV."""
+"""``selective_search``: OpenCV's Selective Search (Uijlings et al., IJCV 2013), which needs no trained network."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from cran_bench.frontend.interfaces import Proposals, Proposer
 from cran_bench.frontend.regions.suppression import suppress
 from cran_bench.machine.extras import require
 
-LONG_SIDE = 400  # pixels to which a larger image is reduced before it is searched
+LONG_SIDE = 400  # pixels; larger images are downscaled to this before the search
 
 
 @dataclass
 class SelectiveSearch(Proposer):
-    """Up to ten regions of an image, the largest first, none overlapping one before it by more than `iou`.
+    """Up to ten regions of an image, largest first, after non-maximum suppression.
 
-    OpenCV gives its proposals in an order that it draws by lot; the area stands in for it, and is the score.
+    OpenCV returns the proposals in random order, so their area serves as the score.
 
     Attributes:
-        regions: how many; ten in CCL (IEEE TMM 2018).
-        iou: largest overlap of two regions, intersection over union.
-        least: side of the smallest region, as a fraction of the image's.
-        mode: of the search; `quality` groups in more ways and takes longer.
+        regions: maximum number of regions per image; ten as in CCL (IEEE TMM 2018).
+        iou: intersection over union above which the smaller of two regions is suppressed.
+        least: minimum width and height of a region as a fraction of the image's.
+        mode: search mode; `quality` uses more groupings and takes longer.
     """
 
     regions: int = 10
@@ -44,12 +44,10 @@ class SelectiveSearch(Proposer):
         self._cv2 = require("cv2.ximgproc", "images", "selective_search's regions")
 
     def identity(self) -> Mapping[str, Any]:
-        """See Proposer."""
         settings = ("regions", "iou", "least", "mode")
         return {"name": "selective_search", **{name: getattr(self, name) for name in settings}}
 
     def propose(self, rows: Sequence[int], images: Sequence[Image.Image]) -> list[Proposals]:
-        """See Proposer."""
         return [self._search(image) for image in images]
 
     def _search(self, image: Image.Image) -> Proposals:
@@ -62,10 +60,11 @@ class SelectiveSearch(Proposer):
             search.switchToSelectiveSearchFast()
         else:
             search.switchToSelectiveSearchQuality()
-        found = np.unique(np.asarray(search.process(), np.float64).reshape(-1, 4), axis=0)  # x, y, width, height
-        boxes = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1) / [width, height, width, height]
+        rectangles = np.unique(np.asarray(search.process(), np.float64).reshape(-1, 4), axis=0)  # x, y, width, height
+        corners, extents = rectangles[:, :2], rectangles[:, 2:]
+        boxes = np.concatenate([corners, corners + extents], axis=1) / [width, height, width, height]
         sides = boxes[:, 2:] - boxes[:, :2]
-        solid = boxes[(sides.min(axis=1) >= self.least)].astype(np.float32)
-        areas = np.prod(solid[:, 2:] - solid[:, :2], axis=1)
-        kept = suppress(solid, areas, np.zeros(len(solid), np.intp), self.iou, self.count)
-        return Proposals(solid[kept], areas[kept])
+        usable = boxes[(sides.min(axis=1) >= self.least)].astype(np.float32)
+        areas = np.prod(usable[:, 2:] - usable[:, :2], axis=1)
+        kept = suppress(usable, areas, np.zeros(len(usable), np.intp), self.iou, self.count)
+        return Proposals(usable[kept], areas[kept])

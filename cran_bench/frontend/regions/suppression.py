@@ -13,10 +13,10 @@ def suppress(
 
     Args:
         boxes: (M, 4) x0 y0 x1 y1.
-        scores: (M,).
-        groups: (M,) boxes of different groups never suppress each other.
-        iou: a box goes when it overlaps a better one by more than this (intersection over union).
-        most: stop after so many.
+        scores: (M,) score of each box.
+        groups: (M,) group of each box, such as its class; boxes of different groups never suppress each other.
+        iou: intersection over union with a better box above which a box is suppressed.
+        most: maximum number of boxes to keep.
 
     Returns:
         (k,) indices of the boxes kept, best first, k <= most.

@@ -1,4 +1,4 @@
-"""Captions as characters, for CRAN's text CNN: the alphabet and the loader of Reed et al. (CVPR 2016)."""
+"""Character encoding of texts for CRAN's text CNN, with the alphabet of Reed et al. (CVPR 2016)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cran_bench.errors import BadInput, did_you_mean
 Unknown = Literal["drop", "zero", "stop"]
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+-=<>()[]{} "
-"""Reed's 70 places.  The hyphen has two and the later one counts, so of the indices 1 .. 70 all but 37 occur."""
+"""The 70 characters of Reed et al.  The hyphen occurs twice and its later place is used, so index 37 never occurs."""
 
 _INDEX = {ord(character): chr(place) for place, character in enumerate(ALPHABET, start=1)}
 
 
 def encode(texts: Sequence[str], length: int = 201, unknown: Unknown = "drop") -> NDArray[np.uint8]:
-    """Lower-cased texts as places in `ALPHABET`, counted from 1, in reading order, cut or padded with 0 to `length`.
+    """Encode lower-cased texts as indices into `ALPHABET` from 1, truncated or padded with 0 to `length`.
 
     Args:
         texts: T texts.
-        length: characters kept of each text; CRAN keeps 201.
-        unknown: a character outside the alphabet is left out ("drop"), becomes 0 ("zero"), or ends the text as
-            it does in Reed's loader ("stop").
+        length: maximum number of characters of a text; CRAN uses 201.
+        unknown: what happens to a character outside the alphabet: it is left out ("drop"), becomes 0 ("zero"), or ends
+            the text, as in the loader of Reed et al. ("stop").
 
     Returns:
         (T, length) uint8.
@@ -35,10 +35,10 @@ def encode(texts: Sequence[str], length: int = 201, unknown: Unknown = "drop") -
         BadInput: `length` is not positive, or `unknown` is none of the three.
     """
     if length < 1:
-        raise BadInput(f"the number of characters kept of a text must be at least 1, not {length}; the paper has 201")
+        raise BadInput(f"the number of characters per text must be at least 1, not {length}; the paper uses 201")
     if unknown not in get_args(Unknown):
         raise BadInput(
-            f"an unknown character cannot be treated as '{unknown}'{did_you_mean(unknown, get_args(Unknown))}"
+            f"there is no way '{unknown}' to treat unknown characters{did_you_mean(unknown, get_args(Unknown))}"
         )
     fallback = "" if unknown == "drop" else "\0"
     table = defaultdict(lambda: fallback, _INDEX)

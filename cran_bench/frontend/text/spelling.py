@@ -1,7 +1,7 @@
-"""Which words of a table of word vectors may stand for one that is not in it.
+"""Replacements for words that have no word vector: other spellings, then the parts of the word.
 
-Klein et al. (CVPR 2015) look a missing word up in other spellings and then in its parts.  Of their steps, the list of
-typing errors is not published and left out; captions are in lower case here, so capitals are tried too.
+This follows Klein et al. (CVPR 2015), except that their list of spelling errors is not published and so not used.
+Captions are lower-cased here, so capitalised forms are tried as well.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-LEFT_OUT = {"a", "and", "of", "to"}  # of word2vec's GoogleNews, on purpose, but for "A", "And", "Of" and "To"
+LEFT_OUT = {"a", "and", "of", "to"}  # deliberately absent from word2vec's GoogleNews, unlike "A", "And", "Of" and "To"
 
-AMERICAN = (  # spellings of captions that American tables lack
+AMERICAN = (  # British spellings in captions, and the American ones of most word vectors
     (r"grey", "gray"),
     (r"plough", "plow"),
     (r"tyre", "tire"),
@@ -32,7 +32,7 @@ AMERICAN = (  # spellings of captions that American tables lack
 
 
 def spellings(word: str) -> Iterator[str]:
-    """A word as it is, in American spelling, and with capitals: ``colour`` -> colour, color, Colour, ..."""
+    """Yield a word unchanged, in American spelling, and capitalised: ``colour`` -> colour, color, Colour, ..."""
     american = [re.sub(british, other, word) for british, other in AMERICAN if re.search(british, word)]
     for spelled in (word, *american):
         yield spelled
@@ -41,13 +41,13 @@ def spellings(word: str) -> Iterator[str]:
 
 
 def pieces(word: str) -> list[str]:
-    """What a word is put together of, at apostrophes and digits: ``man's`` -> man; ``u2fan`` -> u, fan."""
+    """Split a word at apostrophes and digits: ``man's`` -> man; ``u2fan`` -> u, fan; ``man`` -> no parts."""
     parts = [part for part in re.split(r"['’\d]+", word) if part not in ("", "s")]
     return parts if parts != [word] else []
 
 
 def candidates(word: str) -> Iterator[str]:
-    """Every word that may stand for one."""
+    """Yield all words that may replace a word: the spellings of the word and of its parts."""
     yield from spellings(word)
     for piece in pieces(word):
         yield from spellings(piece)

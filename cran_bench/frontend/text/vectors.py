@@ -19,20 +19,20 @@ from cran_bench.machine.storage import is_file, sha256_file
 from cran_bench.specs import build, parse_spec
 
 BLOCK = 1 << 20
-"""Bytes of a binary file that are read at a time."""
+"""Number of bytes read at a time from a binary file."""
 
 Keep = Callable[[int, bytes], bool]
 
 DENSE_UP_TO = 1000
-"""Words up to which a full SVD is as quick as a truncated one."""
+"""Number of words up to which a full SVD is as fast as a truncated one."""
 
 
 class WordVectors:
-    """A table from words to vectors.
+    """A table of word vectors.
 
     Attributes:
-        index: row of each word.
-        matrix: (W, dim) float32.
+        index: the row of each word.
+        matrix: (W, dim) float32, the vectors.
     """
 
     def __init__(self, words: Iterable[str], matrix: NDArray[np.float32], identity: dict[str, Any]) -> None:
@@ -42,54 +42,54 @@ class WordVectors:
 
     @property
     def dim(self) -> int:
-        """Length of a vector."""
+        """Dimension of the vectors."""
         return int(self.matrix.shape[1])
 
     def __len__(self) -> int:
         return len(self.index)
 
     def rows(self, word: str) -> list[int]:
-        """The rows that stand for a word: its own, that of another spelling, or those of its parts; none if unknown.
+        """Return the rows that represent a word: its own, that of another spelling, those of its parts, or none.
 
-        See `cran_bench.frontend.text.spelling`.
+        `cran_bench.frontend.text.spelling` defines spellings and parts.
         """
-        found = [self._row(part) for part in (word, *([] if self._row(word) is not None else pieces(word)))]
-        return [row for row in found if row is not None]
+        rows = [self._row(part) for part in (word, *([] if self._row(word) is not None else pieces(word)))]
+        return [row for row in rows if row is not None]
 
     def _row(self, word: str) -> int | None:
         return next((self.index[spelled] for spelled in spellings(word) if spelled in self.index), None)
 
     def lookup(self, tokens: Iterable[str]) -> NDArray[np.float32]:
-        """The vectors that stand for `tokens`, in order, repeated words repeated: (K, dim) float32, K = 0 for none."""
+        """Return the vectors that represent `tokens`, in order and with repetitions: (K, dim) float32, K >= 0."""
         rows = [row for token in tokens for row in self.rows(token)]
         return self.matrix[np.array(rows, dtype=np.intp)]
 
     def identity(self) -> dict[str, Any]:
-        """What determines the vectors, apart from the training captions, as JSON values; no folder is named."""
+        """Return JSON values that, with the training captions, determine the vectors."""
         return self._identity
 
 
 class VectorSource(Protocol):
-    """Where word vectors come from: known by its identity before the work of opening it is done."""
+    """A source of word vectors, whose identity is known before it is opened."""
 
     def identity(self) -> dict[str, Any]:
-        """Name, options and sha256 of the file, as JSON values."""
+        """Return name, options and sha256 of the file as JSON values."""
         ...
 
     def open(self, sentences: Iterable[Sequence[str]]) -> WordVectors:
-        """Vectors of words of the tokenised training `sentences`."""
+        """Fit or load vectors for the words of the tokenised training `sentences`."""
         ...
 
     def sample(self, opened: WordVectors, count: int, seed: int) -> NDArray[np.float32]:
-        """(at most count, dim) vectors of the source by lot, of words of the training sentences or not."""
+        """Return a random sample, (at most count, dim), of all vectors of the source."""
         ...
 
 
 def vector_source(text: str) -> VectorSource:
-    """The source that a spec names: ``ppmi-svd[dim=300,window=5]``, ``glove:FILE`` or ``word2vec:FILE``.
+    """Return the source of a spec: ``ppmi-svd[dim=300,window=5]``, ``glove:FILE`` or ``word2vec:FILE``.
 
     Raises:
-        BadInput: an unknown name or option, or no such file.
+        BadInput: the name or an option is unknown, or there is no such file.
     """
     spec = parse_spec(text)
     if spec.name == "ppmi-svd":
@@ -108,28 +108,29 @@ def vector_source(text: str) -> VectorSource:
     if not is_file(path):
         raise BadInput(f"word vectors '{text}' need an existing file; write {spec.name}:FILE")
     if path.suffix in (".gz", ".zip"):
-        raise BadInput(f"{path} is packed; unpack it and name the file inside")
+        raise BadInput(f"{path} is compressed; unpack it and give the file inside")
     return VectorFile(path, header=spec.name == "word2vec")
 
 
 @dataclass(frozen=True)
 class PpmiSvd:
-    """Truncated SVD of the shifted positive PMI matrix of words that occur near each other in the training captions.
+    """Truncated SVD of the shifted positive PMI matrix of word co-occurrences in the training captions.
 
-    With #(w, c) the number of times w and c stand at most `window` places apart in a caption (Levy, Goldberg & Dagan,
+    With #(w, c) the number of times w and c occur within `window` words of each other (Levy, Goldberg & Dagan,
     "Improving Distributional Similarity with Lessons Learned from Word Embeddings", TACL 2015):
 
         M_wc = max(0, log #(w, c) sum_c' #(c')^smoothing / (#(w) #(c)^smoothing) - log shift),   M ~ U S V',
         vectors = U S^(1/2).
 
-    The result has no random part: fixed start vector, and the largest entry of each column of U made positive.
+    The result is deterministic: the start vector is fixed, and the signs make the largest entry of each column of U
+    positive.
 
     Attributes:
-        dim: length of the vectors; fewer where M has a smaller rank, so never more than there are words.
-        window: greatest distance, in words, at which two words of a caption are neighbours.
-        min_count: words that are rarer have no vector; they still take up a place between others.
-        shift: number of negative samples whose logarithm is taken off, 1 for none.
-        smoothing: power of the context counts, which lowers the PMI of rare contexts.
+        dim: dimension of the vectors; at most the rank of M.
+        window: maximum distance in words at which two words of a caption co-occur.
+        min_count: minimum number of occurrences of a word; rarer words have no vector but count in distances.
+        shift: number of negative samples, whose logarithm is subtracted; 1 for no shift.
+        smoothing: exponent of the context counts; below 1 it lowers the PMI of rare contexts.
     """
 
     dim: int = 300
@@ -148,11 +149,11 @@ class PpmiSvd:
             raise ValueError(f"smoothing must lie between 0 and 1, not {self.smoothing:g}")
 
     def identity(self) -> dict[str, Any]:
-        """Name and options, as JSON values."""
+        """Return name and options as JSON values."""
         return {"name": "ppmi-svd", **asdict(self)}
 
     def open(self, sentences: Iterable[Sequence[str]]) -> WordVectors:
-        """Fit on tokenised sentences; words come most frequent first, then in alphabetical order.
+        """Fit vectors on tokenised sentences; words are sorted by descending frequency, then alphabetically.
 
         Raises:
             BadInput: no word occurs `min_count` times.
@@ -166,12 +167,12 @@ class PpmiSvd:
         return WordVectors(words, vectors.astype(np.float32), self.identity())
 
     def sample(self, opened: WordVectors, count: int, seed: int) -> NDArray[np.float32]:
-        """See VectorSource; there are no words but those of the training captions."""
+        """Return a random sample, (at most count, dim), of the vectors of the training captions' words."""
         rows = np.random.default_rng(seed).permutation(len(opened))[:count]
         return opened.matrix[np.sort(rows)]
 
     def cooccurrences(self, sentences: Iterable[Sequence[str]]) -> tuple[list[str], sparse.csr_array[np.float64]]:
-        """The W words that are frequent enough, and the symmetric (W, W) counts #(w, c)."""
+        """Return the W sufficiently frequent words, and their symmetric (W, W) co-occurrence counts #(w, c)."""
         first_seen: dict[str, int] = {}
         flat: list[int] = []
         lengths: list[int] = []
@@ -194,7 +195,7 @@ class PpmiSvd:
         return words, (counts + counts.T).tocsr()
 
     def ppmi(self, counts: sparse.csr_array[np.float64]) -> sparse.csr_array[np.float64]:
-        """(W, W) counts to the (W, W) matrix M; a pair that never occurs has 0."""
+        """Compute the (W, W) matrix M from (W, W) counts; pairs that never co-occur are 0."""
         pairs = counts.tocoo()
         total: NDArray[np.float64] = counts.sum(axis=0)
         context = total**self.smoothing
@@ -207,7 +208,7 @@ class PpmiSvd:
 
 
 def _truncated_svd(M: sparse.csr_array[np.float64], rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """U (W, r) and the r <= rank largest singular values, largest first; r is at most the rank of M, or 1 if M = 0."""
+    """U (W, r) and the r <= rank largest singular values, in descending order; r = 1 if M = 0."""
     words = M.shape[0]
     if not M.nnz:
         return np.zeros((words, 1)), np.zeros(1)
@@ -219,18 +220,18 @@ def _truncated_svd(M: sparse.csr_array[np.float64], rank: int) -> tuple[NDArray[
         start = np.random.default_rng(0).standard_normal(words)
         U, S, _ = svds(M, k=rank, v0=start, solver="arpack", return_singular_vectors="u")
         U, S = U[:, ::-1], S[::-1]
-    # ARPACK works on M'M, so a singular value below sqrt(eps) of the largest is rounding
+    # ARPACK works on M'M, so singular values below sqrt(eps) times the largest are rounding errors
     r = int((S[:rank] > 1e-7 * S[0]).sum())
     return U[:, :r].astype(np.float64), S[:r].astype(np.float64)
 
 
 @dataclass(frozen=True)
 class VectorFile:
-    """A file of word vectors: text, or word2vec's binary layout (float32, little-endian) where it is called ``.bin``.
+    """A file of word vectors: text, or word2vec's binary format (float32, little-endian) if its name ends in ``.bin``.
 
     Attributes:
         path: the file.
-        header: whether it starts with the number of words and their dimension, as word2vec's do and GloVe's do not.
+        header: whether it starts with the number of words and their dimension, as in word2vec's format but not GloVe's.
     """
 
     path: Path
@@ -238,15 +239,15 @@ class VectorFile:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file's bytes; read once."""
+        """The sha256 of the file, computed once."""
         return sha256_file(self.path)
 
     def identity(self) -> dict[str, Any]:
-        """Format and sha256 of the file, as JSON values."""
+        """Return format and sha256 of the file as JSON values."""
         return {"name": "word2vec" if self.header else "glove", "binary": self._binary, "sha256": self.sha256}
 
     def open(self, sentences: Iterable[Sequence[str]]) -> WordVectors:
-        """The vectors of the words of `sentences`, and of what may stand for them.
+        """Load the vectors of the words of `sentences` and of their possible replacements.
 
         Raises:
             BadInput: the file is malformed, or has none of the words.
@@ -255,10 +256,10 @@ class VectorFile:
         return self.read({spelled for word in words for spelled in candidates(word)})
 
     def read(self, needed: Set[str] | None = None) -> WordVectors:
-        """The vectors of the `needed` words, all where it is None, in the order of the file.
+        """Load the vectors of the `needed` words, or of all words if it is None, in the order of the file.
 
-        The file is streamed, and only what is needed is kept.  Of a word that comes twice the first vector counts.
-        The layout of every line is checked; the numbers are checked in the lines that are kept.
+        The file is streamed, and only the needed vectors are kept in memory.  If a word is repeated, its first vector
+        is used.  The format of every line is checked, the numbers only in the lines that are used.
 
         Raises:
             BadInput: the file is malformed (the message names the line, or the word's number in a binary file), cannot
@@ -271,12 +272,12 @@ class VectorFile:
         if not kept:
             raise BadInput(
                 f"{self.path} has none of the words of the training captions, in any of {len(needed or ())} spellings; "
-                "take vectors of the captions' language"
+                "use vectors for the language of the captions"
             )
         return WordVectors(kept, np.stack(list(kept.values())), self.identity())
 
     def sample(self, opened: WordVectors, count: int, seed: int) -> NDArray[np.float32]:
-        """See VectorSource; the whole file is read."""
+        """Return a random sample, (at most count, dim), of all vectors of the file, which is read as a whole."""
         with self.path.open("rb") as file:
             total = self._header(file.readline(100))[0] if self.header else sum(1 for _ in file)
         chosen = set(np.random.default_rng(seed).permutation(total)[:count].tolist())
@@ -284,11 +285,11 @@ class VectorFile:
         return np.stack(vectors)
 
     def _records(self, keep: Keep) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
-        """Words and vectors of those that are to be kept, by their number from 1 and their word."""
+        """The words and vectors selected by `keep` from their number, counted from 1, and the word."""
         try:
             yield from self._binary_records(keep) if self._binary else self._text_records(keep)
         except OSError as error:
-            raise BadInput(f"cannot read {self.path}: {error.strerror}; name a readable file") from error
+            raise BadInput(f"cannot read {self.path}: {error.strerror}; give a readable file") from error
 
     @property
     def _binary(self) -> bool:
@@ -302,28 +303,28 @@ class VectorFile:
                 line = line.rstrip(b" \r\n")
                 if not dim:
                     dim = self._first_dimension(line)
-                # glove.840B has words with spaces in them, so the values are counted from the right
+                # glove.840B has words that contain spaces, so the values are counted from the right
                 word, *values = line.rsplit(b" ", dim)
                 if len(values) < dim or not word or (b" " in word and _is_number(word.rsplit(b" ", 1)[1])):
                     raise BadInput(
                         f"{self.path}, line {number}: expected a word and {dim} values, "
-                        f"got {max(0, line.count(b' '))} values; mend or download the file again"
+                        f"got {max(0, line.count(b' '))} values; correct the line or download the file again"
                     )
                 if keep(number - header_lines, word):
                     yield word, self._numbers(values, f"line {number}")
             read = number - header_lines
         if not number:
-            raise BadInput(f"{self.path} is empty; expected a word and its values on each line, download it again")
+            raise BadInput(f"{self.path} is empty; expected a word and its values on each line; download it again")
         if self.header and read != words:
             raise BadInput(
-                f"{self.path}, line 1: announces {words} words, but {read} follow up to line {number}; "
+                f"{self.path}, line 1: declares {words} words, but {read} follow up to line {number}; "
                 "download the file again"
             )
 
     def _binary_records(self, keep: Keep) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
         with self.path.open("rb") as file:
             words, dim = self._header(file.readline(100))
-            # Blocks, not a map of the file, whose pages would all count as memory.
+            # Read in blocks: the pages of a memory-mapped file would all count as used memory.
             block, place, step, size = b"", 0, 4 * dim, self.path.stat().st_size
             for number in range(1, words + 1):
                 space = block.find(b" ", place)
@@ -333,7 +334,7 @@ class VectorFile:
                 end = space + 1 + step
                 if space < 0 or end > len(block):
                     raise BadInput(
-                        f"{self.path}, line 1: announces {words} words of {dim} values, but the file ends within "
+                        f"{self.path}, line 1: declares {words} words of {dim} values, but the file ends within "
                         f"word {number}; download it again"
                     )
                 word = block[place:space].lstrip(b"\n")
@@ -343,7 +344,7 @@ class VectorFile:
             left = len(block) - place + size - file.tell()
             if left > 1:
                 raise BadInput(
-                    f"{self.path}, line 1: announces {words} words of {dim} values, but {left} bytes follow them; "
+                    f"{self.path}, line 1: declares {words} words of {dim} values, but {left} bytes follow them; "
                     "download the file again"
                 )
 
@@ -353,7 +354,7 @@ class VectorFile:
             start = line[:40].decode("utf-8", "replace").strip()
             raise BadInput(
                 f"{self.path}, line 1: expected the number of words and their dimension, got '{start}'; "
-                "a text file without this header is glove:FILE"
+                "for a text file without this header write glove:FILE"
             )
         return int(fields[0]), int(fields[1])
 
@@ -363,7 +364,7 @@ class VectorFile:
             start = line[:40].decode("utf-8", "replace")
             raise BadInput(
                 f"{self.path}, line 1: expected a word and its values, got '{start}'; "
-                "a file that starts with the number of words and their dimension is word2vec:FILE"
+                "for a file that starts with the number of words and their dimension write word2vec:FILE"
             )
         return len(values)
 
@@ -374,15 +375,16 @@ class VectorFile:
         except ValueError:
             wrong = next(value for value in values if not _is_number(value)).decode("utf-8", "replace")
             raise BadInput(
-                f"{self.path}, {where}: expected numbers after the word, got '{wrong}'; mend or download the file again"
+                f"{self.path}, {where}: expected numbers after the word, got '{wrong}'; "
+                "correct the line or download the file again"
             ) from None
         return self._finite(vector, where)
 
     def _finite(self, vector: NDArray[np.float32], where: str) -> NDArray[np.float32]:
         if not np.isfinite(vector).all():
             raise BadInput(
-                f"{self.path}, {where}: expected finite numbers, got an infinite one or none at all; "
-                "mend or download the file again"
+                f"{self.path}, {where}: expected finite numbers, got NaN or infinity; "
+                "correct the value or download the file again"
             )
         return vector
 

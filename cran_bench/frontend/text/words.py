@@ -1,4 +1,4 @@
-"""Captions as words: ids, counts, tf-idf and mean word vectors, all fitted on the training texts only."""
+"""Word features of texts: word ids, counts, tf-idf and mean word vectors, all fitted on the training texts only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cran_bench.frontend.text.vectors import VectorSource, WordVectors, vector_s
 from cran_bench.machine.progress import say
 
 TOKENIZER_VERSION = 1
-"""To be raised with every change of `tokenize`, so that no stored feature outlives it."""
+"""To be raised with every change of `tokenize`, so that results computed with the old one are not reused."""
 
 PADDING, UNKNOWN = 0, 1
 
@@ -32,15 +32,15 @@ _WORD = re.compile(r"[^\W_]+(?:'[^\W\d_]+)?")
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-cased runs of letters and digits of any script, with one apostrophe and the letters after it: ``man's``."""
+    """Split a text into lower-cased runs of letters and digits of any script, with one apostrophe inside: ``man's``."""
     return _WORD.findall(text.lower())
 
 
 class TextFrontEnd:
-    """Text features of any texts in terms of the training texts' words.
+    """Word features of texts, over the vocabulary of the training texts.
 
     Attributes:
-        vocabulary: the V words of the training texts, most frequent first, then in alphabetical order.
+        vocabulary: the V words of the training texts, by descending frequency, then alphabetically.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class TextFrontEnd:
 
     @classmethod
     def fit(cls, train_texts: Sequence[str], vectors: str = "ppmi-svd") -> TextFrontEnd:
-        """Learn the vocabulary; the word vectors that `vectors` names are opened when they are first needed.
+        """Build the vocabulary; the word vectors of the spec `vectors` are opened when they are first needed.
 
         Raises:
-            BadInput: no text holds a word, or `vectors` is not a spec of word vectors.
+            BadInput: no text contains a word, or `vectors` is not a spec of word vectors.
         """
         source = vector_source(vectors)
         if not any(map(tokenize, train_texts)):
-            raise BadInput(f"the {len(train_texts)} training texts hold no word; give texts with letters or digits")
+            raise BadInput(f"the {len(train_texts)} training texts contain no word; give texts with letters or digits")
         vectorizer = CountVectorizer(analyzer=tokenize, dtype=np.float32)
         counts = sparse.csr_array(vectorizer.fit_transform(train_texts))
         order = np.argsort(-counts.sum(axis=0, dtype=np.float64), kind="stable")
@@ -75,13 +75,13 @@ class TextFrontEnd:
         return cls(train_texts, vectorizer.get_feature_names_out()[order].tolist(), counts, source)
 
     def identity(self) -> dict[str, Any]:
-        """What determines the features, apart from the training texts, as JSON values."""
+        """Return JSON values that, with the training texts, determine the features."""
         return {"tokenizer": TOKENIZER_VERSION, "vectors": self._source.identity()}
 
     def tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Word ids (T, L) int32 and lengths (T,) int32; L is the longest text's number of words.
+        """Return word ids (T, L) int32 and lengths (T,) int32; L is the length of the longest text in words.
 
-        0 is padding, 1 a word that the training texts lack, and i + 2 the word ``vocabulary[i]``.
+        0 is padding, 1 an unknown word, and i + 2 the word ``vocabulary[i]``.
         """
         rows = [[self._ids.get(word, UNKNOWN) for word in tokenize(text)] for text in texts]
         lengths = np.array([len(row) for row in rows], dtype=np.int32)
@@ -90,19 +90,19 @@ class TextFrontEnd:
         return ids, lengths
 
     def bow(self, texts: Sequence[str], size: int = 3000) -> sparse.csr_array[np.float32, tuple[int, int]]:
-        """Counts (T, min(size, V)) float32 of the `size` most frequent training words.
+        """Return counts, (T, min(size, V)) float32, of the `size` most frequent training words.
 
         Raises:
             BadInput: `size` is not positive.
         """
         if size < 1:
-            raise BadInput(f"the number of words counted must be at least 1, not {size}; the usual number is 3000")
+            raise BadInput(f"the number of words to count must be at least 1, not {size}; a common choice is 3000")
         return self._counts(texts)[:, :size]
 
     def tfidf(
         self, texts: Sequence[str], size: int = 3000, sublinear: bool = False
     ) -> sparse.csr_array[np.float32, tuple[int, int]]:
-        """tf-idf (T, min(size, V)) float32, rows of length 1, or 0 where no word is counted.
+        """Return tf-idf, (T, min(size, V)) float32, with rows of unit length, or zero if a text has no counted word.
 
         idf = 1 + ln((1 + n) / (1 + df)) over the n training texts; tf is the count, or 1 + ln(count) if `sublinear`.
 
@@ -116,23 +116,23 @@ class TextFrontEnd:
         return sparse.csr_array(transformer.transform(counts))
 
     def mean_vectors(self, texts: Sequence[str]) -> torch.Tensor:
-        """Mean of the vectors of a text's known words, repeated words repeated, at length 1: (T, dim) float32.
+        """Return the mean vector of each text's words, with repetitions, scaled to unit length: (T, dim) float32.
 
-        Words without a vector are skipped, after other spellings and parts were tried (see `spelling`); a text with no
-        other words has the zero vector, and their number is said.
+        Words without a vector, in any spelling or in parts, are skipped.  Texts without any other word have the zero
+        vector; their number is reported.
         """
         counts = self.word_counts(texts)
         if absent := int((counts.sum(axis=1) == 0).sum()):
-            say(f"{absent} of {len(texts)} texts hold no word with a vector; their mean vector is zero")
+            say(f"{absent} of {len(texts)} texts contain no word with a vector; their mean vector is zero")
         return torch.nn.functional.normalize(torch.from_numpy(counts @ self.word_vectors.matrix))
 
     def word_counts(self, texts: Sequence[str]) -> sparse.csr_array[np.float32, tuple[int, int]]:
-        """Counts (T, W) of the words with a vector, rows of `word_vectors`; parts count where they stand for a word."""
-        return sparse.csr_array(self._counts(texts) @ self._standing_for)
+        """Return counts (T, W) of the rows of `word_vectors` that represent the words of each text."""
+        return sparse.csr_array(self._counts(texts) @ self._vector_rows)
 
     @cached_property
     def word_vectors(self) -> WordVectors:
-        """The vectors of the training texts' words.
+        """The word vectors of the training texts' words.
 
         Raises:
             BadInput: the file is malformed or has none of the words.
@@ -140,22 +140,22 @@ class TextFrontEnd:
         return self._source.open(map(tokenize, self._train_texts))
 
     def token_vectors(self) -> torch.Tensor:
-        """(V + 2, dim) float32, the word vector of each token id; zero for padding, unknown, and words without one.
+        """Return the word vector of each token id, (V + 2, dim) float32; zero for padding and words without a vector.
 
-        Where a word's parts stand for it, their mean.
+        A word represented by its parts has the mean of their vectors.
         """
-        parts = self._standing_for
+        parts = self._vector_rows
         share = parts.multiply(1 / np.maximum(parts.sum(axis=1), 1)[:, None])
         vectors = sparse.csr_array(share) @ self.word_vectors.matrix
         return torch.nn.functional.pad(torch.from_numpy(vectors.astype(np.float32)), (0, 0, FIRST_WORD, 0))
 
     def vector_sample(self, count: int, seed: int) -> torch.Tensor:
-        """(at most count, dim) float32 vectors by lot, of all words that the source has, the captions' or not."""
+        """Return a random sample, (at most count, dim) float32, of all word vectors of the source."""
         return torch.from_numpy(self._source.sample(self.word_vectors, count, seed))
 
     @cached_property
-    def _standing_for(self) -> sparse.csr_array[np.float32, tuple[int, int]]:
-        """(V, W) how often each word with a vector stands for a word of the vocabulary."""
+    def _vector_rows(self) -> sparse.csr_array[np.float32, tuple[int, int]]:
+        """(V, W) how often each row of `word_vectors` represents each word of the vocabulary."""
         rows = [self.word_vectors.rows(word) for word in self.vocabulary]
         columns = np.array([row for own in rows for row in own], dtype=np.intp)
         places = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
@@ -163,11 +163,11 @@ class TextFrontEnd:
         return sparse.csr_array((np.ones(len(columns), np.float32), (places, columns)), shape=shape)
 
     def _counts(self, texts: Sequence[str]) -> sparse.csr_array[np.float32, tuple[int, int]]:
-        """Counts (T, V) of all training words; those of the training texts and of the latest texts are remembered."""
-        asked = tuple(texts)
-        if asked == self._train_texts:
+        """Counts (T, V) of all training words; cached for the training texts and for the most recent texts."""
+        key = tuple(texts)
+        if key == self._train_texts:
             return self._train_counts
-        if asked != self._latest[0]:
+        if key != self._latest[0]:
             vectorizer = CountVectorizer(analyzer=tokenize, dtype=np.float32, vocabulary=self.vocabulary)
-            self._latest = asked, sparse.csr_array(vectorizer.transform(asked))
+            self._latest = key, sparse.csr_array(vectorizer.transform(key))
         return self._latest[1]

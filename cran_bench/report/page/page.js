@@ -45,7 +45,7 @@ const gallery = JSON.parse(document.getElementById("gallery").textContent);
 
 function textOf(section, image, number) {
   const own = (gallery.texts[section.dataset] || {})[image];
-  if (!own) return `text ${number} of ${image} (the dataset is not here)`;
+  if (!own) return `text ${number} of ${image} (the dataset is not available)`;
   return section.unit === "documents" ? own.join(" ") : own[number - 1] ?? `text ${number} of ${image}`;
 }
 
@@ -56,7 +56,7 @@ function picture(section, image, isRight, label, why) {
     frame.append(element("img", { src: source, alt: image }));
     if (why && why.boxes.length) frame.append(overlay(why));
   } else {
-    frame.append(element("span", { class: "placeholder" }, `${image} (no picture here)`));
+    frame.append(element("span", { class: "placeholder" }, `${image} (no image available)`));
   }
   return element("div", { class: isRight ? "picture right" : "picture" }, frame, label + (isRight ? " ✓" : ""));
 }
@@ -84,13 +84,13 @@ function strips(example) {
   if (!why || !example.read) return [];
   return Object.entries(why.attention).filter(([, weights]) => weights.length === example.read.length).map(([level, weights]) => {
     const most = Math.max(...weights) || 1;
-    const line = element("div", { class: "attention", "aria-label": `what ${level} attends to: ${example.read}` });
+    const line = element("div", { class: "attention", "aria-label": `${level} attention: ${example.read}` });
     [...example.read].forEach((character, place) => {
       const span = element("span", {}, character);
       span.style.backgroundColor = `rgba(var(--glow), ${(0.85 * weights[place] / most).toFixed(2)})`;
       line.append(span);
     });
-    return element("div", {}, `what ${level} attends to`, line);
+    return element("div", {}, `${level} attention`, line);
   });
 }
 
@@ -99,7 +99,7 @@ function reasons(example) {
   const scores = Object.entries(example.why.scores).map(([level, score]) => `${level} ${score.toFixed(3)}`).join(", ");
   const pair = example.why.pairs[0];
   const best = pair ? `; best region pair ${pair[0] + 1} → ${pair[1] + 1} (${pair[2].toFixed(3)})` : "";
-  return [element("div", { class: "why" }, element("b", {}, "Why the first: "), scores + best, ...strips(example))];
+  return [element("div", { class: "why" }, element("b", {}, "Scores of the first answer: "), scores + best, ...strips(example))];
 }
 
 function card(section, example) {
@@ -109,18 +109,18 @@ function card(section, example) {
     made.append(element("h4", {}, `Texts for ${example.image}`));
     body.append(picture(section, example.image, false, "the query", example.why));
     const list = element("ol");
-    for (const found of example.found) {
-      const isRight = found.image === example.image;
-      const text = `${textOf(section, found.image, found.text)} (${found.score.toFixed(3)})`;
+    for (const answer of example.found) {
+      const isRight = answer.image === example.image;
+      const text = `${textOf(section, answer.image, answer.text)} (${answer.score.toFixed(3)})`;
       list.append(element("li", { class: isRight ? "right" : undefined }, text));
     }
     body.append(list);
   } else {
     made.append(element("h4", {}, `Images for “${textOf(section, example.image, example.text)}”`));
-    example.found.forEach((found, place) => {
+    example.found.forEach((answer, place) => {
       const why = place === 0 ? example.why : undefined;
-      const label = `${place + 1}. ${found.score.toFixed(3)}`;
-      body.append(picture(section, found.image, found.image === example.image, label, why));
+      const label = `${place + 1}. ${answer.score.toFixed(3)}`;
+      body.append(picture(section, answer.image, answer.image === example.image, label, why));
     });
   }
   body.append(...reasons(example));

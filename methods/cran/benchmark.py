@@ -1,39 +1,37 @@
-"""A step of CRAN's training against a module that does all the work: every step of every text, every relation."""
+"""A training step of CRAN, and a plain module that computes every step of every text and every relation."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool1d, one_hot
 
-from cran_bench.embeddings import Levels, region_pairs
-from cran_bench.frontend.text.characters import ALPHABET
-from cran_bench.machine.environment import environment
-from cran_bench.machine.progress import say
-from cran_bench.ranking.problem import Clock
-from cran_bench.similarity import MultiLevel
+from cran_bench import ALPHABET, Levels, MultiLevel, TrainingBenchmark, region_pairs
 from cran_bench.toolbox.losses import margin_loss
 
 from .batches import Batches
 from .model import LENGTH, Network, Views, only, unit
-from .recipe import LEVELS, Recipe
+from .recipe import LEVELS, EncoderOptions, PlusOptions, Recipe
 
-STEPS, WARM, IMAGES = 50, 3, 2000
-LR = 1e-4  # rounding errors grow from step to step, the faster the larger it is
+IMAGES = 2000
+STEPS = {"compact": 50, "full": 3}
+LR = 1e-4  # small, as rounding errors grow from step to step with it
 
 
-def bench_training(width: Literal["compact", "full"], device: torch.device) -> Iterator[dict[str, Any]]:
-    """A row for the plain module and one for ours, over the same steps from the same weights."""
+def training_benchmark(width: Literal["compact", "full"], device: torch.device) -> TrainingBenchmark:
+    """The plain module and ours, over the same steps from the same weights."""
     torch.manual_seed(0)
-    # without dropout, and without batch normalisation, whose statistics are of the steps that are computed
-    still: dict[str, Any] = {"dropout": 0.0, "attn_dropout": 0.0, "conv_bn": False}
-    recipe = Recipe(width=width, image_scaling="l2", start="scratch", **still)
+    # without dropout, and without batch normalisation, whose statistics depend on the steps that are computed
+    recipe = Recipe(
+        encoder=EncoderOptions(width=width, conv_bn=False, dropout=0.0),
+        plus=PlusOptions(text_init="random", attn_dropout=0.0, image_scaling="l2"),
+    )
     dim = 4096 if width == "full" else 1280
-    steps = STEPS if width == "compact" else 3
     views = Views(
         torch.rand(IMAGES, dim, device=device),
         torch.rand(IMAGES, 5, dim, device=device),
@@ -47,41 +45,25 @@ def bench_training(width: Literal["compact", "full"], device: torch.device) -> I
     rows = [owner for owner, _ in batches.epoch(1, torch.Generator().manual_seed(0))]
     start = Network(recipe, LEVELS, dim, dim).to(device)
     chars = chars.to(device)
-    losses: dict[str, Tensor] = {}
-    baseline, clock = None, Clock(device)
-    task = f"CRAN, {width}, batch {recipe.batch_size}, three levels"
-    for what, is_plain in (("plain module", True), ("ours", False)):
+
+    def prepare(forward: Callable[[Network, Views, Tensor], tuple[Levels, Levels]]) -> Callable[[int], Tensor]:
         network = copy.deepcopy(start)
         learned = [p for p in network.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(learned, lr=LR, fused=True)
-        forward = plain if is_plain else shared
-        found = []
-        for step in range(WARM + steps):
-            if step == WARM:
-                began = clock.now()
-            owner = rows[step % len(rows)].to(device)
+
+        def step(number: int) -> Tensor:
+            owner = rows[number % len(rows)].to(device)
             optimizer.zero_grad(set_to_none=True)
             images, texts = forward(network, Views(*(x[owner] for x in views if x is not None)), chars[owner])
-            loss = three_losses(images, texts, owner, recipe.margin)
+            loss = three_losses(images, texts, owner, recipe.loss.margin)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            found.append(loss.detach())
-        seconds = (clock.now() - began) / steps
-        losses[what] = torch.stack(found)
-        baseline = baseline or seconds
-        off = float((losses[what] - losses["plain module"]).abs().max())
-        say(f"  {what}: {1000 * seconds:.1f} ms a step")
-        yield {
-            "bench": "training",
-            "task": task,
-            "what": f"{what}, one step",
-            "dtype": "float32",
-            "part": f"{steps} steps",
-            "seconds": seconds,
-            "times_faster": baseline / seconds,
-            "error": None if is_plain else off,
-            "commit": environment()["commit"],
-        }
+            return loss.detach()
+
+        return step
+
+    variants = {"plain module": partial(prepare, plain), "ours": partial(prepare, shared)}
+    return TrainingBenchmark(f"CRAN, {width}, batch {recipe.batches.batch_size}, three levels", STEPS[width], variants)
 
 
 def three_losses(images: Levels, texts: Levels, owner: Tensor, margin: float) -> Tensor:
@@ -94,12 +76,12 @@ def three_losses(images: Levels, texts: Levels, owner: Tensor, margin: float) ->
 
 
 def shared(network: Network, views: Views, chars: Tensor) -> tuple[Levels, Levels]:
-    """As CRAN is trained."""
+    """The embeddings of a batch as in CRAN's training."""
     return network.images(views), network.texts(network.read(chars))
 
 
 def plain(network: Network, views: Views, chars: Tensor) -> tuple[Levels, Levels]:
-    """The same network without its shortcuts: characters one-hot, all steps, a linear layer over concatenated pairs."""
+    """The same embeddings without shortcuts: one-hot characters, all steps, a linear layer over concatenated pairs."""
     levels: Any = network.levels
     read = {}
     for name, level in levels.items():
