@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 ARRAY = re.compile(r"(Tensor|NDArray|ArrayLike|Matrix|Second)\b")
-SHAPE = re.compile(r"\([A-Za-z0-9][\w.+*/ -]*,[^()]*\)|scalar")  # (N, D), (T,), (rows, 4)
+SHAPE = re.compile(r"\([A-Za-z0-9][\w.+*/ -]*,[^()]*\)|scalar|any shape")  # (N, D), (T,), (rows, 4)
 FIELDS = "__dataclass_fields__"
 PAGES = sorted(p.stem for p in DOCS.glob("*.md") if "```console" in p.read_text())
 
