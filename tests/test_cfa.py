@@ -6,10 +6,10 @@ import torch
 from sklearn.cross_decomposition import PLSSVD
 
 from cran_bench.errors import BadInput
+from cran_bench.methods.cfa import CFA
 from cran_bench.registry import METHODS
 from cran_bench.running.fits import FitStore
 from cran_bench.similarity import COSINE
-from cran_bench.toolbox.estimators import CFA
 
 
 def correlated(n=300, p=6, q=5, seed=0):

@@ -1,4 +1,4 @@
-"""Rows on a cluster: those of a local run, whatever dies; specs of clusters; counts in shards that add up."""
+"""Rows on a cluster: those of a local run, whatever dies; specs of clusters."""
 
 import contextlib
 import os
@@ -317,42 +317,6 @@ def test_the_extra_is_named(command, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     assert command("run", "--cluster", "slurm").sentence.startswith("runs on slurm need the extra distributed: ")
-
-
-def test_idle_workers_help_to_rank(tmp_path):
-    """A ranking in a task is shared with the other worker, and comes out as it does here."""
-
-    def task(folder):
-        import contextlib
-        import time
-        from pathlib import Path
-
-        import torch
-
-        from cran_bench.cluster.dispatch import offer_shards
-        from cran_bench.cluster.sharded import Sharded
-        from cran_bench.ranking.rank import rank
-        from cran_bench.similarity import COSINE
-
-        @contextlib.contextmanager
-        def helped(folder, count):
-            end = time.monotonic() + 60
-            with offer_shards(torch.device("cpu"), folder, count):
-                while time.monotonic() < end and len(list(folder.glob("*.npz"))) < 3:
-                    time.sleep(0.02)
-                assert time.monotonic() < end, "nobody helped"
-                yield
-
-        draw = torch.Generator().manual_seed(0)
-        images, noise = torch.randn(40, 25, generator=draw), torch.randn(200, 25, generator=draw)
-        image_of = torch.arange(200) // 5
-        backend = Sharded(Path(folder), helped, flop=40 * 200 * 25 * 2 / 20) if folder else "auto"
-        found = rank(images, images[image_of] + 3 * noise, image_of, COSINE, backend=backend)
-        return {key: value.tolist() for key, value in found.arrays().items()}
-
-    with Local(2).connected(CPU, 2, tmp_path) as client:
-        assert client.submit(task, str(tmp_path / "counting"), pure=False).result() == task("")
-    assert list((tmp_path / "counting").iterdir()) == []
 
 
 SBATCH = """#!/bin/sh

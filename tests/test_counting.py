@@ -1,11 +1,7 @@
 """Every backend counts what the reference counts, whatever the levels, masks, ties and sizes."""
 
-import contextlib
 import os
-import tempfile
-import threading
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cran_bench.cluster.sharded import Sharded, count_shard, split_texts
 from cran_bench.embeddings import Levels, Relations, region_pairs, rows_of
 from cran_bench.errors import BadInput
 from cran_bench.ranking import backends, filtering
@@ -33,21 +28,10 @@ def filtering_by(dtype, bound="measured", image_rows=5, text_rows=7):
     return Filtering(partial(Tiles, dtype=dtype, image_rows=image_rows, text_rows=text_rows), bound)
 
 
-@contextlib.contextmanager
-def helped_out(folder, count):
-    """Somebody who has counted every third shard before the others are begun."""
-    assert all(count_shard(folder, number, CPU) for number in range(0, count, 3))
-    yield
-
-
 BACKENDS = {
     f"{dtype} {bound}": filtering_by(getattr(torch, dtype), bound)
     for dtype in ("float32", "bfloat16")
     for bound in ("measured", "proven")
-}
-SHARDED = {
-    f"sharded {backend}": Sharded(Path(tempfile.gettempdir()) / "cran-bench-shards", helped_out, backend, flop=40)
-    for backend in ("reference", "torch")
 }
 
 
@@ -376,71 +360,3 @@ def test_only_blocks_are_held(monkeypatch):
 
 
 # shards -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("folds", [0, 3])
-@pytest.mark.parametrize("backend", ["reference", "torch"])
-def test_shards_add_up(folds, backend, tmp_path):
-    images, texts, image_of = levels(31, 150)
-    similarity = MultiLevel(cosine=True)
-    expected = rank(images, texts, image_of, similarity, backend="reference", folds=folds)
-    problem = make_problem(images, texts, image_of, similarity)
-    sharded = Sharded(tmp_path, helped_out, backend, flop=problem.flop / 7)
-    found = rank(images, texts, image_of, similarity, backend=sharded, folds=folds)
-    for key, value in expected.arrays().items():
-        assert np.array_equal(found.arrays()[key], value), key
-    assert found.kernel.name == backend
-    assert found.kernel.dtype == {"reference": "float64", "torch": "float32"}[backend]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_shards_are_counted_once_by_whoever_is_there(tmp_path):
-    images, texts, image_of = levels(20, 400)
-    taken, problem = [], make_problem(images, texts, image_of, MultiLevel())
-
-    @contextlib.contextmanager
-    def helpers(folder, count):
-        def work():
-            taken.extend(number for number in range(count) if count_shard(folder, number, CPU))
-
-        threads = [threading.Thread(target=work) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not any(count_shard(folder, number, CPU) for number in range(count))
-        yield
-
-    tally, _ = Sharded(tmp_path, helpers, flop=problem.flop / 10).count(problem, Clock(CPU))
-    assert sorted(taken) == list(range(10))
-    expected, _ = Reference().count(problem, Clock(CPU))
-    assert all(torch.equal(x, y) for x, y in zip(vars(tally).values(), vars(expected).values(), strict=True))
-
-
-def test_a_shard_whose_counter_died_is_counted_by_who_ranks(tmp_path):
-    images, texts, image_of = levels(20, 100)
-    problem = make_problem(images, texts, image_of, MultiLevel())
-
-    @contextlib.contextmanager
-    def dies(folder, count):
-        (folder / "2.lock").touch()  # as a process leaves it that was killed
-        (folder / ".2.npz.half.part").write_bytes(b"half")
-        yield
-
-    tally, _ = Sharded(tmp_path, dies, flop=problem.flop / 5).count(problem, Clock(CPU))
-    expected, _ = Reference().count(problem, Clock(CPU))
-    assert all(torch.equal(x, y) for x, y in zip(vars(tally).values(), vars(expected).values(), strict=True))
-    assert list(tmp_path.iterdir()) == [] and not count_shard(tmp_path / "gone", 0, CPU)
-
-
-def test_small_problems_are_not_shared(tmp_path):
-    images, texts, image_of = levels(20, 100)
-
-    def refuse(folder, count):
-        raise AssertionError("asked for help")
-
-    rank(images, texts, image_of, MultiLevel(), backend=Sharded(tmp_path, refuse))
-    assert list(tmp_path.iterdir()) == []
-    problem = make_problem(images, texts, image_of, MultiLevel())
-    cut = list(split_texts(problem, 8))
-    assert [(c.start, c.stop) for _, c in cut] == [(k, min(k + 13, 100)) for k in range(0, 100, 13)]

@@ -132,16 +132,6 @@ def test_features_and_fits_are_looked_over_too(command, tree, recorded_scenes, w
     assert command("doctor", "--results", tree, "--check").out == "all is well\n"
 
 
-def test_embeddings_of_a_ranking_are_litter_once_nobody_ranks(command, tree, recorded_scenes):
-    folder = recorded_scenes.cache / "counting" / "x"
-    folder.mkdir(parents=True)
-    (folder / "problem.safetensors").write_bytes(b"numbers")
-    with locked(folder / "problem.safetensors", "counting this"):
-        assert list(examine_cache(recorded_scenes.cache)) == []
-    said = command("doctor", "--results", tree)
-    assert f"deleted {folder}: embeddings of a ranking that has ended" in said.out and not folder.exists()
-
-
 def test_features_that_are_being_extracted_are_left_alone(recorded_scenes):
     (manifest,) = recorded_scenes.cache.rglob("manifest.json")
     flipped(manifest.with_name("globals.npy"))

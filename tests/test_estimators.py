@@ -17,11 +17,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
+from cran_bench.methods import estimators
+from cran_bench.methods.estimators import CCA, CFA, KCCA
 from cran_bench.ranking.rank import rank
 from cran_bench.registry import METHODS
 from cran_bench.similarity import COSINE
-from cran_bench.toolbox import estimators
-from cran_bench.toolbox.estimators import CCA, CFA, KCCA
 
 PLAIN_CCA = {"ridge_x": 0, "ridge_y": 0}
 PAPER_KCCA = {"n_components": 512, "ridge_x": 1e-3, "ridge_y": 1e-3}

@@ -8,9 +8,10 @@ import torch
 
 from cran_bench.errors import BadInput
 from cran_bench.methods import kcca
+from cran_bench.methods.cca import CCA
+from cran_bench.methods.kcca import KCCA
 from cran_bench.ranking.rank import rank
 from cran_bench.similarity import COSINE
-from cran_bench.toolbox.estimators import CCA, KCCA
 
 PLAIN = {"text": "vectors", "image": "none", "dim": (1000,), "power": (0.0,)}
 RBF = {**PLAIN, "kernel_image": "rbf"}

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from cran_bench.methods.kcca import KCCA
 from cran_bench.methods.macc import MACC, aggregate, complete
 from cran_bench.ranking.rank import rank
 from cran_bench.registry import METHODS
 from cran_bench.running.fits import FitStore
 from cran_bench.similarity import COSINE
-from cran_bench.toolbox.estimators import KCCA
 
 SMALL = {
     "codewords": (4,),

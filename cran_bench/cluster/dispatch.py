@@ -12,7 +12,7 @@ import io
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cran_bench.cluster import workers as clusters
-from cran_bench.cluster.sharded import Sharded, count_shard, forget_shards
 from cran_bench.contract import Method
 from cran_bench.errors import BadInput, CannotWrite, how_to_go_on
 from cran_bench.machine.environment import pick_device
@@ -37,9 +36,6 @@ from cran_bench.specs import parse_spec
 
 if TYPE_CHECKING:
     from distributed import Client, Future
-
-SHARDS_FIRST = 1
-"""Priority of shards, which is higher than that of rows."""
 
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -268,18 +264,16 @@ def work(job: RunSpec, method: str, seed: int, expected: list[str]) -> list[dict
 
     report = functools.partial(get_worker().log_event, _topic(job))
     key = str(thread_state.key)
-    forget_shards()
     with _ONE_AT_A_TIME, contextlib.redirect_stderr(_Lines(report)):
         report({"begun": key})
         device = pick_device(job.device)
-        backend = Sharded(Path(job.cache) / "counting", functools.partial(offer_shards, device), job.backend, job.bound)
         runner = Runner(
             _prepared(job.dataset, job.data, job.features, job.vectors),
             Path(job.results),
             Path(job.cache),
             device,
             job.folds,
-            backend,
+            job.backend,
             job.bound,
             job.force,
             job.name,
@@ -291,32 +285,6 @@ def work(job: RunSpec, method: str, seed: int, expected: list[str]) -> list[dict
                 "machine that submitted the run: install the same on both and restart the workers"
             )
         return [pack(outcome) for outcome in runner.outcomes(configured, job.protocols, seed)]
-
-
-@contextlib.contextmanager
-def offer_shards(device: torch.device, folder: Path, count: int) -> Iterator[None]:
-    """Offer the shards of a folder to workers as soon as they are idle."""
-    from distributed import get_client
-
-    client = get_client()
-    any_device = torch.device(device.type)
-    futures = [
-        client.submit(
-            count_shard,
-            folder,
-            number,
-            any_device,
-            key=f"shard-{uuid.uuid4().hex}",
-            pure=False,
-            priority=SHARDS_FIRST,
-            resources=clusters.resources(device),
-        )
-        for number in range(count)
-    ]
-    try:
-        yield
-    finally:
-        client.cancel(futures)
 
 
 def pack(outcome: Outcome) -> dict[str, Any]:

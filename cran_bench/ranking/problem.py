@@ -16,7 +16,6 @@ from cran_bench.errors import BadInput
 from cran_bench.protocols import fold_rows
 from cran_bench.similarity import MultiLevel, Reach, Similarity, rounding
 
-STORED = "problem.safetensors"  # the file of a problem that several machines count
 RANGE = 1e-10, 1e10  # of vector sizes that float32 holds with a margin
 PAIR_BYTES = 1 << 28  # of float64 vectors, for pairs that are scored one by one
 

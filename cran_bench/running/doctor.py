@@ -13,7 +13,6 @@ from pathlib import Path
 from cran_bench.errors import BadInput
 from cran_bench.frontend.features import MANIFEST, read_manifest
 from cran_bench.machine.storage import clear_os_errors, is_abandoned, is_locked, sha256_file
-from cran_bench.ranking.problem import STORED
 from cran_bench.records.archive import read_curves, read_examples, read_ranks, read_record
 from cran_bench.records.schema import CURVES, ERROR, EXAMPLES
 from cran_bench.records.store import ResultStore
@@ -73,9 +72,6 @@ def examine_cache(cache: Path) -> Iterator[Complaint]:
                 load_state(path)
             except Exception as error:  # safetensors raises many kinds for a damaged file
                 yield Complaint(path, f"it holds no fit ({error})", cache)
-    for folder in sorted((cache / "counting").glob("*/")):
-        if not is_locked(folder / STORED):
-            yield Complaint(folder, "embeddings of a ranking that has ended", cache, is_litter=True)
     for path in sorted(cache.rglob(".*.part")):
         yield from _examine_temporary(path, cache)
 

@@ -1,5 +1,5 @@
 """What method files are built of: closed forms, kernels, mixtures, RBMs, losses, and the training loop.
 
-All modules of this package are public: `linalg`, `kernels`, `mixtures`, `rbm`, `losses`, `training`, `states`,
-`processes` and `estimators`.
+All modules of this package are public: `linalg`, `kernels`, `mixtures`, `rbm`, `losses`, `training`, `states`
+and `processes`.
 """

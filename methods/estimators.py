@@ -16,7 +16,7 @@ from sklearn import base, utils  # type: ignore[import-untyped]
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data  # type: ignore[import-untyped]
 from torch import Tensor
 
-from cran_bench.errors import BadInput, did_you_mean
+from cran_bench import BadInput, did_you_mean
 from cran_bench.toolbox import kernels
 from cran_bench.toolbox.linalg import Matrix, Moments, canonical_correlations, cross_factors, moments, spectral_norm
 
@@ -199,7 +199,7 @@ class CCA(TwoViews):
 
     Example:
         >>> import numpy as np
-        >>> from cran_bench.toolbox.estimators import CCA
+        >>> from cran_bench.methods.estimators import CCA
         >>> random = np.random.default_rng(0)
         >>> shared = random.normal(size=(200, 2))
         >>> X, Y = (np.hstack([shared @ random.normal(size=(2, 2)), random.normal(size=(200, 3))]) for _ in "xy")
@@ -240,7 +240,7 @@ class CFA(TwoViews):
 
     Example:
         >>> import numpy as np
-        >>> from cran_bench.toolbox.estimators import CFA
+        >>> from cran_bench.methods.estimators import CFA
         >>> X = np.random.default_rng(0).normal(size=(200, 3)) * [3, 2, 1]
         >>> images, texts = CFA(n_components=2).fit_transform(X, X[:, ::-1])
         >>> bool(np.allclose(images, texts))
@@ -288,7 +288,7 @@ class KCCA(TwoViews):
 
     Example:
         >>> import numpy as np
-        >>> from cran_bench.toolbox.estimators import KCCA
+        >>> from cran_bench.methods.estimators import KCCA
         >>> x = np.random.default_rng(0).uniform(-1, 1, size=(200, 1))
         >>> kcca = KCCA(n_components=1, ridge_x=1e-4, ridge_y=1e-4).fit(x[:100], x[:100] ** 2)
         >>> kcca.score(x[100:], x[100:] ** 2) > 0.99
