@@ -154,7 +154,7 @@ class Collection:
         return texts, np.repeat(np.arange(len(rows)), last - first)
 
     def texts_of(self, rows: NDArray[np.int64], unit: Unit) -> tuple[list[str], NDArray[np.int64]]:
-        """Return the texts of the image `rows` and the position of each text's image in `rows`.
+        """Return the texts of the images `rows` (n,) and the position of each text's image in `rows`.
 
         The texts are the captions, or one document per image: its captions joined by spaces.
         """

@@ -23,4 +23,4 @@ def test_examples_of_a_module(name):
 
 
 def test_the_python_interface_has_examples():
-    assert {"cran_bench.running.experiment", "cran_bench.toolbox.estimators"} <= set(MODULES)
+    assert {"cran_bench.running.experiment", "cran_bench.methods.estimators"} <= set(MODULES)
