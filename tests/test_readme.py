@@ -9,27 +9,44 @@ import typer
 
 import cran_bench
 from cran_bench.cli import app
+from cran_bench.registry import DATASETS, METHODS, each
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+COMMAND = r"(?:^ *(?:\$ )?|`)(cran-bench [a-z][^`\n]*)"
 
 
 def test_it_is_short():
     assert len(README.split()) <= 900
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))])
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(str(p.relative_to(ROOT)) for p in [*ROOT.glob("docs/*.md"), *ROOT.glob("results/*/README.md")]),
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_exist(page):
-    """Every command, with its options, though it is not run."""
+    """Every command, with its options and the fields of its methods and datasets, though it is not run."""
     root = typer.main.get_command(app)
-    text = (ROOT / page).read_text()
-    lines = re.findall(r"(?:^ *(?:\$ )?|`)(cran-bench [a-z][^`\n]*)", text.replace("\\\n", " "), re.MULTILINE)
+    lines = re.findall(COMMAND, (ROOT / page).read_text().replace("\\\n", " "), re.MULTILINE)
     for line in lines:
-        name, *arguments = shlex.split(line.replace("|", "\\|"), comments=True)[1:]
+        name, *arguments = shlex.split(line, comments=True)[1:]
         verb = root.get_command(None, name)
         assert verb, f"{page}: there is no command {name}: {line}"
-        if arguments and "..." not in line:
-            verb.make_context(name, arguments, resilient_parsing=False).close()
+        if not arguments or "..." in line:
+            continue
+        with verb.make_context(name, arguments) as given:
+            named = [*(given.params.get("methods") or []), *(given.params.get("more") or [])]
+            datasets = given.params.get("datasets") or given.params.get("dataset") or []
+        for text in each(named):
+            if ".py" not in text and not text.isupper():
+                METHODS.configure(text)
+        for text in [datasets] if isinstance(datasets, str) else datasets:
+            if ".py" not in text and not text.isupper():
+                DATASETS.configure(text)
     assert lines or page not in ("README.md", "docs/start.md")
 
 
