@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cran_bench.contract import Composite as Composite
     from cran_bench.contract import Estimating as Estimating
     from cran_bench.contract import Explaining as Explaining
     from cran_bench.contract import Explanation as Explanation
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 _HOME = {
     name: module
     for module, names in {
-        "contract": "Estimating Explaining Explanation Method Part Run Timed TrainingBenchmark",
+        "contract": "Composite Estimating Explaining Explanation Method Part Run Timed TrainingBenchmark",
         "dataset": "SPLITS Collection Dataset FolderImages ImageSource",
         "embeddings": "Embedding Levels Relations region_pairs",
         "errors": "BadInput did_you_mean first_wrong",

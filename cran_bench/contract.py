@@ -53,6 +53,17 @@ class Estimating(Part, Protocol):
         ...
 
 
+class Composite(Part, Protocol):
+    """A part that declares which parts its fit uses; optional.
+
+    Its fingerprint then contains theirs, and not the code of parts that it only might use.
+    """
+
+    def parts(self) -> Sequence[Part]:
+        """The parts that `fit` will give to `run.part`, as far as the fields tell; one of each class will do."""
+        ...
+
+
 class Method(Part, Protocol):
     """One row of a table.
 
@@ -193,5 +204,9 @@ class Run(Protocol):
         ...
 
     def part(self, spec: P) -> P:
-        """`spec` fitted on this run's data: loaded where this very fit is stored, else made and stored."""
+        """`spec` fitted on this run's data: loaded where this very fit is stored, else made and stored.
+
+        Raises:
+            BadInput: the part that asks says which `parts` it has, and this is none of them.
+        """
         ...

@@ -173,6 +173,9 @@ class CodeMethod:
             Stack(sides[1], self.text, self.hidden_text, self.rbm_steps, self.rbm_lr_scale_text, self.vocabulary),
         )
 
+    def parts(self) -> list[InputEncoder]:
+        return [self.input_encoder()]
+
     def schedule(self, count: int) -> tuple[Callable[[float], float], Callable[[float], float]]:
         """Learning-rate factor and momentum of `sgd` by epochs passed, for epochs of `count` steps."""
         return inverse_time_decay(count), momentum_warmup(count)

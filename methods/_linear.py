@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -13,7 +13,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from cran_bench import COSINE, FeatureRows, Run, Split
+from cran_bench import COSINE, FeatureRows, Part, Run, Split
 from cran_bench.toolbox.linalg import (
     TEXT_BLOCK,
     Matrix,
@@ -213,6 +213,9 @@ class LinearMethod(Projections):
 
     def memory(self, train: Split) -> int:
         return super().memory(train) + (WordCNN().memory(train) if self.text == "word_cnn" else 0)
+
+    def parts(self) -> Sequence[Part]:
+        return [WordCNN()] if self.text == "word_cnn" else []
 
     def begin(self, run: Run) -> None:
         """Prepare for a new fit: fit the Word-CNN, or load its stored fit, where it makes the text features."""

@@ -352,6 +352,9 @@ class Stacks:
 
     part_name: ClassVar[str] = "stacks"
 
+    def parts(self) -> list[Stack]:
+        return [self.image, self.text]
+
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Fit both stacks, as parts."""
         self.image, self.text = run.part(self.image), run.part(self.text)

@@ -56,9 +56,12 @@ class FusionRBM:
         """The name of its curve."""
         return f"joint {self.side} RBM"
 
+    def parts(self) -> list[CorrAE]:
+        return [self.coarse, replace(self.coarse, granularity="parts")]
+
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Fit the autoencoders, as parts, then the RBM."""
-        autoencoders = [run.part(self.coarse), run.part(replace(self.coarse, granularity="parts"))]
+        autoencoders = [run.part(autoencoder) for autoencoder in self.parts()]
         rows, seen = (codes_of(self.side, autoencoders, split) for split in (train, val))
         self.scale = deviations(dense_blocks(rows, rows.device))
         training = JOINT._replace(kind=self.kind)
@@ -114,6 +117,9 @@ class FirstStage:
         self.autoencoders = [replace(self.coarse), replace(self.coarse, granularity="parts")]
         self.image = FusionRBM("image", self.coarse, self.hidden, self.steps)
         self.text = FusionRBM("text", self.coarse, self.hidden, self.steps)
+
+    def parts(self) -> list[CorrAE | FusionRBM]:
+        return list(self._members().values())
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Fit the autoencoders and the RBMs, as parts."""

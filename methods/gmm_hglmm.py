@@ -207,6 +207,9 @@ class GMMHGLMM(FisherSettings, Projections):
         self.fisher = FisherVectors(**{f.name: getattr(self, f.name) for f in fields(FisherSettings)})
         self._words: tuple[Tensor, list[int]] | None = None
 
+    def parts(self) -> list[FisherVectors]:
+        return [self.fisher]
+
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Fit the mixtures, as a part, then CCA."""
         self.begin(run)

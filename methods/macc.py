@@ -21,6 +21,7 @@ if it is larger; and k d numbers for each image or text that is embedded.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 from typing import Literal, NamedTuple
@@ -32,7 +33,7 @@ from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cran_bench import Run, Split, register
+from cran_bench import Part, Run, Split, register
 from cran_bench.toolbox.states import below, with_prefix
 
 from .kcca import KCCA, PAPER, QUICK
@@ -115,6 +116,9 @@ class MACC(KCCA):
         if min(self.assignments) > min(self.codewords):
             raise ValueError(f"assignments is {min(self.assignments)}, but there are {min(self.codewords)} codewords")
         self.kcca = KCCA(**{f.name: getattr(self, f.name) for f in fields(KCCA)})
+
+    def parts(self) -> Sequence[Part]:
+        return [self.kcca]
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Fit KCCA and a codebook for each k; choose the constants of aggregation first, then those of completion."""

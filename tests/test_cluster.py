@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cran_bench.cluster import workers as cluster
 from cran_bench.cluster.dispatch import ClusterWorkers
 from cran_bench.cluster.workers import Local, find_cluster
+from cran_bench.cluster.workers import workers as cluster
 from cran_bench.records.schema import ERROR, EXAMPLES
 from cran_bench.registry import DATASETS, METHODS
 from cran_bench.running.experiment import Request
@@ -203,10 +203,10 @@ def test_every_row_comes_though_a_worker_is_killed_three_times(runner, quick_sce
 
 def test_a_scheduler_that_runs_already(command, quick_scenes, held, tmp_path, monkeypatch):
     def read(spec):
-        from cran_bench.machine.fingerprint import code_sha
         from cran_bench.registry import METHODS
+        from cran_bench.running.fits import code_of
 
-        code_sha(METHODS.configure(spec).plugin.cls.__module__)
+        code_of(METHODS.configure(spec).build())
 
     other = held.with_name("other.py")
     other.write_text(HELD)

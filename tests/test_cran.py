@@ -483,7 +483,7 @@ def test_levels_trained_jointly_are_one_part(data, tmp_path):
     assert list(joint.curves) == ["word-positions", "global+local+relation"]
     assert len(list(tmp_path.glob("alignment-*.safetensors"))) == 1
     shared = fitted(made(CRAN, joint=True, encoders="one", **SHORT), data, tmp_path).part
-    net = shared.parts[0].network.levels
+    net = shared.fitted[0].network.levels
     assert net["global"].encoder is net["local"].encoder is net["relation"].encoder
     loaded = fitted(made(CRAN, joint=True, encoders="one", **SHORT), data, tmp_path)
     assert loaded.reused
@@ -678,7 +678,7 @@ def test_levels_start_from_a_pretrained_encoder(data, tmp_path):
     for text_init, criterion in (("cca-targets", "cosine"), ("word-positions", "likelihood")):
         curve = row.curves[text_init]
         assert curve[-1][criterion] > curve[0][criterion] and len(curve) <= CRAN().plus.pretraining_epochs
-    for part in row.part.parts:  # as the encoders were frozen throughout
+    for part in row.part.fitted:  # as the encoders were frozen throughout
         (name, level), *_ = part.network.levels.items()
         assert part.plus.text_init == ("word-positions" if name == "relation" else "cca-targets")
         pretrained = fitted(PretrainedEncoder(**part.of_encoder()), data, tmp_path)

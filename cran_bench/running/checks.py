@@ -14,13 +14,12 @@ import torch
 from cran_bench.contract import Method
 from cran_bench.embeddings import Embedding, as_levels, rows_of
 from cran_bench.errors import BadInput
-from cran_bench.machine.fingerprint import code_sha
 from cran_bench.protocols import Unit
 from cran_bench.ranking.metrics import KS
 from cran_bench.ranking.rank import rank
 from cran_bench.records.statistics import sample
 from cran_bench.registry import DATASETS, Configured
-from cran_bench.running.fits import Fit, FitStore
+from cran_bench.running.fits import Fit, FitStore, code_of
 from cran_bench.running.preparation import Prepared, find_prepared
 from cran_bench.running.runner import embed
 from cran_bench.similarity import Similarity
@@ -109,7 +108,7 @@ class _Trial:
             )
         if not dataclasses.is_dataclass(part):
             raise Broken("put @dataclass above the class")
-        code_sha(type(part).__module__)
+        code_of(part)
 
     def shapes(self) -> None:
         images, texts = self.embeddings(self.fit)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import safetensors
@@ -21,10 +21,12 @@ import torch
 from pydantic import BaseModel, NonNegativeFloat, ValidationError
 from torch import Tensor
 
-from cran_bench.contract import Part
+from cran_bench.contract import Composite, Part
+from cran_bench.dataset import Collection
 from cran_bench.embeddings import Embedding, on_device
 from cran_bench.errors import BadInput, first_wrong
-from cran_bench.machine.fingerprint import code_sha
+from cran_bench.frontend.text.words import TextFrontEnd
+from cran_bench.machine.fingerprint import code, code_sha
 from cran_bench.machine.processes import ALONE, OutOfStep, Processes, current
 from cran_bench.machine.progress import say, track
 from cran_bench.machine.storage import locked, sha256_json, write_atomically
@@ -113,16 +115,15 @@ class FitStore:
     processes: Processes = ALONE
 
     def fingerprint(self, part: Part, seed: int) -> str:
-        """sha256 of the data, the part's class and fields, the seed, the code and the kind of device."""
-        cls = type(part)
+        """sha256 of the data, the part's class and fields, its code and its parts', the seed and the kind of device."""
         return sha256_json(
             {
                 "data": self.data,
                 "unit": self.train.unit,
-                "class": cls.__qualname__,
+                "class": type(part).__qualname__,
                 "fields": fields_json(part),
-                "code": code_sha(cls.__module__),
-                "scoring": code_sha("cran_bench.ranking.rank"),  # by which validation chooses
+                "code": code_of(part),
+                "scoring": code_sha(LentRun.score),  # by which validation chooses
                 "seed": seed,
                 "device": self.device.type,
             }
@@ -325,6 +326,11 @@ class LentRun:
 
     def part(self, spec: P) -> P:
         """See contract.Run."""
+        if _declares(self.owner) and not _classes(spec) <= _classes(self.owner):
+            raise BadInput(
+                f"{self.label} asks for the part {type(spec).__name__}, which {type(self.owner).__name__}.parts does "
+                "not give: add it there, as a fit is known by the parts it declares"
+            )
         start = time.perf_counter()
         fit = current().in_turn(
             lambda: self.store.fitted(spec, self.seed, f"{self.label} / {part_name(spec)}", is_nested=True),
@@ -403,6 +409,35 @@ def own_randomness(seed: int) -> Iterator[None]:
         random.setstate(kept[2])
         if kept_cuda:
             torch.cuda.set_rng_state_all(kept_cuda)
+
+
+LENT = Split, TextFrontEnd, Collection.texts_of, Collection.captions_of, Metrics, own_randomness
+"""What a part is lent, beside scores."""
+ASKED = "fit", "state", "load", "similarity", "embed_images", "embed_texts"
+
+
+def parts_of(part: Part) -> Sequence[Part]:
+    """The parts that a part declares, see `contract.Composite`; none where it declares nothing."""
+    return cast("Composite", part).parts() if _declares(part) else ()
+
+
+def code_of(part: Part, asked: Iterable[str] = ASKED) -> list[Any]:
+    """The code that can change what a part gives: sha256 of its own, and likewise of its parts as they are used here.
+
+    Args:
+        part: fitted or not.
+        asked: names of the attributes that others ask for.
+    """
+    own = code(type(part), *LENT, asked=asked)
+    return [own.sha, *(code_of(inner, own.names) for inner in parts_of(part))]
+
+
+def _declares(part: Part) -> bool:
+    return callable(getattr(type(part), "parts", None))
+
+
+def _classes(part: Part) -> set[type]:
+    return {type(part)}.union(*map(_classes, parts_of(part)))
 
 
 def _plain(value: object) -> object:

@@ -32,7 +32,7 @@ from cran_bench.records.examples import Examples, find_examples
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import ResultStore
 from cran_bench.registry import Configured
-from cran_bench.running.fits import Fit, FitStore, SharedFit, fields_json
+from cran_bench.running.fits import Fit, FitStore, LentRun, SharedFit, code_of, fields_json
 from cran_bench.running.preparation import Prepared
 from cran_bench.similarity import MultiLevel, Similarity
 from cran_bench.split import MissingFeature, Split
@@ -240,7 +240,7 @@ class Runner:
                 "protocol": protocol,
                 "folds": self.folds,
                 "device": self.device.type,
-                "evaluation": code_sha("cran_bench.ranking.evaluation"),
+                "evaluation": _evaluation(),
             }
         )
 
@@ -272,7 +272,7 @@ class Runner:
                 parameters=fields_json(fit.part),
                 chose=dict(fit.chose),
                 unit=fitted.unit,
-                code_sha=code_sha(fitted.method.plugin.cls.__module__),
+                code_sha=sha256_json([code_of(fit.part), code_sha(LentRun.score), _evaluation()]),
                 fit_fingerprint=fit.fingerprint,
             ),
             protocol=protocol,
@@ -363,6 +363,11 @@ class _Fitted:
         test, images, texts, _ = self.embeddings(unit_of(protocol))
         with torch.inference_mode():
             return find_examples(self.fit.part, test, images, texts)
+
+
+def _evaluation() -> list[str]:
+    """The code that makes figures of embeddings."""
+    return [code_sha(evaluate), code_sha(Split, asked=("image_of", "twins"))]
 
 
 def embed(method: Method, split: Split, label: str) -> tuple[Embedding, Embedding]:

@@ -87,7 +87,7 @@ class CRAN(Recipe):
     def __post_init__(self) -> None:
         if self.encoder.encoders == "one" and not self.fusion.joint:
             raise ValueError("encoders=one is trained by all levels at once: add joint=true")
-        self.parts: list[Alignment] = []
+        self.fitted: list[Alignment] = []
         self.weights = self._initial_weights
 
     @property
@@ -104,13 +104,14 @@ class CRAN(Recipe):
     def _initial_weights(self) -> Tensor:
         return torch.tensor(self.fusion.fusion_weights or (1.0, 1.0, 1.0), dtype=torch.float64)
 
-    def _unfitted(self) -> list[Alignment]:
+    def parts(self) -> list[Alignment]:
+        """The levels, each by itself or all together."""
         together = [self.levels] if self.fusion.joint else [(level,) for level in self.levels]
         return [Alignment(**self.of(levels), levels=levels) for levels in together]
 
     def memory(self, train: Split) -> int:
         """Bytes at the peak of the largest level; the levels are trained one after the other."""
-        return max(part.memory(train) for part in self._unfitted())
+        return max(part.memory(train) for part in self.parts())
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Fit the levels, or load their stored fits; then choose their weights.
@@ -131,7 +132,7 @@ class CRAN(Recipe):
                     raise BadInput(
                         f"{name} is {value}, but an image has {regions} regions: use {name}={regions} or less"
                     )
-        self.parts = [run.part(part) for part in self._unfitted()]
+        self.fitted = [run.part(part) for part in self.parts()]
         self.weights = self._initial_weights
         with torch.inference_mode():
             if self.fusion.fusion_norm == "zscore":
@@ -167,11 +168,11 @@ class CRAN(Recipe):
 
     def embed_images(self, split: Split) -> Levels:
         """Embeddings of N images on all levels."""
-        return join(part.embed_images(split) for part in self.parts)
+        return join(part.embed_images(split) for part in self.fitted)
 
     def embed_texts(self, split: Split) -> Levels:
         """Embeddings of T texts on all levels."""
-        return join(part.embed_texts(split) for part in self.parts)
+        return join(part.embed_texts(split) for part in self.fitted)
 
     def explain(self, split: Split, pairs: Sequence[tuple[int, int]]) -> list[Explanation]:
         """Scores per level, attention over characters, best regions and pairs, for (image, text) positions."""
@@ -183,13 +184,13 @@ class CRAN(Recipe):
 
     def state(self) -> dict[str, Tensor]:
         """The states of the trained levels, and the levels' weights."""
-        state = {f"{part.part_name}.{key}": value for part in self.parts for key, value in part.state().items()}
+        state = {f"{part.part_name}.{key}": value for part in self.fitted for key, value in part.state().items()}
         return {**state, "weights": self.weights}
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.weights = state["weights"]
-        self.parts = self._unfitted()
-        for part in self.parts:
+        self.fitted = self.parts()
+        for part in self.fitted:
             part.load(below(part.part_name, state))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cran_bench import ALPHABET, BadInput, Levels, MultiLevel, Run, Split, say
+from cran_bench import ALPHABET, BadInput, Levels, MultiLevel, Part, Run, Split, say
 from cran_bench.toolbox.linalg import covariance_bytes
 from cran_bench.toolbox.losses import margin_loss
 from cran_bench.toolbox.processes import current
@@ -77,6 +77,16 @@ class Alignment(Recipe):
         neighbours = 48 * images * POOL * self.plus.hard_negative_group if self._has_hard_negatives else 0
         return features + scaling + TEXT_BYTES * texts + read + neighbours + len(self.levels) * (32 * layers + batch)
 
+    def parts(self) -> Sequence[Part]:
+        """The CCA that chooses the ridge, and the pretrained text encoder; restarts are of this very class."""
+        plus = self.plus
+        correlation = [Correlation(plus.ridge, plus.scaled_dim)] if self._chooses_ridge else []
+        return [*correlation, *([PretrainedEncoder(**self.of_encoder())] if plus.text_init != "random" else [])]
+
+    @property
+    def _chooses_ridge(self) -> bool:
+        return self.plus.image_scaling in ("whiten", "cca") and len(self.plus.ridge) > 1
+
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Minimise the sum of the levels' losses; pretrained text encoders are frozen in the first epochs.
 
@@ -93,7 +103,7 @@ class Alignment(Recipe):
         region_dim = 0 if views.regions is None else views.regions.shape[2]
         self._build(views.globals.shape[1], region_dim, run.device)
         ridge = plus.ridge[0]
-        if plus.image_scaling in ("whiten", "cca") and len(plus.ridge) > 1:
+        if self._chooses_ridge:
             ridge = run.part(Correlation(plus.ridge, plus.scaled_dim)).best
 
         def scale() -> None:

@@ -30,13 +30,13 @@ def explain(method: CRAN, split: Split, image: int, text: int) -> Explanation:
         )
     images = method.embed_images(split.take(np.array([image])))
     chars = split.chars(LENGTH)[text : text + 1]
-    texts = join(part.network.texts(part.network.read(chars)) for part in method.parts)
+    texts = join(part.network.texts(part.network.read(chars)) for part in method.fitted)
     members = eq11.members(images, texts)
     regions = _winners(*members["regions"], method.loss.top) if "regions" in members else []
     pairs = _winners(*members["relations"], method.loss.top) if "relations" in members else []
     names = region_pairs(split.boxes.shape[1], method.encoder.relation_pairs).tolist() if pairs else []
     scores = {level: float(eq11.scores(only(images, level), only(texts, level))) for level in method.levels}
-    networks = {level: part.network.levels[level] for part in method.parts for level in part.levels}
+    networks = {level: part.network.levels[level] for part in method.fitted for level in part.levels}
     return Explanation(
         scores={**scores, "total": sum(scores.values())},
         text="".join(ALPHABET[index - 1] for index in chars[0].tolist() if index),

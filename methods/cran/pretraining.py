@@ -148,6 +148,11 @@ class PretrainedEncoder(Recipe):
         """The name of its curve: what it predicts."""
         return self.plus.text_init
 
+    def parts(self) -> list[Correlation]:
+        """The CCA whose projections of texts are the targets."""
+        uses_cca = self.plus.text_init == "cca-targets"
+        return [Correlation(self.plus.ridge, self.plus.scaled_dim)] if uses_cca else []
+
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Train the encoder; keep the epoch that predicts best for the validation texts."""
         texts, unseen = words_of(train), words_of(val)
