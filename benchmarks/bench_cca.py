@@ -1,7 +1,7 @@
-"""CCA against what one would use instead, and at the size of Flickr-30K.
+"""CCA compared with cca-zoo and scikit-learn, and at the size of Flickr-30K.
 
 `tox -e benchmarks -- -k cca`.  The full-size fit is `cca` with one ridge, 1,024 dimensions and
-dense texts; it needs 4 GiB and a minute.  The sizes the others can do are smaller.
+dense texts; it needs 4 GiB and one minute.  The others are compared at smaller sizes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from cran_bench.toolbox.linalg import canonical_correlations, moments, spectral_norm
 
-# A process of its own, so that the peak is the fit's: 29,000 images of 4096-d, 145,000 dense texts of 3000-d.
+# a separate process, for the peak memory of the fit alone: 29,000 images of 4096-d, 145,000 dense texts of 3000-d.
 FULL_SIZE = """
 import resource, time, torch
 from cran_bench.toolbox.linalg import canonical_correlations, moments, spectral_norm
@@ -64,8 +64,8 @@ def ours(X: np.ndarray, Y: np.ndarray, dim: int) -> np.ndarray:
 
 
 def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    found = [abs(np.corrcoef(a[:, k], b[:, k])[0, 1]) for k in range(a.shape[1])]
-    return np.sort(found)[::-1]
+    values = [abs(np.corrcoef(a[:, k], b[:, k])[0, 1]) for k in range(a.shape[1])]
+    return np.sort(values)[::-1]
 
 
 SMALL, LARGE = (4000, 512, 256), (29_000, 2048, 1000)

@@ -1,7 +1,7 @@
-"""CRAN at the paper's size: one step of training, its memory, and what the shortcuts of the text encoder save.
+"""CRAN at the paper's size: time and memory of a training step, and time saved by the text encoder's shortcuts.
 
-`tox -e benchmarks -- -k cran`.  A step has 40 images with 4096-d features and five regions, and 40 captions of Flickr's
-length.
+`tox -e benchmarks -- -k cran`.  A step has 40 images with 4096-d features and five regions, and 40 captions as
+long as Flickr's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cran_bench.frontend.text.characters import ALPHABET
 from cran_bench.methods.cran.model import LENGTH, TextEncoder
 from cran_bench.methods.cran.recipe import EncoderOptions, Recipe
 
-# A process of its own, so that the peak is the step's: three levels, forward, backward and an RMSprop update.
+# a separate process, for the peak memory of the step alone: three levels, forward, backward and an RMSprop update.
 FULL_STEP = """
 import resource, time, torch
 from cran_bench import MultiLevel
@@ -77,7 +77,7 @@ def test_text_encoder(benchmark, mask):
 
 @pytest.mark.benchmark(group="compact text encoder, 50 captions, forward and backward")
 def test_text_encoder_without_shortcuts(benchmark):
-    """Every step of every text through one-hot characters and plain layers."""
+    """All steps of all texts, padding included, with one-hot characters and plain layers."""
     encoder, chars = TextEncoder(Recipe(encoder=EncoderOptions(mask_padding=False))), captions(50)
 
     def step() -> None:

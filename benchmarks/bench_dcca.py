@@ -1,4 +1,4 @@
-"""A step of DCCA's objective against one by eigendecompositions and autograd, as public code has it.
+"""The gradient of DCCA's objective, compared with the usual one by eigendecompositions and autograd.
 
 `tox -e benchmarks -- -k dcca`.
 """
@@ -23,7 +23,7 @@ def views() -> tuple[Tensor, Tensor]:
 
 
 def by_eigenvectors(H1: Tensor, H2: Tensor, ridge: float) -> Tensor:
-    """The sum of the correlations: symmetric roots of both covariances, and the eigenvalues of T'T."""
+    """The sum of the correlations, from symmetric roots of both covariances and the eigenvalues of T'T."""
     H1, H2 = H1 - H1.mean(dim=0), H2 - H2.mean(dim=0)
     eye = torch.eye(H1.shape[1], dtype=H1.dtype)
     roots = []

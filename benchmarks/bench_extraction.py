@@ -1,7 +1,7 @@
-"""Extraction of VGG-19 features against a bare forward loop, in one run.
+"""Extraction of VGG-19 features compared with a bare forward loop.
 
-`tox -e images -- benchmarks/bench_extraction.py -s`.  The loop takes tensors that are decoded, cut and scaled already:
-what it leaves out is all the rest of the work, reading JPEGs, resizing, writing features.
+`tox -e images -- benchmarks/bench_extraction.py -s`.  The loop runs on tensors that are already decoded, cropped and
+scaled, so it omits reading JPEGs, resizing and writing features.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ torchvision = pytest.importorskip("torchvision", reason="needs the extra images"
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """JPEGs of the size that Flickr gives out; more of them for a GPU."""
+    """JPEGs of Flickr's size; more of them on a GPU."""
     folder = tmp_path_factory.mktemp("photographs")
     count = 4096 if torch.cuda.is_available() else 192
     for k in range(count):

@@ -1,7 +1,7 @@
-"""The closed forms at MS-COCO's size: 123,287 images of 4096 numbers and 616,435 captions, generated.
+"""The closed-form methods at MS-COCO's size: 123,287 generated images with 4096-d features and 616,435 captions.
 
-`tox -e full-size`, ten minutes on two cores.  CRAN_BENCH_SCALE=0.02 takes so much of it.  Features are read by the
-block, so memory is that of covariances, whatever the number of images.
+`tox -e full-size`, ten minutes on two cores.  CRAN_BENCH_SCALE=0.02 uses 2 % of the images.  Features are read by
+block, so the memory is that of the covariances, for any number of images.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""KCCA at the size of Flickr-30K, and against mvlearn's.
+"""KCCA at the size of Flickr-30K, and compared with mvlearn.
 
 `tox -e benchmarks -- -k kcca -s`, and `tox -e benchmarks-mvlearn`: mvlearn 0.5 needs scikit-learn 1.6.
 """
@@ -23,7 +23,7 @@ from cran_bench.ranking.metrics import Metrics
 
 
 class Views:
-    """A split of these features."""
+    """The part of `Split` that KCCA uses, with given features."""
 
     def __init__(self, images: Tensor, texts: Tensor | sparse.csr_array, image_of: Tensor) -> None:
         self.images, self.rows, self.image_of = images, texts, image_of
@@ -41,7 +41,7 @@ class Views:
 
 
 class FixedScore:
-    """A run in which validation has nothing to choose from."""
+    """The part of `Run` that KCCA uses, with a constant validation score."""
 
     seed, device = 0, torch.device("cpu")
 
@@ -56,19 +56,19 @@ class FixedScore:
 
 
 def full_size() -> None:
-    """29,000 images of 4096-d, 145,000 sparse texts of 3000-d; prints seconds and GiB."""
+    """Fit 29,000 images of 4096-d and 145,000 sparse texts of 3000-d; print seconds and peak GiB."""
     p, q = 4096, 3000
     draw = np.random.default_rng(0)
     latent = torch.from_numpy(draw.normal(size=(29_000, 64)).astype(np.float32))
     mix = torch.from_numpy(draw.normal(size=(64, p)).astype(np.float32))
 
-    def made(n: int) -> Views:
+    def generated(n: int) -> Views:
         X = (latent[:n] @ mix + 4 * torch.randn(n, p, generator=torch.Generator().manual_seed(0))).relu_()
         words, weights = draw.integers(0, q, 50 * n), np.full(50 * n, 10**-0.5, np.float32)
         rows = sparse.csr_array((weights, words, np.arange(0, 50 * n + 1, 10)), shape=(5 * n, q))
         return Views(X, rows, torch.arange(5 * n) // 5)
 
-    train, val = made(29_000), made(200)
+    train, val = generated(29_000), generated(200)
     method = KCCA(
         kernel_image="rbf",
         solver="nystrom",
@@ -85,7 +85,7 @@ def full_size() -> None:
 
 
 def test_full_size_fit(benchmark):
-    def fit() -> list[float]:  # in a process of its own, so that the peak is the fit's
+    def fit() -> list[float]:  # a separate process, for the peak memory of the fit alone
         done = subprocess.run([sys.executable, __file__], stdout=subprocess.PIPE, text=True, check=True)
         return [float(value) for value in done.stdout.split()]
 
@@ -99,7 +99,7 @@ group = pytest.mark.benchmark(group=f"linear KCCA, {PAIRS} pairs, {COMPONENTS} c
 
 
 def views() -> tuple[np.ndarray, np.ndarray]:
-    """Centred: mvlearn centres features, not kernels."""
+    """Centred features, because mvlearn centres features and not kernels."""
     draw = np.random.default_rng(0)
     latent = draw.standard_normal((PAIRS, 16))
     X, Y = (latent @ draw.standard_normal((16, p)) + 4 * draw.standard_normal((PAIRS, p)) for p in (200, 100))
@@ -133,7 +133,7 @@ def test_ours(benchmark):
 def test_mvlearn(benchmark):
     embed = pytest.importorskip("mvlearn.embed")
     X, Y = views()
-    # Its constraint is (1 - r) K^2 + r K, so k = r / (1 - r), and it finds 1 + correlation / (1 - r).
+    # mvlearn's constraint is (1 - r) K^2 + r K, so k = r / (1 - r); its eigenvalues are 1 + correlation / (1 - r)
     kappa = np.array([RIDGE * np.linalg.norm(view, 2) ** 2 for view in (X, Y)])
     r = kappa / (1 + kappa)
     model = embed.KMCCA(n_components=COMPONENTS, kernel="linear", regs=list(r), diag_mode="A", sval_thresh=0)

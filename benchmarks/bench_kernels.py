@@ -1,6 +1,6 @@
-"""Scoring and ranking a fold of 1,000 images and 5,000 captions, against what one would use instead.
+"""Scoring and ranking 1,000 images and 5,000 captions (one fold), compared with common alternatives.
 
-`tox -e benchmarks -- -k kernels`; whole tasks, with memory and ranks checked, are timed by `cran-bench bench`.
+`tox -e benchmarks -- -k kernels`; `cran-bench bench` times larger tasks, with memory and ranks checked.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def ours(dtype, similarity, images, texts, image_of):
 def test_ours_on_levels(benchmark, dtype):
     images, texts, image_of = embeddings()
     similarity = MultiLevel(cosine=True)
-    found = benchmark.pedantic(ours, (dtype, similarity, images, texts, image_of), rounds=3, warmup_rounds=1)
-    assert (found.t2i.better == rank(images, texts, image_of, similarity, backend="reference").t2i.better).all()
+    ranks = benchmark.pedantic(ours, (dtype, similarity, images, texts, image_of), rounds=3, warmup_rounds=1)
+    assert (ranks.t2i.better == rank(images, texts, image_of, similarity, backend="reference").t2i.better).all()
 
 
 @levels
@@ -63,17 +63,17 @@ def test_einsum_and_topk(benchmark, block):
 def test_ours_on_vectors(benchmark, dtype):
     images, texts, image_of = embeddings()
     sides = images.globals, texts.globals
-    found = benchmark.pedantic(ours, (dtype, COSINE, *sides, image_of), rounds=5, warmup_rounds=1)
+    ranks = benchmark.pedantic(ours, (dtype, COSINE, *sides, image_of), rounds=5, warmup_rounds=1)
     _, of_texts = by_argsort(COSINE.scores(*sides), image_of)
-    assert (found.t2i.better == of_texts.numpy()).all()
+    assert (ranks.t2i.better == of_texts.numpy()).all()
 
 
 @vectors
 @torch.inference_mode()
-@pytest.mark.parametrize("way", [by_product_and_argsort, by_product_and_comparison, by_faiss])
-def test_instead(benchmark, way):
+@pytest.mark.parametrize("alternative", [by_product_and_argsort, by_product_and_comparison, by_faiss])
+def test_alternatives(benchmark, alternative):
     images, texts, image_of = embeddings()
-    if way is by_faiss:
+    if alternative is by_faiss:
         pytest.importorskip("faiss")
     sides = (torch.nn.functional.normalize(side.globals) for side in (images, texts))
-    benchmark.pedantic(way, (*sides, image_of), rounds=2, warmup_rounds=1)
+    benchmark.pedantic(alternative, (*sides, image_of), rounds=2, warmup_rounds=1)

@@ -1,9 +1,9 @@
-"""What a fit really holds, beside what its method says beforehand it will hold.
+"""The memory that a fit uses, compared with the estimate of its method.
 
-`tox -e memory`.  Every row is fitted in a process of its own on generated features, with few steps and all of its
-sizes.  What the process grows by may not exceed the estimate, as a machine would be overrun; nor may the estimate be
-many times of it, as fits would be refused that have room.  CRAN_BENCH_MEMORY=0.06 takes so much of MS-COCO's size; from
-there on regions are not held, but read by the batch.
+`tox -e memory`.  Each row is fitted in a separate process on generated features, with few steps but full sizes.  The
+growth of the process must not exceed the estimate, or a machine could run out of memory; and the estimate must not be
+many times the growth, or fits that have room would be refused.  CRAN_BENCH_MEMORY=0.06 uses 6 % of MS-COCO's images;
+from this size on, regions are not kept in memory but read by batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cran_bench.machine.progress import say
 from cran_bench.protocols import Unit
 
 REGIONS = 5
-HELD = ",limit=6000"  # images whose regions are few enough to be held
+IN_MEMORY = ",limit=6000"  # few enough images to keep their regions in memory
 ROWS: list[tuple[str, Unit, str]] = [
     ("cca", "captions", ""),
     ("cca[text=word_cnn]", "captions", ""),
@@ -37,14 +37,14 @@ ROWS: list[tuple[str, Unit, str]] = [
     ("corr-ae[rbm_steps=40,steps=40]", "captions", ""),
     ("corr-ae[rbm_steps=40,steps=40,granularity=parts]", "captions", ""),
     ("dcca[epochs=2]", "captions", ""),
-    ("ccl[rbm_steps=40,steps=40,joint_steps=40,autoencoder_steps=40]", "captions", HELD),
-    ("cran-baseline[max_epochs=1,text_init=random]", "captions", HELD),
+    ("ccl[rbm_steps=40,steps=40,joint_steps=40,autoencoder_steps=40]", "captions", IN_MEMORY),
+    ("cran-baseline[max_epochs=1,text_init=random]", "captions", IN_MEMORY),
     ("cran-local[max_epochs=1,text_init=random,caption_sampling=first]", "captions", ""),
     ("cran-relation[max_epochs=1,text_init=random,caption_sampling=first]", "captions", ""),
-    ("cran[max_epochs=1,pretraining_epochs=1,restarts=1]", "captions", HELD),
+    ("cran[max_epochs=1,pretraining_epochs=1,restarts=1]", "captions", IN_MEMORY),
     ("cran:paper[max_epochs=1,epoch_mode=images]", "captions", ",limit=800"),
 ]
-"""Method, what it is fitted on, and of how many images where all of them would take too long."""
+"""Method, unit, and a limit on the number of images where all would take too long."""
 MIB = 1 << 20
 TIMES = 4
 
@@ -53,7 +53,7 @@ SCALE = float(os.environ.get("CRAN_BENCH_MEMORY", "0"))
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """The folder of generated features of images and regions."""
+    """The folder of generated image and region features."""
     folder = tmp_path_factory.mktemp("data")
     generate, images = Path(__file__).with_name("generate.py"), str(round(SCALE * 123_287))
     subprocess.run(
@@ -64,18 +64,18 @@ def data(tmp_path_factory):
 
 @pytest.mark.skipif(not SCALE, reason="takes twenty minutes: tox -e memory, or set CRAN_BENCH_MEMORY")
 @pytest.mark.parametrize(("row", "unit", "limit"), ROWS, ids=[" ".join(row) for row in ROWS])
-def test_a_fit_holds_what_its_method_says(data, tmp_path, row, unit, limit):
+def test_a_fit_uses_about_the_estimated_memory(data, tmp_path, row, unit, limit):
     alone = subprocess.run(
         [sys.executable, __file__, row, unit, limit, data, tmp_path], stdout=subprocess.PIPE, check=True
     )
-    said, held = map(int, alone.stdout.split())
-    say(f"{row} {unit}: {held / MIB:,.0f} MiB held, {said / MIB:,.0f} said")
-    assert held < said
-    assert said < TIMES * held
+    estimated, used = map(int, alone.stdout.split())
+    say(f"{row} {unit}: {used / MIB:,.0f} MiB used, {estimated / MIB:,.0f} estimated")
+    assert used < estimated
+    assert estimated < TIMES * used
 
 
 def fitted(row: str, unit: Unit, limit: str, data: Path, folder: Path) -> tuple[int, int]:
-    """Bytes by which this process will grow in a fit, as its method says, and those by which it does."""
+    """The estimated and the measured growth of this process during a fit, in bytes."""
     import torch
 
     from cran_bench.bench.measuring import memory
@@ -88,10 +88,10 @@ def fitted(row: str, unit: Unit, limit: str, data: Path, folder: Path) -> tuple[
     prepared = find_prepared(DATASETS.configure(f"precomp[folder=precomp{limit}]"), data, data / "cache")
     train, val = (prepared.split(name, unit, device) for name in ("train", "val"))
     method = METHODS.configure(row).build()
-    said = estimate(method, train, val)
-    with memory(device) as found:
+    estimated = estimate(method, train, val)
+    with memory(device) as measured:
         FitStore(folder, prepared.identity, train, val, device).fitted(method, 0, row)
-    return said, found.peak
+    return estimated, measured.peak
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The mixtures and Fisher vectors of GMM+HGLMM at the size of Flickr-30K, and EM against scikit-learn's.
+"""The mixtures and Fisher vectors of GMM+HGLMM at the size of Flickr-30K, and EM compared with scikit-learn.
 
 `tox -e benchmarks -- -k mixtures -s`.
 """
@@ -15,7 +15,7 @@ from sklearn.mixture import GaussianMixture
 
 from cran_bench.toolbox.mixtures import Mixture, fit_mixture, started
 
-# A process of its own, so that the peak is the fit's: 300,000 word vectors, and the words of 145,000 captions.
+# a separate process, for the peak memory of the fit alone: 300,000 word vectors, and the words of 145,000 captions.
 FULL_SIZE = """
 import resource, time, numpy as np, torch
 from scipy import sparse
@@ -89,5 +89,5 @@ def test_scikit_learn(benchmark, data):
             model.fit(x.numpy())
 
     benchmark.pedantic(fit, rounds=3, warmup_rounds=1)
-    found, _ = fit_mixture(x, start, range(STEPS), 1e-12, hybrid=False)
-    torch.testing.assert_close(found.m, torch.from_numpy(model.means_), rtol=1e-6, atol=1e-8)
+    mixture, _ = fit_mixture(x, start, range(STEPS), 1e-12, hybrid=False)
+    torch.testing.assert_close(mixture.m, torch.from_numpy(model.means_), rtol=1e-6, atol=1e-8)

@@ -1,4 +1,4 @@
-"""Word vectors of GoogleNews' size, 3,000,000 x 300 in word2vec's binary layout: the rows that captions need.
+"""Reading the vectors of the captions' words from a word2vec file of GoogleNews' size, 3,000,000 x 300.
 
 `tox -e benchmarks -- -k vectors -s`.  The file is generated, 3.6 GB.
 """
@@ -13,7 +13,7 @@ import pytest
 
 WORDS, DIM, NEEDED = 3_000_000, 300, 20_000
 
-# A process of its own, so that the peak is the reader's.
+# a separate process, for the peak memory of the reader alone
 READ = """
 import resource, sys, time
 from cran_bench.frontend.text.vectors import vector_source

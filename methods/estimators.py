@@ -1,4 +1,4 @@
-"""CCA, CFA and KCCA as scikit-learn estimators on two arrays, by the closed forms of the methods of these names."""
+"""CCA, CFA and KCCA as scikit-learn estimators on two arrays, with the closed forms of the methods of the same name."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ POSITIVE = NOT_NEGATIVE | {"include_boundaries": "neither"}
 
 
 class TwoViews(base.ClassNamePrefixFeaturesOutMixin, base.TransformerMixin, base.BaseEstimator):  # type: ignore[misc]
-    """Pairs of rows of two views, each view projected by its own matrix: what `CCA`, `CFA` and `KCCA` share.
+    """Base class of `CCA`, `CFA` and `KCCA`, which project paired rows of two views, each by its own matrix.
 
     Views are arrays, tensors, data frames or lists; the second may be sparse.  Projections are computed in
-    float64, kernels in the type of their view; the result has the type of the view.
+    float64, and kernels in the type of their view; the result has the type of the view.
 
     Attributes:
         x_weights_: (p, k) projection of X - x_mean_; its columns are weighted by the spectrum to `power`.
-        y_weights_: (q, k) projection of y - y_mean_, likewise.
+        y_weights_: (q, k) projection of y - y_mean_, with the same weighting.
         x_mean_: (p,) mean of X.
         y_mean_: (q,) mean of y.
-        n_components_: k.
-        n_features_in_: columns of X.
-        n_features_y_: columns of y.
+        n_components_: number of dimensions k.
+        n_features_in_: number of columns of X.
+        n_features_y_: number of columns of y.
     """
 
     n_components: int | None
@@ -52,15 +52,15 @@ class TwoViews(base.ClassNamePrefixFeaturesOutMixin, base.TransformerMixin, base
     def fit(self, X: ArrayLike, y: SecondView) -> Self:
         """Fit the projections of both views.
 
-        Equal rows of X in succession (an image with several texts) are computed with once, as in the suite.
+        Consecutive equal rows of X (an image with several texts) are processed once, as in the suite.
 
         Args:
             X: (n, p) first view.
             y: (n, q) second view, its row i paired with row i of X; (n,) is one column.
 
         Raises:
-            ValueError: a parameter is out of range, the views are not finite numbers of equally many rows, or there is
-                no solution: a covariance needs a larger ridge, or the views do not vary together.
+            ValueError: a parameter is out of range, the views are not finite or differ in their number of rows, or
+                there is no solution: a covariance needs a larger ridge, or the views are uncorrelated.
         """
         for name, limits in self._limits.items():
             utils.check_scalar(getattr(self, name), name, **limits)
@@ -81,7 +81,7 @@ class TwoViews(base.ClassNamePrefixFeaturesOutMixin, base.TransformerMixin, base
         return self
 
     def transform(self, X: ArrayLike | None, y: SecondView | None = None) -> Any:
-        """Project one view, or both, which may have different numbers of rows, as images and their texts do.
+        """Project one view, or both; they may differ in their number of rows, as images and their texts do.
 
         Args:
             X: (n, p) first view; None to project y only.
@@ -95,14 +95,14 @@ class TwoViews(base.ClassNamePrefixFeaturesOutMixin, base.TransformerMixin, base
         return scores if len(scores) == 2 else scores[0]
 
     def fit_transform(self, X: ArrayLike, y: SecondView) -> Any:
-        """Fit, and project the same pairs: a tuple of (n, k) for X and (n, k) for y."""
+        """Fit and project the same pairs; return (n, k) for X and (n, k) for y."""
         return self.fit(X, y).transform(X, y)
 
     def score(self, X: ArrayLike, y: SecondView) -> float:
-        """The correlation between the projections of the given pairs, a mean over dimensions; higher is better.
+        """The correlation between the projections of the given pairs, averaged over dimensions; higher is better.
 
-        On pairs that were not fitted it serves to choose ridges, widths and kernels (`GridSearchCV`), not
-        `n_components`, as the first dimensions correlate best.  A dimension that does not vary counts as 0.
+        On held-out pairs it can select ridges, widths and kernels (`GridSearchCV`), but not `n_components`, because the
+        first dimensions correlate best.  A constant dimension counts as 0.
 
         Args:
             X: (n, p) first view.
@@ -144,15 +144,15 @@ class TwoViews(base.ClassNamePrefixFeaturesOutMixin, base.TransformerMixin, base
                 continue
             rows = _rows(view)
             if isinstance(rows, sparse.csr_array) and columns is None:
-                scores = rows @ W - mean @ W  # never dense
+                scores = rows @ W - mean @ W  # stays sparse
             else:
                 blocks = (rows[a : a + kernels.BLOCK] for a in range(0, rows.shape[0], kernels.BLOCK))
-                made = (kernels.dense(columns(block) if columns else block) for block in blocks)
-                scores = np.concatenate([(block.double().numpy() - mean) @ W for block in made])
+                values = (kernels.dense(columns(block) if columns else block) for block in blocks)
+                scores = np.concatenate([(block.double().numpy() - mean) @ W for block in values])
             yield scores.astype(view.dtype)
 
     def _validated(self, X: Any, y: Any, is_fit: bool = False, least: int = 1) -> tuple[Any, Any]:
-        """Both views as matrices of floats; one may be None where a single row is enough."""
+        """Both views as floating-point matrices; one may be None if `least` is 1."""
         X, y = (view.numpy(force=True) if isinstance(view, Tensor) else view for view in (X, y))
         tags = utils.get_tags(self)
         both = {"dtype": (np.float64, np.float32), "order": "C", "force_writeable": True, "ensure_min_samples": least}
@@ -189,13 +189,13 @@ class CCA(TwoViews):
         max  w' Cxy v   subject to   w' (Cxx + rx I) w = v' (Cyy + ry I) v = 1
 
     Args:
-        n_components: dimensions at most; None for the rank.
-        ridge_x: rx as a fraction of the largest variance of X; 0 for Hotelling's own.
-        ridge_y: ry likewise of y.
-        power: exponent of the correlations that weights the dimensions: 0 for none, 1 as Klein et al. 2015.
+        n_components: largest number of dimensions; None for the rank.
+        ridge_x: rx as a fraction of the largest variance of X; 0 for CCA without ridge.
+        ridge_y: ry as a fraction of the largest variance of y.
+        power: exponent of the correlations that weights the dimensions: 0 for none, 1 as in Klein et al. 2015.
 
     Attributes:
-        correlations_: (k,) canonical correlations, falling; the other attributes are those of `TwoViews`.
+        correlations_: (k,) canonical correlations, decreasing; the other attributes are those of `TwoViews`.
 
     Example:
         >>> import numpy as np
@@ -231,12 +231,12 @@ class CFA(TwoViews):
         max  tr(A' Cxy B)   subject to   A' A = B' B = I
 
     Args:
-        n_components: dimensions at most; None for the rank.
-        y_std_power: columns of y are divided by this power of their standard deviation: 0 for none, 1 for equal ones.
+        n_components: largest number of dimensions; None for the rank.
+        y_std_power: columns of y are divided by this power of their standard deviation; 0 for none, 1 to standardise.
         power: exponent of the singular values that weights the dimensions; 0 for none.
 
     Attributes:
-        singular_values_: (k,) of the cross-covariance, falling; the other attributes are those of `TwoViews`.
+        singular_values_: (k,) of the cross-covariance, decreasing; the other attributes are those of `TwoViews`.
 
     Example:
         >>> import numpy as np
@@ -265,26 +265,26 @@ class KCCA(TwoViews):
 
         max  a' Kx Ky b   subject to   a' (Kx^2 + kx Kx) a = b' (Ky^2 + ky Ky) b = 1
 
-    over centred kernels.  The exact solver holds several n x n matrices: beyond some thousand pairs take another.
+    over centred kernels.  The exact solver stores several n x n matrices: use another beyond a few thousand pairs.
 
     Args:
-        n_components: dimensions at most; None for the rank.
-        kernel_x: linear, rbf, chi2 or intersection; the last two take no negative features.
-        kernel_y: of the second view.
-        width_x: of rbf and chi2, as a multiple of what the median distance suggests.
-        width_y: likewise of the second view.
+        n_components: largest number of dimensions; None for the rank.
+        kernel_x: linear, rbf, chi2 or intersection; the last two need non-negative features.
+        kernel_y: kernel of the second view.
+        width_x: width of rbf and chi2, as a multiple of that by the median heuristic.
+        width_y: width for the second view.
         ridge_x: kx / (n - 1) as a fraction of the largest variance in the kernel of X.
-        ridge_y: ky / (n - 1) likewise of y.
+        ridge_y: ky / (n - 1) as a fraction of the largest variance in the kernel of y.
         power: exponent of the correlations that weights the dimensions; 0 for none.
-        solver: `exact`, or ridge CCA of kernels to pivots (`cholesky`), to landmarks (`nystrom`), or of random features
-            (`fourier`, for rbf); these take the features themselves where the kernel is linear.
-        columns: pivots, landmarks or random features of each view, at most.
-        tol: share of the trace of the kernel at which `cholesky` ends.
-        random_state: seed of landmarks, random features, and the rows that give the median distance.
+        solver: `exact`, or ridge CCA on kernels with pivots (`cholesky`) or landmarks (`nystrom`) or on random
+            features (`fourier`, for rbf); these use the features themselves if the kernel is linear.
+        columns: largest number of pivots, landmarks or random features of each view.
+        tol: share of the trace of the kernel at which `cholesky` stops.
+        random_state: seed of the landmarks, random features, and rows for the median heuristic.
 
     Attributes:
-        correlations_: (k,) canonical correlations, falling; the other attributes are those of `TwoViews`, where p and q
-            count what is projected: n kernel values in the exact solver, else the columns.
+        correlations_: (k,) canonical correlations, decreasing; the other attributes are those of `TwoViews`, with p = q
+            = n kernel values for the exact solver, otherwise the numbers of columns.
 
     Example:
         >>> import numpy as np
@@ -339,7 +339,7 @@ class KCCA(TwoViews):
         return solution
 
     def _side(self, rows: kernels.Block, name: kernels.Name, width: float, seed: int) -> tuple[Any, Any]:
-        """Columns of a view, and their kernel (exact) or the matrix on their right."""
+        """The columns of a view, with their kernel (exact) or the matrix W."""
         if self.solver != "exact" and name == "linear":
             return None, None
         kernel = kernels.Kernel.fitted(name, rows, width, seed)

@@ -190,11 +190,11 @@ def test_fields_out_of_range(options, message):
 
 def test_bad_input_is_named(fit):
     X, Y = correlated()
-    with pytest.raises(BadInput, match="features are constant"):
+    with pytest.raises(BadInput, match="sampled rows are all equal"):
         fit(np.ones_like(X), Y, KCCA(**RBF))
-    with pytest.raises(BadInput, match="kernel chi2 is for counts and shares"):
+    with pytest.raises(BadInput, match="kernel chi2 needs non-negative features"):
         fit(X - 10, Y, KCCA(**PLAIN, kernel_image="chi2"))
-    with pytest.raises(BadInput, match="not of intersection: use nystrom"):
+    with pytest.raises(BadInput, match="need the kernel rbf, not intersection: use nystrom"):
         fit(X, abs(Y), KCCA(**RBF, kernel_text="intersection", solver="fourier"))
     more, _ = fit(X, Y, KCCA(**{**RBF, "dim": (10**6,)}, **ridges(1e-2), solver="nystrom", columns=10**6))
     assert len(more.spectrum) < 60

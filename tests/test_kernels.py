@@ -56,13 +56,13 @@ def test_the_scale_is_the_median_distance():
     assert Kernel.fitted("rbf", torch.from_numpy(X), 0.5, seed=3).scale == pytest.approx(
         2 * 0.25 * np.sort(squares)[(len(squares) - 1) // 2]
     )
-    with pytest.raises(BadInput, match=r"the 5 rows looked at are all alike: the features are constant"):
+    with pytest.raises(BadInput, match=r"5 sampled rows are all equal: use features that are not constant"):
         Kernel.fitted("rbf", torch.ones(5, 3), 1.0, 0)
 
 
 @pytest.mark.parametrize("name", ["chi2", "intersection"])
 def test_kernels_for_counts_refuse_negative_features(name):
-    with pytest.raises(BadInput, match=f"kernel {name} is for counts and shares, but a feature is -0.5"):
+    with pytest.raises(BadInput, match=f"kernel {name} needs non-negative features, but one is -0.5"):
         Kernel(name)(torch.tensor([[0.5, -0.5]]), torch.ones(1, 2))
 
 
@@ -122,7 +122,7 @@ def test_fourier_features_approach_the_kernel(features):
     phi = Fourier.drawn(kernel, X, features, seed=0)(X)
     assert float((phi @ phi.T - kernel(X, X)).abs().mean()) < 1 / features**0.5
     assert float((phi @ phi.T - kernel(X, X)).abs().max()) < 4 / features**0.5
-    with pytest.raises(BadInput, match="not of chi2: use nystrom"):
+    with pytest.raises(BadInput, match="need the kernel rbf, not chi2: use nystrom"):
         Fourier.drawn(Kernel("chi2"), X, 8, 0)
 
 

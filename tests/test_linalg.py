@@ -58,7 +58,7 @@ def test_moments_leave_their_inputs_alone(views):
 
 @pytest.mark.parametrize("pairs", [0, 1])
 def test_moments_need_two_pairs(pairs):
-    with pytest.raises(BadInput, match=f"at least two pairs of image and text, not {pairs}"):
+    with pytest.raises(BadInput, match=f"at least two image-text pairs, not {pairs}"):
         moments([torch.ones(pairs, 2)], torch.ones(pairs, 2), torch.arange(pairs))
 
 
@@ -129,7 +129,7 @@ def test_truncated_svd_leaves_out_what_is_not_there(rank):
 
 
 def test_truncated_svd_of_nothing_is_refused():
-    with pytest.raises(BadInput, match="do not vary together"):
+    with pytest.raises(BadInput, match="the two views are uncorrelated"):
         truncated_svd(np.zeros((3, 4)), 2)
 
 

@@ -113,4 +113,4 @@ def test_test_data_in_training(verdict, monkeypatch):
 
     monkeypatch.setattr(Prepared, "split", leaking)
     said = verdict()
-    assert said.code == 1 and "HIGHER" in said.out and "see what leaks" in said.out
+    assert said.code == 1 and "HIGHER" in said.out and "check for a leak" in said.out

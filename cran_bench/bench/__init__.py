@@ -1,1 +1,1 @@
-"""The suite's own speed record: scoring and ranking against what one would use instead."""
+"""Timings of the suite's scoring and ranking, compared with common alternatives."""

@@ -1,6 +1,6 @@
-"""What one would do instead: the ways public evaluation code scores and ranks, on the same embeddings.
+"""Alternatives: how public evaluation code scores and ranks, on the same embeddings.
 
-Each is written as such code has it, in float32 and with as many threads, and returns scores or integer ranks from 0.
+Each follows such code, in float32 and with the same number of threads, and returns scores or integer ranks from 0.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from cran_bench.embeddings import Levels, Relations
 
 
 class Plain(NamedTuple):
-    """Levels as others hold them: unit vectors, one for every relation.
+    """Embeddings on three levels without factored relations: unit vectors, one per relation.
 
     Attributes:
-        globals: (N, D) of images, (T, D) of texts.
-        regions: (N, n, D), or (T, D).
-        relations: (N, n (n - 1), D), or (T, D).
+        globals: (N, D) for images, (T, D) for texts.
+        regions: (N, n, D) for images, (T, D) for texts.
+        relations: (N, n (n - 1), D) for images, (T, D) for texts.
     """
 
     globals: Tensor
@@ -28,7 +28,7 @@ class Plain(NamedTuple):
 
     @staticmethod
     def of(levels: Levels) -> Plain:
-        """Of levels whose relations are factored, or of texts."""
+        """Convert the levels of images, with factored relations, or of texts."""
         relations = levels.relations
         if isinstance(relations, Relations):
             j, k = relations.pairs().T
@@ -37,12 +37,12 @@ class Plain(NamedTuple):
         return Plain(*(torch.nn.functional.normalize(x, dim=-1) for x in (levels.globals, levels.regions, relations)))
 
     def rows(self, rows: slice) -> Plain:
-        """Some images or texts."""
+        """The embeddings of some images or texts."""
         return Plain(*(x[rows] for x in self))
 
 
 def by_einsum_and_topk(images: Plain, texts: Plain, block: int, top: int = 3) -> Tensor:
-    """(N, T) scores in square blocks: einsum to all regions and relations, `topk`, mean."""
+    """(N, T) scores in square blocks: einsum over all regions and relations, `topk`, mean."""
     out = images.globals.new_empty(len(images.globals), len(texts.globals))
     for a in range(0, out.shape[0], block):
         for b in range(0, out.shape[1], block):
@@ -68,7 +68,7 @@ def caption_by_caption(images: Plain, texts: Plain, image_of: Tensor, top: int =
 
 
 def by_argsort(scores: Tensor, image_of: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) and (T,) ranks of the first right answer, from the whole matrix sorted both ways."""
+    """(N,) and (T,) ranks of the first right answer, by sorting the whole matrix in both directions."""
     order = scores.argsort(dim=1, descending=True)
     of_images = (image_of[order] == torch.arange(len(scores), device=scores.device)[:, None]).int().argmax(dim=1)
     order = scores.T.contiguous().argsort(dim=1, descending=True)
@@ -76,12 +76,12 @@ def by_argsort(scores: Tensor, image_of: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def by_product_and_argsort(images: Tensor, texts: Tensor, image_of: Tensor) -> tuple[Tensor, Tensor]:
-    """Ranks of unit vectors: one product, then `by_argsort`."""
+    """(N,) and (T,) ranks of unit vectors: one matrix product, then `by_argsort`."""
     return by_argsort(images @ texts.T, image_of)
 
 
 def by_product_and_comparison(images: Tensor, texts: Tensor, image_of: Tensor) -> tuple[Tensor, Tensor]:
-    """Ranks of unit vectors: one product, and how many scores are above the best right one."""
+    """(N,) and (T,) ranks of unit vectors: one matrix product, then counting scores above the best right one."""
     scores = images @ texts.T
     own = scores[image_of, torch.arange(len(texts), device=texts.device)]
     best = own.new_full((len(images),), -torch.inf).scatter_reduce(0, image_of, own, "amax")
@@ -89,17 +89,17 @@ def by_product_and_comparison(images: Tensor, texts: Tensor, image_of: Tensor) -
 
 
 def by_faiss(images: Tensor, texts: Tensor, image_of: Tensor, top: int = 10) -> tuple[Any, Any]:
-    """Whether a right answer is among the `top` first, (N,) and (T,), by faiss's flat index, which tells no ranks.
+    """(N,) and (T,) whether a right answer is among the first `top`, by faiss's flat index, which gives no ranks.
 
     Raises:
         ImportError: faiss is not installed.
     """
     import faiss  # type: ignore[import-not-found, unused-ignore]
 
-    found = []
+    nearest = []
     for gallery, queries in ((texts, images), (images, texts)):
         index = faiss.IndexFlatIP(gallery.shape[1])
         index.add(gallery.numpy())
-        found.append(torch.from_numpy(index.search(queries.numpy(), top)[1]))
-    of_images = (image_of[found[0]] == torch.arange(len(images))[:, None]).any(dim=1)
-    return of_images, (found[1] == image_of[:, None]).any(dim=1)
+        nearest.append(torch.from_numpy(index.search(queries.numpy(), top)[1]))
+    of_images = (image_of[nearest[0]] == torch.arange(len(images))[:, None]).any(dim=1)
+    return of_images, (nearest[1] == image_of[:, None]).any(dim=1)

@@ -1,4 +1,4 @@
-"""What a kernel takes: seconds, arithmetic, memory, and how near it comes to what this machine can do."""
+"""Measuring kernels: seconds, arithmetic, memory, and the share of this machine's peak rate."""
 
 from __future__ import annotations
 
@@ -71,25 +71,25 @@ COLUMNS = (
 
 
 def timed(call: Callable[[], T], device: torch.device, rounds: int = ROUNDS, warm: bool = True) -> tuple[float, T]:
-    """Median seconds of so many calls after one that does not count, and what the last returned."""
+    """The median seconds of `rounds` calls, after a warm-up call if `warm`, and the last result."""
     seconds, clock = [], Clock(device)
-    found = call() if warm else None
+    result = call() if warm else None
     for _ in range(rounds):
         start = clock.now()
-        found = call()
+        result = call()
         seconds.append(clock.now() - start)
-    return median(seconds), found  # type: ignore[return-value]
+    return median(seconds), result  # type: ignore[return-value]
 
 
 def gemm_peak(dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP per second of this machine's own product of two square matrices, the best of five."""
+    """FLOP per second of a product of two square matrices on this machine, the best of five."""
     size = 8192 if device.type == "cuda" else 2048
     x, y = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / min(timed(lambda: x @ y, device, 1)[0] for _ in range(5))
 
 
 class Memory:
-    """`peak` is by how many bytes the memory in use grew."""
+    """The growth of memory in use; `peak` is its maximum in bytes."""
 
     def __init__(self) -> None:
         self.peak = 0
@@ -97,89 +97,89 @@ class Memory:
 
 @contextmanager
 def memory(device: torch.device) -> Iterator[Memory]:
-    """Watch the memory of a block: that of the GPU, or of this process, looked at every few milliseconds.
+    """Measure the memory used within the context, of the GPU or of this process (sampled every 5 ms).
 
-    Pages of files do not count, mapped features among them: the system takes them back where it needs them.
+    Pages of files, such as memory-mapped features, do not count, because the system can reclaim them.
     """
-    found = Memory()
+    measured = Memory()
     gc.collect()
     give_back()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        yield found
-        found.peak = torch.cuda.max_memory_allocated(device) - before
+        yield measured
+        measured.peak = torch.cuda.max_memory_allocated(device) - before
         return
-    before, done = _held(), threading.Event()
+    before, done = _resident_bytes(), threading.Event()
 
     def watch() -> None:
         while not done.wait(0.005):
-            found.peak = max(found.peak, _held() - before)
+            measured.peak = max(measured.peak, _resident_bytes() - before)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield found
+        yield measured
     finally:
         done.set()
         watcher.join()
 
 
 def give_back() -> None:
-    """Have the C library return freed memory to the system, where it can, so that what is used again is seen."""
+    """Return freed memory to the system if the C library can, so that its reuse is measured."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _held() -> int:
+def _resident_bytes() -> int:
     statm = Path("/proc/self/statm")
     if not statm.exists():
         return 0
-    resident, of_files = map(int, statm.read_text().split()[1:3])
-    return (resident - of_files) * os.sysconf("SC_PAGE_SIZE")
+    resident, shared = map(int, statm.read_text().split()[1:3])
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
 def hardware() -> str:
-    """A file name for this processor or GPU and its threads."""
+    """A file name for this processor and its threads, or for this GPU."""
     about = environment()
-    has = "bf16" if has_bfloat16(torch.device("cpu")) else ""
-    name = about["gpu"] or f"{about['cpu']} {about['threads']} threads {has}"
+    bf16 = "bf16" if has_bfloat16(torch.device("cpu")) else ""
+    name = about["gpu"] or f"{about['cpu']} {about['threads']} threads {bf16}"
     return re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")
 
 
 def save(rows: list[dict[str, Any]], folder: Path) -> Path:
-    """Put rows into `HARDWARE.csv` and `HARDWARE.md`, in place of earlier ones of the same bench and task."""
+    """Write rows to `HARDWARE.csv` and `HARDWARE.md`, replacing earlier rows of the same bench and task."""
     path = folder / f"{hardware()}.csv"
-    made = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
     if path.exists():
-        known = _read(path)
-        again = set(zip(made["bench"], made["task"], strict=True))
-        kept = [key not in again for key in zip(known["bench"], known["task"], strict=True)]
-        made = pd.concat([known[kept], made], ignore_index=True)
-    write_text(path, made.to_csv(index=False))
+        earlier = _read(path)
+        replaced = set(zip(table["bench"], table["task"], strict=True))
+        kept = [key not in replaced for key in zip(earlier["bench"], earlier["task"], strict=True)]
+        table = pd.concat([earlier[kept], table], ignore_index=True)
+    write_text(path, table.to_csv(index=False))
     about = environment()
     line = f"{about['gpu'] or about['cpu']}, {about['threads']} threads, torch {about['torch']}, {about['system']}"
-    tasks = [f"## {title}\n\n{render(rows, 'pipe')}\n" for title, rows in by_task(made)]
+    tasks = [f"## {title}\n\n{render(rows, 'pipe')}\n" for title, rows in by_task(table)]
     write_text(path.with_suffix(".md"), "\n".join([f"# {line}\n", *tasks]))
     return path.with_suffix(".md")
 
 
-def by_task(made: pd.DataFrame) -> list[tuple[str, list[dict[Any, Any]]]]:
-    """Rows of each bench and task, with a title."""
-    groups = made.groupby(["bench", "task"], sort=False)
+def by_task(table: pd.DataFrame) -> list[tuple[str, list[dict[Any, Any]]]]:
+    """Group rows by bench and task, each group with a title."""
+    groups = table.groupby(["bench", "task"], sort=False)
     return [(f"{bench}: {task}", rows.to_dict("records")) for (bench, task), rows in groups]
 
 
 def render_all(folder: Path, style: str) -> str:
-    """The timings of every hardware below a folder, as text in one of the formats of tables.
+    """Format the timings of all hardware in a folder, in one of the formats of tables.
 
     Raises:
-        BadInput: there are none, they are damaged, or an unknown format.
+        BadInput: there are no timings, a file is damaged, or the format is unknown.
     """
     require_format(style)
     files = sorted(folder.glob("*.csv"))
     if not files:
-        raise BadInput(f"there are no timings below {folder}: make some with cran-bench bench similarity -o {folder}")
+        raise BadInput(f"there are no timings below {folder}: create them with cran-bench bench similarity -o {folder}")
     frames = {path.stem: _read(path) for path in files}
     if style == "csv":
         return str(pd.concat([frame.assign(hardware=name) for name, frame in frames.items()]).to_csv(index=False))
@@ -192,17 +192,17 @@ def render_all(folder: Path, style: str) -> str:
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        found = pd.read_csv(path)
+        table = pd.read_csv(path)
         for name in NUMBERS:
-            pd.to_numeric(found[name])
-        found[list(COLUMNS)]
+            pd.to_numeric(table[name])
+        table[list(COLUMNS)]
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise BadInput(f"{path} holds no timings ({error}): delete it and run cran-bench bench again") from error
-    return found
+    return table
 
 
 def columns_of(rows: Sequence[Mapping[Any, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of one task's rows, without columns that none has."""
+    """Headings and cells of one task's rows, without empty columns."""
     used = [name for name in HEADINGS if any(not _is_missing(row.get(name)) for row in rows)]
     cells = [
         ["" if _is_missing(row.get(name)) else NUMBERS.get(name, "{}").format(row[name]) for name in used]
@@ -212,7 +212,7 @@ def columns_of(rows: Sequence[Mapping[Any, Any]]) -> tuple[list[str], list[list[
 
 
 def render(rows: Sequence[Mapping[Any, Any]], style: str = "simple") -> str:
-    """A table of one task's rows."""
+    """Format one task's rows as a table."""
     headings, cells = columns_of(rows)
     align = ["left" if heading in ("", "dtype", "measured on", "ranks") else "right" for heading in headings]
     return tabulate(cells, headings, tablefmt=style, colalign=align, disable_numparse=True)

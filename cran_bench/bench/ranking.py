@@ -1,4 +1,4 @@
-"""One vector for each image and text, as ten of the eleven methods have it, ranked both ways."""
+"""Bench `ranking`: one vector per image and text, as in ten of the eleven methods, ranked in both directions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .contestants import by_faiss, by_product_and_argsort, by_product_and_compar
 from .measuring import gemm_peak, memory, timed
 from .similarity import HUGE, Bench, bare_products
 
-SORTED_PAIRS = 2e8  # beyond, a whole matrix and its order would not fit
-NOISE = 8.0  # of texts against their image: about half of the queries find it first
+SORTED_PAIRS = 2e8  # beyond, the whole matrix and its order do not fit into memory
+NOISE = 8.0  # of texts relative to their image, for an R@1 of about one half
 
 
 def bench_ranking(images: int, texts: int, dim: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """A row for each way."""
+    """Yield a row of timings per implementation."""
     draw = torch.Generator(device=device).manual_seed(0)
     image_of = torch.arange(texts, device=device) * images // texts
     left = torch.randn(images, dim, generator=draw, device=device)
@@ -37,14 +37,14 @@ def bench_ranking(images: int, texts: int, dim: int, device: torch.device) -> It
     if problem.pairs <= SORTED_PAIRS:
         x, y = (torch.nn.functional.normalize(side) for side in (left, right))
         with torch.inference_mode():
-            ways: dict[str, Callable[..., object]] = {
+            alternatives: dict[str, Callable[..., object]] = {
                 "product and argsort both ways": by_product_and_argsort,
                 "product and comparison, the whole matrix": by_product_and_comparison,
             }
             if find_spec("faiss") is not None and device.type == "cpu":
-                ways["faiss, first ten both ways, no ranks"] = by_faiss
-            for what, way in ways.items():
-                call = partial(way, x, y, image_of)
+                alternatives["faiss, first ten both ways, no ranks"] = by_faiss
+            for what, alternative in alternatives.items():
+                call = partial(alternative, x, y, image_of)
                 with memory(device) as used:
                     call()
                 seconds, _ = timed(call, device, 1, warm=False)

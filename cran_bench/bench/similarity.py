@@ -1,4 +1,4 @@
-"""All pairs of images and texts on three levels (Eq. 11), ranked both ways."""
+"""Bench `similarity`: all pairs of images and texts on three levels (Eq. 11), ranked in both directions."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from .contestants import Plain, by_einsum_and_topk, caption_by_caption
 from .measuring import gemm_peak, memory, timed
 
 REGIONS, TOP = 5, 3
-NOISE = 12.0  # of texts against what they are about: about half of the queries find it first
+NOISE = 12.0  # of texts relative to their image, for an R@1 of about one half
 BLOCKS = (128, 256, 512, 1024, 2048)
-LONG = 5e7  # pairs from which what was warmed up is timed once, not three times
-HUGE = 1e9  # pairs from which only the fastest way is tried
+LONG = 5e7  # pairs from which timing takes one round instead of three
+HUGE = 1e9  # pairs from which only the fastest implementation is timed
 EVERY = 3e7  # pairs up to which all ranks are checked in float64
-SPOT = 200  # images, and texts, whose ranks are checked in float64
+SPOT = 200  # images, and texts, whose ranks are checked in float64 otherwise
 
 
 def three_levels(images: int, texts: int, dim: int, device: torch.device) -> tuple[Levels, Levels, Tensor]:
-    """Embeddings like those of a method that works: captions are their image and noise."""
+    """Embeddings that resemble those of a trained method: a caption is its image plus noise."""
     draw = torch.Generator(device=device).manual_seed(0)
 
     def side(*shape: int) -> Tensor:
@@ -53,7 +53,7 @@ def three_levels(images: int, texts: int, dim: int, device: torch.device) -> tup
 
 
 def bench_similarity(images: int, texts: int, dim: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """A row for each way: the products alone, what public code does, and ours."""
+    """Yield a row of timings per implementation: the products alone, public code, and ours."""
     left, right, image_of = three_levels(images, texts, dim, device)
     similarity = MultiLevel(cosine=True, top=TOP)
     problem = make_problem(left, right, image_of, similarity)
@@ -81,11 +81,11 @@ def bench_similarity(images: int, texts: int, dim: int, device: torch.device) ->
 
 
 def others(bench: Bench, left: Levels, right: Levels, image_of: Tensor) -> Iterator[dict[str, Any]]:
-    """What public code does."""
+    """Yield the rows of public code."""
     images, texts = Plain.of(left), Plain.of(right)
     part = min(len(left), 1000), min(len(right), 2000)
     with torch.inference_mode():
-        tried = {
+        seconds_of = {
             block: timed(
                 partial(by_einsum_and_topk, images.rows(slice(part[0])), texts.rows(slice(part[1])), block),
                 image_of.device,
@@ -93,43 +93,43 @@ def others(bench: Bench, left: Levels, right: Levels, image_of: Tensor) -> Itera
             )[0]
             for block in BLOCKS
         }
-        best = min(tried, key=lambda block: tried[block])
+        best = min(seconds_of, key=lambda block: seconds_of[block])
         whole = partial(by_einsum_and_topk, images, texts, best)
         rounds = 3 if bench.problem.pairs < LONG else 1
         with memory(image_of.device) as used:
             scores = whole()
         seconds, _ = timed(whole, image_of.device, rounds, warm=False)
         bench.baseline = seconds / bench.problem.pairs
-        true = bench.problem.similarity.scores(left.rows(slice(SPOT)), right.rows(slice(SPOT)))
-        off = float((scores[:SPOT, :SPOT] - true).abs().max())
+        exact = bench.problem.similarity.scores(left.rows(slice(SPOT)), right.rows(slice(SPOT)))
+        error = float((scores[:SPOT, :SPOT] - exact).abs().max())
         yield bench.row(
             f"einsum and topk, blocks of {best}, no ranks",
             torch.float32,
             seconds,
             bench.problem.pairs,
             is_plain=True,
-            error=off,
+            error=error,
             extra_mib=used.peak / 2**20,
         )
-        some = len(right) // 100
-        loop = partial(caption_by_caption, images, texts.rows(slice(some)), image_of)
+        count = len(right) // 100
+        loop = partial(caption_by_caption, images, texts.rows(slice(count)), image_of)
         seconds, _ = timed(loop, image_of.device, 1)
-    pairs = some * len(left)
+    pairs = count * len(left)
     yield bench.row("caption by caption, argsort, t2i only", torch.float32, seconds, pairs, is_plain=True, part="1/100")
 
 
 @dataclasses.dataclass
 class Bench:
-    """Rows of one task.
+    """Makes the rows of one task.
 
     Attributes:
         name: of the bench.
-        task: its size, in words.
-        problem: what is ranked.
-        formula: FLOP of a pair as the definition has it.
-        work: FLOP of a pair as we do it, with relations factored.
+        task: its size in words.
+        problem: the images and texts to be ranked.
+        formula: FLOP per pair by definition.
+        work: FLOP per pair of our implementation, with factored relations.
         peaks: FLOP per second of square matrix products, by dtype.
-        baseline: seconds for each pair of what one would use instead.
+        baseline: seconds per pair of the alternative that the others are compared with.
     """
 
     name: str
@@ -142,7 +142,7 @@ class Bench:
 
     @cached_property
     def truth(self) -> Truth:
-        """What ranks are checked against."""
+        """The counts that ranks are checked against."""
         return truth(self.problem)
 
     def row(
@@ -155,14 +155,14 @@ class Bench:
         part: str | None = None,
         **more: Any,
     ) -> dict[str, Any]:
-        """What was measured, on all pairs or a part; `is_plain` where relations are vectors, not factored.
+        """A row of timings on all pairs or a part of them; `is_plain` means that relations are not factored.
 
-        GFLOP/s are of the definition, whatever was done; the share of a plain product's rate is of what was done.
+        GFLOP/s count the operations of the definition; the share of the peak rate counts those actually performed.
         """
         rate = (self.formula if is_plain else self.work) * pairs / seconds
         share = pairs / self.problem.pairs
         peak = self.peaks.get(dtype)
-        found = {
+        line = {
             "bench": self.name,
             "task": self.task,
             "what": what,
@@ -176,20 +176,20 @@ class Bench:
             "commit": environment()["commit"],
             **more,
         }
-        say(f"  {what}, {found['dtype']}: {seconds:.3g} s, {found['ns_per_pair']:.1f} ns per pair")
-        return found
+        say(f"  {what}, {line['dtype']}: {seconds:.3g} s, {line['ns_per_pair']:.1f} ns per pair")
+        return line
 
     def ours(
         self,
         dtype: torch.dtype,
         bound: Bound,
         how: str = "",
-        screen: Callable[[Problem], ApproximateScorer] | None = None,
+        make_scorer: Callable[[Problem], ApproximateScorer] | None = None,
     ) -> dict[str, Any]:
-        """Our ranking by tiles, or another screen; what compiling takes does not count."""
+        """The row of our ranking, by matrix products unless another scorer is given; compilation is not timed."""
         problem = self.problem
         sides = problem.images, problem.texts, problem.image_of, problem.similarity
-        backend = Filtering(screen or partial(tiles_for, dtype=dtype), bound)
+        backend = Filtering(make_scorer or partial(tiles_for, dtype=dtype), bound)
         rounds = 3 if problem.pairs < LONG else 1
         with memory(problem.device) as used:
             ranks = rank(*sides, backend=backend)
@@ -208,14 +208,14 @@ class Bench:
 
 
 class Truth(NamedTuple):
-    """Counts of the reference.
+    """Counts of the reference backend for some queries.
 
     Attributes:
-        rows: (n,) images whose counts these are.
-        columns: (m,) texts, likewise.
-        of_images: (n,) better and tied.
-        of_texts: (m,) better and tied.
-        words: how many queries these are, for the table.
+        rows: (n,) query images.
+        columns: (m,) query texts.
+        of_images: (n,) better and tied counts of the images.
+        of_texts: (m,) better and tied counts of the texts.
+        words: number of queries, for the table.
     """
 
     rows: Tensor
@@ -225,20 +225,20 @@ class Truth(NamedTuple):
     words: str
 
     def agrees(self, ranks: Ranks) -> str:
-        """Whether ranks have these counts."""
+        """Compare ranks with these counts: ``identical (all)`` or ``DIFFERENT (all)``."""
         is_same = all(
-            np.array_equal(getattr(counts, name)[queries.cpu().numpy()], true.cpu().numpy())
-            for counts, queries, found in (
+            np.array_equal(getattr(counts, name)[queries.cpu().numpy()], exact.cpu().numpy())
+            for counts, queries, expected in (
                 (ranks.i2t, self.rows, self.of_images),
                 (ranks.t2i, self.columns, self.of_texts),
             )
-            for name, true in zip(("better", "tied"), found, strict=True)
+            for name, exact in zip(("better", "tied"), expected, strict=True)
         )
         return f"{'identical' if is_same else 'DIFFERENT'} ({self.words})"
 
 
 def truth(problem: Problem) -> Truth:
-    """What the reference counts, for all queries or, where that would take minutes, for some of each direction."""
+    """The counts of the reference, for all queries or, if that would take minutes, for a sample of each direction."""
     n, t, clock = len(problem.images), len(problem.texts), Clock(problem.device)
     if problem.pairs <= EVERY:
         tally, _ = Reference().count(problem, clock)
@@ -247,7 +247,7 @@ def truth(problem: Problem) -> Truth:
         return Truth(rows, columns, of_images, of_texts, "all")
     draw = torch.Generator().manual_seed(1)
     rows, columns = (torch.randperm(size, generator=draw)[:SPOT].to(problem.device) for size in (n, t))
-    place = torch.full((n,), -1, device=problem.device)  # of the images that are looked at
+    place = torch.full((n,), -1, device=problem.device)  # row of each image in the sample
     place[rows] = torch.arange(len(rows), device=problem.device)
     images = dataclasses.replace(
         problem,
@@ -277,7 +277,7 @@ def truth(problem: Problem) -> Truth:
 
 
 def bare_products(problem: Problem, dtype: torch.dtype, dots: int, dim: int) -> float:
-    """Seconds of the products alone, in one shape that this machine likes, on random numbers."""
+    """Seconds of the matrix products alone, timed in one efficient shape on random numbers and scaled up."""
     n, t = len(problem.images), len(problem.texts)
     rows, columns = min(n, 256) * dots, min(t, 4096)
     x, y = (torch.rand(size, dim, device=problem.device).to(dtype) for size in (rows, columns))

@@ -38,28 +38,28 @@ def paper_table(
         raise BadInput(f"the paper has tables 1, 2 and 3, not {number}")
     sets = TABLES[number]
     name = parse_spec(dataset).name if dataset else None
-    asked = [name] if name in sets else sets[:1] if name else sets
+    shown_sets = [name] if name in sets else sets[:1] if name else sets
     lines = [
         _measured(printed, of_dataset(tables, dataset or printed.dataset), preset, protocol)
         for printed in paper_rows(number)
-        if printed.dataset in asked
+        if printed.dataset in shown_sets
     ]
     if style == "csv":
         return str(pd.DataFrame([line.numbers() for line in lines]).to_csv(index=False))
     is_other = name is not None and name not in sets
-    headings = ["Dataset"] * (len(asked) > 1) + ["Method"]
+    headings = ["Dataset"] * (len(shown_sets) > 1) + ["Method"]
     headings += [f"{kind} {k}" for kind in ("annotation", "retrieval") for k in HEADINGS] + ["measured"]
     cells, last = [], ""
     for line in lines:
         shown = DATASET_NAMES[line.printed.dataset]
-        cells.append([shown if shown != last else ""] * (len(asked) > 1) + line.cells())
+        cells.append([shown if shown != last else ""] * (len(shown_sets) > 1) + line.cells())
         last = shown
-    what = dataset or " and ".join(DATASET_NAMES[of] for of in asked)
+    what = dataset or " and ".join(DATASET_NAMES[shown] for shown in shown_sets)
     title = f"Table {number}: {what}. Image annotation and image retrieval, measured (printed)"
     notes = [note for line in lines for note in line.notes(is_other)]
     if is_other:
-        of = DATASET_NAMES[asked[0]]
-        notes.insert(0, f"The printed numbers are of {of}, another dataset: they are not comparable.")
+        printed_set = DATASET_NAMES[shown_sets[0]]
+        notes.insert(0, f"The printed numbers are of {printed_set}, another dataset: they are not comparable.")
     if any(line.row is None for line in lines):
         notes.append("- is not measured.")
     return typeset(title, headings, cells, list(dict.fromkeys(notes)), style)

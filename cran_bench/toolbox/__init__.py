@@ -1,4 +1,4 @@
-"""What method files are built of: closed forms, kernels, mixtures, RBMs, losses, and the training loop.
+"""Building blocks of methods: closed forms, kernels, mixtures, RBMs, losses, and the training loop.
 
 All modules of this package are public: `linalg`, `kernels`, `mixtures`, `rbm`, `losses`, `training`, `states`
 and `processes`.

@@ -1,4 +1,4 @@
-"""Covariances by block, whitening and truncated decompositions, in float64: the mathematics the closed forms share."""
+"""Blockwise covariances, whitening and truncated decompositions in float64, shared by the closed-form methods."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ TILE = 4096
 
 
 class RowBlocks(Protocol):
-    """Rows that are made when they are asked for."""
+    """Rows that are computed on access."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(T, q)."""
+        """The shape (T, q)."""
         ...
 
     def __getitem__(self, rows: slice) -> Tensor:
-        """Some of the rows."""
+        """Compute a block of rows."""
         ...
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Means and covariances of (image, text) pairs, one pair per text; divisor T - 1.
+    """Means and covariances (divisor T - 1) of image-text pairs, one pair per text.
 
     Attributes:
-        mean_x: (p,) mean image feature, an image counting once per text.
+        mean_x: (p,) mean image feature, counting each image once per text.
         mean_y: (q,) mean text feature.
         xx: (p, p) covariance of the images.
         yy: (q, q) covariance of the texts.
@@ -55,7 +55,7 @@ class Moments:
     xy: Matrix
 
     def mapped(self, Wx: Matrix | None, Wy: Matrix | None) -> Moments:
-        """The moments of X Wx and Y Wy; None leaves a side as it is."""
+        """The moments of X Wx and Y Wy; None leaves a side unchanged."""
 
         def left(W: Matrix | None, M: Matrix) -> Matrix:
             return M if W is None else np.asarray(W.T @ M)
@@ -70,16 +70,16 @@ class Moments:
 
 
 def deviations(blocks: Iterable[Tensor]) -> Tensor:
-    """(2, D) means of columns, and their standard deviations, 1 for a column that does not vary.
+    """(2, D) means and standard deviations of columns; the deviation of a constant column is set to 1.
 
     Args:
-        blocks: of (n, D) rows.
+        blocks: blocks of rows, (n, D) each.
     """
     count, sums, squares = 0, torch.zeros(()), torch.zeros(())
     for block in blocks:
         x = block.double()
         if not count:
-            shift = x.mean(dim=0)  # near the mean, so that squares keep their digits
+            shift = x.mean(dim=0)  # near the mean, to avoid cancellation in the squares
             sums, squares = torch.zeros_like(shift), torch.zeros_like(shift)
         x = x - shift
         count, sums, squares = count + len(x), sums + x.sum(dim=0), squares + x.square().sum(dim=0)
@@ -89,28 +89,27 @@ def deviations(blocks: Iterable[Tensor]) -> Tensor:
 
 
 def covariance_bytes(p: int, q: int) -> int:
-    """What `moments` and then `canonical_correlations` of p and q columns hold, covariances included, at most."""
+    """Peak memory in bytes of `moments` and `canonical_correlations` for p and q columns, covariances included."""
     return 8 * (p + q) ** 2 + max(24 * (p + q) ** 2, 24 * TEXT_BLOCK * (p + q))
 
 
 def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments:
-    """The moments of all (image, text) pairs, in float64, each image's features used once for all its texts.
+    """Compute the moments of all image-text pairs in float64, reading each image once for all its texts.
+
+    Memory beyond the results is one block.
 
     Args:
-        images: blocks of rows, (N, p) in all.
-        texts: (T, q) dense, sparse, or made by the block.
+        images: blocks of rows, (N, p) in total.
+        texts: (T, q) dense, sparse, or computed by block.
         image_of: (T,) non-decreasing image row of each text.
 
-    Returns:
-        Moments; memory beyond the results is one block.
-
     Raises:
-        BadInput: fewer than two pairs.
+        BadInput: there are fewer than two pairs.
     """
     owner = image_of.cpu().numpy()
     total = len(owner)
     if total < 2:
-        raise BadInput(f"covariances need at least two pairs of image and text, not {total}")
+        raise BadInput(f"covariances need at least two image-text pairs, not {total}")
     q = texts.shape[1]
     yy, sum_y = _sparse_moments(texts) if isinstance(texts, sparse.csr_array) else (np.zeros((q, q)), np.zeros(q))
     xx = xy = sum_x = None
@@ -150,10 +149,10 @@ def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments
 
 
 def _add_gram(total: Matrix, rows: Matrix) -> None:
-    """Add rows' rows to a total.
+    """Add the Gram matrix rows' rows to a total.
 
-    Up to `TILE` columns numpy sees the product with itself and takes the symmetric kernel, that of OpenBLAS, which
-    crashes at 20,000; so beyond them the upper triangle is made of tiles.
+    Up to `TILE` columns numpy uses OpenBLAS's symmetric kernel, which crashes at 20,000 columns; beyond, the upper
+    triangle is computed in tiles.
     """
     q = len(total)
     if q <= TILE:
@@ -167,7 +166,7 @@ def _add_gram(total: Matrix, rows: Matrix) -> None:
 
 
 def _sparse_moments(texts: sparse.csr_array) -> tuple[Matrix, Matrix]:
-    """Uncentred second moment (q, q) and sum (q,) of the texts."""
+    """Uncentred second moments (q, q) and sums (q,) of the texts."""
     exact = texts.astype(np.float64)
     return (exact.T @ exact).toarray(), exact.T @ np.ones(exact.shape[0])
 
@@ -177,19 +176,19 @@ def spectral_norm(covariance: Matrix) -> float:
     n = len(covariance)
     if n <= 64 or not covariance.any():
         return float(np.linalg.eigvalsh(covariance)[-1])
-    start = np.random.default_rng(0).standard_normal(n)  # Lanczos, from a fixed start: the same result every time
+    start = np.random.default_rng(0).standard_normal(n)  # a fixed start vector makes Lanczos deterministic
     return float(scipy.sparse.linalg.eigsh(covariance, k=1, v0=start, return_eigenvectors=False)[0])
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """C + r I = L L^T.  `half` applies L^-1, `back` applies L^-T, both to the columns of a matrix."""
+    """The factorisation C + r I = L L^T; `half` multiplies by L^-1, `back` by L^-T, both from the left."""
 
     lower: Matrix
 
     @classmethod
     def of(cls, covariance: Matrix, ridge: float) -> Whitening:
-        """Factorise.
+        """Factorise C + r I.
 
         Raises:
             BadInput: C + r I is not positive definite.
@@ -198,7 +197,7 @@ class Whitening:
         regular[np.diag_indices_from(regular)] += ridge
         if not np.isfinite(regular).all():
             raise BadInput(f"a covariance of {len(covariance)} dimensions is not finite: prepare the features again")
-        # torch's, as OpenBLAS crashes at 16,000 dimensions; it is the faster one too
+        # OpenBLAS's Cholesky crashes at 16,000 dimensions, and torch's is faster
         lower, failed = torch.linalg.cholesky_ex(torch.from_numpy(regular))
         if failed:
             raise BadInput(
@@ -208,23 +207,23 @@ class Whitening:
         return cls(lower.numpy())
 
     def half(self, matrix: Matrix) -> Matrix:
-        """L^-1 M."""
+        """Return L^-1 M."""
         return np.asarray(scipy.linalg.solve_triangular(self.lower, matrix, lower=True, check_finite=False))
 
     def back(self, matrix: Matrix) -> Matrix:
-        """L^-T M."""
+        """Return L^-T M."""
         return np.asarray(scipy.linalg.solve_triangular(self.lower, matrix, lower=True, trans="T", check_finite=False))
 
 
 def truncated_svd(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix, Matrix]:
-    """The `rank` largest singular triplets, through the eigenvectors of the smaller Gram matrix.
+    """Compute the `rank` largest singular triplets from the eigenvectors of the smaller Gram matrix.
 
     Args:
         matrix: (p, q).
-        rank: how many; triplets below 1e-7 of the largest are left out, as the Gram matrix cannot resolve them.
+        rank: number of triplets; those below 1e-7 of the largest are dropped, as the Gram matrix cannot resolve them.
 
     Returns:
-        U (p, k), s (k,) in falling order, V (q, k), k <= rank.
+        U (p, k), s (k,) in decreasing order, V (q, k), with k <= rank.
 
     Raises:
         BadInput: the matrix is zero.
@@ -235,7 +234,7 @@ def truncated_svd(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix, Matrix]:
     gram = matrix @ matrix.T
     n = len(gram)
     low = max(0, n - rank)
-    # A small part of the spectrum is cheaper one by one, the whole by divide and conquer.
+    # a small part of the spectrum is cheaper by index, most of it by divide and conquer
     if n - low <= n // 2:
         values, U = scipy.linalg.eigh(gram, subset_by_index=[low, n - 1], check_finite=False)
     else:
@@ -243,14 +242,14 @@ def truncated_svd(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix, Matrix]:
         values, U = values[low:], U[:, low:]
     s = np.sqrt(np.maximum(values[::-1], 0.0))
     if not s[0] > 0:
-        raise BadInput("the two views do not vary together: their cross-covariance is zero, nothing can be learned")
+        raise BadInput("the two views are uncorrelated: their cross-covariance is zero, so nothing can be learned")
     keep = s > 1e-7 * s[0]
     U, s = np.ascontiguousarray(U[:, ::-1][:, keep]), s[keep]
     return U, s, (matrix.T @ U) / s
 
 
 def canonical_correlations(C: Moments, rx: float, ry: float, rank: int) -> tuple[Matrix, Matrix, Matrix]:
-    """Ridge CCA: Wx (p, k), Wy (q, k) and the correlations (k,), k <= rank; the ridges rx and ry are absolute."""
+    """Ridge CCA: Wx (p, k), Wy (q, k) and correlations (k,), k <= rank; the ridges rx and ry are absolute values."""
     Lx, Ly = Whitening.of(C.xx, rx), Whitening.of(C.yy, ry)
     U, R, V = truncated_svd(Ly.half(Lx.half(C.xy).T).T, rank)
     return Lx.back(U), Ly.back(V), R

@@ -1,4 +1,4 @@
-"""Losses of methods that learn by ranking."""
+"""Ranking losses."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ def margin_loss(
     text_negatives: bool = True,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Mean over matched pairs of max(0, margin - s(i+, t+) + s(mismatched)): Eqs. 6-8; 9 and 10 vary the image only.
+    """Mean of max(0, margin - s(i+, t+) + s(mismatched)) over matched pairs (Eqs. 6-10 of CRAN).
 
     Args:
         scores: (B, B), images by texts; pair b is image b with text b.
-        owner: (B,) image of each pair; pairs of one image are never negatives of each other.
+        owner: (B,) image of each pair; pairs of the same image are never negatives of each other.
         margin: alpha.
-        negatives: `random` takes one for each pair, `all` the mean over them, `hardest` the best-scoring.
-        text_negatives: also hold the image and vary the text (Eq. 7); else only the image varies (Eqs. 8, 9, 10).
-        generator: of the random choice.
+        negatives: `random` uses one negative per pair, `all` the mean over all, `hardest` the one with the best score.
+        text_negatives: whether to use text negatives as well (Eq. 7); otherwise only image negatives (Eqs. 8-10).
+        generator: for the random choice.
 
     Returns:
-        A scalar; 0, with a zero gradient, for a batch without any negative.
+        A scalar; 0 with zero gradient for a batch without negatives.
     """
     positive = scores.diagonal()
     allowed = owner[:, None] != owner
     total = scores.new_zeros(())
-    for by_anchor in (scores.T, scores)[: 2 if text_negatives else 1]:  # rows: texts with image negatives; the reverse
+    for by_anchor in (scores.T, scores)[
+        : 2 if text_negatives else 1
+    ]:  # text anchors with image negatives, then the reverse
         hinge = torch.relu(margin - positive[:, None] + by_anchor)
         if negatives == "all":
             loss = (hinge * allowed).sum(dim=1) / allowed.sum(dim=1).clamp_min(1)

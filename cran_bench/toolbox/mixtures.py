@@ -1,9 +1,9 @@
-"""Mixtures of independent Gaussians and Laplacians per dimension, by EM, and the Fisher vectors of sets of points.
+"""Mixtures with a Gaussian or Laplacian per dimension, fitted by EM, and Fisher vectors of sets of points.
 
     p(x) = sum_k pi_k prod_d f_kd(x_d),    f_kd = Laplace(m, s) where b_kd = 1, else N(m, s^2)
 
 B. Klein, G. Lev, G. Sadeh, L. Wolf, "Associating neural word embeddings with deep image representations using Fisher
-vectors", CVPR 2015: all b = 0 is the GMM, b chosen by likelihood their hybrid HGLMM.
+vectors", CVPR 2015: with all b = 0 this is the GMM, with b chosen by likelihood their hybrid HGLMM.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-BLOCK = 8192  # points looked at together
-BAG = 512  # neighbours in a sorted dimension whose weights are first summed up
+BLOCK = 8192  # points per block
+BAG = 512  # neighbours in a sorted dimension whose weights are summed first
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """K components in D dimensions.
+    """A mixture of K components in D dimensions.
 
     Attributes:
-        log_pi: (K,) of the weights.
+        log_pi: (K,) logarithms of the weights.
         m: (K, D) means, or medians where `laplace`.
-        s: (K, D) deviations, or mean absolute deviations where `laplace`.
+        s: (K, D) standard deviations, or mean absolute deviations where `laplace`.
         laplace: (K, D) bool, b.
     """
 
@@ -39,33 +39,33 @@ class Mixture:
 
     @property
     def components(self) -> int:
-        """K."""
+        """The number of components K."""
         return len(self.log_pi)
 
     def log_joint(self, x: Tensor) -> Tensor:
-        """(n, K) log pi_k + log f_k(x) of (n, D) points."""
+        """(n, K) log pi_k + log f_k(x) for (n, D) points."""
         gauss = (~self.laplace).to(x)
         precision = gauss / self.s.square()
         widths = torch.where(self.laplace, 2 * self.s, math.sqrt(2 * math.pi) * self.s)
         constant = self.log_pi - widths.log().sum(dim=1) - 0.5 * (precision * self.m.square()).sum(dim=1)
-        found = torch.addmm(constant, x, (precision * self.m).T)
-        found.addmm_(x.square(), precision.T, alpha=-0.5)
+        joint = torch.addmm(constant, x, (precision * self.m).T)
+        joint.addmm_(x.square(), precision.T, alpha=-0.5)
         if bool(self.laplace.any()):
             inverse = self.laplace.to(x) / self.s
             for k in range(self.components):
-                (there,) = self.laplace[k].nonzero(as_tuple=True)
-                some = x if len(there) == x.shape[1] else x[:, there]
-                found[:, k] -= (some - self.m[k, there]).abs_() @ inverse[k, there]
-        return found
+                (dims,) = self.laplace[k].nonzero(as_tuple=True)
+                columns = x if len(dims) == x.shape[1] else x[:, dims]
+                joint[:, k] -= (columns - self.m[k, dims]).abs_() @ inverse[k, dims]
+        return joint
 
     def responsibilities(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, K) gamma, and (n,) log p(x), by log-sum-exp."""
+        """(n, K) responsibilities gamma and (n,) log p(x) of (n, D) points."""
         joint = self.log_joint(x)
         log_p = joint.logsumexp(dim=1)
         return (joint - log_p[:, None]).exp_(), log_p
 
     def scores(self, x: Tensor) -> Tensor:
-        """What each of (n, D) points adds to a Fisher vector, (n, 2 K D): all first-order parts, then all second-order.
+        """(n, 2 K D) contributions of (n, D) points to a Fisher vector: all first-order, then all second-order terms.
 
         Laplacian: gamma sign(x - m) / sqrt(pi), sign(0) = 1, and gamma (|x - m| / s - 1) / sqrt(pi).
         Gaussian: gamma (x - m) / s / sqrt(pi), and gamma ((x - m)^2 / s^2 - 1) / sqrt(2 pi).
@@ -81,17 +81,17 @@ class Mixture:
 def fit_mixture(
     x: Tensor, start: Mixture, steps: Iterable[object], floor: float, hybrid: bool
 ) -> tuple[Mixture, list[float]]:
-    """EM.
+    """Fit a mixture by EM.
 
     Args:
         x: (n, D) points.
-        start: where to begin.
-        steps: an item for each step.
-        floor: least s of a Laplacian, and least variance of a Gaussian.
-        hybrid: choose b after each step by likelihood; otherwise it stays as it is.
+        start: initial mixture.
+        steps: an iterable with one item per step.
+        floor: smallest s of a Laplacian and smallest variance of a Gaussian.
+        hybrid: whether to choose b by likelihood after each step; otherwise it stays fixed.
 
     Returns:
-        The mixture, and the mean log-likelihood under each mixture from the start to the last but one.
+        The mixture, and the mean log-likelihood before each step.
     """
     mixture, curve = start, []
     order = x.T.argsort(dim=1) if hybrid or bool(start.laplace.any()) else None
@@ -116,7 +116,7 @@ def _maximised(x: Tensor, gamma: Tensor, old: Mixture, floor: float, hybrid: boo
         return Mixture(log_pi, mean, deviation, old.laplace)
     median, absolute = _medians(x, gamma, total, order)
     s = absolute.clamp_min(floor)
-    # mean log-likelihood of a component's points, whose mean absolute and squared deviations are known
+    # mean log-likelihood of a component's points, from their mean absolute and squared deviations
     as_laplace = -(2 * s).log() - absolute / s
     as_gauss = -deviation.log() - 0.5 * math.log(2 * math.pi) - 0.5 * variance / deviation.square()
     laplace = as_laplace > as_gauss if hybrid else old.laplace
@@ -124,16 +124,16 @@ def _maximised(x: Tensor, gamma: Tensor, old: Mixture, floor: float, hybrid: boo
 
 
 def _medians(x: Tensor, gamma: Tensor, total: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted medians (K, D), and weighted mean absolute deviations from them.
+    """Weighted medians (K, D), and weighted mean absolute deviations (K, D) from them.
 
-    A dimension's points are looked at in their order; weights are summed in bags of neighbours, then within the bag in
+    The points are sorted in each dimension; weights are summed in bags of neighbours first, and then within the bag in
     which half of the total is reached.
 
     Args:
-        x: (n, D).
-        gamma: (n, K).
+        x: (n, D) points.
+        gamma: (n, K) weights.
         total: (K,) sums of gamma.
-        order: (D, n) positions of the points in rising order of each dimension.
+        order: (D, n) indices that sort the points in each dimension.
     """
     n, D = x.shape
     K = gamma.shape[1]
@@ -151,15 +151,15 @@ def _medians(x: Tensor, gamma: Tensor, total: Tensor, order: Tensor) -> tuple[Te
         place = starts[bag] + within[:, None]  # (BAG, K)
         inside = place < n
         place = place.clamp_max(n - 1)
-        own = gamma[ranked[place], columns].double() * inside
+        weights = gamma[ranked[place], columns].double() * inside
         points = values[place].double()
         before_w = torch.where(bag > 0, weight[bag - 1, columns], 0.0)
         before_m = torch.where(bag > 0, moment[bag - 1, columns], 0.0)
-        up_to = before_w + own.cumsum(dim=0)
+        up_to = before_w + weights.cumsum(dim=0)
         last = (up_to < half).sum(dim=0).clamp_max(BAG - 1)
         median = points[last, columns]
         below_w = up_to[last, columns]
-        below_m = before_m + (own * points).cumsum(dim=0)[last, columns]
+        below_m = before_m + (weights * points).cumsum(dim=0)[last, columns]
         # sum |x - m| = (sum of x above) - (sum of x below) + m (weight below - weight above)
         spread = moment[-1] - 2 * below_m + median * (2 * below_w - weight[-1])
         medians[:, d] = median.to(x)
@@ -168,7 +168,7 @@ def _medians(x: Tensor, gamma: Tensor, total: Tensor, order: Tensor) -> tuple[Te
 
 
 def started(x: Tensor, components: int, seed: int, hybrid: bool) -> Mixture:
-    """Klein's beginning: equal weights, points by lot for centres, the spread of all points, b by lot if `hybrid`."""
+    """Klein's initial mixture: equal weights, random points as centres, overall spread, random b if `hybrid`."""
     draw = np.random.default_rng(seed)
     rows = torch.from_numpy(draw.choice(len(x), components, replace=len(x) < components)).to(x.device)
     laplace = torch.from_numpy(draw.random((components, x.shape[1])) < 0.5).to(x.device) & hybrid

@@ -1,4 +1,4 @@
-"""Training by several processes, as `torchrun` starts them: what a part needs that sets `by_all_processes`."""
+"""Training by several processes started with `torchrun`, for parts that set `by_all_processes`."""
 
 from cran_bench.machine.processes import ALONE, Processes, current
 

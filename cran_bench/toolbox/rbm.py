@@ -1,8 +1,8 @@
-"""Restricted Boltzmann machines: binary hidden units over visible units of three kinds, and contrastive divergence.
+"""Restricted Boltzmann machines with binary hidden and three types of visible units, and contrastive divergence.
 
     binary     E(v, h) = -a'v - v'W h - c'h
     gaussian   E(v, h) = |v - a|^2 / 2 - v'W h - c'h
-    counts     E(v, h) = -a'v - v'W h - n c'h        n words in all; the replicated softmax
+    counts     E(v, h) = -a'v - v'W h - n c'h        n is the number of words (replicated softmax)
 
 G. Hinton, "Training products of experts by minimizing contrastive divergence", Neural Computation 2002.
 R. Salakhutdinov, G. Hinton, "Replicated softmax: an undirected topic model", NIPS 2009.
@@ -21,12 +21,12 @@ Kind = Literal["binary", "gaussian", "counts"]
 
 
 class RBM(nn.Module):
-    """Weights and biases.
+    """A restricted Boltzmann machine: weights W and the biases a (visible) and c (hidden).
 
     Args:
-        kind: of the visible units.
-        visible: how many.
-        hidden: how many.
+        kind: type of the visible units.
+        visible: number of visible units.
+        hidden: number of hidden units.
     """
 
     W: Tensor  # (V, H)
@@ -41,7 +41,7 @@ class RBM(nn.Module):
 
     @torch.no_grad()
     def begin_at(self, mean: Tensor, activity: float) -> None:
-        """Set biases so that visible units begin at a mean (V,), and hidden ones at an activity."""
+        """Initialise the biases so that visible units have the mean (V,) and hidden units the activity given."""
         words = mean.sum().clamp_min(1) if self.kind == "counts" else 1.0
         self.c.copy_((math.log(activity / (1 - activity)) - mean @ self.W) / words)
         if self.kind == "binary":
@@ -51,33 +51,33 @@ class RBM(nn.Module):
         self.a.copy_(mean - activity * self.W.sum(dim=1))
 
     def _inputs(self, v: Tensor) -> Tensor:
-        """(n, H) what each hidden unit is given."""
+        """(n, H) inputs of the hidden units."""
         if self.kind == "counts":
             return v @ self.W + v.sum(dim=1, keepdim=True) * self.c
         return torch.addmm(self.c, v, self.W)
 
     def hidden(self, v: Tensor) -> Tensor:
-        """(n, V) to (n, H): p(h = 1 | v)."""
+        """(n, H) probabilities p(h = 1 | v) for visible states v (n, V)."""
         return torch.sigmoid(self._inputs(v))
 
     def visible(self, h: Tensor, words: Tensor | None = None) -> Tensor:
-        """(n, H) to (n, V): the mean of v given h; for counts, of so many `words` (n, 1)."""
-        given = torch.addmm(self.a, h, self.W.T)
+        """(n, V) means of v given h (n, H); for counts, with `words` (n, 1) words per row."""
+        inputs = torch.addmm(self.a, h, self.W.T)
         if self.kind == "binary":
-            return torch.sigmoid(given)
+            return torch.sigmoid(inputs)
         if self.kind == "gaussian":
-            return given
+            return inputs
         assert words is not None
-        return words * torch.softmax(given, dim=1)
+        return words * torch.softmax(inputs, dim=1)
 
     def free_energy(self, v: Tensor) -> Tensor:
-        """(n,) F(v), p(v) = exp(-F(v)) / Z."""
+        """(n,) free energies F(v), where p(v) = exp(-F(v)) / Z."""
         own = 0.5 * (v - self.a).square().sum(dim=1) if self.kind == "gaussian" else -(v @ self.a)
         return own - softplus(self._inputs(v)).sum(dim=1)
 
     @torch.no_grad()
     def gibbs(self, v: Tensor, steps: int, sample: bool = False) -> Tensor:
-        """(n, V) after so many steps of a chain from v; it hands on means for v, unless it is to `sample` them too."""
+        """(n, V) visible states after some Gibbs steps from v, as means, or as samples if `sample` is set."""
         words = v.sum(dim=1, keepdim=True) if self.kind == "counts" else None
         for _ in range(steps):
             v = self.visible(torch.bernoulli(self.hidden(v)), words)
@@ -88,21 +88,20 @@ class RBM(nn.Module):
             elif self.kind == "gaussian":
                 v = v + torch.randn_like(v)
             else:
-                v = _drawn(v)
+                v = _sample_counts(v)
         return v
 
 
-def _drawn(means: Tensor) -> Tensor:
-    """(n, V) counts of as many words as the means of a row add up to, the same for all rows."""
+def _sample_counts(means: Tensor) -> Tensor:
+    """(n, V) sampled word counts, with as many words per row as the means of the first row sum to."""
     words = round(float(means[0].sum()))
-    found = torch.zeros_like(means)
-    return found.scatter_add_(
+    return torch.zeros_like(means).scatter_add_(
         1, torch.multinomial(means, words, replacement=True), torch.ones_like(means[:, :1]).expand(-1, words)
     )
 
 
 def contrastive_divergence(rbm: RBM, v: Tensor, steps: int, sample: bool = False) -> Tensor:
-    """A scalar with the gradient of CD: mean F(v) - F(v after so many Gibbs steps), per word where v are counts."""
+    """A scalar with the gradient of CD: the mean of F(v) - F(v after some Gibbs steps), per word for counts."""
     model = rbm.gibbs(v, steps, sample)
     difference = rbm.free_energy(v) - rbm.free_energy(model)
     if rbm.kind == "counts":
@@ -113,12 +112,12 @@ def contrastive_divergence(rbm: RBM, v: Tensor, steps: int, sample: bool = False
 class Sparsity(nn.Module):
     """A penalty that keeps the mean activity q of each hidden unit near a target.
 
-    The gradient of the cross-entropy between target and q, with a running average for q.
+    Its gradient is that of the cross-entropy between the target and a running average of q.
 
     Args:
-        hidden: how many units.
-        target: of q.
-        cost: of the penalty.
+        hidden: number of hidden units.
+        target: desired q.
+        cost: weight of the penalty.
     """
 
     activity: Tensor
@@ -129,7 +128,7 @@ class Sparsity(nn.Module):
         self.register_buffer("activity", torch.full((hidden,), target))
 
     def forward(self, h: Tensor) -> Tensor:
-        """(n, H) activities of a batch to a scalar."""
+        """The penalty, a scalar, for the activities (n, H) of a batch."""
         mean = h.mean(dim=0)
         self.activity.mul_(0.9).add_(mean.detach(), alpha=0.1)
         q = self.activity.clamp(1e-3, 1 - 1e-3)
