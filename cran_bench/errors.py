@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import inspect
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -47,6 +52,51 @@ def first_wrong(error: ValidationError, whole: str) -> str:
     """Return pydantic's first error, ``seconds.fit: Field required``; `whole` names the value as a whole."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
+
+
+def place(thing: Any) -> str:
+    """Where a class or function is defined, ``mine.py, line 7``; its full name where there is no source."""
+    try:
+        lines, first = inspect.getsourcelines(thing)
+        decorators = next(k for k, line in enumerate(lines) if line.lstrip().startswith(("class ", "def ", "async ")))
+        return f"{inspect.getsourcefile(thing)}, line {max(1, first) + decorators}"
+    except (OSError, TypeError, StopIteration):
+        return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def file_of(cls: type) -> str | None:
+    """The source file of a class's module."""
+    return getattr(sys.modules.get(cls.__module__), "__file__", None)
+
+
+def python_error(error: BaseException, file: str | None) -> str:
+    """An error of someone's code in one line, with the statement that failed: the last one in `file` or beside it.
+
+    Returns:
+        ``"ZeroDivisionError: division by zero (mine.py, line 3)"``.
+    """
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
+    folder = Path(file).resolve().parent if file else None
+    frames = traceback.extract_tb(error.__traceback__)
+    near = [frame for frame in frames if Path(frame.filename).parent == folder]
+    where = [f" ({frame.filename}, line {frame.lineno})" for frame in near[-1:]]
+    return " ".join(f"{type(error).__name__}: {error}".split()) + "".join(where)
+
+
+@contextlib.contextmanager
+def one_sentence(what: str, file: str | None) -> Iterator[None]:
+    """Turn any error of someone's code within into a BadInput that begins with `what` and names the statement.
+
+    Raises:
+        BadInput: the code failed.
+    """
+    try:
+        yield
+    except (BadInput, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise BadInput(f"{what}: {python_error(error, file)}") from error
 
 
 def how_to_go_on(verb: str, forced: bool) -> str:

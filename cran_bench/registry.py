@@ -5,22 +5,27 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import pkgutil
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
-from importlib.metadata import entry_points
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args
 
 from cran_bench.contract import Method
 from cran_bench.dataset import Dataset
-from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.errors import BadInput, did_you_mean, file_of, one_sentence, place, python_error
+from cran_bench.machine.declarations import Declaration, Unreadable, declarations, find_module, first_line, modules_of
 from cran_bench.machine.storage import is_file
 from cran_bench.protocols import Unit
 from cran_bench.specs import build, by_flat_name, flat_fields, format_options, parse_spec
+
+if TYPE_CHECKING:
+    from cran_bench.contract import Method
+    from cran_bench.dataset import Dataset
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -73,7 +78,11 @@ class Configured(Generic[T]):
 
 @dataclass
 class Registry(Generic[T]):
-    """Plugins of one kind.  Modules are imported on first look-up; an import that fails is remembered and shown."""
+    """Plugins of one kind.  Their names are read from source; `get` imports only the module that it needs.
+
+    Attributes:
+        failures: by name, or by the module or entry point whose names are unknown: why it cannot be used.
+    """
 
     kind: str
     package: str
@@ -81,7 +90,7 @@ class Registry(Generic[T]):
     takes_unit: bool = False
     plugins: dict[str, Plugin[T]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    _loaded: bool = False
+    _declared: dict[str, tuple[Declaration, Callable[[], object]]] | None = None
 
     def register(
         self, name: str, presets: Mapping[str, Mapping[str, Any]] | None = None, paper_row: str | None = None
@@ -94,44 +103,64 @@ class Registry(Generic[T]):
 
         def add(cls: C) -> C:
             if not is_dataclass(cls):
-                raise BadInput(f"{self.kind} '{name}': put @dataclass under @register, fields are its options")
-            taken = self.plugins.get(name)
-            if taken is not None and (taken.cls.__module__, taken.cls.__qualname__) != (
-                cls.__module__,
-                cls.__qualname__,
-            ):
-                raise BadInput(
-                    f"{self.kind} '{name}' is registered by {taken.cls.__module__} and by {cls.__module__}; rename one"
-                )
+                what = f"{place(cls)}: {self.kind} '{name}'"
+                raise BadInput(f"{what}: put @dataclass under @register, fields are its options")
+            self._require_free(name, cls.__module__, cls.__qualname__, cls)
             self.plugins[name] = Plugin(name, cast("type[T]", cls), presets or {}, paper_row)
             return cls
 
         return add
 
     def names(self) -> list[str]:
-        """Every known name, in order."""
-        self._load()
-        return sorted(self.plugins)
+        """Every known name, in order; modules are imported only where their source does not tell."""
+        return sorted({*self._read(), *self.plugins})
+
+    def describe(self, name: str) -> Declaration:
+        """A known plugin in words, from its source where that tells."""
+        if name in self._read():
+            return self._read()[name][0]
+        plugin = self.plugins[name]
+        cls, module = plugin.cls, plugin.cls.__module__
+        is_alone = sum(other.cls.__module__ == module for other in self.plugins.values()) == 1
+        summary = first_line((is_alone and sys.modules[module].__doc__) or cls.__doc__)
+        return Declaration(name, module, cls.__qualname__, summary, tuple(plugin.presets), plugin.paper_row)
+
+    def usable(self) -> list[str]:
+        """The names that can be imported and configured; `failures` says why the others cannot."""
+        for name in self.names():
+            try:
+                self.configure(name)
+            except BadInput as error:
+                self.failures.setdefault(name, str(error))
+        return [name for name in self.names() if name not in self.failures]
 
     def get(self, name: str) -> Plugin[T]:
-        """The plugin called `name`.
+        """The plugin called `name`, imported.
 
         Raises:
             BadInput: there is none; the message names the nearest, or why its import failed.
         """
-        self._load()
+        if name in self._read() and name not in {*self.plugins, *self.failures}:
+            declaration, load = self._read()[name]
+            if self._try(name, load, declaration.module) and name not in self.plugins:
+                self.failures[name] = f"{declaration.module} does not register it"
         if name in self.plugins:
             return self.plugins[name]
-        for module, reason in self.failures.items():
-            if module.rsplit(".", 1)[-1].replace("_", "-") == name:
-                raise BadInput(f"{self.kind} '{name}' could not be imported: {reason}")
-        raise BadInput(f"there is no {self.kind} '{name}'{did_you_mean(name, self.plugins)}")
+        if reason := self.failure(name):
+            raise BadInput(f"{self.kind} '{name}' could not be imported: {reason}")
+        raise BadInput(f"there is no {self.kind} '{name}'{did_you_mean(name, self.names())}")
+
+    def failure(self, name: str) -> str | None:
+        """Why a name, or the module of that name, cannot be used."""
+        tails = {where.rsplit(".", 1)[-1].replace("_", "-"): reason for where, reason in self.failures.items()}
+        return self.failures.get(name) or tails.get(name)
 
     def configure(self, text: str) -> Configured[T]:
         """From ``name:preset[field=value]`` or ``path/to/file.py:Name[field=value]`` to a configured plugin.
 
         Raises:
-            BadInput: unknown name, preset or field, or a value the class refuses.
+            BadInput: unknown name, preset or field, a value the class refuses, or a class that lacks what it has to
+                offer.
         """
         spec = parse_spec(text)
         if spec.name.endswith(".py"):
@@ -139,13 +168,22 @@ class Registry(Generic[T]):
             plugin = self._from_file(Path(spec.name), class_name)
         else:
             plugin, preset = self.get(spec.name), spec.argument
+        self._require_promises(plugin)
         base, given = dict(plugin.preset(preset)), dict(spec.options)
         unit = given.pop("unit", "") if self.takes_unit else ""
         if unit and unit not in get_args(Unit):
             raise BadInput(f"{plugin.name}: unit is '{unit}'{did_you_mean(unit, get_args(Unit))}")
         base, given = (by_flat_name(plugin.cls, some, plugin.name) for some in (base, given))
-        reference = build(plugin.cls, base, plugin.name)
-        changed = build(plugin.cls, {**base, **given}, plugin.name)
+        with one_sentence(f"{plugin.name} cannot be made", file_of(plugin.cls)):
+            reference = build(plugin.cls, base, plugin.name)
+            changed = build(plugin.cls, {**base, **given}, plugin.name)
+            similarity = getattr(changed, "similarity", None)
+        if "similarity" in self.required:
+            from cran_bench.similarity import Similarity
+
+            if not isinstance(similarity, Similarity):
+                what = f"{place(plugin.cls)}: {plugin.cls.__name__} is not a {self.kind}"
+                raise BadInput(f"{what}: its similarity is {similarity!r}; give COSINE, DOT or MultiLevel(...)")
         fields = flat_fields(plugin.cls)
         options = {k: fields[k].of(changed) for k in given if fields[k].of(changed) != fields[k].of(reference)}
         always = {k: f.of(changed) for k, f in fields.items() if f.field.metadata.get("label") == "always"}
@@ -155,12 +193,27 @@ class Registry(Generic[T]):
         label = head + format_options(shown)
         return Configured(plugin, preset, label, {**base, **options}, unit)
 
-    def _from_file(self, path: Path, class_name: str) -> Plugin[T]:
+    def lacking(self, cls: type) -> list[str]:
+        """What a class has to offer and does not: methods, and a `similarity` of any kind, a field's too."""
+        fields_of = getattr(cls, "__dataclass_fields__", {})
+        is_there = {name: callable(getattr(cls, name, None)) for name in self.required}
+        is_there["similarity"] = hasattr(cls, "similarity") or "similarity" in fields_of
+        return [name for name in self.required if not is_there[name]]
+
+    def in_file(self, path: Path) -> tuple[ModuleType, dict[str, Plugin[T]]]:
+        """The module of a file, and what it registers by class.
+
+        Raises:
+            BadInput: there is no such file, or it cannot be imported.
+        """
         if not is_file(path):
             raise BadInput(f"there is no file {path}; write the path of a Python file and the class, {path}:Name")
-        self._load()  # so that a name which the suite has is refused
+        self._read()  # so that a name which the suite has is refused
         module = _import_file(path)
-        here = {p.cls.__name__: p for p in self.plugins.values() if p.cls.__module__ == module.__name__}
+        return module, {p.cls.__name__: p for p in self.plugins.values() if p.cls.__module__ == module.__name__}
+
+    def _from_file(self, path: Path, class_name: str) -> Plugin[T]:
+        module, here = self.in_file(path)
         if not class_name:
             if len(here) != 1:
                 raise BadInput(f"{path} registers {len(here)} {self.kind}s; say which: {path}:Name")
@@ -172,33 +225,62 @@ class Registry(Generic[T]):
             classes = [k for k, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
             raise BadInput(f"{path} has no class '{class_name}'{did_you_mean(class_name, classes)}")
         if not is_dataclass(cls):
-            raise BadInput(f"{path}:{class_name} is not a dataclass; put @dataclass above it, fields are its options")
-        absent = [name for name in self.required if not hasattr(cls, name)]
-        if absent:
-            raise BadInput(f"{path}:{class_name} is not a {self.kind}: it lacks {', '.join(absent)}")
+            what = f"{place(cls)}: {class_name} is not a dataclass"
+            raise BadInput(f"{what}; put @dataclass above it, fields are its options")
         return Plugin(f"{path.name}:{class_name}", cast("type[T]", cls), getattr(cls, "presets", {}))
 
-    def _load(self) -> None:
-        if self._loaded:
-            return
-        self._loaded = True
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__, self.package + "."):
-            self._try(module.name, lambda name=module.name: importlib.import_module(name))  # type: ignore[misc]
-        for entry in entry_points(group=self.package):
-            self._try(entry.name, lambda entry=entry: self._take(entry.name, entry.load()))  # type: ignore[misc]
+    def _require_promises(self, plugin: Plugin[T]) -> None:
+        cls, presets = plugin.cls, plugin.presets
+        if absent := self.lacking(cls):
+            what = f"it lacks {', '.join(absent)}; a {self.kind} has {', '.join(self.required)}"
+            raise BadInput(f"{place(cls)}: {cls.__name__} is not a {self.kind}: {what}")
+        if not all(isinstance(v, Mapping) for v in (presets.values() if isinstance(presets, Mapping) else [presets])):
+            raise BadInput(f"{place(cls)}: the presets of {cls.__name__} are {presets!r}; give field values by name")
 
-    def _take(self, name: str, loaded: object) -> None:
-        """What an entry point names: a module or class that registered itself, else a class to register."""
-        known = {plugin.cls for plugin in self.plugins.values()}
+    def _require_free(self, name: str, module: str, class_name: str, cls: type | None = None) -> None:
+        plugin, read = self.plugins.get(name), (self._declared or {}).get(name)
+        owner = read and (read[0].module, read[0].class_name)
+        owner = (plugin.cls.__module__, plugin.cls.__qualname__) if plugin else owner
+        if owner not in (None, (module, class_name)):
+            here = place(cls) if cls else module
+            raise BadInput(f"{self.kind} '{name}' is registered by {owner[0]} and by {here}; rename one")
+
+    def _read(self) -> dict[str, tuple[Declaration, Callable[[], object]]]:
+        """What the package and entry points declare, by name, and what imports it."""
+        if self._declared is None:
+            self._declared = {}
+            for module in modules_of(self.package):
+                self._declare(module, module, self.package, partial(importlib.import_module, module))
+            for entry in entry_points(group=self.package):
+                top = entry.module.partition(".")[0]
+                self._declare(entry.name, entry.module, top, partial(self._take, entry), entry.name, entry.attr)
+        return self._declared
+
+    def _declare(self, where: str, module: str, within: str, load: Callable[[], object], *entry: str) -> None:
+        try:
+            for declaration in declarations(module, self.kind, within, *entry):
+                self._require_free(declaration.name, declaration.module, declaration.class_name)
+                self._read().setdefault(declaration.name, (declaration, load))
+        except Unreadable:
+            self._try(where, load, module)
+        except (BadInput, SyntaxError, ValueError, OSError) as error:
+            self.failures[where] = str(error) if isinstance(error, BadInput) else python_error(error, None)
+
+    def _take(self, entry: EntryPoint) -> None:
+        """Import what an entry point names: a module or class that registered itself, else a class to register."""
+        loaded, known = entry.load(), {plugin.cls for plugin in self.plugins.values()}
         if isinstance(loaded, type) and loaded not in known:
-            self.register(name, getattr(loaded, "presets", {}))(loaded)
+            self.register(entry.name, getattr(loaded, "presets", {}))(loaded)
 
-    def _try(self, name: str, load: Callable[[], object]) -> None:
+    def _try(self, where: str, load: Callable[[], object], module: str) -> bool:
+        spec = find_module(module)
         try:
             load()
-        except Exception as error:  # a stranger's plugin may fail in any way; the others go on
-            self.failures[name] = f"{type(error).__name__}: {error}"
+        except BadInput as error:
+            self.failures[where] = str(error)
+        except (Exception, SystemExit) as error:  # a stranger's plugin may fail in any way; the others go on
+            self.failures[where] = python_error(error, spec.origin if spec else None)
+        return where not in self.failures
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -212,13 +294,11 @@ def _import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except BadInput:
+        with one_sentence(f"{path} could not be imported", str(path)):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
         raise
-    except Exception as error:
-        del sys.modules[name]
-        raise BadInput(f"{path} could not be imported: {type(error).__name__}: {error}") from error
     return module
 
 
@@ -239,7 +319,7 @@ def each(methods: Sequence[str]) -> list[str]:
 def quick_method(method: str) -> str:
     """The method with its preset `quick`, where it has one and the user names no other."""
     spec = parse_spec(method)
-    has_one = spec.name in METHODS.names() and "quick" in METHODS.get(spec.name).presets
+    has_one = spec.name in METHODS.names() and "quick" in METHODS.describe(spec.name).presets
     return f"{spec.name}:quick{format_options(spec.options)}" if has_one and not spec.argument else method
 
 
@@ -253,3 +333,32 @@ def quick_dataset(dataset: str) -> str:
     if spec.argument and spec.argument != "quick":
         raise BadInput(f"--quick means the preset quick; leave it out, or write {spec.name} instead of {dataset}")
     return f"{spec.name}:quick{format_options(spec.options)}"
+
+
+def registry_of(text: str) -> Registry[Any]:
+    """The registry of what a spec names: `METHODS` or `DATASETS`.
+
+    Raises:
+        BadInput: it names neither a method nor a dataset, or may name either.
+    """
+    spec, both = parse_spec(text), (METHODS, DATASETS)
+    path, class_name = Path(spec.name), spec.argument.partition(":")[0]
+    known: list[Registry[Any]]
+    if spec.name.endswith(".py"):
+        cls = getattr(METHODS.in_file(path)[0], class_name, None)
+        known = [r for r in both if class_name in (here := r.in_file(path)[1]) or (here and not class_name)]
+        if isinstance(cls, type) and not known:
+            some = [r for r in both if {*r.required} - {*r.lacking(cls), "load"}]
+            known = [r for r in some if not r.lacking(cls)] or some
+            if not known:
+                kinds = " nor ".join(f"a {r.kind}, which has {', '.join(r.required)}" for r in both)
+                raise BadInput(f"{place(cls)}: {class_name} is neither {kinds}")
+    else:
+        known = [r for r in both if spec.name in r.names() or r.failure(spec.name)]
+        if not known:
+            names = sorted(name for r in both for name in r.names())
+            raise BadInput(f"there is no method or dataset '{spec.name}'{did_you_mean(spec.name, names)}")
+    if len(known) > 1:
+        kinds = "registers methods and datasets" if text.endswith(".py") else "may be a method or a dataset"
+        raise BadInput(f"{text} {kinds}: name the file and the class of one, path/to/file.py:Name")
+    return known[0] if known else METHODS

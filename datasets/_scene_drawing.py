@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ._scene_layout import RADII, SIDE, Place, Scene
+from ._scene_layout import RADII, SIDE, Placement, Scene
 
 VERSION = 1
 SAMPLES = 4  # antialiasing samples per pixel and axis
@@ -71,7 +71,7 @@ def _radius(extent: str, size: int) -> int:
     return RADII[extent] * size // SIDE
 
 
-def _corner(place: Place, extent: str, size: int) -> tuple[int, int]:
+def _corner(place: Placement, extent: str, size: int) -> tuple[int, int]:
     radius = _radius(extent, size)
     return place.x * size // SIDE - radius, place.y * size // SIDE - radius
 

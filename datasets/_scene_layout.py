@@ -54,7 +54,7 @@ class Thing(NamedTuple):
     shade: tuple[int, int, int]
 
 
-class Place(NamedTuple):
+class Placement(NamedTuple):
     """The centre of an object or of an empty region; x grows to the right, y downwards."""
 
     x: int
@@ -73,8 +73,8 @@ class Scene(NamedTuple):
     """Two to four objects, their positions in the same order, empty regions that make up five, and the background."""
 
     things: tuple[Thing, ...]
-    places: tuple[Place, ...]
-    empty: tuple[tuple[Place, str], ...]
+    places: tuple[Placement, ...]
+    empty: tuple[tuple[Placement, str], ...]
     backdrop: Backdrop
 
 
@@ -105,12 +105,12 @@ def _jitter(stream: Stream, most: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _draw_places(stream: Stream) -> list[Place]:
+def _draw_places(stream: Stream) -> list[Placement]:
     room = SIDE - 2 * BORDER + 1
-    places: list[Place] = []
+    places: list[Placement] = []
     misses = 0
     while len(places) < REGIONS:
-        new = Place(BORDER + stream.below(room), BORDER + stream.below(room))
+        new = Placement(BORDER + stream.below(room), BORDER + stream.below(room))
         if all(max(abs(new.x - old.x), abs(new.y - old.y)) >= SPACING for old in places):
             places.append(new)
         elif (misses := misses + 1) > 20:  # the first positions may leave no room for the others

@@ -59,6 +59,18 @@ def command(capsys, monkeypatch):
     return call
 
 
+@pytest.fixture
+def plugins_of_its_own(monkeypatch):
+    """What the test registers does not outlive it."""
+    from cran_bench.registry import DATASETS, METHODS
+
+    for registry in (METHODS, DATASETS):
+        for name in registry.names():
+            registry.get(name)
+        monkeypatch.setattr(registry, "plugins", dict(registry.plugins))
+        monkeypatch.setattr(registry, "failures", dict(registry.failures))
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A dataset that is prepared below `cache`."""

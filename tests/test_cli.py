@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cran_bench.errors import BadInput
 from cran_bench.frontend import extraction
 from cran_bench.images import open_image
 from cran_bench.records.archive import read_ranks, read_record
@@ -112,7 +114,7 @@ def test_a_file_that_holds_no_method(run, tmp_path, content, sentence):
     ("arguments", "sentence"),
     [
         (["info", "ccaa"], "there is no method or dataset 'ccaa'; did you mean 'cca'?"),
-        (["check", "ccaa"], "there is no method 'ccaa'; did you mean 'cca'?"),
+        (["check", "ccaa"], "there is no method or dataset 'ccaa'; did you mean 'cca'?"),
         (["prepare", "flikr8k"], "there is no dataset 'flikr8k'; did you mean 'flickr8k'?"),
         (["table", "-p", "means"], "there is no protocol 'means'; did you mean 'mean'?"),
         (["table", "-d", "scene"], "there is no dataset 'scene'; did you mean 'scenes'?"),
@@ -684,15 +686,80 @@ def test_check(command, prepared_scenes, monkeypatch, mine):
     method = mine(images="split.images - split.images.mean(dim=0)")
     said = command("check", method, *where)
     assert said.code == 1
-    assert "  BROKEN embeds each item by itself, whatever else is in the split\n" in said.out
+    assert "  BROKEN  embeds each item by itself, whatever else is in the split\n" in said.out
     assert said.out.splitlines()[-1] == f"{method}: 6 of 8 promises kept"
 
 
-def test_a_table_of_records_does_not_wait_for_torch(recorded_scenes):
-    asked = f"import sys; sys.argv[1:] = ['table', '--results', {str(recorded_scenes.results)!r}]\n"
-    asked += "from cran_bench.cli import app\ntry: app()\nexcept SystemExit: print('torch' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
-    assert "R@10" in said.stdout and said.stdout.endswith("False\n")
+def test_check_of_a_dataset(command, flickr, tmp_path, plugins_of_its_own):
+    said = command("check", "flickr8k", "--data", flickr)
+    assert said.code == 0 and said.out.endswith("flickr8k: 8 of 8 promises kept\n")
+    assert said.out.count("\n  ok      ") == 7
+    said = command("check", "flickr8k", "--data", tmp_path / "nowhere")
+    assert said.code == 1 and said.out.splitlines()[-1] == "flickr8k: 2 of 8 promises kept"
+    assert said.out.count("has no folder images") == said.out.count("  BROKEN ") == 1  # one mistake is told once
+    assert said.out.count("\n  untried ") == 5
+    both = "from dataclasses import dataclass\nfrom cran_bench.registry import register, register_dataset\n"
+    both += "".join(f"@{name}('{name}')\n@dataclass\nclass A{name}: ...\n" for name in ("register", "register_dataset"))
+    (tmp_path / "both.py").write_text(both)
+    said = command("check", tmp_path / "both.py")
+    assert said.code == 2 and "both.py registers methods and datasets: name the file and the class" in said.sentence
+    said = command("check", f"{tmp_path}/both.py:Aregister_dataset")
+    assert said.code == 2 and "line 8: Aregister_dataset is not a dataset: it lacks load, defaults" in said.sentence
+
+
+@pytest.fixture
+def also_registered(tmp_path, monkeypatch, plugins_of_its_own):
+    """Two methods of the registry that are of no use: one fails on import, one lacks a promise."""
+    text = METHOD.format(fit="        pass", images="split.images").replace("state", "stat")
+    text = text.replace("@dataclass", "from cran_bench import register\n@register('lacks')\n@dataclass")
+    (tmp_path / "lacks.py").write_text(text)
+    with pytest.raises(BadInput):
+        METHODS.configure(f"{tmp_path}/lacks.py")
+    declared = METHODS.describe("cca")
+    failing = {"fails": (replace(declared, name="fails"), lambda: 1 / 0)}
+    monkeypatch.setattr(METHODS, "_declared", {**METHODS._declared, **failing})
+
+
+def test_a_method_that_lacks_a_promise_is_refused_before_anything_is_done(run, also_registered, tmp_path):
+    said = run("-m", "cca,lacks", "-p", "all", "-s", "0:3")
+    assert said.code == 2 and re.search(r"lacks.py, line 13: Mine is not a method: it lacks state;", said.sentence)
+    assert (said.out + said.err).count("is not a method") == 1 and not (tmp_path / "results").exists()
+
+
+def test_what_cannot_be_used_is_left_out_and_told_once(run, also_registered, monkeypatch):
+    names = {"cca", "cfa"}
+    monkeypatch.setattr(METHODS, "plugins", {k: p for k, p in METHODS.plugins.items() if k in {*names, "lacks"}})
+    read = {k: p for k, p in METHODS._declared.items() if k in {*names, "fails"}}
+    monkeypatch.setattr(METHODS, "_declared", read)
+    said = run()
+    assert said.code == 0 and "cca:tuned" in said.out and "cfa:tuned" in said.out
+    told = [line for line in said.err.splitlines() if line.startswith("left out: method")]
+    assert len(told) == 2 and said.err.count("ZeroDivisionError") == said.err.count("is not a method") == 1
+    assert told[0].startswith("left out: method fails: ZeroDivisionError: division by zero")
+
+
+HEAVY = {"torch", "scipy.stats", "sklearn", "pandas"}
+STARTS = {
+    "--help": HEAVY | {"numpy"},
+    "run --help": HEAVY | {"numpy"},
+    "list": HEAVY | {"PIL", "cran_bench.methods.cca", "cran_bench.datasets.scenes"},
+    "table": HEAVY,
+    "table -d SCENES": HEAVY,
+    "table -f csv": HEAVY - {"pandas"},
+    "significance -d SCENES": HEAVY,
+}
+
+
+@pytest.mark.parametrize("verb", STARTS)
+def test_a_verb_imports_only_what_it_needs(recorded_scenes, verb):
+    arguments = [recorded_scenes.spec if word == "SCENES" else word for word in verb.split()]
+    arguments += ["--results", str(recorded_scenes.results)] if verb.startswith(("table", "sig")) else []
+    said = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "cran_bench", *arguments], capture_output=True, text=True, check=True
+    )
+    imported = {line.rpartition("|")[2].strip() for line in said.stderr.splitlines() if line.startswith("import time:")}
+    assert "cran_bench.cli" in imported and not imported & STARTS[verb]
+    assert ("R@10" in said.stdout or "t2i_r10" in said.stdout) == ("table" in verb)
 
 
 def test_the_installed_command_answers():

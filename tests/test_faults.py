@@ -30,7 +30,7 @@ from cran_bench.cli import main
 from cran_bench.frontend import extraction
 from cran_bench.registry import DATASETS, METHODS
 
-METHODS.names(), DATASETS.names()
+METHODS.usable(), DATASETS.usable()
 extraction.SHARD = extraction.BATCH = 16
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.chmod", "os.truncate", "shutil.rmtree")
 

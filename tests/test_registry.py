@@ -1,3 +1,4 @@
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -5,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cran_bench.errors import BadInput, did_you_mean
-from cran_bench.registry import DATASETS, METHODS, Registry
+from cran_bench.registry import DATASETS, METHODS, Registry, registry_of
 from cran_bench.specs import Spec, build, flat_fields, flat_values, format_value, parse_spec
 
 BODY = """
@@ -19,11 +20,7 @@ BODY = """
 HEAD = "from dataclasses import dataclass\nfrom cran_bench import COSINE, register\n"
 
 
-@pytest.fixture(autouse=True)
-def registry_of_its_own(monkeypatch):
-    """What these tests register does not outlive them."""
-    METHODS.names()
-    monkeypatch.setattr(METHODS, "plugins", dict(METHODS.plugins))
+pytestmark = pytest.mark.usefixtures("plugins_of_its_own")
 
 
 @pytest.fixture
@@ -350,16 +347,33 @@ def test_a_file_with_several_methods_is_asked_for_one(write):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("class Mine:\n" + BODY, "Mine is not a dataclass; put @dataclass above it"),
-        ("@dataclass\nclass Mine:\n    width: int = 3\n", "is not a method: it lacks similarity, fit, embed_images"),
+        ("class Mine:\n" + BODY, "line 3: Mine is not a dataclass; put @dataclass above it"),
+        ("Mine = 3\n", "has no class 'Mine'; none is known"),
         ("@dataclass\nclass Other:\n" + BODY, "has no class 'Mine'; known: Other"),
         ("@dataclass\nclass Mien:\n" + BODY, "has no class 'Mine'; did you mean 'Mien'"),
-        ("Mine = 3\n", "has no class 'Mine'; none is known"),
-        ("import no_such_module\n", "could not be imported: ModuleNotFoundError: No module named 'no_such_module'"),
-        ("def (\n", "could not be imported: SyntaxError"),
-        ("1 / 0\n", "could not be imported: ZeroDivisionError"),
-        ("@register('mine')\nclass Mine:\n    pass\n", "put @dataclass under @register"),
-        ("@register('cca')\n@dataclass\nclass Mine:\n" + BODY, "method 'cca' is registered by cran_bench.methods.cca"),
+        (
+            "import no_such_module\n",
+            "not be imported: ModuleNotFoundError: No module named 'no_such_module' (@3)",
+        ),
+        ("def (\n", "could not be imported: SyntaxError: invalid syntax (@3)"),
+        ("x = 1\n1 / 0\n", "could not be imported: ZeroDivisionError: division by zero (@4)"),
+        ("def f():\n    raise OSError('two\\nlines')\nf()\n", "could not be imported: OSError: two lines (@4)"),
+        ("import json\njson.loads('{')\n", "property name enclosed in double quotes: line 1 column 2 (char 1) (@4)"),
+        ("raise SystemExit(3)\n", "could not be imported: SystemExit: 3 (@3)"),
+        ("@register('mine')\nclass Mine:\n    pass\n", "line 4: method 'mine': put @dataclass under @register"),
+        (
+            "@register('cca')\n@dataclass\nclass Mine:\n" + BODY,
+            "method 'cca' is registered by cran_bench.methods.cca and by {path}, line 5; rename one",
+        ),
+        ("@dataclass\nclass Mine:\n    width: int\n" + BODY, "mine.py:Mine needs width: write mine.py:Mine[width=...]"),
+        (
+            "@dataclass\nclass Mine:\n    width: int = 3\n" + BODY + "    def __post_init__(self):\n        {}['a']\n",
+            "mine.py:Mine cannot be made: KeyError: 'a' (@14)",
+        ),
+        (
+            "@dataclass\nclass Mine:\n    presets = {'wide': 3}\n" + BODY,
+            "line 4: the presets of Mine are {'wide': 3}; give field values by name",
+        ),
     ],
 )
 def test_files_that_are_no_method_are_refused(write, text, message):
@@ -367,7 +381,57 @@ def test_files_that_are_no_method_are_refused(write, text, message):
     for _ in range(2):  # a file that failed is not half loaded the second time
         with pytest.raises(BadInput) as refusal:
             METHODS.configure(f"{path}:Mine")
+        assert message.replace("(@", f"({path}, line ").replace("{path}", str(path)) in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+
+def test_an_error_in_a_file_beside_it_is_placed_there(write, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    write("\n1 / 0\n", "its_helper.py")
+    path = write("import its_helper\n")
+    with pytest.raises(BadInput, match=r"mine.py could not be imported: .* by zero \(.*/its_helper.py, line 4\)$"):
+        METHODS.configure(f"{path}:Mine")
+
+
+LACKS = "is not a method: it lacks {}; a method has similarity, fit, embed_images, embed_texts, state, load"
+GIVE = "give COSINE, DOT or MultiLevel(...)"
+
+
+@pytest.mark.parametrize("decorator", ["", "@register('lacking')\n"])
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("    width: int = 3\n", LACKS.format("similarity, fit, embed_images, embed_texts, state, load")),
+        *((BODY.replace(name, "_" + name), LACKS.format(name)) for name in ("similarity", "embed_texts", "load")),
+        (BODY.replace("def state(self): return {}", "state: int = 3"), LACKS.format("state")),
+        (BODY.replace("COSINE", "3"), "is not a method: its similarity is 3; " + GIVE),
+        (BODY.replace("similarity = COSINE", "similarity: int = 4"), "is not a method: its similarity is 4; " + GIVE),
+        (
+            BODY.replace("similarity = COSINE", "similarity = property(lambda self: self.width)\n    width: int = 5"),
+            "is not a method: its similarity is 5; " + GIVE,
+        ),
+        (
+            BODY.replace(
+                "similarity = COSINE", "similarity = property(lambda self: self.fitted[0])\n    fitted: int = 5"
+            ),
+            "cannot be made: TypeError: 'int' object is not subscriptable",
+        ),
+    ],
+)
+def test_what_a_method_lacks_is_said_when_it_is_configured(write, decorator, body, message):
+    path = write(f"{decorator}@dataclass\nclass Mine:\n{body}")
+    for text in [f"{path}:Mine", *(["lacking"] if decorator else [])]:
+        with pytest.raises(BadInput) as refusal:
+            METHODS.configure(text)
         assert message in str(refusal.value)
+        if "is not a method" in message:
+            assert str(refusal.value).startswith(f"{path}, line {4 + bool(decorator)}: Mine is not a method: it")
+
+
+@pytest.mark.parametrize("similarity", ["property(lambda self: COSINE)", "None\n    similarity: object = COSINE"])
+def test_a_similarity_may_be_a_property_or_a_field(write, similarity):
+    path = write("@dataclass\nclass Mine:\n" + BODY.replace("= COSINE", f"= {similarity}"))
+    assert METHODS.configure(f"{path}:Mine").label == "mine.py:Mine"
 
 
 def test_a_missing_file_is_said(tmp_path):
@@ -380,71 +444,309 @@ def test_a_file_that_registers_nothing_is_asked_for_a_class(write):
         METHODS.configure(str(write("@dataclass\nclass Mine:\n" + BODY)))
 
 
+# a method or a dataset --------------------------------------------------------------------------------------------
+
+DATA = """
+    def load(self, data): pass
+    def defaults(self): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "kind"),
+    [
+        ("@dataclass\nclass A:\n" + BODY, "A", METHODS),
+        ("@dataclass\nclass A:\n" + DATA, "A[b=1]", DATASETS),
+        ("@register('a')\n@dataclass\nclass A:\n" + BODY, "", METHODS),
+        ("@register_dataset('a')\n@dataclass\nclass A:\n" + DATA, "", DATASETS),
+        ("@register_dataset('a')\n@dataclass\nclass A:\n" + DATA, "A", DATASETS),
+        ("@dataclass\nclass A:\n    def fit(self): pass\n", "A", METHODS),
+        ("@dataclass\nclass A:\n    def defaults(self): pass\n", "A", DATASETS),
+        (
+            "@dataclass\nclass A:\n    def defaults(self): pass\n" + BODY.replace("load", "x"),
+            "A",
+            "A may be a method or a dataset: name the file",
+        ),
+        ("@dataclass\nclass A:\n    x: int = 3\n" + DATA + BODY, "A", "A may be a method or a dataset: name"),
+        ("@dataclass\nclass A:\n    def fit(self): pass\n" + DATA, "A", DATASETS),
+        ("@dataclass\nclass A:\n    defaults: int = 3\n" + BODY, "A", METHODS),
+        ("@dataclass\nclass A:\n    x: int = 3\n", "A", "line 5: A is neither a method, which has similarity, fit, "),
+        ("@dataclass\nclass A:\n    def load(self): pass\n", "A", "nor a dataset, which has load, defaults"),
+        (
+            "@register('a')\n@dataclass\nclass A:\n" + BODY + "@register_dataset('b')\n@dataclass\nclass B:\n" + DATA,
+            "",
+            "registers methods and datasets: name the file and the class of one",
+        ),
+    ],
+)
+def test_which_registry_a_class_of_a_file_belongs_to(write, text, asked, kind):
+    path = write("from cran_bench import register_dataset\n" + text)
+    asked = f"{path}:{asked}" if asked else str(path)
+    if isinstance(kind, Registry):
+        assert registry_of(asked) is kind
+    else:
+        with pytest.raises(BadInput) as refusal:
+            registry_of(asked)
+        assert kind in str(refusal.value)
+
+
+def test_which_registry_a_name_belongs_to(monkeypatch):
+    assert registry_of("cca:paper[dim=4]") is METHODS and registry_of("scenes[train=4]") is DATASETS
+    with pytest.raises(BadInput, match=r"there is no method or dataset 'scense'; did you mean 'scenes'\?"):
+        registry_of("scense")
+    monkeypatch.setitem(METHODS.plugins, "scenes", METHODS.get("cca"))
+    with pytest.raises(BadInput, match="scenes may be a method or a dataset: name the file"):
+        registry_of("scenes")
+
+
 # installed plugins ------------------------------------------------------------------------------------------------
 
+REGISTERED = f'''"""Theirs: the module."""
+
+{HEAD}
+1 / 0  # who imports it, fails
+
+WIDE = {{"width": 9}}
+PRESETS = {{"wide": {{**WIDE}}, "tuned": {{}}}}
+
+@register("theirs", presets=PRESETS, paper_row="CCA")
+@dataclass
+class Theirs:
+    """Theirs: the class.
+
+    More.
+    """
+    width: int = 3
+{BODY}'''
+WORKING = REGISTERED.replace("1 / 0", "1 / 1")
+PLAIN = f'''"""Theirs."""
+
+{HEAD}
+1 / 0
 
 @dataclass
-class Entry:
-    name: str
-    load: object
+class Theirs:
+    width: int = 3
+    presets = {{"wide": {{"width": 9}}}}
+{BODY}'''
 
 
 @pytest.fixture
-def package(tmp_path, monkeypatch):
-    """``package(modules, entries)``: a registry of a package with these modules, and of installed entry points."""
+def installed(tmp_path, monkeypatch):
+    """``installed(own, others, entries)``: METHODS, of a package with these modules and other files, and entry points.
 
-    def made(modules, entries=()):
-        name = f"plugins_of_{tmp_path.name}".replace("-", "_")
-        folder = tmp_path / name
-        folder.mkdir()
-        for module, text in {"__init__": "", **modules}.items():
-            (folder / f"{module}.py").write_text(text)
+    In texts and names, % is a prefix that is the test's own.
+    """
+
+    def made(own, others=(), entries=()):
+        prefix = "".join(c if c.isalnum() else "_" for c in tmp_path.name)
+        files = {f"%_own/{name}": text for name, text in {"__init__.py": "", **dict(own)}.items()} | dict(others)
+        lines = [f"{name} = {value}" for name, value in dict(entries).items()]
+        files["%-1.dist-info/entry_points.txt"] = "\n".join(["[%_own]", *lines, ""])
+        for name, text in files.items():
+            path = tmp_path / name.replace("%", prefix)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.replace("%", prefix))
         monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.setattr("cran_bench.registry.entry_points", lambda group: entries if group == name else [])
-        return Registry("method", name, ("fit",))
+        for name, value in {"package": f"{prefix}_own", "plugins": {}, "failures": {}, "_declared": None}.items():
+            monkeypatch.setattr(METHODS, name, value)
+        return METHODS, lambda: sorted(name.removeprefix(prefix) for name in sys.modules if name.startswith(prefix))
 
     return made
 
 
-def test_a_failed_import_is_remembered_and_the_others_go_on(package):
-    entries = []
-    registry = package({"broken_one": "import no_such_module\n", "fine": ""}, entries)
-
-    def broken():
-        raise RuntimeError("needs a licence")
-
-    def working():
-        registry.register("theirs")(dataclass(type("Theirs", (), {})))
-
-    entries += [Entry("their-other", broken), Entry("theirs", working)]
+def test_names_presets_and_rows_are_read_from_source(installed):
+    registry, imported = installed({"theirs.py": REGISTERED, "helper.py": "1 / 0\n"})
     assert registry.names() == ["theirs"]
-    assert set(registry.failures.values()) == {
-        "ModuleNotFoundError: No module named 'no_such_module'",
-        "RuntimeError: needs a licence",
+    read = registry.describe("theirs")
+    assert (read.summary, read.presets, read.paper_row) == ("Theirs: the module.", ("wide", "tuned"), "CCA")
+    assert imported() == [] and registry.failures == {}
+
+
+def test_the_class_speaks_for_itself_in_a_module_of_several(installed):
+    second = "\n@register('second')\n@dataclass\nclass Second:\n    width: int = 3\n"
+    registry, _ = installed({"theirs.py": REGISTERED + second})
+    assert {name: registry.describe(name).summary for name in registry.names()} == {
+        "second": "",
+        "theirs": "Theirs: the class.",
     }
-    with pytest.raises(BadInput, match="method 'broken-one' could not be imported: ModuleNotFoundError"):
-        registry.get("broken-one")
-    with pytest.raises(BadInput, match="method 'their-other' could not be imported: RuntimeError: needs a licence"):
-        registry.get("their-other")
+
+
+def test_only_the_module_of_a_name_is_imported(installed):
+    other = WORKING.replace('"theirs"', '"other"').replace("1 / 1", "1 / 0")
+    registry, imported = installed({"theirs.py": WORKING, "other.py": other})
+    assert registry.configure("theirs:wide").build().width == 9
+    assert imported() == ["_own", "_own.theirs"] and registry.names() == ["other", "theirs"]
+
+
+def test_what_is_read_is_what_is_imported(monkeypatch):
+    for registry in (METHODS, DATASETS):
+        read = {name: registry.describe(name) for name in registry.names()}
+        monkeypatch.setattr(registry, "_declared", {})
+        assert {name: registry.describe(name) for name in registry.names()} == read
+        assert all(plugin.summary for plugin in read.values())
+
+
+UNTOLD = {
+    "a name that is computed": ('"theirs"', '"the" + "irs"'),
+    "presets that are computed": ("presets=PRESETS", "presets={**PRESETS}"),
+    "presets that are assigned twice": ("PRESETS = ", "PRESETS = {}\nPRESETS = "),
+    "a row that is computed": ('paper_row="CCA"', 'paper_row="CCA".upper()'),
+    "arguments that are unpacked": ('paper_row="CCA"', '**{"paper_row": "CCA"}'),
+    "two names": ("@dataclass\n", "@register('another')\n@dataclass\n"),
+    "a decorator by another name": ("@register(", "from cran_bench import register as r\n@r("),
+    "a decorator of a module": ("@register(", "import cran_bench\n@cran_bench.register("),
+    "a decorator that was made before": ("@register(", "the = register\n@the("),
+    "a decorator from elsewhere": ("import COSINE, register", "import *"),
+    "a call in a function": ("@dataclass\n", "@dataclass\nclass A: ...\ndef f():\n  register('b')(A)\n\n@dataclass\n"),
+}
+
+
+@pytest.mark.parametrize("kind", UNTOLD)
+def test_a_module_whose_source_does_not_tell_is_imported(installed, kind):
+    registry, imported = installed(
+        {"theirs.py": WORKING.replace(*UNTOLD[kind]), "other.py": REGISTERED.replace('"theirs"', '"other"')}
+    )
+    assert {"other", "theirs"} <= set(registry.names())
+    assert registry.describe("theirs").summary in ("Theirs: the module.", "Theirs: the class.")
+    assert imported() == ["_own", "_own.theirs"] and not registry.failures
+
+
+ENTRIES = {
+    "a module": ({"%_a.py": REGISTERED}, {"x": "%_a"}, ["theirs"]),
+    "a class that is registered": ({"%_a.py": REGISTERED}, {"x": "%_a:Theirs"}, ["theirs"]),
+    "a class that is not": (
+        {"%_a.py": PLAIN},
+        {"their-own": "%_a:Theirs"},
+        ["their-own"],
+    ),
+    "a module in a package that cannot be imported": (
+        {"%_a/__init__.py": "1 / 0\n", "%_a/b.py": REGISTERED},
+        {"x": "%_a.b:Theirs"},
+        ["theirs"],
+    ),
+    "a package that imports its modules": (
+        {"%_a/__init__.py": "from . import b, c\n", "%_a/b.py": "import %_a.d\n", "%_a/d.py": REGISTERED},
+        {"x": "%_a"},
+        ["theirs"],
+    ),
+    "a module that imports another of its package, where it can": (
+        {
+            "%_a/__init__.py": "",
+            "%_a/b.py": "try:\n    from .c import Theirs\nexcept ImportError:\n    import json\n",
+            "%_a/c.py": REGISTERED,
+        },
+        {"x": "%_a.b"},
+        ["theirs"],
+    ),
+    "two of one package": (
+        {
+            "%_a/__init__.py": "",
+            "%_a/b.py": REGISTERED,
+            "%_a/c.py": REGISTERED.replace('"theirs"', '"another"'),
+            "%_a/d.py": REGISTERED.replace('"theirs"', '"not offered"'),
+        },
+        {"x": "%_a.b", "y": "%_a.c:Theirs"},
+        ["another", "theirs"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ENTRIES)
+def test_entry_points_are_read_too(installed, kind):
+    others, entries, names = ENTRIES[kind]
+    registry, imported = installed({}, others, entries)
+    assert registry.names() == names and imported() == [] and not registry.failures
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ENTRIES if "cannot" not in kind])
+def test_what_is_read_of_entry_points_is_what_they_register(installed, kind):
+    others, entries, names = ENTRIES[kind]
+    others = {name: text.replace("1 / 0", "1 / 1") for name, text in {**others, "%_a/c.py": "", **others}.items()}
+    registry, _ = installed({}, others, entries)
+    assert [registry.get(name).name for name in names] == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from dataclasses import dataclass\nclass Base:\n    presets = {'wide': {'width': 9}}\n"
+        "@dataclass\nclass Theirs(Base):\n    width: int = 3\n" + BODY,
+        "from %_b import Theirs\n",
+        "from dataclasses import make_dataclass\nTheirs = make_dataclass('Theirs', [('width', int, 3)])\n"
+        "Theirs.presets = {'wide': {'width': 9}}\n",
+    ],
+)
+def test_an_entry_point_whose_source_does_not_tell_is_imported(installed, text):
+    head = "from cran_bench import COSINE\n"
+    there = f"from dataclasses import dataclass\n{head}@dataclass\nclass Theirs:\n    width: int = 3\n{BODY}"
+    there += "Theirs.presets = {'wide': {'width': 9}}\n"
+    registry, imported = installed({}, {"%_a.py": head + text, "%_b.py": there}, {"their-own": "%_a:Theirs"})
+    assert registry.names() == ["their-own"] and "_a" in imported()
+    assert registry.describe("their-own").presets == ("wide",)
+
+
+def test_a_module_that_fails_is_listed_and_told_when_it_is_asked_for(installed):
+    registry, _ = installed({"theirs.py": REGISTERED, "helper.py": ""})
+    assert registry.names() == ["theirs"] and not registry.failures
+    for _ in range(2):
+        with pytest.raises(BadInput) as refusal:
+            registry.get("theirs")
+        assert "method 'theirs' could not be imported: ZeroDivisionError: division by zero (" in str(refusal.value)
+        assert str(refusal.value).endswith("theirs.py, line 6)")
+    assert list(registry.failures) == ["theirs"] and registry.usable() == []
     with pytest.raises(BadInput, match="there is no method 'their'; did you mean 'theirs'"):
         registry.get("their")
 
 
-def test_modules_are_imported_on_the_first_look_up_only(package):
-    calls = []
-    registry = package({}, [Entry("x", lambda: calls.append(1))])
-    assert not calls
-    registry.names()
-    registry.names()
-    assert calls == [1]
+def test_a_failure_is_remembered_and_the_others_go_on(installed):
+    fails = "1 / 0\nfrom cran_bench import register as r\n"
+    registry, _ = installed(
+        {"not_python.py": "register (\n", "fails_itself.py": fails, "theirs.py": WORKING},
+        {"%_a.py": "raise RuntimeError('needs a licence')\n"},
+        {"their-other": "%_a", "gone": "%_gone:Class"},
+    )
+    assert registry.usable() == registry.names() == ["theirs"]
+    said = {name.rpartition(".")[2]: reason.partition(" (/")[0] for name, reason in registry.failures.items()}
+    assert said.pop("gone").startswith("ModuleNotFoundError: No module named")
+    assert said == {
+        "not_python": "SyntaxError: '(' was never closed",
+        "fails_itself": "ZeroDivisionError: division by zero",
+        "their-other": "RuntimeError: needs a licence",
+    }
+    with pytest.raises(BadInput, match=r"'fails-itself' could not be imported: Zero.*fails_itself.py, line 1\)"):
+        registry.get("fails-itself")
 
 
-def test_the_suite_is_known_before_a_file_is_read(package, write):
-    calls = []
-    registry = package({}, [Entry("x", lambda: calls.append(1))])
-    path = write("@dataclass\nclass Mine:\n" + BODY)
-    registry.configure(f"{path}:Mine")
-    assert calls == [1]
+def test_a_name_of_two_modules_is_refused(installed):
+    registry, imported = installed({"a.py": WORKING, "b.py": WORKING}, {"%_c.py": WORKING}, {"c": "%_c"})
+    assert registry.names() == ["theirs"] and imported() == []
+    assert {name.rpartition(".")[2] for name in registry.failures} == {"b", "c"}
+    for reason in registry.failures.values():
+        assert "method 'theirs' is registered by " in reason and "_own.a and by " in reason
+    assert registry.get("theirs").cls.__module__.endswith("_own.a")
+
+
+def test_a_class_that_is_only_declared_is_told(installed):
+    text = WORKING.replace("@register", "if width := 0:\n  @register").replace("@dataclass\n", "  @dataclass\n")
+    text = text.replace("class Theirs:", "  class Theirs:\n    pass\nclass Other:")
+    registry, _ = installed({"theirs.py": text})
+    assert registry.names() == ["theirs"]
+    with pytest.raises(BadInput, match=r"method 'theirs' could not be imported: .*_own.theirs does not register it"):
+        registry.get("theirs")
+
+
+def test_a_plugin_that_cannot_be_configured_is_not_usable(installed):
+    registry, _ = installed({"theirs.py": WORKING, "b.py": WORKING.replace("theirs", "b").replace("def fit", "def f")})
+    assert registry.usable() == ["theirs"] and registry.names() == ["b", "theirs"]
+    assert "b.py, line 13: Theirs is not a method: it lacks fit" in registry.failures["b"]
+
+
+def test_the_suite_is_known_before_a_file_is_read(installed, write):
+    registry, _ = installed({"theirs.py": REGISTERED})
+    path = write("@register('theirs')\n@dataclass\nclass Mine:\n" + BODY)
+    with pytest.raises(BadInput, match=r"method 'theirs' is registered by .*_own.theirs and by .*mine.py, line 5"):
+        registry.configure(f"{path}:Mine")
 
 
 def test_one_name_for_two_classes_is_refused():
@@ -462,25 +764,6 @@ def test_only_dataclasses_are_registered():
 
 
 def test_the_suite_has_no_failures():
-    assert {"cca", "cfa"} <= set(METHODS.names())
-    assert {"scenes", "flickr8k"} <= set(DATASETS.names())
+    assert {"cca", "cfa"} <= set(METHODS.usable())
+    assert {"scenes", "flickr8k"} <= set(DATASETS.usable())
     assert METHODS.failures == DATASETS.failures == {}
-
-
-def test_an_entry_point_may_name_a_class_that_is_not_registered(package):
-    @dataclass
-    class Theirs:
-        width: int = 3
-        presets = {"wide": {"width": 9}}  # noqa: RUF012 - a method's own presets
-
-    registry = package({}, entries := [Entry("their-method", lambda: Theirs)])
-
-    def registered():
-        return registry.register("by-itself")(dataclass(type("ByItself", (), {})))
-
-    entries += [Entry("another-name", registered), Entry("plain", lambda: type("Plain", (), {}))]
-    assert registry.names() == ["by-itself", "their-method"]
-    assert registry.get("their-method").cls is Theirs
-    assert registry.configure("their-method:wide").build().width == 9
-    assert registry.configure("their-method[width=4]").label == "their-method[width=4]"
-    assert list(registry.failures) == ["plain"] and "put @dataclass" in registry.failures["plain"]

@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import bootstrap, chi2
+from scipy.special import chdtrc, ndtri, stdtrit
+from scipy.stats import bootstrap, chi2, norm
 from scipy.stats import t as student
 
 from cran_bench.errors import BadInput
 from cran_bench.ranking.metrics import Counts, Ranks
 from cran_bench.ranking.rank import rank
-from cran_bench.records.statistics import FIGURES, SUMS, Interval, holm, mcnemar, sample, times_drawn
+from cran_bench.records.statistics import FIGURES, SUMS, Interval, holm, mcnemar, sample, samples, times_drawn
 from cran_bench.similarity import DOT
 
 
@@ -52,6 +53,25 @@ def test_an_interval_against_a_loop(figure):
     assert found.value == pytest.approx(ranks.metrics().values()[figure])
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(samples, [2.5, 97.5])))
     assert found.low < found.value < found.high
+
+
+def test_several_methods_are_drawn_as_each_by_itself():
+    rows = [[noisy(seed=10 * row + k, noise=1.0 + row) for k in range(seeds)] for row, seeds in enumerate((1, 3, 2))]
+    for together, alone in zip(samples(rows, draws=700), [sample(row, draws=700) for row in rows], strict=True):
+        np.testing.assert_allclose(together.draws, alone.draws, rtol=0, atol=1e-11)
+        for name in ("values", "shares", "image_of"):
+            np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
+    with pytest.raises(BadInput, match="ranks of the same queries"):
+        samples([*rows, [noisy(images=59)]])
+
+
+def test_the_quantiles_are_those_of_scipy_stats():
+    q = np.array([1e-9, 1e-3, 0.025, 0.5, 0.8, 0.975, 0.99999])
+    np.testing.assert_allclose(ndtri(q), norm.ppf(q), rtol=1e-12)
+    for freedom in (1, 1.5, 4, 37.3, 1e4):
+        np.testing.assert_allclose(stdtrit(freedom, q), student.ppf(q, freedom), rtol=1e-12, atol=1e-12)
+    x = np.array([0.0, 1e-6, 0.3, 3.84, 50.0, 300.0])
+    np.testing.assert_allclose(chdtrc(1, x), chi2.sf(x, 1), rtol=1e-12)
 
 
 def test_draws_are_as_many_images_each_as_likely():

@@ -24,7 +24,7 @@ def bench_training(method: Configured[Method], device: torch.device) -> Iterator
         BadInput: the method has no training step to time.
     """
     if not hasattr(method.plugin.cls, "training_benchmark"):
-        able = [name for name in METHODS.names() if hasattr(METHODS.get(name).cls, "training_benchmark")]
+        able = [name for name in METHODS.usable() if hasattr(METHODS.get(name).cls, "training_benchmark")]
         raise BadInput(f"{method.plugin.name} has no training step to time; these have one: {', '.join(able)}")
     benchmark = cast("Timed", method.build()).training_benchmark(device)
     clock = Clock(device)

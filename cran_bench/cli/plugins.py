@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,10 +11,7 @@ from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import cache_folder
 
-from .options import CacheOption, DeviceOption, ResultsOption, app, recorded
-
-if TYPE_CHECKING:
-    from cran_bench.registry import Configured
+from .options import CacheOption, DataOption, DeviceOption, ResultsOption, app, recorded
 
 
 @app.command("list")
@@ -24,23 +21,19 @@ def list_plugins() -> None:
     Example: cran-bench list
     """
     from cran_bench.registry import DATASETS, METHODS
-    from cran_bench.tables.method_pages import summary
 
     for registry in (METHODS, DATASETS):
         typer.echo(f"{registry.kind}s")
-        for name in registry.names():
-            plugin = registry.plugins[name]
+        for plugin in map(registry.describe, registry.names()):
             presets = f"  [{', '.join(plugin.presets)}]" if plugin.presets else ""
-            typer.echo(f"  {name:<18} {summary(plugin.cls, registry)}{presets}")
+            typer.echo(f"  {plugin.name:<18} {plugin.summary}{presets}")
         for name, reason in registry.failures.items():
             typer.echo(f"  {name:<18} could not be imported: {reason}")
 
 
 @app.command()
 def info(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A method or dataset, or the method file.py:Name.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A method or dataset, or file.py:Name.")] = None,
     pages: Annotated[
         Path | None, typer.Option("--pages", metavar="DIR", help="Write a page for every method instead.")
     ] = None,
@@ -70,25 +63,32 @@ def info(
 
 @app.command()
 def check(
-    name: Annotated[str, typer.Argument(metavar="METHOD", help="A method, or file.py:Name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A method or dataset, or file.py:Name.")],
+    data: DataOption = Path("data"),
     cache: CacheOption = cache_folder(),  # noqa: B008
     device: DeviceOption = "auto",
 ) -> None:
-    """Try every promise of the method contract on a small set of scenes.
+    """Try every promise of the contract: of a method on a small set of scenes, of a dataset on a few of its images.
 
     Example: cran-bench check mine.py:Mine
+
+    Example: cran-bench check flickr8k --data DIR
     """
     from cran_bench.machine.environment import pick_device
-    from cran_bench.registry import METHODS
-    from cran_bench.running.checks import check_method
+    from cran_bench.registry import METHODS, registry_of
+    from cran_bench.running.checks import check_dataset, check_method
 
-    verdicts = check_method(METHODS.configure(name), cache, pick_device(device))
-    for verdict in verdicts:
-        typer.echo(f"  {'ok    ' if verdict.broken is None else 'BROKEN'} {verdict.promise}")
-        if verdict.broken is not None:
-            typer.echo(f"         {verdict.broken}")
-    broken = sum(verdict.broken is not None for verdict in verdicts)
-    typer.echo(f"{name}: {len(verdicts) - broken} of {len(verdicts)} promises kept")
+    registry = registry_of(name)
+    plugin = registry.configure(name)
+    is_method = registry is METHODS
+    checks = check_method(plugin, cache, pick_device(device)) if is_method else check_dataset(plugin, data)
+    told: set[str | None] = {None}
+    for one in checks:
+        mark = "ok" if one.broken is None else "untried" if one.broken in told else "BROKEN"  # for the same reason
+        typer.echo(f"  {mark:<7} {one.promise}" + (f"\n          {one.broken}" if mark == "BROKEN" else ""))
+        told.add(one.broken)
+    broken = sum(one.broken is not None for one in checks)
+    typer.echo(f"{name}: {len(checks) - broken} of {len(checks)} promises kept")
     if broken:
         raise typer.Exit(1)
 
@@ -125,20 +125,15 @@ def doctor(
 
 
 def _print_info(name: str) -> None:
-    from cran_bench.errors import did_you_mean
-    from cran_bench.registry import DATASETS, METHODS
-    from cran_bench.specs import format_value, parse_spec
+    from cran_bench.registry import registry_of
+    from cran_bench.specs import format_value
     from cran_bench.tables.method_pages import description, module_text
 
-    head = parse_spec(name).name
-    if not head.endswith(".py") and head not in (*METHODS.names(), *DATASETS.names()):
-        raise BadInput(
-            f"there is no method or dataset '{head}'{did_you_mean(head, METHODS.names() + DATASETS.names())}"
-        )
-    configured: Configured[Any] = (DATASETS if head in DATASETS.names() else METHODS).configure(name)
+    registry = registry_of(name)
+    configured = registry.configure(name)
     plugin = configured.plugin
     typer.echo("\n\n".join([module_text(plugin.cls), *description(configured.build())]) + "\n")
-    if head not in DATASETS.names():
+    if registry.takes_unit:
         typer.echo("- `unit`: what to train on: captions, or documents for the protocol documents")
     for preset, fields in plugin.presets.items():
         changes = ", ".join(f"{key}={format_value(value)}" for key, value in fields.items())

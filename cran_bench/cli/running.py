@@ -29,7 +29,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from cran_bench.dataset import Collection, Dataset
+    from cran_bench.dataset import Dataset
     from cran_bench.ranking.filtering import Bound
     from cran_bench.registry import Configured
 
@@ -207,8 +207,9 @@ def _export(dataset: Configured[Dataset], data: Path, folder: Path) -> None:
     from cran_bench.dataset import SPLITS
     from cran_bench.machine.progress import track
     from cran_bench.machine.storage import write_atomically, write_text
+    from cran_bench.running.preparation import load_collection
 
-    collection: Collection = dataset.build().load(data)
+    collection = load_collection(dataset, data)
     for split in SPLITS:
         rows = collection.splits[split]
         for row in track(rows.tolist(), f"writing {split}", total=len(rows)):

@@ -64,7 +64,7 @@ def explain(
 
     configured = METHODS.configure(quick_method(method) if quick else method)
     if not hasattr(configured.plugin.cls, "explain"):
-        able = [name for name in METHODS.names() if hasattr(METHODS.get(name).cls, "explain")]
+        able = [name for name in METHODS.usable() if hasattr(METHODS.get(name).cls, "explain")]
         raise BadInput(f"{configured.plugin.name} cannot explain itself; these can: {', '.join(able)}")
     if out is not None:
         require_drawable(out)

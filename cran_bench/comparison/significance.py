@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-import pandas as pd
-
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.ranking.metrics import Direction
 from cran_bench.records.statistics import FIGURES, LEVEL, holm, mcnemar
@@ -37,6 +35,8 @@ def significance_table(tables: Sequence[Table], labels: Sequence[str], style: st
         headings += ["McNemar annotation", "McNemar retrieval"]
     headings.append("verdict")
     if style == "csv":
+        import pandas as pd
+
         return str(pd.DataFrame(lines, columns=headings).to_csv(index=False))
     seeds = [len(row.records) for row in (first, *others)]
     over = "images, and over seeds if a row has several" if max(seeds) > 1 else "images (there is one seed)"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from cran_bench.errors import BadInput
 from cran_bench.records.statistics import LEVEL
@@ -124,5 +124,5 @@ def _allowed(row: Row, old: Row, rows: Sequence[Row], direction: str, level: flo
         return 0.0
     pooled = float(np.mean([np.var(values, ddof=1) for values in varying]))
     variance = max(pooled, float(np.var(own, ddof=1)) if own is not None else 0.0)
-    quantile = float(student.ppf(1 - level / 2, sum(len(values) - 1 for values in varying)))
+    quantile = float(stdtrit(sum(len(values) - 1 for values in varying), 1 - level / 2))
     return quantile * math.sqrt(variance * (1 / len(row.records) + 1 / len(old.records)))

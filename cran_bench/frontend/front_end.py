@@ -172,13 +172,17 @@ class FrontEnd:
 
     def seconds(self, collection: Collection, images: int) -> float:
         """What the features of the first so many images take here, once warm."""
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            for rows in (range(1), range(images)):
-                start = time.perf_counter()
-                read = list(pool.map(lambda row: self.read(collection, row), rows))
-                pictures = {place: picture for place, picture in enumerate(read) if isinstance(picture, Picture)}
-                self.features(collection.images.ids, rows, pictures, pool)
+        for rows in (range(1), range(images)):
+            start = time.perf_counter()
+            self.features_at(collection, rows)
         return time.perf_counter() - start
+
+    def features_at(self, collection: Collection, rows: range) -> Arrays:
+        """The features of some images of a collection; zeros for those that cannot be read."""
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            read = list(pool.map(lambda row: self.read(collection, row), rows))
+            pictures = {place: picture for place, picture in enumerate(read) if isinstance(picture, Picture)}
+            return self.features(collection.images.ids, rows, pictures, pool)
 
     def read(self, collection: Collection, row: int) -> Picture | UnreadableImage | None:
         """Read an image of a collection; return the error if that fails, and None if no images are needed."""

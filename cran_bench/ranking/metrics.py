@@ -46,7 +46,7 @@ class Counts:
         places = np.maximum(0, k - self.better.astype(np.float64))
         tied, right = self.tied.astype(np.float64), self.right.astype(np.float64)
         miss = np.ones(len(places))
-        for place in range(k):
+        for place in range(min(k, int(tied.max(initial=0)) + 1)):  # beyond it nothing is left to miss
             left = tied - place
             miss = np.where(place < places, miss * np.clip(left / np.maximum(left + right, 1.0), 0.0, 1.0), miss)
         return np.where(places > 0, 1.0 - miss, 0.0)

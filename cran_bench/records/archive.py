@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import zipfile
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.lib.format import read_array_header_1_0, read_magic
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -18,6 +19,9 @@ from cran_bench.machine.storage import sha256_bytes, sha256_json
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.records.examples import Examples
 from cran_bench.records.schema import CURVES, EXAMPLES, SCHEMA, Record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def read_record(path: Path) -> Record:
@@ -91,6 +95,8 @@ def read_curves(path: Path) -> pd.DataFrame | None:
     Raises:
         BadInput: the file is damaged.
     """
+    import pandas as pd
+
     file = path.with_name(path.stem + CURVES)
     if not file.exists():
         return None
@@ -115,11 +121,19 @@ def _unpacked(data: bytes, most: int) -> dict[str, NDArray[np.int32]]:
             if member.file_size > 4 * most + 1000:
                 raise ValueError(f"{name} has {member.file_size:,} bytes for at most {most:,} integers")
             unpacked = archive.read(member)
-            file = io.BytesIO(unpacked)
-            read_magic(file)
-            shape, _, dtype = read_array_header_1_0(file)
-            array = np.frombuffer(unpacked, dtype, offset=file.tell())
+            start = 10 + int.from_bytes(unpacked[8:10], "little")
+            shape, dtype = _header(unpacked[:start])
+            array = np.frombuffer(unpacked, dtype, offset=start)
             if array.shape != shape or dtype != np.int32:
                 raise ValueError(f"{name} is not a list of 32-bit integers")
             arrays[name] = array.copy()
     return arrays
+
+
+@lru_cache(maxsize=64)
+def _header(text: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype in the header of a .npy file; hundreds of files share a few headers."""
+    file = io.BytesIO(text)
+    read_magic(file)
+    shape, _, dtype = read_array_header_1_0(file)
+    return shape, dtype

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import pandas as pd
 from pydantic import ValidationError
 
 from cran_bench.errors import BadInput, first_wrong
@@ -114,6 +113,8 @@ class ResultStore:
         sealed = record.model_copy(update={"ranks_sha": sha256_bytes(data)}).sealed()
         write_atomically(self._with(address, ".npz"), lambda file: file.write(data))
         if curves:
+            import pandas as pd
+
             points = [{"trained": name, **point} for name, curve in curves.items() for point in curve]
             table = pd.DataFrame(points).to_csv(index=False, float_format="%.6g")
             write_text(self._with(address, CURVES), table)

@@ -1,28 +1,31 @@
-"""The contract suite of ``cran-bench check``: what every method must hold to, ours or a stranger's, tried on scenes."""
+"""The contract suite of ``cran-bench check``: what every method and dataset, ours or a stranger's, has to keep."""
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from cran_bench.contract import Method
+from cran_bench.dataset import SPLITS, Collection, Dataset
 from cran_bench.embeddings import Embedding, as_levels, rows_of
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, file_of, python_error
+from cran_bench.frontend.feature_files import FeatureFiles
+from cran_bench.frontend.front_end import FrontEnd
+from cran_bench.images import UnreadableImage
 from cran_bench.protocols import Unit
 from cran_bench.ranking.metrics import KS
 from cran_bench.ranking.rank import rank
 from cran_bench.records.statistics import sample
 from cran_bench.registry import DATASETS, Configured
 from cran_bench.running.fits import Fit, FitStore, code_of
-from cran_bench.running.preparation import Prepared, find_prepared
+from cran_bench.running.preparation import Prepared, default_specs, find_prepared, load_collection
 from cran_bench.running.runner import embed
-from cran_bench.similarity import Similarity
 from cran_bench.split import MissingFeature
 
 DATASET = "scenes[train=200,val=60,test=100]"
@@ -34,14 +37,14 @@ class Broken(Exception):  # noqa: N818 - it is the verdict on a plugin
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Check:
     """One check: what was promised and, where it is broken, how."""
 
     promise: str
     broken: str | None
 
 
-def check_method(method: Configured[Method], cache: Path, device: torch.device) -> list[Verdict]:
+def check_method(method: Configured[Method], cache: Path, device: torch.device) -> list[Check]:
     """Try every promise of the contract on a small set of scenes; one broken promise does not hide the others.
 
     Raises:
@@ -50,7 +53,7 @@ def check_method(method: Configured[Method], cache: Path, device: torch.device) 
     prepared = find_prepared(DATASETS.configure(DATASET), Path(), cache)
     with tempfile.TemporaryDirectory() as folder:
         trial = _Trial(method, prepared, Path(folder), device)
-        checks: list[tuple[str, Callable[[], None]]] = [
+        checks: list[tuple[str, Callable[[], object]]] = [
             ("declares a similarity and is a dataclass of hyper-parameters", trial.declares),
             ("fits, and embeds every image and text to one finite float32 row", trial.shapes),
             ("gives the same embeddings for the same seed", trial.deterministic),
@@ -60,16 +63,38 @@ def check_method(method: Configured[Method], cache: Path, device: torch.device) 
             ("takes documents as well as captions", trial.documents),
             ("learns more than chance on scenes", trial.learns),
         ]
-        return [Verdict(promise, _broken(check)) for promise, check in checks]
+        return _tried(checks, method)
 
 
-def _broken(check: Callable[[], None]) -> str | None:
+def check_dataset(dataset: Configured[Dataset], data: Path) -> list[Check]:
+    """Try every promise of the contract on a dataset below the folder `data`, with a few of its images."""
+    trial = _DatasetTrial(dataset, data)
+    return _tried(
+        [
+            ("is a dataclass, and names the specs of a front end", lambda: default_specs(dataset)),
+            ("loads a collection, whose image ids and captions are text", trial.loads),
+            ("has images with captions in each of train, val and test", lambda: replace(trial.collection)),
+            ("loads the same images, captions and splits again", trial.deterministic),
+            ("reads images as RGB, with the same pixels and digest each time", trial.readable),
+            ("has a front end that opens by its defaults", trial.front_end),
+            ("gives finite features of a few images by its defaults", trial.extracts),
+            ("says in one sentence what an empty folder lacks", trial.empty),
+        ],
+        dataset,
+    )
+
+
+def _tried(checks: Sequence[tuple[str, Callable[[], object]]], plugin: Configured[Any]) -> list[Check]:
+    return [Check(promise, _broken(check, file_of(plugin.plugin.cls))) for promise, check in checks]
+
+
+def _broken(check: Callable[[], object], file: str | None) -> str | None:
     try:
         check()
     except (Broken, BadInput) as error:
         return str(error)
-    except Exception as error:  # whatever a stranger's code raises is a verdict, not a crash
-        return f"{type(error).__name__}: {error}"
+    except Exception as error:  # whatever a stranger's code raises is a broken promise, not a crash
+        return python_error(error, file)
     return None
 
 
@@ -101,14 +126,7 @@ class _Trial:
         return embed(fit.part, self.prepared.split("test", "captions", self.device), self.method.label)
 
     def declares(self) -> None:
-        part = self.method.build()
-        if not isinstance(getattr(part, "similarity", None), Similarity):
-            raise Broken(
-                f"similarity must be COSINE, DOT or MultiLevel(...), not {getattr(part, 'similarity', None)!r}"
-            )
-        if not dataclasses.is_dataclass(part):
-            raise Broken("put @dataclass above the class")
-        code_of(part)
+        code_of(self.method.build())  # what it declares was checked when it was configured
 
     def shapes(self) -> None:
         images, texts = self.embeddings(self.fit)
@@ -160,6 +178,84 @@ class _Trial:
             raise Broken(
                 f"rsum {found.value:.1f} [{found.low:.1f}, {found.high:.1f}] is not above chance, {chance:.1f}"
             )
+
+
+class _DatasetTrial:
+    def __init__(self, dataset: Configured[Dataset], data: Path) -> None:
+        self.dataset, self.data = dataset, data
+        try:
+            self._loaded: Collection | BadInput = load_collection(dataset, data)
+        except BadInput as error:
+            self._loaded = error
+
+    @property
+    def collection(self) -> Collection:
+        if isinstance(self._loaded, BadInput):
+            raise self._loaded
+        return self._loaded
+
+    def rows(self) -> list[int]:
+        """The first, middle and last image of each split."""
+        splits = [self.collection.splits[name] for name in SPLITS]
+        return [int(rows[k]) for rows in splits for k in sorted({0, len(rows) // 2, len(rows) - 1})]
+
+    def front_end(self) -> FrontEnd:
+        specs = default_specs(self.dataset)
+        return FrontEnd.open(specs["images"], specs["regions"], self.collection)
+
+    def loads(self) -> None:
+        collection = self.collection
+        for what, texts in (("image id", collection.images.ids), ("caption", collection.captions)):
+            for number, text in enumerate(texts, start=1):
+                if not isinstance(text, str) or not text.strip():
+                    raise Broken(f"{what} {number} is {text!r}; give a text")
+        n, owners = len(collection.images.ids), collection.image_of
+        if len(owners) != len(collection.captions) or owners.min() < 0 or owners.max() >= n:
+            raise Broken(f"image_of has to give the row, 0 to {n - 1}, of the image of each of all captions")
+        for name in ("boxes", "twins", "labels"):
+            values = getattr(collection, name)
+            if values is not None and len(values) != n:
+                raise Broken(f"{name} has {len(values)} rows for {n} images; give one for each, or None")
+
+    def deterministic(self) -> None:
+        first, again = self.collection, load_collection(self.dataset, self.data)
+        for what, of in (
+            ("image ids", lambda c: list(c.images.ids)),
+            ("captions and splits", Collection.split_sha),
+            ("boxes, twins or labels", Collection.extras_sha),
+            ("digests of images", lambda c: [c.images.digest(row) for row in self.rows()]),
+        ):
+            if of(first) != of(again):
+                raise Broken(f"the {what} differ when it is loaded again; give the same in the same order")
+
+    def readable(self) -> None:
+        images = self.collection.images
+        for row in [] if isinstance(images, FeatureFiles) else self.rows():
+            seen = [(image.mode, images.digest(row), image.tobytes()) for image in (images.read(row), images.read(row))]
+            if seen[0][0] != "RGB":
+                raise Broken(f"image {images.ids[row]} is read as {seen[0][0]}; give 8-bit RGB")
+            if seen[0] != seen[1]:
+                raise Broken(f"image {images.ids[row]} has other pixels, or another digest, when it is read again")
+
+    def extracts(self) -> None:
+        front_end, rows = self.front_end(), range(min(4, len(self.collection.images.ids)))
+        for row in rows:
+            if isinstance(error := front_end.read(self.collection, row), UnreadableImage):
+                raise error
+        for name, values in front_end.features_at(self.collection, rows).items():
+            if not np.isfinite(values).all():
+                raise Broken(f"{name} of the first images are not finite")
+
+    def empty(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                self.dataset.build().load(Path(folder))  # one that needs no data loads
+            except BadInput as error:
+                if "\n" in str(error):
+                    raise Broken(f"the error has several lines, the first is {str(error).splitlines()[0]}") from error
+            except Exception as error:
+                what = python_error(error, file_of(self.dataset.plugin.cls))
+                raise Broken(f"{what}; raise BadInput with a sentence that names what is missing") from error
 
 
 def _same(a: tuple[Embedding, Embedding], b: tuple[Embedding, Embedding], tolerance: float, otherwise: str) -> None:

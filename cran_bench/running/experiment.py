@@ -155,11 +155,11 @@ def run(
 
     def parse() -> tuple[Request, Prepared]:
         named = each([methods] if isinstance(methods, str) else methods or [])
-        specs = [quick_method(text) if quick else text for text in named or METHODS.names()]
+        specs = [quick_method(text) if quick else text for text in named or METHODS.usable()]
         for text in specs:
             METHODS.configure(text)
         for name, reason in () if named else METHODS.failures.items():
-            say(f"left out: method {name} could not be imported: {reason}")
+            say(f"left out: method {name}: {reason}")
         wanted = parse_protocols(protocols if isinstance(protocols, str) else ",".join(protocols))
         numbers = parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, np.atleast_1d(seeds).tolist())))
         configured = DATASETS.configure(source)

@@ -14,7 +14,7 @@ import torch
 from PIL.Image import Image
 
 from cran_bench.dataset import Collection, Dataset
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, file_of, one_sentence, place
 from cran_bench.frontend.catalogue import open_backbone, open_proposer
 from cran_bench.frontend.extraction import extract
 from cran_bench.frontend.features import MANIFEST, Features, load_features, prepared, read_manifest
@@ -249,11 +249,38 @@ def _images_changed(collection: Collection, features: Features) -> bool:
     return collection.images_sha(collection.digests()) != str(features.manifest["images_sha"])
 
 
-def _load(dataset: Configured[Dataset], data: Path, vectors: str) -> tuple[Collection, Mapping[str, Any]]:
+def load_collection(dataset: Configured[Dataset], data: Path) -> Collection:
+    """What a dataset holds, by its label.
+
+    Raises:
+        BadInput: the data is not usable, or `load` fails or gives something else than a collection.
+    """
+    cls = dataset.plugin.cls
+    with one_sentence(f"{dataset.label} could not be loaded", file_of(cls)):
+        collection: object = dataset.build().load(data)
+        if not isinstance(collection, Collection):
+            raise BadInput(f"{place(cls.load)}: load gives a {type(collection).__name__}; give a cran_bench Collection")
+        return replace(collection, name=dataset.label)
+
+
+def default_specs(dataset: Configured[Dataset]) -> Mapping[str, str]:
+    """The specs of the front end that suits a dataset, of `images` and of `regions`.
+
+    Raises:
+        BadInput: `defaults` fails or gives something else.
+    """
+    cls = dataset.plugin.cls
+    with one_sentence(f"{dataset.label} has no defaults", file_of(cls)):
+        specs: object = dataset.build().defaults()
+    if not (isinstance(specs, Mapping) and {*specs} == {"images", "regions"} and {*map(type, specs.values())} == {str}):
+        example = '{"images": "pixels", "regions": "grid"}'
+        raise BadInput(f"{place(cls.defaults)}: defaults gives {specs!r}; give specs of both, such as {example}")
+    return specs
+
+
+def _load(dataset: Configured[Dataset], data: Path, vectors: str) -> tuple[Collection, Mapping[str, str]]:
     vector_source(vectors).identity()  # a wrong spec is said now, not after an extraction or by every row
-    plugin = dataset.build()
-    collection = replace(plugin.load(data), name=dataset.label)
-    return collection, plugin.defaults()
+    return load_collection(dataset, data), default_specs(dataset)
 
 
 def _is_made_with(folder: Path, backbone: str | None, regions: str | None, collection: Collection) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from tabulate import tabulate
 
 from cran_bench.records.statistics import FIGURES
-from cran_bench.registry import METHODS, Plugin, Registry
+from cran_bench.registry import METHODS, Plugin
 from cran_bench.specs import format_value
 from cran_bench.tables.paper import DATASET_NAMES, TABLES, paper_rows
 from cran_bench.tables.tables import Table
@@ -32,17 +32,10 @@ def method_pages(tables: Sequence[Table]) -> dict[str, str]:
         "",
         "One page each, made from the docstrings and the committed records by `cran-bench info --pages docs/methods`.",
         "",
-        *(f"- [{plugin.name}]({plugin.name}.md): {summary(plugin.cls, METHODS)}" for plugin in plugins),
+        *(f"- [{plugin.name}]({plugin.name}.md): {METHODS.describe(plugin.name).summary}" for plugin in plugins),
         "",
     ]
     return {"README.md": "\n".join(index)} | {f"{p.name}.md": _page(p, tables) for p in plugins}
-
-
-def summary(cls: type, registry: Registry[Any]) -> str:
-    """The first line of the module's docstring, or of the class's where several are registered in one module."""
-    alone = sum(plugin.cls.__module__ == cls.__module__ for plugin in registry.plugins.values()) == 1
-    doc = (alone and sys.modules[cls.__module__].__doc__) or cls.__doc__ or ""
-    return doc.strip().partition("\n")[0]
 
 
 def description(instance: Any) -> list[str]:

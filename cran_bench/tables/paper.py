@@ -147,7 +147,7 @@ def find_row(tables: Iterable[Table], name: str, preset: str, protocol: Protocol
 def paper_name(label: str) -> str | None:
     """The row of the paper that a method label reproduces, or None."""
     name = parse_spec(label).name
-    return METHODS.get(name).paper_row if name in METHODS.names() else None
+    return METHODS.describe(name).paper_row if name in METHODS.names() else None
 
 
 def is_plain(label: str, preset: str) -> bool:

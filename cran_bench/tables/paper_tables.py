@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from cran_bench.errors import BadInput
 from cran_bench.protocols import Protocol
 from cran_bench.records.statistics import FIGURES
@@ -45,6 +43,8 @@ def paper_table(
         if printed.dataset in shown_sets
     ]
     if style == "csv":
+        import pandas as pd
+
         return str(pd.DataFrame([line.numbers() for line in lines]).to_csv(index=False))
     is_other = name is not None and name not in sets
     headings = ["Dataset"] * (len(shown_sets) > 1) + ["Method"]

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-import pandas as pd
 from tabulate import tabulate
 
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.protocols import MEANING, PROTOCOLS
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.records.schema import DataInfo, Failure, Record
-from cran_bench.records.statistics import FIGURES, LEVEL, Difference, Sample, holm, sample
+from cran_bench.records.statistics import FIGURES, LEVEL, Difference, Sample, holm, sample, samples
 from cran_bench.records.store import Finished
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Format = Literal["terminal", "markdown", "csv", "latex"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -151,18 +153,26 @@ class Table:
     def _has_seeds(self) -> bool:
         return any(len(row.records) > 1 for row in self.rows)
 
+    @cached_property
+    def samples(self) -> dict[str, Sample]:
+        """The samples of the rows that finished, by label."""
+        finished = {row.label: row.ranks for row in self.rows if row.records}
+        return dict(zip(finished, samples(list(finished.values())), strict=True))
+
     def behind_best(self) -> dict[str, Difference]:
         """Sum of recalls of each finished row minus the best one's, p by Holm's correction; the best row has none."""
         finished = [row for row in self.rows if row.records]
         if len(finished) < 2 or not self.has_intervals:
             return {}
-        best = max(finished, key=lambda row: row.mean("rsum"))
-        found = {row.label: row.sample.minus(best.sample, "rsum") for row in finished if row is not best}
+        best = max(finished, key=lambda row: row.mean("rsum")).label
+        found = {label: own.minus(self.samples[best], "rsum") for label, own in self.samples.items() if label != best}
         corrected = holm([difference.p for difference in found.values()])
         return {label: replace(d, p=p) for (label, d), p in zip(found.items(), corrected, strict=True)}
 
     def frame(self) -> pd.DataFrame:
         """Every figure as a number, one line per method: what the CSV holds."""
+        import pandas as pd
+
         behind = self.behind_best()
         lines: list[dict[str, Any]] = []
         for row in self.rows:
@@ -183,7 +193,7 @@ class Table:
                     line[f"{figure}_sd"] = round(row.deviation(figure), 4)
             for figure in ("i2t_r1", "t2i_r1", "rsum"):
                 if row.records and self.has_intervals:
-                    found = row.sample.interval(figure)
+                    found = self.samples[row.label].interval(figure)
                     line[f"{figure}_low"], line[f"{figure}_high"] = round(found.low, 4), round(found.high, 4)
             if row.label in behind:
                 gap = behind[row.label]
@@ -288,6 +298,8 @@ def render(tables: Sequence[Table], style: str) -> str:
     """
     require_format(style)
     if style == "csv":
+        import pandas as pd
+
         frames = [table.frame() for table in tables]
         return str(pd.concat(frames).to_csv(index=False)) if frames else ""
     quick = {True: ["quick: not for comparison"], False: []}
