@@ -32,14 +32,23 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("caches")
 
 
+@pytest.fixture
+def no_plugins_left():
+    """Methods and datasets that a page registers end with it."""
+    yield
+    for registry in (METHODS, DATASETS):
+        for name, plugin in list(registry.plugins.items()):
+            if plugin.cls.__module__.startswith("cran_bench_file_"):
+                del registry.plugins[name]
+
+
+@pytest.mark.usefixtures("no_plugins_left")
 @pytest.mark.parametrize("page", PAGES)
 def test_files_and_commands_of_a_page_work(page, cache, command, tmp_path, monkeypatch):
     own = cache / ("several features" if page == "backbone" else "one")  # which a later run would have to choose from
     monkeypatch.setenv("XDG_CACHE_HOME", str(own))
     monkeypatch.setenv("CRAN_BENCH_CACHE", str(own / "cran-bench"))
     monkeypatch.chdir(tmp_path)
-    for registry in (METHODS, DATASETS):
-        monkeypatch.setattr(registry, "plugins", dict(registry.plugins))  # what a page registers ends with it
     for language, title, text in BLOCK.findall((DOCS / f"{page}.md").read_text()):
         if title:
             Path(title).write_text(text)
