@@ -65,3 +65,9 @@ def test_its_table_is_what_is_recorded():
     for method, cells in lines:
         figures = [f"{rows.loc[method, name]:.1f}" for name in ("i2t_r1", "t2i_r1", "rsum", "twin_accuracy")]
         assert cells.split(" | ")[:4] == figures, method
+
+
+def test_the_changelog_is_of_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(r"^## (\S+)", text, re.MULTILINE)[1] == cran_bench.__version__
+    assert not re.search(r"^[<=>]{7}", text, re.MULTILINE)
