@@ -76,7 +76,7 @@ def run(command, quick_scenes, tmp_path):
         (["--device", "cuda:99"], "so there is no 'cuda:99'; use --device cpu"),
         (["--backbone", "pixel"], "there is no backbone 'pixel'; did you mean 'pixels'?"),
         (["--backbone", "pixels[dim=3]"], "pixels: dim is 3; use 16 to 8192"),
-        (["--regions", "gird"], "there are no regions 'gird'; did you mean 'grid'?"),
+        (["--regions", "gird"], "there is no region proposer 'gird'; did you mean 'grid'?"),
         (["--backbone", "onnx:gone.onnx"], "gone.onnx"),
         (["--vectors", "glvoe:gone.txt"], "glove"),
         (["--vectors", "glove:gone.txt"], "gone.txt"),
@@ -158,7 +158,7 @@ def ready(tmp_path):
 @pytest.mark.parametrize(
     ("file", "change", "sentence"),
     [
-        (TOKENS, lambda text: b"", "Flickr8k.token.txt is empty; copy it again from the owners' archive"),
+        (TOKENS, lambda text: b"", "Flickr8k.token.txt is empty; extract it again from the original archive"),
         (
             TOKENS,
             lambda text: text.replace(b"red beside", b"ros\xe9 beside", 1),
@@ -169,7 +169,7 @@ def ready(tmp_path):
             lambda text: text.replace(b"#1\t", b"#1 ", 1),
             "line 2: expected name.jpg#k, a tab and a caption, got 'train00.jpg#1 ",
         ),
-        (TRAIN, lambda text: text + b"gone.jpg\n", "the first is gone.jpg; complete the folder"),
+        (TRAIN, lambda text: text + b"gone.jpg\n", "the first is gone.jpg; add them to the folder"),
         (TEST, lambda text: text + b"train03.jpg\n", "splits must not overlap, remove one"),
     ],
     ids=["empty", "latin-1", "no tab", "no such image", "overlap"],
@@ -190,7 +190,7 @@ def test_bad_images_are_listed_and_mended_or_skipped(prepare, flickr, tmp_path):
     said = prepare()
     assert said.code == 2
     assert said.sentence.startswith("2 of 30 images cannot be used (listed above); all others are extracted")
-    assert "train03.jpg is empty (0 bytes): copy it again" in said.err
+    assert "train03.jpg is empty (0 bytes): download it again" in said.err
     assert "test02.jpg cannot be decoded" in said.err
     assert not ready(tmp_path)
 
@@ -212,7 +212,7 @@ def test_images_that_are_skipped_are_not_ranked(prepare, command, flickr, tmp_pa
 
 def test_images_that_changed(prepare, flickr, tmp_path):
     assert prepare().code == 0
-    assert "are prepared already" in prepare().err
+    assert "are already prepared" in prepare().err
     Image.new("RGB", (8, 8)).save(flickr / "flickr8k" / "images" / "dev00.jpg")
     said = prepare()
     assert said.code == 2 and "the images of flickr8k have changed since" in said.sentence
@@ -224,14 +224,14 @@ def test_check_says_what_extraction_will_take(prepare, flickr, tmp_path):
     assert said.code == 0
     lines = said.out.splitlines()
     assert lines[0] == f"flickr8k below {flickr}"
-    assert "30 files in" in lines[1] and all(line.split()[0] == "there" for line in lines[1:6])
+    assert "30 files in" in lines[1] and all(line.split()[0] == "exists" for line in lines[1:6])
     assert "features by pixels[dim=16] + none: 30 images, 0.00 GB; " in said.out and "GB are free" in said.out
     assert lines[-1].startswith("12 images took")
     assert not (tmp_path / "cache").exists()
     (flickr / "flickr8k" / "Flickr8k.token.txt").unlink()
     said = prepare("--check")
     assert said.code == 1 and said.out.splitlines()[-1] == "missing: 1 of 5"
-    assert "  missing   Flickr8k.token.txt" in said.out and "Flickr8k_text.zip of the owners" in said.out
+    assert "  missing   Flickr8k.token.txt" in said.out and "Flickr8k_text.zip from the authors" in said.out
 
 
 @pytest.mark.parametrize(("dataset", "count"), [("flickr30k", 3), ("flickr30k[split=entities]", 5), ("mscoco", 5)])
@@ -272,7 +272,7 @@ def test_a_manifest_of_other_weights(run, quick_scenes, tmp_path):
     manifest["backbone"]["version"] = "0" * 64
     path.write_text(json.dumps(manifest))
     said = run("-m", "cca", "--backbone", quick_scenes.backbone)
-    assert said.code == 2 and "holds features of other weights" in said.sentence
+    assert said.code == 2 and "holds features made with other weights" in said.sentence
     assert not (tmp_path / "results").exists()
 
 
@@ -519,7 +519,7 @@ def test_control_c_while_extracting(command, tmp_path, monkeypatch):
     monkeypatch.setattr(extraction, "SHARD", 16)
     said = command(*arguments)
     assert said.code == 0
-    assert 1 <= int(re.search(r"going on: (\d+) of 15 shards were finished before", said.err)[1]) < 15
+    assert 1 <= int(re.search(r"resuming: (\d+) of 15 shards are already done", said.err)[1]) < 15
     assert ready(tmp_path) and not list(tmp_path.rglob("journal.json"))
 
 

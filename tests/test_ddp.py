@@ -221,7 +221,7 @@ def test_a_checkpoint_of_three_processes_is_taken_up_by_one(by_three, by_one, pr
     folder, seen, _ = by_three
     assert [each["error"] for each in seen["three, then one"]] == [
         "BadInput: stopped",
-        *2 * ["Told: BadInput: stopped"],
+        *2 * ["LeaderFailed: BadInput: stopped"],
     ]
     rest = Case(PAPER_64, torch.float64)
     fit(rest, prepared(prepared_scenes), folder / "three, then one")
@@ -268,7 +268,7 @@ def test_a_failure_of_the_first_process_is_everyones(by_three):
     _, seen, _ = by_three
     assert [each["error"] for each in seen["breaks"]] == [
         "ArithmeticError: no correlation",
-        *2 * ["Told: ArithmeticError: no correlation"],
+        *2 * ["LeaderFailed: ArithmeticError: no correlation"],
     ]
 
 
@@ -319,7 +319,7 @@ def test_a_process_that_fails_ends_the_run(quick_scenes, tmp_path):
         PYTHONPATH=str(tmp_path),
     )
     assert done.returncode != 0
-    assert "error: process 1 of 2 failed in a training that they share (MemoryError: no memory left)" in done.stderr
+    assert "error: process 1 of 2 failed during distributed training (MemoryError: no memory left)" in done.stderr
 
 
 def test_rows_are_shared_out():

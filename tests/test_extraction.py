@@ -43,7 +43,7 @@ class Noise(ImageSource):
 
     def read(self, row):
         if row in self.bad:
-            raise UnreadableImage(f"{self.ids[row]} cannot be decoded (torn): copy it again from its source")
+            raise UnreadableImage(f"{self.ids[row]} cannot be decoded (torn): download it again")
         return Image.fromarray(self.values[row])
 
     def digest(self, row):
@@ -172,7 +172,7 @@ def test_what_is_finished_is_taken_and_force_extracts_again(tmp_path, capsys):
     assert first.backbone.pictures == 120
     assert same(extract(second.plan(data, tmp_path)), made)
     assert second.backbone.pictures == 0
-    assert "features of noise are prepared already" in capsys.readouterr().err
+    assert "features of noise are already prepared" in capsys.readouterr().err
     again = extract(second.plan(data, tmp_path), force=True)
     assert second.backbone.pictures == 120
     assert again.fingerprint() == made.fingerprint()
@@ -254,7 +254,7 @@ def test_a_disk_that_is_full_at_the_first_byte(tmp_path, monkeypatch):
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(extraction, "free_bytes", lambda path: 1000)
-        with pytest.raises(BadInput, match=r"need 0\.00 GB below .*, where 0\.00 GB are free: .* with --cache"):
+        with pytest.raises(BadInput, match=r"need 0\.00 GB below .*, but only 0\.00 GB are free: .* with --cache"):
             extract(front_end().plan(collection(), tmp_path))
     assert not list(tmp_path.rglob("*.npy*"))
     whole = extract(front_end().plan(collection(), tmp_path))
@@ -360,7 +360,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path, capsys):
 
     with pytest.raises(BadInput, match="40 of 40 images cannot be used"):
         extract(FrontEnd("broken", "none", Broken(), None).plan(collection(), tmp_path))
-    assert "0.png: broken gives NaN or infinity" in capsys.readouterr().err
+    assert "0.png: broken returns NaN or infinity" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -369,8 +369,8 @@ def test_values_that_are_not_finite_are_refused(tmp_path, capsys):
         ("{", "is damaged"),
         ("", "is damaged"),
         ("[]", "is damaged"),
-        ("{}", "has schema None, this version reads 1: prepare the dataset again"),
-        ('{"schema": 2}', "has schema 2, this version reads 1"),
+        ("{}", "has schema None, but this version reads 1: prepare the dataset again"),
+        ('{"schema": 2}', "has schema 2, but this version reads 1"),
         ('{"schema": 1}', "is damaged"),
     ],
 )
@@ -398,13 +398,13 @@ def test_a_manifest_of_other_weights_or_images(tmp_path):
         lambda: load_features(made.folder, data.images.ids),
         lambda: extract(front_end().plan(data, tmp_path)),
     ):
-        with pytest.raises(BadInput, match=r"holds features of other weights or regions .*: delete it and prepare"):
+        with pytest.raises(BadInput, match=r"holds features made with other weights or regions .*: delete it and"):
             attempt()
     path.write_text(text)
     with pytest.raises(BadInput, match=r"holds features of other images \(their ids differ\)"):
         load_features(made.folder, data.images.ids[::-1])
     path.unlink()
-    with pytest.raises(BadInput, match=r"has no manifest\.json: its extraction has not ended; run prepare again"):
+    with pytest.raises(BadInput, match=r"has no manifest\.json: its extraction is incomplete; run prepare again"):
         load_features(made.folder, data.images.ids)
 
 
@@ -419,7 +419,7 @@ def test_arrays_that_do_not_match_the_manifest(tmp_path):
     with pytest.raises(BadInput, match=r"globals\.npy cannot be read"):
         load_features(made.folder, data.images.ids)
     np.save(path, np.zeros((40, 7), np.float32))
-    with pytest.raises(BadInput, match=r"has shape \(40, 7\) of float32, the manifest says \(40, 6\) of float32"):
+    with pytest.raises(BadInput, match=r"float32 of shape \(40, 7\), but its manifest says float32 of shape \(40, 6\)"):
         load_features(made.folder, data.images.ids)
     path.unlink()
     with pytest.raises(BadInput, match=r"globals\.npy cannot be read .*No such file"):
@@ -449,7 +449,7 @@ def test_finished_vectors_whose_ids_do_not_match(tmp_path):
     with pytest.raises(BadInput, match=r"1 of 40 images have no row in .*ids\.txt, the first is 0\.png"):
         extract(opened.plan(data, tmp_path / "cache"))
     assert not list((tmp_path / "cache").rglob("manifest.json"))
-    with pytest.raises(BadInput, match="holds finished vectors and cannot embed crops: use --regions"):
+    with pytest.raises(BadInput, match="holds precomputed features and cannot embed crops: use --regions"):
         FrontEnd.open(f"npy:{tmp_path}/f.npy", "grid", data)
 
 

@@ -38,11 +38,11 @@ def load(folder, spec="flickr30k"):
 @pytest.mark.parametrize("spec", ["flickr30k", "flickr30k[split=entities]"])
 def test_both_splits_name_the_same_images(folder, spec):
     data = load(folder, spec)
-    assert data.name == spec
+    assert data.name == "flickr30k"
     assert list(data.images.ids) == names("train") + names("val") + names("test")
     assert {split: len(rows) for split, rows in data.splits.items()} == SIZES
     assert data.captions[:2] == ["train7.jpg caption 0 .", "train7.jpg caption 1 ."]
-    assert data.remarks == ["1 captions of images outside the split are left out"]
+    assert data.remarks == ["1 captions of images outside the splits are ignored"]
 
 
 def test_limit_keeps_every_split(folder):
@@ -71,9 +71,9 @@ def test_what_is_missing_is_named(folder, spec, gone, message):
     [
         ('{"dataset": "coco", "images": []}', "is the split of 'coco', not of 'flickr30k'"),
         ('{"annotations": []}', "is not one of Karpathy's split files"),
-        ('{"dataset": "flickr30k", "images": [{"filena', "is not whole JSON"),
+        ('{"dataset": "flickr30k", "images": [{"filena', "is not valid JSON"),
         ('{"dataset": "flickr30k", "images": [{"filename": "a.jpg"}]}', "image 0 has no 'filename' or 'split'"),
-        ('{"dataset": "flickr30k", "images": [{"filename": "a.jpg", "split": "dev"}]}', "a.jpg is of split 'dev'"),
+        ('{"dataset": "flickr30k", "images": [{"filename": "a.jpg", "split": "dev"}]}', "a.jpg is in split 'dev'"),
         (
             '{"dataset": "flickr30k", "images": [{"filename": "../a.jpg", "split": "val"}]}',
             r"the image \.\./a\.jpg, which is outside",

@@ -53,7 +53,7 @@ def test_images_come_split_by_split_in_list_order_and_captions_by_number(folder)
     ]
     assert data.captions[:3] == [f"train11.jpg caption {k} ." for k in range(3)]
     assert np.array_equal(data.image_of, np.repeat(np.arange(18), 3))
-    assert data.remarks == ["1 captions of images outside the splits are left out"]
+    assert data.remarks == ["1 captions of images outside the splits are ignored"]
 
 
 def test_owners_layout_and_the_folder_itself_give_the_same(folder):
@@ -76,7 +76,7 @@ def test_windows_line_ends_and_byte_order_mark_change_nothing(folder):
 
 def test_limit_keeps_proportions_and_the_first_of_each_list(folder):
     data = load(folder, "flickr8k[limit=9]")
-    assert data.name == "flickr8k[limit=9]"
+    assert data.name == "flickr8k"
     assert list(data.images.ids) == names("train")[:6] + names("dev")[:2] + names("test")[:2]
     assert len(data.captions) == 30
     assert data.remarks == load(folder).remarks
@@ -95,7 +95,7 @@ TOKENS, TRAIN, DEV = "Flickr8k.token.txt", "Flickr_8k.trainImages.txt", "Flickr_
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        (TOKENS, b"caption 0", b"caf\xe9", r"token\.txt, line 3: .* not UTF-8"),
+        (TOKENS, b"caption 0", b"caf\xe9", r"token\.txt, line 3: not UTF-8"),
         (
             TOKENS,
             b"#0\t test02",
@@ -105,7 +105,7 @@ TOKENS, TRAIN, DEV = "Flickr8k.token.txt", "Flickr_8k.trainImages.txt", "Flickr_
         (TOKENS, b"test02.jpg#0", b"test02.jpg", r"line 3: 'test02\.jpg' should end in #k"),
         (TOKENS, b"test02.jpg#0", b"test02.jpg#x", r"line 3: 'test02\.jpg#x' should end in #k"),
         (TOKENS, b" test02.jpg caption 0 .", b"  ", r"line 3: the caption of test02\.jpg#0 is empty"),
-        (TOKENS, b"test02.jpg#2", b"test02.jpg#0", r"line 4: the key test02\.jpg#0 comes a second time"),
+        (TOKENS, b"test02.jpg#2", b"test02.jpg#0", r"line 4: the key test02\.jpg#0 is repeated"),
         (
             TRAIN,
             b"train11.jpg",
@@ -114,7 +114,7 @@ TOKENS, TRAIN, DEV = "Flickr8k.token.txt", "Flickr_8k.trainImages.txt", "Flickr_
         ),
         (TRAIN, b"train10.jpg", b"train11.jpg", r"trainImages\.txt, line 2: train11\.jpg is already on line 1"),
         (DEV, b"dev02.jpg", b"train11.jpg", r"train11\.jpg is in both .*trainImages\.txt and .*devImages\.txt"),
-        (DEV, b"dev02.jpg", b"dev02.jpg\ndev\xff.jpg", r"devImages\.txt, line 2: .* not UTF-8"),
+        (DEV, b"dev02.jpg", b"dev02.jpg\ndev\xff.jpg", r"devImages\.txt, line 2: not UTF-8"),
     ],
 )
 def test_a_wrong_line_is_named(folder, file, old, new, message):
@@ -149,7 +149,7 @@ def test_an_image_without_captions_is_told(folder):
 def test_rules_do_not_apply_to_images_outside_the_splits(folder):
     with (folder / TOKENS).open("a") as file:
         file.write("stray.jpg\t\nstray.jpg#0\ta\nstray.jpg#0\tb\n")
-    assert load(folder).remarks == ["4 captions of images outside the splits are left out"]
+    assert load(folder).remarks == ["4 captions of images outside the splits are ignored"]
 
 
 @pytest.mark.real
@@ -161,6 +161,6 @@ def test_the_real_data():
     assert time.perf_counter() - start < 2
     assert [len(data.splits[s]) for s in ("train", "val", "test")] == [6000, 1000, 1000]
     assert len(data.captions) == 40000
-    assert data.remarks == ["460 captions of images outside the splits are left out"]
+    assert data.remarks == ["460 captions of images outside the splits are ignored"]
     assert data.captions_of(data.splits["test"][:1])[0][0] == "The dogs are in the snow in front of a fence ."
     assert data.images.read(0).size == (224, 224)

@@ -1,4 +1,4 @@
-"""Anyone's data: CSV and JSON-lines, given splits and splits by lot, and what is wrong on which line."""
+"""Anyone's data: CSV and JSON-lines, given and random splits, and what is wrong on which line."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_images_may_lie_elsewhere_and_the_file_have_another_name(home):
     assert data.images.ids[0] == "0.png" and data.images.folder == home / "pictures"
 
 
-def test_without_splits_images_are_dealt_by_lot(home):
+def test_without_splits_images_are_split_at_random(home):
     (home / "captions.csv").write_text("image,caption\n" + "".join(f"{i},{c[-1]}\n" for i, c, _ in rows()))
     one, other = load(home), load(home, "folder[seed=1]")
     assert [len(one.splits[s]) for s in ("train", "val", "test")] == [16, 2, 2]
@@ -59,22 +59,22 @@ def test_without_splits_images_are_dealt_by_lot(home):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("picture,caption\n", "line 1: there is no 'image' among picture, caption"),
-        ("image,text\n", "line 1: there is no 'caption' among image, text"),
+        ("picture,caption\n", "line 1: 'image' is missing among picture, caption"),
+        ("image,text\n", "line 1: 'caption' is missing among image, text"),
         ("image,caption\npictures/1.png,a, b\n", r"line 2: expected 2 columns; .* double quotes"),
-        ('image,caption\npictures/1.png,"a" b"\n', "line 2: not CSV"),
-        ("image,caption\npictures/1.png,a\n,b\n", "line 3: there is no image"),
+        ('image,caption\npictures/1.png,"a" b"\n', "line 2: not valid CSV"),
+        ("image,caption\npictures/1.png,a\n,b\n", "line 3: the image is empty"),
         ("image,caption\npictures/1.png, \n", r"line 2: pictures/1\.png has no caption"),
         ("image,caption,split\npictures/1.png,a,tests\n", "line 2: the split is 'tests'; did you mean 'test'"),
         (
             "image,caption,split\npictures/1.png,a,val\npictures/1.png,b,test\n",
-            r"line 3: pictures/1\.png is in split 'test', but in 'val' before",
+            r"line 3: pictures/1\.png is in split 'test' here but in 'val' on an earlier line",
         ),
         (
             "image,caption,split\npictures/1.png,a,val\npictures/2.png,b,\n",
             "1 of 2 images have no split, the first is pictures/2.png",
         ),
-        ("image,caption\npictures/1.png,a\n", "has 1 images; a split by lot needs 10"),
+        ("image,caption\npictures/1.png,a\n", "has 1 images, but a random split needs at least 10"),
         (" \n", "is empty"),
     ],
 )
@@ -87,10 +87,10 @@ def test_a_wrong_csv_is_told(home, text, message):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"image": "a.png"', "line 2: not JSON"),
+        ('{"image": "a.png"', "line 2: not valid JSON"),
         ("[1]", "line 2: expected an object"),
-        ('{"image": "a.png"}', "line 2: there is no 'caption' among image"),
-        ('{"image": "a.png", "caption": 3}', "line 2: image, captions and split are texts"),
+        ('{"image": "a.png"}', "line 2: 'caption' is missing among image"),
+        ('{"image": "a.png", "caption": 3}', "line 2: image, captions and split must be strings"),
     ],
 )
 def test_a_wrong_line_of_json_is_told(home, line, message):

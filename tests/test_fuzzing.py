@@ -30,7 +30,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cran_bench.bench.measuring import COLUMNS, NUMBERS, render_all
-from cran_bench.cli.options import each
 from cran_bench.errors import BadInput
 from cran_bench.frontend.extraction import _Extraction
 from cran_bench.frontend.features import SCHEMA, folder_name, ids_sha, load_features, prepared
@@ -45,7 +44,7 @@ from cran_bench.ranking.metrics import Counts, Ranks
 from cran_bench.records.archive import read_curves, read_examples, read_record
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import ResultStore
-from cran_bench.registry import DATASETS, METHODS
+from cran_bench.registry import DATASETS, METHODS, each
 from cran_bench.running.fits import FitStore, LentRun, load_state, save_state
 from cran_bench.running.runner import parse_seeds
 from cran_bench.specs import parse_spec
@@ -760,7 +759,7 @@ READERS = {
     "flickr30k, Karpathy": lambda tmp: flickr30k("karpathy"),
     "flickr30k, Entities": lambda tmp: flickr30k("entities"),
     "mscoco, Karpathy": lambda tmp: mscoco("karpathy"),
-    "mscoco, by lot": lambda tmp: mscoco("random"),
+    "mscoco, random": lambda tmp: mscoco("random"),
     "folder, CSV": lambda tmp: folder("csv"),
     "folder, JSON lines": lambda tmp: folder("jsonl"),
     "precomp": lambda tmp: precomp(),
@@ -954,21 +953,21 @@ FOUND = [  # before they were mended: another error than BadInput, a hang, or an
     ("flickr8k", "Flickr_8k.trainImages.txt", b"\x1b[2J" + b"x" * 100_000, r"is \\x1b\[2Jxxx.* \.\.\. "),
     ("flickr30k, Karpathy", "dataset_flickr30k.json", b"[" * 100_000, "cannot be read as JSON"),
     ("flickr30k, Karpathy", "dataset_flickr30k.json", b'{"images": ' + b"9" * 5000 + b"}", "cannot be read as JSON"),
-    ("mscoco, by lot", "annotations/captions_val2014.json", b'{"images": [{"id": 1}], "annotations": [3]}', "another"),
-    ("mscoco, by lot", "annotations/captions_val2014.json", b'{"images": [3], "annotations": [{"caption": 1}]}',
+    ("mscoco, random", "annotations/captions_val2014.json", b'{"images": [{"id": 1}], "annotations": [3]}', "other"),
+    ("mscoco, random", "annotations/captions_val2014.json", b'{"images": [3], "annotations": [{"caption": 1}]}',
      "an image has no id or file_name"),
-    ("mscoco, by lot", "annotations/instances_train2014.json",
+    ("mscoco, random", "annotations/instances_train2014.json",
      b'{"images": [1], "annotations": [{"category_id": []}], "categories": [{"id": 1}]}', "no image_id or category_id"),
-    ("mscoco, by lot", "annotations/instances_train2014.json",
+    ("mscoco, random", "annotations/instances_train2014.json",
      b'{"images": [1], "annotations": [{"category_id": 1}], "categories": [{"id": 1e999}]}', "a category has no id"),
-    ("folder, CSV", "captions.csv", b'"image\n', "not CSV"),
-    ("folder, JSON lines", "captions.jsonl", b"[" * 100_000, "line 1: not JSON"),
-    ("folder, JSON lines", "captions.jsonl", b'{"image": "00.jpg", "caption": "a", "split": 3}', "split are texts"),
+    ("folder, CSV", "captions.csv", b'"image\n', "not valid CSV"),
+    ("folder, JSON lines", "captions.jsonl", b"[" * 100_000, "line 1: not valid JSON"),
+    ("folder, JSON lines", "captions.jsonl", b'{"image": "00.jpg", "caption": "a", "split": 3}', "must be strings"),
     ("folder, JSON lines", "captions.jsonl", b'{"image": "00.jpg", "caption": "\\ud800", "split": "val"}\n' + LISTED[1],
-     "has half a character"),
-    ("npy of images", "a.npy", _header(shape="(999999999999, 4)"), "is not a .npy array"),
-    ("npy of images", "a.npy", _header(shape=f"({'9' * 30},)"), "is not a .npy array"),
-    ("npy of images", "a.npy", _header(description="7"), "is not a .npy array"),
+     "contains an unpaired surrogate"),
+    ("npy of images", "a.npy", _header(shape="(999999999999, 4)"), "is not a numeric .npy array"),
+    ("npy of images", "a.npy", _header(shape=f"({'9' * 30},)"), "is not a numeric .npy array"),
+    ("npy of images", "a.npy", _header(description="7"), "is not a numeric .npy array"),
     ("npy of images", "a.npy", _header(size=2**32 - 1, version=b"\2\0"), "its header claims 4,294,967,295 bytes"),
     ("npy of images", "ids.txt", lines(*IDS[:-1], "x" * 10_000_000), "1 of 12 images have no row"),
     ("word2vec, binary", "word2vec.bin", b"999999999999 300000000000\ndog 1", "the file ends within word 1"),
@@ -982,7 +981,7 @@ FOUND = [  # before they were mended: another error than BadInput, a hang, or an
     ("ranks", f"{STEM}.npz", _packed(i2t_tied=np.zeros(3, np.int32)), "the counts are not those of"),
     ("ranks", f"{STEM}.npz", _packed(image_of=np.arange(24, dtype=np.int32)), "an image outside 0 to 11"),
     ("ranks", f"{STEM}.npz", _packed(i2t_tied=np.zeros(300_000)), "has 2,400,128 bytes for at most 24 integers"),
-    ("weights", "a.pth", b"", "is no state dict|cannot be read"),
+    ("weights", "a.pth", b"", "is not a state dict|cannot be read"),
     ("timings", "a-cpu.csv", lines(",".join(COLUMNS), ",".join(["9" * 500] * len(COLUMNS))), "holds no timings"),
     ("images", "a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 7 9\n%%EndComments\nshow\n", "cannot identify"),
 ]  # fmt: skip
@@ -1016,7 +1015,7 @@ def test_a_cycle_in_a_network_is_no_hang(tmp_path):
     nodes = [make("Relu", ["image"], ["a"]), make("Add", ["a", "b"], ["b"]), make("Relu", ["b"], ["a"])]
     ends = ([value(name, onnx.TensorProto.FLOAT, [1])] for name in ("image", "b"))
     model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "network", *ends))
-    with alarm(HANGS), pytest.raises(BadInput, match="ends in no matrix product"):
+    with alarm(HANGS), pytest.raises(BadInput, match="has no final matrix product"):
         _find_tensor(model, "penultimate", "a.onnx")
     del model.graph.output[:]
     with pytest.raises(BadInput, match="has no output"):
@@ -1038,7 +1037,7 @@ def test_weights_of_a_network_lie_beside_it(tmp_path, where, little_memory):
         for entry in tensor.external_data:
             entry.value = where if entry.key == "location" else entry.value
     (tmp_path / "in" / "a.onnx").write_bytes(model.SerializeToString())
-    with alarm(HANGS), pytest.raises(BadInput, match=f"its weights {where} are no file beside it"):
+    with alarm(HANGS), pytest.raises(BadInput, match=f"its weights {where} are not in the same folder"):
         load_model(tmp_path / "in" / "a.onnx")
 
 

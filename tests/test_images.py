@@ -116,13 +116,13 @@ def test_a_truncated_file(saved):
     for name in ("a.jpg", "a.png"):
         path = saved(Image.fromarray(noise), name)
         path.write_bytes(path.read_bytes()[:2000])
-        with pytest.raises(UnreadableImage, match=rf"{name} cannot be decoded \(.*: copy it again from its source"):
+        with pytest.raises(UnreadableImage, match=rf"{name} cannot be decoded \(.*: download it again"):
             open_image(path)
 
 
 def test_an_empty_file(tmp_path):
     (tmp_path / "a.jpg").touch()
-    with pytest.raises(UnreadableImage, match=r"a\.jpg is empty \(0 bytes\): copy it again"):
+    with pytest.raises(UnreadableImage, match=r"a\.jpg is empty \(0 bytes\): download it again"):
         open_image(tmp_path / "a.jpg")
 
 
@@ -135,7 +135,7 @@ def test_not_an_image(tmp_path):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(UnreadableImage, match=r"a\.jpg does not exist: complete the image folder"):
+    with pytest.raises(UnreadableImage, match=r"a\.jpg does not exist: add it to the image folder"):
         open_image(tmp_path / "a.jpg")
     assert issubclass(UnreadableImage, BadInput)
 

@@ -101,10 +101,10 @@ def test_a_changed_image_is_seen_in_any_folder(folder):
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("captions_train2014.json", lambda c: c.pop("images"), "is not an annotation file of MS-COCO"),
+        ("captions_train2014.json", lambda c: c.pop("images"), "is not an MS-COCO annotation file"),
         ("captions_val2014.json", lambda c: c["annotations"][3].pop("caption"), "has no image_id, id or caption"),
-        ("captions_val2014.json", lambda c: c["annotations"][3].update(image_id=7777), "of image 7777, which the file"),
-        ("captions_val2014.json", lambda c: c["images"].pop(0), "of image 100, which the file does not list"),
+        ("captions_val2014.json", lambda c: c["annotations"][3].update(image_id=7777), "belongs to image 7777, which"),
+        ("captions_val2014.json", lambda c: c["images"].pop(0), "belongs to image 100, which the file does not list"),
         ("instances_val2014.json", lambda c: c["annotations"][0].update(category_id=5), "category 5 is not among its"),
     ],
 )

@@ -182,7 +182,7 @@ def test_crops(tmp_path, photo):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("size=9", "takes images of 8 x 8, not size=9"),
+        ("size=9", "takes images of 8 x 8 pixels, not size=9"),
         ("mean=1|2", "mean takes three numbers"),
         ("std=1|0|1", "std must be above 0"),
         ("crop=center,resize=7", "resize=7 is smaller"),
@@ -197,7 +197,7 @@ def test_wrong_options(tmp_path, options, message):
 
 def test_an_open_size_must_be_said(tmp_path):
     path = network(tmp_path / "m.onnx", size="side")
-    with pytest.raises(BadInput, match="images of any size; say which"):
+    with pytest.raises(BadInput, match="images of any size; set the size"):
         open_backbone(f"onnx:{path}[tensor=pooled]")
     assert open_backbone(f"onnx:{path}[tensor=pooled,size=16]").identity()["size"] == 16
 

@@ -56,7 +56,7 @@ def test_one_command_gives_a_row(write, tmp_path, command, shape):
     sentence = command("search", "a dog and a boat", "-m", "cca", "-d", spec, "--data", folder.parent, *kept[:2])
     assert "test-" in sentence.out
     drawn = command("run", "cca", "-d", spec, "--data", folder.parent, "--backbone", "pixels", *kept)
-    assert "comes as features, without pictures for pixels and data" in drawn.sentence
+    assert "consists of features, without images for pixels and data" in drawn.sentence
 
 
 def test_regions_their_mean_and_repeated_rows(write):
@@ -88,7 +88,7 @@ def test_limit_and_other_names(write):
     for kind in ("ims.npy", "caps.txt"):
         (folder / f"test_{kind}").rename(folder / f"testall_{kind}")
     assert len(load(folder, "precomp[folder=f30k_precomp,test=testall]").splits["test"]) == 12
-    with pytest.raises(BadInput, match=r"there is no test_caps\.txt in .*as info precomp says"):
+    with pytest.raises(BadInput, match=r"there is no test_caps\.txt in .*precomp\[val=NAME,test=NAME\]"):
         load(folder)
 
 
@@ -112,15 +112,15 @@ def test_files_that_do_not_fit(write):
 
     refused("has 59 rows for the 60 captions", "dev_ims.npy", dev[:59])
     refused(r"has features of shape \(8,\), but .*train_ims", "dev_ims.npy", dev[:, 0])
-    refused(r"should hold numbers of shape .* but holds <U1", "dev_ims.npy", dev.astype("U1"))
-    refused(r"dev_ims\.npy is not a \.npy array", "dev_ims.npy", "<html>")
+    refused(r"should hold numbers of shape .* not <U1", "dev_ims.npy", dev.astype("U1"))
+    refused(r"dev_ims\.npy is not a numeric \.npy array", "dev_ims.npy", "<html>")
     refused(r"there is no dev_ims\.npy", "dev_ims.npy", None)
     refused(r"dev_caps\.txt, line 2: the caption is empty", "dev_caps.txt", "a\n\nb\n")
-    refused("rows 5 and 7 belong to one image, but differ", "dev_ims.npy", one_off)
+    refused("rows 5 and 7 belong to one image but differ", "dev_ims.npy", one_off)
     refused("row 10 has a value that is not a finite", "dev_ims.npy", infinite)
 
 
 def test_other_datasets_have_no_features_of_their_own(flickr):
     data = DATASETS.configure("flickr8k").build().load(flickr)
-    with pytest.raises(BadInput, match="comes with pictures and no features of its own"):
+    with pytest.raises(BadInput, match="has images but no precomputed features"):
         open_backbone("data", data)

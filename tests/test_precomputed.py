@@ -55,7 +55,7 @@ def test_five_equal_rows_for_each_image(save):
     file = save("cycled.npy", np.tile(ROWS, (5, 1)))
     ids = save("ids.txt", IDS * 5)
     assert np.array_equal(NpyImages(file, ids).features(IDS), ROWS)
-    with pytest.raises(BadInput, match="rows 0 and 1 should repeat one image, but differ"):
+    with pytest.raises(BadInput, match="rows 0 and 1 should belong to one image but differ"):
         NpyImages(file).features(IDS)
 
 
@@ -94,7 +94,7 @@ def test_files_that_are_no_array(save, tmp_path):
     with pytest.raises(BadInput, match=r"there is no file gone\.npy"):
         open_backbone("npy:gone.npy")
     for content in (["<html>"], np.array([{}, None])):
-        with pytest.raises(BadInput, match=r"is not a \.npy array of numbers"):
+        with pytest.raises(BadInput, match=r"is not a numeric \.npy array"):
             NpyImages(save("f.npy", content))
     for array in (ROWS[0], ROWS[None], np.array([["a"]]), np.zeros((3, 6), complex)):
         with pytest.raises(BadInput, match=r"should hold numbers of shape \(rows, dim\)"):
@@ -144,7 +144,7 @@ def test_boxes_that_are_not_corners_as_fractions(save):
         NpyRegions(file, save("b.npy", boxes * 500)).regions(IDS)
     with pytest.raises(BadInput, match="write x0 y0 x1 y1, not width and height"):
         NpyRegions(file, save("b.npy", boxes[..., [2, 3, 0, 1]])).regions(IDS)
-    with pytest.raises(BadInput, match=r"should be of shape \(3, 5, 4\) to fit"):
+    with pytest.raises(BadInput, match=r"should have shape \(3, 5, 4\) to match"):
         NpyRegions(file, save("b.npy", boxes[:, :4]))
     with pytest.raises(BadInput, match="row 2 has a value that is not"):
         boxes[2, 1, 1] = np.nan

@@ -29,7 +29,7 @@ def collection(boxes=None):
 
 def test_none_and_unknown_names():
     assert open_proposer("none", collection()) is None
-    with pytest.raises(BadInput, match=r"there are no regions 'gird'; did you mean 'grid'\?"):
+    with pytest.raises(BadInput, match=r"there is no region proposer 'gird'; did you mean 'grid'\?"):
         open_proposer("gird", collection())
     for text in ("none[a=1]", "boxes[a=1]"):
         with pytest.raises(BadInput, match="has no fields"):
@@ -49,7 +49,7 @@ def test_boxes_are_the_datas_own():
     assert np.array_equal(proposals.boxes, own[1])
     assert proposals.scores.tolist() == [1] * 5
     assert proposer.identity() != open_proposer("boxes", collection(own / 2)).identity()
-    with pytest.raises(BadInput, match="three has no boxes of its own; choose grid"):
+    with pytest.raises(BadInput, match="three comes without boxes; choose grid"):
         open_proposer("boxes", collection())
 
 

@@ -269,7 +269,7 @@ def test_seed_and_size_count():
     assert plain.split_sha() == larger.split_sha()
     assert plain.images.digest(0) != larger.images.digest(0)
     assert larger.images.read(0).size == (128, 128)
-    assert plain.name == "scenes[test=2,train=2,val=2]"
+    assert plain.name == "scenes"
 
 
 def test_splits_share_no_scene(collection):
@@ -278,7 +278,7 @@ def test_splits_share_no_scene(collection):
 
 
 def test_wrong_sizes_are_refused_in_one_sentence():
-    with pytest.raises(BadInput, match="val is 7, but scenes come in twins; use an even number from 2 up"):
+    with pytest.raises(BadInput, match="val is 7, but scenes come in pairs of twins; use an even number, 2 or more"):
         DATASETS.configure("scenes[val=7]")
     with pytest.raises(BadInput, match="train is 0"):
         DATASETS.configure("scenes[train=0]")

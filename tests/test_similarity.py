@@ -283,7 +283,7 @@ def test_levels_needs_one_level():
 
 
 def test_top_is_positive():
-    with pytest.raises(BadInput, match="top is a number of regions, at least 1, not 0"):
+    with pytest.raises(BadInput, match="top is a number of regions and must be at least 1, not 0"):
         MultiLevel(top=0)
 
 
@@ -298,29 +298,29 @@ def test_a_level_on_one_side_only_is_refused(factored, texts, name):
 
 @pytest.mark.parametrize("name", ["globals", "regions", "relations"])
 def test_other_dimensions_on_a_level_are_refused(factored, texts, name):
-    with pytest.raises(BadInput, match=rf"images have 6 and texts 5 dimensions on the {name} level"):
+    with pytest.raises(BadInput, match=rf"on the {name} level images have dimension 6 and texts 5"):
         MultiLevel().check(factored, Levels(**{**vars(texts), name: getattr(texts, name)[:, :5]}))
 
 
 def test_embeddings_of_several_or_odd_dtypes_are_refused(factored, texts):
     doubled = Levels(**{**vars(texts), "regions": texts.regions.double()})
-    with pytest.raises(BadInput, match="embeddings of float32 and float64: give images and texts, on every level, one"):
+    with pytest.raises(BadInput, match="the embeddings mix float32 and float64; use one dtype for images and texts"):
         MultiLevel().check(factored, doubled)
-    with pytest.raises(BadInput, match="embeddings are float16; give float32"):
+    with pytest.raises(BadInput, match="embeddings have dtype float16; give float32"):
         COSINE.check(torch.ones(2, 2).half(), torch.ones(2, 2).half())
 
 
 def test_levels_that_do_not_fit_each_other_are_refused(factored, texts):
-    with pytest.raises(BadInput, match="levels of images have 4 and 5 rows; give one for each of them"):
+    with pytest.raises(BadInput, match="levels of images have 4 and 5 rows; give the same number on each"):
         MultiLevel().check(Levels(**{**vars(factored), "regions": factored.regions[:4]}), texts)
-    with pytest.raises(BadInput, match="the mask is int64; give bool, True where a region exists"):
+    with pytest.raises(BadInput, match="the mask has dtype int64; give bool, True where a region exists"):
         MultiLevel().check(Levels(**{**vars(factored), "mask": factored.mask.long()}), texts)
-    with pytest.raises(BadInput, match="embeddings have no dimensions"):
+    with pytest.raises(BadInput, match="embeddings have dimension 0"):
         DOT.check(torch.ones(3, 0), torch.ones(3, 0))
 
 
 def test_embeddings_on_two_devices_are_refused():
-    with pytest.raises(BadInput, match=r"embeddings of cpu and meta: .* one device"):
+    with pytest.raises(BadInput, match=r"embeddings mix cpu and meta; use one device"):
         COSINE.check(torch.ones(2, 2), torch.ones(2, 2, device="meta"))
 
 
@@ -351,7 +351,7 @@ def test_pairs_of_every_kind_are_scored_and_masked(kind, count):
 
 def test_a_number_of_relations_that_fits_no_kind_of_pairs_is_refused():
     images = Levels(relations=torch.randn(2, 4, 8), mask=torch.ones(2, 3, dtype=torch.bool))
-    with pytest.raises(BadInput, match="4 relations cannot be the pairs of 3 regions"):
+    with pytest.raises(BadInput, match="expected one relation for each pair of 3 regions, got 4"):
         MultiLevel(top=1).scores(images, Levels(relations=torch.randn(2, 8)))
 
 

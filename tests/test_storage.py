@@ -12,6 +12,7 @@ import pytest
 
 from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.machine.storage import (
+    LOCKS,
     canonical_json,
     locked,
     sha256_file,
@@ -147,7 +148,9 @@ with FileLock(sys.argv[1]):
 
 
 def hold(path, seconds):
-    command = [sys.executable, "-c", HOLD, str(path) + ".lock", str(seconds)]
+    lock = path.parent / LOCKS / f"{path.name}.lock"
+    lock.parent.mkdir()
+    command = [sys.executable, "-c", HOLD, str(lock), str(seconds)]
     holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
     return holder

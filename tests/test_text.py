@@ -117,7 +117,7 @@ def test_mean_vectors_by_hand(front_end, capfd):
         expected = vectors.mean(0) if len(vectors) else np.zeros(front_end.word_vectors.dim)
         np.testing.assert_allclose(mean, expected / (np.linalg.norm(expected) or 1), atol=1e-6)
     assert not means[1:3].any()
-    assert "2 of 4 texts hold no word with a vector" in capfd.readouterr().err
+    assert "2 of 4 texts contain no word with a vector" in capfd.readouterr().err
 
 
 def test_mean_vectors_of_a_file(tmp_path, capfd):
@@ -176,7 +176,7 @@ def test_identity_is_json_and_opens_nothing(front_end):
 
 
 def test_bad_input(front_end):
-    with pytest.raises(BadInput, match="2 training texts hold no word"):
+    with pytest.raises(BadInput, match="2 training texts contain no word"):
         TextFrontEnd.fit(["", "?!"])
     with pytest.raises(BadInput, match="0 training texts"):
         TextFrontEnd.fit([])
