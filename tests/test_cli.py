@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -341,6 +342,7 @@ def test_results_that_cannot_be_written(command, quick_scenes, tmp_path):
 METHOD = """
 import os, signal, time
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 import torch
 from cran_bench import COSINE
@@ -762,3 +764,7 @@ def test_a_verb_imports_only_what_it_needs(recorded_scenes, verb):
 
 def test_the_installed_command_answers():
     assert shutil.which(SCRIPT) is not None
+
+
+def test_the_version(command):
+    assert command("--version").out == f"cran-bench {metadata.version('cran-bench')}\n"
