@@ -292,7 +292,7 @@ def test_a_run_its_record_and_its_reuse(run, tmp_path):
     ("changes", "sentence"),
     [
         ({"seed": 5}, "was changed after it was written (its checksum does not match): delete it and run again"),
-        ({"schema_version": 9}, "has schema 9, this version reads up to 1: upgrade cran-bench"),
+        ({"schema_version": 9}, "has schema 9, but this version reads schemas up to 1: upgrade cran-bench"),
     ],
     ids=["by hand", "newer"],
 )
