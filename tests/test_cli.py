@@ -67,13 +67,13 @@ def run(command, quick_scenes, tmp_path):
         (["-m", "cca[vocabulary=0]"], "cca: vocabulary is at least 1"),
         (["-m", "cca[ridge_text=-1]"], "cca: ridge_image and ridge_text are not negative"),
         (["-m", "cca[vocabulary=many]"], "field 'vocabulary' takes a whole number, not 'many'"),
-        (["-d", "scenes[train=3]"], "scenes: train is 3, but scenes come in twins"),
+        (["-d", "scenes[train=3]"], "scenes: train is 3, but scenes come in pairs of twins"),
         (["-m", "cca[ridge"], "'cca[ridge' is not of the form name, name:preset"),
         (["-m", "cca[ridge]"], "'ridge' is not of the form field=value"),
         (["-m", "gone.py:Mine"], "there is no file gone.py; write the path of a Python file and the class"),
         (["-s", "one"], "seeds are whole numbers from 0"),
         (["--device", "gpu"], "there is no device 'gpu'; did you mean 'cpu'?"),
-        (["--device", "cuda:99"], "so there is no 'cuda:99'; use --device cpu"),
+        (["--device", "cuda:99"], "there is no 'cuda:99', as torch finds"),
         (["--backbone", "pixel"], "there is no backbone 'pixel'; did you mean 'pixels'?"),
         (["--backbone", "pixels[dim=3]"], "pixels: dim is 3; use 16 to 8192"),
         (["--regions", "gird"], "there is no region proposer 'gird'; did you mean 'grid'?"),
@@ -162,7 +162,7 @@ def ready(tmp_path):
         (
             TOKENS,
             lambda text: text.replace(b"red beside", b"ros\xe9 beside", 1),
-            "line 1: the bytes are not UTF-8, perhaps Latin-1; convert the file",
+            "line 1: not UTF-8 (perhaps Latin-1); convert the file",
         ),
         (
             TOKENS,
@@ -170,7 +170,7 @@ def ready(tmp_path):
             "line 2: expected name.jpg#k, a tab and a caption, got 'train00.jpg#1 ",
         ),
         (TRAIN, lambda text: text + b"gone.jpg\n", "the first is gone.jpg; add them to the folder"),
-        (TEST, lambda text: text + b"train03.jpg\n", "splits must not overlap, remove one"),
+        (TEST, lambda text: text + b"train03.jpg\n", "remove one, as splits must not overlap"),
     ],
     ids=["empty", "latin-1", "no tab", "no such image", "overlap"],
 )
@@ -295,7 +295,7 @@ def test_a_run_its_record_and_its_reuse(run, tmp_path):
     ("changes", "sentence"),
     [
         ({"seed": 5}, "was changed after it was written (its checksum does not match): delete it and run again"),
-        ({"schema_version": 9}, "has schema 9, this version reads up to 1: upgrade cran-bench"),
+        ({"schema_version": 9}, "has schema 9, but this version reads schemas up to 1: upgrade cran-bench"),
     ],
     ids=["by hand", "newer"],
 )

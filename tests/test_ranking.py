@@ -330,7 +330,7 @@ def test_owners_must_match_the_texts():
 
 
 def test_other_dimensions_are_refused():
-    with pytest.raises(BadInput, match="images have 2 and texts 3 dimensions"):
+    with pytest.raises(BadInput, match="images have dimension 2 and texts 3"):
         rank(torch.ones(3, 2), torch.ones(3, 3), torch.arange(3), COSINE)
 
 
