@@ -74,7 +74,7 @@ BAD = {
     "other dimensions": (
         "    def embed_images(self, split):\n        return (split.images - self.mean)[:, 1:]\n",
         SHAPES,
-        "images have 63 and texts 64 dimensions",
+        "images have dimension 63 and texts 64",
     ),
     "regions for cosine": (
         "    def embed_texts(self, split):\n"
