@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cran_bench.cluster import workers as cluster
 from cran_bench.cluster.dispatch import ClusterWorkers
 from cran_bench.cluster.workers import Local, find_cluster
-from cran_bench.cluster.workers import workers as cluster
 from cran_bench.records.schema import ERROR, EXAMPLES
 from cran_bench.registry import DATASETS, METHODS
 from cran_bench.running.experiment import Request
