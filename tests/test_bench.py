@@ -37,7 +37,7 @@ def test_other_ways_to_rank_vectors_give_the_same_ranks(small):
     images, texts, image_of = small
     expected = rank(images.globals, texts.globals, image_of, COSINE)
     sides = (torch.nn.functional.normalize(side.globals) for side in (images, texts))
-    of_images, of_texts = by_product_and_argsort(*sides, image_of)
+    of_images, of_texts = by_product_and_argsort(*sides, image_of)  # type: ignore[call-arg]
     assert of_images.tolist() == expected.i2t.better.tolist()
     assert of_texts.tolist() == expected.t2i.better.tolist()
 
@@ -48,7 +48,7 @@ def test_faiss_finds_the_same_first_ten(small):
 
     images, texts, image_of = small
     expected = rank(images.globals, texts.globals, image_of, COSINE)
-    of_images, of_texts = by_faiss(*(torch.nn.functional.normalize(s.globals) for s in (images, texts)), image_of)
+    of_images, of_texts = by_faiss(*(torch.nn.functional.normalize(s.globals) for s in (images, texts)), image_of)  # type: ignore[call-arg]
     assert of_images.tolist() == (expected.i2t.better < 10).tolist()
     assert of_texts.tolist() == (expected.t2i.better < 10).tolist()
 

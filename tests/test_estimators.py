@@ -83,7 +83,7 @@ def test_equal_to_the_row_of_the_suite(spec, estimator, tiny, run_on):
     ours, theirs = (images, texts), (method.embed_images(tiny.test), method.embed_texts(tiny.test))
     for view, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_max_ulp(view, other.numpy(), maxulp=1)  # rounded to float32 after the same float64
-    ours, theirs = (rank(*map(torch.as_tensor, both), tiny.test.image_of, COSINE).metrics() for both in (ours, theirs))
+    ours, theirs = (rank(*map(torch.as_tensor, both), tiny.test.image_of, COSINE).metrics() for both in (ours, theirs))  # type: ignore[call-arg]
     assert ours == theirs
 
 

@@ -59,7 +59,7 @@ def test_layout_is_averaged_away():
 
 def test_colour_and_shape_are_bound_together():
     def two(first, second):
-        one, other = (np.asarray(picture(*thing, left, 38)) for thing, left in ((first, 10), (second, 60)))
+        one, other = (np.asarray(picture(*thing, left, 38)) for thing, left in ((first, 10), (second, 60)))  # type: ignore[call-arg]
         return Image.fromarray(np.minimum(one, other))
 
     red, blue = COLOURS[:2]

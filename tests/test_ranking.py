@@ -283,7 +283,7 @@ def test_values_that_are_not_finite_are_refused(bad, side, name):
     sides = [torch.ones(4, 3), torch.ones(4, 3)]
     sides[side][2, 1] = bad
     with pytest.raises(BadInput, match=rf"{name}: 1 of 4 vectors contain NaN or infinity, the first is 2"):
-        rank(*sides, torch.arange(4), COSINE)
+        rank(*sides, torch.arange(4), COSINE)  # type: ignore[call-arg]
 
 
 def test_values_that_are_not_finite_are_found_on_every_level():

@@ -223,7 +223,7 @@ def alike(random, images, captions, seeds, spread):
             np.where(random.random((images, n)) < rate + random.normal(0, spread), 0, 99) for n in (1, captions)
         )
         counts = [Counts(*(x.ravel().astype(np.int32) for x in (y, 0 * y, 0 * y + 1))) for y in (seen, told)]
-        return Ranks(*counts, np.repeat(np.arange(images), captions))
+        return Ranks(*counts, np.repeat(np.arange(images), captions))  # type: ignore[call-arg]
 
     return [one() for _ in range(seeds)], [one() for _ in range(seeds)]
 
