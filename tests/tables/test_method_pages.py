@@ -9,7 +9,7 @@ import pytest
 from cran_bench.registry import DATASETS, METHODS
 from cran_bench.tables.method_pages import description, field_texts
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_committed_pages_are_current(command, tmp_path):

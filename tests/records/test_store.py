@@ -470,7 +470,7 @@ def test_twins_have_a_column_only_where_there_are_twins():
 
 
 def test_committed_records_of_every_age_are_intact():
-    committed = ResultStore(Path(__file__).resolve().parent.parent / "results" / "reference")
+    committed = ResultStore(Path(__file__).resolve().parents[2] / "results" / "reference")
     found = committed.runs()
     for run in found:
         path = committed.path_of(run.record)

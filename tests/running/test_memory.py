@@ -11,7 +11,7 @@ import pytest
 from cran_bench.registry import METHODS
 from cran_bench.running import memory
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.mark.parametrize("name", METHODS.names())
