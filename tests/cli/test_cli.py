@@ -537,7 +537,7 @@ def test_control_c_while_fitting(run, quick_scenes, mine, tmp_path):
     assert "[1/2] cfa:tuned" in stop(process)
     assert len(records(tmp_path)) == 1 and not half_written(tmp_path)
     said = run("-m", "cfa", "-m", method)
-    assert said.code == 0 and "mine.py:Mine: going on from the last checkpoint" in said.err and "(reused)" in said.err
+    assert said.code == 0 and "mine.py:Mine: resuming from the last checkpoint" in said.err and "(reused)" in said.err
     steps = [word for word in noted(tmp_path) if word.isdecimal()]
     assert len(steps) <= 41 and sorted(set(map(int, steps))) == list(range(40))
     assert not list(tmp_path.rglob("*.checkpoint"))
@@ -558,7 +558,7 @@ def test_training_goes_on_after_control_c_or_a_kill(quick_scenes, tmp_path, how)
     second = start(*arguments)
     _, err = second.communicate(timeout=300)
     assert second.returncode == 0, err
-    assert re.search(r"global: going on from the last checkpoint, after epoch \d+ of at most 15", err)
+    assert re.search(r"global: resuming from the last checkpoint, after epoch \d+ of at most 15", err)
     assert len(records(tmp_path)) == 1 and not list(tmp_path.rglob("*.checkpoint"))
     (curves,) = tmp_path.rglob("*.curves.csv")
     assert [line.split(",")[1] for line in curves.read_text().splitlines()[1:]] == [f"{k}" for k in range(1, 16)]

@@ -14,9 +14,10 @@ import torch
 
 from cran_bench.errors import BadInput
 from cran_bench.machine import fingerprint
-from cran_bench.machine.fingerprint import Module, Sources, code_sha, read
+from cran_bench.machine.fingerprint import Module, Sources, code, read
 from cran_bench.registry import DATASETS, METHODS
-from cran_bench.running.fits import ASKED, LENT, FitStore, code_of
+from cran_bench.running.fits import FitStore, code_of
+from cran_bench.running.fits.store import ASKED, LENT
 from cran_bench.running.preparation import find_prepared
 from cran_bench.running.runner import Runner
 from cran_bench.similarity import COSINE
@@ -154,7 +155,7 @@ def with_other_presets(tree):
 
 def with_other_estimates(tree):
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name in ("memory", "covariance_bytes", "explain"):
+        if isinstance(node, ast.FunctionDef) and node.name in ("running.memory", "covariance_bytes", "explain"):
             node.body = ast.parse("return 7 * train.image_dim").body
     return tree
 
@@ -260,20 +261,20 @@ def test_where_a_module_lies_changes_no_key(before, monkeypatch):
 
     monkeypatch.setattr(fingerprint, "SOURCES", Sources(moved))
     assert {spec: store().fingerprint(METHODS.configure(spec).build(), 0) for spec in SPECS} == before
-    places_of_cca = fingerprint.code(METHODS.get("kcca").cls, *LENT, asked=ASKED).places
+    places_of_cca = code(METHODS.get("kcca").cls, *LENT, asked=ASKED).places
     assert {"cran_bench.toolbox.algebra", "cran_bench.methods._two_views"} <= {p.module for p in places_of_cca}
 
 
-SVD = "from cran_bench.linalg import truncated_svd"
+SVD = "from cran_bench.toolbox.linalg import truncated_svd"
 
 # A module, how it imports something, how else it might, and how it then names it.
 SAME_NAMES = [
-    ("methods.cfa", SVD, "import cran_bench.linalg as la", "truncated_svd(", "la.truncated_svd("),
+    ("methods.cfa", SVD, "import cran_bench.toolbox.linalg as la", "truncated_svd(", "la.truncated_svd("),
     ("methods.cfa", SVD, "from cran_bench import linalg", "truncated_svd(", "linalg.truncated_svd("),
     ("methods.cfa", SVD, f"{SVD} as svd", "truncated_svd(", "svd("),
     ("methods.cfa", SVD, "", "self.begin(run)\n", f"self.begin(run)\n        {SVD}\n"),
-    ("linalg", "import numpy as np", "import numpy", "np.", "numpy."),
-    ("linalg", "import scipy.linalg\n", "import scipy.linalg as dense\n", "scipy.linalg.", "dense."),
+    ("toolbox.linalg", "import numpy as np", "import numpy", "np.", "numpy."),
+    ("toolbox.linalg", "import scipy.linalg\n", "import scipy.linalg as dense\n", "scipy.linalg.", "dense."),
 ]
 
 
@@ -300,23 +301,23 @@ EVERY = ALL | OTHERS
 
 # A module, what is written there, what in its place, and the methods whose keys change.
 OTHER_MEANING = [
-    ("linalg", "Whitening.of(C.xx, rx)", "Whitening.of(C.xx, ry)", CORRELATED | {"cran:paper"}),
-    ("linalg", "s > 1e-7 * s[0]", "s > 1e-8 * s[0]", CORRELATED | {"cfa", "cran:paper"}),
-    ("linalg", "TEXT_BLOCK = 8192", "TEXT_BLOCK = 4096", CORRELATED | {"cfa", "cran:paper"}),
-    ("linalg", "import numpy as np", "import numpy_of_ours as np", EVERY - STACKS),
-    ("losses", "margin - positive", "margin + positive", CRANS | {"cran:paper"} | WITH_WORDS),
-    ("losses", '== "hardest"', '== "harder"', CRANS | {"cran:paper"} | WITH_WORDS),
-    ("training", "0.9 - 0.4 * math.exp", "0.9 - 0.5 * math.exp", STACKS),
-    ("training", "LOOK_EVERY = 50", "LOOK_EVERY = 51", TRAINED),
-    ("training", "_best_epoch = -math.inf, 0", "_best_epoch = -1.0, 0", TRAINED),
-    ("processes", "return function()", "return function() or 0", TRAINED),
-    ("kernels", "norms.to(y)[:, None] +", "norms.to(y)[:, None] -", {"kcca", "macc", "kcca[text=word_cnn]"}),
-    ("kernels", 'if name == "rbf":', 'if name == "gauss":', {"kcca", "macc", "kcca[text=word_cnn]"}),
-    ("mixtures", "math.log(2 * math.pi)", "math.log(3 * math.pi)", {"gmm-hglmm"}),
-    ("rbm", "0.01 * torch.randn", "0.02 * torch.randn", STACKS),
-    ("states", 'f"{part}.{key}": value for', 'f"{part}/{key}": value for', EVERY),
+    ("toolbox.linalg", "Whitening.of(C.xx, rx)", "Whitening.of(C.xx, ry)", CORRELATED | {"cran:paper"}),
+    ("toolbox.linalg", "s > 1e-7 * s[0]", "s > 1e-8 * s[0]", CORRELATED | {"cfa", "cran:paper"}),
+    ("toolbox.linalg", "TEXT_BLOCK = 8192", "TEXT_BLOCK = 4096", CORRELATED | {"cfa", "cran:paper"}),
+    ("toolbox.linalg", "import numpy as np", "import numpy_of_ours as np", EVERY - STACKS),
+    ("toolbox.losses", "margin - positive", "margin + positive", CRANS | {"cran:paper"} | WITH_WORDS),
+    ("toolbox.losses", '== "hardest"', '== "harder"', CRANS | {"cran:paper"} | WITH_WORDS),
+    ("toolbox.training", "0.9 - 0.4 * math.exp", "0.9 - 0.5 * math.exp", STACKS),
+    ("toolbox.training", "LOOK_EVERY = 50", "LOOK_EVERY = 51", TRAINED),
+    ("toolbox.training", "_best_epoch = -math.inf, 0", "_best_epoch = -1.0, 0", TRAINED),
+    ("machine.processes", "return function()", "return function() or 0", TRAINED),
+    ("toolbox.kernels", "norms.to(y)[:, None] +", "norms.to(y)[:, None] -", {"kcca", "macc", "kcca[text=word_cnn]"}),
+    ("toolbox.kernels", 'if name == "rbf":', 'if name == "gauss":', {"kcca", "macc", "kcca[text=word_cnn]"}),
+    ("toolbox.mixtures", "math.log(2 * math.pi)", "math.log(3 * math.pi)", {"gmm-hglmm"}),
+    ("toolbox.rbm", "0.01 * torch.randn", "0.02 * torch.randn", STACKS),
+    ("toolbox.states", 'f"{part}.{key}": value for', 'f"{part}/{key}": value for', EVERY),
     ("similarity", "self.top, scores.shape[1])", "self.top, scores.shape[0])", EVERY),
-    ("feature_rows", "BLOCK = 4096", "BLOCK = 2048", EVERY - {"cca", "cfa", "gmm-hglmm"}),
+    ("frontend.feature_rows", "BLOCK = 4096", "BLOCK = 2048", EVERY - {"cca", "cfa", "gmm-hglmm"}),
     ("split", "def chars(self, length: int = 201", "def chars(self, length: int = 202", CRANS | {"cran:paper"}),
     ("split", "size: int = 3000, sublinear: bool = False", "size: int = 3000, sublinear: bool = True",
      EVERY - {"gmm-hglmm"}),
@@ -324,24 +325,24 @@ OTHER_MEANING = [
     ("split", "position[self._rows] = np", "position[self._rows] = 1 + np", set()),  # twins are for figures
     ("split", "return self.region_rows[:]", "return self.region_rows[1:]",
      CRANS | {"cran:paper"} | STACKS),  # which mention "regions", as getattr does
-    ("frontend.characters", "ALPHABET = ", "ALPHABET = 'ab' + ", CRANS | {"cran:paper"}),
-    ("frontend.text", "_WORD.findall(text.lower())", "_WORD.findall(text)", EVERY),
-    ("frontend.text", 'kind="stable"', 'kind="quicksort"', EVERY),
-    ("frontend.text", "FIRST_WORD = 0, 1, 2", "FIRST_WORD = 0, 1, 3", EVERY),
-    ("frontend.text", "UNKNOWN, FIRST_WORD = 0, 1, 2", "UNKNOWN, FIRST_WORD = 1, 1, 2", CRANS | WITH_WORDS),
+    ("frontend.text.characters", "ALPHABET = ", "ALPHABET = 'ab' + ", CRANS | {"cran:paper"}),
+    ("frontend.text.words", "_WORD.findall(text.lower())", "_WORD.findall(text)", EVERY),
+    ("frontend.text.words", 'kind="stable"', 'kind="quicksort"', EVERY),
+    ("frontend.text.words", "FIRST_WORD = 0, 1, 2", "FIRST_WORD = 0, 1, 3", EVERY),
+    ("frontend.text.words", "UNKNOWN, FIRST_WORD = 0, 1, 2", "UNKNOWN, FIRST_WORD = 1, 1, 2", CRANS | WITH_WORDS),
     ("dataset", '[" ".join(captions[a:b])', '["  ".join(captions[a:b])', EVERY),
-    ("ranking", "problem.best[image_of] - own_tolerances", "problem.best[image_of] + own_tolerances", EVERY),
-    ("ranks", "self.better + self.tied /", "self.better - self.tied /", EVERY),
-    ("ranks", "return self.i2t_r1 + self", "return 2 * self.i2t_r1 + self", EVERY),
-    ("counting.filtering", "SIGMAS = 6", "SIGMAS = 7", EVERY),
-    ("counting.fused", "MEMBERS = 128", "MEMBERS = 129", EVERY),
-    ("counting", 'problem.flop < SMALL', 'problem.flop <= SMALL', EVERY),
-    ("fits", "torch.manual_seed(seed)", "torch.manual_seed(seed + 1)", EVERY),
-    ("fits", "rank(images, texts, val", "rank(texts, images, val", EVERY),
-    ("fits", 'self.owner, "similarity", None', 'self.owner, "alike", None', EVERY),
-    ("memory", "LIBRARIES = ", "LIBRARIES = 2 * ", set()),
-    ("progress", "_LINE_EVERY = 30.0", "_LINE_EVERY = 3.0", set()),
-    ("preparation", "import", "import sys; import", set()),
+    ("ranking.problem", "problem.best[image_of] - own_tolerances", "problem.best[image_of] + own_tolerances", EVERY),
+    ("ranking.metrics", "self.better + self.tied /", "self.better - self.tied /", EVERY),
+    ("ranking.metrics", "return self.i2t_r1 + self", "return 2 * self.i2t_r1 + self", EVERY),
+    ("ranking.filtering", "SIGMAS = 6", "SIGMAS = 7", EVERY),
+    ("ranking.triton", "MEMBERS = 128", "MEMBERS = 129", EVERY),
+    ("ranking.rank", 'problem.flop < SMALL', 'problem.flop <= SMALL', EVERY),
+    ("running.fits.run", "torch.manual_seed(seed)", "torch.manual_seed(seed + 1)", EVERY),
+    ("running.fits.run", "rank(images, texts, val", "rank(texts, images, val", EVERY),
+    ("running.fits.run", 'self.owner, "similarity", None', 'self.owner, "alike", None', EVERY),
+    ("running.memory", "LIBRARIES = ", "LIBRARIES = 2 * ", set()),
+    ("machine.progress", "_LINE_EVERY = 30.0", "_LINE_EVERY = 3.0", set()),
+    ("running.preparation", "import", "import sys; import", set()),
     ("methods._word_cnn", "filters: int = 100", "filters: int = 200", WITH_WORDS),
     ("methods._word_cnn", "WIDTHS = (3, 4, 5)", "WIDTHS = (3, 4)", WITH_WORDS),
     ("methods._linear", 'if self.text == "tfidf":', 'if self.text == "tf-idf":', LINEAR | WITH_WORDS),
@@ -370,11 +371,11 @@ OTHER_MEANING = [
     ("methods.cran", "best = found", "best = found + 1", CRANS | {"cran:paper"}),
     ("methods.cran.alignment", "NEGATIVES = 1 << 40", "NEGATIVES = 1 << 41", CRANS | {"cran:paper"}),
     ("methods.cran.recipe", "margin: float = 0.2", "margin: float = 0.3", CRANS | {"cran:paper"}),
-    ("methods.cran.reading", "QUARTERS = 4", "QUARTERS = 5", CRANS),
+    ("methods.cran.pretraining", "QUARTERS = 4", "QUARTERS = 5", CRANS),
     ("methods.cran.correlation", "Wy * rho", "Wy / rho", CRANS),
     ("methods.cran.model", "table.shape[1]\n", "table.shape[0]\n", CRANS | {"cran:paper"}),
     ("methods.cran.explanation", "return", "return 1 or", set()),
-    ("methods.cran.timing", "STEPS, WARM, IMAGES = 50", "STEPS, WARM, IMAGES = 60", set()),
+    ("methods.cran.benchmark", "STEPS, WARM, IMAGES = 50", "STEPS, WARM, IMAGES = 60", set()),
 ]  # fmt: skip
 
 
@@ -425,19 +426,19 @@ def test_the_same_field_values_of_another_class_give_another_key():
 
 def test_every_name_of_the_engine_is_found():
     for name in ALL:
-        for place in fingerprint.code(METHODS.get(name).cls, *LENT, asked=ASKED).places:
+        for place in code(METHODS.get(name).cls, *LENT, asked=ASKED).places:
             form = fingerprint.SOURCES.definition(place).form
             assert "<cran_bench" not in form and "<__getattr__>" not in form, place
 
 
 def modules(spec):
-    found = fingerprint.code(METHODS.get(spec).cls, *LENT, asked=ASKED)
+    found = code(METHODS.get(spec).cls, *LENT, asked=ASKED)
     return {place.module.removeprefix("cran_bench.") for place in found.places}
 
 
 def test_what_a_method_depends_on():
     assert modules("cca") == {
-        *("dataset", "errors", "fits", "linalg", "ranks", "similarity", "specs", "split", "states", "storage"),
+        *("dataset", "errors", "fits", "toolbox.linalg", "ranks", "similarity", "specs", "split", "states", "storage"),
         *("frontend.spelling", "frontend.text", "frontend.vectors", "methods._linear", "methods.cca"),
     }
     assert not {"training", "processes", "losses", "methods._word_cnn"} & (modules("cfa") | modules("gmm-hglmm"))
@@ -447,7 +448,7 @@ def test_what_a_method_depends_on():
 
 # every number and every comparison ------------------------------------------------------------------------------------
 
-FILES = ("methods.cca", "methods._linear", "linalg")
+FILES = ("methods.cca", "methods._linear", "toolbox.linalg")
 OPPOSITE = {ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 OPPOSITE |= {ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In}
 
@@ -480,7 +481,7 @@ def reached(tree, names):
 
 
 def mutants():
-    places = fingerprint.code(METHODS.get("cca").cls, *LENT, asked=ASKED).places
+    places = code(METHODS.get("cca").cls, *LENT, asked=ASKED).places
     for file in FILES:
         module = f"cran_bench.{file}"
         text = read(module, "")[0]
@@ -778,11 +779,11 @@ def test_neither_is_one_whose_own_parts_are_not(tiny, tmp_path):
         fits.fitted(Outer(), 0, "outer")
 
 
-@pytest.mark.parametrize("spec", [*sorted(ALL), *OTHERS, "cran[joint=true]", "cran[start=words,ridge=0.1]"])
+@pytest.mark.parametrize("spec", [*sorted(ALL), *OTHERS, "cran[fusion.joint=true]", "cran[text_init=words,ridge=0.1]"])
 def test_methods_declare_what_their_keys_need(spec):
     part = METHODS.configure(spec).build()
     assert store().fingerprint(part, 0) == store().fingerprint(METHODS.configure(spec).build(), 0)
-    assert code_of(part)[0] == fingerprint.code_sha(type(part), *LENT, asked=ASKED)
+    assert code_of(part)[0] == code(type(part), *LENT, asked=ASKED).sha
 
 
 # plugins --------------------------------------------------------------------------------------------------------------
@@ -790,7 +791,7 @@ def test_methods_declare_what_their_keys_need(spec):
 PLUGIN = """
 from dataclasses import dataclass
 from cran_bench import COSINE
-from cran_bench.linalg import moments
+from cran_bench.toolbox.linalg import moments
 from cran_bench.methods.cca import CCA
 
 def half(x):
@@ -863,7 +864,7 @@ def test_a_class_without_a_source_is_refused():
     space = {"__name__": "nowhere_at_all"}
     exec("class Made: pass", space)
     with pytest.raises(BadInput, match="the source of Made cannot be read: define it in a file, not nowhere_at_all"):
-        code_sha(space["Made"])
+        code(space["Made"])
 
 
 # records --------------------------------------------------------------------------------------------------------------

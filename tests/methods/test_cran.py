@@ -666,7 +666,7 @@ def test_a_stopped_training_goes_on_to_the_same_numbers(data, tmp_path, epoch, m
         fitted(made(Alignment, **part), data, tmp_path / "stopped")
     monkeypatch.setattr(LentRun, "checkpoint", write)
     stopped = fitted(made(Alignment, **part), data, tmp_path / "stopped")
-    assert f"going on from the last checkpoint, after epoch {epoch} of at most 4" in capsys.readouterr().err
+    assert f"resuming from the last checkpoint, after epoch {epoch} of at most 4" in capsys.readouterr().err
     assert stopped.curves == straight.curves
     for key, value in straight.part.state().items():
         assert torch.equal(value, stopped.part.state()[key]), key

@@ -130,7 +130,7 @@ def test_a_stopped_training_goes_on_to_the_same_numbers(tiny, store, tmp_path, s
     with stopping("after epoch 3"):
         elsewhere.fitted(dataclasses.replace(part), 0, "deep")
     stopped = elsewhere.fitted(dataclasses.replace(part), 0, "deep")
-    assert "going on from the last checkpoint, after epoch 3" in capsys.readouterr().err
+    assert "resuming from the last checkpoint, after epoch 3" in capsys.readouterr().err
     assert stopped.curves == straight.curves
     for key, value in straight.part.state().items():
         assert torch.equal(value, stopped.part.state()[key]), key

@@ -466,7 +466,7 @@ def test_a_stopped_fit_goes_on_from_its_checkpoint(runner, quick_scenes, capsys)
     assert len(list(quick_scenes.cache.rglob("*.checkpoint"))) == 1
     stopped = one(again(runner).run([configured(Steps)], ["captions"], [0]))
     assert Steps.started_at == [0, 3]
-    assert "steps: going on from the last checkpoint" in capsys.readouterr().err
+    assert "steps: resuming from the last checkpoint" in capsys.readouterr().err
     assert list(quick_scenes.cache.rglob("*.checkpoint")) == []
     straight = one(again(runner, force=True).run([configured(Steps)], ["captions"], [0]))
     assert Steps.started_at == [0, 3, 0]
