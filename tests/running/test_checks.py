@@ -264,7 +264,7 @@ BAD_DATA = {
         "mine.py:Mine has no defaults: AttributeError: 'Mine' object has no attribute 'specs' (",
     ),
     "no such backbone": (
-        "    def defaults(self):\n        return {'images': 'pixel', 'regions': 'grid'}\n",
+        "    def defaults(self):\n        return {'backbone': 'pixel', 'regions': 'grid'}\n",
         [OPENS, GIVES],
         "there is no backbone 'pixel'; did you mean 'pixels'?",
     ),
