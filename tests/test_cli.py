@@ -66,7 +66,7 @@ def run(command, quick_scenes, tmp_path):
         (["-m", "cca[vocabulary=0]"], "cca: vocabulary is at least 1"),
         (["-m", "cca[ridge_text=-1]"], "cca: ridge_image and ridge_text are not negative"),
         (["-m", "cca[vocabulary=many]"], "field 'vocabulary' takes a whole number, not 'many'"),
-        (["-d", "scenes[train=3]"], "scenes: train is 3, but scenes come in twins"),
+        (["-d", "scenes[train=3]"], "scenes: train is 3, but scenes come in pairs of twins"),
         (["-m", "cca[ridge"], "'cca[ridge' is not of the form name, name:preset"),
         (["-m", "cca[ridge]"], "'ridge' is not of the form field=value"),
         (["-m", "gone.py:Mine"], "there is no file gone.py; write the path of a Python file and the class"),
@@ -243,7 +243,7 @@ def test_check_names_the_owners_where_nothing_is_there(command, tmp_path, datase
 
 def test_check_of_a_disk_that_is_too_small_and_with_other_options(prepare, monkeypatch):
     said = prepare("--check", "--force")
-    assert said.code == 2 and "--check only looks" in said.sentence
+    assert said.code == 2 and "--check changes nothing" in said.sentence
     monkeypatch.setattr("cran_bench.frontend.front_end.free_bytes", lambda path: 100)
     said = prepare("--check")
     assert said.code == 1 and "0.00 GB are free: too little" in said.out
@@ -680,20 +680,20 @@ def test_check(command, prepared_scenes, monkeypatch, mine):
     monkeypatch.setattr(checks, "DATASET", prepared_scenes.spec)
     where = ("--cache", prepared_scenes.cache)
     said = command("check", "cca", *where)
-    assert said.code == 0 and said.out.endswith("cca: 8 of 8 promises kept\n")
+    assert said.code == 0 and said.out.endswith("cca: 8 of 8 checks passed\n")
     method = mine(images="split.images - split.images.mean(dim=0)")
     said = command("check", method, *where)
     assert said.code == 1
     assert "  BROKEN  embeds each item by itself, whatever else is in the split\n" in said.out
-    assert said.out.splitlines()[-1] == f"{method}: 6 of 8 promises kept"
+    assert said.out.splitlines()[-1] == f"{method}: 6 of 8 checks passed"
 
 
 def test_check_of_a_dataset(command, flickr, tmp_path, plugins_of_its_own):
     said = command("check", "flickr8k", "--data", flickr)
-    assert said.code == 0 and said.out.endswith("flickr8k: 8 of 8 promises kept\n")
+    assert said.code == 0 and said.out.endswith("flickr8k: 8 of 8 checks passed\n")
     assert said.out.count("\n  ok      ") == 7
     said = command("check", "flickr8k", "--data", tmp_path / "nowhere")
-    assert said.code == 1 and said.out.splitlines()[-1] == "flickr8k: 2 of 8 promises kept"
+    assert said.code == 1 and said.out.splitlines()[-1] == "flickr8k: 2 of 8 checks passed"
     assert said.out.count("has no folder images") == said.out.count("  BROKEN ") == 1  # one mistake is told once
     assert said.out.count("\n  untried ") == 5
     both = "from dataclasses import dataclass\nfrom cran_bench.registry import register, register_dataset\n"

@@ -68,8 +68,8 @@ def test_other_splits_and_what_is_more_than_there_is(command, quick_scenes):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "a sentence or --image FILE, one of the two"),
-        (["a star", "--image", "star.png"], "one of the two"),
+        ([], "either a sentence or --image FILE"),
+        (["a star", "--image", "star.png"], "either a sentence or --image FILE"),
         (["--image", "gone.png"], "there is no picture gone.png"),
         (["a star", "--split", "tests"], "no split 'tests'; did you mean 'test'"),
         (["a star", "-m", "ccca"], "did you mean 'cca'"),
