@@ -700,7 +700,7 @@ def test_check_of_a_dataset(command, flickr, tmp_path, plugins_of_its_own):
     both += "".join(f"@{name}('{name}')\n@dataclass\nclass A{name}: ...\n" for name in ("register", "register_dataset"))
     (tmp_path / "both.py").write_text(both)
     said = command("check", tmp_path / "both.py")
-    assert said.code == 2 and "both.py registers methods and datasets: name the file and the class" in said.sentence
+    assert said.code == 2 and "both.py registers methods and datasets: write the file and one class" in said.sentence
     said = command("check", f"{tmp_path}/both.py:Aregister_dataset")
     assert said.code == 2 and "line 8: Aregister_dataset is not a dataset: it lacks load, defaults" in said.sentence
 

@@ -534,7 +534,7 @@ def test_rows_that_cannot_be_told_from_the_best_are_marked(command, tmp_path):
     said = command("table", "--results", results)
     assert "≈" in next(line for line in said.out.splitlines() if line.startswith("cca"))
     assert "≈" not in next(line for line in said.out.splitlines() if line.startswith("cfa"))
-    assert "≈ cannot be told from the best" in said.out
+    assert "≈ not significantly different from the best" in said.out
     body = [line for line in command("table", "--results", results, "-f", "latex").out.splitlines() if "%" not in line]
     assert any(line.startswith(" cca:tuned") and r"$\approx$" in line for line in body)
     assert not any("≈" in line for line in body)

@@ -95,7 +95,7 @@ def test_the_files_of_the_front_end_are_asked_for(quick_scenes):
     prepared = find_prepared(DATASETS.configure(quick_scenes.spec), quick_scenes.data, quick_scenes.cache)
     with pytest.raises(BadInput, match="give --backbone with the path of its file"):
         prepared.front_end("onnx:gone.onnx", None)
-    with pytest.raises(BadInput, match="features from elsewhere"):
+    with pytest.raises(BadInput, match="features computed elsewhere"):
         prepared.front_end("npy:features.npy", None)
 
 
