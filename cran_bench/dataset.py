@@ -21,6 +21,7 @@ from cran_bench.machine.storage import sha256_bytes, sha256_file
 from cran_bench.protocols import Unit
 
 SPLITS = ("train", "val", "test")
+"""The names of the splits that every dataset has."""
 
 
 class ImageSource(ABC):
@@ -146,14 +147,14 @@ class Collection:
                 )
 
     def captions_of(self, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
-        """Return the captions of the image `rows`, in order, and for each the position of its image in `rows`."""
+        """Return the captions of the images `rows` (n,), in order, and for each the position of its image in `rows`."""
         first = np.searchsorted(self.image_of, rows, side="left")
         last = np.searchsorted(self.image_of, rows, side="right")
         texts = [self.captions[k] for a, b in zip(first, last, strict=True) for k in range(a, b)]
         return texts, np.repeat(np.arange(len(rows)), last - first)
 
     def texts_of(self, rows: NDArray[np.int64], unit: Unit) -> tuple[list[str], NDArray[np.int64]]:
-        """Return the texts of the image `rows` and the position of each text's image in `rows`.
+        """Return the texts of the images `rows` (n,) and the position of each text's image in `rows`.
 
         The texts are the captions, or one document per image: its captions joined by spaces.
         """

@@ -107,6 +107,7 @@ class Levels:
 
 
 Embedding: TypeAlias = Tensor | Levels
+"""What a method returns: (N, D) rows, or `Levels`."""
 
 
 def as_levels(embedding: Embedding) -> Levels:

@@ -159,7 +159,7 @@ class Similarity:
         Args:
             images: N rows.
             texts: T rows.
-            lengths: `pair_lengths` of the images' relations, if already computed.
+            lengths: (N, n, n) `pair_lengths` of the images' relations, if already computed.
         """
         left, right = as_levels(images), as_levels(texts)
         levels = []

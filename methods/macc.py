@@ -26,7 +26,6 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from sklearn.cluster import KMeans  # type: ignore[import-untyped]
 from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
@@ -133,22 +132,19 @@ class MACC(KCCA):
         completed_images = {mu: self._completed_images(seen, mu) for mu in self.neighbours}
         completed_texts = {mu: self._completed_texts(read, mu) for mu in self.neighbours}
 
-        def best_of(tried: list[Constants], label: str) -> Constants:
-            def recalls(by: Constants) -> float:
-                book, mu = books[by.codewords], by.neighbours
-                metrics = run.score(
-                    _aggregated(seen, completed_images.get(mu), book, by, by.completion_image),
-                    _aggregated(read, completed_texts.get(mu), book, by, by.completion_text),
-                )
-                if self.criterion == "both":
-                    return metrics.rsum
-                return metrics.t2i_r1 + metrics.t2i_r5 + metrics.t2i_r10
-
-            scores = [recalls(constants) for constants in run.progress(tried, label, len(tried))]
-            return tried[int(np.argmax(scores))]
+        def recalls(by: Constants) -> float:
+            book, mu = books[by.codewords], by.neighbours
+            metrics = run.score(
+                _aggregated(seen, completed_images.get(mu), book, by, by.completion_image),
+                _aggregated(read, completed_texts.get(mu), book, by, by.completion_text),
+            )
+            if self.criterion == "both":
+                return metrics.rsum
+            return metrics.t2i_r1 + metrics.t2i_r5 + metrics.t2i_r10
 
         combinations = product(self.codewords, self.assignments, self.signed_sqrt)
-        alone = best_of([Constants(k, n, signed_sqrt) for k, n, signed_sqrt in combinations if n <= k], "aggregation")
+        tried = [Constants(k, n, signed_sqrt) for k, n, signed_sqrt in combinations if n <= k]
+        alone = max(run.progress(tried, "aggregation", len(tried)), key=recalls)
         weights = [pair for pair in product(self.completion_image, self.completion_text) if any(pair)]
         completed = [
             alone._replace(neighbours=mu, completion_image=a, completion_text=b)
@@ -157,7 +153,7 @@ class MACC(KCCA):
         ]
         if 0.0 in self.completion_image and 0.0 in self.completion_text:
             completed.insert(0, alone)
-        self.chosen = best_of(completed, "completion")
+        self.chosen = max(run.progress(completed, "completion", len(completed)), key=recalls)
         self.codebook = books[self.chosen.codewords]
         run.chose(**self.chosen._asdict())
 

@@ -1,44 +1,73 @@
-"""The README's method works as printed."""
+"""The README: short, its commands and links exist, its table is that of the committed records."""
 
 import re
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+import cran_bench
+from cran_bench.cli import app
+from cran_bench.registry import DATASETS, METHODS, each
 
-
-@pytest.fixture(scope="module")
-def example(tmp_path_factory):
-    code = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)[1]
-    assert len(code.splitlines()) <= 40
-    folder = tmp_path_factory.mktemp("user")
-    (folder / "mine.py").write_text(code)
-    return folder
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+COMMAND = r"(?:^ *(?:\$ )?|`)(cran-bench [a-z][^`\n]*)"
 
 
-def cran_bench(folder, *arguments):
-    """Run the console script from a directory that is not the checkout."""
-    return subprocess.run(
-        [str(Path(sys.executable).with_name("cran-bench")), *arguments, "--cache", str(folder / "cache")],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def test_it_is_short():
+    assert len(README.split()) <= 900
 
 
-def test_the_example_passes_the_contract(example):
-    done = cran_bench(example, "check", "mine.py:Regression")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "BROKEN" not in done.stdout
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(str(p.relative_to(ROOT)) for p in [*ROOT.glob("docs/*.md"), *ROOT.glob("results/*/README.md")]),
+]
 
 
-def test_the_example_becomes_a_row(example):
-    dataset = "scenes[train=100,val=40,test=40]"
-    done = cran_bench(example, "run", "-m", "mine.py:Regression[ridge=0.1]", "-m", "cca", "-d", dataset)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^regression\[ridge=0.1\] +\d", done.stdout, re.MULTILINE)
-    assert re.search(r"^cca:tuned +\d", done.stdout, re.MULTILINE)
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_exist(page):
+    """Every command, with its options and the fields of its methods and datasets, though it is not run."""
+    root = typer.main.get_command(app)
+    lines = re.findall(COMMAND, (ROOT / page).read_text().replace("\\\n", " "), re.MULTILINE)
+    for line in lines:
+        name, *arguments = shlex.split(line, comments=True)[1:]
+        verb = root.get_command(None, name)
+        assert verb, f"{page}: there is no command {name}: {line}"
+        if not arguments or "..." in line:
+            continue
+        with verb.make_context(name, arguments) as given:
+            named = [*(given.params.get("methods") or []), *(given.params.get("more") or [])]
+            datasets = given.params.get("datasets") or given.params.get("dataset") or []
+        for text in each(named):
+            if ".py" not in text and not text.isupper():
+                METHODS.configure(text)
+        for text in [datasets] if isinstance(datasets, str) else datasets:
+            if ".py" not in text and not text.isupper():
+                DATASETS.configure(text)
+    assert lines or page not in ("README.md", "docs/start.md")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
+        assert (ROOT / target).exists(), target
+
+
+def test_its_table_is_what_is_recorded():
+    lines = re.findall(r"^\| (\S+:tuned\S*) \| (.*) \|$", README, re.MULTILINE)
+    records = cran_bench.read_records(ROOT / "results/reference")
+    chosen = (records["dataset"] == "scenes") & (records["protocol"] == "captions") & (records["seed"] == 0)
+    rows = records[chosen].sort_values("started").drop_duplicates("method", keep="last").set_index("method")
+    assert len(lines) == 14
+    for method, cells in lines:
+        figures = [f"{rows.loc[method, name]:.1f}" for name in ("i2t_r1", "t2i_r1", "rsum", "twin_accuracy")]
+        assert cells.split(" | ")[:4] == figures, method
+
+
+def test_the_changelog_is_of_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(r"^## (\S+)", text, re.MULTILINE)[1] == cran_bench.__version__
+    assert not re.search(r"^[<=>]{7}", text, re.MULTILINE)

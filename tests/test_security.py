@@ -210,7 +210,7 @@ MARKUP = "<script>alert(1)</script>"
 
 def _record(dataset, method):
     counts = [Counts(*(np.ones(n, np.int32) for _ in range(3))) for n in (12, 24)]
-    ranks = Ranks(*counts, np.arange(24) // 2)
+    ranks = Ranks(*counts, np.arange(24) // 2)  # type: ignore[call-arg]
     record = Record(
         fingerprint="f" * 64,
         data=DataInfo(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,21 @@ app = typer.Typer(
 )
 
 CACHE = cache_folder()
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"cran-bench {version('cran-bench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    is_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None: ...
+
 
 Dataset = Annotated[
     str, typer.Option("-d", "--dataset", metavar="DATASET", help="Dataset, with options as in 'scenes[train=600]'.")

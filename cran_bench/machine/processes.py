@@ -170,7 +170,7 @@ class Processes:
         return gathered
 
     def total(self, x: Tensor) -> Tensor:
-        """Sum a tensor over all processes; differentiable."""
+        """Sum a tensor of any shape over all processes; differentiable."""
         total: Tensor = _Total.apply(x)  # type: ignore[no-untyped-call]
         return total
 

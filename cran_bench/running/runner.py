@@ -19,7 +19,7 @@ from cran_bench.dataset import Dataset
 from cran_bench.embeddings import Embedding, on_device
 from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.machine.environment import environment, peak_memory
-from cran_bench.machine.fingerprint import code_sha
+from cran_bench.machine.fingerprint import code
 from cran_bench.machine.processes import ALONE, OutOfStep, Processes
 from cran_bench.machine.progress import duration, say
 from cran_bench.machine.storage import locked, sha256_json
@@ -272,7 +272,7 @@ class Runner:
                 parameters=fields_json(fit.part),
                 chose=dict(fit.chose),
                 unit=fitted.unit,
-                code_sha=sha256_json([code_of(fit.part), code_sha(LentRun.score), _evaluation()]),
+                code_sha=sha256_json([code_of(fit.part), code(LentRun.score).sha, _evaluation()]),
                 fit_fingerprint=fit.fingerprint,
             ),
             protocol=protocol,
@@ -367,7 +367,7 @@ class _Fitted:
 
 def _evaluation() -> list[str]:
     """The code that makes figures of embeddings."""
-    return [code_sha(evaluate), code_sha(Split, asked=("image_of", "twins"))]
+    return [code(evaluate).sha, code(Split, asked=("image_of", "twins")).sha]
 
 
 def embed(method: Method, split: Split, label: str) -> tuple[Embedding, Embedding]:

@@ -196,9 +196,11 @@ class Landmarks:
 
     @property
     def count(self) -> int:
+        """The number of points m."""
         return len(self.points)
 
     def state(self) -> dict[str, Tensor]:
+        """The points and the scale of the kernel."""
         return {"points": self.points, "scale": torch.tensor(self.kernel.scale, dtype=torch.float64)}
 
 
@@ -216,7 +218,7 @@ class Fourier:
 
     @classmethod
     def drawn(cls, kernel: Kernel, like: Tensor, features: int, seed: int) -> Fourier:
-        """Draw the frequencies and offsets for rows with the width, type and device of `like`.
+        """Draw the frequencies and offsets for rows (n, D) with the width, type and device of `like` (m, D).
 
         Raises:
             BadInput: the kernel is not rbf.
@@ -238,9 +240,11 @@ class Fourier:
 
     @property
     def count(self) -> int:
+        """The number of features m."""
         return len(self.offsets)
 
     def state(self) -> dict[str, Tensor]:
+        """The frequencies and the offsets."""
         return {"frequencies": self.frequencies, "offsets": self.offsets}
 
 
@@ -356,7 +360,7 @@ def approximate(
 
 
 def centred(gram: Matrix) -> Matrix:
-    """Centre a kernel matrix: H K H with H = I - 11'/n."""
+    """Centre a kernel matrix (n, n): H K H with H = I - 11'/n."""
     means = gram.mean(axis=0)
     return np.asarray(gram - means - means[:, None] + means.mean())
 

@@ -55,7 +55,7 @@ class Moments:
     xy: Matrix
 
     def mapped(self, Wx: Matrix | None, Wy: Matrix | None) -> Moments:
-        """The moments of X Wx and Y Wy; None leaves a side unchanged."""
+        """The moments of X Wx and Y Wy, for Wx (p, k) and Wy (q, k); None leaves a side unchanged."""
 
         def left(W: Matrix | None, M: Matrix) -> Matrix:
             return M if W is None else np.asarray(W.T @ M)
@@ -172,7 +172,7 @@ def _sparse_moments(texts: sparse.csr_array) -> tuple[Matrix, Matrix]:
 
 
 def spectral_norm(covariance: Matrix) -> float:
-    """The largest eigenvalue of a symmetric positive semi-definite matrix."""
+    """The largest eigenvalue of a symmetric positive semi-definite matrix (n, n)."""
     n = len(covariance)
     if n <= 64 or not covariance.any():
         return float(np.linalg.eigvalsh(covariance)[-1])
@@ -188,7 +188,7 @@ class Whitening:
 
     @classmethod
     def of(cls, covariance: Matrix, ridge: float) -> Whitening:
-        """Factorise C + r I.
+        """Factorise C + r I, for a covariance C (n, n) and a ridge r.
 
         Raises:
             BadInput: C + r I is not positive definite.
@@ -207,11 +207,11 @@ class Whitening:
         return cls(lower.numpy())
 
     def half(self, matrix: Matrix) -> Matrix:
-        """Return L^-1 M."""
+        """Return L^-1 M for a matrix M (n, k)."""
         return np.asarray(scipy.linalg.solve_triangular(self.lower, matrix, lower=True, check_finite=False))
 
     def back(self, matrix: Matrix) -> Matrix:
-        """Return L^-T M."""
+        """Return L^-T M for a matrix M (n, k)."""
         return np.asarray(scipy.linalg.solve_triangular(self.lower, matrix, lower=True, trans="T", check_finite=False))
 
 

@@ -168,7 +168,7 @@ def _medians(x: Tensor, gamma: Tensor, total: Tensor, order: Tensor) -> tuple[Te
 
 
 def started(x: Tensor, components: int, seed: int, hybrid: bool) -> Mixture:
-    """Klein's initial mixture: equal weights, random points as centres, overall spread, random b if `hybrid`."""
+    """Klein's initial mixture of x (n, D): equal weights, random centres, overall spread, random b if `hybrid`."""
     draw = np.random.default_rng(seed)
     rows = torch.from_numpy(draw.choice(len(x), components, replace=len(x) < components)).to(x.device)
     laplace = torch.from_numpy(draw.random((components, x.shape[1])) < 0.5).to(x.device) & hybrid

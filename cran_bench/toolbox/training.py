@@ -117,7 +117,7 @@ class Training(Generic[B]):
         with torch.inference_mode():
             metrics = current().lead(self.validate)
         run.log(epoch=epoch, loss=loss, **metrics)
-        _require_finite(metrics[self.criterion], epoch, f"{self.criterion} on validation")
+        _require_finite(metrics[self.criterion], epoch, self.criterion)
         if metrics[self.criterion] > self._best_value:
             self._best_value, self._best_epoch = metrics[self.criterion], epoch
             self._best = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
@@ -196,9 +196,10 @@ def weights_and_biases(module: nn.Module, decay: float) -> list[dict[str, Any]]:
     return [{"params": matrices, "weight_decay": decay}, {"params": vectors}]
 
 
-def _require_finite(value: float, epoch: int, what: str = "the loss") -> None:
+def _require_finite(value: float, epoch: int, criterion: str = "") -> None:
     if not math.isfinite(value):
         raise BadInput(
-            f"{what} became {value} in epoch {epoch}: lower the learning rate (lr) or clip gradients (clip); "
+            f"{f'{criterion} on validation' if criterion else 'the loss'} became {value} in epoch {epoch}: lower the "
+            "learning rate (lr) or clip gradients (clip); "
             + ("the last checkpoint before it is kept" if epoch > 1 else "there is no checkpoint yet")
         )

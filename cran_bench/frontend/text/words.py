@@ -23,8 +23,10 @@ from cran_bench.machine.progress import say
 TOKENIZER_VERSION = 1
 """To be raised with every change of `tokenize`, so that results computed with the old one are not reused."""
 
-PADDING, UNKNOWN, FIRST_WORD = 0, 1, 2
-"""The word ids of padding, of unknown words, and of the first word of the vocabulary."""
+PADDING, UNKNOWN = 0, 1
+
+FIRST_WORD = 2
+"""Id of the first word of the vocabulary in `Split.tokens`; 0 is padding and 1 an unknown word."""
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W\d_]+)?")
 

@@ -1,0 +1,75 @@
+"""Files of tensors with JSON values about them: stored fits and checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ValidationError
+from torch import Tensor
+
+from cran_bench.errors import first_wrong
+from cran_bench.machine.storage import write_atomically
+from cran_bench.specs import flat_values
+
+
+class About(BaseModel):
+    """What is stored beside the tensors; `run` names the run that was told to fit again, if any."""
+
+    fingerprint: str
+    run: str = ""
+    chose: dict[str, Any]
+    curves: dict[str, list[dict[str, float]]]
+
+
+def fields_json(part: object) -> dict[str, Any]:
+    """Return the fields of a dataclass as JSON values, those of nested dataclasses under their own names."""
+    values: dict[str, Any] = json.loads(json.dumps(flat_values(part), default=dataclasses.asdict))
+    return values
+
+
+def save_state(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write tensors, and JSON values about them, to one safetensors file atomically."""
+    tensors: dict[str, Tensor] = {}
+    for key, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        shared = any(tensor.untyped_storage().data_ptr() == t.untyped_storage().data_ptr() for t in tensors.values())
+        tensors[key] = tensor.clone() if shared else tensor  # the format refuses tensors that share memory
+    text = json.dumps(about)
+    data = safetensors.torch.save(tensors, {"about": text, "sha256": _digest(tensors, text)})
+    write_atomically(path, lambda file: file.write(data))
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what `save_state` wrote.
+
+    Raises:
+        ValueError: the content has changed since.  For a damaged file safetensors and JSON raise many other errors.
+    """
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata: dict[str, str] = file.metadata()
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    if metadata["sha256"] != _digest(state, metadata["about"]):
+        raise ValueError("its checksum does not match")
+    return state, json.loads(metadata["about"])
+
+
+def damage(error: Exception) -> str:
+    """Describe an error of `load_state`, or of the validation of what it returned, in a few words."""
+    return first_wrong(error, "all of it") if isinstance(error, ValidationError) else str(error)
+
+
+def _digest(state: Mapping[str, Tensor], about: str) -> str:
+    digest = hashlib.sha256(about.encode())
+    for key in sorted(state):
+        tensor = state[key]
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

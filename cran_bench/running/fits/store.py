@@ -1,0 +1,178 @@
+"""The store of fitted parts: a fit is looked up by its fingerprint, and made if it is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import NonNegativeFloat
+
+from cran_bench.contract import Part
+from cran_bench.dataset import Collection
+from cran_bench.errors import BadInput
+from cran_bench.frontend.text.words import TextFrontEnd
+from cran_bench.machine.fingerprint import code
+from cran_bench.machine.processes import ALONE, OutOfStep, Processes
+from cran_bench.machine.progress import say
+from cran_bench.machine.storage import locked, sha256_json
+from cran_bench.protocols import Unit
+from cran_bench.ranking.metrics import Metrics
+from cran_bench.running.fits.run import Fit, LentRun, own_randomness, parts_of
+from cran_bench.running.fits.serialisation import About, damage, fields_json, load_state, save_state
+from cran_bench.running.memory import require_room
+from cran_bench.split import Split
+
+P = TypeVar("P", bound=Part)
+
+
+class _Stored(About):
+    costs: dict[str, NonNegativeFloat]
+
+
+@dataclass(frozen=True)
+class SharedFit:
+    """A fit that several processes make together."""
+
+    unit: Unit
+    part: Part
+    seed: int
+    label: str
+
+
+LENT = Split, TextFrontEnd, Collection.texts_of, Collection.captions_of, Metrics, own_randomness
+"""What a part is given, besides `run.score`."""
+ASKED = "fit", "state", "load", "similarity", "embed_images", "embed_texts"
+
+
+def code_of(part: Part, asked: Iterable[str] = ASKED) -> list[Any]:
+    """The code that can change what a part returns: the sha256 of its own, then in the same form that of its parts.
+
+    Args:
+        part: fitted or not.
+        asked: names of the attributes that its users mention.
+    """
+    own = code(type(part), *LENT, asked=asked)
+    return [own.sha, *(code_of(inner, own.names) for inner in parts_of(part))]
+
+
+@dataclass(frozen=True)
+class FitStore:
+    """Fits on `train` and `val` in a folder, one safetensors file each.
+
+    Attributes:
+        root: the folder.
+        data: JSON values that identify the data and the front end.
+        forced_by: name of a run that makes every fit again once, even if it is stored; '' for none.
+        processes: those that together make the fits of parts with `by_all_processes = True`.
+    """
+
+    root: Path
+    data: Mapping[str, Any]
+    train: Split
+    val: Split
+    device: torch.device
+    forced_by: str = ""
+    processes: Processes = ALONE
+
+    def fingerprint(self, part: Part, seed: int) -> str:
+        """The sha256 of the data, the class, fields and code of a part and its parts, the seed and the device type."""
+        return sha256_json(
+            {
+                "data": self.data,
+                "unit": self.train.unit,
+                "class": type(part).__qualname__,
+                "fields": fields_json(part),
+                "code": code_of(part),
+                "scoring": code(LentRun.score).sha,  # which validation relies on
+                "seed": seed,
+                "device": self.device.type,
+            }
+        )
+
+    def fitted(self, part: P, seed: int, label: str, is_nested: bool = False) -> Fit[P]:
+        """Fit `part`, or load it if this very fit is stored.
+
+        Args:
+            part: an unfitted part.
+            seed: seed of the fit.
+            label: name of the fit in progress lines.
+            is_nested: whether it belongs to a fit that has begun, whose estimate of memory includes it.
+
+        Raises:
+            BadInput: the machine does not have enough memory for the fit.
+        """
+        fingerprint = self.fingerprint(part, seed)
+        path = self._path(part, fingerprint)
+        with locked(path, f"fitting {label}"):
+            if path.exists():
+                stored = self._load(part, seed, path, fingerprint)
+                if stored is not None:
+                    return stored
+            if not is_nested:
+                require_room(part, self.train, self.val, self.device)
+            return self._fit(part, seed, label, path, fingerprint)
+
+    def stored(self, part: P, seed: int) -> Fit[P]:
+        """Load a fit that another process has just stored.
+
+        Raises:
+            OutOfStep: it is not in the cache.
+        """
+        fingerprint = self.fingerprint(part, seed)
+        path = self._path(part, fingerprint)
+        stored = self._load(part, seed, path, fingerprint) if path.exists() else None
+        if stored is None:
+            raise OutOfStep(
+                f"{path.name}, which the first process stored in its cache, is not in the cache of this one: with "
+                "torchrun all machines need one cache folder, give one that they share with --cache"
+            )
+        return stored
+
+    def help(self, job: SharedFit) -> None:
+        """Do this process's share of a fit that the first process makes and stores."""
+        fingerprint = self.fingerprint(job.part, job.seed)
+        run = self._lend(job.part, job.seed, job.label, self._path(job.part, fingerprint), fingerprint)
+        with own_randomness(job.seed):
+            job.part.fit(self.train, self.val, run)
+
+    def _path(self, part: Part, fingerprint: str) -> Path:
+        return self.root / f"{type(part).__name__.lower()}-{fingerprint[:16]}.safetensors"
+
+    def _lend(self, part: Part, seed: int, label: str, path: Path, fingerprint: str) -> LentRun:
+        return LentRun(self, part, seed, label, fingerprint, path.with_suffix(".checkpoint"))
+
+    def _load(self, part: P, seed: int, path: Path, fingerprint: str) -> Fit[P] | None:
+        try:
+            state, about = load_state(path)
+            stored = _Stored.model_validate(about)
+            if stored.fingerprint != fingerprint:
+                say(f"the stored fit {path.name} is of another configuration; fitting again")
+                return None
+        except Exception as error:  # safetensors raises many kinds for a damaged file
+            say(f"the stored fit {path.name} is damaged ({damage(error)}); fitting again")
+            return None
+        if self.forced_by not in ("", stored.run):
+            return None
+        try:
+            with own_randomness(seed):  # layers draw initial weights before they are overwritten
+                part.load({key: value.to(self.device) for key, value in state.items()})
+        except Exception as error:
+            raise BadInput(
+                f"{type(part).__name__}.load does not accept what state returned ({type(error).__name__}: {error}): "
+                f"correct it, or delete {path}"
+            ) from error
+        return Fit(part, fingerprint, stored.costs, stored.chose, stored.curves, reused=True)
+
+    def _fit(self, part: P, seed: int, label: str, path: Path, fingerprint: str) -> Fit[P]:
+        run = self._lend(part, seed, label, path, fingerprint)
+        processes = self.processes if getattr(part, "by_all_processes", False) else ALONE
+        with processes.together(SharedFit(self.train.unit, part, seed, label)), own_randomness(seed):
+            part.fit(self.train, self.val, run)
+        costs = run.costs()
+        about = {"fingerprint": fingerprint, "costs": costs, "chose": run.choices, "curves": run.curves}
+        save_state(path, part.state(), {**about, "run": self.forced_by})
+        run.checkpoint_path.unlink(missing_ok=True)
+        return Fit(part, fingerprint, costs, run.choices, run.curves, reused=False)

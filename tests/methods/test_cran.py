@@ -1,0 +1,1099 @@
+"""CRAN: the sanity tests of its model and losses, what every open question of the paper changes, and its bad inputs."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from cran_bench import COSINE, Levels, MultiLevel
+from cran_bench.dataset import Collection, ImageSource
+from cran_bench.embeddings import region_pairs
+from cran_bench.errors import BadInput
+from cran_bench.frontend.features import Features
+from cran_bench.frontend.text.characters import encode
+from cran_bench.frontend.text.words import TextFrontEnd, tokenize
+from cran_bench.methods.cran import CRAN, CRANBaseline, CRANLocal, CRANRelation
+from cran_bench.methods.cran.alignment import Alignment
+from cran_bench.methods.cran.batches import Batches, nearest
+from cran_bench.methods.cran.correlation import Correlation
+from cran_bench.methods.cran.model import LENGTH, Attention, Network, TextEncoder, Views, only
+from cran_bench.methods.cran.pretraining import (
+    CCATargetPredictor,
+    PretrainedEncoder,
+    WordPositionPredictor,
+    words_of,
+)
+from cran_bench.methods.cran.recipe import LEVELS, LITERAL, PAPER, SIZES, Recipe, Sizes
+from cran_bench.ranking.rank import rank
+from cran_bench.registry import METHODS
+from cran_bench.running import checks
+from cran_bench.running.fits import FitStore, LentRun, fields_json
+from cran_bench.specs import build, flat_values
+from cran_bench.split import MissingFeature, Split
+from cran_bench.toolbox.losses import margin_loss
+
+CPU = torch.device("cpu")
+COLOURS = ("red", "green", "blue", "yellow", "purple", "black", "white", "pink")
+PLACES = ("house", "tree", "river", "street", "beach", "field", "kitchen", "garden")
+
+
+class NoImages(ImageSource):
+    def __init__(self, count):
+        self.ids = tuple(f"image{row}" for row in range(count))
+
+    def read(self, row):
+        raise NotImplementedError
+
+    def digest(self, row):
+        raise NotImplementedError
+
+
+def make(captions, owner, count, splits, regions=True, mask=None):
+    """Splits of images whose features are random but fixed for the words of their captions."""
+    random = np.random.default_rng(0)
+    sight = {word: random.normal(size=24) for word in (*COLOURS, *PLACES)}
+    seen = np.zeros((count, 24))
+    for text, row in zip(captions, owner, strict=True):
+        seen[row] += sum((sight[word] for word in text.split() if word in sight), np.zeros(24))
+    seen += 0.1 * random.normal(size=seen.shape)
+    boxes = np.sort(random.random((count, 5, 2, 2)), axis=2).reshape(count, 5, 4)[..., [0, 1, 2, 3]]
+    parts = seen[:, None] + random.normal(size=(count, 5, 24))
+    extra = (
+        {
+            "regions": parts.astype(np.float32),
+            "boxes": boxes.astype(np.float32),
+            "scores": np.ones((count, 5), np.float32),
+            "mask": np.ones((count, 5), bool) if mask is None else mask,
+        }
+        if regions
+        else {}
+    )
+    collection = Collection("made", NoImages(count), captions, np.array(owner), splits)
+    features = Features(Path("nowhere"), {}, seen.astype(np.float32), **extra)
+    text = TextFrontEnd.fit(collection.captions_of(splits["train"])[0], "ppmi-svd[min_count=1]")
+    return SimpleNamespace(**{n: Split(n, "captions", collection, features, text, device=CPU) for n in splits})
+
+
+def sentences(count):
+    return [f"a {COLOURS[k % 8]} {PLACES[k // 8 % 8]}" for k in range(count)]
+
+
+@pytest.fixture(scope="module")
+def data():
+    """64 training images, each with another pair of words; validation and test hold the like."""
+    count = 96
+    captions = [text for k, s in enumerate(sentences(count)) for text in (s, f"{s} seen from afar"[: 20 + k % 12])]
+    splits = {"train": np.arange(64), "val": np.arange(64, 80), "test": np.arange(80, 96)}
+    return make(captions, np.repeat(np.arange(count), 2).tolist(), count, splits)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setitem(SIZES, "compact", Sizes((24, 32, 48), 32, 24))
+
+
+def fitted(part, data, folder, seed=0):
+    return FitStore(folder, {}, data.train, data.val, CPU).fitted(part, seed, "cran")
+
+
+def made(cls, **options):
+    """An instance with options by their own names, whatever groups they are in."""
+    return build(cls, options, "cran")
+
+
+def network(levels=LEVELS, seed=0, **fields):
+    torch.manual_seed(seed)
+    return Network(
+        made(Recipe, **{"conv_bn": False, "dropout": 0.0, "image_scaling": "none", **fields}), levels, 24, 24
+    ).eval()
+
+
+def views_of(split):
+    return Views(split.images, split.regions, split.boxes, split.region_mask)
+
+
+def embedded(split, levels=LEVELS, **fields):
+    net = network(levels, **fields)
+    with torch.no_grad():
+        return net.images(views_of(split)), net.texts(net.read(split.chars(LENGTH)))
+
+
+# the model ----------------------------------------------------------------------------------------------------------
+
+
+def test_201_characters_become_198_66_63_21_and_18_steps():
+    encoder = TextEncoder(made(Recipe, mask_padding=False))
+    lengths = []
+    for layer in encoder.convolutions:
+        layer.register_forward_hook(lambda _, __, out: lengths.append(out.shape[2]))
+    chars = torch.full((1, LENGTH), 3, dtype=torch.uint8)
+    H, counts = encoder(chars)
+    assert lengths == [63, 18] and (198 // 3, 63 // 3) == (66, 21)  # the first convolution is a table look-up
+    assert H.shape[1] == encoder.steps == 18 and bool(counts.all())
+    assert (encoder.field, encoder.stride) == (48, 9)
+    assert TextEncoder(made(Recipe, third_pool=True)).steps == 8
+
+
+def test_the_first_convolution_is_one_over_one_hot_characters():
+    from cran_bench.methods.cran.model import one_hot_convolution
+
+    layer = torch.nn.Conv1d(70, 5, 4).double()
+    chars = torch.randint(0, 71, (3, 20), dtype=torch.uint8)
+    one_hot = torch.nn.functional.one_hot(chars.long(), 71)[..., 1:].double().transpose(1, 2)
+    torch.testing.assert_close(one_hot_convolution(chars, layer), layer(one_hot))
+
+
+def test_a_step_sees_48_characters():
+    encoder = TextEncoder(made(Recipe, mask_padding=False, conv_bn=False)).eval()
+    seen = []
+    encoder.lstm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    chars = torch.full((1, LENGTH), 3, dtype=torch.uint8)
+    encoder(chars)
+    for place, steps in ((0, [0]), (47, [0, 1, 2, 3, 4, 5]), (200, [17])):
+        other = chars.clone()
+        other[0, place] = 20
+        encoder(other)
+        changed = (seen[-1] != seen[0]).any(dim=2)[0].nonzero().flatten().tolist()
+        assert set(changed) <= set(steps) and changed
+
+
+@pytest.mark.parametrize("third_pool", [False, True])
+@pytest.mark.parametrize("mask", [False, True])
+def test_padding_is_computed_once_and_changes_nothing(mask, third_pool):
+    torch.manual_seed(0)
+    encoder = TextEncoder(made(Recipe, mask_padding=mask, conv_bn=True, third_pool=third_pool)).eval()
+    chars = torch.from_numpy(encode(["a dog", "two brown dogs run over a wet field by the sea", ""]).copy())
+    H, counts = encoder(chars)
+    whole = chars.clone()
+    whole[2] = 7  # a text that fills every step, so that nothing is left out
+    full, _ = encoder(whole)
+    torch.testing.assert_close(H[:2], full[:2, : H.shape[1]])
+    if mask:
+        fewest = [1, 3, 1] if third_pool else [1, 6, 1]
+        assert counts.sum(dim=1).tolist() == fewest and H.shape[1] == max(fewest)
+    else:
+        assert H.shape[1] == encoder.steps and bool(counts.all())
+
+
+def test_full_size_has_the_parameters_of_the_paper():
+    level = network(("global",), width="full").levels["global"]
+    texts = [*level.encoder.parameters(), *level.text.parameters()]
+    count = sum(p.numel() for p in texts if p.requires_grad)
+    # The alphabet has 70 places; 40.75 million either way.
+    assert count == (4 * 70 + 1) * 384 + (4 * 384 + 1) * 512 + (4 * 512 + 1) * 2048 + 4 * 2048 * 4097 + 2049 * 1024
+    assert round(count / 1e6, 2) == 40.75
+
+
+def test_attention_sums_to_one_and_is_the_mean_without_weights():
+    H = torch.randn(3, 6, SIZES["compact"].lstm)
+    counts = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]], dtype=torch.bool)
+    attention = Attention(Recipe()).eval()
+    a = attention.weights(H, counts)
+    torch.testing.assert_close(a.sum(dim=1), torch.ones(3))
+    assert bool((a[~counts] == 0).all())
+    by_hand = torch.softmax(torch.tanh(H[0] @ attention.W_a.weight.T) @ attention.w.weight[0], dim=0)
+    torch.testing.assert_close(a[0], by_hand)
+    torch.nn.init.zeros_(attention.W_a.weight)
+    torch.testing.assert_close(attention.weights(H, counts), counts / counts.sum(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize("normalise", ["l2", "none"])
+@pytest.mark.parametrize("kind", ["ordered", "unordered", "all"])
+def test_relations_are_a_layer_on_pairs_of_regions(data, kind, normalise):
+    level = network(("relation",), relation_pairs=kind, normalise=normalise).levels["relation"]
+    views = views_of(data.val)
+    with torch.no_grad():
+        found = level.images(views).relations
+        x = level.inputs(views)
+        j, k = region_pairs(5, kind).T
+        W = torch.cat([level.first.weight, level.second.weight], dim=1)
+        expected = torch.cat([x[:, j], x[:, k]], dim=2) @ W.T + level.second.bias
+    if normalise == "l2":
+        expected = torch.nn.functional.normalize(expected, dim=2)
+    texts = torch.randn(7, SIZES["compact"].dim)
+    scores = MultiLevel(top=3).scores(Levels(relations=found), Levels(relations=texts))
+    brute = (expected @ texts.T).topk(3, dim=1).values.mean(dim=1)
+    torch.testing.assert_close(scores, brute.double(), atol=1e-5, rtol=1e-5)
+    assert len(j) == {"ordered": 20, "unordered": 10, "all": 25}[kind]
+
+
+@pytest.mark.parametrize("name", ["local", "relation"])
+def test_the_order_of_regions_does_not_matter(data, name):
+    net = network((name,))
+    views, order = views_of(data.val), torch.tensor([3, 0, 4, 2, 1])
+    moved = Views(views.globals, views.regions[:, order], views.boxes[:, order], views.mask[:, order])
+    texts = net.texts(net.read(data.val.chars(LENGTH)))
+    eq11 = MultiLevel(top=3)
+    torch.testing.assert_close(eq11.scores(net.images(views), texts), eq11.scores(net.images(moved), texts))
+    one_order = network((name,), relation_pairs="unordered")
+    if name == "relation":  # with one order of each pair only, it does
+        before, after = (eq11.scores(one_order.images(v), texts) for v in (views, moved))
+        assert not torch.allclose(before, after, atol=1e-4)
+
+
+def test_the_mean_over_all_regions_is_the_plain_mean(data):
+    images, texts = embedded(data.val, ("local",))
+    scores = MultiLevel(top=5).scores(images, texts)
+    torch.testing.assert_close(scores, (images.regions.double() @ texts.regions.double().T).mean(dim=1))
+
+
+def test_absent_regions_never_count():
+    mask = np.ones((96, 5), bool)
+    mask[:, 2:] = False
+    captions = sentences(96)
+    splits = {"train": np.arange(64), "val": np.arange(64, 80), "test": np.arange(80, 96)}
+    masked = make(captions, list(range(96)), 96, splits, mask=mask)
+    whole = make(captions, list(range(96)), 96, splits)
+    for name in ("local", "relation"):
+        (a, texts), (b, _) = embedded(masked.val, (name,)), embedded(whole.val, (name,))
+        eq11 = MultiLevel(top=3)
+        assert not torch.allclose(eq11.scores(a, texts), eq11.scores(b, texts))
+        if name == "local":
+            members = b.regions[:, :2].double() @ texts.regions.double().T
+        else:
+            members = eq11.members(b, texts)["relations"][0][:, [0, 4]]  # the pairs (0, 1) and (1, 0)
+        torch.testing.assert_close(eq11.scores(a, texts), members.mean(dim=1))
+
+
+# the losses ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_by_hand_on_three_pairs():
+    scores = torch.tensor([[0.9, 0.2, 0.8], [0.1, 0.5, 0.6], [0.3, 0.4, 0.7]], dtype=torch.float64)
+    owner, margin = torch.arange(3), 0.3
+    image_negatives = [[max(0, margin - scores[t, t] + scores[i, t]) for i in range(3) if i != t] for t in range(3)]
+    text_negatives = [[max(0, margin - scores[i, i] + scores[i, t]) for t in range(3) if t != i] for i in range(3)]
+    both = np.mean(image_negatives) + np.mean(text_negatives)
+    assert float(margin_loss(scores, owner, margin, "all")) == pytest.approx(both)
+    hardest = np.mean(np.max(image_negatives, axis=1)) + np.mean(np.max(text_negatives, axis=1))
+    assert float(margin_loss(scores, owner, margin, "hardest")) == pytest.approx(hardest)
+    one_sided = float(margin_loss(scores, owner, margin, "all", text_negatives=False))
+    assert one_sided == pytest.approx(np.mean(image_negatives))
+    draws = [
+        float(margin_loss(scores, owner, margin, "random", generator=torch.Generator().manual_seed(seed)))
+        for seed in range(400)
+    ]
+    assert np.mean(draws) == pytest.approx(both, abs=0.03)
+    assert {round(d, 6) for d in draws} <= {
+        round((sum(a) + sum(b)) / 3, 6)
+        for a in np.array(np.meshgrid(*image_negatives)).T.reshape(-1, 3)
+        for b in np.array(np.meshgrid(*text_negatives)).T.reshape(-1, 3)
+    }
+
+
+@pytest.mark.parametrize("negatives", ["random", "all", "hardest"])
+def test_the_loss_is_zero_beyond_the_margin_and_its_gradient_is_right(negatives):
+    apart = torch.eye(4, dtype=torch.float64) * 2
+    assert float(margin_loss(apart, torch.arange(4), 1.0, negatives)) == 0
+    scores = torch.randn(4, 4, dtype=torch.float64, requires_grad=True)
+    owner = torch.tensor([0, 1, 1, 2])
+
+    def loss(s):
+        return margin_loss(s, owner, 0.7, negatives, generator=torch.Generator().manual_seed(1))
+
+    assert torch.autograd.gradcheck(loss, (scores,))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    owner=st.lists(st.integers(0, 5), min_size=1, max_size=10), negatives=st.sampled_from(["random", "all", "hardest"])
+)
+def test_texts_of_one_image_are_never_negatives_of_each_other(owner, negatives):
+    owner = torch.tensor(owner)
+    scores = torch.zeros(len(owner), len(owner), requires_grad=True)
+    loss = margin_loss(scores, owner, 1.0, negatives)
+    loss.backward()
+    same = (owner[:, None] == owner) & ~torch.eye(len(owner), dtype=torch.bool)
+    assert bool((scores.grad[same] == 0).all())
+    assert bool(torch.isfinite(scores.grad).all())
+    lonely = len(set(owner.tolist())) == 1
+    assert float(loss.detach()) == (0 if lonely else 2.0)
+
+
+# training -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_64_pairs_are_learned_by_heart(data, tmp_path, level):
+    one = made(
+        Alignment,
+        levels=(level,),
+        max_epochs=150,
+        patience=0,
+        batch_size=16,
+        caption_sampling="first",
+        lr=5e-3,
+        dropout=0.0,
+        hard_negative_batches=0.0,
+        attn_dropout=0.0,
+        bucket=1,
+        frozen_encoder_epochs=0,
+        lr_decay="step",
+        halve_every=40,
+        weight_decay=0.0,
+        ridge=(1e-3,),
+    )
+    train = data.train
+    first = torch.arange(0, 128, 2)
+
+    class Own(LentRun):
+        """Scores the training pairs, which here stand for validation."""
+
+        def score(self, images, texts, similarity=None):
+            return rank(images, texts.rows(first), torch.arange(64), one.similarity).metrics()
+
+    store = FitStore(tmp_path, {}, train, train, CPU)
+    torch.manual_seed(0)
+    one.fit(train, train, Own(store, one, 0, "test", "", tmp_path / "x"))
+    with torch.inference_mode():
+        found = rank(one.embed_images(train), one.embed_texts(train).rows(first), torch.arange(64), one.similarity)
+    assert (found.metrics().i2t_r1, found.metrics().t2i_r1) == (100.0, 100.0)
+
+
+SHORT = {"max_epochs": 2, "frozen_encoder_epochs": 1, "restarts": 1, "batch_size": 16}
+
+
+def test_training_goes_on_from_the_best_restart(data, tmp_path):
+    part = {"levels": ("relation",), "max_epochs": 2, "frozen_encoder_epochs": 1, "batch_size": 16}
+    fit = fitted(made(Alignment, restarts=3, **part), data, tmp_path)
+    names = [f"relation, restart {k}" for k in range(3)]
+    tried = [curve[-1]["rsum"] for name in names for key, curve in fit.curves.items() if key.endswith(name)]
+    assert len(tried) == 3 and len(set(tried)) > 1
+    best = int(np.argmax(tried))
+    assert fit.chose["restart"] == best
+    alone = fitted(made(Alignment, restarts=1, restart=best, **part), data, tmp_path)
+    for name, value in fit.part.state().items():
+        torch.testing.assert_close(value, alone.part.state()[name], rtol=0, atol=0)
+    other = fitted(made(Alignment, restarts=1, restart=(best + 1) % 3, **part), data, tmp_path).part.state()
+    assert any(not torch.equal(value, other[name]) for name, value in fit.part.state().items())
+
+
+def test_only_a_relation_level_with_a_frozen_encoder_has_restarts():
+    assert made(Recipe, restarts=5).of(("relation",))["plus"].restarts == 5
+    assert made(Recipe, restarts=5).of(("global",))["plus"].restarts == Recipe().plus.restarts
+    for idle in ({"text_init": "random"}, {"frozen_encoder_epochs": 0}):
+        assert made(Recipe, restarts=5, **idle).of(("relation",))["plus"].restarts == Recipe().plus.restarts
+    with pytest.raises(BadInput, match="restarts is at least 1, not 0"):
+        made(Recipe, restarts=0)
+
+
+def test_four_rows_cost_one_cran_and_are_sums_of_its_levels(data, tmp_path, capsys):
+    rows = [
+        fitted(made(cls, fusion_weights=(1.0, 1.0, 1.0), **SHORT), data, tmp_path).part
+        for cls in (CRAN, CRANLocal, CRANRelation, CRANBaseline)
+    ]
+    assert len(list(tmp_path.glob("alignment-*.safetensors"))) == 3
+    eq11 = MultiLevel(top=3)
+    with torch.inference_mode():
+        images, texts = rows[0].embed_images(data.test), rows[0].embed_texts(data.test)
+        S = {level: eq11.scores(only(images, level), only(texts, level)) for level in LEVELS}
+        for row in rows:
+            scores = row.similarity.scores(row.embed_images(data.test), row.embed_texts(data.test))
+            torch.testing.assert_close(scores, sum(S[level] for level in row.levels), atol=1e-5, rtol=1e-5)
+
+
+def test_another_top_shares_the_global_level(data, tmp_path):
+    for top in (1, 3):
+        fitted(made(CRAN, top=top, **SHORT), data, tmp_path)
+    assert len(list(tmp_path.glob("alignment-*.safetensors"))) == 1 + 2 * 2
+
+
+def test_the_sum_can_be_weighted_and_evened_out(data, tmp_path):
+    plain = fitted(made(CRAN, **SHORT), data, tmp_path).part
+    weighted = fitted(made(CRAN, fusion_weights=(1.0, 0.0, 2.0), **SHORT), data, tmp_path).part
+    evened = fitted(made(CRAN, fusion_weights=(1.0, 1.0, 1.0), fusion_norm="zscore", **SHORT), data, tmp_path).part
+    with torch.inference_mode():
+        images, texts = plain.embed_images(data.val), plain.embed_texts(data.val)
+    S = {level: MultiLevel(top=3).scores(only(images, level), only(texts, level)) for level in LEVELS}
+    close = {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(weighted.similarity.scores(images, texts), S["global"] + 2 * S["relation"], **close)
+    expected = sum(S[level] / S[level].std() for level in LEVELS)
+    torch.testing.assert_close(evened.similarity.scores(images, texts), expected, **close)
+    again = fitted(made(CRAN, fusion_weights=(1.0, 1.0, 1.0), fusion_norm="zscore", **SHORT), data, tmp_path)
+    assert again.reused and again.part.similarity == evened.similarity
+
+
+def test_the_weights_of_the_sum_are_chosen_on_validation(data, tmp_path):
+    fit = fitted(made(CRANRelation, **SHORT), data, tmp_path)
+    images, texts = fit.part.embed_images(data.val), fit.part.embed_texts(data.val)
+
+    def rsum(weight):
+        similarity = MultiLevel(True, top=3, weights=(1.0, 1.0, weight))
+        with torch.inference_mode():
+            return rank(images, texts, data.val.image_of, similarity).metrics().rsum
+
+    chosen = fit.part.similarity.weights[2]
+    assert fit.chose["weights"] == [1.0, 1.0, chosen]
+    by_weight = {2.0**power: rsum(2.0**power) for power in range(-4, 5)}
+    if chosen < 1:
+        walk = [2.0**-power for power in range(5)]
+    elif chosen > 1:
+        walk = [2.0**power for power in range(5)]
+        assert by_weight[0.5] <= by_weight[1.0]
+    else:
+        walk = [1.0]
+        assert max(by_weight[0.5], by_weight[2.0]) <= by_weight[1.0]
+    walked = walk[: walk.index(chosen) + 1]
+    assert all(by_weight[a] < by_weight[b] for a, b in pairwise(walked))
+    beyond = walk[len(walked) : len(walked) + 1]
+    assert all(by_weight[weight] <= by_weight[chosen] for weight in beyond)
+    again = fitted(made(CRANRelation, **SHORT), data, tmp_path)
+    assert again.reused and again.part.similarity == fit.part.similarity
+
+
+@pytest.mark.parametrize(
+    ("best_local", "best_relation", "expected"),
+    [
+        (0, 0, [1.0, 1.0, 1.0]),
+        (-2, 3, [1.0, 0.25, 8.0]),
+        (4, -1, [1.0, 16.0, 0.5]),
+        (-9, 9, [1.0, 1 / 16, 16.0]),  # four steps at most
+    ],
+)
+def test_weights_are_walked_by_powers_of_two(monkeypatch, best_local, best_relation, expected):
+    row = CRAN()
+    monkeypatch.setattr(row, "embed_images", lambda split: None)
+    monkeypatch.setattr(row, "embed_texts", lambda split: None)
+
+    class Lent:
+        chosen = None
+
+        def score(self, images, texts):
+            _, on_local, on_relation = row.similarity.weights
+            far = abs(math.log2(on_local) - best_local) + abs(math.log2(on_relation) - best_relation)
+            return SimpleNamespace(rsum=-far)
+
+        def chose(self, weights):
+            self.chosen = weights
+
+    lent = Lent()
+    row._choose_weights(None, lent)
+    assert lent.chosen == expected == list(row.similarity.weights)
+
+
+def test_levels_trained_jointly_are_one_part(data, tmp_path):
+    joint = fitted(made(CRAN, joint=True, **SHORT), data, tmp_path)
+    assert list(joint.curves) == ["word-positions", "global+local+relation"]
+    assert len(list(tmp_path.glob("alignment-*.safetensors"))) == 1
+    shared = fitted(made(CRAN, joint=True, encoders="one", **SHORT), data, tmp_path).part
+    net = shared.fitted[0].network.levels
+    assert net["global"].encoder is net["local"].encoder is net["relation"].encoder
+    loaded = fitted(made(CRAN, joint=True, encoders="one", **SHORT), data, tmp_path)
+    assert loaded.reused
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            loaded.part.embed_texts(data.test).relations, shared.embed_texts(data.test).relations, atol=0, rtol=0
+        )
+
+
+def first_loss(data, folder, level, **fields):
+    """The loss of the first epoch, one batch of all images, and the validation rsum after it."""
+    settings = {
+        "max_epochs": 1,
+        "batch_size": 64,
+        "patience": 0,
+        "dropout": 0.0,
+        "hard_negative_batches": 0.0,
+        "text_init": "random",
+        **fields,
+    }
+    fit = fitted(made(Alignment, levels=(level,), **settings), data, folder)
+    (point,) = fit.curves[level]
+    return point["loss"]
+
+
+@pytest.mark.parametrize(
+    ("level", "changes"),
+    [
+        (
+            "local",
+            {"attn_div_m": True, "normalise": "none"},
+        ),  # A1; unit embeddings cancel it
+        ("local", {"attn_proj": False}),  # A2
+        ("local", {"attn_dim": 8}),
+        ("local", {"attn_dropout": 0.5}),
+        ("global", {"text_init": "word-positions"}),
+        ("global", {"text_init": "cca-targets"}),
+        ("global", {"text_init": "word-positions", "pretraining_epochs": 1}),
+        ("global", {"text_init": "word-positions", "frozen_encoder_epochs": 0}),
+        ("global", {"third_pool": True}),  # A5
+        ("global", {"mask_padding": False}),  # A6
+        ("global", {"lstm_layers": 2}),  # A7
+        ("global", {"normalise": "none"}),  # A8
+        ("global", {"margin": 1.0}),  # A8
+        ("global", {"conv_bn": False}),  # A9
+        ("global", {"image_activation": "sigmoid"}),  # A10
+        ("relation", {"image_activation": "sigmoid"}),
+        ("local", {"bidirectional": False}),  # A11
+        ("relation", {"bidirectional": False}),
+        ("global", {"negatives": "random"}),  # A12
+        ("global", {"negatives": "hardest", "warm_up": 0}),
+        ("global", {"batch_size": 16}),  # A13
+        ("local", {"top_train": 1, "warm_up": 0}),  # A18
+        ("relation", {"relation_pairs": "unordered"}),  # A19
+        ("relation", {"relation_pairs": "all"}),
+        ("global", {"caption_sampling": "first"}),  # A23
+        ("global", {"caption_sampling": "random"}),
+        ("global", {"image_scaling": "none"}),
+        ("global", {"image_scaling": "l2"}),
+        ("global", {"image_scaling": "standard"}),
+        ("global", {"image_scaling": "whiten"}),
+        ("global", {"scaled_dim": 4}),
+        ("global", {"ridge": (1.0,)}),
+        ("relation", {"geometry": "none"}),
+        ("local", {"geometry": "regions"}),
+        ("global", {"bucket": 1}),
+        ("global", {"dropout": 0.5}),
+        ("global", {"width": "full"}),
+    ],
+    ids=str,
+)
+def test_every_open_question_changes_the_loss(data, tmp_path, monkeypatch, level, changes):
+    monkeypatch.setitem(SIZES, "full", Sizes((32, 32, 32), 24, 16))
+    base = {"normalise": "none"} if "attn_div_m" in changes else {}
+    if "bucket" in changes:
+        base |= {"batch_size": 16}
+        changes = {**changes, **base}
+    base |= (
+        {"text_init": "word-positions"} if "pretraining_epochs" in changes or "frozen_encoder_epochs" in changes else {}
+    )
+    assert first_loss(data, tmp_path, level, **changes) != pytest.approx(first_loss(data, tmp_path, level, **base))
+
+
+@pytest.mark.parametrize(
+    ("level", "field", "value"),
+    [("global", f, v) for f, v in (("top", 1), ("attn_proj", False), ("geometry", "none"), ("bidirectional", False))]
+    + [
+        ("local", "relation_pairs", "all"),
+        ("local", "hard_negative_batches", 0.0),
+        ("global", "hard_negatives_from", 3),
+    ],
+)
+def test_what_a_level_does_not_read_does_not_change_its_fit(level, field, value):
+    assert made(Recipe, **{field: value}).of((level,)) == Recipe().of((level,))
+    assert made(Recipe, **{field: value}).of(LEVELS) != Recipe().of(LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("when", "field", "value"),
+    [
+        ({"text_init": "random"}, "pretraining_epochs", 2),
+        ({"text_init": "random"}, "frozen_encoder_epochs", 2),
+        ({"lr_decay": "linear"}, "halve_every", 2),
+        ({"hard_negative_batches": 0.0}, "hard_negatives_from", 2),
+        ({"hard_negative_batches": 0.0}, "hard_negative_group", 2),
+        ({"negatives": "all"}, "warm_up", 2),
+        ({"image_scaling": "l2", "text_init": "random"}, "scaled_dim", 2),
+        ({"image_scaling": "none", "text_init": "random"}, "ridge", (0.5,)),
+    ],
+    ids=str,
+)
+def test_what_another_field_puts_out_of_use_does_not_change_a_fit(when, field, value):
+    assert made(Recipe, **when, **{field: value}).of(LEVELS) == made(Recipe, **when).of(LEVELS)
+    other = {
+        "text_init": "pretrained",
+        "lr_decay": "step",
+        "hard_negative_batches": 0.5,
+        "negatives": "hardest",
+        "image_scaling": "cca",
+    }
+    use = {key: other[key] for key in when}
+    assert made(Recipe, **use, **{field: value}).of(LEVELS) != made(Recipe, **use).of(LEVELS)
+
+
+def test_the_optimisers_differ_and_decay_their_rate(data, tmp_path):
+    def weights(**fields):
+        settings = {"batch_size": 32, "patience": 0, "text_init": "random", **fields}
+        part = fitted(made(Alignment, levels=("global",), **settings), data, tmp_path).part
+        return part.network.state_dict()["by_name.global.text.weight"]
+
+    adam = weights(max_epochs=3)
+    assert not torch.equal(adam, weights(max_epochs=3, optimiser="rmsprop"))  # A14
+    by_step = weights(max_epochs=3, lr_decay="step")
+    assert not torch.equal(adam, by_step)
+    assert not torch.equal(by_step, weights(max_epochs=3, lr_decay="step", halve_every=1))
+    assert not torch.equal(adam, weights(max_epochs=3, lr=1e-2))
+    assert not torch.equal(adam, weights(max_epochs=3, weight_decay=0.5))
+    assert not torch.equal(adam, weights(max_epochs=3, clip=1e-3))
+
+
+@pytest.mark.parametrize(("normalise", "same"), [("l2", True), ("none", False)])
+def test_cosine_differs_only_without_unit_embeddings(data, tmp_path, normalise, same):  # A16
+    fields = {"normalise": normalise, **SHORT}
+    rows = [fitted(made(CRANLocal, sim=sim, **fields), data, tmp_path).part for sim in ("dot", "cos")]
+    with torch.inference_mode():
+        scores = [row.similarity.scores(row.embed_images(data.val), row.embed_texts(data.val)) for row in rows]
+    assert torch.allclose(*scores, atol=1e-5) == same
+
+
+def test_one_seed_gives_one_result_and_another_another(data, tmp_path):
+    def texts(folder, seed):
+        part = fitted(made(CRANRelation, **SHORT), data, tmp_path / folder, seed).part
+        with torch.inference_mode():
+            return part.embed_texts(data.test).relations
+
+    assert torch.equal(texts("a", 0), texts("b", 0))
+    assert not torch.equal(texts("a", 0), texts("a", 1))
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_stopped_training_goes_on_to_the_same_numbers(data, tmp_path, epoch, monkeypatch, capsys):
+    part = {
+        "levels": ("local",),
+        "max_epochs": 4,
+        "frozen_encoder_epochs": 2,
+        "batch_size": 16,
+        "dropout": 0.3,
+        "patience": 0,
+    }
+    straight = fitted(made(Alignment, **part), data, tmp_path / "straight")
+    write = LentRun.checkpoint
+
+    def stop(self, state, at=""):
+        write(self, state, at)
+        if at == f"after epoch {epoch} of at most 4":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(LentRun, "checkpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(made(Alignment, **part), data, tmp_path / "stopped")
+    monkeypatch.setattr(LentRun, "checkpoint", write)
+    stopped = fitted(made(Alignment, **part), data, tmp_path / "stopped")
+    assert f"resuming from the last checkpoint, after epoch {epoch} of at most 4" in capsys.readouterr().err
+    assert stopped.curves == straight.curves
+    for key, value in straight.part.state().items():
+        assert torch.equal(value, stopped.part.state()[key]), key
+
+
+def test_levels_start_from_a_pretrained_encoder(data, tmp_path):
+    row = fitted(made(CRAN, max_epochs=2, frozen_encoder_epochs=2, restarts=1, batch_size=16), data, tmp_path)
+    assert len(list(tmp_path.glob("pretrainedencoder-*.safetensors"))) == 2
+    for text_init, criterion in (("cca-targets", "cosine"), ("word-positions", "likelihood")):
+        curve = row.curves[text_init]
+        assert curve[-1][criterion] > curve[0][criterion] and len(curve) <= CRAN().plus.pretraining_epochs
+    for part in row.part.fitted:  # as the encoders were frozen throughout
+        (name, level), *_ = part.network.levels.items()
+        assert part.plus.text_init == ("word-positions" if name == "relation" else "cca-targets")
+        pretrained = fitted(PretrainedEncoder(**part.of_encoder()), data, tmp_path)
+        assert pretrained.reused
+        known = pretrained.part.network.state_dict()
+        for key, value in level.encoder.state_dict().items():
+            assert torch.equal(value, known[key]), key
+        if isinstance(level.pooling, Attention):
+            assert not level.pooling.w.weight.any()  # a plain mean
+
+
+def test_a_frozen_encoder_is_trained_after_the_first_epochs(data, tmp_path, monkeypatch):
+    rising = iter(range(1, 10))
+    monkeypatch.setattr(LentRun, "score", lambda *_: SimpleNamespace(i2t_r1=0, t2i_r1=0, rsum=next(rising)))
+    fit = fitted(made(Alignment, levels=("relation",), ridge=(1e-3,), **SHORT), data, tmp_path)
+    assert fit.chose["epoch"] == 2
+    level = fit.part.network.levels["relation"]
+    known = fitted(PretrainedEncoder(**fit.part.of_encoder()), data, tmp_path).part.network
+    for (name, mine), theirs in zip(level.encoder.named_parameters(), known.parameters(), strict=True):
+        assert torch.equal(mine, theirs) != mine.requires_grad, name
+    assert level.pooling.w.weight.any()
+
+
+def test_pretraining_depends_on_what_an_encoder_is_made_of():
+    changes = [{"width": "full"}, {"third_pool": True}, {"mask_padding": False}, {"lstm_layers": 2}, {"conv_bn": False}]
+    for change in ({}, *changes):
+        recipe = made(Recipe, **change)
+        one, other = TextEncoder(recipe), TextEncoder(Recipe(**recipe.of_encoder()))
+        shapes = [{key: value.shape for key, value in e.state_dict().items()} for e in (one, other)]
+        assert shapes[0] == shapes[1]
+        assert (one.pools, one.mask_padding) == (other.pools, other.mask_padding)
+
+
+def test_words_that_are_only_beyond_what_is_read(tmp_path):
+    """A word that training has after character 201 alone, and validation before; texts without any word."""
+    long = " ".join(sentences(64)[:20])
+    captions = [f"{long} zebra" if k < 32 else ("..." if k % 2 else "a zebra house") for k in range(96)]
+    splits = {"train": np.arange(40), "val": np.arange(40, 64), "test": np.arange(64, 96)}
+    data = make(captions, list(range(96)), 96, splits)
+    assert len(long) > LENGTH
+    for text_init in ("word-positions", "cca-targets"):
+        fit = fitted(made(PretrainedEncoder, text_init=text_init, pretraining_epochs=2, conv_bn=False), data, tmp_path)
+        assert all(math.isfinite(value) for point in fit.curves[text_init] for value in point.values())
+    heard = words_of(data.train)
+    words = [data.train._text.vocabulary[i] for i in heard.ids[0].tolist() if i >= 0]
+    assert words == tokenize(long[:LENGTH].rpartition(" ")[0])
+
+
+def test_cca_projects_texts_near_their_images(data, tmp_path):
+    fit = fitted(Correlation((1e-3, 1e3), 4), data, tmp_path)
+    X, Y = data.train.images[data.train.image_of].double().numpy(), data.train.tfidf(3000).toarray().astype(float)
+    found = {}
+    for ridge in (1e-3, 1e3):  # ridge CCA by whitening and singular values, on images repeated for each text
+        Xc, Yc = X - X.mean(axis=0), Y - Y.mean(axis=0)
+        whiten = []
+        for A in (Xc, Yc):
+            C = A.T @ A / (len(A) - 1)
+            values, V = np.linalg.eigh(C + ridge * np.linalg.norm(C, 2) * np.eye(len(C)))
+            whiten.append(V / np.sqrt(values) @ V.T)
+        U, rho, Vt = np.linalg.svd(whiten[0] @ (Xc.T @ Yc / (len(X) - 1)) @ whiten[1])
+        images = (data.val.images.double().numpy() - X.mean(axis=0)) @ whiten[0] @ (U[:, :4] * rho[:4])
+        texts = (data.val.tfidf(3000) - Y.mean(axis=0)) @ whiten[1] @ (Vt.T[:, :4] * rho[:4])
+        ranks = rank(torch.from_numpy(images), torch.from_numpy(texts), data.val.image_of, COSINE)
+        found[ridge] = ranks.metrics().rsum, texts
+    best = max(found, key=lambda ridge: found[ridge][0])
+    assert fit.chose == {"ridge": best}
+    sums = data.val.bow(3000) @ fit.part.words.numpy()
+    length = np.linalg.norm(data.val.bow(3000).toarray() * idf_of(data.train), axis=1, keepdims=True)
+    texts = sums / length - Y.mean(axis=0) @ (fit.part.words.numpy() / idf_of(data.train)[:, None])
+    gram, expected = texts @ texts.T, found[best][1] @ found[best][1].T  # directions have no sign
+    assert np.allclose(gram, expected, atol=1e-4 * np.abs(expected).max())
+    again = fitted(Correlation((1e-3, 1e3), 4), data, tmp_path)
+    assert again.reused and torch.equal(again.part.words, fit.part.words)
+
+
+def idf_of(train):
+    counts = train.bow(3000)
+    return 1 + np.log((1 + counts.shape[0]) / (1 + (counts.toarray() > 0).sum(axis=0)))
+
+
+def test_the_words_of_each_quarter(data, tmp_path):
+    texts = words_of(data.train)
+    for k in (0, 7, 100):
+        words = tokenize(data.train.texts[k])
+        found = [
+            (data.train._text.vocabulary[i], q)
+            for i, q in zip(texts.ids[k].tolist(), texts.quarters[k].tolist(), strict=True)
+            if i >= 0
+        ]
+        assert found == [(word, place * 4 // len(words)) for place, word in enumerate(words)]
+    recipe = Recipe()
+    torch.manual_seed(0)
+    targets = fitted(Correlation(recipe.plus.ridge, 4), data, tmp_path).part.words.float()
+    positions, projections = (
+        model.eval() for model in (WordPositionPredictor(recipe, len(targets)), CCATargetPredictor(recipe, targets))
+    )
+    few = texts.rows(torch.tensor([0, 7, 100]))
+    losses, cosines = [], []
+    with torch.no_grad():
+        for row in range(3):
+            predicted = {}
+            for model in (positions, projections):
+                H, counts = model.encoder(few.chars[row : row + 1])
+                predicted[model] = model.layer(H[0, counts[0]].mean(dim=0))
+            p = torch.softmax(predicted[positions].view(4, -1), dim=1)
+            true = torch.zeros(4)
+            for i, q in zip(few.ids[row], few.quarters[row], strict=True):
+                if i >= 0:
+                    losses.append(-math.log(p[q, i]))
+                    true += targets[i]
+            projected = predicted[projections]
+            cosines.append(float(projected @ true / projected.norm() / true.norm()))
+        assert float(positions.loss(few)) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+        assert float(projections.loss(few)) == pytest.approx(1 - sum(cosines) / 3, rel=1e-4)
+
+
+def test_validation_chooses_the_ridge(data, tmp_path):
+    fit = fitted(made(Alignment, levels=("global",), ridge=(1e-3, 1e4), **SHORT), data, tmp_path)
+    assert fit.chose["cca.ridge"] == 1e-3
+    alone = fitted(made(Alignment, levels=("global",), ridge=(1e-3,), **SHORT), data, tmp_path)
+    assert torch.equal(alone.part.network.levels["global"].scaling.map, fit.part.network.levels["global"].scaling.map)
+
+
+def test_averages_of_captions_are_unit_again(data, tmp_path):
+    from cran_bench.ranking.evaluation import as_queries
+
+    row = fitted(made(CRANBaseline, **SHORT), data, tmp_path).part
+    with torch.inference_mode():
+        images, texts = row.embed_images(data.test), row.embed_texts(data.test)
+    queries, _ = as_queries("mean", texts, data.test.image_of, len(data.test), row.similarity)
+    doubled = queries.map(lambda x: 2 * x)
+    torch.testing.assert_close(row.similarity.scores(images, queries), row.similarity.scores(images, doubled))
+
+
+def test_options_in_a_record_are_flat():
+    row = METHODS.configure("cran[plus.restarts=3,joint=true]").build()
+    assert (row.plus.restarts, row.fusion.joint) == (3, True)
+    options = fields_json(row)
+    assert options == flat_values(row) | {"ridge": list(row.plus.ridge)} and len(options) == 47
+    assert (options["width"], options["restarts"]) == ("compact", 3)
+
+
+def test_a_record_tells_what_validation_chose(data, tmp_path):
+    chose = fitted(made(CRANRelation, **SHORT), data, tmp_path).chose
+    assert {"global.epoch", "global.rsum", "relation.epoch", "relation.rsum"} <= set(chose)
+
+
+def test_a_checkpoint_of_another_width_is_not_taken_up(data, tmp_path, monkeypatch, capsys):
+    write = LentRun.checkpoint
+
+    def stop(self, state, at=""):
+        write(self, state, at)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LentRun, "checkpoint", stop)
+    monkeypatch.setitem(SIZES, "full", Sizes((16, 16, 16), 16, 16))
+    for width in ("full", "compact"):
+        with pytest.raises(KeyboardInterrupt):
+            fitted(
+                made(Alignment, levels=("global",), width=width, text_init="random", **SHORT), data, tmp_path / width
+            )
+    monkeypatch.setattr(LentRun, "checkpoint", write)
+    (full,), (compact,) = ((tmp_path / width).glob("*.checkpoint") for width in ("full", "compact"))
+    compact.write_bytes(full.read_bytes())
+    fitted(made(Alignment, levels=("global",), text_init="random", **SHORT), data, tmp_path / "compact")
+    assert "the last checkpoint is of another configuration; fitting from the start" in capsys.readouterr().err
+
+
+def test_weights_of_another_width_are_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(SIZES, "full", Sizes((16, 16, 16), 16, 16))
+    state = fitted(made(CRANBaseline, **SHORT), data, tmp_path).part.state()
+    with pytest.raises(BadInput, match="not those of levels global with width=full"):
+        made(CRANBaseline, width="full", **SHORT).load(state)
+    with pytest.raises(BadInput, match="other parts"):
+        made(CRANBaseline, conv_bn=False, **SHORT).load(state)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data, tmp_path, monkeypatch):
+    from cran_bench.methods.cran import alignment
+
+    calls = []
+
+    def loss(*arguments):
+        calls.append(0)
+        return margin_loss(*arguments) * (float("nan") if len(calls) > 2 * 4 else 1.0)
+
+    monkeypatch.setattr(alignment, "margin_loss", loss)
+    with pytest.raises(BadInput, match=r"the loss became nan in epoch 3: lower .* is kept"):
+        fitted(
+            made(Alignment, levels=("global",), max_epochs=5, batch_size=16, caption_sampling="random"), data, tmp_path
+        )
+    (checkpoint,) = tmp_path.glob("*.checkpoint")
+    assert load_file(checkpoint)["progress"][0] == 2
+    assert not list(tmp_path.glob("alignment-*.safetensors"))
+
+
+# batches ------------------------------------------------------------------------------------------------------------
+
+
+def drawn(recipe, owner, neighbours=None, epoch=1):
+    """The batches of an epoch, of which each holds different images with texts of theirs; text k is k % 9 long."""
+    batches = Batches(recipe, torch.tensor(owner), torch.arange(len(owner)) % 9, neighbours)
+    found = list(batches.epoch(epoch, torch.Generator().manual_seed(3)))
+    for images, texts in found:
+        assert torch.tensor(owner)[texts].tolist() == images.tolist()
+        assert len(set(images.tolist())) == len(images)
+    assert len(found) <= batches.steps
+    return found
+
+
+OWNER = [0, 0, 1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 6, 6]
+
+
+@pytest.mark.parametrize("size", [2, 3, 6, 7, 100])
+def test_an_epoch_passes_over_all_images_once(size):
+    found = drawn(made(Recipe, batch_size=size, caption_sampling="random"), OWNER)
+    assert sorted(torch.cat([images for images, _ in found]).tolist()) == list(range(7))
+    lengths = [len(images) for images, _ in found]
+    assert max(lengths) - min(lengths) <= 1 and min(lengths) >= 2 and max(lengths) <= max(size, 3)
+
+
+def test_captions_are_sampled_as_asked():
+    whole = drawn(
+        made(Recipe, batch_size=3, caption_sampling="all"), OWNER[:-1]
+    )  # the fourth text of one image is alone
+    assert sorted(torch.cat([texts for _, texts in whole]).tolist()) == list(range(len(OWNER) - 1))
+    first = drawn(made(Recipe, batch_size=3, caption_sampling="first"), OWNER)
+    assert sorted(torch.cat([texts for _, texts in first]).tolist()) == [0, 2, 3, 6, 7, 9, 10]
+    seen = set()
+    batches = Batches(
+        made(Recipe, batch_size=3, caption_sampling="random"), torch.tensor(OWNER), torch.ones(len(OWNER))
+    )
+    for epoch in range(60):
+        for _, texts in batches.epoch(epoch, torch.Generator().manual_seed(epoch)):
+            seen |= set(texts.tolist())
+    assert seen == set(range(len(OWNER)))
+
+
+def test_a_bucket_deals_texts_of_a_length_together():
+    owner = list(range(900))
+
+    def spread(bucket):
+        """Lengths in a batch, on average."""
+        found = drawn(made(Recipe, batch_size=20, bucket=bucket, caption_sampling="first"), owner)
+        assert sorted(torch.cat([texts for _, texts in found]).tolist()) == owner
+        return sum(len(set((texts % 9).tolist())) for _, texts in found) / len(found)
+
+    assert spread(1) > 7 and spread(9) < 3.5 and spread(45) < 2
+
+
+def test_an_epoch_can_have_as_many_batches_as_there_are_images():  # A20
+    assert len(drawn(made(Recipe, batch_size=3, epoch_mode="batches"), OWNER)) == 7
+
+
+def test_images_with_more_captions_than_others_never_make_a_batch_of_one():
+    owner = [row for row in range(40) for _ in range(5 if row else 7)]
+    found = drawn(made(Recipe, batch_size=8, caption_sampling="all"), owner)
+    assert min(len(images) for images, _ in found) >= 2
+    assert sorted(torch.cat([texts for _, texts in found]).tolist()) == sorted(set(range(len(owner))) - missing(found))
+    assert len(missing(found)) == 2
+
+
+def missing(found):
+    """The texts that no batch holds."""
+    seen = set(torch.cat([texts for _, texts in found]).tolist())
+    return set(range(max(seen) + 1)) - seen
+
+
+def test_hard_negatives_are_the_nearest_and_meet_in_a_batch():
+    random = np.random.default_rng(0)
+    middles = random.normal(size=(50, 8))
+    features = np.repeat(middles, 4, axis=0) + 0.01 * random.normal(size=(200, 8))
+    near = nearest(torch.from_numpy(features), 16)
+    similarity = features @ features.T / np.outer(*[np.linalg.norm(features, axis=1)] * 2)
+    np.fill_diagonal(similarity, -np.inf)
+    assert near.tolist() == np.argsort(-similarity, axis=1)[:, :16].tolist()
+    recipe = made(
+        Recipe,
+        batch_size=20,
+        hard_negative_batches=0.5,
+        hard_negative_group=4,
+        hard_negatives_from=3,
+        caption_sampling="random",
+    )
+    owner = list(range(200))
+
+    def together(epoch):
+        """How many of a batch's images have all their neighbours with them, for each batch."""
+        found = drawn(recipe, owner, near, epoch)
+        assert sorted(torch.cat([images for images, _ in found]).tolist()) == owner
+        return [sum(np.bincount(images.numpy() // 4) == 4) * 4 for images, _ in found]
+
+    assert sorted(together(3))[5:] == [20] * 5 and max(sorted(together(3))[:5]) <= 4
+    assert max(together(2)) <= 4
+
+
+def test_twins_are_never_looked_at(data, tmp_path, monkeypatch):
+    def refuse(self):
+        raise AssertionError("training looked at the twins")
+
+    monkeypatch.setattr(Split, "twins", property(refuse))
+    fitted(made(CRANRelation, hard_negative_batches=1.0, **SHORT), data, tmp_path)
+
+
+# bad input ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("cran[margin=-0.1]", "margin is a distance between scores, at least 0, not -0.1"),
+        ("cran[top=0]", "top is at least 1, not 0"),
+        ("cran[top_train=0]", "top_train is at least 1"),
+        ("cran[lr=0]", "lr is above 0"),
+        ("cran[dropout=1.5]", "dropout is a fraction from 0 to 1"),
+        ("cran[dropout=1]", "leave nothing to learn from"),
+        ("cran[image_scaling=whiten,ridge=0]", "use a ridge above 0"),
+        ("cran[batch_size=1]", "batch_size is at least 2"),
+        ("cran[width=ful]", "did you mean 'full'"),
+        ("cran[encoders=one]", "add joint=true"),
+        ("cran[fusion_weights=1|2]", "three numbers"),
+        ("cran[margn=1]", "no field 'margn'; did you mean 'margin'"),
+        ("cran:papre", "no preset 'papre'; did you mean 'paper'"),
+    ],
+)
+def test_wrong_fields_are_refused(spec, message):
+    with pytest.raises(BadInput, match=message):
+        METHODS.configure(spec)
+
+
+def test_top_beyond_the_regions_is_refused(data, tmp_path):
+    with pytest.raises(BadInput, match=r"top is 6, but an image has 5 regions: use top=5 or less"):
+        fitted(made(CRAN, top=6, **SHORT), data, tmp_path)
+    fitted(made(CRANBaseline, top=6, **SHORT), data, tmp_path)
+
+
+def test_data_without_regions_says_which_row_works(tmp_path):
+    splits = {"train": np.arange(40), "val": np.arange(40, 50), "test": np.arange(50, 60)}
+    bare = make(sentences(60), list(range(60)), 60, splits, regions=False)
+    for cls in (CRAN, CRANLocal, CRANRelation):
+        with pytest.raises(MissingFeature, match=r"levels global.* need regions.*--regions, or run cran-baseline"):
+            fitted(made(cls, **SHORT), bare, tmp_path)
+    fitted(made(CRANBaseline, **SHORT), bare, tmp_path)
+
+
+def test_captions_of_unknown_characters(tmp_path, capsys):
+    splits = {"train": np.arange(40), "val": np.arange(40, 50), "test": np.arange(50, 60)}
+    some = [*sentences(59), "赤い家"]
+    some[3] = "собака"
+    odd = make(some, list(range(60)), 60, splits)
+    part = fitted(made(CRANBaseline, **SHORT), odd, tmp_path).part
+    assert "1 of 40 captions of the train split have no character that CRAN reads, the first is 'собака'" in (
+        capsys.readouterr().err
+    )
+    with torch.inference_mode():
+        assert bool(torch.isfinite(part.embed_texts(odd.test).globals).all())
+    none = make(["собака"] * 60, list(range(60)), 60, splits)
+    with pytest.raises(BadInput, match=r"none of the 40 captions .* has a character that CRAN reads"):
+        fitted(made(CRANBaseline, **SHORT), none, tmp_path / "other")
+
+
+def test_presets_and_labels():
+    assert METHODS.configure("cran").label == "cran:tuned[width=compact]"
+    assert METHODS.configure("cran:paper").label == "cran:paper[width=full]"
+    assert METHODS.configure("cran:paper[width=compact,margin=0.2]").label == "cran:paper[margin=0.2,width=compact]"
+    assert (
+        METHODS.configure(METHODS.configure("cran-local[top=1]").label).label == "cran-local:tuned[top=1,width=compact]"
+    )
+    paper, literal = METHODS.configure("cran:paper").build(), METHODS.configure("cran:literal").build()
+    eq11 = {"fusion_weights": (1.0, 1.0, 1.0)}
+    assert paper == made(CRAN, **PAPER, **eq11) and literal == made(CRAN, **LITERAL, **eq11)
+    assert (paper.loss.margin, paper.loss.top) == (1.0, 3)
+    assert (paper.optimiser.lr, paper.optimiser.halve_every, paper.encoder.normalise) == (4e-4, 50, "l2")
+    assert (literal.encoder.attn_div_m, literal.encoder.normalise, literal.loss.negatives) == (True, "none", "random")
+    rows = {name: METHODS.get(name).paper_row for name in METHODS.names() if name.startswith("cran")}
+    assert rows == {
+        "cran": "CRAN",
+        "cran-baseline": "CRAN-baseline",
+        "cran-local": "CRAN-local",
+        "cran-relation": "CRAN-relation",
+    }
+
+
+def test_a_row_keeps_every_promise(monkeypatch, tmp_path):
+    monkeypatch.setattr(checks, "DATASET", "scenes[train=100,val=20,test=60]")
+    verdicts = checks.check_method(
+        METHODS.configure("cran[max_epochs=6,batch_size=20,lr=0.005,text_init=random]"), tmp_path, CPU
+    )
+    assert {v.promise: v.broken for v in verdicts} == {v.promise: None for v in verdicts}
+
+
+# explanations -------------------------------------------------------------------------------------------------------
+
+
+def test_an_explanation_adds_up_and_names_the_winners(data, tmp_path):
+    row = fitted(made(CRAN, fusion_weights=(1.0, 2.0, 0.5), **SHORT), data, tmp_path).part
+    image, text = 5, 3
+    (found,) = row.explain(data.test, [(image, text)])
+    with torch.inference_mode():
+        images, texts = row.embed_images(data.test), row.embed_texts(data.test)
+        total = row.similarity.scores(images.rows(slice(image, image + 1)), texts.rows(slice(text, text + 1)))
+    assert found.scores["total"] == pytest.approx(float(total), abs=1e-5)
+    assert found.scores["local"] == pytest.approx(2 * np.mean([score for _, score in found.regions]), abs=1e-6)
+    assert found.scores["relation"] == pytest.approx(0.5 * np.mean([score for *_, score in found.pairs]), abs=1e-6)
+    assert found.text == data.test.texts[text]
+    assert set(found.attention) == {"local", "relation"}
+    for weights in found.attention.values():
+        assert len(weights) == len(found.text) and sum(weights) == pytest.approx(1)
+    pairs = region_pairs(5).tolist()
+    each = (images.regions[image] @ texts.regions[text]).tolist()
+    assert [region for region, _ in found.regions] == sorted(range(5), key=lambda k: -each[k])[:3]
+    assert all([first, second] in pairs for first, second, _ in found.pairs)
+
+
+def test_a_row_explains_the_levels_it_has(data, tmp_path):
+    (found,) = fitted(made(CRANBaseline, **SHORT), data, tmp_path).part.explain(data.test, [(0, 0)])
+    assert set(found.scores) == {"global", "total"}
+    assert (found.attention, found.regions, found.pairs) == ({}, [], [])

@@ -1,0 +1,274 @@
+import numpy as np
+import pytest
+import torch
+from scipy.special import chdtrc, ndtri, stdtrit
+from scipy.stats import bootstrap, chi2, norm
+from scipy.stats import t as student
+
+from cran_bench.errors import BadInput
+from cran_bench.ranking.metrics import Counts, Ranks
+from cran_bench.ranking.rank import rank
+from cran_bench.records.statistics import FIGURES, SUMS, Interval, holm, mcnemar, sample, samples, times_drawn
+from cran_bench.similarity import DOT
+
+
+def noisy(images=60, noise=2.0, seed=0, captions=None):
+    random = torch.Generator().manual_seed(seed)
+    per_image = torch.randint(1, 5, (images,), generator=torch.Generator().manual_seed(9))
+    if captions is not None:
+        per_image = torch.full((images,), captions)
+    image_of = torch.repeat_interleave(torch.arange(images), per_image)
+    x = torch.randn(images, 8, generator=torch.Generator().manual_seed(10))
+    texts = x[image_of] + noise * torch.randn(len(image_of), 8, generator=random)
+    return rank(x, texts, image_of, DOT)
+
+
+def of_hits(hits):
+    """One-to-one ranks whose R@1 is the mean of `hits`, both ways."""
+    better = np.where(hits, 0, 99).astype(np.int32)
+    counts = Counts(better, np.zeros_like(better), np.ones_like(better))
+    return Ranks(counts, counts, np.arange(len(better)))
+
+
+def resampled(ranks, figure, draws):
+    """The figure on each resample, images repeated one by one; the draws are those of the module."""
+    n = len(ranks.i2t.better)
+    direction, k = figure.split("_r")
+    samples = []
+    for row in times_drawn(n, draws):
+        hits = []
+        for image, times in enumerate(row.tolist()):
+            own = [image] if direction == "i2t" else np.flatnonzero(ranks.image_of == image).tolist()
+            values = getattr(ranks, direction).hits(int(k))[own].tolist()
+            hits += values * times
+        samples.append(100 * np.mean(hits))
+    return np.array(samples)
+
+
+@pytest.mark.parametrize("figure", ["i2t_r1", "t2i_r1", "t2i_r5", "i2t_r10"])
+def test_an_interval_against_a_loop(figure):
+    ranks = noisy()
+    found = sample([ranks], draws=60).interval(figure)
+    samples = resampled(ranks, figure, 60)
+    assert found.value == pytest.approx(ranks.metrics().values()[figure])
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(samples, [2.5, 97.5])))
+    assert found.low < found.value < found.high
+
+
+def test_several_methods_are_drawn_as_each_by_itself():
+    rows = [[noisy(seed=10 * row + k, noise=1.0 + row) for k in range(seeds)] for row, seeds in enumerate((1, 3, 2))]
+    for together, alone in zip(samples(rows, draws=700), [sample(row, draws=700) for row in rows], strict=True):
+        np.testing.assert_allclose(together.draws, alone.draws, rtol=0, atol=1e-11)
+        for name in ("values", "shares", "image_of"):
+            np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
+    with pytest.raises(BadInput, match="ranks of the same queries"):
+        samples([*rows, [noisy(images=59)]])
+
+
+def test_the_quantiles_are_those_of_scipy_stats():
+    q = np.array([1e-9, 1e-3, 0.025, 0.5, 0.8, 0.975, 0.99999])
+    np.testing.assert_allclose(ndtri(q), norm.ppf(q), rtol=1e-12)
+    for freedom in (1, 1.5, 4, 37.3, 1e4):
+        np.testing.assert_allclose(stdtrit(freedom, q), student.ppf(q, freedom), rtol=1e-12, atol=1e-12)
+    x = np.array([0.0, 1e-6, 0.3, 3.84, 50.0, 300.0])
+    np.testing.assert_allclose(chdtrc(1, x), chi2.sf(x, 1), rtol=1e-12)
+
+
+def test_draws_are_as_many_images_each_as_likely():
+    times = times_drawn(40, 3000)
+    assert (times.sum(axis=1) == 40).all()
+    assert times.mean(axis=0) == pytest.approx(1.0, abs=0.1)
+    assert times.var(axis=0).mean() == pytest.approx(1 - 1 / 40, rel=0.05)
+    assert np.array_equal(times, times_drawn.__wrapped__(40, 3000))
+
+
+@pytest.mark.parametrize("figure", SUMS)
+def test_sums_against_a_loop(figure):
+    ranks = noisy(seed=1)
+    found = sample([ranks], draws=30).interval(figure)
+    samples = sum(resampled(ranks, name, 30) for name in SUMS[figure])
+    assert found.value == pytest.approx(sum(ranks.metrics().values()[name] for name in SUMS[figure]))
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(samples, [2.5, 97.5])))
+
+
+def test_several_seeds_against_the_analysis_of_variance():
+    """Var(mean) = images / n + seeds / S + rest / (n S), of which the draws of images have the first and the last."""
+    seeds = [noisy(seed=seed, noise=noise) for seed, noise in ((1, 1.0), (2, 2.0), (3, 3.0))]
+    found = sample(seeds)
+    hits = np.stack([100 * ranks.i2t.hits(1) for ranks in seeds], axis=1)
+    n, count = hits.shape
+    between_seeds = n * hits.mean(axis=0).var(ddof=1)
+    rest = hits - hits.mean(axis=0) - hits.mean(axis=1, keepdims=True) + hits.mean()
+    chance = np.square(rest).sum() / ((n - 1) * (count - 1))
+    variance, freedom = found._seeds("i2t_r1")
+    assert variance == pytest.approx((between_seeds - chance) / n / count) and freedom == 2
+    of_images = (resampled_mean(seeds, 500) - hits.mean()).var()
+    total = of_images + variance
+    satterthwaite = total**2 / (of_images**2 / (n - 1) + variance**2 / 2)
+    half = np.sqrt(total) * student.ppf(0.975, satterthwaite)
+    interval = sample(seeds, draws=500).interval("i2t_r1")
+    assert interval.value == pytest.approx(np.mean([ranks.metrics().i2t_r1 for ranks in seeds]))
+    assert interval.high - interval.low == pytest.approx(2 * half, rel=0.1)
+
+
+def resampled_mean(seeds, draws):
+    return np.mean([resampled(ranks, "i2t_r1", draws) for ranks in seeds], axis=0)
+
+
+def test_a_paired_difference_against_a_loop():
+    a, b = noisy(seed=1), noisy(seed=2, noise=3.0)
+    found = sample([a], 60).minus(sample([b], 60), "t2i_r1")
+    samples = resampled(a, "t2i_r1", 60) - resampled(b, "t2i_r1", 60)
+    assert found.value == pytest.approx(a.metrics().t2i_r1 - b.metrics().t2i_r1)
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(samples, [2.5, 97.5])))
+    assert found.p == pytest.approx(2 * (1 + min((samples <= 0).sum(), (samples >= 0).sum())) / 61)
+    opposite = sample([b], 60).minus(sample([a], 60), "t2i_r1")
+    assert (opposite.value, opposite.low, opposite.high) == pytest.approx((-found.value, -found.high, -found.low))
+    assert opposite.p == found.p
+    wider = sample([a], 60).minus(sample([b], 60), "t2i_r1", level=0.01)
+    assert (wider.low, wider.high) == pytest.approx(tuple(np.percentile(samples, [0.5, 99.5])))
+
+
+@pytest.mark.parametrize("figure", [*FIGURES, *SUMS])
+def test_a_thing_differs_from_itself_by_exactly_nothing(figure):
+    same = sample([noisy(seed=1)], draws=50)
+    difference = same.minus(same, figure)
+    assert (difference.value, difference.low, difference.high, difference.p) == (0.0, 0.0, 0.0, 1.0)
+    assert not difference.excludes_zero()
+
+
+def test_mcnemar_weighs_images_alike_however_many_captions_they_have():
+    """Durkalski et al. 2003: d of a cluster is its mean difference."""
+    better_a, better_b = np.array([0, 0, 0, 99, 0, 99]), np.array([99, 99, 99, 0, 99, 99])
+    image_of = np.array([0, 0, 0, 1, 2, 3])
+
+    def ranks(better):
+        counts = Counts(*(x.astype(np.int32) for x in (better, 0 * better, 0 * better + 1)))
+        return Ranks(of_hits(np.ones(4, dtype=bool)).i2t, counts, image_of)
+
+    assert mcnemar(ranks(better_a), ranks(better_b), "t2i") == pytest.approx(chi2.sf((1 - 1 + 1) ** 2 / 3, 1))
+
+
+def test_seeds_that_differ_widen_the_interval():
+    apart = sample([noisy(seed=1, noise=0.5), noisy(seed=2, noise=4.0)]).interval("rsum")
+    alike = sample([noisy(seed=1, noise=0.5)] * 2).interval("rsum")
+    once = sample([noisy(seed=1, noise=0.5)]).interval("rsum")
+    assert (alike.low, alike.high) == pytest.approx((once.low, once.high))
+    assert apart.high - apart.low > 2 * (once.high - once.low)
+
+
+def test_a_shared_image_effect_cancels_in_the_paired_difference():
+    hits = np.random.default_rng(0).random(500) < 0.5
+    worse = hits.copy()
+    worse[np.flatnonzero(hits)[:15]] = False
+    difference = sample([of_hits(hits)]).minus(sample([of_hits(worse)]), "t2i_r1")
+    assert difference.value == pytest.approx(3.0)
+    assert difference.excludes_zero()
+    apart = sample([of_hits(hits)]).interval("t2i_r1")
+    assert difference.high - difference.low < (apart.high - apart.low) / 2
+
+
+def test_excludes_zero():
+    assert Interval(2, 1, 3).excludes_zero()
+    assert Interval(-2, -3, -1).excludes_zero()
+    assert not Interval(1, 0, 3).excludes_zero()
+    assert not Interval(1, -1, 3).excludes_zero()
+
+
+def test_ranks_of_other_queries_are_refused():
+    a = noisy()
+    for other in (noisy(images=59), noisy(captions=2)):
+        with pytest.raises(BadInput, match="ranks of the same queries"):
+            sample([a], 9).minus(sample([other], 9), "t2i_r1")
+    with pytest.raises(BadInput, match="ranks of the same queries"):
+        sample([a, noisy(images=59)])
+
+
+@pytest.mark.parametrize("figure", ["r1", "t2i_r2", "i2t_medr", ""])
+def test_unknown_figures_are_refused(figure):
+    with pytest.raises(BadInput, match=f"there is no figure '{figure}'; known: i2t_r1, .*, rsum"):
+        sample([noisy()], 9).interval(figure)
+
+
+def test_scipys_bootstrap_agrees():
+    hits = np.random.default_rng(3).random(400) < 0.3
+    found = sample([of_hits(hits)]).interval("i2t_r1")
+    expected = bootstrap(
+        (100.0 * hits,), np.mean, method="percentile", n_resamples=2000, rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1.0)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    """R@1 of 30 % in the population; an image's four captions share most of their luck."""
+    random, covered, runs = np.random.default_rng(4), 0, 150
+    for _ in range(runs):
+        rate = random.choice([0.1, 0.9], p=[0.75, 0.25], size=150)
+        hits = random.random((150, 4)) < rate[:, None]
+        one = np.ones(600, dtype=np.int32)
+        better = np.where(hits.ravel(), 0, 99).astype(np.int32)
+        images = Counts(better[::4], 0 * one[::4], one[::4])
+        ranks = Ranks(images, Counts(better, 0 * one, one), np.repeat(np.arange(150), 4))
+        found = sample([ranks], draws=300).interval("t2i_r1")
+        covered += found.low <= 30 <= found.high
+    assert 0.89 <= covered / runs <= 0.99
+
+
+def alike(random, images, captions, seeds, spread):
+    """Two methods that are equally good, seed by seed: an image's captions share its luck, all seeds in part."""
+    rate = random.choice([0.15, 0.8], p=[0.6, 0.4], size=(images, 1))
+
+    def one():
+        seen, told = (
+            np.where(random.random((images, n)) < rate + random.normal(0, spread), 0, 99) for n in (1, captions)
+        )
+        counts = [Counts(*(x.ravel().astype(np.int32) for x in (y, 0 * y, 0 * y + 1))) for y in (seen, told)]
+        return Ranks(*counts, np.repeat(np.arange(images), captions))  # type: ignore[call-arg]
+
+    return [one() for _ in range(seeds)], [one() for _ in range(seeds)]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "spread", "least", "most"),
+    [(1, 0.0, 0.04, 0.06), (2, 0.0, 0.02, 0.06), (2, 0.03, 0.02, 0.09), (5, 0.03, 0.02, 0.08)],
+)
+def test_equal_methods_are_told_apart_in_five_percent_of_cases(seeds, spread, least, most):
+    """Within a percent with one seed; with several, on which much depends here, up to eight percent."""
+    random, runs = np.random.default_rng(seeds), 3000 if seeds == 1 else 1000
+    found = dict.fromkeys(("bootstrap i2t", "bootstrap t2i", "mcnemar i2t", "mcnemar t2i"), 0)
+    for _ in range(runs):
+        a, b = alike(random, 300, 5, seeds, spread)
+        one, other = sample(a, draws=400), sample(b, draws=400)
+        for direction in ("i2t", "t2i"):
+            found[f"bootstrap {direction}"] += one.minus(other, f"{direction}_r1").p < 0.05
+            found[f"mcnemar {direction}"] += mcnemar(a[0], b[0], direction) < 0.05
+    shares = {name: times / runs for name, times in found.items() if seeds == 1 or name.startswith("bootstrap")}
+    assert all(least <= share <= most for share in shares.values()), shares
+
+
+def test_mcnemar_against_the_textbook():
+    """b = 121 and c = 59: (121 - 59)^2 / 180 = 21.36."""
+    a, b = np.ones(314, dtype=bool), np.ones(314, dtype=bool)
+    a[:59], b[59:180] = False, False
+    assert mcnemar(of_hits(a), of_hits(b), "i2t") == pytest.approx(chi2.sf(62**2 / 180, 1))
+    assert mcnemar(of_hits(a), of_hits(a), "i2t") == 1.0
+
+
+def test_captions_of_one_image_count_as_one_for_mcnemar():
+    """Five captions that are always right together are no more evidence than one."""
+    hits = np.random.default_rng(0).random((2, 400)) < np.array([[0.5], [0.57]])
+
+    def ranks(row, captions):
+        better = np.where(np.repeat(row, captions), 0, 99).astype(np.int32)
+        counts = Counts(better, np.zeros_like(better), np.ones_like(better))
+        return Ranks(of_hits(row).i2t, counts, np.repeat(np.arange(400), captions))
+
+    once, five = (mcnemar(ranks(hits[0], n), ranks(hits[1], n), "t2i") for n in (1, 5))
+    assert once == pytest.approx(five)
+
+
+def test_holm_against_the_definition():
+    p = [0.01, 0.04, 0.03, 0.005]
+    assert holm(p) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []

@@ -1,0 +1,132 @@
+"""The functions for Python: the same numbers as the command line, and as the engine called by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import cran_bench
+from cran_bench import BadInput, MultiLevel
+from cran_bench.ranking.rank import rank
+from cran_bench.records.statistics import sample
+from cran_bench.similarity import COSINE, DOT
+
+rng = np.random.default_rng(0)
+IMAGES = rng.normal(size=(30, 8)).astype(np.float32)
+OWNERS = np.arange(30).repeat(5)
+TEXTS = (IMAGES[OWNERS] + 1.5 * rng.normal(size=(150, 8))).astype(np.float32)
+
+
+def test_the_public_names_are_complete_and_nothing_else_is_shown():
+    assert dir(cran_bench) == sorted(cran_bench.__all__)
+    for name in cran_bench.__all__:
+        assert getattr(cran_bench, name) is not None
+    assert cran_bench.__version__ == "0.1.0"
+
+
+def test_evaluate_gives_what_the_engine_gives():
+    expected = rank(torch.from_numpy(IMAGES), torch.from_numpy(TEXTS), torch.from_numpy(OWNERS), COSINE)
+    found = cran_bench.evaluate(IMAGES, TEXTS)
+    assert found.metrics == expected.metrics().values()
+    interval = sample([expected]).interval("i2t_r1")
+    assert found.interval("i2t_r1") == interval
+    table = found.table()
+    assert table.loc["i2t_r1"].tolist() == [interval.value, interval.low, interval.high]
+    assert np.isnan(table.loc["i2t_medr", "low"])
+    assert table.loc["rsum", "low"] < table.loc["rsum", "value"] < table.loc["rsum", "high"]
+
+
+@pytest.mark.parametrize(
+    ("images", "texts"),
+    [
+        (torch.from_numpy(IMAGES), torch.from_numpy(TEXTS)),
+        (IMAGES.astype(np.float64), TEXTS.astype(np.float64)),
+        (IMAGES.tolist(), TEXTS.tolist()),
+    ],
+)
+def test_evaluate_takes_numpy_torch_and_lists(images, texts):
+    expected = cran_bench.evaluate(IMAGES, TEXTS).metrics
+    assert cran_bench.evaluate(images, texts).metrics == pytest.approx(expected)
+
+
+def test_evaluate_sorts_texts_by_their_image():
+    order = np.random.default_rng(1).permutation(150)
+    for protocol in ("captions", "mean"):
+        expected = cran_bench.evaluate(IMAGES, TEXTS, protocol=protocol).metrics
+        assert cran_bench.evaluate(IMAGES, TEXTS[order], OWNERS[order], protocol=protocol).metrics == expected
+
+
+def test_evaluate_takes_a_similarity_folds_and_twins():
+    plain = cran_bench.evaluate(IMAGES, TEXTS, similarity="dot").metrics
+    assert plain == cran_bench.evaluate(IMAGES, TEXTS, similarity=DOT).metrics
+    assert plain == cran_bench.evaluate(IMAGES, TEXTS, similarity=MultiLevel(top=1)).metrics
+    assert plain != cran_bench.evaluate(IMAGES, TEXTS).metrics
+    folds = cran_bench.evaluate(IMAGES, TEXTS, folds=3, twins=np.arange(30) ^ 1)
+    parts = [cran_bench.evaluate(IMAGES[a : a + 10], TEXTS[5 * a : 5 * a + 50]).metrics for a in (0, 10, 20)]
+    assert folds.metrics["rsum"] == pytest.approx(np.mean([part["rsum"] for part in parts]))
+    own, other = (np.einsum("td,td->t", TEXTS / np.linalg.norm(TEXTS, axis=1)[:, None], side) for side in (
+        (IMAGES / np.linalg.norm(IMAGES, axis=1)[:, None])[OWNERS],
+        (IMAGES / np.linalg.norm(IMAGES, axis=1)[:, None])[OWNERS ^ 1],
+    ))  # fmt: skip
+    assert folds.metrics["twin_accuracy"] == pytest.approx(100 * (own > other).mean())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"text_embeddings": TEXTS[:-1]}, "149 texts cannot be divided evenly"),
+        ({"similarity": "euclid"}, "'cosine', 'dot' or a declared similarity, not 'euclid'"),
+        ({"image_embeddings": IMAGES[0]}, r"not \(8,\)"),
+        ({"image_of": OWNERS[:-1]}, "there are 150 texts and 149 entries"),
+        ({"image_of": OWNERS + 1}, "row 30, but there are 30 images"),
+        ({"text_embeddings": TEXTS * np.nan}, "150 of 150 vectors contain NaN"),
+        ({"backend": "tortch"}, "did you mean 'torch'"),
+    ],
+)
+def test_evaluate_says_what_is_wrong(arguments, message):
+    with pytest.raises(BadInput, match=message):
+        cran_bench.evaluate(**({"image_embeddings": IMAGES, "text_embeddings": TEXTS} | arguments))
+
+
+def test_run_fits_records_and_tabulates(quick_scenes, tmp_path):
+    options = {"data": quick_scenes.data, "cache": quick_scenes.cache, "results": tmp_path / "results"}
+    methods = ["cca[dim=16,ridge_image=0.01,ridge_text=0.01]", "cfa"]
+    made = cran_bench.run(methods, quick_scenes.spec, ("captions", "mean"), seeds=[0, 1], **options)
+    assert len(made.records) == 8 and not made.failures
+    table = made.table()
+    assert isinstance(table, pd.DataFrame)
+    assert sorted(set(table["method"])) == sorted({record.method.label for record in made.records})
+    assert table["rsum"].iloc[0] == pytest.approx(made.records[0].metrics["rsum"], abs=1e-4)
+    again = cran_bench.run(methods[0], quick_scenes.spec, "captions", "0:2", **options)
+    assert all(outcome.reused for outcome in again.outcomes)
+    assert again.records == [r for r in made.records if r.protocol == "captions" and r.method.name == "cca"]
+
+    frame = cran_bench.read_records(tmp_path / "results")
+    assert len(frame) == 8
+    assert set(frame["protocol"]) == {"captions", "mean"}
+    one = frame[(frame["method"] == made.records[0].method.label) & (frame["seed"] == 0)]
+    assert made.records[0].metrics["i2t_r1"] in one["i2t_r1"].tolist()
+    assert frame["fit_s"].ge(0).all() and frame["started"].notna().all()
+
+
+def test_run_keeps_failures_and_goes_on(quick_scenes, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from dataclasses import dataclass\nfrom cran_bench import COSINE\n\n\n@dataclass\nclass Mine:\n"
+        "    similarity = COSINE\n"
+        "    def fit(self, train, val, run): raise RuntimeError('no')\n"
+        "    def embed_images(self, split): return split.images\n"
+        "    def embed_texts(self, split): return split.images\n"
+        "    def state(self): return {}\n"
+        "    def load(self, state): pass\n"
+    )
+    options = {"data": quick_scenes.data, "cache": quick_scenes.cache, "results": tmp_path / "results"}
+    made = cran_bench.run([f"{mine}:Mine", "cfa"], quick_scenes.spec, **options)
+    assert [failure.error for failure in made.failures] == ["RuntimeError: no"]
+    assert len(made.records) == 1
+    assert made.table()["status"].tolist() == ["ok", "failed"]
+
+
+def test_read_records_says_where_there_are_none(tmp_path):
+    with pytest.raises(BadInput, match="there are no records below"):
+        cran_bench.read_records(tmp_path)
