@@ -36,7 +36,7 @@ class CannotWrite(BadInput):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence about an unknown word: the most similar known word, or else all of them.
+    """Return the end of a sentence about an unknown word: the most similar known word, or all of them.
 
     Returns:
         ``"; did you mean 'cca'?"`` or ``"; known: cca, cfa"``.
@@ -55,7 +55,7 @@ def first_wrong(error: ValidationError, whole: str) -> str:
 
 
 def place(thing: Any) -> str:
-    """Where a class or function is defined, ``mine.py, line 7``; its full name where there is no source."""
+    """Where a class or function is defined, ``mine.py, line 7``; its qualified name if it has no source."""
     try:
         lines, first = inspect.getsourcelines(thing)
         decorators = next(k for k, line in enumerate(lines) if line.lstrip().startswith(("class ", "def ", "async ")))
@@ -70,7 +70,7 @@ def file_of(cls: type) -> str | None:
 
 
 def python_error(error: BaseException, file: str | None) -> str:
-    """An error of someone's code in one line, with the statement that failed: the last one in `file` or beside it.
+    """Describe an error of a plugin in one line, with the statement that failed: the last in the folder of `file`.
 
     Returns:
         ``"ZeroDivisionError: division by zero (mine.py, line 3)"``.
@@ -79,14 +79,13 @@ def python_error(error: BaseException, file: str | None) -> str:
         return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
     folder = Path(file).resolve().parent if file else None
     frames = traceback.extract_tb(error.__traceback__)
-    near = [frame for frame in frames if Path(frame.filename).parent == folder]
-    where = [f" ({frame.filename}, line {frame.lineno})" for frame in near[-1:]]
-    return " ".join(f"{type(error).__name__}: {error}".split()) + "".join(where)
+    own = [f" ({frame.filename}, line {frame.lineno})" for frame in frames if Path(frame.filename).parent == folder]
+    return " ".join(f"{type(error).__name__}: {error}".split()) + "".join(own[-1:])
 
 
 @contextlib.contextmanager
 def one_sentence(what: str, file: str | None) -> Iterator[None]:
-    """Turn any error of someone's code within into a BadInput that begins with `what` and names the statement.
+    """Turn any error of a plugin's code into a BadInput that begins with `what` and names the statement.
 
     Raises:
         BadInput: the code failed.

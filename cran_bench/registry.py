@@ -1,4 +1,4 @@
-"""Finding methods and datasets by name: those of the suite, those of installed packages, and one file named by path."""
+"""Find methods and datasets by name, in the suite and in installed packages, or by the path of a Python file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args
 
-from cran_bench.contract import Method
-from cran_bench.dataset import Dataset
 from cran_bench.errors import BadInput, did_you_mean, file_of, one_sentence, place, python_error
 from cran_bench.machine.declarations import Declaration, Unreadable, declarations, find_module, first_line, modules_of
 from cran_bench.machine.storage import is_file
@@ -35,7 +33,7 @@ DEFAULT_PRESET = "tuned"
 
 @dataclass(frozen=True)
 class Plugin(Generic[T]):
-    """A registered class: its name, its presets (field values by preset name) and the paper's row it reproduces."""
+    """A registered class with its presets (field values by preset name) and the row of the paper it reproduces."""
 
     name: str
     cls: type[T]
@@ -43,7 +41,7 @@ class Plugin(Generic[T]):
     paper_row: str | None = None
 
     def preset(self, name: str) -> Mapping[str, Any]:
-        """Field values of a preset; a bare name means `tuned`, or the class's own defaults where it has no presets.
+        """Field values of a preset; '' means `tuned`, or the class's own defaults if it has no presets.
 
         Raises:
             BadInput: there is no such preset.
@@ -57,12 +55,12 @@ class Plugin(Generic[T]):
 
 @dataclass(frozen=True)
 class Configured(Generic[T]):
-    """A plugin with its fields set: what one row of a table, or one dataset, is made of.
+    """A plugin with its fields set, as for one row of a table or one dataset.
 
     Attributes:
-        label: name, preset and what differs from it; what changes the model changes the label.
-        preset: the preset's name, '' where the plugin has none.
-        unit: for methods, what to train on: 'captions', 'documents', or '' for the protocol's own.
+        label: name, preset and fields that differ from it; every change of the model changes the label.
+        preset: the preset's name, '' if the plugin has none.
+        unit: for methods, the texts to train on: 'captions', 'documents', or '' for those of the protocol.
     """
 
     plugin: Plugin[T]
@@ -72,7 +70,7 @@ class Configured(Generic[T]):
     unit: str = ""
 
     def build(self) -> T:
-        """A fresh, unfitted instance."""
+        """Make a new, unfitted instance."""
         return build(self.plugin.cls, self.options, self.plugin.name)
 
 
@@ -81,7 +79,7 @@ class Registry(Generic[T]):
     """Plugins of one kind.  Their names are read from source; `get` imports only the module that it needs.
 
     Attributes:
-        failures: by name, or by the module or entry point whose names are unknown: why it cannot be used.
+        failures: why a plugin cannot be used, by name, or by module or entry point if the names are unknown.
     """
 
     kind: str
@@ -95,16 +93,16 @@ class Registry(Generic[T]):
     def register(
         self, name: str, presets: Mapping[str, Mapping[str, Any]] | None = None, paper_row: str | None = None
     ) -> Callable[[C], C]:
-        """Class decorator that makes a dataclass known as `name`.
+        """Class decorator that registers a dataclass as `name`.
 
         Raises:
-            BadInput: the name is taken, or the class is no dataclass.
+            BadInput: the name is taken, or the class is not a dataclass.
         """
 
         def add(cls: C) -> C:
             if not is_dataclass(cls):
                 what = f"{place(cls)}: {self.kind} '{name}'"
-                raise BadInput(f"{what}: put @dataclass under @register, fields are its options")
+                raise BadInput(f"{what}: put @dataclass under @register, its fields are the options")
             self._require_free(name, cls.__module__, cls.__qualname__, cls)
             self.plugins[name] = Plugin(name, cast("type[T]", cls), presets or {}, paper_row)
             return cls
@@ -112,11 +110,11 @@ class Registry(Generic[T]):
         return add
 
     def names(self) -> list[str]:
-        """Every known name, in order; modules are imported only where their source does not tell."""
+        """Every known name, sorted; modules are imported only if their source does not show it."""
         return sorted({*self._read(), *self.plugins})
 
     def describe(self, name: str) -> Declaration:
-        """A known plugin in words, from its source where that tells."""
+        """Describe a known plugin, from its source if possible."""
         if name in self._read():
             return self._read()[name][0]
         plugin = self.plugins[name]
@@ -126,7 +124,7 @@ class Registry(Generic[T]):
         return Declaration(name, module, cls.__qualname__, summary, tuple(plugin.presets), plugin.paper_row)
 
     def usable(self) -> list[str]:
-        """The names that can be imported and configured; `failures` says why the others cannot."""
+        """Names that can be imported and configured; `failures` says why the others cannot."""
         for name in self.names():
             try:
                 self.configure(name)
@@ -135,10 +133,10 @@ class Registry(Generic[T]):
         return [name for name in self.names() if name not in self.failures]
 
     def get(self, name: str) -> Plugin[T]:
-        """The plugin called `name`, imported.
+        """Import and return the plugin called `name`.
 
         Raises:
-            BadInput: there is none; the message names the nearest, or why its import failed.
+            BadInput: there is none; the message suggests the most similar name, or says why its import failed.
         """
         if name in self._read() and name not in {*self.plugins, *self.failures}:
             declaration, load = self._read()[name]
@@ -151,16 +149,15 @@ class Registry(Generic[T]):
         raise BadInput(f"there is no {self.kind} '{name}'{did_you_mean(name, self.names())}")
 
     def failure(self, name: str) -> str | None:
-        """Why a name, or the module of that name, cannot be used."""
+        """Why the plugin or module of that name cannot be used, or None."""
         tails = {where.rsplit(".", 1)[-1].replace("_", "-"): reason for where, reason in self.failures.items()}
         return self.failures.get(name) or tails.get(name)
 
     def configure(self, text: str) -> Configured[T]:
-        """From ``name:preset[field=value]`` or ``path/to/file.py:Name[field=value]`` to a configured plugin.
+        """Configure a plugin from ``name:preset[field=value]`` or ``path/to/file.py:Name[field=value]``.
 
         Raises:
-            BadInput: unknown name, preset or field, a value the class refuses, or a class that lacks what it has to
-                offer.
+            BadInput: unknown name, preset or field, a value that the class refuses, or a class with a missing member.
         """
         spec = parse_spec(text)
         if spec.name.endswith(".py"):
@@ -168,7 +165,7 @@ class Registry(Generic[T]):
             plugin = self._from_file(Path(spec.name), class_name)
         else:
             plugin, preset = self.get(spec.name), spec.argument
-        self._require_promises(plugin)
+        self._require_members(plugin)
         base, given = dict(plugin.preset(preset)), dict(spec.options)
         unit = given.pop("unit", "") if self.takes_unit else ""
         if unit and unit not in get_args(Unit):
@@ -194,21 +191,21 @@ class Registry(Generic[T]):
         return Configured(plugin, preset, label, {**base, **options}, unit)
 
     def lacking(self, cls: type) -> list[str]:
-        """What a class has to offer and does not: methods, and a `similarity` of any kind, a field's too."""
+        """Required members that a class lacks: methods, and a `similarity`, which may be an attribute or a field."""
         fields_of = getattr(cls, "__dataclass_fields__", {})
-        is_there = {name: callable(getattr(cls, name, None)) for name in self.required}
-        is_there["similarity"] = hasattr(cls, "similarity") or "similarity" in fields_of
-        return [name for name in self.required if not is_there[name]]
+        exists = {name: callable(getattr(cls, name, None)) for name in self.required}
+        exists["similarity"] = hasattr(cls, "similarity") or "similarity" in fields_of
+        return [name for name in self.required if not exists[name]]
 
     def in_file(self, path: Path) -> tuple[ModuleType, dict[str, Plugin[T]]]:
-        """The module of a file, and what it registers by class.
+        """Import a file; return its module, and the plugins it registers by class name.
 
         Raises:
             BadInput: there is no such file, or it cannot be imported.
         """
         if not is_file(path):
             raise BadInput(f"there is no file {path}; write the path of a Python file and the class, {path}:Name")
-        self._read()  # so that a name which the suite has is refused
+        self._read()  # so that a name that is already taken is refused
         module = _import_file(path)
         return module, {p.cls.__name__: p for p in self.plugins.values() if p.cls.__module__ == module.__name__}
 
@@ -226,10 +223,10 @@ class Registry(Generic[T]):
             raise BadInput(f"{path} has no class '{class_name}'{did_you_mean(class_name, classes)}")
         if not is_dataclass(cls):
             what = f"{place(cls)}: {class_name} is not a dataclass"
-            raise BadInput(f"{what}; put @dataclass above it, fields are its options")
+            raise BadInput(f"{what}; put @dataclass above it, its fields are the options")
         return Plugin(f"{path.name}:{class_name}", cast("type[T]", cls), getattr(cls, "presets", {}))
 
-    def _require_promises(self, plugin: Plugin[T]) -> None:
+    def _require_members(self, plugin: Plugin[T]) -> None:
         cls, presets = plugin.cls, plugin.presets
         if absent := self.lacking(cls):
             what = f"it lacks {', '.join(absent)}; a {self.kind} has {', '.join(self.required)}"
@@ -246,7 +243,7 @@ class Registry(Generic[T]):
             raise BadInput(f"{self.kind} '{name}' is registered by {owner[0]} and by {here}; rename one")
 
     def _read(self) -> dict[str, tuple[Declaration, Callable[[], object]]]:
-        """What the package and entry points declare, by name, and what imports it."""
+        """The declarations of the package and of entry points by name, each with the function that imports it."""
         if self._declared is None:
             self._declared = {}
             for module in modules_of(self.package):
@@ -267,7 +264,7 @@ class Registry(Generic[T]):
             self.failures[where] = str(error) if isinstance(error, BadInput) else python_error(error, None)
 
     def _take(self, entry: EntryPoint) -> None:
-        """Import what an entry point names: a module or class that registered itself, else a class to register."""
+        """Import an entry point; register its class unless importing it has done so."""
         loaded, known = entry.load(), {plugin.cls for plugin in self.plugins.values()}
         if isinstance(loaded, type) and loaded not in known:
             self.register(entry.name, getattr(loaded, "presets", {}))(loaded)
@@ -278,7 +275,7 @@ class Registry(Generic[T]):
             load()
         except BadInput as error:
             self.failures[where] = str(error)
-        except (Exception, SystemExit) as error:  # a stranger's plugin may fail in any way; the others go on
+        except (Exception, SystemExit) as error:  # a plugin may fail in any way; the others stay usable
             self.failures[where] = python_error(error, spec.origin if spec else None)
         return where not in self.failures
 
@@ -312,22 +309,22 @@ register_dataset = DATASETS.register
 
 
 def each(methods: Sequence[str]) -> list[str]:
-    """The single specs of texts that may hold several, separated by commas outside brackets."""
+    """Split texts into single specs, at commas outside brackets."""
     return [part.strip() for text in methods for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
 
 
 def quick_method(method: str) -> str:
-    """The method with its preset `quick`, where it has one and the user names no other."""
+    """The spec with the preset `quick`, if the method has one and the spec names no preset."""
     spec = parse_spec(method)
     has_one = spec.name in METHODS.names() and "quick" in METHODS.describe(spec.name).presets
     return f"{spec.name}:quick{format_options(spec.options)}" if has_one and not spec.argument else method
 
 
 def quick_dataset(dataset: str) -> str:
-    """The dataset with its preset `quick`.
+    """The spec with the preset `quick`.
 
     Raises:
-        BadInput: the user names another preset.
+        BadInput: the spec names another preset.
     """
     spec = parse_spec(dataset)
     if spec.argument and spec.argument != "quick":
@@ -336,10 +333,10 @@ def quick_dataset(dataset: str) -> str:
 
 
 def registry_of(text: str) -> Registry[Any]:
-    """The registry of what a spec names: `METHODS` or `DATASETS`.
+    """Return the registry to which a spec belongs, `METHODS` or `DATASETS`.
 
     Raises:
-        BadInput: it names neither a method nor a dataset, or may name either.
+        BadInput: the spec names neither a method nor a dataset, or could name either.
     """
     spec, both = parse_spec(text), (METHODS, DATASETS)
     path, class_name = Path(spec.name), spec.argument.partition(":")[0]
@@ -360,5 +357,5 @@ def registry_of(text: str) -> Registry[Any]:
             raise BadInput(f"there is no method or dataset '{spec.name}'{did_you_mean(spec.name, names)}")
     if len(known) > 1:
         kinds = "registers methods and datasets" if text.endswith(".py") else "may be a method or a dataset"
-        raise BadInput(f"{text} {kinds}: name the file and the class of one, path/to/file.py:Name")
+        raise BadInput(f"{text} {kinds}: write the file and one class, path/to/file.py:Name")
     return known[0] if known else METHODS

@@ -1,4 +1,4 @@
-"""The command line's grammar for things with options: ``name:argument[field=value,field=value]``.
+"""The grammar of specs, names with options: ``name:argument[field=value,field=value]``.
 
 ``cca``, ``cca:paper``, ``cran:paper[margin=0.2,top=5]``, ``pixels[dim=256]``, ``onnx:model.onnx[tensor=pool]`` and
 ``mine.py:Mine`` are all specs.  A field that holds several candidates takes them separated by ``|``, as in
@@ -27,7 +27,7 @@ _SPEC = re.compile(r"^(?P<head>[^\[\]]+?)(\[(?P<options>[^\[\]]*)\])?$")
 
 @dataclass(frozen=True)
 class Spec:
-    """A parsed spec: ``Spec("cran", "paper", {"top": "5"})``.  The argument is '' where none was given."""
+    """A parsed spec: ``Spec("cran", "paper", {"top": "5"})``.  The argument is '' if none was given."""
 
     name: str
     argument: str = ""
@@ -39,14 +39,12 @@ class Spec:
 
 
 def format_options(options: Mapping[str, object]) -> str:
-    """``{"top": 5, "margin": 0.2}`` -> ``"[margin=0.2,top=5]"``; nothing for no options."""
-    if not options:
-        return ""
-    return "[" + ",".join(f"{key}={format_value(options[key])}" for key in sorted(options)) + "]"
+    """``{"top": 5, "margin": 0.2}`` -> ``"[margin=0.2,top=5]"``; '' if there are none."""
+    return f"[{','.join(f'{key}={format_value(options[key])}' for key in sorted(options))}]" if options else ""
 
 
 def format_value(value: object) -> str:
-    """A field's value as the grammar writes it, so that labels can be pasted back to the command line."""
+    """A field's value in the grammar of specs, so that labels can be pasted into the command line."""
     if isinstance(value, tuple | list):
         return "|".join(format_value(item) for item in value)
     if isinstance(value, float):
@@ -79,7 +77,7 @@ def parse_spec(text: str) -> Spec:
 
 
 class FlatField(NamedTuple):
-    """A field of a dataclass or of a group in it; required if neither it nor a group it is in has a default."""
+    """A field of a dataclass or of a nested group; required if neither it nor an enclosing group has a default."""
 
     path: tuple[str, ...]
     field: dataclasses.Field[Any]
@@ -87,17 +85,17 @@ class FlatField(NamedTuple):
     is_required: bool
 
     def of(self, instance: object) -> Any:
-        """Its value in an instance of the dataclass."""
+        """The field's value in an instance of the dataclass."""
         return reduce(getattr, self.path, instance)
 
 
 def flat_fields(cls: type) -> dict[str, FlatField]:
-    """The fields of a dataclass and of its groups, by their own name, or by their full name where two share one."""
+    """The fields of a dataclass and its groups by name, or by full name where several share a name."""
     return _by_name((leaf.path, leaf) for leaf in _leaves(cls))
 
 
 def flat_values(instance: object) -> dict[str, Any]:
-    """The values of a dataclass's fields, those of nested dataclasses included, by the names of `flat_fields`."""
+    """The values of the fields of a dataclass and its groups, by the names of `flat_fields`."""
     return _by_name(_values(instance))
 
 
@@ -132,10 +130,10 @@ def _default(f: dataclasses.Field[Any]) -> Any:
 
 
 def by_flat_name(cls: type, options: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """`options`, of which some may have full names, or be groups as dataclasses, by the names of `flat_fields`.
+    """Rename options to the names of `flat_fields`; their keys may be full names, or groups with a dataclass as value.
 
     Raises:
-        BadInput: an unknown field, or one that is given twice.
+        BadInput: a field is unknown or given twice.
     """
     fields, named = flat_fields(cls), dict[str, Any]()
     full = {".".join(leaf.path): name for name, leaf in fields.items()}
@@ -156,7 +154,7 @@ def by_flat_name(cls: type, options: Mapping[str, Any], what: str) -> dict[str, 
 
 
 def build(cls: type[T], options: Mapping[str, Any], what: str) -> T:
-    """An instance of the dataclass `cls` with fields from `options`; texts are converted to each field's type.
+    """Make an instance of the dataclass `cls` from `options`; strings are converted to the types of the fields.
 
     Raises:
         BadInput: an unknown field, a value of the wrong type, or one that the class refuses with ValueError.
@@ -176,7 +174,7 @@ def build(cls: type[T], options: Mapping[str, Any], what: str) -> T:
 
 
 def _built(cls: Any, values: Mapping[tuple[str, ...], Any], default: Any = dataclasses.MISSING) -> Any:
-    """An instance with values by path, elsewhere like `default`."""
+    """An instance with the given values by path and otherwise those of `default`."""
     hints, own = typing.get_type_hints(cls), {}
     for f in dataclasses.fields(cls):
         inside = {path[1:]: value for path, value in values.items() if path[0] == f.name}
@@ -205,11 +203,9 @@ def _convert(text: str, hint: Any, where: str) -> Any:
             if text == str(choice):
                 return choice
         raise BadInput(f"{where} is '{text}'{did_you_mean(text, map(str, arguments))}")
+    if hint is bool and text.lower() in ("true", "yes", "1", "false", "no", "0"):
+        return text.lower() in ("true", "yes", "1")
     if hint is bool:
-        if text.lower() in ("true", "yes", "1"):
-            return True
-        if text.lower() in ("false", "no", "0"):
-            return False
         raise BadInput(f"{where} takes true or false, not '{text}'")
     if hint in (int, float, str):
         try:
@@ -220,7 +216,7 @@ def _convert(text: str, hint: Any, where: str) -> Any:
 
 
 def _named(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "none"}
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "none"}
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(_named(a) for a in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Literal:

@@ -465,9 +465,9 @@ DATA = """
         (
             "@dataclass\nclass A:\n    def defaults(self): pass\n" + BODY.replace("load", "x"),
             "A",
-            "A may be a method or a dataset: name the file",
+            "A may be a method or a dataset: write the file",
         ),
-        ("@dataclass\nclass A:\n    x: int = 3\n" + DATA + BODY, "A", "A may be a method or a dataset: name"),
+        ("@dataclass\nclass A:\n    x: int = 3\n" + DATA + BODY, "A", "A may be a method or a dataset: write"),
         ("@dataclass\nclass A:\n    def fit(self): pass\n" + DATA, "A", DATASETS),
         ("@dataclass\nclass A:\n    defaults: int = 3\n" + BODY, "A", METHODS),
         ("@dataclass\nclass A:\n    x: int = 3\n", "A", "line 5: A is neither a method, which has similarity, fit, "),
@@ -475,7 +475,7 @@ DATA = """
         (
             "@register('a')\n@dataclass\nclass A:\n" + BODY + "@register_dataset('b')\n@dataclass\nclass B:\n" + DATA,
             "",
-            "registers methods and datasets: name the file and the class of one",
+            "registers methods and datasets: write the file and one class",
         ),
     ],
 )
@@ -495,7 +495,7 @@ def test_which_registry_a_name_belongs_to(monkeypatch):
     with pytest.raises(BadInput, match=r"there is no method or dataset 'scense'; did you mean 'scenes'\?"):
         registry_of("scense")
     monkeypatch.setitem(METHODS.plugins, "scenes", METHODS.get("cca"))
-    with pytest.raises(BadInput, match="scenes may be a method or a dataset: name the file"):
+    with pytest.raises(BadInput, match="scenes may be a method or a dataset: write the file"):
         registry_of("scenes")
 
 

@@ -1,4 +1,4 @@
-"""The command line.  Heavy modules are imported by the verbs that need them, so that ``--help`` is quick."""
+"""The command line.  Verbs import heavy modules themselves, so that ``--help`` is quick."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["app", "main", "plugins", "running", "using", "verdicts"]
 
 
 class _Interrupted(BaseException):
-    """Ctrl-C or a polite kill."""
+    """Raised on SIGINT and SIGTERM."""
 
 
 def _interrupt(*_: object) -> None:
@@ -23,19 +23,17 @@ def _interrupt(*_: object) -> None:
 
 
 def main() -> None:
-    """Entry point: errors a user can cure are one sentence and exit code 2."""
+    """Run the command line; an error that users can fix is one sentence on stderr, and exit code 2."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
         app()
+        return
     except _Interrupted:
-        _end(f"interrupted; {how_to_go_on(' '.join(sys.argv[1:2]), '--force' in sys.argv)}")
+        message = f"interrupted; {how_to_go_on(' '.join(sys.argv[1:2]), '--force' in sys.argv)}"
     except BadInput as error:
-        _end(str(error))
+        message = str(error)
     except OSError as error:
-        _end(f"{error.filename or 'the system'}: {error.strerror or error}")
-
-
-def _end(sentence: str) -> None:
-    say(f"error: {sentence}")
+        message = f"{error.filename or 'the system'}: {error.strerror or error}"
+    say(f"error: {message}")
     sys.exit(2)

@@ -1,4 +1,4 @@
-"""What verbs share: the application, options, and how their texts are read."""
+"""What the verbs share: the application, their options, and how records are loaded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cran_bench.errors import BadInput
+from cran_bench.machine.storage import cache_folder
 
 if TYPE_CHECKING:
     from cran_bench.tables.tables import Table
@@ -23,6 +24,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+CACHE = cache_folder()
 
 
 def _print_version(is_asked: bool) -> None:
@@ -39,10 +42,10 @@ def _options(
 ) -> None: ...
 
 
-DatasetOption = Annotated[
+Dataset = Annotated[
     str, typer.Option("-d", "--dataset", metavar="DATASET", help="Dataset, with options as in 'scenes[train=600]'.")
 ]
-MethodsOption = Annotated[
+Methods = Annotated[
     list[str] | None,
     typer.Option(
         "-m",
@@ -51,17 +54,16 @@ MethodsOption = Annotated[
         help="Methods: cca,cca:paper,'cca[dim=128]',mine.py:Mine; may be repeated. Default: all.",
     ),
 ]
-DataOption = Annotated[
-    Path, typer.Option("--data", envvar="CRAN_BENCH_DATA", metavar="DIR", help="Folder that holds the datasets.")
-]
-ResultsOption = Annotated[
+Protocols = Annotated[str, typer.Option("-p", "--protocol", metavar="NAMES", help="Only these protocols.")]
+Format = Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="terminal, markdown, csv or latex.")]
+Data = Annotated[Path, typer.Option("--data", envvar="CRAN_BENCH_DATA", metavar="DIR", help="Folder of the datasets.")]
+Results = Annotated[
     Path, typer.Option("--results", envvar="CRAN_BENCH_RESULTS", metavar="DIR", help="Folder of records.")
 ]
-CacheOption = Annotated[
-    Path,
-    typer.Option("--cache", envvar="CRAN_BENCH_CACHE", metavar="DIR", help="Folder of features and fits."),
+Cache = Annotated[
+    Path, typer.Option("--cache", envvar="CRAN_BENCH_CACHE", metavar="DIR", help="Folder of features and fits.")
 ]
-BackboneOption = Annotated[
+Backbone = Annotated[
     str | None,
     typer.Option(
         "--backbone",
@@ -70,7 +72,7 @@ BackboneOption = Annotated[
         "or data.",
     ),
 ]
-RegionsOption = Annotated[
+Regions = Annotated[
     str | None,
     typer.Option(
         "--regions",
@@ -79,19 +81,19 @@ RegionsOption = Annotated[
         "npy:FILE[boxes=FILE], data or none.",
     ),
 ]
-VectorsOption = Annotated[
+Vectors = Annotated[
     str, typer.Option("--vectors", metavar="SPEC", help="Word vectors: ppmi-svd, glove:FILE or word2vec:FILE.")
 ]
-SeedOption = Annotated[int, typer.Option("-s", "--seed", min=0, help="Seed of the fit.")]
-QuickOption = Annotated[bool, typer.Option("--quick", help="Less data and training, as for run.")]
-DrawingOption = Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Also draw it, as a PNG.")]
-BackendOption = Annotated[
-    str, typer.Option("--backend", metavar="NAME", help="How ranks are counted: auto, reference, torch or triton.")
+Seed = Annotated[int, typer.Option("-s", "--seed", min=0, help="Seed of the fit.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Less data and training, as in run.")]
+Drawing = Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Also draw it, as a PNG.")]
+Backend = Annotated[
+    str, typer.Option("--backend", metavar="NAME", help="How ranks are computed: auto, reference, torch or triton.")
 ]
-BoundOption = Annotated[
-    str, typer.Option("--bound", metavar="NAME", help="Of errors in low precision: measured, or proven.")
+Bound = Annotated[
+    str, typer.Option("--bound", metavar="NAME", help="Error bound for low-precision scores: measured or proven.")
 ]
-ClusterOption = Annotated[
+Cluster = Annotated[
     str | None,
     typer.Option(
         "--cluster",
@@ -99,29 +101,36 @@ ClusterOption = Annotated[
         help="Where rows are computed: local:N, dask://ADDRESS or slurm[queue=NAME,cores=8,memory=64GB,jobs=10].",
     ),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 
 
-def recorded(
+def load_tables(
     results: Path, datasets: Sequence[str] = (), protocols: Sequence[str] = (), methods: Sequence[str] = ()
 ) -> list[Table]:
-    """Tables of the records below a folder; an empty choice is all.
+    """Build tables from the records below a folder; an empty selection means all.
 
     Raises:
-        BadInput: there are none.
+        BadInput: there are no such records.
     """
     from cran_bench.records.store import ResultStore
     from cran_bench.tables.tables import build_tables
 
     store = ResultStore(results)
-    gc.disable()  # or it looks through all records for cycles, over and over, as they are read
+    gc.disable()  # or reading many records triggers collection after collection over all of them
     try:
         runs, failures = store.runs(datasets, protocols, methods), store.failures(datasets, protocols, methods)
-        knows_all = all(run.record.data.sources_sha for run in runs)
-        kin = () if knows_all or not (protocols or methods) else store.runs(datasets)
+        know_sources = all(run.record.data.sources_sha for run in runs)
+        related = () if know_sources or not (protocols or methods) else store.runs(datasets)
     finally:
         gc.freeze()
         gc.enable()
     if not runs and not failures:
         raise BadInput(f"there are no such records below {store.root}: make some with cran-bench run")
-    return build_tables(runs, failures, kin)
+    return build_tables(runs, failures, related)
+
+
+def labels_of(methods: Sequence[str] | None) -> list[str]:
+    """The labels of the methods that an option names."""
+    from cran_bench.registry import METHODS, each
+
+    return [METHODS.configure(text).label for text in each(methods or [])]

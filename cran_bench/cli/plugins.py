@@ -1,4 +1,4 @@
-"""What there is, and whether it is well: list, info, check, doctor."""
+"""Inspect methods, datasets and stored files: list, info, check, doctor."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import typer
 
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
-from cran_bench.machine.storage import cache_folder
 
-from .options import CacheOption, DataOption, DeviceOption, ResultsOption, app, recorded
+from . import options
+from .options import app, load_tables
 
 
 @app.command("list")
 def list_plugins() -> None:
-    """Methods and datasets that are installed, and those whose import failed.
+    """List the installed methods and datasets, and those whose import failed.
 
     Example: cran-bench list
     """
@@ -35,40 +35,39 @@ def list_plugins() -> None:
 def info(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="A method or dataset, or file.py:Name.")] = None,
     pages: Annotated[
-        Path | None, typer.Option("--pages", metavar="DIR", help="Write a page for every method instead.")
+        Path | None, typer.Option("--pages", metavar="DIR", help="Instead, write a page for every method.")
     ] = None,
     results: Annotated[Path, typer.Option("--results", metavar="DIR", help="Records for the pages.")] = Path(
         "results/reference"
     ),
 ) -> None:
-    """What a method or dataset is, its fields with their values, and its presets.
+    """Describe a method or dataset: what it is, its fields with their values, and its presets.
 
     Example: cran-bench info cca
 
     Example: cran-bench info --pages docs/methods
     """
-    if (name is None) == (pages is None):
-        raise BadInput("info takes a name, or --pages DIR for all methods: cran-bench info cca")
-    if pages is not None:
+    if name is not None and pages is None:
+        _print_info(name)
+    elif pages is not None and name is None:
         from cran_bench.machine.storage import write_text
         from cran_bench.tables.method_pages import method_pages
 
-        for file, text in method_pages(recorded(results)).items():
+        for file, text in method_pages(load_tables(results)).items():
             write_text(pages / file, text)
         say(f"wrote a page for every method to {pages}")
-        return
-    assert name is not None
-    _print_info(name)
+    else:
+        raise BadInput("info takes a name, or --pages DIR for all methods: cran-bench info cca")
 
 
 @app.command()
 def check(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A method or dataset, or file.py:Name.")],
-    data: DataOption = Path("data"),
-    cache: CacheOption = cache_folder(),  # noqa: B008
-    device: DeviceOption = "auto",
+    data: options.Data = Path("data"),
+    cache: options.Cache = options.CACHE,
+    device: options.Device = "auto",
 ) -> None:
-    """Try every promise of the contract: of a method on a small set of scenes, of a dataset on a few of its images.
+    """Check that a method or dataset keeps its contract, on a few scenes or on a few of the dataset's images.
 
     Example: cran-bench check mine.py:Mine
 
@@ -82,28 +81,27 @@ def check(
     plugin = registry.configure(name)
     is_method = registry is METHODS
     checks = check_method(plugin, cache, pick_device(device)) if is_method else check_dataset(plugin, data)
-    told: set[str | None] = {None}
+    reported: set[str | None] = {None}
     for one in checks:
-        mark = "ok" if one.broken is None else "untried" if one.broken in told else "BROKEN"  # for the same reason
+        mark = "ok" if one.broken is None else "untried" if one.broken in reported else "BROKEN"
         typer.echo(f"  {mark:<7} {one.promise}" + (f"\n          {one.broken}" if mark == "BROKEN" else ""))
-        told.add(one.broken)
-    broken = sum(one.broken is not None for one in checks)
-    typer.echo(f"{name}: {len(checks) - broken} of {len(checks)} promises kept")
-    if broken:
-        raise typer.Exit(1)
+        reported.add(one.broken)  # a check that fails for the same reason could not be tried
+    passed = sum(one.broken is None for one in checks)
+    typer.echo(f"{name}: {passed} of {len(checks)} checks passed")
+    raise typer.Exit(passed < len(checks))
 
 
 @app.command()
 def doctor(
-    results: ResultsOption = Path("results"),
-    cache: CacheOption = cache_folder(),  # noqa: B008
+    results: options.Results = Path("results"),
+    cache: options.Cache = options.CACHE,
     only_check: Annotated[
-        bool, typer.Option("--check", help="Only say what is wrong; exit code 1 if anything.")
+        bool, typer.Option("--check", help="Only report what is wrong; exit code 1 if anything is.")
     ] = False,
 ) -> None:
-    """Check records, features and fits and repair them: what is damaged is set aside, litter is deleted.
+    """Check records, features and fits: damaged files are set aside, leftover files are deleted.
 
-    What is set aside lies below set-aside/ in the same folder; the next prepare or run makes it again.
+    Files are set aside below set-aside/ in the same folder; the next prepare or run regenerates them.
 
     Example: cran-bench doctor --results results --check
     """
@@ -115,13 +113,11 @@ def doctor(
     if only_check:
         for complaint in complaints:
             typer.echo(f"{complaint.path}: {complaint.what}")
-        typer.echo(f"{len(complaints)} files need care" if complaints else "all is well")
-        if complaints:
-            raise typer.Exit(1)
-        return
+        typer.echo(f"files to repair: {len(complaints)}" if complaints else "no problems found")
+        raise typer.Exit(bool(complaints))
     for sentence in cure(complaints):
         typer.echo(sentence)
-    typer.echo("all is well" if not complaints else "all is well again")
+    typer.echo("all problems repaired" if complaints else "no problems found")
 
 
 def _print_info(name: str) -> None:
@@ -134,7 +130,7 @@ def _print_info(name: str) -> None:
     plugin = configured.plugin
     typer.echo("\n\n".join([module_text(plugin.cls), *description(configured.build())]) + "\n")
     if registry.takes_unit:
-        typer.echo("- `unit`: what to train on: captions, or documents for the protocol documents")
+        typer.echo("- `unit`: texts to train on: captions, or documents for the protocol documents")
     for preset, fields in plugin.presets.items():
         changes = ", ".join(f"{key}={format_value(value)}" for key, value in fields.items())
         typer.echo(f"- preset `{preset}`: {changes or 'the defaults'}")

@@ -1,4 +1,4 @@
-"""From data to records: prepare, run, bench."""
+"""Compute: prepare, run, bench."""
 
 from __future__ import annotations
 
@@ -10,23 +10,9 @@ import typer
 
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
-from cran_bench.machine.storage import cache_folder
 
-from .options import (
-    BackboneOption,
-    BackendOption,
-    BoundOption,
-    CacheOption,
-    ClusterOption,
-    DataOption,
-    DatasetOption,
-    DeviceOption,
-    MethodsOption,
-    RegionsOption,
-    ResultsOption,
-    VectorsOption,
-    app,
-)
+from . import options
+from .options import app
 
 if TYPE_CHECKING:
     from cran_bench.dataset import Dataset
@@ -37,21 +23,21 @@ if TYPE_CHECKING:
 @app.command()
 def prepare(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset, such as scenes or flickr8k.")],
-    data: DataOption = Path("data"),
-    backbone: BackboneOption = None,
-    regions: RegionsOption = None,
-    cache: CacheOption = cache_folder(),  # noqa: B008 - the default is shown in --help
-    force: Annotated[bool, typer.Option("--force", help="Extract again what is finished.")] = False,
+    data: options.Data = Path("data"),
+    backbone: options.Backbone = None,
+    regions: options.Regions = None,
+    cache: options.Cache = options.CACHE,
+    force: Annotated[bool, typer.Option("--force", help="Extract finished features again.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
     export: Annotated[
-        Path | None, typer.Option("--export", metavar="DIR", help="Only write images (PNG) and captions, to look at.")
+        Path | None, typer.Option("--export", metavar="DIR", help="Only export images (PNG) and captions.")
     ] = None,
     only_check: Annotated[
         bool,
-        typer.Option("--check", help="Only say what is there, what is missing, and what extraction will take."),
+        typer.Option("--check", help="Only report what is there, what is missing, and how long extraction will take."),
     ] = False,
 ) -> None:
-    """Validate a dataset and extract its features, once.  Can be stopped at any moment and started again.
+    """Validate a dataset and extract its features, once.  It can be interrupted at any time and resumed.
 
     Example: cran-bench prepare flickr8k --data DIR --backbone "onnx:net.onnx[tensor=penultimate]"
     --regions nanodet:detector.onnx
@@ -65,47 +51,45 @@ def prepare(
 
     configured = DATASETS.configure(dataset)
     if only_check and (force or export is not None):
-        raise BadInput("--check only looks: leave out --force and --export, or --check")
+        raise BadInput("--check changes nothing: leave out either --check, or --force and --export")
     if export is not None:
         _export(configured, data, export)
         return
     if only_check:
-        found, complete = preparation.check(configured, data, cache, backbone, regions)
-        typer.echo(found)
-        if not complete:
-            raise typer.Exit(1)
-        return
+        lines, is_complete = preparation.check(configured, data, cache, backbone, regions)
+        typer.echo(lines)
+        raise typer.Exit(not is_complete)
     made = preparation.prepare(configured, data, cache, backbone, regions, force=force, skip_bad=skip_bad)
     typer.echo(f"{configured.label} is ready: {made.features.label}")
 
 
 @app.command()
 def run(
-    methods: MethodsOption = None,
+    methods: options.Methods = None,
     more: Annotated[
         list[str] | None, typer.Argument(metavar="[METHOD]...", help="Methods may also be given without -m.")
     ] = None,
-    dataset: DatasetOption = "scenes",
+    dataset: options.Dataset = "scenes",
     protocol: Annotated[
         str,
         typer.Option("-p", "--protocol", metavar="NAMES", help="captions, documents, mean, single, or all."),
     ] = "captions",
     seeds: Annotated[str, typer.Option("-s", "--seeds", metavar="SEEDS", help="0, 0,3 or 0:5 (0 to 4).")] = "0",
     quick: Annotated[bool, typer.Option("--quick", help="Less data and training; not for comparison.")] = False,
-    folds: Annotated[int, typer.Option("--folds", min=0, help="Mean over this many folds of the test images.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Fit and rank again what is recorded.")] = False,
-    data: DataOption = Path("data"),
-    backbone: BackboneOption = None,
-    regions: RegionsOption = None,
-    vectors: VectorsOption = "ppmi-svd",
-    results: ResultsOption = Path("results"),
-    cache: CacheOption = cache_folder(),  # noqa: B008
-    device: DeviceOption = "auto",
-    backend: BackendOption = "auto",
-    bound: BoundOption = "measured",
-    cluster: ClusterOption = None,
+    folds: Annotated[int, typer.Option("--folds", min=0, help="Average over this many folds of the test images.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Repeat recorded runs.")] = False,
+    data: options.Data = Path("data"),
+    backbone: options.Backbone = None,
+    regions: options.Regions = None,
+    vectors: options.Vectors = "ppmi-svd",
+    results: options.Results = Path("results"),
+    cache: options.Cache = options.CACHE,
+    device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    bound: options.Bound = "measured",
+    cluster: options.Cluster = None,
 ) -> None:
-    """Fit methods, rank the test split both ways and print the table.  What is recorded is reused.
+    """Fit methods, rank the test split in both directions and print the table.  Existing records are reused.
 
     Example: cran-bench run
 
@@ -122,7 +106,7 @@ def run(
         from cran_bench.cluster.dispatch import ClusterWorkers
 
         if started() > 1:
-            raise BadInput("torchrun shares one training, --cluster distributes rows: use one of them")
+            raise BadInput("torchrun shares one training, --cluster distributes rows: use only one of them")
         workers = ClusterWorkers.of(cluster)
     made = experiment.run(
         [*(methods or []), *(more or [])],
@@ -154,22 +138,22 @@ def run(
 @app.command()
 def bench(
     what: Annotated[str, typer.Argument(metavar="WHAT", help="similarity, ranking or training.")],
-    images: Annotated[int, typer.Option("--images", min=100, help="How many images.")] = 5000,
-    texts: Annotated[int, typer.Option("--texts", min=100, help="How many texts.")] = 25000,
-    dim: Annotated[int, typer.Option("--dim", min=1, help="Dimensions of every vector.")] = 1024,
+    images: Annotated[int, typer.Option("--images", min=100, help="Number of images.")] = 5000,
+    texts: Annotated[int, typer.Option("--texts", min=100, help="Number of texts.")] = 25000,
+    dim: Annotated[int, typer.Option("--dim", min=1, help="Dimension of every vector.")] = 1024,
     method: Annotated[
         str, typer.Option("-m", "--method", metavar="METHOD", help="Method whose training step is timed.")
     ] = "cran",
-    device: DeviceOption = "auto",
+    device: options.Device = "auto",
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", metavar="DIR", help="Also write HARDWARE.csv and HARDWARE.md there."),
     ] = None,
 ) -> None:
-    """Time the kernels against what one would use instead.
+    """Time the kernels against the usual alternatives.
 
-    `similarity` scores three levels (Eq. 11) and ranks both ways, `ranking` one vector for each image and text, and
-    `training` a training step of a method.
+    `similarity` scores three levels (Eq. 11) and ranks in both directions, `ranking` does so for one vector per image
+    and text, and `training` times a training step of a method.
 
     Example: cran-bench bench similarity --texts 5000
 
@@ -181,23 +165,21 @@ def bench(
 
     kinds = ("similarity", "ranking", "training")
     if what not in kinds:
-        raise BadInput(f"there is no '{what}' to bench{did_you_mean(what, kinds)}; take {' or '.join(kinds)}")
+        raise BadInput(f"there is no benchmark '{what}'{did_you_mean(what, kinds)}; choose {' or '.join(kinds)}")
     if texts < images:
-        raise BadInput(f"every image has a text: give at least as many --texts as --images, not {texts} for {images}")
+        raise BadInput(f"every image needs a text: give at least as many --texts as --images, not {texts} for {images}")
     where = pick_device(device)
     if what == "training":
         from cran_bench.bench.training import bench_training
         from cran_bench.registry import METHODS
 
         rows = list(bench_training(METHODS.configure(method), where))
-    elif what == "similarity":
-        from cran_bench.bench.similarity import bench_similarity
-
-        rows = list(bench_similarity(images, texts, dim, where))
     else:
         from cran_bench.bench.ranking import bench_ranking
+        from cran_bench.bench.similarity import bench_similarity
 
-        rows = list(bench_ranking(images, texts, dim, where))
+        timed = bench_similarity if what == "similarity" else bench_ranking
+        rows = list(timed(images, texts, dim, where))
     typer.echo(f"{what}: {rows[0]['task']}\n\n{render(rows)}")
     if out is not None:
         say(f"wrote {save(rows, out)}")
@@ -211,13 +193,11 @@ def _export(dataset: Configured[Dataset], data: Path, folder: Path) -> None:
 
     collection = load_collection(dataset, data)
     for split in SPLITS:
-        rows = collection.splits[split]
-        for row in track(rows.tolist(), f"writing {split}", total=len(rows)):
-            image = collection.images.read(row)
-            name = Path(collection.images.ids[row]).stem
-            write_atomically(folder / split / f"{name}.png", partial(image.save, format="PNG"))
-        texts, owner = collection.captions_of(rows)
-        names = [Path(collection.images.ids[row]).stem for row in rows.tolist()]
-        lines = [f"{names[image]}.png\t{text}\n" for text, image in zip(texts, owner.tolist(), strict=True)]
+        rows = collection.splits[split].tolist()
+        names = [f"{Path(collection.images.ids[row]).stem}.png" for row in rows]
+        for row, name in zip(track(rows, f"writing {split}", total=len(rows)), names, strict=True):
+            write_atomically(folder / split / name, partial(collection.images.read(row).save, format="PNG"))
+        texts, owner = collection.captions_of(collection.splits[split])
+        lines = [f"{names[image]}\t{text}\n" for text, image in zip(texts, owner.tolist(), strict=True)]
         write_text(folder / split / "captions.tsv", "".join(lines))
     say(f"wrote the images and captions.tsv of every split to {folder}")

@@ -1,4 +1,4 @@
-"""A fitted method at work: explain, search."""
+"""Use a fitted method: explain, search."""
 
 from __future__ import annotations
 
@@ -9,24 +9,14 @@ import typer
 
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
-from cran_bench.machine.storage import cache_folder
 
-from .options import (
-    BackboneOption,
-    CacheOption,
-    DataOption,
-    DatasetOption,
-    DeviceOption,
-    DrawingOption,
-    QuickOption,
-    RegionsOption,
-    SeedOption,
-    VectorsOption,
-    app,
-)
+from . import options
+from .options import app
 
 if TYPE_CHECKING:
-    from cran_bench.contract import Explaining
+    from cran_bench.contract import Explaining, Method
+    from cran_bench.registry import Configured
+    from cran_bench.running.runner import Runner
 
 
 @app.command()
@@ -38,79 +28,69 @@ def explain(
     method: Annotated[
         str, typer.Option("-m", "--method", metavar="METHOD", help="A method that can explain.")
     ] = "cran",
-    dataset: DatasetOption = "scenes",
-    out: DrawingOption = None,
-    seed: SeedOption = 0,
-    quick: QuickOption = False,
-    data: DataOption = Path("data"),
-    backbone: BackboneOption = None,
-    regions: RegionsOption = None,
-    vectors: VectorsOption = "ppmi-svd",
-    cache: CacheOption = cache_folder(),  # noqa: B008
-    device: DeviceOption = "auto",
+    dataset: options.Dataset = "scenes",
+    out: options.Drawing = None,
+    seed: options.Seed = 0,
+    quick: options.Quick = False,
+    data: options.Data = Path("data"),
+    backbone: options.Backbone = None,
+    regions: options.Regions = None,
+    vectors: options.Vectors = "ppmi-svd",
+    cache: options.Cache = options.CACHE,
+    device: options.Device = "auto",
 ) -> None:
-    """Why a method scores an image and a text as it does: levels, attention, winning regions and region pairs.
+    """Show why a method scores an image and a text as it does: levels, attention, best regions and region pairs.
 
     Example: cran-bench explain test-00000a
 
     Example: cran-bench explain test-00000a "a red star is above a blue square" -m cran-relation -o why.png
     """
-    from cran_bench.machine.environment import pick_device
-    from cran_bench.registry import DATASETS, METHODS, quick_dataset, quick_method
-    from cran_bench.running.preparation import find_prepared
-    from cran_bench.running.runner import Runner, fit_unit
+    from cran_bench.registry import METHODS
+    from cran_bench.running.runner import fit_unit
     from cran_bench.viewing import explain as explaining
-    from cran_bench.viewing.drawing import require_drawable
 
-    configured = METHODS.configure(quick_method(method) if quick else method)
+    configured = _configured(method, quick, out)
     if not hasattr(configured.plugin.cls, "explain"):
         able = [name for name in METHODS.usable() if hasattr(METHODS.get(name).cls, "explain")]
-        raise BadInput(f"{configured.plugin.name} cannot explain itself; these can: {', '.join(able)}")
-    if out is not None:
-        require_drawable(out)
-    where = pick_device(device)
-    configured_data = DATASETS.configure(quick_dataset(dataset) if quick else dataset)
-    prepared = find_prepared(configured_data, data, cache, backbone, regions, vectors)
-    split, row = prepared.find(image, where)
+        raise BadInput(f"{configured.plugin.name} cannot explain its scores; these methods can: {', '.join(able)}")
+    runner = _runner(dataset, quick, data, cache, backbone, regions, vectors, device)
+    split, row = runner.data.find(image, runner.device)
     if text.isdecimal():
         if not 1 <= int(text) <= len(split.texts):
             raise BadInput(f"{image} has captions 1 to {len(split.texts)}, not {text}; or write a sentence")
         text = split.texts[int(text) - 1]
     split = split.asking([text])
-    job = Runner(prepared, Path(), cache, where)
-    part = cast("Explaining", job.fitted(configured, seed, fit_unit(configured, "captions")))
-    (found,) = part.explain(split, [(0, 0)])
+    fitted = cast("Explaining", runner.fitted(configured, seed, fit_unit(configured, "captions")))
+    (explanation,) = fitted.explain(split, [(0, 0)])
     title = f"{configured.label}: {image}"
-    typer.echo(f"{title}\n{text}\n\n{explaining.describe(found)}")
+    typer.echo(f"{title}\n{text}\n\n{explaining.describe(explanation)}")
     if out is not None:
-        boxes = split.boxes[0].cpu().numpy() if found.regions or found.pairs else None
-        explaining.draw(found, prepared.collection.images.read(row), boxes, title, out)
+        boxes = split.boxes[0].cpu().numpy() if explanation.regions or explanation.pairs else None
+        explaining.draw(explanation, runner.data.collection.images.read(row), boxes, title, out)
         say(f"drew {out}")
 
 
 @app.command()
 def search(
-    sentence: Annotated[
-        str | None, typer.Argument(metavar="[SENTENCE]", help="What to look for among the images.")
-    ] = None,
+    sentence: Annotated[str | None, typer.Argument(metavar="[SENTENCE]", help="Which images to search for.")] = None,
     image: Annotated[
-        Path | None, typer.Option("--image", metavar="FILE", help="Look for texts that describe this picture.")
+        Path | None, typer.Option("--image", metavar="FILE", help="Search for texts that describe this picture.")
     ] = None,
     method: Annotated[str, typer.Option("-m", "--method", metavar="METHOD", help="The method that searches.")] = "cca",
-    dataset: DatasetOption = "scenes",
-    top: Annotated[int, typer.Option("-n", "--top", min=1, help="How many to show.")] = 10,
+    dataset: options.Dataset = "scenes",
+    top: Annotated[int, typer.Option("-n", "--top", min=1, help="Number of results.")] = 10,
     split: Annotated[str, typer.Option("--split", metavar="NAME", help="train, val or test.")] = "test",
-    out: DrawingOption = None,
-    seed: SeedOption = 0,
-    quick: QuickOption = False,
-    data: DataOption = Path("data"),
-    backbone: BackboneOption = None,
-    regions: RegionsOption = None,
-    vectors: VectorsOption = "ppmi-svd",
-    cache: CacheOption = cache_folder(),  # noqa: B008
-    device: DeviceOption = "auto",
+    out: options.Drawing = None,
+    seed: options.Seed = 0,
+    quick: options.Quick = False,
+    data: options.Data = Path("data"),
+    backbone: options.Backbone = None,
+    regions: options.Regions = None,
+    vectors: options.Vectors = "ppmi-svd",
+    cache: options.Cache = options.CACHE,
+    device: options.Device = "auto",
 ) -> None:
-    """Search a dataset with a sentence, or with a picture of your own, by a fitted method.
+    """Search a dataset for a sentence, or for a picture of your own, with a fitted method.
 
     Example: cran-bench search "a red star is above a blue square" -m cran -o found.png
 
@@ -119,38 +99,62 @@ def search(
     from cran_bench.dataset import SPLITS
     from cran_bench.errors import did_you_mean
     from cran_bench.images import open_image
-    from cran_bench.machine.environment import pick_device
-    from cran_bench.registry import DATASETS, METHODS, quick_dataset, quick_method
-    from cran_bench.running.preparation import find_prepared
-    from cran_bench.running.runner import Runner, fit_unit
+    from cran_bench.running.runner import fit_unit
     from cran_bench.viewing import search as searching
-    from cran_bench.viewing.drawing import require_drawable
 
     if (sentence is None) == (image is None):
-        raise BadInput('search takes a sentence or --image FILE, one of the two: cran-bench search "a red star"')
+        raise BadInput('search takes either a sentence or --image FILE: cran-bench search "a red star"')
     if split not in SPLITS:
         raise BadInput(f"there is no split '{split}'{did_you_mean(split, SPLITS)}")
-    if out is not None:
-        require_drawable(out)
-    configured = METHODS.configure(quick_method(method) if quick else method)
+    configured = _configured(method, quick, out)
     if image is not None and not image.is_file():
         raise BadInput(f"there is no picture {image}; give the path of an image file")
     picture = None if image is None else open_image(image)
-    where = pick_device(device)
-    configured_data = DATASETS.configure(quick_dataset(dataset) if quick else dataset)
-    prepared = find_prepared(configured_data, data, cache, backbone, regions, vectors)
+    runner = _runner(dataset, quick, data, cache, backbone, regions, vectors, device)
+    prepared = runner.data
     front_end = None if picture is None else prepared.front_end(backbone, regions)
     unit = fit_unit(configured, "captions")
-    part = Runner(prepared, Path(), cache, where).fitted(configured, seed, unit)
-    members = prepared.split(split, "captions", where, unit)
+    fitted = runner.fitted(configured, seed, unit)
+    candidates = prepared.split(split, "captions", runner.device, unit)
     if picture is not None and front_end is not None:
-        hits = searching.texts_for(part, members, prepared.picture(picture, front_end, where), top)
+        hits = searching.texts_for(fitted, candidates, prepared.picture(picture, front_end, runner.device), top)
     else:
-        hits = searching.images_for(part, members, sentence or "", top)
-    title = f"{configured.label} in {configured_data.label}, {split}: {sentence or image}"
+        hits = searching.images_for(fitted, candidates, sentence or "", top)
+    title = f"{configured.label} in {prepared.dataset.label}, {split}: {sentence or image}"
     typer.echo(f"{title}\n\n{searching.describe(hits)}")
     if out is not None:
         rows = prepared.collection.splits[split]
         images = [prepared.collection.images.read(int(rows[hit.position])) for hit in hits]
         searching.draw(hits, images, title, picture, out)
         say(f"drew {out}")
+
+
+def _configured(method: str, quick: bool, out: Path | None) -> Configured[Method]:
+    """The method; before anything is computed, refuses a drawing that could not be written."""
+    from cran_bench.registry import METHODS, quick_method
+    from cran_bench.viewing.drawing import require_drawable
+
+    if out is not None:
+        require_drawable(out)
+    return METHODS.configure(quick_method(method) if quick else method)
+
+
+def _runner(
+    dataset: str,
+    quick: bool,
+    data: Path,
+    cache: Path,
+    backbone: str | None,
+    regions: str | None,
+    vectors: str,
+    device: str,
+) -> Runner:
+    """A runner on the prepared dataset, which records nothing."""
+    from cran_bench.machine.environment import pick_device
+    from cran_bench.registry import DATASETS, quick_dataset
+    from cran_bench.running.preparation import find_prepared
+    from cran_bench.running.runner import Runner
+
+    where = pick_device(device)
+    configured = DATASETS.configure(quick_dataset(dataset) if quick else dataset)
+    return Runner(find_prepared(configured, data, cache, backbone, regions, vectors), Path(), cache, where)

@@ -1,4 +1,4 @@
-"""What modules register, read from their source, so that methods and datasets are listed without importing them."""
+"""Read from the source of modules what they register, so that plugins are listed without importing them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MENTIONED = re.compile(rb"\bregister(_dataset)?\b")
 
 
 class Unreadable(Exception):  # noqa: N818 - a property of the source, not a mistake
-    """The source does not tell what importing the module registers."""
+    """The source does not show what importing the module registers."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Declaration:
 
     Attributes:
         module: the module that defines the class.
-        summary: first line of the module's docstring, or of the class's where the module registers several.
-        presets: their names.
+        summary: first line of the module's docstring, or of the class's if the module registers several.
+        presets: names of the presets.
     """
 
     name: str
@@ -41,42 +41,41 @@ class Declaration:
 
 
 def find_module(name: str) -> ModuleSpec | None:
-    """The spec of a module; unlike importlib's, found without importing the packages that contain it."""
+    """The spec of a module, without importing its parent packages as importlib does; None if there is none."""
     spec: ModuleSpec | None = None
     for end in [match.start() for match in re.finditer(r"\.|$", name)]:
-        places = spec.submodule_search_locations if spec else None
-        if spec and places is None:
+        folders = spec.submodule_search_locations if spec else None
+        if spec and folders is None:
             return None
-        specs = (finder.find_spec(name[:end], places) for finder in sys.meta_path)
-        spec = next((found for found in specs if found), None)
+        spec = next(filter(None, (finder.find_spec(name[:end], folders) for finder in sys.meta_path)), None)
         if spec is None:
             return None
     return spec
 
 
 def modules_of(package: str) -> list[str]:
-    """Full names of the modules directly in a package."""
+    """Full names of the direct submodules of a package."""
     spec = find_module(package)
     return [f"{package}.{m.name}" for m in pkgutil.iter_modules((spec and spec.submodule_search_locations) or [])]
 
 
 def declarations(module: str, kind: str, within: str, name: str = "", class_name: str = "") -> list[Declaration]:
-    """The classes that importing a module registers, there and in the modules below `within` that it imports.
+    """The classes that a module registers when imported, itself or through modules below `within` that it imports.
 
     Args:
         module: full name.
         kind: 'method' or 'dataset'.
         within: the package whose modules are read.
-        name: of the entry point that leads to the module, '' without one.
-        class_name: of the class that the entry point names, which is registered as `name` if it has no decorator.
+        name: name of the entry point that refers to the module, '' without one.
+        class_name: class that the entry point names; it is registered as `name` if it has no decorator.
 
     Raises:
-        Unreadable: the source does not tell.
+        Unreadable: the source does not show it.
         SyntaxError: a source is not Python.
     """
-    found: list[Declaration] = []
+    declared: list[Declaration] = []
     todo = [module, *(module[: dot.start()] for dot in re.finditer(r"\.", module))]
-    for target in todo:  # which grows
+    for target in todo:  # grows in the loop
         spec = find_module(target) if _is_below(target, within) else None
         if spec is None or not str(spec.origin).endswith(".py"):
             if target == module:
@@ -84,7 +83,7 @@ def declarations(module: str, kind: str, within: str, name: str = "", class_name
             continue
         text, is_package = Path(str(spec.origin)).read_bytes(), spec.submodule_search_locations is not None
         if not (name or is_package or _MENTIONED.search(text)):
-            continue  # a module of the suite's own, which registers nothing
+            continue  # a module of the suite that registers nothing
         tree = ast.parse(text, str(spec.origin))
         statements = list(_executed(tree))
         classes = {node.name: node for node in statements if isinstance(node, ast.ClassDef)}
@@ -97,17 +96,17 @@ def declarations(module: str, kind: str, within: str, name: str = "", class_name
         for cls, given in calls.items():
             doc = (len(calls) == 1 and ast.get_docstring(tree)) or ast.get_docstring(classes[cls])
             keys, row = _keys(given.get("presets"), statements), _literal(given.get("paper_row"))
-            found.append(Declaration(str(_literal(given["name"])), target, cls, first_line(doc), keys, row))
+            declared.append(Declaration(str(_literal(given["name"])), target, cls, first_line(doc), keys, row))
         if name or is_package:
             package = target if is_package else target.rpartition(".")[0]
             todo += [other for other in _imported(statements, package) if other not in todo]
-    if name and not found:
+    if name and not declared:
         raise Unreadable
-    return found
+    return declared
 
 
 def first_line(doc: str | None) -> str:
-    """The summary in a docstring."""
+    """The first line of a docstring, its summary."""
     return (doc or "").strip().partition("\n")[0]
 
 
@@ -116,7 +115,7 @@ def _is_below(name: str, package: str) -> bool:
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """The statements that importing a module may execute, without those of functions and classes."""
+    """The statements that importing a module may execute, except those in functions and classes."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt | ast.excepthandler):
             yield child
@@ -125,35 +124,35 @@ def _executed(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _registrations(tree: ast.Module, classes: Iterable[ast.ClassDef], decorator: str) -> dict[str, dict[str, ast.expr]]:
-    """By class, what its decorator is given.
+    """The arguments of the registering decorators, by class.
 
     Raises:
-        Unreadable: the module does anything else with the registry's decorators.
+        Unreadable: the module uses the registry's decorators in any other way.
     """
-    words, plain, ours = set(DECORATORS.values()), set[ast.Name](), set[str]()
+    words, used, imported = set(DECORATORS.values()), set[ast.Name](), set[str]()
     calls: dict[str, dict[str, ast.expr]] = {}
     for cls in classes:
         for call in cls.decorator_list:
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in words:
-                plain.add(call.func)
+                used.add(call.func)
                 given = dict(zip(("name", "presets", "paper_row"), call.args, strict=False))
                 given |= {str(keyword.arg): keyword.value for keyword in call.keywords}
-                is_told = isinstance(_literal(given.get("name")), str) and "None" not in given
-                if not is_told or (call.func.id == decorator and calls.setdefault(cls.name, given) is not given):
+                is_clear = isinstance(_literal(given.get("name")), str) and "None" not in given
+                if not is_clear or (call.func.id == decorator and calls.setdefault(cls.name, given) is not given):
                     raise Unreadable
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and _is_below(node.module or "", "cran_bench"):
-            ours |= {alias.name for alias in node.names if alias.asname is None}
+            imported |= {alias.name for alias in node.names if alias.asname is None}
         is_renamed = isinstance(node, ast.alias) and node.asname is not None and node.name in words
-        if is_renamed or (node not in plain and {getattr(node, name, "") for name in ("id", "attr")} & words):
+        if is_renamed or (node not in used and {getattr(node, name, "") for name in ("id", "attr")} & words):
             raise Unreadable
-    if not {function.id for function in plain} <= ours:
+    if not {function.id for function in used} <= imported:
         raise Unreadable
     return calls
 
 
 def _imported(statements: Iterable[ast.AST], package: str) -> Iterator[str]:
-    """Full names of what is imported, modules or not."""
+    """Full names of everything imported, modules or not."""
     for node in statements:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -169,7 +168,7 @@ def _literal(node: ast.expr | None) -> Any:
 
 
 def _keys(node: ast.expr | None, statements: Iterable[ast.AST]) -> tuple[str, ...]:
-    """The keys of a dictionary that is written out here, or where its name is assigned once."""
+    """The keys of a dictionary literal, given directly or by a name that is assigned once."""
     if isinstance(node, ast.Name) and len(values := _assigned(node.id, statements)) == 1:
         node = values[0]
     if isinstance(node, ast.Dict):
@@ -180,9 +179,9 @@ def _keys(node: ast.expr | None, statements: Iterable[ast.AST]) -> tuple[str, ..
 
 
 def _assigned(name: str, statements: Iterable[ast.AST]) -> list[ast.expr]:
-    found: list[ast.expr] = []
+    values: list[ast.expr] = []
     for node in statements:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found += [node.value for target in targets if isinstance(target, ast.Name) and target.id == name]
-    return found
+            values += [node.value for target in targets if isinstance(target, ast.Name) and target.id == name]
+    return values

@@ -1,4 +1,4 @@
-"""The contract suite of ``cran-bench check``: what every method and dataset, ours or a stranger's, has to keep."""
+"""The checks of ``cran-bench check``: the contract that every method and dataset has to keep."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ DATASET = "scenes[train=200,val=60,test=100]"
 SEED = 0
 
 
-class Broken(Exception):  # noqa: N818 - it is the verdict on a plugin
-    """A promise of the contract that the plugin does not keep."""
+class Broken(Exception):  # noqa: N818 - a result of a check, not an error of the suite
+    """The plugin breaks its contract; the message says how."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check: what was promised and, where it is broken, how."""
+    """A promise of the contract and how the plugin breaks it, None if it keeps it."""
 
     promise: str
     broken: str | None
 
 
 def check_method(method: Configured[Method], cache: Path, device: torch.device) -> list[Check]:
-    """Try every promise of the contract on a small set of scenes; one broken promise does not hide the others.
+    """Check every promise of the contract on a small set of scenes; a failed check does not stop the others.
 
     Raises:
         BadInput: the scenes cannot be prepared.
@@ -67,7 +67,7 @@ def check_method(method: Configured[Method], cache: Path, device: torch.device) 
 
 
 def check_dataset(dataset: Configured[Dataset], data: Path) -> list[Check]:
-    """Try every promise of the contract on a dataset below the folder `data`, with a few of its images."""
+    """Check every promise of the contract on a dataset below the folder `data`, with a few of its images."""
     trial = _DatasetTrial(dataset, data)
     return _tried(
         [
@@ -93,7 +93,7 @@ def _broken(check: Callable[[], object], file: str | None) -> str | None:
         check()
     except (Broken, BadInput) as error:
         return str(error)
-    except Exception as error:  # whatever a stranger's code raises is a broken promise, not a crash
+    except Exception as error:  # whatever a plugin raises is a failed check, not a crash
         return python_error(error, file)
     return None
 
@@ -126,7 +126,7 @@ class _Trial:
         return embed(fit.part, self.prepared.split("test", "captions", self.device), self.method.label)
 
     def declares(self) -> None:
-        code_of(self.method.build())  # what it declares was checked when it was configured
+        code_of(self.method.build())  # the declarations were checked when the method was configured
 
     def shapes(self) -> None:
         images, texts = self.embeddings(self.fit)
@@ -162,7 +162,7 @@ class _Trial:
     def storable(self) -> None:
         loaded = self.fitted("first")
         if not loaded.reused:
-            raise Broken("the stored fit was not found again: fields must not change while fitting")
+            raise Broken("the stored fit was not reused: fit must not change the fields")
         _same(self.embeddings(self.fit), self.embeddings(loaded), 0.0, "load(state()) gives other embeddings")
 
     def documents(self) -> None:
@@ -172,12 +172,10 @@ class _Trial:
     def learns(self) -> None:
         test = self.prepared.split("test", "captions", self.device)
         images, texts = self.embeddings(self.fit)
-        found = sample([rank(images, texts, test.image_of, self.fit.part.similarity)]).interval("rsum")
+        rsum = sample([rank(images, texts, test.image_of, self.fit.part.similarity)]).interval("rsum")
         chance = 2 * sum(100.0 * k / len(test) for k in KS)
-        if found.low <= chance:
-            raise Broken(
-                f"rsum {found.value:.1f} [{found.low:.1f}, {found.high:.1f}] is not above chance, {chance:.1f}"
-            )
+        if rsum.low <= chance:
+            raise Broken(f"rsum {rsum.value:.1f} [{rsum.low:.1f}, {rsum.high:.1f}] is not above chance, {chance:.1f}")
 
 
 class _DatasetTrial:
@@ -208,34 +206,36 @@ class _DatasetTrial:
         for what, texts in (("image id", collection.images.ids), ("caption", collection.captions)):
             for number, text in enumerate(texts, start=1):
                 if not isinstance(text, str) or not text.strip():
-                    raise Broken(f"{what} {number} is {text!r}; give a text")
+                    raise Broken(f"{what} {number} is {text!r}; give a non-empty string")
         n, owners = len(collection.images.ids), collection.image_of
         if len(owners) != len(collection.captions) or owners.min() < 0 or owners.max() >= n:
-            raise Broken(f"image_of has to give the row, 0 to {n - 1}, of the image of each of all captions")
+            raise Broken(f"image_of must give the row of its image, 0 to {n - 1}, for every caption")
         for name in ("boxes", "twins", "labels"):
             values = getattr(collection, name)
             if values is not None and len(values) != n:
-                raise Broken(f"{name} has {len(values)} rows for {n} images; give one for each, or None")
+                raise Broken(f"{name} has {len(values)} rows for {n} images; give one per image, or None")
 
     def deterministic(self) -> None:
         first, again = self.collection, load_collection(self.dataset, self.data)
-        for what, of in (
+        for what, value in (
             ("image ids", lambda c: list(c.images.ids)),
             ("captions and splits", Collection.split_sha),
             ("boxes, twins or labels", Collection.extras_sha),
             ("digests of images", lambda c: [c.images.digest(row) for row in self.rows()]),
         ):
-            if of(first) != of(again):
-                raise Broken(f"the {what} differ when it is loaded again; give the same in the same order")
+            if value(first) != value(again):
+                raise Broken(
+                    f"the {what} differ when the dataset is loaded again; they must be the same, in the same order"
+                )
 
     def readable(self) -> None:
         images = self.collection.images
         for row in [] if isinstance(images, FeatureFiles) else self.rows():
-            seen = [(image.mode, images.digest(row), image.tobytes()) for image in (images.read(row), images.read(row))]
-            if seen[0][0] != "RGB":
-                raise Broken(f"image {images.ids[row]} is read as {seen[0][0]}; give 8-bit RGB")
-            if seen[0] != seen[1]:
-                raise Broken(f"image {images.ids[row]} has other pixels, or another digest, when it is read again")
+            once, again = ((x.mode, images.digest(row), x.tobytes()) for x in (images.read(row), images.read(row)))
+            if once[0] != "RGB":
+                raise Broken(f"image {images.ids[row]} is read as {once[0]}; give 8-bit RGB")
+            if once != again:
+                raise Broken(f"pixels or digest of image {images.ids[row]} differ when it is read again")
 
     def extracts(self) -> None:
         front_end, rows = self.front_end(), range(min(4, len(self.collection.images.ids)))
@@ -249,7 +249,7 @@ class _DatasetTrial:
     def empty(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                self.dataset.build().load(Path(folder))  # one that needs no data loads
+                self.dataset.build().load(Path(folder))  # a dataset that needs no files may load
             except BadInput as error:
                 if "\n" in str(error):
                     raise Broken(f"the error has several lines, the first is {str(error).splitlines()[0]}") from error
@@ -269,11 +269,11 @@ def _same(a: tuple[Embedding, Embedding], b: tuple[Embedding, Embedding], tolera
 
 def _all_tensors(embedding: Embedding) -> list[torch.Tensor]:
     """Vectors, norms and masks as float tensors."""
-    found: list[torch.Tensor] = []
+    tensors: list[torch.Tensor] = []
 
-    def take(x: torch.Tensor) -> torch.Tensor:
-        found.append(x.float())
+    def collect(x: torch.Tensor) -> torch.Tensor:
+        tensors.append(x.float())
         return x
 
-    as_levels(embedding).map(take)
-    return found
+    as_levels(embedding).map(collect)
+    return tensors

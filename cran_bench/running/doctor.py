@@ -1,6 +1,6 @@
-"""Looks records, features and fits over: what a kill left, what was changed, and what has lost its other half.
+"""Check records, features and fits for leftovers of interrupted runs, damaged files and missing companion files.
 
-Nothing is thrown away that was measured: what cannot be trusted is set aside, so that the next run makes it again.
+No measurement is deleted: untrustworthy files are set aside, and the next run regenerates them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Complaint:
     """Something wrong with a file.
 
     Attributes:
-        path: of a file, or of the folder of features that is damaged.
-        what: is wrong, in a sentence.
-        home: the folder of results or the cache.
-        is_litter: whether it may be deleted; else it is set aside.
+        path: the file, or the folder of damaged features.
+        what: what is wrong, in a sentence.
+        home: the folder of results, or the cache.
+        is_litter: whether the file may be deleted; otherwise it is set aside.
     """
 
     path: Path
@@ -39,22 +39,22 @@ class Complaint:
 
 
 def examine_results(results: Path) -> Iterator[Complaint]:
-    """Everything that is wrong below ``results/runs``."""
+    """Yield everything that is wrong below ``results/runs``."""
     root = ResultStore(results).root
     for path in sorted(root.rglob("*")):
         if path.suffix == ".part":
             yield from _examine_temporary(path, results)
         elif path.name.endswith(ERROR):
             if path.with_name(path.name.removesuffix(ERROR) + ".json").exists():
-                yield Complaint(path, "an error of a run that has been finished since", results, is_litter=True)
+                yield Complaint(path, "an error of a run that has finished since", results, is_litter=True)
         elif path.suffix == ".json" and not path.name.endswith(EXAMPLES):
             yield from _examine_record(path, results)
         elif path.suffix in (".npz", ".csv", ".json") and not _record_of(path).exists():
-            yield Complaint(path, f"its record {_record_of(path).name} is not there", results)
+            yield Complaint(path, f"its record {_record_of(path).name} is missing", results)
 
 
 def examine_cache(cache: Path) -> Iterator[Complaint]:
-    """Everything that is wrong with features and fits; what goes on now, or next time, is not."""
+    """Yield everything that is wrong with features and fits, except those that are being written or can be resumed."""
     for manifest in sorted((cache / "features").glob(f"*/*/{MANIFEST}")):
         if is_locked(manifest.parent):
             continue
@@ -66,18 +66,18 @@ def examine_cache(cache: Path) -> Iterator[Complaint]:
             yield Complaint(manifest.parent, str(error), cache)
     for path in sorted((cache / "fits").glob("*")):
         if path.suffix == ".checkpoint" and path.with_suffix(".safetensors").exists():
-            yield Complaint(path, "a checkpoint of a fit that has been finished since", cache, is_litter=True)
+            yield Complaint(path, "a checkpoint of a fit that has finished since", cache, is_litter=True)
         elif path.suffix in (".safetensors", ".checkpoint"):
             try:
                 load_state(path)
             except Exception as error:  # safetensors raises many kinds for a damaged file
-                yield Complaint(path, f"it holds no fit ({error})", cache)
+                yield Complaint(path, f"it is not a usable fit ({error})", cache)
     for path in sorted(cache.rglob(".*.part")):
         yield from _examine_temporary(path, cache)
 
 
 def cure(complaints: list[Complaint]) -> Iterator[str]:
-    """Delete litter and set the rest aside, below ``set-aside`` of the same results or cache; a sentence on each.
+    """Delete litter and move the rest below ``set-aside`` in the same results or cache; yield a sentence on each.
 
     Raises:
         BadInput: the folder cannot be written.
@@ -92,27 +92,27 @@ def cure(complaints: list[Complaint]) -> Iterator[str]:
                 aside = home / ASIDE / path.relative_to(home)
                 aside.parent.mkdir(parents=True, exist_ok=True)
                 if aside.is_dir():
-                    shutil.rmtree(aside)  # set aside before
+                    shutil.rmtree(aside)  # from an earlier repair
                 path.replace(aside)
                 yield f"set aside {path}: {complaint.what}"
 
 
 def _examine_temporary(path: Path, home: Path) -> Iterator[Complaint]:
     if is_abandoned(path):
-        yield Complaint(path, "a write that never ended", home, is_litter=True)
+        yield Complaint(path, "an interrupted write", home, is_litter=True)
 
 
 def _examine_record(path: Path, results: Path) -> Iterator[Complaint]:
-    """A record with what lies beside it; where the record is bad its companions go with it."""
+    """Check a record and its companion files; if the record is bad, they are set aside with it."""
     try:
         record = read_record(path)
         read_ranks(path, record)
         if not path.stem.endswith(f"-s{record.seed}-{record.fingerprint[:12]}"):
-            raise BadInput(f"{path} is named for another run than it is of")
+            raise BadInput(f"{path} has the file name of another run")
     except BadInput as error:
         yield Complaint(path, str(error), results)
         beside = (path.with_suffix(".npz"), path.with_name(path.stem + CURVES), path.with_name(path.stem + EXAMPLES))
-        yield from (Complaint(other, f"it goes with {path.name}", results) for other in beside if other.exists())
+        yield from (Complaint(other, f"it belongs to {path.name}", results) for other in beside if other.exists())
         return
     for read, ending in ((read_curves, CURVES), (read_examples, EXAMPLES)):
         try:
@@ -122,6 +122,6 @@ def _examine_record(path: Path, results: Path) -> Iterator[Complaint]:
 
 
 def _record_of(path: Path) -> Path:
-    """The record beside which ranks, curves or examples lie."""
+    """The path of the record to which a file of ranks, curves or examples belongs."""
     stem = next((path.name.removesuffix(end) for end in (CURVES, EXAMPLES) if path.name.endswith(end)), path.stem)
     return path.with_name(stem + ".json")

@@ -1,4 +1,4 @@
-"""Running, evaluating and reading records from Python: the functions behind the verbs of the command line."""
+"""Run, evaluate and read records from Python; the command line calls the same functions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cran_bench.ranking.evaluation import evaluate as rank_and_measure
 from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.records.schema import Failure, Record
-from cran_bench.records.statistics import SUMS, Interval, Sample, sample
+from cran_bench.records.statistics import SUMS, Interval, sample
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import DATASETS, METHODS, each, quick_dataset, quick_method
 from cran_bench.running.preparation import Prepared, find_prepared
@@ -42,14 +42,14 @@ SIMILARITIES = {"cosine": COSINE, "dot": DOT}
 
 @dataclass(frozen=True)
 class Request:
-    """What a run was asked for, parsed.
+    """What to run.
 
     Attributes:
-        dataset: its spec.
-        data: folder that holds the datasets.
-        methods: specs, one a row.
+        dataset: spec of the dataset.
+        data: folder of the datasets.
+        methods: specs, one per row.
         protocols: how texts become queries.
-        seeds: one fit each.
+        seeds: seeds of the fits.
     """
 
     dataset: str
@@ -60,14 +60,14 @@ class Request:
 
 
 class Workers(Protocol):
-    """Where the rows of a run are computed other than in this process."""
+    """Workers that compute the rows of a run instead of this process."""
 
     def device(self, name: str) -> torch.device:
-        """The kind of device that `name` means there."""
+        """The kind of device that `name` means on the workers."""
         ...
 
     def run(self, runner: Runner, request: Request) -> list[Outcome]:
-        """Compute the rows; the outcomes in the order of `Runner.run`."""
+        """Compute the rows and return the outcomes in the order of `Runner.run`."""
         ...
 
 
@@ -85,7 +85,7 @@ class Results:
 
     @property
     def records(self) -> list[Record]:
-        """Records of the runs that finished."""
+        """Records of finished runs."""
         return [outcome.record for outcome in self.outcomes if outcome.record is not None]
 
     @property
@@ -124,24 +124,24 @@ def run(
     bound: Bound = "measured",
     workers: Workers | None = None,
 ) -> Results:
-    """Fit methods, rank the test split in both directions, and record the figures.  What is recorded is reused.
+    """Fit methods, rank the test split in both directions, and record the figures; existing records are reused.
 
     Args:
         methods: specs such as ``"cca"``, ``"cran:paper[margin=0.2]"`` or ``"mine.py:Mine"``; None for all.
         dataset: spec of the dataset, such as ``"scenes"`` or ``"flickr8k[limit=200]"``.
-        protocols: names of protocols, or ``"all"``.
+        protocols: names, or ``"all"``.
         seeds: seeds of the fits; ``"0:5"`` for 0 to 4.
         quick: less data and shorter training; not for comparison.
         folds: 0 to rank the whole test split, else the number of folds to average over.
-        force: fit and rank again what is recorded.
-        data: folder that holds the datasets.
+        force: repeat recorded runs.
+        data: folder of the datasets.
         backbone: spec of the image features; None for the dataset's own.
         regions: spec of the regions; None for the dataset's own.
         vectors: spec of the word vectors.
         results: folder of the records.
         cache: folder of features and fits; None for ``~/.cache/cran-bench``.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        backend: how ranks are counted; they do not depend on it.
+        backend: how ranks are computed; does not change them.
         bound: bound on the error of low-precision scores, ``"measured"`` or ``"proven"``.
         workers: where rows are computed; None for this process, or those of torchrun.
 
@@ -201,20 +201,17 @@ class Scores:
         Raises:
             BadInput: an unknown figure.
         """
-        return self._sample().interval(figure)
+        return sample([self.ranks]).interval(figure)
 
     def table(self) -> pd.DataFrame:
         """A line for each figure: `value` and, for recalls and their sums, the 95 % interval over images."""
-        drawn = self._sample()
+        bootstrap = sample([self.ranks])
         lines = []
         for figure, value in self.metrics.items():
-            bounds = drawn.interval(figure) if "_r" in figure or figure in SUMS else None
+            bounds = bootstrap.interval(figure) if "_r" in figure or figure in SUMS else None
             low, high = (bounds.low, bounds.high) if bounds else (np.nan, np.nan)
             lines.append({"figure": figure, "value": value, "low": low, "high": high})
         return pd.DataFrame(lines).set_index("figure")
-
-    def _sample(self) -> Sample:
-        return sample([self.ranks])
 
 
 def evaluate(
@@ -239,7 +236,7 @@ def evaluate(
         protocol: how texts become queries.
         folds: 0 to rank everything, else the number of folds to average over.
         twins: (N,) the row of each image's twin, for `twin_accuracy`.
-        backend: how ranks are counted; they do not depend on it.
+        backend: how ranks are computed; does not change them.
         bound: bound on the error of low-precision scores, ``"measured"`` or ``"proven"``.
 
     Raises:
@@ -254,25 +251,22 @@ def evaluate(
     images, texts = _embedding(image_embeddings), _embedding(text_embeddings)
     device = as_levels(images).tensors()[0].device
     if image_of is None:
-        each_image, rest = divmod(len(texts), max(1, len(images)))
-        if rest or not each_image:
-            raise BadInput(
-                f"{len(texts)} texts are not equally many for each of {len(images)} images: say which image each text "
-                "belongs to with image_of="
-            )
-        owners = torch.arange(len(images), device=device).repeat_interleave(each_image)
+        per_image, rest = divmod(len(texts), max(1, len(images)))
+        if rest or not per_image:
+            raise BadInput(f"{len(texts)} texts cannot be divided evenly among {len(images)} images: give image_of=")
+        owners = torch.arange(len(images), device=device).repeat_interleave(per_image)
     else:
         owners = torch.as_tensor(image_of, device=device).long()
         order = owners.argsort(stable=True)
         owners, texts = owners[order], rows_of(texts, order) if len(order) == len(texts) else texts
     if isinstance(similarity, str):
         if similarity not in SIMILARITIES:
-            raise BadInput(f"similarity is 'cosine', 'dot' or a declared similarity, not '{similarity}'")
+            raise BadInput(f"similarity must be 'cosine', 'dot' or a declared similarity, not '{similarity}'")
         similarity = SIMILARITIES[similarity]
     require_known(backend, bound)
     other = None if twins is None else torch.as_tensor(twins, device=device).long()
-    found = rank_and_measure(images, texts, owners, other, similarity, protocol, folds, backend, bound)
-    return Scores(dict(found.metrics), found.ranks)
+    evaluation = rank_and_measure(images, texts, owners, other, similarity, protocol, folds, backend, bound)
+    return Scores(dict(evaluation.metrics), evaluation.ranks)
 
 
 def _embedding(given: ArrayLike | Tensor | Levels) -> Embedding:
@@ -280,15 +274,15 @@ def _embedding(given: ArrayLike | Tensor | Levels) -> Embedding:
         return given
     rows = given if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))
     if rows.dim() != 2:
-        raise BadInput(f"embeddings are (rows, dimensions), not of shape {tuple(rows.shape)}")
+        raise BadInput(f"embeddings must have shape (rows, dimensions), not {tuple(rows.shape)}")
     return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
 
 
 def read_records(folder: str | PathLike[str] = "results") -> pd.DataFrame:
-    """Every record below a folder of results, one line each: what was run, its figures, seconds and environment.
+    """Every record below a folder of results, one line each: the run, its figures, seconds and environment.
 
     Raises:
-        BadInput: there are none, or one is damaged.
+        BadInput: there are no records, or one is damaged.
     """
     store = ResultStore(Path(folder))
     lines = [_line(run) for run in store.runs()]

@@ -1,4 +1,4 @@
-"""From a dataset's name to its features: what every method of a run shares."""
+"""Load datasets and their features, which all methods of a run share."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from cran_bench.split import Split
 
 @dataclass(frozen=True)
 class Prepared:
-    """A dataset with its features: what every method of a run shares.
+    """A dataset with its features, which all methods of a run share.
 
     Attributes:
         vectors: spec of the word vectors.
@@ -52,7 +52,7 @@ class Prepared:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """JSON of everything about data and front end that determines a fit."""
+        """Everything about data and front end that determines a fit, as JSON."""
         return {
             "split": self.collection.split_sha(),
             "extras": self.collection.extras_sha(),
@@ -61,40 +61,40 @@ class Prepared:
         }
 
     def text(self, fit_unit: Unit) -> TextFrontEnd:
-        """The text front end fitted on the training texts of a unit."""
+        """The text front end, fitted on the training texts of a unit."""
         if fit_unit not in self._text:
             texts, _ = self.collection.texts_of(self.collection.splits["train"], fit_unit)
             self._text[fit_unit] = TextFrontEnd.fit(texts, self.vectors)
         return self._text[fit_unit]
 
     def split(self, name: str, unit: Unit, device: torch.device, fit_unit: Unit | None = None) -> Split:
-        """A split whose texts are `unit`, seen through a front end fitted on training texts of `fit_unit`."""
+        """A split with texts of `unit`, seen through a text front end fitted on training texts of `fit_unit`."""
         return Split(name, unit, self.collection, self.features, self.text(fit_unit or unit), device)
 
     def picture(self, image: Image, front_end: FrontEnd, device: torch.device) -> Split:
-        """An image that is not of the dataset, as a split of itself with an empty text."""
+        """A split of one image from outside the dataset, with an empty text."""
         features = Features(Path(), {}, **front_end.features_of(image))
         rows = np.zeros(1, dtype=np.int64)
         return Split("test", "captions", self.collection, features, self.text("captions"), device, rows, [""])
 
     def front_end(self, backbone: str | None, regions: str | None) -> FrontEnd:
-        """The front end of these features, for further images; regions that come with the data are left out.
+        """The front end of these features, for other images; regions that come with the data are left out.
 
         Raises:
-            BadInput: its files are not at hand, or the features were computed elsewhere.
+            BadInput: its files are missing, or the features were computed elsewhere.
         """
         made = self.features.manifest
         images, regions = backbone or made["images_with"], regions or made["regions_with"]
         regions = "none" if regions == "boxes" else regions
         if images.startswith(("npy:", "data")) or regions.startswith(("npy:", "data")):
             raise BadInput(
-                f"{self.dataset.label} has features from elsewhere ({self.features.label}), a new picture has none: "
-                "search with a sentence, or prepare with a network"
+                f"{self.dataset.label} has features computed elsewhere ({self.features.label}), which a new picture "
+                "lacks: search with a sentence, or prepare with a network"
             )
         for option, spec in (("--backbone", images), ("--regions", regions)):
             if not all(Path(file).exists() for file in files_of(spec)):
                 raise BadInput(
-                    f"a new picture goes through the front end of the features, {self.features.label}: "
+                    f"a new picture needs the front end of the features, {self.features.label}: "
                     f"give {option} with the path of its file"
                 )
         front_end = FrontEnd.open(images, regions, self.collection)
@@ -103,16 +103,16 @@ class Prepared:
             other = [key for key, value in made[side].items() if not own_boxes and opened.get(key) != value]
             if other:
                 raise BadInput(
-                    f"this is another front end than {self.features.label}, the {side}'s {other[0]} differs: "
-                    "give the files and fields that the features were made with"
+                    f"this front end differs from {self.features.label} in the {side}'s {other[0]}: "
+                    "give the files and fields with which the features were extracted"
                 )
         return front_end
 
     def find(self, image: str, device: torch.device) -> tuple[Split, int]:
-        """One image by its id, as a split of itself and its captions, and its row in the collection.
+        """A split of the image with the given id and its captions, and the image's row in the collection.
 
         Raises:
-            BadInput: there is none of that id.
+            BadInput: there is no image with that id.
         """
         ids = self.collection.images.ids
         for name, rows in self.collection.splits.items():
@@ -136,10 +136,10 @@ def prepare(
     force: bool = False,
     skip_bad: bool = False,
 ) -> Prepared:
-    """Load a dataset and extract its features below `cache`, or take them where they are finished.
+    """Load a dataset and extract its features below `cache`; finished features are reused.
 
     Raises:
-        BadInput: data, specs or images that are not usable.
+        BadInput: data, specs or images are not usable.
     """
     collection, defaults = _load(dataset, data, vectors)
     plan = _front_end(collection, defaults, backbone, regions).plan(collection, _features_root(cache, dataset))
@@ -154,13 +154,13 @@ def check(
     backbone: str | None = None,
     regions: str | None = None,
 ) -> tuple[str, bool]:
-    """What is there, what is missing and where to get it; where all is there, how long extraction will take.
+    """Report which files are there or missing and where to get them; if none is missing, forecast the extraction.
 
     Returns:
-        Lines to print, and whether nothing is missing, disk neither.
+        Lines to print, and whether all files are there and the disk has enough room.
 
     Raises:
-        BadInput: the data that is there is not usable.
+        BadInput: the data is not usable.
     """
     plugin = dataset.build()
     lines = [f"{dataset.label} below {data}"]
@@ -180,7 +180,7 @@ def _front_end(
     collection: Collection, defaults: Mapping[str, Any], backbone: str | None, regions: str | None
 ) -> FrontEnd:
     images = backbone or defaults["backbone"]
-    # Finished vectors cannot embed crops, so they come without regions unless the user gives some.
+    # Precomputed features cannot embed crops, so they come without regions unless the user names some.
     regions = regions or ("none" if images.startswith("npy:") else defaults["regions"])
     return FrontEnd.open(images, regions, collection)
 
@@ -193,12 +193,12 @@ def find_prepared(
     regions: str | None = None,
     vectors: str = "ppmi-svd",
 ) -> Prepared:
-    """A dataset with the features named by the specs; with no specs, those there are; where there are none, prepare.
+    """Load a dataset with the prepared features that match the specs, or prepare it if there are none.
 
-    A spec whose file is not at hand names prepared features by their label.
+    A spec that is None matches any features; one whose file is missing matches features by their label.
 
     Raises:
-        BadInput: several are prepared and no spec says which, or those named are not usable.
+        BadInput: several prepared features match, or those that match are not usable.
     """
     root = _features_root(cache, dataset)
     collection, _ = _load(dataset, data, vectors)
@@ -210,7 +210,7 @@ def find_prepared(
             f"--backbone '{made['images_with']}' --regions '{made['regions_with']}'"
             for made in map(read_manifest, folders)
         )
-        raise BadInput(f"{dataset.label} is prepared in {len(folders)} ways, say which: {ways}")
+        raise BadInput(f"{dataset.label} has {len(folders)} sets of prepared features; choose one: {ways}")
     features = load_features(folders[0], collection.images.ids)
     if _images_changed(collection, features):
         raise BadInput(
@@ -221,10 +221,10 @@ def find_prepared(
 
 
 def load_prepared(dataset: Configured[Dataset], data: Path, folder: Path, vectors: str) -> Prepared:
-    """A dataset with the features of a folder that `prepare` or `find_prepared` has found usable.
+    """Load a dataset with the features in `folder`, which `prepare` or `find_prepared` has accepted.
 
     Raises:
-        BadInput: the data or the features are not to be read here, or they are of other images.
+        BadInput: data or features cannot be read here, or belong to different images.
     """
     collection, _ = _load(dataset, data, vectors)
     features = load_features(folder, collection.images.ids)
@@ -242,7 +242,7 @@ def _made(dataset: Configured[Dataset], collection: Collection, features: Featur
 
 
 def _images_changed(collection: Collection, features: Features) -> bool:
-    """Whether images differ from those extracted; files are read again only where one is newer than the features."""
+    """Whether images changed since extraction; files are read again only if one is newer than the features."""
     newest = collection.images.newest()
     if newest is not None and newest <= (features.folder / MANIFEST).stat().st_mtime:
         return False
@@ -250,24 +250,26 @@ def _images_changed(collection: Collection, features: Features) -> bool:
 
 
 def load_collection(dataset: Configured[Dataset], data: Path) -> Collection:
-    """What a dataset holds, by its label.
+    """Load the collection of a dataset, named by the dataset's label.
 
     Raises:
-        BadInput: the data is not usable, or `load` fails or gives something else than a collection.
+        BadInput: the data is not usable, or `load` fails or returns something other than a collection.
     """
     cls = dataset.plugin.cls
     with one_sentence(f"{dataset.label} could not be loaded", file_of(cls)):
         collection: object = dataset.build().load(data)
         if not isinstance(collection, Collection):
-            raise BadInput(f"{place(cls.load)}: load gives a {type(collection).__name__}; give a cran_bench Collection")
+            raise BadInput(
+                f"{place(cls.load)}: load returns a {type(collection).__name__}; return a cran_bench Collection"
+            )
         return replace(collection, name=dataset.label)
 
 
 def default_specs(dataset: Configured[Dataset]) -> Mapping[str, str]:
-    """The specs of the front end that suits a dataset, of `backbone` and `regions`.
+    """The default specs of `backbone` and `regions` for a dataset.
 
     Raises:
-        BadInput: `defaults` fails or gives something else.
+        BadInput: `defaults` fails or returns something else.
     """
     cls = dataset.plugin.cls
     with one_sentence(f"{dataset.label} has no defaults", file_of(cls)):
@@ -276,28 +278,28 @@ def default_specs(dataset: Configured[Dataset]) -> Mapping[str, str]:
         isinstance(specs, Mapping) and {*specs} == {"backbone", "regions"} and {*map(type, specs.values())} == {str}
     ):
         example = '{"backbone": "pixels", "regions": "grid"}'
-        raise BadInput(f"{place(cls.defaults)}: defaults gives {specs!r}; give specs of both, such as {example}")
+        raise BadInput(f"{place(cls.defaults)}: defaults returns {specs!r}; return a spec of each, such as {example}")
     return specs
 
 
 def _load(dataset: Configured[Dataset], data: Path, vectors: str) -> tuple[Collection, Mapping[str, str]]:
-    vector_source(vectors).identity()  # a wrong spec is said now, not after an extraction or by every row
+    vector_source(vectors).identity()  # reports a wrong spec now, not after an extraction or in every row
     return load_collection(dataset, data), default_specs(dataset)
 
 
 def _is_made_with(folder: Path, backbone: str | None, regions: str | None, collection: Collection) -> bool:
-    """Whether features are those of the specs given: by content, or by label where a spec's file is not at hand."""
+    """Whether features match the specs: by content, or by label if the file of a spec is missing."""
     made = read_manifest(folder)
     images, proposer = backbone or made["images_with"], regions or made["regions_with"]
     if [made["images_with"], made["regions_with"]] != [without_folders(images), without_folders(proposer)]:
         return False
     same = True
-    # What the user did not name is opened again only where it needs no file: a file of that name may be another.
+    # Specs that the user did not give are opened only if they need no file: a file of that name may have changed.
     if is_at_hand(images) and (backbone or is_embedded(images)):
         same = canonical_json(dict(open_backbone(images, collection).identity())) == canonical_json(made["backbone"])
     if same and is_at_hand(proposer) and (regions or is_embedded(proposer)):
-        found = proposer_identity(open_proposer(proposer, collection))
-        same = canonical_json(found) == canonical_json(made["proposer"])
+        identity = proposer_identity(open_proposer(proposer, collection))
+        same = canonical_json(identity) == canonical_json(made["proposer"])
     return same
 
 

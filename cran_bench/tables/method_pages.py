@@ -1,4 +1,4 @@
-"""Plugins in words: summaries and docstrings, and a page for each method with what it measured and what is printed."""
+"""Descriptions of plugins from their docstrings, and a page per method with its measured and published results."""
 
 from __future__ import annotations
 
@@ -21,11 +21,7 @@ HEADINGS = ["i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum"]
 
 
 def method_pages(tables: Sequence[Table]) -> dict[str, str]:
-    """Markdown by file name: a page for each registered method, and an index.
-
-    Args:
-        tables: what is recorded.
-    """
+    """Markdown by file name: a page for each registered method, with the results in `tables`, and an index."""
     plugins = [METHODS.get(name) for name in METHODS.names()]
     index = [
         "# Methods",
@@ -39,7 +35,7 @@ def method_pages(tables: Sequence[Table]) -> dict[str, str]:
 
 
 def description(instance: Any) -> list[str]:
-    """Paragraphs of markdown: what a dataclass says of itself, and a list of its fields with values, group by group."""
+    """Paragraphs of markdown: the docstring of a dataclass, and a list of its fields with values for each group."""
     cls, lines, groups = type(instance), [], list[str]()
     texts = field_texts(cls)
     for f in (f for f in dataclasses.fields(cls) if f.init):
@@ -54,7 +50,7 @@ def description(instance: Any) -> list[str]:
 
 
 def field_texts(cls: type) -> dict[str, str]:
-    """What the docstrings of a dataclass and of its bases say of each field, under "Attributes:"."""
+    """Descriptions of fields, from "Attributes:" in the docstrings of a dataclass and its bases."""
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         attributes = inspect.cleandoc(vars(base).get("__doc__") or "").partition("Attributes:\n")[2]
@@ -66,7 +62,7 @@ def field_texts(cls: type) -> dict[str, str]:
 
 
 def module_text(cls: type) -> str:
-    """The docstring of the module of a class."""
+    """The docstring of the module that defines a class."""
     return inspect.getdoc(sys.modules[cls.__module__]) or ""
 
 

@@ -1,4 +1,4 @@
-"""Tables of records: mean and spread over seeds, intervals over images, seconds per phase; failed rows stay visible."""
+"""Tables of records: means and deviations over seeds, intervals over images, seconds per phase, and failed rows."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ Format = Literal["terminal", "markdown", "csv", "latex"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 _STYLE = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
-INTERVALS_UP_TO = 5000  # records; ranks of more would take minutes to read and to draw from
+INTERVALS_UP_TO = 5000  # records; reading and resampling the ranks of more would take minutes
 PHASES = ("features", "fit", "embed", "similarity", "rank")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that may stand in one table: same data, same front end, same protocol.
+    """What the runs of one table have in common: data, front end and protocol.
 
     Attributes:
-        features: sha256 of what the features were made of, or of the features themselves where nothing tells.
+        features: sha256 of the sources of the features, or of the features themselves if these are unknown.
     """
 
     dataset: str
@@ -46,17 +46,17 @@ class Group:
     features: str
 
     def data(self) -> tuple[object, ...]:
-        """Which images, seen through which features; the same for all protocols."""
+        """The images and their features; the same for all protocols."""
         return (self.dataset, self.quick, self.front_end, self.vectors, self.split_sha, self.features)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method over its seeds.
+    """One method with all its seeds.
 
     Attributes:
-        runs: that finished, one per seed, in order of seed.
-        failures: of seeds that failed.
+        runs: finished runs, one per seed, in order of seed.
+        failures: failed runs.
     """
 
     label: str
@@ -65,11 +65,11 @@ class Row:
 
     @property
     def records(self) -> list[Record]:
-        """Of the runs that finished."""
+        """The records of the finished runs."""
         return [run.record for run in self.runs]
 
     def mean(self, figure: str) -> float:
-        """Mean over seeds; NaN where none finished."""
+        """Mean over seeds; NaN if none finished."""
         values = [record.metrics[figure] for record in self.records if figure in record.metrics]
         return float(np.mean(values)) if values else float("nan")
 
@@ -79,7 +79,7 @@ class Row:
         return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
     def seconds(self, phase: str) -> float:
-        """Mean over seeds of a phase's seconds."""
+        """Mean seconds of a phase over seeds; NaN if none finished."""
         values = [getattr(record.seconds, phase) for record in self.records]
         return float(np.mean(values)) if values else float("nan")
 
@@ -90,7 +90,7 @@ class Row:
 
     @cached_property
     def sample(self) -> Sample:
-        """Its recalls, drawn anew; of a row that finished."""
+        """The bootstrap sample of the row's recalls; the row must have a finished run."""
         return sample(self.ranks)
 
 
@@ -99,7 +99,7 @@ class Table:
     """Rows of one group.
 
     Attributes:
-        has_intervals: whether ranks are read, for intervals and for what cannot be told from the best.
+        has_intervals: whether ranks are read, for intervals and tests of the difference to the best row.
     """
 
     group: Group
@@ -108,7 +108,7 @@ class Table:
 
     @property
     def title(self) -> str:
-        """What the numbers are of, in one line."""
+        """Dataset, protocol and size of the test split in one line."""
         group, facts = self.group, []
         for row in self.rows:
             for record in row.records:
@@ -118,31 +118,32 @@ class Table:
 
     @property
     def sources(self) -> set[str]:
-        """`sources_sha` of its records that have one."""
+        """The distinct `sources_sha` of the records."""
         return {record.data.sources_sha for row in self.rows for record in row.records} - {""}
 
     @property
     def features(self) -> list[str]:
-        """`features_sha` of its runs: several where the same features were rounded otherwise elsewhere."""
+        """The distinct `features_sha` of the runs: several if machines rounded the same features differently."""
         of_failures = {failure.data.features_sha for row in self.rows for failure in row.failures}
         return sorted({record.data.features_sha for row in self.rows for record in row.records} | of_failures)
 
     @property
     def notes(self) -> list[str]:
-        """What a reader needs to know to read the figures."""
+        """Lines that explain the figures."""
         lines = [f"Protocol {self.group.protocol}: {MEANING[p]}." for p in PROTOCOLS if p == self.group.protocol]
-        lines.append(f"Recall in percent; front end {self.group.front_end}, word vectors {self.group.vectors}.")
+        lines.append("Recall in percent; MedR is the plain median of the ranks.")
+        lines.append(f"Front end {self.group.front_end}, word vectors {self.group.vectors}.")
         shas = " and ".join(sha[:12] for sha in self.features)
-        also = " (made of the same, and rounded otherwise elsewhere)" if len(self.features) > 1 else ""
+        also = " (from the same sources, rounded differently on another machine)" if len(self.features) > 1 else ""
         lines.append(f"Split sha {self.group.split_sha[:12]}, features sha {shas}{also}.")
         if not self.has_intervals:
-            lines.append(f"Without intervals, as there are over {INTERVALS_UP_TO:,} records: ask for some of them.")
+            lines.append(f"No intervals for over {INTERVALS_UP_TO:,} records: select fewer.")
         elif sum(bool(row.records) for row in self.rows) > 1:
-            over = "images, and seeds where a row has several" if self._has_seeds else "images (there is one seed)"
+            over = "images, and seeds if a row has several" if self._has_seeds else "images (there is one seed)"
             lines.append(
                 f"Behind best: rsum minus the best row's, with its 95 % paired bootstrap interval over {over}."
             )
-            lines.append("≈ cannot be told from the best: p of the difference, by Holm's correction, is 5 % or more.")
+            lines.append("≈ not significantly different from the best: p with Holm's correction is 5 % or more.")
         if self._has_seeds:
             lines.append("± is the standard deviation over seeds.")
         for row in self.rows:
@@ -155,22 +156,22 @@ class Table:
 
     @cached_property
     def samples(self) -> dict[str, Sample]:
-        """The samples of the rows that finished, by label."""
+        """Bootstrap samples of the rows with finished runs, by label."""
         finished = {row.label: row.ranks for row in self.rows if row.records}
         return dict(zip(finished, samples(list(finished.values())), strict=True))
 
     def behind_best(self) -> dict[str, Difference]:
-        """Sum of recalls of each finished row minus the best one's, p by Holm's correction; the best row has none."""
+        """Difference in rsum of each other finished row to the best, with p by Holm's correction."""
         finished = [row for row in self.rows if row.records]
         if len(finished) < 2 or not self.has_intervals:
             return {}
         best = max(finished, key=lambda row: row.mean("rsum")).label
-        found = {label: own.minus(self.samples[best], "rsum") for label, own in self.samples.items() if label != best}
-        corrected = holm([difference.p for difference in found.values()])
-        return {label: replace(d, p=p) for (label, d), p in zip(found.items(), corrected, strict=True)}
+        gaps = {label: own.minus(self.samples[best], "rsum") for label, own in self.samples.items() if label != best}
+        corrected = holm([gap.p for gap in gaps.values()])
+        return {label: replace(gap, p=p) for (label, gap), p in zip(gaps.items(), corrected, strict=True)}
 
     def frame(self) -> pd.DataFrame:
-        """Every figure as a number, one line per method: what the CSV holds."""
+        """Every figure as a number, one line per method, as in the CSV."""
         import pandas as pd
 
         behind = self.behind_best()
@@ -193,8 +194,8 @@ class Table:
                     line[f"{figure}_sd"] = round(row.deviation(figure), 4)
             for figure in ("i2t_r1", "t2i_r1", "rsum"):
                 if row.records and self.has_intervals:
-                    found = self.samples[row.label].interval(figure)
-                    line[f"{figure}_low"], line[f"{figure}_high"] = round(found.low, 4), round(found.high, 4)
+                    bounds = self.samples[row.label].interval(figure)
+                    line[f"{figure}_low"], line[f"{figure}_high"] = round(bounds.low, 4), round(bounds.high, 4)
             if row.label in behind:
                 gap = behind[row.label]
                 line |= {"behind_best": round(gap.value, 4)}
@@ -218,7 +219,7 @@ class Table:
         return pd.DataFrame(lines)
 
     def display(self) -> tuple[list[str], list[list[str]]]:
-        """The table as people read it: headings, and a line of texts per method."""
+        """The table in readable form: headings, and a line of strings per method."""
         behind, twins = self.behind_best(), "twin_accuracy" in _figures(self.rows)
         headings = ["method", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "MedR", "rsum"]
         headings += ["twins"] * twins + ["behind best"] * bool(behind)
@@ -244,54 +245,48 @@ class Table:
         return f"{text} ± {row.deviation(figure):.1f}" if len(row.records) > 1 else text
 
 
-def build_tables(runs: Sequence[Finished], failures: Sequence[Failure], kin: Sequence[Finished] = ()) -> list[Table]:
-    """Group runs into tables; of several records of one cell the newest counts, and a failure only if none finished.
+def build_tables(
+    runs: Sequence[Finished], failures: Sequence[Failure], related: Sequence[Finished] = ()
+) -> list[Table]:
+    """Group runs into tables; each seed shows its newest record, or its failure if it has none.
 
-    Rows keep the order in which they are given.  Of more runs than `INTERVALS_UP_TO` no ranks are read.
+    Rows keep the given order.  No ranks are read for more than `INTERVALS_UP_TO` runs.
 
     Args:
-        runs: that are shown.
-        failures: likewise.
-        kin: other runs, which may tell what the features of these were made of.
+        runs: finished runs to show.
+        failures: failed runs to show.
+        related: other runs, which may reveal the sources of the same features.
     """
-    told = [run.record.data for run in (*kin, *runs) if run.record.data.sources_sha]
-    made_of = {data.features_sha: data.sources_sha for data in told}
-    found: dict[Group, dict[str, dict[int, Finished | Failure]]] = {}
+    known = [run.record.data for run in (*related, *runs) if run.record.data.sources_sha]
+    sources = {data.features_sha: data.sources_sha for data in known}
+    groups: dict[Group, dict[str, dict[int, Finished | Failure]]] = {}
     for run in runs:
         record = run.record
-        group = _group(record.data, record.protocol, record.folds, made_of)
-        seeds = found.setdefault(group, {}).setdefault(record.method.label, {})
+        group = _group(record.data, record.protocol, record.folds, sources)
+        seeds = groups.setdefault(group, {}).setdefault(record.method.label, {})
         old = seeds.get(record.seed)
         if not isinstance(old, Finished) or old.record.started < record.started:
             seeds[record.seed] = run
     for failure in failures:
-        group = _group(failure.data, failure.protocol, failure.folds, made_of)
-        found.setdefault(group, {}).setdefault(failure.method_label, {}).setdefault(failure.seed, failure)
-    return [
-        Table(
-            group,
-            [
-                Row(
-                    label,
-                    [run for _, run in sorted(seeds.items()) if isinstance(run, Finished)],
-                    [run for _, run in sorted(seeds.items()) if isinstance(run, Failure)],
-                )
-                for label, seeds in rows.items()
-            ],
-            len(runs) <= INTERVALS_UP_TO,
-        )
-        for group, rows in found.items()
-    ]
+        group = _group(failure.data, failure.protocol, failure.folds, sources)
+        groups.setdefault(group, {}).setdefault(failure.method_label, {}).setdefault(failure.seed, failure)
+    rows = {group: [_row(label, seeds) for label, seeds in methods.items()] for group, methods in groups.items()}
+    return [Table(group, rows[group], len(runs) <= INTERVALS_UP_TO) for group in groups]
 
 
-def _group(data: DataInfo, protocol: str, folds: int, made_of: Mapping[str, str]) -> Group:
+def _row(label: str, seeds: Mapping[int, Finished | Failure]) -> Row:
+    runs = [seeds[seed] for seed in sorted(seeds)]
+    return Row(label, [r for r in runs if isinstance(r, Finished)], [r for r in runs if isinstance(r, Failure)])
+
+
+def _group(data: DataInfo, protocol: str, folds: int, sources: Mapping[str, str]) -> Group:
     where = (data.label, data.quick, data.front_end, data.vectors)
-    features = data.sources_sha or made_of.get(data.features_sha) or data.features_sha
+    features = data.sources_sha or sources.get(data.features_sha) or data.features_sha
     return Group(*where, protocol, folds, data.split_sha, features)
 
 
 def render(tables: Sequence[Table], style: str) -> str:
-    """Tables as text in one of the formats.
+    """Format tables as text.
 
     Raises:
         BadInput: an unknown format.
@@ -316,7 +311,7 @@ def typeset(
     style: str,
     warnings: Sequence[str] = (),
 ) -> str:
-    """One table in a format other than CSV: title, body, notes.
+    """Format one table, except as CSV: title, body, notes.
 
     Raises:
         BadInput: an unknown format.
@@ -333,24 +328,20 @@ def typeset(
         heading = [f"### {title}", "", *[f"**{line}**\n" for line in warnings]]
         return "\n".join([*heading, body, "", *[f"{line}  " for line in notes], ""])
     if style == "latex":
-        body = body.replace("≈", r"$\approx$")  # which LaTeX does not know as a letter
+        body = body.replace("≈", r"$\approx$")  # LaTeX lacks this character
         return "\n".join([*[f"% {line}" for line in (title, *warnings, *notes)], body, ""])
     return "\n".join([title, *warnings, "", body, "", *notes, ""])
 
 
 def require_format(style: str) -> None:
-    """Refuse other formats than `FORMATS`.
+    """Require one of `FORMATS`.
 
     Raises:
-        BadInput: naming the nearest one.
+        BadInput: an unknown format.
     """
     if style not in FORMATS:
         raise BadInput(f"there is no table format '{style}'{did_you_mean(style, FORMATS)}")
 
 
 def _figures(rows: Sequence[Row]) -> list[str]:
-    names: dict[str, None] = {}
-    for row in rows:
-        for record in row.records:
-            names |= dict.fromkeys(record.metrics)
-    return list(names)
+    return list(dict.fromkeys(name for row in rows for record in row.records for name in record.metrics))

@@ -1,9 +1,8 @@
-"""The training loop of every method that learns by gradient: epochs, validation, early stopping, checkpoints, resume.
+"""The training loop of all gradient-based methods: epochs, validation, early stopping, checkpoints, resuming.
 
-A method brings a module, the batches of an epoch, the loss of a batch and a way to score the validation split; the loop
-knows nothing else of it.  An epoch's batches depend on the seed and the epoch alone, so a fit that was stopped goes on
-to exactly the numbers it would have reached.  Where several processes train together, each runs this loop; the first
-validates and stores, and so decides for all.
+A method provides a module, the batches of an epoch, the loss of a batch and a validation function.  The batches of an
+epoch depend only on the seed and the epoch, so a resumed fit reaches exactly the numbers of an uninterrupted one.  If
+several processes train together, each runs this loop; the first validates and stores for all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from cran_bench.toolbox.states import below, with_prefix
 
 B = TypeVar("B")
 
-LOOK_EVERY = 50  # steps between two looks at the loss: each waits for the device
+LOOK_EVERY = 50  # steps between checks of the loss, as each waits for the device
 
 
 @dataclass
@@ -31,20 +30,20 @@ class Training(Generic[B]):
     """How a module is trained.
 
     Attributes:
-        module: what is trained, on its device.
-        optimizer: over the module's parameters.
-        steps: batches in an epoch, at most; progress and `rate` count by it.
-        batches: (epoch, generator) to the epoch's batches; epochs count from 1, the generator is seeded for the epoch.
-        loss: a batch to a scalar with gradients.
-        validate: what the module as it is reaches on the validation split, for the curve.
-        criterion: which of these numbers tells the best epoch; the larger the better.
-        epochs: how many at most.
+        module: the module to train, on its device.
+        optimizer: optimizer of the module's parameters.
+        steps: maximum number of batches in an epoch, on which progress and `rate` are based.
+        batches: maps the epoch, from 1, and a generator seeded for it to the batches of the epoch.
+        loss: maps a batch to a scalar with gradients.
+        validate: returns metrics of the module on the validation split, for the training curve.
+        criterion: the metric that selects the best epoch; larger is better.
+        epochs: maximum number of epochs.
         enough: stop once `criterion` is at least this.
-        patience: stop after so many epochs without a better `criterion`; 0 never stops.
-        patience_from: epochs before this one do not count for patience, as when training changes its ways there.
-        rate: epochs passed, a fraction, to the factor of the learning rate.
-        momentum: epochs passed to the momentum, for an optimizer that has one; None leaves it.
-        clip: largest norm of a step's gradient; 0 for no limit.
+        patience: stop after this many epochs without a better `criterion`; 0 never stops.
+        patience_from: first epoch that counts towards `patience`, such as the one that unfreezes an encoder.
+        rate: maps the number of epochs passed, a fraction, to the factor of the learning rate.
+        momentum: maps the number of epochs passed to the optimizer's momentum; None keeps it.
+        clip: maximum gradient norm of a step; 0 for no limit.
     """
 
     module: nn.Module
@@ -63,10 +62,10 @@ class Training(Generic[B]):
     patience_from: int = 1
 
     def run(self, run: Run) -> None:
-        """Train, and leave the module with the weights that were best on validation.
+        """Train the module and load the weights of its best epoch on validation.
 
         Raises:
-            BadInput: the loss is not finite; the checkpoint of the last good epoch stays.
+            BadInput: the loss is not finite; the checkpoint of the last good epoch is kept.
         """
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self._best: dict[str, Tensor] = {}
@@ -81,11 +80,11 @@ class Training(Generic[B]):
         run.chose(epoch=self._best_epoch, **{self.criterion: round(self._best_value, 2)})
 
     def _train(self, run: Run, first: int) -> Iterator[None]:
-        """One item a step, so that progress counts steps."""
+        """Train, yielding after each step, so that progress counts steps."""
         processes = current()
         for epoch in range(first, self.epochs + 1):
             self.module.train()
-            if processes.count > 1:  # dropout of its own in each, whichever epoch training goes on from
+            if processes.count > 1:  # so that each process draws its own dropout, also after resuming
                 torch.manual_seed((1_000_003 * run.seed + epoch) * processes.count + processes.number)
             losses: list[Tensor] = []
             for batch in self.batches(epoch, torch.Generator().manual_seed(1_000_003 * run.seed + epoch)):
@@ -102,7 +101,7 @@ class Training(Generic[B]):
                 yield
             mean = float(torch.stack(losses).mean())
             _require_finite(mean, epoch)
-            self._look(run, epoch, mean)
+            self._validate(run, epoch, mean)
             run.checkpoint(self._state(epoch), at=f"after epoch {epoch} of at most {self.epochs}")
             if self._is_over(epoch):
                 return
@@ -113,14 +112,14 @@ class Training(Generic[B]):
             if self.momentum:
                 group["momentum"] = self.momentum(passed)
 
-    def _look(self, run: Run, epoch: int, loss: float) -> None:
+    def _validate(self, run: Run, epoch: int, loss: float) -> None:
         self.module.eval()
         with torch.inference_mode():
-            found = current().lead(self.validate)
-        run.log(epoch=epoch, loss=loss, **found)
-        _require_finite(found[self.criterion], epoch, self.criterion)
-        if found[self.criterion] > self._best_value:
-            self._best_value, self._best_epoch = found[self.criterion], epoch
+            metrics = current().lead(self.validate)
+        run.log(epoch=epoch, loss=loss, **metrics)
+        _require_finite(metrics[self.criterion], epoch, self.criterion)
+        if metrics[self.criterion] > self._best_value:
+            self._best_value, self._best_epoch = metrics[self.criterion], epoch
             self._best = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
 
     def _is_over(self, epoch: int) -> bool:
@@ -139,7 +138,7 @@ class Training(Generic[B]):
         return state
 
     def _restore(self, state: Mapping[str, Tensor] | None) -> int:
-        """Take up a checkpoint and return the epoch it was made after; 0 to start."""
+        """Load a checkpoint and return its epoch; 0 if there is none."""
         if state is None:
             return 0
         self.module.load_state_dict(below("module", state))
@@ -147,7 +146,7 @@ class Training(Generic[B]):
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in below("optimizer", state).items():
             index, _, name = key.partition(".")
-            # Adam counts its steps on the host unless told otherwise.
+            # Adam keeps its step count on the CPU by default.
             moments.setdefault(int(index), {})[name] = value.cpu() if name == "step" else value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         epoch, self._best_epoch, self._best_value = (
@@ -160,38 +159,38 @@ class Training(Generic[B]):
 
 
 def step_decay(every: int) -> Callable[[float], float]:
-    """The learning rate halved after every so many epochs; 0 for a constant rate."""
+    """A learning rate that is halved every `every` epochs; 0 for a constant rate."""
     return lambda passed: 0.5 ** (passed // every) if every else 1.0
 
 
 def linear_decay(epochs: int) -> Callable[[float], float]:
-    """The learning rate falls linearly to 0 at the end of so many epochs."""
+    """A learning rate that falls linearly to 0 over `epochs`."""
     return lambda passed: max(0.0, 1.0 - passed / epochs)
 
 
 def passes(rows: int, batch_size: int, steps: int) -> tuple[int, int]:
-    """Batches in an epoch, at most `steps`, and how many epochs come nearest to `steps`, at least one."""
+    """The number of batches in an epoch, at most `steps`, and of epochs that come closest to `steps`, at least 1."""
     count = min(math.ceil(rows / batch_size), steps)
     return count, max(1, round(steps / count))
 
 
 def shuffled(rows: int, batch_size: int, count: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """The first `count` batches of row numbers in random order, of about equal size."""
+    """Yield the first `count` batches of row numbers in random order, of about equal size."""
     yield from torch.tensor_split(torch.randperm(rows, generator=generator), math.ceil(rows / batch_size))[:count]
 
 
 def inverse_time_decay(steps: int, by: int = 10_000) -> Callable[[float], float]:
-    """The learning rate divided by 1 + step / by, for epochs of so many steps."""
+    """A learning rate divided by 1 + step / by, for epochs of `steps` steps."""
     return lambda passed: 1 / (1 + passed * steps / by)
 
 
 def momentum_warmup(steps: int, over: int = 10_000) -> Callable[[float], float]:
-    """Momentum that grows from 0.5 to 0.9, as 0.9 - 0.4 exp(-step / over), for epochs of so many steps."""
+    """Momentum that grows from 0.5 to 0.9 as 0.9 - 0.4 exp(-step / over), for epochs of `steps` steps."""
     return lambda passed: 0.9 - 0.4 * math.exp(-passed * steps / over)
 
 
 def weights_and_biases(module: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Groups for an optimizer: matrices, which decay, and vectors, which do not."""
+    """Parameter groups for an optimizer: matrices with weight decay and vectors without."""
     matrices = [parameter for parameter in module.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in module.parameters() if parameter.ndim == 1]
     return [{"params": matrices, "weight_decay": decay}, {"params": vectors}]
@@ -202,5 +201,5 @@ def _require_finite(value: float, epoch: int, criterion: str = "") -> None:
         raise BadInput(
             f"{f'{criterion} on validation' if criterion else 'the loss'} became {value} in epoch {epoch}: lower the "
             "learning rate (lr) or clip gradients (clip); "
-            + ("the last checkpoint before that is kept" if epoch > 1 else "nothing was learned yet")
+            + ("the last checkpoint before it is kept" if epoch > 1 else "there is no checkpoint yet")
         )

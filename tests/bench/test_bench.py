@@ -109,7 +109,7 @@ def test_the_command(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["bench", "similarty"], "there is no 'similarty' to bench; did you mean 'similarity'?"),
+        (["bench", "similarty"], "there is no benchmark 'similarty'; did you mean 'similarity'?"),
         (["bench", "training", "-m", "cran[width=ful]"], "field 'width' is 'ful'; did you mean 'full'?"),
         (["bench", "training", "-m", "cca"], "cca has no training step to time; these have one: cran"),
         (["bench", "ranking", "--texts", "100"], "give at least as many --texts as --images, not 100 for 5000"),

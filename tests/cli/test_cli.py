@@ -244,7 +244,7 @@ def test_check_names_the_owners_where_nothing_is_there(command, tmp_path, datase
 
 def test_check_of_a_disk_that_is_too_small_and_with_other_options(prepare, monkeypatch):
     said = prepare("--check", "--force")
-    assert said.code == 2 and "--check only looks" in said.sentence
+    assert said.code == 2 and "--check changes nothing" in said.sentence
     monkeypatch.setattr("cran_bench.frontend.front_end.free_bytes", lambda path: 100)
     said = prepare("--check")
     assert said.code == 1 and "0.00 GB are free: too little" in said.out
@@ -682,27 +682,27 @@ def test_check(command, prepared_scenes, monkeypatch, mine):
     monkeypatch.setattr(checks, "DATASET", prepared_scenes.spec)
     where = ("--cache", prepared_scenes.cache)
     said = command("check", "cca", *where)
-    assert said.code == 0 and said.out.endswith("cca: 8 of 8 promises kept\n")
+    assert said.code == 0 and said.out.endswith("cca: 8 of 8 checks passed\n")
     method = mine(images="split.images - split.images.mean(dim=0)")
     said = command("check", method, *where)
     assert said.code == 1
     assert "  BROKEN  embeds each item by itself, whatever else is in the split\n" in said.out
-    assert said.out.splitlines()[-1] == f"{method}: 6 of 8 promises kept"
+    assert said.out.splitlines()[-1] == f"{method}: 6 of 8 checks passed"
 
 
 def test_check_of_a_dataset(command, flickr, tmp_path, plugins_of_its_own):
     said = command("check", "flickr8k", "--data", flickr)
-    assert said.code == 0 and said.out.endswith("flickr8k: 8 of 8 promises kept\n")
+    assert said.code == 0 and said.out.endswith("flickr8k: 8 of 8 checks passed\n")
     assert said.out.count("\n  ok      ") == 7
     said = command("check", "flickr8k", "--data", tmp_path / "nowhere")
-    assert said.code == 1 and said.out.splitlines()[-1] == "flickr8k: 2 of 8 promises kept"
+    assert said.code == 1 and said.out.splitlines()[-1] == "flickr8k: 2 of 8 checks passed"
     assert said.out.count("has no folder images") == said.out.count("  BROKEN ") == 1  # one mistake is told once
     assert said.out.count("\n  untried ") == 5
     both = "from dataclasses import dataclass\nfrom cran_bench.registry import register, register_dataset\n"
     both += "".join(f"@{name}('{name}')\n@dataclass\nclass A{name}: ...\n" for name in ("register", "register_dataset"))
     (tmp_path / "both.py").write_text(both)
     said = command("check", tmp_path / "both.py")
-    assert said.code == 2 and "both.py registers methods and datasets: name the file and the class" in said.sentence
+    assert said.code == 2 and "both.py registers methods and datasets: write the file and one class" in said.sentence
     said = command("check", f"{tmp_path}/both.py:Aregister_dataset")
     assert said.code == 2 and "line 8: Aregister_dataset is not a dataset: it lacks load, defaults" in said.sentence
 

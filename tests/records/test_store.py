@@ -357,7 +357,7 @@ def test_of_very_many_records_no_ranks_are_read(monkeypatch):
     tables = build_tables([Finished(run(method)[0], read) for method in ("cca:tuned", "cfa:tuned")], [])
     for style in FORMATS:
         assert "cfa:tuned" in render(tables, style)
-    assert "Without intervals, as there are over 1 records: ask for some of them." in render(tables, "terminal")
+    assert "No intervals for over 1 records: select fewer." in render(tables, "terminal")
     assert "behind best" not in render(tables, "terminal") and "rsum_low" not in parse(render(tables, "csv"))
 
 
@@ -366,7 +366,7 @@ def test_features_made_of_the_same_share_a_table():
     of_before = finished("kcca:tuned", features_sha="c" * 64)
     (table,) = build_tables([here, there, of_before], [failure("cran:tuned", features_sha="c" * 64)])
     assert [row.label for row in table.rows] == ["cca:tuned", "cfa:tuned", "kcca:tuned", "cran:tuned"]
-    said = f"features sha {'c' * 12} and {'f' * 12} (made of the same, and rounded otherwise elsewhere)."
+    said = f"features sha {'c' * 12} and {'f' * 12} (from the same sources, rounded differently on another machine)."
     assert said in render([table], "terminal")
     assert len(build_tables([here, of_before], [])) == 2
     assert len(build_tables([here, of_before], [], [there])) == 1

@@ -246,17 +246,17 @@ BAD_DATA = {
     "no mapping": (
         "    def defaults(self):\n        return 3\n",
         [NAMES, OPENS, GIVES],
-        'mine.py, line 37: defaults gives 3; give specs of both, such as {"backbone": "pixels", "regions": "grid"}',
+        'line 37: defaults returns 3; return a spec of each, such as {"backbone": "pixels", "regions": "grid"}',
     ),
     "another key": (
         "    def defaults(self):\n        return {'images': 'pixels', 'region': 'grid'}\n",
         [NAMES, OPENS, GIVES],
-        "defaults gives {'images': 'pixels', 'region': 'grid'}; give specs of both",
+        "defaults returns {'images': 'pixels', 'region': 'grid'}; return a spec of each",
     ),
     "no spec": (
         "    def defaults(self):\n        return {'images': 'pixels', 'regions': None}\n",
         [NAMES, OPENS, GIVES],
-        "give specs of both",
+        "return a spec of each",
     ),
     "defaults that fail": (
         "    def defaults(self):\n        return self.specs\n",
@@ -268,7 +268,7 @@ BAD_DATA = {
         [OPENS, GIVES],
         "there is no backbone 'pixel'; did you mean 'pixels'?",
     ),
-    "no collection": (LOAD + "        return [found]\n", NO_LOAD, "line 37: load gives a list; give a cran_bench Coll"),
+    "no collection": (LOAD + "        return [found]\n", NO_LOAD, "line 37: load returns a list; return a cran"),
     "an error": (LOAD + "        {}[0]\n", NO_LOAD, "mine.py:Mine could not be loaded: KeyError: 0 ("),
     "a split without images": (
         LOAD + "        return replace(found, splits={**found.splits, 'val': np.arange(0)})\n",
@@ -283,12 +283,12 @@ BAD_DATA = {
     "empty captions": (
         LOAD + "        return replace(found, captions=[' ', *found.captions[1:]])\n",
         [LOADS],
-        "caption 1 is ' '; give a text",
+        "caption 1 is ' '; give a non-empty string",
     ),
     "fewer owners": (
         LOAD + "        return replace(found, image_of=found.image_of[:-1])\n",
         [LOADS],
-        "image_of has to give the row, 0 to 8",
+        "image_of must give the row of its image, 0 to 8",
     ),
     "fewer twins": (
         LOAD + "        return replace(found, twins=np.arange(3))\n",
@@ -298,21 +298,21 @@ BAD_DATA = {
     "another order": (
         LOAD + "        found.images.ids = np.roll(found.images.ids, next(COUNT)).tolist()\n        return found\n",
         [AGAIN],
-        "the image ids differ when it is loaded again",
+        "the image ids differ when the dataset is loaded again",
     ),
     "other captions": (
         LOAD + "        return replace(found, captions=[f'{next(COUNT)} {text}' for text in found.captions])\n",
         [AGAIN],
-        "the captions and splits differ when it is loaded again",
+        "the captions and splits differ when the dataset is loaded again",
     ),
     "other labels": (
         LOAD + "        return replace(found, labels=np.full((9, 1), next(COUNT), np.uint8))\n",
         [AGAIN],
-        "the boxes, twins or labels differ when it is loaded again",
+        "the boxes, twins or labels differ when the dataset is loaded again",
     ),
     "grey images": (ODD, [READS, GIVES], "image 0.png is read as L; give 8-bit RGB"),
-    "other pixels": (ODD, [READS], "image 0.png has other pixels, or another digest, when it is read again"),
-    "other digests": (ODD, [AGAIN, READS], "the digests of images differ when it is loaded again"),
+    "other pixels": (ODD, [READS], "pixels or digest of image 0.png differ when it is read again"),
+    "other digests": (ODD, [AGAIN, READS], "the digests of images differ when the dataset is loaded again"),
     "images that cannot be read": (
         "    def images(self, data, names):\n        return FolderImages(data.parent, names)\n",
         [AGAIN, READS, GIVES],

@@ -29,7 +29,7 @@ def test_a_healthy_tree_is_left_alone(command, tree):
     assert list(examine_results(tree)) == []
     assert command("doctor", "--results", tree, "--check").code == 0
     said = command("doctor", "--results", tree)
-    assert (said.code, said.out) == (0, "all is well\n") and files(tree) == before
+    assert (said.code, said.out) == (0, "no problems found\n") and files(tree) == before
 
 
 def changed(path):
@@ -59,12 +59,12 @@ def stale(path):
         (lambda r: cut(r), "is not a record", 3),
         (lambda r: cut(r.with_suffix(".npz")), "is not the file its record names", 3),
         (lambda r: removed(r.with_suffix(".npz")), "is missing beside its record", 2),
-        (lambda r: removed(r), "is not there", 2),
+        (lambda r: removed(r), "is missing", 2),
         (lambda r: cut(r.with_name(r.stem + ".examples.json")), "holds no example queries", 0),
         (lambda r: r.with_name(r.stem + ".curves.csv").write_text("a,b\n1,2\n"), "holds no training curves", 0),
         (lambda r: r.rename(r.with_name(r.name.replace("-s0-", "-s1-"))), "is missing beside its record", 3),
-        (lambda r: stale(r.with_name(f".{r.name}.x.part")), "a write that never ended", 0),
-        (lambda r: r.with_name(r.stem + ".error.json").write_text("{}"), "has been finished since", 0),
+        (lambda r: stale(r.with_name(f".{r.name}.x.part")), "an interrupted write", 0),
+        (lambda r: r.with_name(r.stem + ".error.json").write_text("{}"), "has finished since", 0),
     ],
 )
 def test_what_is_wrong_is_said_and_cured(command, tree, recorded_scenes, harm, what, also):
@@ -75,8 +75,8 @@ def test_what_is_wrong_is_said_and_cured(command, tree, recorded_scenes, harm, w
     assert said.code == 1 and what in said.out and said.out.count("\n") == 2 + also, said.out
     measured = [p for p in files(tree) if p.suffix != ".part" and not p.name.endswith(".error.json")]
     said = command("doctor", "--results", tree)
-    assert said.code == 0 and what in said.out and said.out.endswith("all is well again\n")
-    assert command("doctor", "--results", tree, "--check").out == "all is well\n"
+    assert said.code == 0 and what in said.out and said.out.endswith("all problems repaired\n")
+    assert command("doctor", "--results", tree, "--check").out == "no problems found\n"
     assert {p: b for p, b in files(tree).items() if "cran" not in p.name} == other
     kept = {p.name for p in files(tree)}
     assert all(p.name in kept for p in measured), "something that was measured is gone"
@@ -112,10 +112,10 @@ def left(path):
         ("globals.npy", flipped, "globals.npy was changed after it was written"),
         ("globals.npy", removed, "cannot read"),
         ("manifest.json", cut, "is damaged"),
-        ("cca-*.safetensors", flipped, "it holds no fit (its checksum does not match)"),
-        ("cca-*.safetensors", cut, "it holds no fit"),
-        ("cca-*.safetensors", left, "a checkpoint of a fit that has been finished since"),
-        ("cca-*.safetensors", lambda path: stale(path.with_name(".a.part")), "a write that never ended"),
+        ("cca-*.safetensors", flipped, "it is not a usable fit (its checksum does not match)"),
+        ("cca-*.safetensors", cut, "it is not a usable fit"),
+        ("cca-*.safetensors", left, "a checkpoint of a fit that has finished since"),
+        ("cca-*.safetensors", lambda path: stale(path.with_name(".a.part")), "an interrupted write"),
     ],
 )
 def test_features_and_fits_are_looked_over_too(command, tree, recorded_scenes, where, harm, what):
@@ -124,12 +124,12 @@ def test_features_and_fits_are_looked_over_too(command, tree, recorded_scenes, w
     (path,) = cache.rglob(where)
     harm(path)
     said = command("doctor", "--results", tree, "--check")
-    assert said.code == 1 and what in said.out and said.out.endswith("1 files need care\n"), said.out
-    assert command("doctor", "--results", tree).out.endswith("all is well again\n")
+    assert said.code == 1 and what in said.out and said.out.endswith("files to repair: 1\n"), said.out
+    assert command("doctor", "--results", tree).out.endswith("all problems repaired\n")
     assert list(examine_cache(cache)) == []
     again = command("run", *recorded_scenes.arguments, "-m", "cca", "--force", "--backbone", "pixels[dim=64]")
     assert again.code == 0, again.err
-    assert command("doctor", "--results", tree, "--check").out == "all is well\n"
+    assert command("doctor", "--results", tree, "--check").out == "no problems found\n"
 
 
 def test_features_that_are_being_extracted_are_left_alone(recorded_scenes):
@@ -144,7 +144,7 @@ def test_a_cache_without_records_is_looked_over(command, tmp_path):
     (tmp_path / "fits").mkdir()
     (tmp_path / "fits" / "a.safetensors").write_bytes(b"no")
     said = command("doctor", "--results", tmp_path / "none", "--cache", tmp_path, "--check")
-    assert said.code == 1 and "it holds no fit" in said.out
+    assert said.code == 1 and "it is not a usable fit" in said.out
 
 
 def test_what_has_yet_to_be_finished_is_left_alone(recorded_scenes):

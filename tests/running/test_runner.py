@@ -597,7 +597,7 @@ def test_twin_accuracy_is_of_scenes_only(runner, flickr, tmp_path):
 def test_prepared_in_two_ways_one_must_be_named(quick_scenes, capsys):
     scenes = DATASETS.configure(quick_scenes.spec)
     find_prepared(scenes, quick_scenes.data, quick_scenes.cache, "pixels[dim=16]", "none")
-    with pytest.raises(BadInput, match=r"is prepared in 2 ways, say which: --backbone .*; --backbone ") as error:
+    with pytest.raises(BadInput, match=r"has 2 sets .*; choose one: --backbone .*; --backbone ") as error:
         find_prepared(scenes, quick_scenes.data, quick_scenes.cache)
     assert "--backbone 'pixels[dim=16]' --regions 'none'" in str(error.value)
     found = find_prepared(scenes, quick_scenes.data, quick_scenes.cache, "pixels[dim=64]")

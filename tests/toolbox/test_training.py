@@ -143,9 +143,7 @@ def test_a_loss_that_is_not_finite_is_an_error(bad):
 
     made.loss = loss
     run = Notes()
-    with pytest.raises(
-        BadInput, match=r"in epoch 3: lower the learning rate .* the last checkpoint before that is kept"
-    ):
+    with pytest.raises(BadInput, match=r"in epoch 3: lower the learning rate .* the last checkpoint before it is kept"):
         made.run(run)
     assert run.states[-1][1] == "after epoch 2 of at most 6"
 

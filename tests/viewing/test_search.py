@@ -68,8 +68,8 @@ def test_other_splits_and_what_is_more_than_there_is(command, quick_scenes):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "a sentence or --image FILE, one of the two"),
-        (["a star", "--image", "star.png"], "one of the two"),
+        ([], "either a sentence or --image FILE"),
+        (["a star", "--image", "star.png"], "either a sentence or --image FILE"),
         (["--image", "gone.png"], "there is no picture gone.png"),
         (["a star", "--split", "tests"], "no split 'tests'; did you mean 'test'"),
         (["a star", "-m", "ccca"], "did you mean 'cca'"),
@@ -95,7 +95,7 @@ def test_the_files_of_the_front_end_are_asked_for(quick_scenes):
     prepared = find_prepared(DATASETS.configure(quick_scenes.spec), quick_scenes.data, quick_scenes.cache)
     with pytest.raises(BadInput, match="give --backbone with the path of its file"):
         prepared.front_end("onnx:gone.onnx", None)
-    with pytest.raises(BadInput, match="features from elsewhere"):
+    with pytest.raises(BadInput, match="features computed elsewhere"):
         prepared.front_end("npy:features.npy", None)
 
 
