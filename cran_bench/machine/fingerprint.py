@@ -24,6 +24,7 @@ from cran_bench.errors import BadInput
 from cran_bench.machine.storage import sha256_bytes
 
 PROJECT = "cran_bench"
+PLUGINS = f"{PROJECT}.methods."
 WHOLE = "*"  # in place of a name: all definitions of a module; among attributes: all methods
 PART = {"fit", "state", "load"}  # the methods of every part, see `cran_bench.contract`
 MESSAGES = f"{PROJECT}:say", "warnings.warn", "builtins.print"  # calls that are left out where they are statements
@@ -217,13 +218,15 @@ class Sources:
         return {symbol}.union(*(self._family(base) for base in self._bases(symbol) if isinstance(base, Symbol)))
 
     def _is_open(self, symbol: Symbol) -> bool:
-        """Whether other packages may call any method: the class or a base of it is not this project's."""
-        return bool(symbol.home) or any(
-            (self.class_of(base) is None or self._is_open(base))
-            if isinstance(base, Symbol)
-            else base is None or base.partition(".")[0] not in PASSIVE
-            for base in self._bases(symbol)
-        )
+        """Whether any method may be called from elsewhere: by another package, or by the engine for a plugin."""
+
+        def calls(base: Symbol | str | None) -> bool:
+            if isinstance(base, Symbol):
+                of_engine = symbol.module.startswith(PLUGINS) and not base.module.startswith(PLUGINS)
+                return of_engine or self.class_of(base) is None or self._is_open(base)
+            return base is None or base.partition(".")[0] not in PASSIVE
+
+        return bool(symbol.home) or any(map(calls, self._bases(symbol)))
 
     def _is_part(self, symbol: Symbol) -> bool:
         return {name for cls in self._family(symbol) for name in self.members(cls)} >= PART

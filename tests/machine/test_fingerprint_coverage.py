@@ -1,0 +1,70 @@
+"""What runs in a fit is covered by its fingerprint: every function of the engine that a profiler sees."""
+
+import sys
+
+import pytest
+import torch
+
+from cran_bench.frontend.text.words import TextFrontEnd
+from cran_bench.machine.fingerprint import code
+from cran_bench.registry import METHODS
+from cran_bench.running.fits import FitStore, LentRun
+from cran_bench.running.fits.run import parts_of
+from cran_bench.running.fits.store import ASKED, LENT
+from cran_bench.split import Split
+
+CPU = torch.device("cpu")
+QUICK = [
+    *("cca", "cca[text=word_cnn]", "cfa", "kcca", "kcca[solver=nystrom,columns=40]", "kcca[solver=fourier,columns=40]"),
+    *("dcca:quick", "gmm-hglmm[components=2,gmm_iterations=2,iterations=1,coordinates=40]"),
+    *("macc[nearest=1|2,codewords=4]", "bimodal-ae:quick[stack_steps=4,steps=4]"),
+    *("multimodal-dbn:quick[stack_steps=4,steps=4]", "corr-ae:quick[stack_steps=4,steps=4]"),
+    *("ccl:quick[stack_steps=4,joint_steps=4,coarse_steps=4,steps=4]", "cran[max_epochs=2,top=2,beginnings=2]"),
+    *("cran:quick[max_epochs=2,top=2,joint=true]", "cran-baseline[max_epochs=2]"),
+]
+NO_MEANING = (
+    "cran_bench.errors",
+    "cran_bench.machine.",
+    "cran_bench.running.",
+    "cran_bench.registry",
+    "cran_bench.specs",
+)
+NOT_COVERED = ".parts", ".part_name", "__create_fn__", "<lambda>"  # lambdas are part of the definition around them
+
+
+def covered(part, asked=ASKED):
+    own = code(type(part), *LENT, asked=asked)
+    return own.symbols.union(*(covered(inner, own.names) for inner in parts_of(part)))
+
+
+@pytest.mark.parametrize("spec", QUICK)
+def test_whatever_runs_in_a_fit_is_covered_by_its_fingerprint(spec, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("cran_bench.running.fits.store.require_room", lambda *_: None)  # memory changes no number
+    part, ran = METHODS.configure(spec).build(), set()
+    known = {(symbol.module, symbol.name) for symbol in covered(part) | code(LentRun.score).symbols}
+    splits = [
+        Split(split.name, split.unit, split._collection, split._features, TextFrontEnd.fit(tiny.train.texts), CPU)
+        for split in (tiny.train, tiny.val, tiny.test)
+    ]
+
+    def note(frame, event, _):
+        module = frame.f_globals.get("__name__", "")
+        if event == "call" and module.startswith("cran_bench."):
+            ran.add((module, frame.f_code.co_qualname.partition(".<locals>")[0]))
+
+    fits = FitStore(tmp_path, {}, *splits[:2], CPU)
+    fits.fingerprint(part, 0)
+    sys.setprofile(note)
+    try:
+        for _ in range(2):
+            fitted = fits.fitted(METHODS.configure(spec).build(), 0, spec).part
+            fitted.embed_images(splits[2]), fitted.embed_texts(splits[2])
+    finally:
+        sys.setprofile(None)
+    missing = {
+        f"{module}:{name}"
+        for module, name in ran - known
+        if not module.startswith(NO_MEANING) and not name.endswith(NOT_COVERED)
+    }
+    assert not missing
+    assert len(ran & known) > 40
