@@ -56,11 +56,11 @@ class Estimating(Part, Protocol):
 class Composite(Part, Protocol):
     """A part that declares which parts its fit uses; optional.
 
-    Its fingerprint then contains theirs, and not the code of parts that it only might use.
+    Its fingerprint then covers these parts only, in place of every part that the class's code names.
     """
 
     def parts(self) -> Sequence[Part]:
-        """The parts that `fit` will give to `run.part`, as far as the fields tell; one of each class will do."""
+        """The unfitted parts that `fit` will pass to `run.part`, given the fields; one of each class is enough."""
         ...
 
 

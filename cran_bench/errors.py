@@ -55,7 +55,7 @@ def first_wrong(error: ValidationError, whole: str) -> str:
 
 
 def place(thing: Any) -> str:
-    """Where a class or function is defined, ``mine.py, line 7``; its qualified name if it has no source."""
+    """Return where a class or function is defined, ``mine.py, line 7``; its qualified name if it has no source."""
     try:
         lines, first = inspect.getsourcelines(thing)
         decorators = next(k for k, line in enumerate(lines) if line.lstrip().startswith(("class ", "def ", "async ")))
@@ -65,7 +65,7 @@ def place(thing: Any) -> str:
 
 
 def file_of(cls: type) -> str | None:
-    """The source file of a class's module."""
+    """Return the source file of a class's module, or None."""
     return getattr(sys.modules.get(cls.__module__), "__file__", None)
 
 
@@ -88,7 +88,7 @@ def one_sentence(what: str, file: str | None) -> Iterator[None]:
     """Turn any error of a plugin's code into a BadInput that begins with `what` and names the statement.
 
     Raises:
-        BadInput: the code failed.
+        BadInput: the code in the block failed.
     """
     try:
         yield

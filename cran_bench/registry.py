@@ -49,7 +49,8 @@ class Plugin(Generic[T]):
         if not name:
             return self.presets.get(DEFAULT_PRESET, {})
         if name not in self.presets:
-            raise BadInput(f"{self.name} has no preset '{name}'{did_you_mean(name, self.presets)}")
+            known = did_you_mean(name, self.presets) if self.presets else "; it has none"
+            raise BadInput(f"{self.name} has no preset '{name}'{known}")
         return self.presets[name]
 
 
@@ -162,7 +163,7 @@ class Registry(Generic[T]):
         spec = parse_spec(text)
         if spec.name.endswith(".py"):
             class_name, _, preset = spec.argument.partition(":")
-            plugin = self._from_file(Path(spec.name), class_name)
+            plugin = self.from_file(Path(spec.name), class_name)
         else:
             plugin, preset = self.get(spec.name), spec.argument
         self._require_members(plugin)
@@ -209,7 +210,12 @@ class Registry(Generic[T]):
         module = _import_file(path)
         return module, {p.cls.__name__: p for p in self.plugins.values() if p.cls.__module__ == module.__name__}
 
-    def _from_file(self, path: Path, class_name: str) -> Plugin[T]:
+    def from_file(self, path: Path, class_name: str = "") -> Plugin[T]:
+        """Return a class of a file as a plugin: by default the only one that the file registers.
+
+        Raises:
+            BadInput: there is no such file or class, several classes could be meant, or it is not a dataclass.
+        """
         module, here = self.in_file(path)
         if not class_name:
             if len(here) != 1:
@@ -327,9 +333,13 @@ def quick_dataset(dataset: str) -> str:
         BadInput: the spec names another preset.
     """
     spec = parse_spec(dataset)
-    if spec.argument and spec.argument != "quick":
-        raise BadInput(f"--quick means the preset quick; leave it out, or write {spec.name} instead of {dataset}")
-    return f"{spec.name}:quick{format_options(spec.options)}"
+    name, preset = spec.name, spec.argument
+    if name.endswith(".py"):
+        class_name, _, preset = spec.argument.partition(":")
+        name += f":{class_name or DATASETS.from_file(Path(spec.name)).cls.__name__}"
+    if preset not in ("", "quick"):
+        raise BadInput(f"--quick means the preset quick; leave it out, or write {name} instead of {dataset}")
+    return f"{name}:quick{format_options(spec.options)}"
 
 
 def registry_of(text: str) -> Registry[Any]:

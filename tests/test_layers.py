@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import cran_bench
+
 ROOT = Path(__file__).parent.parent
 ENGINE = ROOT / "cran_bench"
 LAYERS = (  # from the bottom up
@@ -77,6 +79,18 @@ def test_nothing_is_imported_from_above_or_beside(path):
             assert other == own or FLOOR[other] < FLOOR[own], f"{own} imports {name}, from {other} above or beside it"
 
 
+PLUGINS = sorted([*(ROOT / "methods").rglob("*.py"), *(ROOT / "datasets").rglob("*.py")])
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_plugin_imports_only_what_is_public(path):
+    for name in imports(path):
+        own, *parts = name.split(".")
+        if own != path.relative_to(ROOT).parts[0]:
+            assert parts[0] in cran_bench.__all__ or parts[0] == "toolbox", name
+            assert not any(part.startswith("_") for part in parts), name
+
+
 def test_there_is_no_circle_of_modules():
     names = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in MODULES}
     graph = {name: {module_of(i) for i in imports(path)} & names.keys() - {name} for name, path in names.items()}
@@ -91,7 +105,7 @@ def test_there_is_no_circle_of_modules():
 
 def test_no_class_name_is_used_twice():
     where: dict[str, list[str]] = {}
-    for path in [*MODULES, *(ROOT / "methods").rglob("*.py"), *(ROOT / "datasets").rglob("*.py")]:
+    for path in [*MODULES, *PLUGINS]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 where.setdefault(node.name, []).append(str(path.relative_to(ROOT)))

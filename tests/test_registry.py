@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cran_bench.errors import BadInput, did_you_mean
-from cran_bench.registry import DATASETS, METHODS, Registry, registry_of
+from cran_bench.registry import DATASETS, METHODS, Registry, quick_dataset, quick_method, registry_of
 from cran_bench.specs import Spec, build, flat_fields, flat_values, format_value, parse_spec
 
 BODY = """
@@ -323,6 +323,19 @@ def test_the_presets_of_a_class_of_a_file(write):
     assert METHODS.configure(f"{path}:Mine").build().width == 3
     with pytest.raises(BadInput, match="Mine has no preset 'wdie'; did you mean 'wide'"):
         METHODS.configure(f"{path}:Mine:wdie")
+
+
+def test_quick_is_the_preset_of_that_name(write):
+    path = write("@dataclass\nclass Pairs:\n    size: int = 9\n")
+    assert quick_dataset("scenes[train=9]") == "scenes:quick[train=9]"
+    assert quick_dataset(f"{path}:Pairs") == quick_dataset(f"{path}:Pairs:quick") == f"{path}:Pairs:quick"
+    assert quick_method(f"{path}:Pairs") == f"{path}:Pairs"
+    assert quick_method("cran[top=5]") == "cran:quick[top=5]"
+    assert quick_method("cran:paper") == "cran:paper"
+    with pytest.raises(BadInput, match=r"leave it out, or write .*mine.py:Pairs instead of .*mine.py:Pairs:wide"):
+        quick_dataset(f"{path}:Pairs:wide")
+    with pytest.raises(BadInput, match="registers 0 datasets; say which"):
+        quick_dataset(str(path))
 
 
 def test_a_registered_class_of_a_file(write):

@@ -171,14 +171,14 @@ class FrontEnd:
         return ExtractionPlan(collection, self, identity, folder, self.shapes(len(collection.images.ids)))
 
     def seconds(self, collection: Collection, images: int) -> float:
-        """What the features of the first so many images take here, once warm."""
+        """Measure the seconds that the features of the first `images` images take, after a warm-up."""
         for rows in (range(1), range(images)):
             start = time.perf_counter()
             self.features_at(collection, rows)
         return time.perf_counter() - start
 
     def features_at(self, collection: Collection, rows: range) -> Arrays:
-        """The features of some images of a collection; zeros for those that cannot be read."""
+        """Compute the features of consecutive images of a collection; zeros for images that cannot be read."""
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             read = list(pool.map(lambda row: self.read(collection, row), rows))
             pictures = {place: picture for place, picture in enumerate(read) if isinstance(picture, Picture)}

@@ -6,7 +6,7 @@ docstrings, annotations and the texts of errors, warnings and progress; names us
 method counts if its name is mentioned anywhere in the code (rapid type analysis).  The place of a module and the order
 of its definitions do not matter.  Other packages are not followed: their versions are recorded instead.
 
-Where a name could mean several things, all of them count: a key rather changes needlessly than fails to change.
+Where a name could mean several things, all of them count: a key may change needlessly, but must not fail to change.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ Root: TypeAlias = Callable[..., Any]  # a class, a function, or a method of a cl
 Origin: TypeAlias = tuple[str, str]  # an import: a module and a name in it, or '*' for the module or for all names
 
 
-class Place(NamedTuple):
+class Symbol(NamedTuple):
     """Where a definition is.
 
     Attributes:
         module: dotted name.
         home: the folder that contains a plugin's module or top-level package; '' for this project.
-        name: `function`, `Class`, `Class.method`, `CONSTANT`, '*' for the whole module, or '' for its statements that
-            run on import and do more than define names.
+        name: `function`, `Class`, `Class.method`, `CONSTANT`, '*' for the whole module, or '' for what runs on import.
     """
 
     module: str
@@ -56,16 +55,16 @@ class Definition(NamedTuple):
     """The normal form of a definition, the definitions it refers to, in order, and the attributes it mentions."""
 
     form: str
-    refers: tuple[Place, ...]
+    refers: tuple[Symbol, ...]
     names: frozenset[str]
 
 
 class Code(NamedTuple):
-    """The sha256 of some definitions and of all they use, the attributes mentioned there, and where these lie."""
+    """The sha256 of definitions and of all they use, the attributes mentioned in them, and where they are."""
 
     sha: str
     names: frozenset[str]
-    places: frozenset[Place]
+    symbols: frozenset[Symbol]
 
 
 def code(*roots: Root, asked: Iterable[str] = ()) -> Code:
@@ -82,7 +81,7 @@ def code(*roots: Root, asked: Iterable[str] = ()) -> Code:
 
 
 def read(module: str, home: str) -> tuple[str, bool] | None:
-    """Return the source of a module (see `Place`) and whether it is a package; None if there is no Python source."""
+    """Return the source of a module (see `Symbol`) and whether it is a package; None if there is no Python source."""
     if home:
         stem = Path(home, *module.split("."))
         path = next((p for p in (stem / "__init__.py", stem.with_suffix(".py")) if p.is_file()), Path())
@@ -165,86 +164,85 @@ class Sources:
         source = self._read(name, home)
         return source and Module(name, *source)
 
-    def _meanings(self, place: Place) -> list[ast.stmt | Origin]:
-        module = self.module(place.module, place.home)
-        return module.names.get(place.name, []) if module else []
+    def _meanings(self, symbol: Symbol) -> list[ast.stmt | Origin]:
+        module = self.module(symbol.module, symbol.home)
+        return module.names.get(symbol.name, []) if module else []
 
-    def lookup(self, here: Place, name: str) -> Place | str | None:
+    def lookup(self, here: Symbol, name: str, passed: tuple[Symbol, ...] = ()) -> Symbol | str | None:
         """The meaning of a module's global name: a definition, a module, or a dotted name of another package."""
-        match self._meanings(here._replace(name=name)):
+        symbol = here._replace(name=name)
+        match self._meanings(symbol):
+            case [(origin, inner)]:
+                return None if symbol in passed else self.imported(here, origin, inner, (*passed, symbol))
             case []:
                 return None
-            case [(origin, inner)]:
-                return self.imported(here, origin, inner)
-        return here._replace(name=name)
+        return symbol
 
-    def imported(self, here: Place, origin: str, name: str) -> Place | str:
+    def imported(self, here: Symbol, origin: str, name: str, passed: tuple[Symbol, ...] = ()) -> Symbol | str:
         """The meaning of `from origin import name` in a module, or of `import origin` if the name is '*'."""
         whole = self._own(here, origin)
         if whole is None or name == WHOLE:
             return whole or (origin if name == WHOLE else f"{origin}.{name}")
         inner = whole._replace(module=f"{origin}.{name}")
         is_module = self.module(inner.module, inner.home) is not None
-        return self.lookup(whole, name) or (inner if is_module else whole._replace(name=name))
+        return self.lookup(whole, name, passed) or (inner if is_module else whole._replace(name=name))
 
-    def _own(self, here: Place, origin: str) -> Place | None:
+    def _own(self, here: Symbol, origin: str) -> Symbol | None:
         """A module, if it belongs to the project or to the package of `here`, or lies beside that, not installed."""
         package = origin.partition(".")[0]
         if package == PROJECT:
-            return Place(origin, "", WHOLE)
+            return Symbol(origin, "", WHOLE)
         is_near = package == here.module.partition(".")[0] or (
             here.home and not here.home.endswith("-packages") and self.module(package, here.home)
         )
-        return Place(origin, here.home, WHOLE) if is_near else None
+        return Symbol(origin, here.home, WHOLE) if is_near else None
 
-    def class_of(self, place: Place) -> ast.ClassDef | None:
+    def class_of(self, symbol: Symbol) -> ast.ClassDef | None:
         """The class defined there; None if it is no class or is defined in several ways."""
-        match self._meanings(place):
-            case [ast.ClassDef() as cls]:
-                return cls
-        return None
+        meanings = self._meanings(symbol)
+        return meanings[0] if len(meanings) == 1 and isinstance(meanings[0], ast.ClassDef) else None
 
-    def _members(self, place: Place) -> dict[str, list[Function]]:
+    def _members(self, symbol: Symbol) -> dict[str, list[Function]]:
         """The methods of a class by name; a property with a setter has two."""
-        cls = self.class_of(place)
+        cls = self.class_of(symbol)
         methods = [statement for statement in cls.body if isinstance(statement, Function)] if cls else []
         return {method.name: [m for m in methods if m.name == method.name] for method in methods}
 
-    def _bases(self, place: Place) -> list[Place | str | None]:
-        cls, reader = self.class_of(place), Reader(self, place)
+    def _bases(self, symbol: Symbol) -> list[Symbol | str | None]:
+        cls, reader = self.class_of(symbol), Reader(self, symbol)
         return [reader.target(base)[0] for base in cls.bases] if cls else []
 
-    def _family(self, place: Place) -> set[Place]:
+    def _family(self, symbol: Symbol) -> set[Symbol]:
         """A class and its base classes, except those of other packages."""
-        return {place}.union(*(self._family(base) for base in self._bases(place) if isinstance(base, Place)))
+        return {symbol}.union(*(self._family(base) for base in self._bases(symbol) if isinstance(base, Symbol)))
 
-    def _is_open(self, place: Place) -> bool:
+    def _is_open(self, symbol: Symbol) -> bool:
         """Whether other packages may call any method: the class or a base of it is not this project's."""
-        return bool(place.home) or any(
+        return bool(symbol.home) or any(
             (self.class_of(base) is None or self._is_open(base))
-            if isinstance(base, Place)
+            if isinstance(base, Symbol)
             else base is None or base.partition(".")[0] not in PASSIVE
-            for base in self._bases(place)
+            for base in self._bases(symbol)
         )
 
-    def _is_part(self, place: Place) -> bool:
-        return {name for cls in self._family(place) for name in self.members(cls)} >= PART
+    def _is_part(self, symbol: Symbol) -> bool:
+        return {name for cls in self._family(symbol) for name in self.members(cls)} >= PART
 
     def _code(self, roots: tuple[Root, ...], asked: frozenset[str]) -> Code:
-        begin = [self._place(root) for root in roots]
-        left_out = set[Place]().union(*map(self._declared_parts, roots, begin))
+        begin = [self._symbol(root) for root in roots]
+        left_out = set[Symbol]().union(*map(self._declared_parts, roots, begin))
         definitions, names = self._closure(begin, asked, left_out.__contains__)
         alone = {
-            place: sha256_bytes(f"{place.name}\n{definition.form}".encode())
-            for place, definition in definitions.items()
-            if place.name or definition.form != "[]"
+            symbol: sha256_bytes(f"{symbol.name}\n{definition.form}".encode())
+            for symbol, definition in definitions.items()
+            if symbol.name or definition.form != "[]"
         }
         # Two modules may define the same name: which of the two is meant is part of the meaning.
-        texts = (sha + "".join(alone.get(r, "") for r in definitions[place].refers) for place, sha in alone.items())
+        texts = (sha + "".join(alone.get(r, "") for r in definitions[symbol].refers) for symbol, sha in alone.items())
         shas = sorted(sha256_bytes(text.encode()) for text in texts)
         return Code(sha256_bytes("\n".join(shas).encode()), names, frozenset(alone))
 
-    def _place(self, root: Root) -> Place:
+    def _symbol(self, root: Root) -> Symbol:
         module, home = root.__module__, ""
         file = getattr(sys.modules.get(module), "__file__", None)
         if file and module.partition(".")[0] != PROJECT:
@@ -254,58 +252,58 @@ class Sources:
         if self.module(module, home) is None:
             raise BadInput(f"the source of {root.__qualname__} cannot be read: define it in a file, not {module}")
         name, *inner = root.__qualname__.partition(".<locals>")[0].split(".")
-        place = Place(module, home, name)
-        return place._replace(name=f"{name}.{inner[0]}") if inner and inner[0] in self.members(place) else place
+        symbol = Symbol(module, home, name)
+        return symbol._replace(name=f"{name}.{inner[0]}") if inner and inner[0] in self.members(symbol) else symbol
 
-    def _declared_parts(self, root: Root, place: Place) -> set[Place]:
+    def _declared_parts(self, root: Root, symbol: Symbol) -> set[Symbol]:
         """The classes of the parts that a class declares: those its method `parts` names."""
         if not callable(getattr(root, "parts", None)):
             return set()
-        family = self._family(place)
+        family = self._family(symbol)
 
-        def is_other_part(other: Place) -> bool:
+        def is_other_part(other: Symbol) -> bool:
             return other not in family and self._is_part(other)
 
-        definitions, _ = self._closure([place], {"parts"}, is_other_part, by_name_only=True)
+        definitions, _ = self._closure([symbol], {"parts"}, is_other_part, by_name_only=True)
         return {other for definition in definitions.values() for other in definition.refers if is_other_part(other)}
 
     def _closure(
-        self, begin: list[Place], asked: Set[str], is_left_out: Callable[[Place], bool], by_name_only: bool = False
-    ) -> tuple[dict[Place, Definition], frozenset[str]]:
+        self, begin: list[Symbol], asked: Set[str], is_left_out: Callable[[Symbol], bool], by_name_only: bool = False
+    ) -> tuple[dict[Symbol, Definition], frozenset[str]]:
         """All definitions that some definitions use, and the attributes mentioned in them."""
-        definitions: dict[Place, Definition] = {}
+        definitions: dict[Symbol, Definition] = {}
         names: set[str] = set(asked)
-        idle: dict[str, list[Place]] = {}  # methods not mentioned so far, by name
+        idle: dict[str, list[Symbol]] = {}  # methods not mentioned so far, by name
         waiting = [*begin]
         while waiting:
-            place = waiting.pop()
-            if place in definitions or is_left_out(place):
+            symbol = waiting.pop()
+            if symbol in definitions or is_left_out(symbol):
                 continue
-            definition = definitions[place] = self.definition(place)
-            waiting += (*definition.refers, place._replace(name=""))
-            takes_all = WHOLE in names or (not by_name_only and self._is_open(place))
-            for name in self.members(place):
+            definition = definitions[symbol] = self.definition(symbol)
+            waiting += (*definition.refers, symbol._replace(name=""))
+            takes_all = WHOLE in names or (not by_name_only and self._is_open(symbol))
+            for name in self.members(symbol):
                 is_called = takes_all or name in names or name.startswith("__")
                 methods = waiting if is_called else idle.setdefault(name, [])
-                methods.append(place._replace(name=f"{place.name}.{name}"))
+                methods.append(symbol._replace(name=f"{symbol.name}.{name}"))
             new = definition.names - names
             names |= new
-            waiting += (place for name in (idle if WHOLE in new else new) for place in idle.get(name, ()))
+            waiting += (symbol for name in (idle if WHOLE in new else new) for symbol in idle.get(name, ()))
         return definitions, frozenset(names)
 
-    def _definition(self, place: Place) -> Definition:
-        module, reader, form = self.module(place.module, place.home), Reader(self, place), "[]"
-        name, _, member = place.name.partition(".")
+    def _definition(self, symbol: Symbol) -> Definition:
+        module, reader, form = self.module(symbol.module, symbol.home), Reader(self, symbol), "[]"
+        name, _, member = symbol.name.partition(".")
         if not name:
-            needs = [place.module.rpartition(".")[0], *(module.needs if module else [])]
+            needs = [symbol.module.rpartition(".")[0], *(module.needs if module else [])]
             form = reader.form([*module.runs, *module.names.get(WHOLE, [])]) if module else form
-            reader.refers += (own._replace(name="") for need in needs if need and (own := self._own(place, need)))
+            reader.refers += (own._replace(name="") for need in needs if need and (own := self._own(symbol, need)))
         elif module is None or name == WHOLE or name not in module.names:  # any of its names may be meant
-            reader.refers += (place._replace(name=each) for each in (module.names if module else ()) if each != WHOLE)
-        elif cls := self.class_of(place):
+            reader.refers += (symbol._replace(name=each) for each in (module.names if module else ()) if each != WHOLE)
+        elif cls := self.class_of(symbol):
             form = reader.header(cls)
         else:
-            nodes = self.members(place._replace(name=name))[member] if member else module.names[name]
+            nodes = self.members(symbol._replace(name=name))[member] if member else module.names[name]
             form = reader.form(nodes)
             for local, assignment in reversed(reader.texts.items()):
                 if form.count(f"<builtins.{local}>") == 1:  # the assignment; it is used in messages only
@@ -316,9 +314,9 @@ class Sources:
 class Reader:
     """Writes normal forms of what is defined at `here`, and collects what a `Definition` lists."""
 
-    def __init__(self, sources: Sources, here: Place) -> None:
+    def __init__(self, sources: Sources, here: Symbol) -> None:
         self.sources, self.here = sources, here
-        self.refers: list[Place] = []
+        self.refers: list[Symbol] = []
         self.names: set[str] = set()
         self.texts: dict[str, str] = {}  # the normal forms of assignments of a text to a name, by that name
 
@@ -345,11 +343,11 @@ class Reader:
                 assigns = any(isinstance(inner, ast.NamedExpr) for inner in ast.walk(call))
                 return self._plain(node) if assigns else ""
             case ast.Raise(exc=ast.Call() as call):
-                values = [v for v in (*call.args, *(k.value for k in call.keywords)) if not _is_text(v)]
-                return f"Raise({self.form([call.func, *values])})"
+                values = [*call.args, *(keyword.value for keyword in call.keywords)]
+                return f"Raise({self.form([call.func, *(v for v in values if not self._is_text(v))])})"
             case ast.Raise(exc=expression) | ast.Assert(test=expression):
                 return f"{type(node).__name__}({self.form(expression)})"
-            case ast.Assign(targets=[ast.Name(id=name)], value=value) if _is_text(value):
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if self._is_text(value):
                 self.texts[name] = self._plain(node)
                 return self.texts[name]
             case ast.AnnAssign(target=target, value=value):
@@ -373,8 +371,8 @@ class Reader:
                 self.names.add(WHOLE)
             case ast.Attribute(value=ast.Name(id="run"), attr=attr), _:
                 label = LABELS.get(attr, "")
-        args = [arg for k, arg in enumerate(node.args) if not (label and k == 1 and _is_text(arg))]
-        keywords = [k for k in node.keywords if not (k.arg in ("help", label) and _is_text(k.value))]
+        args = [arg for k, arg in enumerate(node.args) if not (label and k == 1 and self._is_text(arg))]
+        keywords = [k for k in node.keywords if not (k.arg in ("help", label) and self._is_text(k.value))]
         return "" if called in REGISTER else f"Call({self.form([node.func, args, keywords])})"
 
     def header(self, node: ast.ClassDef, with_methods: bool = False) -> str:
@@ -390,11 +388,8 @@ class Reader:
         around = [bases, node.keywords, node.decorator_list]
         return f"Class({node.name},{self.form(around)},[{','.join(filter(None, body))}])"
 
-    def target(self, node: ast.expr) -> tuple[Place | str | None, list[str]]:
-        """The meaning of a dotted name, see `Sources.lookup`, and the attributes that are left; None if unknown.
-
-        A plain name that the module does not define is taken for one of `builtins`, even if it is a local variable.
-        """
+    def target(self, node: ast.expr) -> tuple[Symbol | str | None, list[str]]:
+        """The meaning of a dotted name, as in `Sources.lookup`, and the attributes that are left; None if unknown."""
         names: list[str] = []
         node = node.value if isinstance(node, ast.Subscript) else node
         while isinstance(node, ast.Attribute):
@@ -403,35 +398,32 @@ class Reader:
         self.names.update(names)
         if not isinstance(node, ast.Name):
             return None, names
-        meaning = self.sources.lookup(self.here, node.id) or (None if names else f"builtins.{node.id}")
-        while names and isinstance(meaning, Place) and meaning.name == WHOLE:
+        meaning = self.sources.lookup(self.here, node.id) or (None if names else f"builtins.{node.id}")  # or local
+        while names and isinstance(meaning, Symbol) and meaning.name == WHOLE:
             meaning = self.sources.imported(meaning, meaning.module, names.pop(0))
         return (".".join([meaning, *names]), []) if isinstance(meaning, str) else (meaning, names)
+
+    def _is_text(self, node: ast.expr) -> bool:
+        """Whether an expression is certainly a text."""
+        match node:
+            case ast.Name(id=name):
+                return name in self.texts
+            case ast.BinOp(left=one, right=other) | ast.IfExp(body=one, orelse=other):
+                return self._is_text(one) or self._is_text(other)
+            case ast.Call(func=ast.Attribute(value=value, attr="join" | "format")):
+                return self._is_text(value)
+        return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
 
     def _called(self, call: ast.Call) -> str:
         """The dotted name of what is called, `cran_bench:name` in this project; '' if unknown."""
         meaning, names = self.target(call.func)
-        if isinstance(meaning, Place):
+        if isinstance(meaning, Symbol):
             return "" if names or meaning.home else f"{PROJECT}:{meaning.name}"
         return meaning or ""
 
-    def _refer(self, meaning: Place | str) -> str:
-        self.refers += [meaning] if isinstance(meaning, Place) else []
-        return f"<{meaning.name if isinstance(meaning, Place) else meaning}>"
+    def _refer(self, meaning: Symbol | str) -> str:
+        self.refers += [meaning] if isinstance(meaning, Symbol) else []
+        return f"<{meaning.name if isinstance(meaning, Symbol) else meaning}>"
 
 
 SOURCES = Sources()
-
-
-def _is_text(node: ast.expr) -> bool:
-    """Whether an expression is certainly a text."""
-    match node:
-        case ast.Constant(value=str()) | ast.JoinedStr():
-            return True
-        case ast.BinOp():
-            return _is_text(node.left) or _is_text(node.right)
-        case ast.IfExp():
-            return _is_text(node.body) or _is_text(node.orelse)
-        case ast.Call(func=ast.Attribute(value=value, attr="join" | "format")):
-            return _is_text(value)
-    return False

@@ -11,14 +11,15 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
 
 from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.machine.progress import say
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 LOCKS = ".locks"
 """Name of the folder of lock files, beside the locked files."""
@@ -83,6 +84,8 @@ def map_array(path: Path) -> NDArray[Any]:
         OSError: the file cannot be read.
         ValueError: it is not a complete .npy file, or contains Python objects.
     """
+    from numpy.lib.format import open_memmap
+
     with path.open("rb") as file:
         start = file.read(12)
     if start[6:7] > b"\1" and int.from_bytes(start[8:], "little") > LONGEST_HEADER:

@@ -159,7 +159,7 @@ class Alignment(Recipe):
 
         options = self.optimiser
         by_step = options.lr_decay == "step"
-        has_settled = max(  # the first epoch in which nothing about training changes any more
+        settled = max(  # the first epoch in which nothing about training changes any more
             plus.hard_negatives_from if neighbours is not None else 1,
             self.loss.warm_up + 1 if self.loss.changes else 1,
             frozen + 1,
@@ -176,7 +176,7 @@ class Alignment(Recipe):
             patience=options.patience,
             rate=step_decay(options.halve_every) if by_step else linear_decay(options.max_epochs),
             clip=options.clip,
-            patience_from=has_settled,
+            patience_from=settled,
         ).run(run)
         self.network.eval()
 

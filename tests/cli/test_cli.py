@@ -722,7 +722,7 @@ def also_registered(tmp_path, monkeypatch, plugins_of_its_own):
 
 def test_a_method_that_lacks_a_promise_is_refused_before_anything_is_done(run, also_registered, tmp_path):
     said = run("-m", "cca,lacks", "-p", "all", "-s", "0:3")
-    assert said.code == 2 and re.search(r"lacks.py, line 13: Mine is not a method: it lacks state;", said.sentence)
+    assert said.code == 2 and re.search(r"lacks.py, line 14: Mine is not a method: it lacks state;", said.sentence)
     assert (said.out + said.err).count("is not a method") == 1 and not (tmp_path / "results").exists()
 
 
