@@ -586,7 +586,7 @@ def test_info(command, mine):
     assert said.out.startswith("CCA: canonical correlation analysis")
     assert re.search(r"^- `vocabulary` = `3000`: number of words", said.out, re.MULTILINE)
     assert re.search(r"^- preset `paper`: .*ridge_text=1e-08", said.out, re.MULTILINE)
-    assert re.search(r"^- `unit`: what to train on: captions, or documents for the protocol", said.out, re.MULTILINE)
+    assert re.search(r"^- `unit`: texts to train on: captions, or documents for the protocol", said.out, re.MULTILINE)
     said = command("info", "scenes")
     assert "Rendered scenes" in said.out and "`unit`" not in said.out
     assert command("info", mine()).code == 0
