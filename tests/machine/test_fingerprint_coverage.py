@@ -14,13 +14,17 @@ from cran_bench.running.fits.store import ASKED, LENT
 from cran_bench.split import Split
 
 CPU = torch.device("cpu")
+FEW = "rbm_steps=4,steps=4"
 QUICK = [
     *("cca", "cca[text=word_cnn]", "cfa", "kcca", "kcca[solver=nystrom,columns=40]", "kcca[solver=fourier,columns=40]"),
-    *("dcca:quick", "gmm-hglmm[components=2,gmm_iterations=2,iterations=1,coordinates=40]"),
-    *("macc[nearest=1|2,codewords=4]", "bimodal-ae:quick[stack_steps=4,steps=4]"),
-    *("multimodal-dbn:quick[stack_steps=4,steps=4]", "corr-ae:quick[stack_steps=4,steps=4]"),
-    *("ccl:quick[stack_steps=4,joint_steps=4,coarse_steps=4,steps=4]", "cran[max_epochs=2,top=2,beginnings=2]"),
-    *("cran:quick[max_epochs=2,top=2,joint=true]", "cran-baseline[max_epochs=2]"),
+    *("dcca:quick", "gmm-hglmm[components=2,gmm_iterations=2,hglmm_iterations=1,fisher_dim=40]"),
+    *("macc[neighbours=1|2,codewords=4]", f"bimodal-ae:quick[{FEW}]", f"multimodal-dbn:quick[{FEW}]"),
+    *(f"corr-ae:quick[{FEW}]", f"ccl:quick[{FEW},joint_steps=4,autoencoder_steps=4]"),
+    *(
+        "cran[max_epochs=2,top=2,restarts=2]",
+        "cran:quick[max_epochs=2,top=2,joint=true]",
+        "cran-baseline[max_epochs=2]",
+    ),
 ]
 NO_MEANING = (
     "cran_bench.errors",
