@@ -1,4 +1,4 @@
-"""Whether a fit has room: what it says it will hold, against what the machine has left."""
+"""Memory checks before a fit: the estimate of a part against the memory that is available."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cran_bench.machine.processes import started_here
 from cran_bench.split import Split
 
 GIB = 1 << 30
-LIBRARIES = 1 << 28  # bytes that threads and libraries take beside what a method asks for
+LIBRARIES = 1 << 28  # bytes that threads and libraries use in addition to the estimate of a method
 
 
 def require_room(part: Part, train: Split, val: Split, device: torch.device) -> None:
-    """Refuse a fit that would exceed the memory of this machine, or of its GPU; a part may leave its estimate out.
+    """Refuse a fit that would exceed the memory of this machine or its GPU; a part without an estimate always passes.
 
     Raises:
-        BadInput: saying what it needs and what there is.
+        BadInput: the fit needs more memory than is available.
     """
     needed = estimate(part, train, val)
     if device.type == "cuda":
@@ -30,35 +30,35 @@ def require_room(part: Part, train: Split, val: Split, device: torch.device) -> 
     if needed > free:
         raise BadInput(
             f"{len(train):,} images with features of {train.image_dim:,} numbers and {len(train.texts):,} texts need "
-            f"up to {needed / GIB:,.1f} GiB of memory here, and {free / GIB:,.1f} GiB are free: take a larger "
-            "machine, fewer images, or smaller fields"
+            f"up to {needed / GIB:,.1f} GiB of memory here, and {free / GIB:,.1f} GiB are free: use a larger "
+            "machine, fewer images, or smaller values of the method's fields"
         )
 
 
 def estimate(part: Part, train: Split, val: Split) -> int:
-    """Bytes that a fit will hold, features of the validation split and libraries included; 0 where it does not say."""
+    """Return the peak memory of a fit in bytes, with validation features and libraries; 0 without an estimate."""
     if not hasattr(part, "memory"):
         return 0
     estimating: Estimating = part  # type: ignore[assignment]
-    of_val = val.image_rows.held + (val.existing_regions.held if val.has_regions else 0)
-    return estimating.memory(train) + of_val + LIBRARIES
+    validation = val.image_rows.held + (val.existing_regions.held if val.has_regions else 0)
+    return estimating.memory(train) + validation + LIBRARIES
 
 
 def available() -> int:
-    """Bytes that this process may still take, by the system and by the limits of its control group."""
-    return max(0, min(_of_system(), _of_group()))
+    """Return how many more bytes this process may use, by the system and by the limits of its control group."""
+    return max(0, min(_system_memory(), _group_memory()))
 
 
-def _of_system() -> int:
+def _system_memory() -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # not Linux: what it has, if not what is free
+    except (OSError, StopIteration):  # not Linux: the total memory, for want of the free memory
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _of_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """The smallest of what the control groups (version 2) around this process have left; pages of files are free."""
+def _group_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """The smallest remainder of the control groups (version 2) around this process; cached pages of files are free."""
     try:
         path = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):

@@ -1,4 +1,4 @@
-"""Running methods on a dataset: fit or reuse, embed, rank, record.  One method's error never stops the others."""
+"""Running methods on a dataset: fit or reuse, embed, rank, record.  An error of one method never stops the others."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ from cran_bench.running.preparation import Prepared
 from cran_bench.similarity import MultiLevel, Similarity
 from cran_bench.split import MissingFeature, Split
 
-SOURCES = ("schema", "images_sha", "ids_sha", "backbone", "proposer", "failed")  # of a features manifest
+SOURCES = ("schema", "images_sha", "ids_sha", "backbone", "proposer", "failed")  # keys of a features manifest
 
 
 def new_name() -> str:
-    """A name for a run, that no other has."""
+    """Return a unique name for a run."""
     return secrets.token_hex(8)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run: a record, with its ranks, or a failure."""
+    """The result of one row: a record, with its ranks, or a failure."""
 
     address: Address
     record: Record | None
@@ -57,17 +57,17 @@ class Outcome:
 
 @dataclass
 class Runner:
-    """Runs jobs on prepared data.
+    """Runs methods on prepared data.
 
     Attributes:
         results: folder of the records.
-        cache: folder of fits and features.
-        folds: 0 to rank the whole test split, else how many folds to average over.
-        backend: how ranks are counted, see `cran_bench.ranking.backends`; they are the same whichever way.
-        bound: see `cran_bench.ranking.rank.rank`.
-        force: run again what is recorded.
-        name: of this run: fits that are forced are made once in it, by whichever process comes first.
-        processes: those that share a training; the first of them runs the jobs, the others `help`.
+        cache: folder of features and fits.
+        folds: number of folds to average over; 0 to rank the whole test split.
+        backend: how ranks are counted, one of `cran_bench.ranking.backends`; the ranks do not depend on it.
+        bound: error bound of low-precision scores, see `cran_bench.ranking.rank.rank`.
+        force: whether to run again what is recorded.
+        name: name of this run: a forced fit is made once in it, by the process that comes first.
+        processes: the processes that share a training; the first one runs the rows, the others `help`.
     """
 
     data: Prepared
@@ -84,7 +84,7 @@ class Runner:
 
     @property
     def store(self) -> ResultStore:
-        """Where the records lie."""
+        """The store of the records."""
         return ResultStore(self.results)
 
     @cached_property
@@ -105,7 +105,7 @@ class Runner:
     def run(
         self, methods: Sequence[Configured[Method]], protocols: Sequence[Protocol], seeds: Sequence[int]
     ) -> list[Outcome]:
-        """Every method with every seed under every protocol, in that order, with progress and remaining time."""
+        """Run every method with every seed under every protocol, in that order; print progress and remaining time."""
         count = Count(len(methods) * len(seeds) * len(protocols))
         outcomes: list[Outcome] = []
         for method in methods:
@@ -116,21 +116,21 @@ class Runner:
         return outcomes
 
     def outcomes(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> Iterator[Outcome]:
-        """One method with one seed under every protocol, those of a unit together."""
+        """Run one method with one seed under every protocol; protocols of the same unit follow each other."""
         for fitted, protocol in self._rows(method, protocols, seed):
             yield self._one(fitted, protocol)
 
     def fingerprints(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> list[str]:
-        """Of the rows of `outcomes`; none where a method cannot be built or the data lacks something."""
+        """Return the fingerprints of the rows of `outcomes`; none if the method or a part of the data is unusable."""
         try:
             return [self._fingerprint(*row) for row in self._rows(method, protocols, seed)]
-        except Exception:  # told with the row
+        except Exception:  # reported with the row
             return []
 
     def recorded(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> list[Outcome] | None:
-        """What `outcomes` would give where there is nothing to compute, else None."""
-        found = [self._recorded(fitted, protocol) for fitted, protocol in self._rows(method, protocols, seed)]
-        return None if None in found else [outcome for outcome in found if outcome]
+        """Return what `outcomes` would yield if nothing has to be computed, else None."""
+        outcomes = [self._recorded(fitted, protocol) for fitted, protocol in self._rows(method, protocols, seed)]
+        return None if None in outcomes else [outcome for outcome in outcomes if outcome]
 
     def _recorded(self, fitted: _Fitted, protocol: Protocol) -> Outcome | None:
         if self.force:
@@ -138,14 +138,14 @@ class Runner:
         try:
             address = self._address(fitted, protocol)
             record = self.store.find(address)
-        except Exception:  # told with the row
+        except Exception:  # reported with the row
             return None
         return None if record is None else Outcome(address, record, None, reused=True)
 
     def failed(
         self, method: Configured[Method], protocols: Sequence[Protocol], seed: int, error: Exception
     ) -> list[Outcome]:
-        """Record an error that was met before or outside of `outcomes`; what was recorded until then stands."""
+        """Record an error that occurred before or outside `outcomes`; rows that are already recorded are kept."""
         started = datetime.now(UTC).isoformat(timespec="seconds")
         return [
             self._recorded(fitted, protocol) or self._failed(fitted, protocol, error, started)
@@ -162,7 +162,7 @@ class Runner:
                     yield fitted, protocol
 
     def fitted(self, method: Configured[Method], seed: int, unit: Unit) -> Method:
-        """A method fitted on this data, or loaded where this very fit is stored."""
+        """Fit a method on this data, or load it if this very fit is stored."""
         return _Fitted(self, method, seed, unit).fit.part
 
     def help(self, job: SharedFit) -> None:
@@ -172,7 +172,7 @@ class Runner:
         self._helping[job.unit].help(job)
 
     def fits(self, unit: Unit) -> FitStore:
-        """Where fits on the texts of a unit are made and stored."""
+        """Return the store of fits on the texts of a unit."""
         return FitStore(
             self.cache / "fits",
             self.data.identity,
@@ -188,9 +188,9 @@ class Runner:
         try:
             address = self._address(fitted, protocol)
             with locked(self.store.path(address), f"running {fitted.method.label}"):
-                found = None if self.force else self.store.find(address)
-                if found is not None:
-                    return Outcome(address, found, None, reused=True)
+                recorded = None if self.force else self.store.find(address)
+                if recorded is not None:
+                    return Outcome(address, recorded, None, reused=True)
                 started = self.store.now(address, self._data_info)
                 record, ranks = self._evaluate(fitted, protocol, address.fingerprint, started)
                 record = self.store.write(address, record, ranks, fitted.fit.curves, fitted.examples(protocol))
@@ -221,7 +221,7 @@ class Runner:
         )
         try:
             address = self._address(fitted, protocol)
-        except Exception:  # a method that cannot be built, say
+        except Exception:  # such as a method that cannot be built
             address = Address(dataset, protocol, self.folds, method.label, fitted.seed, "")
         self.store.write_failure(address, failure)
         return Outcome(address, None, failure, reused=False)
@@ -248,7 +248,7 @@ class Runner:
         fit = fitted.fit
         similarity = fit.part.similarity
         test, images, texts, embed_seconds = fitted.embeddings(unit_of(protocol))
-        found = evaluate(
+        evaluation = evaluate(
             images,
             texts,
             test.image_of,
@@ -259,7 +259,7 @@ class Runner:
             self.backend,
             self.bound,
         )
-        kernel = found.ranks.kernel
+        kernel = evaluation.ranks.kernel
         assert kernel is not None
         record = Record(
             fingerprint=fingerprint,
@@ -278,14 +278,14 @@ class Runner:
             protocol=protocol,
             folds=self.folds,
             seed=fitted.seed,
-            metrics=dict(found.metrics),
-            ties=found.ranks.ties(),
+            metrics=dict(evaluation.metrics),
+            ties=evaluation.ranks.ties(),
             seconds=Seconds(
                 features=self.data.features.seconds,
                 fit=fit.seconds,
                 embed=embed_seconds,
-                similarity=found.clock.similarity,
-                rank=found.clock.rank,
+                similarity=evaluation.clock.similarity,
+                rank=evaluation.clock.rank,
             ),
             similarity=SimilarityInfo(
                 name=_similarity_name(similarity),
@@ -302,26 +302,26 @@ class Runner:
             started=started,
             ranks_sha="",
         )
-        return record, found.ranks
+        return record, evaluation.ranks
 
 
 class Count:
-    """Outcomes as they come in, out of `total`: a line for each, with the time that the others will take."""
+    """Prints a line for each of `total` outcomes, with an estimate of the remaining time."""
 
     def __init__(self, total: int) -> None:
-        self.total, self.told, self.worked, self.start = total, 0, 0, time.perf_counter()
+        self.total, self.done, self.computed, self.start = total, 0, 0, time.perf_counter()
 
     def say(self, outcome: Outcome) -> None:
-        """Print the line of one more."""
-        self.told += 1
-        self.worked += not outcome.reused
+        """Print the line of one more outcome."""
+        self.done += 1
+        self.computed += not outcome.reused
         spent = time.perf_counter() - self.start
-        left = spent / self.worked * (self.total - self.told) if self.worked else 0.0
-        say(f"[{self.told}/{self.total}] {_line(outcome)}" + (f"; about {duration(left)} left" if left > 2 else ""))
+        left = spent / self.computed * (self.total - self.done) if self.computed else 0.0
+        say(f"[{self.done}/{self.total}] {_line(outcome)}" + (f"; about {duration(left)} left" if left > 2 else ""))
 
 
 class _Fitted:
-    """A method fitted on one unit with one seed, and its test embeddings, each made once and only when asked for."""
+    """A method fitted on one unit with one seed, and its test embeddings, each computed once and only when needed."""
 
     def __init__(self, runner: Runner, method: Configured[Method], seed: int, unit: Unit) -> None:
         self.runner, self.method, self.seed, self.unit = runner, method, seed, unit
@@ -334,7 +334,7 @@ class _Fitted:
 
     @property
     def fit(self) -> Fit[Method]:
-        """The fit, made or loaded once; one that failed is not tried again for the next protocol."""
+        """The fit, made or loaded once; a fit that failed is not tried again for the next protocol."""
         if self._fit is None:
             try:
                 self._fit = self.store.fitted(self.method.build(), self.seed, self.method.label)
@@ -345,7 +345,7 @@ class _Fitted:
         return self._fit
 
     def embeddings(self, unit: Unit) -> tuple[Split, Embedding, Embedding, float]:
-        """Test split, image and text embeddings on the device, and the seconds they took."""
+        """Return the test split, its image and text embeddings on the device, and the seconds they took."""
         if unit not in self._embedded:
             test = self.runner.data.split("test", unit, self.runner.device, self.unit)
             part, device = self.fit.part, self.runner.device
@@ -357,7 +357,7 @@ class _Fitted:
         return self._embedded[unit]
 
     def examples(self, protocol: Protocol) -> Examples | None:
-        """Of protocols whose texts are texts; an average of captions is none to show."""
+        """Return retrieval examples for protocols that rank texts; an average of captions cannot be shown."""
         if protocol not in ("captions", "documents"):
             return None
         test, images, texts, _ = self.embeddings(unit_of(protocol))
@@ -366,31 +366,33 @@ class _Fitted:
 
 
 def _evaluation() -> list[str]:
-    """The code that makes figures of embeddings."""
+    """The sha256 of the code that computes metrics from embeddings."""
     return [code(evaluate).sha, code(Split, asked=("image_of", "twins")).sha]
 
 
 def embed(method: Method, split: Split, label: str) -> tuple[Embedding, Embedding]:
-    """Image and text embeddings of a split, with as many rows as it has.
+    """Return the image and text embeddings of a split, one row for each image and each text.
 
     Raises:
-        BadInput: another number of rows.
+        BadInput: the number of rows differs.
     """
     with torch.inference_mode():
         images, texts = method.embed_images(split), method.embed_texts(split)
-    for side, found, expected in (("images", images, len(split)), ("texts", texts, len(split.texts))):
-        if len(found) != expected:
-            raise BadInput(f"{label}: embed_{side} gave {len(found)} rows for {expected} {side}; give one for each")
+    for side, rows, expected in (("images", images, len(split)), ("texts", texts, len(split.texts))):
+        if len(rows) != expected:
+            raise BadInput(
+                f"{label}: embed_{side} returned {len(rows)} rows for {expected} {side}; return one for each"
+            )
     return images, texts
 
 
 def fit_unit(method: Configured[Method], protocol: Protocol) -> Unit:
-    """What a method trains on for a protocol: the protocol's own unit, or the one asked for with ``[unit=...]``."""
+    """Return what a method trains on for a protocol: the protocol's own unit, or the one given as ``[unit=...]``."""
     return cast("Unit", method.unit) if method.unit else unit_of(protocol)
 
 
 def is_quick(dataset: Configured[Dataset]) -> bool:
-    """Whether the dataset is cut down for a quick look."""
+    """Whether the dataset is reduced for a quick look."""
     return dataset.preset == "quick"
 
 
@@ -398,10 +400,10 @@ MOST_SEEDS = 10_000
 
 
 def parse_seeds(text: str) -> list[int]:
-    """``0``, ``0,3`` or ``0:5`` (0 to 4).
+    """Parse seeds: ``0``, ``0,3`` or ``0:5`` (0 to 4).
 
     Raises:
-        BadInput: anything else.
+        BadInput: the text has another form, or gives too many or too large seeds.
     """
     try:
         if ":" in text:
@@ -412,10 +414,10 @@ def parse_seeds(text: str) -> list[int]:
     except ValueError:
         seeds = []
     if not seeds or min(seeds) < 0:
-        raise BadInput(f"seeds are whole numbers from 0, as 0 or 0,3 or 0:5 (which is 0 to 4), not '{text}'")
+        raise BadInput(f"seeds are whole numbers from 0, such as 0 or 0,3 or 0:5 (which is 0 to 4), not '{text}'")
     if len(seeds) > MOST_SEEDS or max(seeds) >= 2**32:
         raise BadInput(
-            f"'{text}' are more than {MOST_SEEDS:,} seeds, or one above 2^32 - 1; give fewer or smaller ones"
+            f"'{text}' gives more than {MOST_SEEDS:,} seeds, or one above 2^32 - 1; give fewer or smaller ones"
         )
     return list(dict.fromkeys(seeds))
 
@@ -436,5 +438,5 @@ def _line(outcome: Outcome) -> str:
         assert outcome.failure is not None
         return f"{where}: FAILED, {outcome.failure.error}"
     metrics, seconds = outcome.record.metrics, outcome.record.seconds
-    found = f"R@1 {metrics['i2t_r1']:.1f} / {metrics['t2i_r1']:.1f}, rsum {metrics['rsum']:.1f}"
-    return f"{where}: {found} ({'reused' if outcome.reused else f'fit {duration(seconds.fit)}'})"
+    recall = f"R@1 {metrics['i2t_r1']:.1f} / {metrics['t2i_r1']:.1f}, rsum {metrics['rsum']:.1f}"
+    return f"{where}: {recall} ({'reused' if outcome.reused else f'fit {duration(seconds.fit)}'})"

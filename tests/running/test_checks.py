@@ -72,7 +72,7 @@ BAD = {
     "wrong rows": (
         "    def embed_images(self, split):\n        return (split.images - self.mean)[1:]\n",
         SHAPES,
-        "embed_images gave 19 rows for 20 images; give one for each",
+        "embed_images returned 19 rows for 20 images; return one for each",
     ),
     "other dimensions": (
         "    def embed_images(self, split):\n        return (split.images - self.mean)[:, 1:]\n",

@@ -65,8 +65,8 @@ def test_the_limits_of_control_groups_count(tmp_path):
         (tmp_path / group / "memory.max").write_text(limit + "\n")
         (tmp_path / group / "memory.current").write_text(used + "\n")
         (tmp_path / group / "memory.stat").write_text(f"anon 5\ninactive_file {files}\nactive_file 10\n")
-    assert memory._of_group(tmp_path, own) == 1000 - 700 + 10
+    assert memory._group_memory(tmp_path, own) == 1000 - 700 + 10
     own.write_text("0::/job\n")
     (tmp_path / "job" / "memory.max").write_text("max\n")
-    assert memory._of_group(tmp_path, own) > 1 << 60
-    assert memory._of_group(tmp_path, tmp_path / "none") > 1 << 60
+    assert memory._group_memory(tmp_path, own) > 1 << 60
+    assert memory._group_memory(tmp_path, tmp_path / "none") > 1 << 60

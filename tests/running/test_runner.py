@@ -565,7 +565,7 @@ def test_scores_are_bound_to_validation(runner):
 
 def test_embeddings_of_other_rows_are_refused(runner):
     (outcome,) = runner.run([configured(TooFew)], ["captions"], [0])
-    assert outcome.failure.error == "toofew: embed_texts gave 1 rows for 100 texts; give one for each"
+    assert outcome.failure.error == "toofew: embed_texts returned 1 rows for 100 texts; return one for each"
 
 
 def test_one_failure_does_not_stop_the_others_and_is_tried_again(runner, calls, capsys):
