@@ -19,7 +19,7 @@ from cran_bench.errors import BadInput, did_you_mean, file_of, one_sentence, pla
 from cran_bench.machine.declarations import Declaration, Unreadable, declarations, find_module, first_line, modules_of
 from cran_bench.machine.storage import is_file
 from cran_bench.protocols import Unit
-from cran_bench.specs import build, by_flat_name, flat_fields, format_options, parse_spec
+from cran_bench.specs import Spec, build, by_flat_name, flat_fields, format_options, parse_spec
 
 if TYPE_CHECKING:
     from cran_bench.contract import Method
@@ -163,7 +163,7 @@ class Registry(Generic[T]):
         spec = parse_spec(text)
         if spec.name.endswith(".py"):
             class_name, _, preset = spec.argument.partition(":")
-            plugin = self.from_file(Path(spec.name), class_name)
+            plugin = self._from_file(Path(spec.name), class_name)
         else:
             plugin, preset = self.get(spec.name), spec.argument
         self._require_members(plugin)
@@ -210,12 +210,18 @@ class Registry(Generic[T]):
         module = _import_file(path)
         return module, {p.cls.__name__: p for p in self.plugins.values() if p.cls.__module__ == module.__name__}
 
-    def from_file(self, path: Path, class_name: str = "") -> Plugin[T]:
-        """Return a class of a file as a plugin: by default the only one that the file registers.
+    def of_file(self, spec: Spec) -> tuple[str, str, tuple[str, ...]]:
+        """Return ``file.py:Class``, the preset and the presets of a class for the spec of a file.
 
         Raises:
-            BadInput: there is no such file or class, several classes could be meant, or it is not a dataclass.
+            BadInput: as `configure`.
         """
+        class_name, _, preset = spec.argument.partition(":")
+        plugin = self._from_file(Path(spec.name), class_name)
+        self._require_members(plugin)
+        return f"{spec.name}:{plugin.cls.__name__}", preset, tuple(plugin.presets)
+
+    def _from_file(self, path: Path, class_name: str) -> Plugin[T]:
         module, here = self.in_file(path)
         if not class_name:
             if len(here) != 1:
@@ -322,8 +328,13 @@ def each(methods: Sequence[str]) -> list[str]:
 def quick_method(method: str) -> str:
     """The spec with the preset `quick`, if the method has one and the spec names no preset."""
     spec = parse_spec(method)
-    has_one = spec.name in METHODS.names() and "quick" in METHODS.describe(spec.name).presets
-    return f"{spec.name}:quick{format_options(spec.options)}" if has_one and not spec.argument else method
+    name, preset = spec.name, spec.argument
+    presets: tuple[str, ...] = ()
+    if name.endswith(".py"):
+        name, preset, presets = METHODS.of_file(spec)
+    elif name in METHODS.names():
+        presets = METHODS.describe(name).presets
+    return method if preset or "quick" not in presets else f"{name}:quick{format_options(spec.options)}"
 
 
 def quick_dataset(dataset: str) -> str:
@@ -335,8 +346,7 @@ def quick_dataset(dataset: str) -> str:
     spec = parse_spec(dataset)
     name, preset = spec.name, spec.argument
     if name.endswith(".py"):
-        class_name, _, preset = spec.argument.partition(":")
-        name += f":{class_name or DATASETS.from_file(Path(spec.name)).cls.__name__}"
+        name, preset, _ = DATASETS.of_file(spec)
     if preset not in ("", "quick"):
         raise BadInput(f"--quick means the preset quick; leave it out, or write {name} instead of {dataset}")
     return f"{name}:quick{format_options(spec.options)}"

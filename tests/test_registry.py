@@ -325,15 +325,18 @@ def test_the_presets_of_a_class_of_a_file(write):
         METHODS.configure(f"{path}:Mine:wdie")
 
 
-def test_quick_is_the_preset_of_that_name(write):
-    path = write("@dataclass\nclass Pairs:\n    size: int = 9\n")
+def test_quick_is_the_preset_of_that_name(write, monkeypatch):
     assert quick_dataset("scenes[train=9]") == "scenes:quick[train=9]"
-    assert quick_dataset(f"{path}:Pairs") == quick_dataset(f"{path}:Pairs:quick") == f"{path}:Pairs:quick"
-    assert quick_method(f"{path}:Pairs") == f"{path}:Pairs"
     assert quick_method("cran[top=5]") == "cran:quick[top=5]"
     assert quick_method("cran:paper") == "cran:paper"
-    with pytest.raises(BadInput, match=r"leave it out, or write .*mine.py:Pairs instead of .*mine.py:Pairs:wide"):
-        quick_dataset(f"{path}:Pairs:wide")
+    head = "from typing import ClassVar\n@dataclass\nclass {}:\n    width: int = 3\n    presets: ClassVar = {}\n"
+    path = write(head.format("Fast", "{'quick': {'width': 1}}") + BODY + head.format("Plain", "{}") + BODY)
+    assert quick_method(f"{path}:Fast[width=2]") == f"{path}:Fast:quick[width=2]"
+    assert quick_method(f"{path}:Plain") == f"{path}:Plain"
+    monkeypatch.setattr(DATASETS, "required", ())
+    assert quick_dataset(f"{path}:Fast") == quick_dataset(f"{path}:Fast:quick") == f"{path}:Fast:quick"
+    with pytest.raises(BadInput, match=r"leave it out, or write .*mine.py:Fast instead of .*mine.py:Fast:wide"):
+        quick_dataset(f"{path}:Fast:wide")
     with pytest.raises(BadInput, match="registers 0 datasets; say which"):
         quick_dataset(str(path))
 

@@ -20,7 +20,7 @@ from cran_bench.machine.processes import joined
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import cache_folder
 from cran_bench.protocols import Protocol as ProtocolName
-from cran_bench.protocols import parse_protocols
+from cran_bench.protocols import fold_rows, parse_protocols
 from cran_bench.ranking.backends import require_known
 from cran_bench.ranking.evaluation import evaluate as rank_and_measure
 from cran_bench.ranking.filtering import Bound
@@ -165,6 +165,8 @@ def run(
         configured = DATASETS.configure(source)
         require_known(backend, bound)
         prepared = find_prepared(configured, Path(data), folder, backbone, regions, vectors)
+        if folds:
+            fold_rows(len(prepared.collection.splits["test"]), folds)  # before any fit
         return Request(source, Path(data), specs, wanted, numbers), prepared
 
     where = own_device(device) if workers is None else workers.device(device)

@@ -56,7 +56,7 @@ def test_whatever_runs_in_a_fit_is_covered_by_its_fingerprint(spec, tiny, tmp_pa
         if event == "call" and module.startswith("cran_bench."):
             ran.add((module, frame.f_code.co_qualname.partition(".<locals>")[0]))
 
-    fits = FitStore(tmp_path, {}, *splits[:2], CPU)
+    fits = FitStore(tmp_path, {}, splits[0], splits[1], CPU)
     fits.fingerprint(part, 0)
     sys.setprofile(note)
     try:
