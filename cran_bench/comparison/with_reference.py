@@ -24,26 +24,29 @@ def compare_with_reference(tables: Sequence[Table], reference: Sequence[Table]) 
     leak of test data looks like progress.
 
     Raises:
-        BadInput: the reference has no records of this dataset and protocol, or they are of different data.
+        BadInput: the reference is of different data.
     """
     return [_compare(table, _counterpart(table, reference)) for table in tables]
 
 
-def _counterpart(table: Table, reference: Sequence[Table]) -> Table:
-    group = table.group
+def _counterpart(table: Table, reference: Sequence[Table]) -> Table | None:
     fields = ("dataset", "quick", "protocol", "folds")
-    candidates = [t for t in reference if all(getattr(t.group, name) == getattr(group, name) for name in fields)]
-    where = f"{group.dataset}, protocol {group.protocol}" + (f", {group.folds} folds" if group.folds else "")
+    candidates = [t for t in reference if all(getattr(t.group, name) == getattr(table.group, name) for name in fields)]
     if not candidates:
-        raise BadInput(f"the reference has no records of {where}: create them with cran-bench run --results REFERENCE")
+        return None
     same = [t for t in candidates if _differs(table, t) is None]
     if same:
         return max(same, key=lambda t: len(t.rows))
     name, here, there = next(difference for difference in (_differs(table, t) for t in candidates) if difference)
     raise BadInput(
-        f"records of {where} are of different data than the reference: {name} is {here}, in the reference {there}; "
-        "run on the same data, or commit a new reference"
+        f"records of {_where(table)} are of different data than the reference: {name} is {here}, "
+        f"in the reference {there}; run on the same data, or commit a new reference"
     )
+
+
+def _where(table: Table) -> str:
+    group = table.group
+    return f"{group.dataset}, protocol {group.protocol}" + (f", {group.folds} folds" if group.folds else "")
 
 
 def _differs(table: Table, other: Table) -> tuple[str, str, str] | None:
@@ -60,8 +63,8 @@ def _differs(table: Table, other: Table) -> tuple[str, str, str] | None:
     return "features sha", table.features[0], other.features[0]
 
 
-def _compare(now: Table, then: Table) -> Verdict:
-    before = {row.label: row for row in then.rows if row.records}
+def _compare(now: Table, then: Table | None) -> Verdict:
+    before = {row.label: row for row in then.rows if row.records} if then else {}
     both = [(row, before[row.label]) for row in now.rows if row.records and row.label in before]
     tests = max(1, len(both) * len(DIRECTIONS))
     lines, regressions, notes = [], [], []
@@ -89,9 +92,11 @@ def _compare(now: Table, then: Table) -> Verdict:
     missing = [label for label in before if label not in {row.label for row in now.rows}]
     if missing:
         notes.append(f"Not run: {', '.join(missing)}.")
-    if not set(now.features) & set(then.features):
+    if then is None:
+        notes.append(f"The reference has no records of {_where(now)}.")
+    elif not set(now.features) & set(then.features):
         notes.append("The features were computed elsewhere from the same sources: they may differ in their last bits.")
-    if not any(len(row.records) > 1 for row in before.values()):
+    if before and not any(len(row.records) > 1 for row in before.values()):
         notes.append("The reference has one seed per row: the tolerance covers the choice of images only.")
     elif any(len(old.records) == 1 for _, old in both):
         notes.append("Rows with one seed in the reference use the variance between seeds of the other rows.")

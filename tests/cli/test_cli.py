@@ -720,6 +720,12 @@ def also_registered(tmp_path, monkeypatch, plugins_of_its_own):
     monkeypatch.setattr(METHODS, "_declared", {**METHODS._declared, **failing})
 
 
+def test_too_many_folds_are_refused_before_anything_is_done(run, tmp_path):
+    said = run("-m", "cca", "--folds", "999")
+    assert said.code == 2 and "999 folds need at least 999 images; there are 20" in said.sentence
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_method_that_lacks_a_promise_is_refused_before_anything_is_done(run, also_registered, tmp_path):
     said = run("-m", "cca,lacks", "-p", "all", "-s", "0:3")
     assert said.code == 2 and re.search(r"lacks.py, line 14: Mine is not a method: it lacks state;", said.sentence)

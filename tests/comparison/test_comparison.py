@@ -334,13 +334,23 @@ def test_tolerances_hold_for_as_many_rows_as_there_are():
         ({"features_sha": "e" * 64}, "features sha is ee"),
         ({"front_end": "pixels + grid"}, "front end is pixels . grid, in the reference pixels . boxes"),
         ({"vectors": "glove:a.txt"}, "vectors is glove:a.txt"),
-        ({"protocol": "documents"}, "no records of scenes, protocol documents"),
-        ({"folds": 5}, "no records of scenes, protocol captions, 5 folds"),
     ],
 )
 def test_other_data_is_refused(changes, sentence):
     with pytest.raises(BadInput, match=sentence.replace("+", ".")):
         verdicts([made("ccl:tuned", BASE, **{**SCENES, **changes})], "scenes", reference_runs())
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [({"protocol": "documents"}, "protocol documents."), ({"folds": 5}, "protocol captions, 5 folds.")],
+)
+def test_a_protocol_without_reference_is_noted_and_the_others_are_compared(changes, where):
+    runs = [made("ccl:tuned", BASE, **SCENES), made("ccl:tuned", BASE, **{**SCENES, **changes})]
+    found = verdicts(runs, "scenes", reference_runs())
+    (bare,) = (verdict for verdict in found if "no reference" in str(verdict))
+    assert f"The reference has no records of scenes, {where}" in bare.notes and bare.judged == 0
+    assert sum(verdict.judged for verdict in found if "against the reference" in verdict.title) == 1
 
 
 def test_features_computed_elsewhere_are_the_same_data():
