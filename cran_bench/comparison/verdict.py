@@ -38,7 +38,7 @@ class Verdict:
 
 def signed(value: float) -> str:
     """A value with its sign and one decimal, ``+0.1``."""
-    return f"{value:+.1f}"
+    return f"{value:+z.1f}"
 
 
 def bounds(interval: Interval) -> str:

@@ -233,7 +233,7 @@ class Table:
                 gap = behind.get(row.label)
                 best = "best" if row.records else ""
                 near = " ≈" if gap and gap.p >= LEVEL else "  "
-                line.append(f"{gap.value:.1f} [{gap.low:.1f}, {gap.high:.1f}]{near}" if gap else best)
+                line.append(f"{gap.value:z.1f} [{gap.low:z.1f}, {gap.high:z.1f}]{near}" if gap else best)
             line += [f"{row.seconds(phase):.2f}" if row.records else "" for phase in PHASES[1:]]
             lines.append(line)
         return headings, lines
