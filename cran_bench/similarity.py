@@ -345,14 +345,14 @@ def mean_by_image(texts: Embedding, image_of: Tensor, images: int, similarity: S
         similarity: the method's similarity.
 
     Returns:
-        N rows, float32.
+        N rows, in the precision of `texts`.
     """
     counts = torch.bincount(image_of, minlength=images).clamp_min(1)
 
     def mean(x: Tensor) -> Tensor:
-        x = unit(x.double()) if similarity.cosine else x.double()
-        total = torch.zeros(images, x.shape[1], dtype=torch.float64, device=x.device).index_add_(0, image_of, x)
-        return (total / counts[:, None]).float()
+        rows = unit(x.double()) if similarity.cosine else x.double()
+        total = torch.zeros(images, x.shape[1], dtype=torch.float64, device=x.device).index_add_(0, image_of, rows)
+        return (total / counts[:, None]).to(x.dtype)
 
     averaged = as_levels(texts).map(mean)
     return averaged if isinstance(texts, Levels) else averaged.tensors()[0]

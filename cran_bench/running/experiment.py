@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cran_bench.embeddings import Embedding, Levels, as_levels, rows_of
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.machine.environment import own_device
 from cran_bench.machine.processes import joined
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import cache_folder
+from cran_bench.protocols import PROTOCOLS, fold_rows, parse_protocols
 from cran_bench.protocols import Protocol as ProtocolName
-from cran_bench.protocols import fold_rows, parse_protocols
 from cran_bench.ranking.backends import require_known
 from cran_bench.ranking.evaluation import evaluate as rank_and_measure
 from cran_bench.ranking.filtering import Bound
@@ -71,7 +72,7 @@ class Workers(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """The outcome of a run.
 
@@ -82,6 +83,9 @@ class Results:
 
     store: ResultStore
     outcomes: Sequence[Outcome]
+
+    def __repr__(self) -> str:
+        return f"<Results: {len(self.records)} records, {len(self.failures)} failures>"
 
     @property
     def records(self) -> list[Record]:
@@ -113,11 +117,11 @@ def run(
     quick: bool = False,
     folds: int = 0,
     force: bool = False,
-    data: str | PathLike[str] = "data",
+    data: str | PathLike[str] | None = None,
     backbone: str | None = None,
     regions: str | None = None,
     vectors: str = "ppmi-svd",
-    results: str | PathLike[str] = "results",
+    results: str | PathLike[str] | None = None,
     cache: str | PathLike[str] | None = None,
     device: str = "auto",
     backend: str = "auto",
@@ -134,12 +138,12 @@ def run(
         quick: less data and shorter training; not for comparison.
         folds: 0 to rank the whole test split, else the number of folds to average over.
         force: repeat recorded runs.
-        data: folder of the datasets.
+        data: folder of the datasets; by default ``$CRAN_BENCH_DATA`` or ``data``.
         backbone: spec of the image features; None for the dataset's own.
         regions: spec of the regions; None for the dataset's own.
         vectors: spec of the word vectors.
-        results: folder of the records.
-        cache: folder of features and fits; None for ``~/.cache/cran-bench``.
+        results: folder of the records; by default ``$CRAN_BENCH_RESULTS`` or ``results``.
+        cache: folder of features and fits; by default ``$CRAN_BENCH_CACHE`` or ``~/.cache/cran-bench``.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         backend: how ranks are computed; does not change them.
         bound: bound on the error of low-precision scores, ``"measured"`` or ``"proven"``.
@@ -151,10 +155,15 @@ def run(
     Raises:
         BadInput: an unknown method, dataset or option, or data that is not usable.
     """
-    source, folder = quick_dataset(dataset) if quick else dataset, Path(cache) if cache else cache_folder()
+    source = quick_dataset(dataset) if quick else dataset
+    where, records = _folder(data, "data", "data"), _folder(results, "results", "results")
+    folder = _folder(cache, "cache", cache_folder())
 
     def parse() -> tuple[Request, Prepared]:
-        named = each([methods] if isinstance(methods, str) else methods or [])
+        given = [methods] if isinstance(methods, str) else methods or []
+        if isinstance(given, type) or not all(isinstance(text, str) for text in given):
+            raise BadInput(f"methods are given by name, 'cca' or 'mine.py:Mine', not as {methods!r}")
+        named = each(given)
         specs = [quick_method(text) if quick else text for text in named or METHODS.usable()]
         for text in specs:
             METHODS.configure(text)
@@ -164,16 +173,16 @@ def run(
         numbers = parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, np.atleast_1d(seeds).tolist())))
         configured = DATASETS.configure(source)
         require_known(backend, bound)
-        prepared = find_prepared(configured, Path(data), folder, backbone, regions, vectors)
+        prepared = find_prepared(configured, where, folder, backbone, regions, vectors)
         if folds:
             fold_rows(len(prepared.collection.splits["test"]), folds)  # before any fit
-        return Request(source, Path(data), specs, wanted, numbers), prepared
+        return Request(source, where, specs, wanted, numbers), prepared
 
-    where = own_device(device) if workers is None else workers.device(device)
-    with joined(where) as processes:
+    kind = own_device(device) if workers is None else workers.device(device)
+    with joined(kind) as processes:
         request, prepared = processes.in_turn(parse, parse)
         name = processes.lead(new_name)
-        runner = Runner(prepared, Path(results), folder, where, folds, backend, bound, force, name, processes)
+        runner = Runner(prepared, records, folder, kind, folds, backend, bound, force, name, processes)
         processes.helper = runner.help
 
         def compute() -> list[Outcome]:
@@ -231,7 +240,7 @@ def evaluate(
     """All figures of the embeddings of images and texts, with their intervals; no dataset or method is needed.
 
     Args:
-        image_embeddings: (N, D) rows, or `Levels`.
+        image_embeddings: (N, D) rows, or `Levels`; ranked in float64 if either side has it, else in float32.
         text_embeddings: (T, D) rows, or `Levels`.
         image_of: (T,) the row of each text's image; None where text k belongs to image k // (T / N).
         similarity: ``"cosine"``, ``"dot"``, or a declared similarity such as ``MultiLevel(top=3)``.
@@ -242,7 +251,7 @@ def evaluate(
         bound: bound on the error of low-precision scores, ``"measured"`` or ``"proven"``.
 
     Raises:
-        BadInput: embeddings that do not fit together or are not finite.
+        BadInput: embeddings that do not fit together or are not finite, or an unknown option.
 
     Example:
         >>> import numpy as np, cran_bench
@@ -250,7 +259,14 @@ def evaluate(
         >>> cran_bench.evaluate(images, images.repeat(5, axis=0)).metrics["rsum"]
         600.0
     """
+    if protocol not in PROTOCOLS:
+        raise BadInput(f"there is no protocol '{protocol}'{did_you_mean(protocol, PROTOCOLS)}")
+    if folds < 0:
+        raise BadInput(f"folds is {folds}; give 0 to rank everything, or the number of folds")
     images, texts = _embedding(image_embeddings), _embedding(text_embeddings)
+    if isinstance(images, Tensor) and isinstance(texts, Tensor):
+        dtype = torch.promote_types(images.dtype, texts.dtype)
+        images, texts = images.to(dtype), texts.to(dtype)
     device = as_levels(images).tensors()[0].device
     if image_of is None:
         per_image, rest = divmod(len(texts), max(1, len(images)))
@@ -258,7 +274,7 @@ def evaluate(
             raise BadInput(f"{len(texts)} texts cannot be divided evenly among {len(images)} images: give image_of=")
         owners = torch.arange(len(images), device=device).repeat_interleave(per_image)
     else:
-        owners = torch.as_tensor(image_of, device=device).long()
+        owners = _rows(image_of, "image_of").to(device)
         order = owners.argsort(stable=True)
         owners, texts = owners[order], rows_of(texts, order) if len(order) == len(texts) else texts
     if isinstance(similarity, str):
@@ -266,7 +282,9 @@ def evaluate(
             raise BadInput(f"similarity must be 'cosine', 'dot' or a declared similarity, not '{similarity}'")
         similarity = SIMILARITIES[similarity]
     require_known(backend, bound)
-    other = None if twins is None else torch.as_tensor(twins, device=device).long()
+    other = None if twins is None else _rows(twins, "twins").to(device)
+    if other is not None and (len(other) != len(images) or not bool(((other >= 0) & (other < len(images))).all())):
+        raise BadInput(f"twins needs a row, 0 to {len(images) - 1}, for each of the {len(images)} images")
     evaluation = rank_and_measure(images, texts, owners, other, similarity, protocol, folds, backend, bound)
     return Scores(dict(evaluation.metrics), evaluation.ranks)
 
@@ -274,20 +292,43 @@ def evaluate(
 def _embedding(given: ArrayLike | Tensor | Levels) -> Embedding:
     if isinstance(given, Levels):
         return given
-    rows = given if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))
+    rows = _tensor(given, "embeddings")
     if rows.dim() != 2:
         raise BadInput(f"embeddings must have shape (rows, dimensions), not {tuple(rows.shape)}")
     return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
 
 
-def read_records(folder: str | PathLike[str] = "results") -> pd.DataFrame:
-    """Every record below a folder of results, one line each: the run, its figures, seconds and environment.
+def _rows(given: ArrayLike | Tensor, name: str) -> Tensor:
+    rows = _tensor(given, name)
+    if rows.dim() != 1 or rows.is_floating_point():
+        raise BadInput(f"{name} must be row numbers, integers of shape (rows,), not {rows.dtype} {tuple(rows.shape)}")
+    return rows.long()
+
+
+def _tensor(given: ArrayLike | Tensor, name: str) -> Tensor:
+    if isinstance(given, Tensor):
+        return given.detach()
+    array = np.asarray(given)
+    if array.dtype.kind not in "fiu":
+        raise BadInput(f"{name} must be numbers, not an array of {array.dtype}")
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+
+
+def _folder(given: str | PathLike[str] | None, name: str, default: str | PathLike[str]) -> Path:
+    return Path(given or os.environ.get(f"CRAN_BENCH_{name.upper()}") or default)
+
+
+def read_records(folder: str | PathLike[str] | None = None) -> pd.DataFrame:
+    """The newest record of each row and seed below a folder of results: the run, its figures, seconds and environment.
+
+    Args:
+        folder: by default ``$CRAN_BENCH_RESULTS`` or ``results``.
 
     Raises:
         BadInput: there are no records, or one is damaged.
     """
-    store = ResultStore(Path(folder))
-    lines = [_line(run) for run in store.runs()]
+    store = ResultStore(_folder(folder, "results", "results"))
+    lines = [_line(run) for table in build_tables(store.runs(), []) for row in table.rows for run in row.runs]
     if not lines:
         raise BadInput(f"there are no records below {store.root}: make some with cran-bench run")
     return pd.DataFrame(lines)

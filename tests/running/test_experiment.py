@@ -1,5 +1,7 @@
 """The functions for Python: the same numbers as the command line, and as the engine called by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -71,11 +73,32 @@ def test_evaluate_takes_a_similarity_folds_and_twins():
     assert folds.metrics["twin_accuracy"] == pytest.approx(100 * (own > other).mean())
 
 
+def test_evaluate_takes_any_memory_layout_and_precision(tmp_path):
+    expected = cran_bench.evaluate(IMAGES[::-1].copy(), TEXTS, OWNERS[::-1].copy()).metrics
+    assert cran_bench.evaluate(IMAGES[::-1], TEXTS, OWNERS[::-1]).metrics == expected
+    np.save(tmp_path / "texts.npy", TEXTS.astype(">f4"))
+    texts = np.load(tmp_path / "texts.npy", mmap_mode="r")
+    plain = {p: cran_bench.evaluate(IMAGES, TEXTS, protocol=p).metrics for p in ("captions", "mean")}
+    for protocol, metrics in plain.items():
+        assert cran_bench.evaluate(IMAGES, texts, protocol=protocol).metrics == metrics
+        for kinds in (("f8", "f8"), ("f4", "f8"), ("f8", "f4")):
+            given = (IMAGES.astype(kinds[0]), TEXTS.astype(kinds[1]))
+            assert cran_bench.evaluate(*given, protocol=protocol).metrics == pytest.approx(metrics)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"text_embeddings": TEXTS[:-1]}, "149 texts cannot be divided evenly"),
         ({"similarity": "euclid"}, "'cosine', 'dot' or a declared similarity, not 'euclid'"),
+        ({"protocol": "caption"}, "there is no protocol 'caption'; did you mean 'captions'"),
+        ({"folds": -1}, "folds is -1; give 0 to rank everything"),
+        ({"twins": np.arange(29)}, "twins needs a row, 0 to 29, for each of the 30 images"),
+        ({"twins": np.arange(30) + 1}, "twins needs a row, 0 to 29"),
+        ({"twins": np.arange(30) / 2}, "twins must be row numbers, integers"),
+        ({"image_of": OWNERS + 0.5}, "image_of must be row numbers, integers"),
+        ({"image_of": OWNERS.astype(str)}, "image_of must be numbers, not an array of <U"),
+        ({"text_embeddings": [["a"]]}, "embeddings must be numbers, not an array of <U1"),
         ({"image_embeddings": IMAGES[0]}, r"not \(8,\)"),
         ({"image_of": OWNERS[:-1]}, "there are 150 texts and 149 entries"),
         ({"image_of": OWNERS + 1}, "row 30, but there are 30 images"),
@@ -130,3 +153,29 @@ def test_run_keeps_failures_and_goes_on(quick_scenes, tmp_path):
 def test_read_records_says_where_there_are_none(tmp_path):
     with pytest.raises(BadInput, match="there are no records below"):
         cran_bench.read_records(tmp_path)
+
+
+def test_read_records_shows_the_newest_of_a_row(quick_scenes, tmp_path):
+    options = {"data": quick_scenes.data, "cache": quick_scenes.cache, "results": tmp_path}
+    made = cran_bench.run("cfa", quick_scenes.spec, **options)
+    (outcome,) = made.outcomes
+    later = outcome.record.model_copy(update={"fingerprint": "f" * 64, "started": "2999-01-01T00:00:00+00:00"})
+    address = replace(outcome.address, fingerprint="f" * 64)
+    made.store.write(address, later, made.store.finished(outcome.address, outcome.record).ranks)
+    assert len(made.store.runs()) == 2
+    assert list(cran_bench.read_records(tmp_path)["fingerprint"]) == ["f" * 64]
+
+
+def test_folders_are_taken_from_the_environment(quick_scenes, tmp_path, monkeypatch):
+    for name in ("data", "cache"):
+        monkeypatch.setenv(f"CRAN_BENCH_{name.upper()}", str(getattr(quick_scenes, name)))
+    monkeypatch.setenv("CRAN_BENCH_RESULTS", str(tmp_path))
+    made = cran_bench.run("cfa", quick_scenes.spec)
+    assert repr(made) == "<Results: 1 records, 0 failures>"
+    assert len(cran_bench.read_records()) == 1 == len(list(tmp_path.rglob("*.npz")))
+
+
+def test_methods_are_given_by_name():
+    for methods in (dict, ["cca", dict]):
+        with pytest.raises(BadInput, match="methods are given by name"):
+            cran_bench.run(methods)
