@@ -637,7 +637,6 @@ def test_quick_runs_are_marked(command, flickr, tmp_path):
         ("cran-local[top=1]", "cran-local:quick[top=1]"),
         ("cran:paper", "cran:paper"),
         ("cca", "cca"),
-        ("mine.py:Mine", "mine.py:Mine"),
         ("nothing", "nothing"),
     ],
 )
