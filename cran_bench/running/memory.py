@@ -1,4 +1,4 @@
-"""Whether a fit has room: what it says it will hold, against what the machine has left."""
+"""Check a fit's estimated memory against free memory."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cran_bench.machine.processes import started_here
 from cran_bench.split import Split
 
 GIB = 1 << 30
-LIBRARIES = 1 << 28  # bytes that threads and libraries take beside what a method asks for
+LIBRARIES = 1 << 28  # bytes that threads and libraries take on top of a method's estimate
 
 
 def require_room(part: Part, train: Split, val: Split, device: torch.device) -> None:
-    """Refuse a fit that would exceed the memory of this machine, or of its GPU; a part may leave its estimate out.
+    """Refuse a fit that would exceed the memory of this machine, or of its GPU; a part need not give an estimate.
 
     Raises:
-        BadInput: saying what it needs and what there is.
+        BadInput: the fit needs more than is free; the message names both figures.
     """
     needed = estimate(part, train, val)
     if device.type == "cuda":
@@ -31,12 +31,12 @@ def require_room(part: Part, train: Split, val: Split, device: torch.device) -> 
         raise BadInput(
             f"{len(train):,} images with features of {train.image_dim:,} numbers and {len(train.texts):,} texts need "
             f"up to {needed / GIB:,.1f} GiB of memory here, and {free / GIB:,.1f} GiB are free: take a larger "
-            "machine, fewer images, or smaller fields"
+            "machine, fewer images, or smaller hyper-parameters"
         )
 
 
 def estimate(part: Part, train: Split, val: Split) -> int:
-    """Bytes that a fit will hold, features of the validation split and libraries included; 0 where it does not say."""
+    """Bytes that a fit will hold, including validation features and libraries; 0 if the part gives no estimate."""
     if not hasattr(part, "memory"):
         return 0
     estimating: Estimating = part  # type: ignore[assignment]
@@ -45,7 +45,7 @@ def estimate(part: Part, train: Split, val: Split) -> int:
 
 
 def available() -> int:
-    """Bytes that this process may still take, by the system and by the limits of its control group."""
+    """Bytes still available under system and cgroup limits."""
     return max(0, min(_of_system(), _of_group()))
 
 
@@ -53,12 +53,12 @@ def _of_system() -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # not Linux: what it has, if not what is free
+    except (OSError, StopIteration):  # not Linux: total memory, as free memory is unknown
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _of_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """The smallest of what the control groups (version 2) around this process have left; pages of files are free."""
+    """The least memory left in any cgroup (version 2) of this process; file pages count as free."""
     try:
         path = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):

@@ -41,13 +41,13 @@ SOURCES = ("schema", "images_sha", "ids_sha", "backbone", "proposer", "failed") 
 
 
 def new_name() -> str:
-    """A name for a run, that no other has."""
+    """A unique run name."""
     return secrets.token_hex(8)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run: a record, with its ranks, or a failure."""
+    """Outcome of one run: a record, with its ranks, or a failure."""
 
     address: Address
     record: Record | None
@@ -63,11 +63,11 @@ class Runner:
         results: folder of the records.
         cache: folder of fits and features.
         folds: 0 to rank the whole test split, else how many folds to average over.
-        backend: how ranks are counted, see `cran_bench.ranking.backends`; they are the same whichever way.
+        backend: how ranks are counted, see `cran_bench.ranking.backends`; does not affect results.
         bound: see `cran_bench.ranking.rank.rank`.
-        force: run again what is recorded.
-        name: of this run: fits that are forced are made once in it, by whichever process comes first.
-        processes: those that share a training; the first of them runs the jobs, the others `help`.
+        force: repeat recorded runs.
+        name: run id; a forced fit is computed once per run, by whichever process comes first.
+        processes: the processes that train together; the first runs the jobs, the others `help`.
     """
 
     data: Prepared
@@ -84,7 +84,7 @@ class Runner:
 
     @property
     def store(self) -> ResultStore:
-        """Where the records lie."""
+        """The store of the records."""
         return ResultStore(self.results)
 
     @cached_property
@@ -121,14 +121,14 @@ class Runner:
             yield self._one(fitted, protocol)
 
     def fingerprints(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> list[str]:
-        """Of the rows of `outcomes`; none where a method cannot be built or the data lacks something."""
+        """Fingerprints of the rows of `outcomes`; empty if a method cannot be built or data are missing."""
         try:
             return [self._fingerprint(*row) for row in self._rows(method, protocols, seed)]
-        except Exception:  # told with the row
+        except Exception:  # reported with the row
             return []
 
     def recorded(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> list[Outcome] | None:
-        """What `outcomes` would give where there is nothing to compute, else None."""
+        """What `outcomes` would yield if there is nothing to compute, else None."""
         found = [self._recorded(fitted, protocol) for fitted, protocol in self._rows(method, protocols, seed)]
         return None if None in found else [outcome for outcome in found if outcome]
 
@@ -138,14 +138,14 @@ class Runner:
         try:
             address = self._address(fitted, protocol)
             record = self.store.find(address)
-        except Exception:  # told with the row
+        except Exception:  # reported with the row
             return None
         return None if record is None else Outcome(address, record, None, reused=True)
 
     def failed(
         self, method: Configured[Method], protocols: Sequence[Protocol], seed: int, error: Exception
     ) -> list[Outcome]:
-        """Record an error that was met before or outside of `outcomes`; what was recorded until then stands."""
+        """Record an error that occurred before or outside of `outcomes`; existing records are kept."""
         started = datetime.now(UTC).isoformat(timespec="seconds")
         return [
             self._recorded(fitted, protocol) or self._failed(fitted, protocol, error, started)
@@ -162,7 +162,7 @@ class Runner:
                     yield fitted, protocol
 
     def fitted(self, method: Configured[Method], seed: int, unit: Unit) -> Method:
-        """A method fitted on this data, or loaded where this very fit is stored."""
+        """A method fitted on this data, or loaded if this very fit is stored."""
         return _Fitted(self, method, seed, unit).fit.part
 
     def help(self, job: SharedFit) -> None:
@@ -172,7 +172,7 @@ class Runner:
         self._helping[job.unit].help(job)
 
     def fits(self, unit: Unit) -> FitStore:
-        """Where fits on the texts of a unit are made and stored."""
+        """The store of fits on the texts of a unit."""
         return FitStore(
             self.cache / "fits",
             self.data.identity,
@@ -306,18 +306,18 @@ class Runner:
 
 
 class Count:
-    """Outcomes as they come in, out of `total`: a line for each, with the time that the others will take."""
+    """Progress counter over `total` outcomes: a line for each, with the estimated time for the others."""
 
     def __init__(self, total: int) -> None:
-        self.total, self.told, self.worked, self.start = total, 0, 0, time.perf_counter()
+        self.total, self.reported, self.worked, self.start = total, 0, 0, time.perf_counter()
 
     def say(self, outcome: Outcome) -> None:
-        """Print the line of one more."""
-        self.told += 1
+        """Report one outcome."""
+        self.reported += 1
         self.worked += not outcome.reused
         spent = time.perf_counter() - self.start
-        left = spent / self.worked * (self.total - self.told) if self.worked else 0.0
-        say(f"[{self.told}/{self.total}] {_line(outcome)}" + (f"; about {duration(left)} left" if left > 2 else ""))
+        left = spent / self.worked * (self.total - self.reported) if self.worked else 0.0
+        say(f"[{self.reported}/{self.total}] {_line(outcome)}" + (f"; about {duration(left)} left" if left > 2 else ""))
 
 
 class _Fitted:
@@ -357,7 +357,7 @@ class _Fitted:
         return self._embedded[unit]
 
     def examples(self, protocol: Protocol) -> Examples | None:
-        """Of protocols whose texts are texts; an average of captions is none to show."""
+        """Example queries; None for `mean` and `single`."""
         if protocol not in ("captions", "documents"):
             return None
         test, images, texts, _ = self.embeddings(unit_of(protocol))
@@ -366,7 +366,7 @@ class _Fitted:
 
 
 def _evaluation() -> list[str]:
-    """The code that makes figures of embeddings."""
+    """The code that computes figures from embeddings."""
     return [code(evaluate).sha, code(Split, asked=("image_of", "twins")).sha]
 
 

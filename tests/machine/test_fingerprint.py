@@ -309,7 +309,7 @@ OTHER_MEANING = [
     ("toolbox.losses", "margin - positive", "margin + positive", CRANS | {"cran:paper"} | WITH_WORDS),
     ("toolbox.losses", '== "hardest"', '== "harder"', CRANS | {"cran:paper"} | WITH_WORDS),
     ("toolbox.training", "0.9 - 0.4 * math.exp", "0.9 - 0.5 * math.exp", STACKS),
-    ("toolbox.training", "LOOK_EVERY = 50", "LOOK_EVERY = 51", TRAINED),
+    ("toolbox.training", "CHECK_EVERY = 50", "CHECK_EVERY = 51", TRAINED),
     ("toolbox.training", "_best_epoch = -math.inf, 0", "_best_epoch = -1.0, 0", TRAINED),
     ("machine.processes", "return function()", "return function() or 0", TRAINED),
     ("toolbox.kernels", "norms.to(y)[:, None] +", "norms.to(y)[:, None] -", {"kcca", "macc", "kcca[text=word_cnn]"}),
