@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shlex
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -131,8 +132,9 @@ def load_tables(
             ("on" if methods else "of", datasets),
             ("under protocol", () if len(protocols) == len(PROTOCOLS) else protocols),
         )
+        chosen = f" -d {shlex.quote(datasets[0])}" if len(datasets) == 1 else ""
         selection = "".join(f" {word} {' or '.join(names)}" for word, names in kinds if names)
-        raise BadInput(f"there are no records{selection} below {store.root}: make some with cran-bench run")
+        raise BadInput(f"there are no records{selection} below {store.root}: make some with cran-bench run{chosen}")
     return build_tables(runs, failures, related)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -112,8 +113,6 @@ def compare(
 
     Example: cran-bench compare -d flickr8k --results results/reference
     """
-    import shlex
-
     from cran_bench.comparison import compare_dataset
     from cran_bench.protocols import parse_protocols
     from cran_bench.registry import DATASETS
@@ -121,7 +120,7 @@ def compare(
 
     wanted = parse_protocols(protocol)
     labels = [DATASETS.configure(text).label for text in datasets or ("flickr30k", "mscoco")]
-    tables = load_tables(results, protocols=wanted)
+    tables = load_tables(results, protocols=wanted) if (results / "runs").is_dir() else []
     measured = {label: of_dataset(tables, label) for label in labels}
     missing = [label for label in labels if not measured[label]]
     if missing and (datasets or len(missing) == len(labels)):
