@@ -166,6 +166,10 @@ class Registry(Generic[T]):
             plugin = self._from_file(Path(spec.name), class_name)
         else:
             plugin, preset = self.get(spec.name), spec.argument
+        if ":" in preset:
+            raise BadInput(
+                f"'{text}' has too many colons: write one preset, as {plugin.name}:{preset.partition(':')[0]}"
+            )
         self._require_members(plugin)
         base, given = dict(plugin.preset(preset)), dict(spec.options)
         unit = given.pop("unit", "") if self.takes_unit else ""

@@ -216,7 +216,7 @@ def _convert(text: str, hint: Any, where: str) -> Any:
 
 
 def _named(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "none"}
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", type(None): "none"}
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(_named(a) for a in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Literal:

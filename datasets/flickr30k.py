@@ -57,7 +57,10 @@ class Flickr30k(Photographs):
         folder = home(data, "flickr30k")
         photographs = folder / IMAGES
         if not photographs.is_dir():
-            raise BadInput(f"{folder} has no folder {IMAGES}; unpack the authors' flickr30k-images.tar.gz there")
+            raise BadInput(
+                f"{folder} does not contain Flickr30K (no folder {IMAGES}): pass --data DIR or set CRAN_BENCH_DATA; "
+                "cran-bench prepare flickr30k --check lists the files"
+            )
         members, origins = self._karpathy(folder) if self.split == "karpathy" else self._entities(folder)
         check_disjoint(members, origins)
         for split, names in members.items():

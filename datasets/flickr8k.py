@@ -46,7 +46,10 @@ class Flickr8k(Photographs):
         folder = home(data, "flickr8k")
         photographs = next((folder / name for name in FOLDERS if (folder / name).is_dir()), None)
         if photographs is None:
-            raise BadInput(f"{folder} has no folder {' or '.join(FOLDERS)}; unpack Flickr8k_Dataset.zip there")
+            raise BadInput(
+                f"{folder} does not contain Flickr8k (no folder {' or '.join(FOLDERS)}): pass --data DIR or set "
+                "CRAN_BENCH_DATA; cran-bench prepare flickr8k --check lists the files"
+            )
         lists = {split: _find(folder, name) for split, name in LISTS.items()}
         members = {split: read_list(path) for split, path in lists.items()}
         check_disjoint(members, lists)

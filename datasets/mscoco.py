@@ -109,7 +109,10 @@ class MSCOCO(Photographs):
         folder = _home(data)
         photographs = next((f for f in (folder / "images", folder) if any((f / y).is_dir() for y in YEARS)), None)
         if photographs is None:
-            raise BadInput(f"{folder} has no folder train2014 or val2014; unpack train2014.zip and val2014.zip there")
+            raise BadInput(
+                f"{folder} does not contain MS-COCO (no folder train2014 or val2014): pass --data DIR or set "
+                "CRAN_BENCH_DATA; cran-bench prepare mscoco --check lists the files"
+            )
         files = {year: _annotations(folder, f"captions_{year}.json") for year in YEARS}
         contents = {year: _read(path, "caption") for year, path in files.items()}
         names = {

@@ -123,7 +123,7 @@ class Bench:
     """Makes the rows of one task.
 
     Attributes:
-        name: of the bench.
+        name: name of the benchmark.
         task: its size in words.
         problem: the images and texts to be ranked.
         formula: FLOP per pair by definition.

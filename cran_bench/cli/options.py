@@ -1,8 +1,9 @@
-"""What the verbs share: the application, their options, and how records are loaded."""
+"""Shared command-line options and parsing."""
 
 from __future__ import annotations
 
 import gc
+import shlex
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -98,7 +99,7 @@ Cluster = Annotated[
     typer.Option(
         "--cluster",
         metavar="SPEC",
-        help="Where rows are computed: local:N, dask://ADDRESS or slurm[queue=NAME,cores=8,memory=64GB,jobs=10].",
+        help="Workers that compute the rows: local:N, dask://ADDRESS or slurm[queue=NAME,cores=8,memory=64GB,jobs=10].",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
@@ -110,8 +111,9 @@ def load_tables(
     """Build tables from the records below a folder; an empty selection means all.
 
     Raises:
-        BadInput: there are no such records.
+        BadInput: there are no records of this selection.
     """
+    from cran_bench.protocols import PROTOCOLS
     from cran_bench.records.store import ResultStore
     from cran_bench.tables.tables import build_tables
 
@@ -125,7 +127,14 @@ def load_tables(
         gc.freeze()
         gc.enable()
     if not runs and not failures:
-        raise BadInput(f"there are no such records below {store.root}: make some with cran-bench run")
+        kinds = (
+            ("of", methods),
+            ("on" if methods else "of", datasets),
+            ("under protocol", () if len(protocols) == len(PROTOCOLS) else protocols),
+        )
+        chosen = f" -d {shlex.quote(datasets[0])}" if len(datasets) == 1 else ""
+        selection = "".join(f" {word} {' or '.join(names)}" for word, names in kinds if names)
+        raise BadInput(f"there are no records{selection} below {store.root}: make some with cran-bench run{chosen}")
     return build_tables(runs, failures, related)
 
 

@@ -1,4 +1,4 @@
-"""Inspect methods, datasets and stored files: list, info, check, doctor."""
+"""Commands that list and check plugins and stored files: list, info, check, doctor."""
 
 from __future__ import annotations
 
@@ -113,11 +113,11 @@ def doctor(
     if only_check:
         for complaint in complaints:
             typer.echo(f"{complaint.path}: {complaint.what}")
-        typer.echo(f"files to repair: {len(complaints)}" if complaints else "no problems found")
+        typer.echo(f"files with problems: {len(complaints)}" if complaints else "no problems found")
         raise typer.Exit(bool(complaints))
     for sentence in cure(complaints):
         typer.echo(sentence)
-    typer.echo("all problems repaired" if complaints else "no problems found")
+    typer.echo("all problems fixed" if complaints else "no problems found")
 
 
 def _print_info(name: str) -> None:

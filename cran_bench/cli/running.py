@@ -150,7 +150,7 @@ def bench(
         typer.Option("-o", "--out", metavar="DIR", help="Also write HARDWARE.csv and HARDWARE.md there."),
     ] = None,
 ) -> None:
-    """Time the kernels against the usual alternatives.
+    """Benchmark the kernels against common alternatives.
 
     `similarity` scores three levels (Eq. 11) and ranks in both directions, `ranking` does so for one vector per image
     and text, and `training` times a training step of a method.
@@ -165,7 +165,7 @@ def bench(
 
     kinds = ("similarity", "ranking", "training")
     if what not in kinds:
-        raise BadInput(f"there is no benchmark '{what}'{did_you_mean(what, kinds)}; choose {' or '.join(kinds)}")
+        raise BadInput(f"there is no benchmark '{what}'{did_you_mean(what, kinds)}")
     if texts < images:
         raise BadInput(f"every image needs a text: give at least as many --texts as --images, not {texts} for {images}")
     where = pick_device(device)

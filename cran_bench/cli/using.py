@@ -1,4 +1,4 @@
-"""Use a fitted method: explain, search."""
+"""Commands that use a fitted method: explain, search."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def explain(
     configured = _configured(method, quick, out)
     if not hasattr(configured.plugin.cls, "explain"):
         able = [name for name in METHODS.usable() if hasattr(METHODS.get(name).cls, "explain")]
-        raise BadInput(f"{configured.plugin.name} cannot explain its scores; these methods can: {', '.join(able)}")
+        raise BadInput(f"{configured.plugin.name} does not support explain; these methods do: {', '.join(able)}")
     runner = _runner(dataset, quick, data, cache, backbone, regions, vectors, device)
     split, row = runner.data.find(image, runner.device)
     if text.isdecimal():

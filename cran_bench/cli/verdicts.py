@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -24,9 +25,7 @@ def table(
     ] = None,
     protocol: Annotated[
         str,
-        typer.Option(
-            "-p", "--protocol", metavar="NAMES", help="Only these; for a table of the paper, one for all rows."
-        ),
+        typer.Option("-p", "--protocol", metavar="NAMES", help="Only these; paper tables use a single protocol."),
     ] = "all",
     methods: options.Methods = None,
     preset: Annotated[
@@ -65,7 +64,7 @@ def table(
     takes = {None: ("--dataset", "--protocol", "--method"), "kernels": ()}
     for option in given:
         if given[option] and option not in takes.get(which, ("--dataset", "--protocol", "--preset")):
-            raise BadInput(f"table {which or ''} does not take {option}: leave it out".replace("  ", " "))
+            raise BadInput(f"{option} does not apply to table {which or ''}".rstrip())
     if which == "kernels":
         from cran_bench.bench.measuring import render_all
 
@@ -74,7 +73,7 @@ def table(
         if preset not in (None, "paper", "tuned"):
             raise BadInput(f"--preset is paper or tuned, not '{preset}'")
         if protocol != "all" and len(wanted) > 1:
-            raise BadInput(f"a table of the paper takes one protocol for all rows, not {len(wanted)}; or leave -p out")
+            raise BadInput(f"paper tables use a single protocol, not {len(wanted)}: name one, or leave -p out")
         from cran_bench.tables.paper_tables import paper_table
 
         one = None if protocol == "all" else wanted[0]
@@ -121,12 +120,13 @@ def compare(
 
     wanted = parse_protocols(protocol)
     labels = [DATASETS.configure(text).label for text in datasets or ("flickr30k", "mscoco")]
-    tables = load_tables(results, protocols=wanted)
+    tables = load_tables(results, protocols=wanted) if (results / "runs").is_dir() else []
     measured = {label: of_dataset(tables, label) for label in labels}
     missing = [label for label in labels if not measured[label]]
     if missing and (datasets or len(missing) == len(labels)):
         raise BadInput(
-            f"there are no records of {' or '.join(missing)} below {results / 'runs'}: make some with cran-bench run -d"
+            f"there are no records of {' or '.join(missing)} below {results / 'runs'}: "
+            f"run cran-bench run -d {shlex.quote(missing[0])} first"
         )
     is_reference = reference.resolve() == results.resolve()
     if not is_reference and not all(map(is_of_paper, labels)) and not (reference / "runs").is_dir():
@@ -197,7 +197,7 @@ def report(
 ) -> None:
     """Write one HTML page of the records: sortable tables, charts, training curves, and queries with their results.
 
-    It needs no network. Pictures and captions come from the datasets below --data, where these are available.
+    It needs no network. Pictures and captions come from the datasets below --data, if available.
 
     Example: cran-bench report -d scenes --results results/reference -o report.html
     """

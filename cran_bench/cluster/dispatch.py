@@ -57,7 +57,7 @@ class RunSpec:
         backend: name of the ranking backend, as in `Runner`.
         bound: error bound of low-precision scores, as in `Runner`.
         force: whether existing records are replaced.
-        name: of the run.
+        name: id of the run.
     """
 
     dataset: str

@@ -19,7 +19,7 @@ def compare_dataset(tables: Sequence[Table], label: str, reference: Sequence[Tab
 
     Args:
         tables: the records of the dataset.
-        label: of the dataset.
+        label: label of the dataset.
         reference: committed records of a dataset that is not in the paper, or None to check only the paper's orders.
 
     Raises:

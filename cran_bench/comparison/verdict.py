@@ -16,7 +16,7 @@ class Verdict:
 
     Attributes:
         title: heading of the table.
-        headings: of the columns.
+        headings: headings of the columns.
         lines: rows of cells.
         notes: sentences below the table.
         regressions: one sentence per regression.

@@ -69,14 +69,14 @@ class MethodInfo(StrictModel):
 
     Attributes:
         label: as printed in tables, with options that differ from the preset.
-        name: of the plugin.
+        name: name of the plugin.
         preset: `paper`, `tuned` or another preset.
         paper_row: the row of the paper that it reproduces, or None.
         parameters: all hyper-parameters.
         chose: hyper-parameters selected on the validation split.
         unit: what it was trained on, captions or documents.
         code_sha: sha256 of the source code that its numbers depend on.
-        fit_fingerprint: of the stored fit.
+        fit_fingerprint: fingerprint of the stored fit.
     """
 
     label: str

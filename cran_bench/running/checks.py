@@ -1,4 +1,4 @@
-"""The checks of ``cran-bench check``: the contract that every method and dataset has to keep."""
+"""The checks of ``cran-bench check``: the contract that every method and dataset must satisfy."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Broken(Exception):  # noqa: N818 - a result of a check, not an error of th
 
 @dataclass(frozen=True)
 class Check:
-    """A promise of the contract and how the plugin breaks it, None if it keeps it."""
+    """A requirement of the contract and how the plugin violates it; None if it passes."""
 
     promise: str
     broken: str | None
 
 
 def check_method(method: Configured[Method], cache: Path, device: torch.device) -> list[Check]:
-    """Check every promise of the contract on a small set of scenes; a failed check does not stop the others.
+    """Check every requirement of the contract on a small set of scenes; a failed check does not stop the others.
 
     Raises:
         BadInput: the scenes cannot be prepared.
@@ -67,7 +67,7 @@ def check_method(method: Configured[Method], cache: Path, device: torch.device) 
 
 
 def check_dataset(dataset: Configured[Dataset], data: Path) -> list[Check]:
-    """Check every promise of the contract on a dataset below the folder `data`, with a few of its images."""
+    """Check every requirement of the contract on a dataset below the folder `data`, with a few of its images."""
     trial = _DatasetTrial(dataset, data)
     return _tried(
         [

@@ -30,8 +30,8 @@ def require_room(part: Part, train: Split, val: Split, device: torch.device) -> 
     if needed > free:
         raise BadInput(
             f"{len(train):,} images with features of {train.image_dim:,} numbers and {len(train.texts):,} texts need "
-            f"up to {needed / GIB:,.1f} GiB of memory here, and {free / GIB:,.1f} GiB are free: use a larger "
-            "machine, fewer images, or smaller values of the method's fields"
+            f"up to {needed / GIB:,.1f} GiB of memory here, and {free / GIB:,.1f} GiB are free: take a larger "
+            "machine, fewer images, or smaller hyper-parameters"
         )
 
 

@@ -24,8 +24,8 @@ def paper_table(
     Args:
         number: 1, 2 or 3.
         tables: all records.
-        preset: of the measured rows; `paper` or `tuned` replaces it for rows without records of it.
-        protocol: of all rows, or None for the one that best matches each row of the paper.
+        preset: preset of the measured rows; rows without records of it show `paper` or `tuned` instead.
+        protocol: protocol of all rows, or None for the one that best matches each row of the paper.
         style: one of `cran_bench.tables.tables.FORMATS`.
         dataset: shows this dataset in the layout of the table, one of the paper's or another.
 
@@ -72,7 +72,7 @@ class Line:
     Attributes:
         printed: the row of the paper.
         row: the measured row, without records if it failed; None if there is none.
-        protocol: of the measured row.
+        protocol: protocol of the measured row.
     """
 
     printed: PaperRow

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from tabulate import tabulate
 
-from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.errors import BadInput
 from cran_bench.protocols import MEANING, PROTOCOLS
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.records.schema import DataInfo, Failure, Record
@@ -340,7 +340,8 @@ def require_format(style: str) -> None:
         BadInput: an unknown format.
     """
     if style not in FORMATS:
-        raise BadInput(f"there is no table format '{style}'{did_you_mean(style, FORMATS)}")
+        page = "; cran-bench report writes an HTML page" if style.lower() == "html" else ""
+        raise BadInput(f"there is no table format '{style}': choose {', '.join(FORMATS)}{page}")
 
 
 def _figures(rows: Sequence[Row]) -> list[str]:

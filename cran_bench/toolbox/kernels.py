@@ -43,7 +43,7 @@ class Kernel:
     chi2(x, y) = sum_j (x_j - y_j)^2 / (x_j + y_j).
 
     Attributes:
-        name: of the kernel.
+        name: name of the kernel.
         scale: divisor of the distance, for rbf and chi2.
     """
 
@@ -55,7 +55,7 @@ class Kernel:
         """Set the scale by the median heuristic: 2 width^2 times the median distance (squared, for rbf) of a sample.
 
         Raises:
-            BadInput: the sampled rows are all equal, or negative where the kernel does not allow it.
+            BadInput: the sampled rows are all equal, or negative although the kernel does not allow it.
         """
         if name in ("linear", "intersection"):
             return cls(name)
@@ -76,7 +76,7 @@ class Kernel:
         """Evaluate the (n, m) kernel of `rows` (n, D) with `others` (m, D), in the type and on the device of `others`.
 
         Raises:
-            BadInput: a value is negative where the kernel does not allow it.
+            BadInput: a value is negative although the kernel does not allow it.
         """
         values = others.new_empty(rows.shape[0], len(others))
         for a in range(0, len(values), BLOCK):
@@ -341,7 +341,7 @@ def approximate(
         tolerance: share of the trace at which the incomplete Cholesky stops.
         clamp: share of the largest eigenvalue below which Nystrom drops directions.
         among: number of rows from which the incomplete Cholesky chooses pivots.
-        device: of the columns; None for that of the rows.
+        device: device of the columns; None for that of the rows.
 
     Raises:
         BadInput: random Fourier features were requested for a kernel other than rbf.

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
+
+from cran_bench.errors import BadInput
+
+Negatives = Literal["random", "all", "hardest"]
 
 
 def margin_loss(
     scores: Tensor,
     owner: Tensor,
     margin: float,
-    negatives: str,
+    negatives: Negatives,
     text_negatives: bool = True,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -26,7 +32,12 @@ def margin_loss(
 
     Returns:
         A scalar; 0 with zero gradient for a batch without negatives.
+
+    Raises:
+        BadInput: `negatives` is none of the three.
     """
+    if negatives not in get_args(Negatives):
+        raise BadInput(f"negatives are random, all or hardest, not '{negatives}'")
     positive = scores.diagonal()
     allowed = owner[:, None] != owner
     total = scores.new_zeros(())

@@ -22,7 +22,7 @@ from cran_bench.toolbox.states import below, with_prefix
 
 B = TypeVar("B")
 
-LOOK_EVERY = 50  # steps between checks of the loss, as each waits for the device
+CHECK_EVERY = 50  # steps between checks of the loss, as each waits for the device
 
 
 @dataclass
@@ -33,16 +33,17 @@ class Training(Generic[B]):
         module: the module to train, on its device.
         optimizer: optimizer of the module's parameters.
         steps: maximum number of batches in an epoch, on which progress and `rate` are based.
-        batches: maps the epoch, from 1, and a generator seeded for it to the batches of the epoch.
+        batches: callable (epoch, generator) returning the batches; epochs count from 1, and the generator is seeded
+            for each.
         loss: maps a batch to a scalar with gradients.
         validate: returns metrics of the module on the validation split, for the training curve.
         criterion: the metric that selects the best epoch; larger is better.
         epochs: maximum number of epochs.
-        enough: stop once `criterion` is at least this.
+        stop_at: stop once `criterion` is at least this.
         patience: stop after this many epochs without a better `criterion`; 0 never stops.
         patience_from: first epoch that counts towards `patience`, such as the one that unfreezes an encoder.
-        rate: maps the number of epochs passed, a fraction, to the factor of the learning rate.
-        momentum: maps the number of epochs passed to the optimizer's momentum; None keeps it.
+        rate: maps (fractional) elapsed epochs to a learning-rate multiplier.
+        momentum: maps (fractional) elapsed epochs to the optimizer's momentum; None keeps it.
         clip: maximum gradient norm of a step; 0 for no limit.
     """
 
@@ -54,7 +55,7 @@ class Training(Generic[B]):
     validate: Callable[[], Mapping[str, float]]
     epochs: int
     criterion: str = "rsum"
-    enough: float = math.inf
+    stop_at: float = math.inf
     patience: int = 0
     rate: Callable[[float], float] = lambda _: 1.0
     momentum: Callable[[float], float] | None = None
@@ -80,7 +81,7 @@ class Training(Generic[B]):
         run.chose(epoch=self._best_epoch, **{self.criterion: round(self._best_value, 2)})
 
     def _train(self, run: Run, first: int) -> Iterator[None]:
-        """Train, yielding after each step, so that progress counts steps."""
+        """Yield once per step."""
         processes = current()
         for epoch in range(first, self.epochs + 1):
             self.module.train()
@@ -88,7 +89,7 @@ class Training(Generic[B]):
                 torch.manual_seed((1_000_003 * run.seed + epoch) * processes.count + processes.number)
             losses: list[Tensor] = []
             for batch in self.batches(epoch, torch.Generator().manual_seed(1_000_003 * run.seed + epoch)):
-                self._set_pace(epoch - 1 + len(losses) / self.steps)
+                self._update_schedules(epoch - 1 + len(losses) / self.steps)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss = self.loss(batch)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -96,7 +97,7 @@ class Training(Generic[B]):
                     nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
                 self.optimizer.step()
                 losses.append(loss.detach())
-                if len(losses) % LOOK_EVERY == 0:
+                if len(losses) % CHECK_EVERY == 0:
                     _require_finite(float(losses[-1]), epoch)
                 yield
             mean = float(torch.stack(losses).mean())
@@ -106,7 +107,7 @@ class Training(Generic[B]):
             if self._is_over(epoch):
                 return
 
-    def _set_pace(self, passed: float) -> None:
+    def _update_schedules(self, passed: float) -> None:
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * self.rate(passed)
             if self.momentum:
@@ -125,7 +126,7 @@ class Training(Generic[B]):
     def _is_over(self, epoch: int) -> bool:
         since = epoch - max(self._best_epoch, self.patience_from - 1)
         is_idle = bool(self.patience and since >= self.patience)
-        return epoch >= self.epochs or is_idle or self._best_value >= self.enough
+        return epoch >= self.epochs or is_idle or self._best_value >= self.stop_at
 
     def _state(self, epoch: int) -> dict[str, Tensor]:
         state = with_prefix("module", self.module.state_dict()) | with_prefix("best", self._best)

@@ -57,7 +57,7 @@ def texts_for(method: Method, split: Split, picture: Split, top: int) -> list[Hi
 
     Args:
         method: fitted.
-        split: of the texts.
+        split: split of the texts.
         picture: the query image as a split of its own.
         top: number of results.
 

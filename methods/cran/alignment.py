@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cran_bench import ALPHABET, BadInput, Levels, MultiLevel, Part, Run, Split, say
 from cran_bench.toolbox.linalg import covariance_bytes
-from cran_bench.toolbox.losses import margin_loss
+from cran_bench.toolbox.losses import Negatives, margin_loss
 from cran_bench.toolbox.processes import current
 from cran_bench.toolbox.training import Training, linear_decay, step_decay
 
@@ -118,7 +118,8 @@ class Alignment(Recipe):
         neighbours = processes.lead(lambda: self._neighbours(train))
         batches = Batches(self, train.image_of, (chars > 0).sum(dim=1).cpu(), neighbours)
         scoring = MultiLevel(top=self.loss.k_train)
-        draws, negatives = torch.Generator(), str(self.loss.negatives)
+        draws = torch.Generator()
+        negatives: Negatives = self.loss.negatives
         known: dict[str, Tensor] = {}  # outputs of frozen encoders for the training texts
         encode: nn.Module = self.network
 

@@ -65,7 +65,7 @@ class Predictor(nn.Module):
     """A text encoder, and a linear layer from the mean of its steps to the targets."""
 
     criterion: ClassVar[str]
-    enough: ClassVar[float] = math.inf  # value of the criterion at which pretraining ends
+    stop_at: ClassVar[float] = math.inf  # value of the criterion at which pretraining ends
 
     def __init__(self, recipe: Recipe, outputs: int) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class CCATargetPredictor(Predictor):
     """
 
     criterion = "cosine"
-    enough = 0.99
+    stop_at = 0.99
 
     def __init__(self, recipe: Recipe, words: Tensor) -> None:
         super().__init__(recipe, words.shape[1])
@@ -185,7 +185,7 @@ class PretrainedEncoder(Recipe):
             loss=model.loss,
             validate=validate,
             criterion=model.criterion,
-            enough=model.enough,
+            stop_at=model.stop_at,
             epochs=self.plus.pretraining_epochs,
             rate=linear_decay(self.plus.pretraining_epochs),
             clip=1.0,

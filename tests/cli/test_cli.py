@@ -68,6 +68,7 @@ def run(command, quick_scenes, tmp_path):
         (["-m", "cca[ridge_text=-1]"], "cca: ridge_image and ridge_text are not negative"),
         (["-m", "cca[vocabulary=many]"], "field 'vocabulary' takes a whole number, not 'many'"),
         (["-d", "scenes[train=3]"], "scenes: train is 3, but scenes come in pairs of twins"),
+        (["-m", "cca:paper:foo"], "'cca:paper:foo' has too many colons: write one preset, as cca:paper"),
         (["-m", "cca[ridge"], "'cca[ridge' is not of the form name, name:preset"),
         (["-m", "cca[ridge]"], "'ridge' is not of the form field=value"),
         (["-m", "gone.py:Mine"], "there is no file gone.py; write the path of a Python file and the class"),
@@ -80,7 +81,7 @@ def run(command, quick_scenes, tmp_path):
         (["--backbone", "onnx:gone.onnx"], "gone.onnx"),
         (["--vectors", "glvoe:gone.txt"], "glove"),
         (["--vectors", "glove:gone.txt"], "gone.txt"),
-        (["-d", "flickr8k"], "has no folder images"),
+        (["-d", "flickr8k"], "does not contain Flickr8k (no folder images"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -118,7 +119,7 @@ def test_a_file_that_holds_no_method(run, tmp_path, content, sentence):
         (["prepare", "flikr8k"], "there is no dataset 'flikr8k'; did you mean 'flickr8k'?"),
         (["table", "-p", "means"], "there is no protocol 'means'; did you mean 'mean'?"),
         (["table", "-d", "scene"], "there is no dataset 'scene'; did you mean 'scenes'?"),
-        (["table", "--results", "nowhere"], "there are no such records below nowhere/runs: make some"),
+        (["table", "--results", "nowhere"], "there are no records below nowhere/runs: make some"),
         (["run", "--quick", "-d", "scenes:other"], "--quick means the preset quick; leave it out, or write scenes"),
     ],
 )
@@ -610,7 +611,7 @@ def test_table(run, command, tmp_path):
     said = command("table", *where, "-p", "documents", "-m", "cfa")
     assert "protocol captions" not in said.out and "cca" not in said.out and "cfa:tuned" in said.out
     said = command("table", *where, "-d", "scenes")
-    assert said.code == 2 and "there are no such records" in said.sentence
+    assert said.code == 2 and "there are no records of scenes below" in said.sentence
     assert "latex" in command("table", *where, "-f", "latx").sentence
     said = command("table", *where, "-f", "csv", "-o", tmp_path / "deep" / "all.csv")
     assert said.out == "" and "wrote " in said.err
@@ -695,7 +696,7 @@ def test_check_of_a_dataset(command, flickr, tmp_path, plugins_of_its_own):
     assert said.out.count("\n  ok      ") == 7
     said = command("check", "flickr8k", "--data", tmp_path / "nowhere")
     assert said.code == 1 and said.out.splitlines()[-1] == "flickr8k: 2 of 8 checks passed"
-    assert said.out.count("has no folder images") == said.out.count("  BROKEN ") == 1  # one mistake is told once
+    assert said.out.count("(no folder images") == said.out.count("  BROKEN ") == 1  # one mistake is told once
     assert said.out.count("\n  untried ") == 5
     both = "from dataclasses import dataclass\nfrom cran_bench.registry import register, register_dataset\n"
     both += "".join(f"@{name}('{name}')\n@dataclass\nclass A{name}: ...\n" for name in ("register", "register_dataset"))

@@ -398,7 +398,7 @@ def test_compare_says_it_with_its_exit_code(command, tmp_path):
     said = command("compare", "-d", "flickr30k", "--results", broken)
     assert said.code == 1 and "REGRESSION flickr30k, corr-ae:paper" in said.out
     said = command("compare", "--results", tmp_path / "none")
-    assert said.code == 2 and "make some with cran-bench run" in said.sentence
+    assert said.code == 2 and said.sentence.endswith("run cran-bench run -d flickr30k first")
     said = command("compare", "-d", "flickr30k", "-d", "mscoco", "--results", broken)
     assert said.code == 2 and said.out == ""
     nothing = stored(tmp_path / "nothing", [made("cca:tuned[dim=5]", BASE)])
@@ -406,6 +406,7 @@ def test_compare_says_it_with_its_exit_code(command, tmp_path):
     assert said.code == 2 and "no comparable rows found" in said.sentence
     said = command("compare", "-d", "mscoco", "--results", fine)
     assert said.code == 2 and "there are no records of mscoco" in said.sentence
+    assert said.sentence.endswith("run cran-bench run -d mscoco first")
 
 
 def test_compare_with_a_reference(command, tmp_path):
@@ -446,8 +447,11 @@ def test_significance_of_two_and_of_all(command, tmp_path):
         (["cca", "cca"], "cca:tuned is given twice: give each method once"),
         (["cca", "cfa", "-p", "all"], "under one protocol, not 4"),
         (["cca", "dcca"], "measured on different data: vectors is ppmi-svd and glove:a.txt"),
-        (["cca", "cfa", "-f", "html"], "there is no table format 'html'"),
-        (["-d", "flickr8k"], "there are no such records"),
+        (
+            ["cca", "cfa", "-f", "html"],
+            "there is no table format 'html': choose terminal, markdown, csv, latex; cran-bench report writes an",
+        ),
+        (["-d", "flickr8k"], "there are no records of flickr8k under protocol captions below"),
     ],
 )
 def test_significance_refuses(command, tmp_path, arguments, sentence):
@@ -504,11 +508,11 @@ def test_the_papers_own_data_by_name(command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["1", "-m", "cca"], "table 1 does not take --method"),
-        (["1", "-p", "captions,mean"], "takes one protocol for all rows, not 2"),
+        (["1", "-m", "cca"], "--method does not apply to table 1"),
+        (["1", "-p", "captions,mean"], "paper tables use a single protocol, not 2"),
         (["1", "--preset", "best"], "--preset is paper or tuned, not 'best'"),
-        (["--preset", "tuned"], "table does not take --preset"),
-        (["kernels", "-d", "scenes"], "table kernels does not take --dataset"),
+        (["--preset", "tuned"], "--preset does not apply to table"),
+        (["kernels", "-d", "scenes"], "--dataset does not apply to table kernels"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(command, tmp_path, arguments, sentence):

@@ -135,7 +135,7 @@ def test_a_file_that_is_missing_or_empty_is_named(folder, file):
 
 def test_missing_photographs_are_told(folder):
     (folder / "images").rename(folder / "pictures")
-    with pytest.raises(BadInput, match="has no folder images or Flicker8k_Dataset"):
+    with pytest.raises(BadInput, match=r"does not contain Flickr8k \(no folder images or Flicker8k_Dataset"):
         load(folder)
 
 

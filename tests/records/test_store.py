@@ -457,7 +457,7 @@ def test_quick_runs_say_so():
 
 
 def test_an_unknown_format():
-    with pytest.raises(BadInput, match=r"there is no table format 'latx'; did you mean 'latex'\?"):
+    with pytest.raises(BadInput, match=r"there is no table format 'latx': choose terminal, markdown, csv, latex"):
         render([], "latx")
     assert render([], "csv") == ""
 

@@ -158,7 +158,7 @@ def test_other_data_than_was_measured_is_not_shown(command, page, tmp_path):
 
 def test_nothing_recorded(command, tmp_path):
     said = command("report", "--results", tmp_path, "-o", tmp_path / "report.html")
-    assert said.code == 2 and "there are no such records" in said.sentence
+    assert said.code == 2 and "there are no records below" in said.sentence
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium: apt-get install chromium")

@@ -75,7 +75,7 @@ def test_what_is_wrong_is_said_and_cured(command, tree, recorded_scenes, harm, w
     assert said.code == 1 and what in said.out and said.out.count("\n") == 2 + also, said.out
     measured = [p for p in files(tree) if p.suffix != ".part" and not p.name.endswith(".error.json")]
     said = command("doctor", "--results", tree)
-    assert said.code == 0 and what in said.out and said.out.endswith("all problems repaired\n")
+    assert said.code == 0 and what in said.out and said.out.endswith("all problems fixed\n")
     assert command("doctor", "--results", tree, "--check").out == "no problems found\n"
     assert {p: b for p, b in files(tree).items() if "cran" not in p.name} == other
     kept = {p.name for p in files(tree)}
@@ -124,8 +124,8 @@ def test_features_and_fits_are_looked_over_too(command, tree, recorded_scenes, w
     (path,) = cache.rglob(where)
     harm(path)
     said = command("doctor", "--results", tree, "--check")
-    assert said.code == 1 and what in said.out and said.out.endswith("files to repair: 1\n"), said.out
-    assert command("doctor", "--results", tree).out.endswith("all problems repaired\n")
+    assert said.code == 1 and what in said.out and said.out.endswith("files with problems: 1\n"), said.out
+    assert command("doctor", "--results", tree).out.endswith("all problems fixed\n")
     assert list(examine_cache(cache)) == []
     again = command("run", *recorded_scenes.arguments, "-m", "cca", "--force", "--backbone", "pixels[dim=64]")
     assert again.code == 0, again.err

@@ -98,7 +98,7 @@ def test_another_criterion_can_choose_the_epoch():
 
 
 def test_it_stops_when_it_is_good_enough():
-    made, module = training([1, 5, 3, 7, 9, 8], enough=7)
+    made, module = training([1, 5, 3, 7, 9, 8], stop_at=7)
     run = Notes()
     made.run(run)
     assert len(run.points) == 4 and run.choices["epoch"] == 4 and float(module.weight.detach()) == -8

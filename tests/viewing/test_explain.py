@@ -77,7 +77,7 @@ def test_explain_prints_and_draws(command, quick_scenes, tmp_path):
     [
         (("tset-00000a",), "has no image 'tset-00000a'; did you mean 'test-00000a'?"),
         (("test-00000a", "6"), "test-00000a has captions 1 to 5, not 6; or write a sentence"),
-        (("test-00000a", "-m", "cca"), "cca cannot explain its scores; these methods can: cran, cran-baseline"),
+        (("test-00000a", "-m", "cca"), "cca does not support explain; these methods do: cran, cran-baseline"),
     ],
 )
 def test_explain_refuses(command, quick_scenes, arguments, sentence):

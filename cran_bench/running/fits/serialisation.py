@@ -21,7 +21,7 @@ from cran_bench.specs import flat_values
 
 
 class About(BaseModel):
-    """What is stored beside the tensors; `run` names the run that was told to fit again, if any."""
+    """Data stored beside the tensors; `run` names the run that forced the fit, if any."""
 
     fingerprint: str
     run: str = ""
