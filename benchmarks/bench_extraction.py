@@ -32,7 +32,7 @@ def photographs(tmp_path_factory):
         Image.fromarray(few).resize((500, 375), Image.Resampling.BICUBIC).save(folder / f"{k}.jpg", quality=90)
     names = [f"{k}.jpg" for k in range(count)]
     splits = {"train": np.arange(count - 2), "val": np.array([count - 2]), "test": np.array([count - 1])}
-    return Collection("photographs", FolderImages(folder, names), [""] * count, np.arange(count), splits)
+    return Collection("photographs", FolderImages(folder, names), ["noise"] * count, np.arange(count), splits)
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from cran_bench.errors import BadInput
@@ -99,9 +99,12 @@ class Collection:
         labels: (N, C) uint8 or None, multi-hot categories.
         remarks: notes to print once, such as how many captions were ignored.
 
+    Lists in place of arrays are converted.
+
     Raises:
-        BadInput: an id or a caption contains an unpaired surrogate, ids are not unique, `image_of` is not sorted, a
-            split is empty, splits overlap, or an image of a split has no caption.
+        BadInput: an id or a caption is empty, not a string or contains an unpaired surrogate, ids are not unique,
+            `image_of` is not sorted, an array has the wrong length or names a row that is no image, a split is empty
+            or has another name, splits overlap, or an image of a split has no caption.
     """
 
     name: str
@@ -115,23 +118,36 @@ class Collection:
     remarks: Sequence[str] = field(default=())
 
     def __post_init__(self) -> None:
-        counts = np.bincount(self.image_of, minlength=len(self.images.ids))
-        for what, texts in (("image id", self.images.ids), ("caption", self.captions)):
-            try:
-                "\n".join(texts).encode()
-            except UnicodeEncodeError as error:
-                place = error.object.count("\n", 0, error.start) + 1
-                raise BadInput(
-                    f"{self.name}: {what} {place} contains an unpaired surrogate, {error.object[error.start]}; "
-                    "rewrite it as valid Unicode"
-                ) from None
-        if len(set(self.images.ids)) != len(self.images.ids):
-            raise BadInput(f"{self.name}: two images have the same id; ids must be unique")
-        if np.any(np.diff(self.image_of) < 0):
+        ids, n = self.images.ids, len(self.images.ids)
+        self._check_texts(ids, lambda row: f"image id {row}")
+        if len(set(ids)) != n:
+            rows_of: dict[str, int] = {}
+            again = next(row for row, name in enumerate(ids) if rows_of.setdefault(name, row) != row)
+            what = f"images {rows_of[ids[again]]} and {again} have the same id, {ids[again]}"
+            raise BadInput(f"{self.name}: {what}; ids must be unique")
+        image_of = self._as_rows("image_of", self.image_of)
+        if len(image_of) != len(self.captions):
+            what = f"image_of has {len(image_of)} entries for {len(self.captions)} captions"
+            raise BadInput(f"{self.name}: {what}; give the row of each caption's image")
+        self._check_texts(self.captions, lambda row: f"caption {row} of image {ids[image_of[row]]}")
+        if np.any(np.diff(image_of) < 0):
             raise BadInput(f"{self.name}: image_of must be in non-decreasing order; sort the captions by image")
+        if extra := next((split for split in self.splits if split not in SPLITS), None):
+            raise BadInput(f"{self.name}: there is a split '{extra}'; the splits are train, val and test")
+        splits = {k: self._as_rows(f"the {k} split", rows) for k, rows in self.splits.items() if rows is not None}
+        extras = {k: np.asarray(v) for k in ("boxes", "twins", "labels") if (v := getattr(self, k)) is not None}
+        for key, values in extras.items():
+            if values.shape[:1] != (n,):
+                what = f"{key} has {len(np.atleast_1d(values))} rows for {n} images"
+                raise BadInput(f"{self.name}: {what}; give one per image, or None")
+        if "twins" in extras:
+            extras["twins"] = self._as_rows("twins", extras["twins"])
+        for key, value in {"image_of": image_of, "splits": splits, **extras}.items():
+            object.__setattr__(self, key, value)  # lists have become arrays
+        counts = np.bincount(image_of, minlength=n)
         seen: dict[int, str] = {}
         for split in SPLITS:
-            rows = self.splits.get(split)
+            rows = splits.get(split)
             if rows is None or len(rows) == 0:
                 raise BadInput(f"{self.name}: the {split} split is empty; a dataset needs train, val and test images")
             for row in rows.tolist():
@@ -145,6 +161,29 @@ class Collection:
                     f"{self.name}: {len(bare)} images of the {split} split have no caption, "
                     f"the first is {self.images.ids[bare[0]]}; give each at least one"
                 )
+
+    def _check_texts(self, texts: Sequence[str], what: Callable[[int], str]) -> None:
+        for row, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise BadInput(f"{self.name}: {what(row)} is {text!r}; give a non-empty string (rows count from 0)")
+        try:
+            "\n".join(texts).encode()
+        except UnicodeEncodeError as error:
+            character = error.object[error.start]
+            row = next(row for row, text in enumerate(texts) if character in text)
+            what_is = f"{what(row)} contains an unpaired surrogate, {character}"
+            raise BadInput(f"{self.name}: {what_is}; rewrite it as valid Unicode") from None
+
+    def _as_rows(self, what: str, given: ArrayLike) -> NDArray[np.int64]:
+        """The row numbers of images as an array (n,)."""
+        rows, n = np.asarray(given), len(self.images.ids)
+        if rows.ndim != 1 or (len(rows) and rows.dtype.kind not in "iu"):
+            found = f"{rows.dtype.name} of shape {rows.shape}"
+            raise BadInput(f"{self.name}: {what} is {found}; give a one-dimensional array of integers, rows of images")
+        wrong = rows[(rows < 0) | (rows >= n)]
+        if len(wrong):
+            raise BadInput(f"{self.name}: {what} has the row {wrong[0]}; the rows of the {n} images are 0 to {n - 1}")
+        return rows.astype(np.int64, copy=False)
 
     def captions_of(self, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
         """Return the captions of the images `rows` (n,), in order, and for each the position of its image in `rows`."""

@@ -16,7 +16,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args
 
 from cran_bench.errors import BadInput, did_you_mean, file_of, one_sentence, place, python_error
-from cran_bench.machine.declarations import Declaration, Unreadable, declarations, find_module, first_line, modules_of
+from cran_bench.machine.declarations import (
+    DECORATORS,
+    Declaration,
+    Unreadable,
+    declarations,
+    find_module,
+    first_line,
+    modules_of,
+)
 from cran_bench.machine.storage import is_file
 from cran_bench.protocols import Unit
 from cran_bench.specs import Spec, build, by_flat_name, flat_fields, format_options, parse_spec
@@ -103,7 +111,7 @@ class Registry(Generic[T]):
         def add(cls: C) -> C:
             if not is_dataclass(cls):
                 what = f"{place(cls)}: {self.kind} '{name}'"
-                raise BadInput(f"{what}: put @dataclass under @register, its fields are the options")
+                raise BadInput(f"{what}: put @dataclass under @{DECORATORS[self.kind]}, its fields are the options")
             self._require_free(name, cls.__module__, cls.__qualname__, cls)
             self.plugins[name] = Plugin(name, cast("type[T]", cls), presets or {}, paper_row)
             return cls
@@ -164,8 +172,10 @@ class Registry(Generic[T]):
         if spec.name.endswith(".py"):
             class_name, _, preset = spec.argument.partition(":")
             plugin = self._from_file(Path(spec.name), class_name)
+            what = f"{Path(spec.name).name}:{plugin.cls.__name__}"
         else:
             plugin, preset = self.get(spec.name), spec.argument
+            what = plugin.name
         if ":" in preset:
             raise BadInput(
                 f"'{text}' has too many colons: write one preset, as {plugin.name}:{preset.partition(':')[0]}"
@@ -175,10 +185,10 @@ class Registry(Generic[T]):
         unit = given.pop("unit", "") if self.takes_unit else ""
         if unit and unit not in get_args(Unit):
             raise BadInput(f"{plugin.name}: unit is '{unit}'{did_you_mean(unit, get_args(Unit))}")
-        base, given = (by_flat_name(plugin.cls, some, plugin.name) for some in (base, given))
-        with one_sentence(f"{plugin.name} cannot be made", file_of(plugin.cls)):
-            reference = build(plugin.cls, base, plugin.name)
-            changed = build(plugin.cls, {**base, **given}, plugin.name)
+        base, given = (by_flat_name(plugin.cls, some, what) for some in (base, given))
+        with one_sentence(f"{what} cannot be made", file_of(plugin.cls)):
+            reference = build(plugin.cls, base, what)
+            changed = build(plugin.cls, {**base, **given}, what)
             similarity = getattr(changed, "similarity", None)
         if "similarity" in self.required:
             from cran_bench.similarity import Similarity
@@ -320,8 +330,34 @@ METHODS: Registry[Method] = Registry(
 )
 DATASETS: Registry[Dataset] = Registry("dataset", "cran_bench.datasets", ("load", "defaults"))
 
-register = METHODS.register
-register_dataset = DATASETS.register
+
+def register(
+    name: str, presets: Mapping[str, Mapping[str, Any]] | None = None, paper_row: str | None = None
+) -> Callable[[C], C]:
+    """Class decorator that registers a dataclass as a method.
+
+    Args:
+        name: the method's name on the command line and in tables.
+        presets: values of its fields by the name of a preset; `tuned` is used where none is named, `quick` by --quick.
+        paper_row: the row of the CRAN paper's tables that it reproduces.
+
+    Raises:
+        BadInput: the name is taken, or the class is not a dataclass.
+    """
+    return METHODS.register(name, presets, paper_row)
+
+
+def register_dataset(name: str, presets: Mapping[str, Mapping[str, Any]] | None = None) -> Callable[[C], C]:
+    """Class decorator that registers a dataclass as a dataset.
+
+    Args:
+        name: the dataset's name on the command line and in tables.
+        presets: values of its fields by the name of a preset; `tuned` is used where none is named, `quick` by --quick.
+
+    Raises:
+        BadInput: the name is taken, or the class is not a dataclass.
+    """
+    return DATASETS.register(name, presets)
 
 
 def each(methods: Sequence[str]) -> list[str]:

@@ -383,6 +383,10 @@ def test_a_file_with_several_methods_is_asked_for_one(write):
         ),
         ("@dataclass\nclass Mine:\n    width: int\n" + BODY, "mine.py:Mine needs width: write mine.py:Mine[width=...]"),
         (
+            "@register('needy')\n@dataclass\nclass Mine:\n    width: int\n" + BODY,
+            "mine.py:Mine needs width: write mine.py:Mine[width=...]",
+        ),
+        (
             "@dataclass\nclass Mine:\n    width: int = 3\n" + BODY + "    def __post_init__(self):\n        {}['a']\n",
             "mine.py:Mine cannot be made: KeyError: 'a' (@14)",
         ),
@@ -774,9 +778,10 @@ def test_one_name_for_two_classes_is_refused():
         registry.register("x")(second)
 
 
-def test_only_dataclasses_are_registered():
-    with pytest.raises(BadInput, match="method 'x': put @dataclass under @register"):
-        Registry("method", "nowhere", ()).register("x")(type("Plain", (), {}))
+@pytest.mark.parametrize(("kind", "decorator"), [("method", "@register"), ("dataset", "@register_dataset")])
+def test_only_dataclasses_are_registered(kind, decorator):
+    with pytest.raises(BadInput, match=f"{kind} 'x': put @dataclass under {decorator}, its"):
+        Registry(kind, "nowhere", ()).register("x")(type("Plain", (), {}))
 
 
 def test_the_suite_has_no_failures():

@@ -110,7 +110,7 @@ class _Extraction:
         if unreadable and not self.skip_bad:
             raise BadInput(
                 f"{len(unreadable)} of {n} images cannot be used (listed above); all others are extracted: "
-                "replace them and prepare again, or skip them with --skip-bad"
+                "replace them and prepare again, or skip them with cran-bench prepare ... --skip-bad"
             )
         self._finish(spent + time.perf_counter() - start, failed)
 

@@ -301,7 +301,10 @@ def test_a_journal_of_other_shards_is_not_misread(tmp_path, monkeypatch):
 def test_bad_images_are_listed_and_all_others_done(tmp_path, capsys):
     data = collection()
     data.images.bad = {5, 22}
-    with pytest.raises(BadInput, match=r"2 of 40 images cannot be used \(listed above\); .* --skip-bad"):
+    with pytest.raises(
+        BadInput,
+        match=r"2 of 40 images cannot be used \(listed above\); .* skip them with cran-bench prepare \.\.\. --skip-bad",
+    ):
         extract(front_end().plan(data, tmp_path))
     err = capsys.readouterr().err
     assert "unusable: 5.png cannot be decoded (torn)" in err and "unusable: 22.png" in err

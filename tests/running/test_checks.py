@@ -278,21 +278,21 @@ BAD_DATA = {
     "numbers for ids": (
         LOAD + "        found.images.ids = list(range(9))\n        return found\n",
         NO_LOAD,
-        "mine.py:Mine could not be loaded: TypeError: sequence item 0: expected str instance, int found",
+        "good: image id 0 is 0; give a non-empty string",
     ),
     "empty captions": (
         LOAD + "        return replace(found, captions=[' ', *found.captions[1:]])\n",
-        [LOADS],
-        "caption 1 is ' '; give a non-empty string",
+        NO_LOAD,
+        "caption 0 of image 0.png is ' '; give a non-empty string",
     ),
     "fewer owners": (
         LOAD + "        return replace(found, image_of=found.image_of[:-1])\n",
-        [LOADS],
-        "image_of must give the row of its image, 0 to 8",
+        NO_LOAD,
+        "image_of has 17 entries for 18 captions; give the row of each caption's image",
     ),
     "fewer twins": (
         LOAD + "        return replace(found, twins=np.arange(3))\n",
-        [LOADS],
+        NO_LOAD,
         "twins has 3 rows for 9 images",
     ),
     "another order": (
