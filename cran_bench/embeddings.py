@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, kind_of
 
 BLOCK = 4096  # rows checked at once
 
@@ -113,6 +113,12 @@ Embedding: TypeAlias = Tensor | Levels
 def as_levels(embedding: Embedding) -> Levels:
     """Return the embedding as `Levels`; a plain (N, D) tensor becomes the global level."""
     return embedding if isinstance(embedding, Levels) else Levels(globals=embedding)
+
+
+def no_tensor(embedding: object) -> str:
+    """Say what is given in place of a tensor, such as ``"a numpy array"``; '' if every level is a tensor."""
+    values = embedding.tensors() if isinstance(embedding, Levels) else [embedding]
+    return next((kind_of(value) for value in values if not isinstance(value, Tensor)), "")
 
 
 def require_finite(embedding: Embedding, what: str) -> tuple[float, float]:

@@ -54,6 +54,12 @@ def first_wrong(error: ValidationError, whole: str) -> str:
     return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
 
 
+def kind_of(value: object) -> str:
+    """Say what a plugin returned: ``"nothing"``, ``"a list"``, ``"a numpy array"``."""
+    name = {"NoneType": "nothing", "ndarray": "numpy array"}.get(type(value).__name__, type(value).__name__)
+    return name if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
 def place(thing: Any) -> str:
     """Return where a class or function is defined, ``mine.py, line 7``; its qualified name if it has no source."""
     try:

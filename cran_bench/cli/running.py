@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -128,11 +129,11 @@ def run(
         workers=workers,
     )
     if is_first():
-        typer.echo(render(made.tables, "terminal"))
+        # why a run failed is told in its progress line
+        typer.echo(render([replace(table, has_failures=False) for table in made.tables], "terminal"))
         say(f"records: {made.store.root}")
         if made.failures:
-            first = f"{made.failures[0].method_label}: {made.failures[0].error}"
-            raise BadInput(f"{len(made.failures)} of {len(made.outcomes)} runs failed, the first is {first}")
+            raise BadInput(f"{len(made.failures)} of {len(made.outcomes)} runs failed")
 
 
 @app.command()

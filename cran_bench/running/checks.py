@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from cran_bench.records.statistics import sample
 from cran_bench.registry import DATASETS, Configured
 from cran_bench.running.fits import Fit, FitStore, code_of
 from cran_bench.running.preparation import Prepared, default_specs, find_prepared, load_collection
-from cran_bench.running.runner import embed
+from cran_bench.running.runner import embed, require_scorable
 from cran_bench.split import MissingFeature
 
 DATASET = "scenes[train=200,val=60,test=100]"
@@ -123,7 +124,9 @@ class _Trial:
         return self._fit
 
     def embeddings(self, fit: Fit[Method]) -> tuple[Embedding, Embedding]:
-        return embed(fit.part, self.prepared.split("test", "captions", self.device), self.method.label)
+        images, texts = embed(fit.part, self.prepared.split("test", "captions", self.device))
+        require_scorable(fit.part, images, texts)
+        return images, texts
 
     def declares(self) -> None:
         code_of(self.method.build())  # the declarations were checked when the method was configured
@@ -134,18 +137,27 @@ class _Trial:
             for tensor in as_levels(embedding).tensors():
                 if tensor.dtype != torch.float32:
                     raise Broken(f"embed_{side} gives {tensor.dtype}; give float32")
-                if not bool(torch.isfinite(tensor).all()):
-                    raise Broken(f"embed_{side} gives NaN or infinity")
-        self.fit.part.similarity.check(images, texts)
+
+    @cached_property
+    def _random(self) -> Broken | None:
+        again = self.embeddings(self.fitted("again"))
+        try:
+            _same(self.embeddings(self.fit), again, 0.0, "two fits with one seed differ")
+        except Broken as broken:
+            return broken
+        return None
 
     def deterministic(self) -> None:
-        _same(self.embeddings(self.fit), self.embeddings(self.fitted("again")), 0.0, "two fits with one seed differ")
+        """Also asked by the checks that compare embeddings: those of a random method differ for no other reason."""
+        if self._random:
+            raise self._random
 
     def independent(self) -> None:
+        self.deterministic()
         test = self.prepared.split("test", "captions", self.device)
         order = np.random.default_rng(0).permutation(len(test))[: len(test) // 2]
         images, texts = self.embeddings(self.fit)
-        part_images, part_texts = embed(self.fit.part, test.take(order), self.method.label)
+        part_images, part_texts = embed(self.fit.part, test.take(order))
         owners = test.image_of.cpu().numpy()
         rows = np.concatenate([np.flatnonzero(owners == image) for image in order])
         taken = torch.from_numpy(order).to(self.device), torch.from_numpy(rows).to(self.device)
@@ -153,6 +165,7 @@ class _Trial:
         _same(whole, (part_images, part_texts), 1e-4, "an item's embedding changes with the rest of its split")
 
     def blind(self) -> None:
+        self.deterministic()
         collection = self.prepared.collection
         test = collection.splits["test"]
         other = replace(collection, splits={**collection.splits, "test": test[: len(test) // 2]})
@@ -163,11 +176,13 @@ class _Trial:
         loaded = self.fitted("first")
         if not loaded.reused:
             raise Broken("the stored fit was not reused: fit must not change the fields")
-        _same(self.embeddings(self.fit), self.embeddings(loaded), 0.0, "load(state()) gives other embeddings")
+        self.deterministic()
+        advice = "; is a module in training mode? call .eval() at the end of load"
+        _same(self.embeddings(self.fit), self.embeddings(loaded), 0.0, "load(state()) gives other embeddings", advice)
 
     def documents(self) -> None:
         fit = self.fitted("documents", unit="documents")
-        embed(fit.part, self.prepared.split("test", "documents", self.device), self.method.label)
+        embed(fit.part, self.prepared.split("test", "documents", self.device))
 
     def learns(self) -> None:
         test = self.prepared.split("test", "captions", self.device)
@@ -258,13 +273,19 @@ class _DatasetTrial:
                 raise Broken(f"{what}; raise BadInput with a sentence that names what is missing") from error
 
 
-def _same(a: tuple[Embedding, Embedding], b: tuple[Embedding, Embedding], tolerance: float, otherwise: str) -> None:
+def _same(
+    a: tuple[Embedding, Embedding],
+    b: tuple[Embedding, Embedding],
+    tolerance: float,
+    otherwise: str,
+    advice: str = "",
+) -> None:
     for left, right in zip(a, b, strict=True):
         for x, y in zip(_all_tensors(left), _all_tensors(right), strict=True):
             scale = float(x.abs().max()) or 1.0
             gap = float((x - y).abs().max()) / scale if x.shape == y.shape else float("inf")
             if not gap <= tolerance:
-                raise Broken(f"{otherwise} (by {gap:.2g} of the largest value)")
+                raise Broken(f"{otherwise} (by {gap:.2g} of the largest value){advice}")
 
 
 def _all_tensors(embedding: Embedding) -> list[torch.Tensor]:

@@ -16,8 +16,8 @@ import torch
 
 from cran_bench.contract import Method
 from cran_bench.dataset import Dataset
-from cran_bench.embeddings import Embedding, on_device
-from cran_bench.errors import BadInput, CannotWrite
+from cran_bench.embeddings import Embedding, as_levels, no_tensor, on_device, require_finite
+from cran_bench.errors import BadInput, CannotWrite, file_of, python_error
 from cran_bench.machine.environment import environment, peak_memory
 from cran_bench.machine.fingerprint import code
 from cran_bench.machine.processes import ALONE, OutOfStep, Processes
@@ -205,7 +205,9 @@ class Runner:
 
     def _failed(self, fitted: _Fitted, protocol: Protocol, error: Exception, started: str) -> Outcome:
         method, dataset = fitted.method, self.data.dataset.label
-        text = " ".join((str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}").split())
+        is_told = isinstance(error, BadInput)
+        text = " ".join(str(error).split()) if is_told else python_error(error, file_of(method.plugin.cls))
+        text = text.removeprefix(f"{method.label}: ")  # which is told beside it
         if isinstance(error, MissingFeature):
             text = f"{method.label} cannot run on {dataset}: {text}"
         failure = Failure(
@@ -248,6 +250,7 @@ class Runner:
         fit = fitted.fit
         similarity = fit.part.similarity
         test, images, texts, embed_seconds = fitted.embeddings(unit_of(protocol))
+        require_scorable(fit.part, images, texts)
         evaluation = evaluate(
             images,
             texts,
@@ -351,7 +354,7 @@ class _Fitted:
             part, device = self.fit.part, self.runner.device
             clock = Clock(device)
             start = clock.now()
-            images, texts = embed(part, test, self.method.label)
+            images, texts = embed(part, test)
             images, texts = on_device(images, device), on_device(texts, device)
             self._embedded[unit] = test, images, texts, clock.now() - start
         return self._embedded[unit]
@@ -370,20 +373,37 @@ def _evaluation() -> list[str]:
     return [code(evaluate).sha, code(Split, asked=("image_of", "twins")).sha]
 
 
-def embed(method: Method, split: Split, label: str) -> tuple[Embedding, Embedding]:
+def embed(method: Method, split: Split) -> tuple[Embedding, Embedding]:
     """Return the image and text embeddings of a split, one row for each image and each text.
 
     Raises:
-        BadInput: the number of rows differs.
+        BadInput: a side is no tensor, or has another number of rows or another dtype.
     """
     with torch.inference_mode():
         images, texts = method.embed_images(split), method.embed_texts(split)
-    for side, rows, expected in (("images", images, len(split)), ("texts", texts, len(split.texts))):
+    for side, rows, expected, shape in (
+        ("images", images, len(split), "(N, D)"),
+        ("texts", texts, len(split.texts), "(T, D)"),
+    ):
+        if wrong := no_tensor(rows):
+            raise BadInput(f"embed_{side} returned {wrong}; return a torch tensor {shape}")
         if len(rows) != expected:
-            raise BadInput(
-                f"{label}: embed_{side} returned {len(rows)} rows for {expected} {side}; return one for each"
-            )
+            raise BadInput(f"embed_{side} returned {len(rows)} rows for {expected} {side}; return one for each")
+    left, right = (str(as_levels(x).tensors()[0].dtype).removeprefix("torch.") for x in (images, texts))
+    if left != right:
+        raise BadInput(f"embed_images returned {left}, embed_texts {right}; return one dtype, float32")
     return images, texts
+
+
+def require_scorable(method: Method, images: Embedding, texts: Embedding) -> None:
+    """Reject embeddings that the method's similarity cannot score.
+
+    Raises:
+        BadInput: they do not match or are not finite.
+    """
+    method.similarity.check(images, texts)
+    require_finite(images, "embed_images")
+    require_finite(texts, "embed_texts")
 
 
 def fit_unit(method: Configured[Method], protocol: Protocol) -> Unit:

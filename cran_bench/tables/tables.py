@@ -100,11 +100,13 @@ class Table:
 
     Attributes:
         has_intervals: whether ranks are read, for intervals and tests of the difference to the best row.
+        has_failures: whether the notes say why runs failed.
     """
 
     group: Group
     rows: Sequence[Row]
     has_intervals: bool = True
+    has_failures: bool = True
 
     @property
     def title(self) -> str:
@@ -146,7 +148,7 @@ class Table:
             lines.append("≈ not significantly different from the best: p with Holm's correction is 5 % or more.")
         if self._has_seeds:
             lines.append("± is the standard deviation over seeds.")
-        for row in self.rows:
+        for row in self.rows if self.has_failures else ():
             lines += [f"{row.label} seed {f.seed} FAILED: {f.error}" for f in row.failures]
         return lines
 

@@ -45,6 +45,9 @@ class Training(Generic[B]):
         rate: maps (fractional) elapsed epochs to a learning-rate multiplier.
         momentum: maps (fractional) elapsed epochs to the optimizer's momentum; None keeps it.
         clip: maximum gradient norm of a step; 0 for no limit.
+
+    Raises:
+        BadInput: `epochs` is less than 1.
     """
 
     module: nn.Module
@@ -61,6 +64,10 @@ class Training(Generic[B]):
     momentum: Callable[[float], float] | None = None
     clip: float = 0.0
     patience_from: int = 1
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise BadInput(f"epochs is {self.epochs}; give at least 1")
 
     def run(self, run: Run) -> None:
         """Train the module and load the weights of its best epoch on validation.

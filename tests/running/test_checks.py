@@ -62,12 +62,43 @@ BAD = {
     "float64": (
         "    def embed_images(self, split):\n        return (split.images - self.mean).double()\n",
         SHAPES,
+        "embed_images returned float64, embed_texts float32; return one dtype, float32",
+    ),
+    "both float64": (
+        "    def embed_images(self, split):\n        return (split.images - self.mean).double()\n"
+        "    def embed_texts(self, split):\n        return words(split) @ self.W.double()\n",
+        SHAPES,
         "embed_images gives torch.float64; give float32",
+    ),
+    "numpy": (
+        "    def embed_images(self, split):\n        return (split.images - self.mean).numpy()\n",
+        SHAPES,
+        "embed_images returned a numpy array; return a torch tensor (N, D)",
+    ),
+    "numpy in levels": (
+        "    def embed_texts(self, split):\n        return Levels(globals=(words(split).float() @ self.W).numpy())\n",
+        SHAPES,
+        "embed_texts returned a numpy array; return a torch tensor (T, D)",
+    ),
+    "no return": (
+        "    def embed_images(self, split):\n        split.images - self.mean\n",
+        SHAPES,
+        "embed_images returned nothing; return a torch tensor (N, D)",
+    ),
+    "a list for a state": (
+        "    def state(self):\n        return [self.mean, self.W]\n",
+        SHAPES,
+        "state returned a list; return a dict of tensors by name",
+    ),
+    "a number in its state": (
+        "    def state(self):\n        return {'mean': self.mean, 'W': 3}\n",
+        SHAPES,
+        "state returned an int for 'W'; return a dict of tensors by name",
     ),
     "not a number": (
         "    def embed_texts(self, split):\n        return words(split).float() @ self.W * float('nan')\n",
         SHAPES,
-        "embed_texts gives NaN or infinity",
+        "embed_texts: 100 of 100 vectors contain NaN or infinity, the first is 0",
     ),
     "wrong rows": (
         "    def embed_images(self, split):\n        return (split.images - self.mean)[1:]\n",
@@ -117,7 +148,7 @@ BAD = {
     "forgets": (
         "    def load(self, state):\n        self.mean, self.W = state['mean'] * 0, state['W']\n",
         STORED,
-        "load(state()) gives other embeddings (by",
+        "of the largest value); is a module in training mode? call .eval() at the end of load",
     ),
     "cannot load": (
         "    def load(self, state):\n        self.mean = state['average']\n",
@@ -176,6 +207,25 @@ def test_a_broken_promise_is_told(verdicts, kind):
 def test_the_other_promises_are_still_kept(verdicts, kind):
     found = verdicts(BAD[kind][0])
     assert [promise for promise, broken in found.items() if broken] == [BAD[kind][1]]
+
+
+RANDOM = "    def embed_images(self, split):\n        return split.images - self.mean + torch.rand(1)\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "promise", "untried"),
+    [
+        (BAD["not a number"][0], SHAPES, [SAME, ALONE, BLIND, STORED, LEARNS]),
+        (BAD["numpy"][0], SHAPES, [SAME, ALONE, BLIND, STORED, DOCUMENTS, LEARNS]),
+        (BAD["another result each time"][0], SAME, [ALONE, BLIND, STORED]),
+        (RANDOM, SAME, [ALONE, BLIND, STORED]),
+    ],
+    ids=["not a number", "numpy", "random fit", "random embeddings"],
+)
+def test_what_depends_on_a_broken_promise_is_untried(verdicts, changes, promise, untried):
+    found = verdicts(changes)
+    assert [name for name, broken in found.items() if broken] == [promise, *untried]
+    assert len({found[name] for name in (promise, *untried)}) == 1
 
 
 def test_a_fit_that_fails_breaks_every_promise_but_the_declaration(verdicts):

@@ -558,14 +558,68 @@ class Raises(Toy):
 def test_scores_are_bound_to_validation(runner):
     (outcome,) = runner.run([configured(TrainScores)], ["captions"], [0])
     assert outcome.failure.error == (
-        "trainscores: run.score takes embeddings of the validation split, 20 images and 100 texts; "
-        "it was given 60 and 300"
+        "run.score takes embeddings of the validation split, 20 images and 100 texts; it was given 60 and 300"
     )
 
 
 def test_embeddings_of_other_rows_are_refused(runner):
     (outcome,) = runner.run([configured(TooFew)], ["captions"], [0])
-    assert outcome.failure.error == "toofew: embed_texts returned 1 rows for 100 texts; return one for each"
+    assert outcome.failure.error == "embed_texts returned 1 rows for 100 texts; return one for each"
+
+
+@dataclass
+class Wrong(Toy):
+    """Returns something else than tensors from one of its functions."""
+
+    where: str = ""
+    what: str = ""
+
+    def wrong(self, where, value):
+        kinds = {"numpy": np.ones(3), "nothing": None, "list": [value], "nan": value * np.nan, "double": value}
+        kinds["double"] = value.double() if isinstance(value, torch.Tensor) else value
+        return kinds[self.what] if where == self.where else value
+
+    def fit(self, train, val, run):
+        self.mean, self.W = train.images.mean(dim=0), torch.ones(300, train.images.shape[1])
+        if self.where == "score":
+            run.score(self.wrong("score", self.embed_images(val)), self.embed_texts(val))
+
+    def embed_images(self, split):
+        return self.wrong("images", split.images - self.mean)
+
+    def embed_texts(self, split):
+        return self.wrong("texts", torch.ones(len(split.texts), len(self.mean)))
+
+    def state(self):
+        return self.wrong("state", super().state()) if self.what == "list" else super().state()
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "said"),
+    [
+        ("images", "numpy", "embed_images returned a numpy array; return a torch tensor (N, D)"),
+        ("texts", "nothing", "embed_texts returned nothing; return a torch tensor (T, D)"),
+        ("texts", "double", "embed_images returned float32, embed_texts float64; return one dtype, float32"),
+        ("texts", "nan", "embed_texts: 100 of 100 vectors contain NaN or infinity, the first is 0"),
+        ("state", "list", "state returned a list; return a dict of tensors by name"),
+        ("score", "numpy", "run.score was given a numpy array; give torch tensors (N, D) and (T, D)"),
+    ],
+)
+def test_what_is_no_tensor_is_told_by_the_function_that_returned_it(runner, where, what, said):
+    (outcome,) = runner.run([configured(Wrong, where=where, what=what)], ["captions"], [0])
+    assert outcome.failure.error == said
+
+
+@dataclass
+class LogsTensors(Toy):
+    def fit(self, train, val, run):
+        super().fit(train, val, run)
+        run.log(loss=torch.ones(1, requires_grad=True).sum())
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_loss_with_gradients_is_logged(runner, calls):
+    one(runner.run([configured(LogsTensors)], ["captions"], [0]))
 
 
 def test_one_failure_does_not_stop_the_others_and_is_tried_again(runner, calls, capsys):
@@ -575,9 +629,10 @@ def test_one_failure_does_not_stop_the_others_and_is_tried_again(runner, calls, 
     assert fits(calls) == ["fit Raises", "fit captions Toy"]
     (path, _) = sorted(runner.store.root.rglob("*.error.json"))
     stored = Failure.model_validate(json.loads(path.read_text()))
-    assert stored.error == "RuntimeError: over several lines"
+    line = 1 + Path(__file__).read_text().splitlines().index('        raise RuntimeError("over\\nseveral   lines")')
+    assert stored.error == f"RuntimeError: over several lines ({__file__}, line {line})"
     assert "Traceback" in stored.traceback and "raise RuntimeError" in stored.traceback
-    assert "[1/4] raises · captions · seed 0: FAILED, RuntimeError: over several lines\n" in capsys.readouterr().err
+    assert f"[1/4] raises · captions · seed 0: FAILED, {stored.error}\n" in capsys.readouterr().err
     outcomes = again(runner).run(methods, ["captions"], [0])
     assert [outcome.reused for outcome in outcomes] == [False, True]
     assert fits(calls)[-1] == "fit Raises"

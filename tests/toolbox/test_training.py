@@ -76,6 +76,12 @@ def test_it_stops_when_validation_no_longer_improves():
     assert len(run.points) == 4 and run.choices["epoch"] == 2
 
 
+@pytest.mark.parametrize("epochs", [0, -1])
+def test_it_needs_an_epoch(epochs):
+    with pytest.raises(BadInput, match=f"epochs is {epochs}; give at least 1"):
+        training([], epochs=epochs)
+
+
 def test_the_rate_is_halved():
     made, module = training(range(6), rate=step_decay(2))
     made.run(Notes())

@@ -18,7 +18,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from cran_bench.contract import Composite, Part
-from cran_bench.embeddings import Embedding, on_device
+from cran_bench.embeddings import Embedding, no_tensor, on_device
 from cran_bench.errors import BadInput
 from cran_bench.machine.processes import current
 from cran_bench.machine.progress import say, track
@@ -110,6 +110,8 @@ class LentRun:
         declared: Similarity | None = similarity or getattr(self.owner, "similarity", None)
         if declared is None:
             raise BadInput(f"{self.label}: run.score needs similarity=, as the part declares none")
+        if wrong := no_tensor(images) or no_tensor(texts):
+            raise BadInput(f"{self.label}: run.score was given {wrong}; give torch tensors (N, D) and (T, D)")
         val = self.store.val
         if (len(images), len(texts)) != (len(val), len(val.texts)):
             raise BadInput(
@@ -132,7 +134,7 @@ class LentRun:
         return part_name(self.owner)
 
     def log(self, **values: float) -> None:
-        self.curves.setdefault(self._name, []).append({key: float(value) for key, value in values.items()})
+        self.curves.setdefault(self._name, []).append({key: _number(value) for key, value in values.items()})
 
     def chose(self, **values: Any) -> None:
         self.choices.update(json.loads(json.dumps(values, default=_plain, allow_nan=False)))
@@ -229,6 +231,10 @@ def own_randomness(seed: int) -> Iterator[None]:
         random.setstate(kept[2])
         if kept_cuda:
             torch.cuda.set_rng_state_all(kept_cuda)
+
+
+def _number(value: float | Tensor) -> float:
+    return float(value.detach() if isinstance(value, Tensor) else value)
 
 
 def _plain(value: object) -> object:

@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from cran_bench.errors import first_wrong
+from cran_bench.errors import BadInput, first_wrong, kind_of
 from cran_bench.machine.storage import write_atomically
 from cran_bench.specs import flat_values
 
@@ -33,6 +33,21 @@ def fields_json(part: object) -> dict[str, Any]:
     """Return the fields of a dataclass as JSON values, those of nested dataclasses under their own names."""
     values: dict[str, Any] = json.loads(json.dumps(flat_values(part), default=dataclasses.asdict))
     return values
+
+
+def require_state(state: object) -> None:
+    """Reject a part's state that cannot be stored.
+
+    Raises:
+        BadInput: it is no mapping of texts to tensors.
+    """
+    if isinstance(state, Mapping):
+        items = state.items()
+        wrong = [f"{kind_of(x)} for {k!r}" for k, x in items if not (isinstance(k, str) and isinstance(x, Tensor))]
+    else:
+        wrong = [kind_of(state)]
+    if wrong:
+        raise BadInput(f"state returned {wrong[0]}; return a dict of tensors by name")
 
 
 def save_state(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from pydantic import NonNegativeFloat
 
 from cran_bench.contract import Part
 from cran_bench.dataset import Collection
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, file_of, python_error
 from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.machine.fingerprint import code
 from cran_bench.machine.processes import ALONE, OutOfStep, Processes
@@ -21,7 +21,7 @@ from cran_bench.machine.storage import locked, sha256_json
 from cran_bench.protocols import Unit
 from cran_bench.ranking.metrics import Metrics
 from cran_bench.running.fits.run import Fit, LentRun, own_randomness, parts_of
-from cran_bench.running.fits.serialisation import About, damage, fields_json, load_state, save_state
+from cran_bench.running.fits.serialisation import About, damage, fields_json, load_state, require_state, save_state
 from cran_bench.running.memory import require_room
 from cran_bench.split import Split
 
@@ -161,8 +161,8 @@ class FitStore:
                 part.load({key: value.to(self.device) for key, value in state.items()})
         except Exception as error:
             raise BadInput(
-                f"{type(part).__name__}.load does not accept what state returned ({type(error).__name__}: {error}): "
-                f"correct it, or delete {path}"
+                f"{type(part).__name__}.load does not accept what state returned "
+                f"({python_error(error, file_of(type(part)))}): correct it, or delete {path}"
             ) from error
         return Fit(part, fingerprint, stored.costs, stored.chose, stored.curves, reused=True)
 
@@ -173,6 +173,8 @@ class FitStore:
             part.fit(self.train, self.val, run)
         costs = run.costs()
         about = {"fingerprint": fingerprint, "costs": costs, "chose": run.choices, "curves": run.curves}
-        save_state(path, part.state(), {**about, "run": self.forced_by})
+        state = part.state()
+        require_state(state)
+        save_state(path, state, {**about, "run": self.forced_by})
         run.checkpoint_path.unlink(missing_ok=True)
         return Fit(part, fingerprint, costs, run.choices, run.curves, reused=False)
