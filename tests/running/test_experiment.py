@@ -145,7 +145,7 @@ def test_run_keeps_failures_and_goes_on(quick_scenes, tmp_path):
     )
     options = {"data": quick_scenes.data, "cache": quick_scenes.cache, "results": tmp_path / "results"}
     made = cran_bench.run([f"{mine}:Mine", "cfa"], quick_scenes.spec, **options)
-    assert [failure.error for failure in made.failures] == ["RuntimeError: no"]
+    assert [failure.error for failure in made.failures] == [f"RuntimeError: no ({mine}, line 8)"]
     assert len(made.records) == 1
     assert made.table()["status"].tolist() == ["ok", "failed"]
 
