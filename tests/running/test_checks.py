@@ -328,7 +328,7 @@ BAD_DATA = {
     "numbers for ids": (
         LOAD + "        found.images.ids = list(range(9))\n        return found\n",
         NO_LOAD,
-        "good: image id 0 is 0; give a non-empty string",
+        "mine.py:Mine: image id 0 is 0; give a non-empty string",
     ),
     "empty captions": (
         LOAD + "        return replace(found, captions=[' ', *found.captions[1:]])\n",
