@@ -3,6 +3,7 @@
 import dataclasses
 from contextlib import contextmanager
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -279,7 +280,7 @@ def test_the_contrastive_loss_by_hand():
 
 
 def test_the_published_margin_leaves_pairs_alone_and_a_wider_one_does_not(tiny, store):
-    method = METHODS_SMALL[3]
+    method: Any = METHODS_SMALL[3]
     published = store.fitted(dataclasses.replace(method, units=512, margin=1.0, steps=1), 0, "ccl").curves["CCL"]
     wider = store.fitted(dataclasses.replace(method, units=512, margin=4.0, steps=1), 0, "ccl").curves["CCL"]
     assert published[0]["active"] < 0.2 < wider[0]["active"]
