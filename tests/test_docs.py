@@ -48,6 +48,7 @@ def test_files_and_commands_of_a_page_work(page, cache, command, tmp_path, monke
     own = cache / ("several features" if page == "backbone" else "one")  # which a later run would have to choose from
     monkeypatch.setenv("XDG_CACHE_HOME", str(own))
     monkeypatch.setenv("CRAN_BENCH_CACHE", str(own / "cran-bench"))
+    monkeypatch.delenv("CRAN_BENCH_RESULTS", raising=False)
     monkeypatch.chdir(tmp_path)
     for language, title, text in BLOCK.findall((DOCS / f"{page}.md").read_text()):
         if title:

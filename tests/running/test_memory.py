@@ -23,7 +23,7 @@ def test_every_method_says_what_it_needs_and_is_refused_where_it_does_not_fit(
     said = command("run", "-m", name, *where)
     assert said.code == 2
     of = "60 images with features of 64 numbers and 300 texts need up to"
-    assert re.search(rf"{name}:tuned(\[.*\])?: {of} \d\.\d GiB of memory here, and 0\.0 GiB are free: ", said.sentence)
+    assert re.search(rf"{name}:tuned.*: FAILED, {of} \d\.\d GiB of memory here, and 0\.0 GiB are free: ", said.err)
     assert not list((quick_scenes.cache / "fits").glob("*.safetensors"))
 
 
