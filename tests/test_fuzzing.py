@@ -1074,3 +1074,4 @@ def test_a_fit_that_does_not_load_is_the_fault_of_its_method(tmp_path):
     save_state(path, {"x": state["w"]}, about)
     said = r"Part.load does not accept what state returned \(KeyError: 'w' \(.*, line \d+\)\)"
     with pytest.raises(BadInput, match=said):
+        stored.fitted(Part(), 0, "part")
