@@ -14,7 +14,7 @@ from cran_bench.errors import BadInput
 from cran_bench.ranking import backends, filtering
 from cran_bench.ranking.backends import choose
 from cran_bench.ranking.filtering import Filtering, measured
-from cran_bench.ranking.problem import Clock, make_problem, pair_scores
+from cran_bench.ranking.problem import make_problem, pair_scores
 from cran_bench.ranking.rank import rank
 from cran_bench.ranking.reference import Reference
 from cran_bench.ranking.tiles import Tiles, sum_of_best
@@ -333,13 +333,6 @@ def test_relations_that_are_no_sums_are_told_of_once(capsys):
     for _ in range(2):
         rank(Levels(relations=vectors), Levels(relations=texts.relations), image_of, MultiLevel(), backend="torch")
     assert capsys.readouterr().err.count("relations are not factored") <= 1
-
-
-def test_the_clock_holds_the_seconds_of_both():
-    clock = Clock(CPU)
-    images, texts, image_of = levels(30, 60)
-    rank(images, texts, image_of, MultiLevel(), clock, backend=filtering_by(torch.float32))
-    assert clock.similarity > 0 and clock.rank > 0
 
 
 def test_only_blocks_are_held(monkeypatch):

@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from itertools import combinations
 from math import comb
 
@@ -228,11 +229,28 @@ def test_stored_integers_come_back():
     assert again.metrics() == ranks.metrics()
 
 
-def test_the_clock_counts_scoring_and_counting_apart():
-    clock = Clock(torch.device("cpu"))
-    rank(torch.randn(50, 8), torch.randn(50, 8), torch.arange(50), COSINE, clock)
-    assert clock.similarity > 0
-    assert clock.rank > 0
+@dataclass
+class Doubling(Clock):
+    """Reads 1, 2, 4, 8 and so on seconds, so that a sum of differences tells which readings it is made of."""
+
+    reading: float = 0.5
+
+    def now(self):
+        self.reading *= 2
+        return self.reading
+
+
+@pytest.mark.parametrize(
+    ("backend", "scoring", "counting"),
+    [
+        ("reference", (2 - 1) + (8 - 4), 16 - 8),  # positive pairs and one tile; its counts
+        ("torch", (2 - 1) + (8 - 4) + (32 - 16), 128 - 64),  # also the sample for the bound; undecided pairs
+    ],
+)
+def test_the_clock_counts_scoring_and_counting_apart(backend, scoring, counting):
+    clock = Doubling(torch.device("cpu"))
+    rank(torch.randn(50, 8), torch.randn(50, 8), torch.arange(50), COSINE, clock, backend)
+    assert (clock.similarity, clock.rank) == (scoring, counting)
 
 
 # twins ------------------------------------------------------------------------------------------------------------
