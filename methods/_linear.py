@@ -128,7 +128,8 @@ class Projections:
             return W if mapped is None else np.asarray(mapped @ W)
 
         def best_of(pairs: list[tuple[float, float]]) -> tuple[float, float]:
-            for rx, ry in run.progress([pair for pair in pairs if pair not in tried], "ridges", len(pairs)):
+            todo = [pair for pair in pairs if pair not in tried]
+            for rx, ry in run.progress(todo, "ridges", len(pairs), len(pairs) - len(todo)):
                 Wx, Wy, rho = canonical_correlations(C, rx * scale_x, ry * scale_y, max(self.dim))
                 A, B = whole(Wx, maps[0]), whole(Wy, maps[1])
                 tried[rx, ry] = self.offer(val, run, A, B, rho, ridge_image=rx, ridge_text=ry)

@@ -77,6 +77,19 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def require_folder(path: Path | None) -> Path | None:
+    """Return the path of a file to be written, if its folder exists.
+
+    Raises:
+        BadInput: the folder does not exist, or `path` is one.
+    """
+    if path is not None and not path.parent.is_dir():
+        raise BadInput(f"cannot write {path}: there is no folder {path.parent}; make it, or choose another")
+    if path is not None and path.is_dir():
+        raise BadInput(f"cannot write {path}: it is a folder; give the name of a file")
+    return path
+
+
 def map_array(path: Path) -> NDArray[Any]:
     """Memory-map a .npy file.
 

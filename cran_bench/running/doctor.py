@@ -5,8 +5,9 @@ No measurement is deleted: untrustworthy files are set aside, and the next run r
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from cran_bench.records.store import ResultStore
 from cran_bench.running.fits import load_state
 
 ASIDE = "set-aside"
+AT_LENGTH = 5  # number of files of which the same is said one by one
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,19 @@ class Complaint:
     what: str
     home: Path
     is_litter: bool = False
+
+
+def gathered(lines: Iterable[tuple[Path, str]]) -> Iterator[str]:
+    """Yield lines about files; more than `AT_LENGTH` that say the same of files of one kind become one with a count."""
+    alike: dict[tuple[str, ...], list[tuple[Path, str]]] = {}
+    for path, line in lines:
+        kind = re.sub(r"\(.*\)|\S*[./]\S*|\d+", "", line.replace(str(path), ""), flags=re.DOTALL)
+        alike.setdefault((kind, path.suffix), []).append((path, line))
+    for same in alike.values():
+        if len(same) > AT_LENGTH:
+            yield f"{same[0][1]}; and {len(same) - 1:,} more files alike"
+        else:
+            yield from (line for _, line in same)
 
 
 def examine_results(results: Path) -> Iterator[Complaint]:
@@ -76,8 +91,8 @@ def examine_cache(cache: Path) -> Iterator[Complaint]:
         yield from _examine_temporary(path, cache)
 
 
-def cure(complaints: list[Complaint]) -> Iterator[str]:
-    """Delete litter and move the rest below ``set-aside`` in the same results or cache; yield a sentence on each.
+def cure(complaints: list[Complaint]) -> Iterator[tuple[Path, str]]:
+    """Delete litter and move the rest below ``set-aside`` in the same folder of results or cache; yield a line on each.
 
     Raises:
         BadInput: the folder cannot be written.
@@ -87,14 +102,14 @@ def cure(complaints: list[Complaint]) -> Iterator[str]:
         with clear_os_errors(path):
             if complaint.is_litter:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-                yield f"deleted {path}: {complaint.what}"
+                yield path, f"deleted {path}: {complaint.what}"
             else:
                 aside = home / ASIDE / path.relative_to(home)
                 aside.parent.mkdir(parents=True, exist_ok=True)
                 if aside.is_dir():
                     shutil.rmtree(aside)  # from an earlier repair
                 path.replace(aside)
-                yield f"set aside {path}: {complaint.what}"
+                yield path, f"set aside {path}: {complaint.what}"
 
 
 def _examine_temporary(path: Path, home: Path) -> Iterator[Complaint]:

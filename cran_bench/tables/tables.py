@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from tabulate import tabulate
 
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, escaped
 from cran_bench.protocols import MEANING, PROTOCOLS
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.records.schema import DataInfo, Failure, Record
@@ -320,7 +320,7 @@ def typeset(
     """
     require_format(style)
     body = tabulate(
-        [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in line] for line in lines],
+        [[escaped(cell.replace("|", r"\|") if style == "markdown" else cell, "") for cell in line] for line in lines],
         headers=headings,
         tablefmt=_STYLE[style],
         disable_numparse=True,

@@ -424,15 +424,15 @@ def test_a_method_that_raises(run, mine):
 
 
 @pytest.mark.parametrize(
-    ("number", "force", "then"),
+    ("number", "code", "force", "then"),
     [
-        ("SIGINT", (), "run the same command again to resume"),
-        ("SIGTERM", ("--force",), "run the remaining rows with --force: the same command would start over"),
+        ("SIGINT", 130, (), "run the same command again to resume"),
+        ("SIGTERM", 143, ("--force",), "run the remaining rows with --force: the same command would start over"),
     ],
 )
-def test_a_signal_while_fitting_here(run, mine, tmp_path, number, force, then):
+def test_a_signal_while_fitting_here(run, mine, tmp_path, number, code, force, then):
     said = run("-m", mine(fit=f"os.kill(os.getpid(), signal.{number}); time.sleep(5)"), "-m", "cca", *force)
-    assert said.code == 2
+    assert said.code == code
     assert said.sentence == f"interrupted; finished work is kept, {then}"
     assert not records(tmp_path) and not list(tmp_path.rglob("*.error.json")) and not half_written(tmp_path)
 
@@ -445,7 +445,7 @@ def test_a_signal_while_features_are_extracted_anew(command, tmp_path, monkeypat
     monkeypatch.setattr("cran_bench.running.preparation.extract", interrupted)
     said = command("prepare", "scenes:quick", "--cache", tmp_path, "--force")
     then = "finished work is kept, run the same command without --force to resume"
-    assert said.code == 2 and said.sentence == f"interrupted; {then}"
+    assert said.code == 130 and said.sentence == f"interrupted; {then}"
 
 
 # real processes -------------------------------------------------------------------------------------------------
@@ -471,7 +471,7 @@ def wait_for(found, process):
 def stop(process):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 2, err
+    assert process.returncode == 130, err
     assert "Traceback" not in out + err
     assert err.splitlines()[-1] == "error: interrupted; finished work is kept, run the same command again to resume"
     return err
