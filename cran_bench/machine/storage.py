@@ -83,10 +83,9 @@ def require_folder(path: Path | None) -> Path | None:
     Raises:
         BadInput: the folder does not exist, or `path` is one.
     """
-    if path is not None and not path.parent.is_dir():
-        raise BadInput(f"cannot write {path}: there is no folder {path.parent}; make it, or choose another")
-    if path is not None and path.is_dir():
-        raise BadInput(f"cannot write {path}: it is a folder; give the name of a file")
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        why = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise BadInput(f"cannot write {path}: {why}; give the name of a file in an existing folder")
     return path
 
 

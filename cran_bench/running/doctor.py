@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,15 +43,12 @@ class Complaint:
 
 def gathered(lines: Iterable[tuple[Path, str]]) -> Iterator[str]:
     """Yield lines about files; more than `AT_LENGTH` that say the same of files of one kind become one with a count."""
-    alike: dict[tuple[str, ...], list[tuple[Path, str]]] = {}
+    alike: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path, line in lines:
         kind = re.sub(r"\(.*\)|\S*[./]\S*|\d+", "", line.replace(str(path), ""), flags=re.DOTALL)
-        alike.setdefault((kind, path.suffix), []).append((path, line))
+        alike[kind, path.suffix].append(line)
     for same in alike.values():
-        if len(same) > AT_LENGTH:
-            yield f"{same[0][1]}; and {len(same) - 1:,} more files alike"
-        else:
-            yield from (line for _, line in same)
+        yield from same if len(same) <= AT_LENGTH else [f"{same[0]}; and {len(same) - 1:,} more files alike"]
 
 
 def examine_results(results: Path) -> Iterator[Complaint]:

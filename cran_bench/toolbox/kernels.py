@@ -126,10 +126,8 @@ def require_varied(what: str, rows: Rows | RowBlocks) -> None:
     """
     device = torch.device("cpu")
     first = next(dense_blocks(rows, device))[:1]
-    if all(torch.allclose(block, first.expand_as(block), rtol=1e-6, atol=0) for block in dense_blocks(rows, device)):
-        raise BadInput(
-            f"the {what} are the same in all {rows.shape[0]:,} rows, so nothing can be learned: check their origin"
-        )
+    if all(torch.allclose(block, first, rtol=1e-6, atol=0) for block in dense_blocks(rows, device)):
+        raise BadInput(f"the {what} are the same in all {rows.shape[0]:,} rows, so nothing can be learned: check them")
 
 
 def by_blocks(network: Callable[[Tensor], Tensor], rows: Rows, device: torch.device) -> Tensor:

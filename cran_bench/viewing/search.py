@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ACROSS = 5  # images per row of the drawing
+INPUTS = ("chars", "bow", "tfidf", "mean_vectors", "word_counts")
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,10 @@ def images_for(method: Method, split: Split, sentence: str, top: int) -> list[Hi
         BadInput: nothing of the sentence is known: no word to a method that reads words, no character to one that reads
             characters or the text itself.
     """
-    asked = _Asked(split.asking([sentence]))
+    asked, known = split.asking([sentence]), list[bool]()
     with torch.inference_mode():
-        texts = method.embed_texts(cast("Split", asked)) if sentence.strip() else None
-        if texts is None or not any(asked.known or [True]):
+        texts = method.embed_texts(cast("Split", _Asked(asked, known))) if sentence.strip() else None
+        if texts is None or not any(known or [True]):
             raise BadInput(f"no word of '{sentence}' is known to the method: use words of the training captions")
         scores = method.similarity.scores(method.embed_images(split), texts)[:, 0]
     best = scores.topk(min(top, len(scores)))
@@ -68,27 +70,25 @@ def images_for(method: Method, split: Split, sentence: str, top: int) -> list[Hi
 
 
 class _Asked:
-    """A split of one text, which notes whether the text inputs that a method reads hold anything of it."""
+    """A split of one text, which notes in `known` whether each text input that a method reads holds anything of it."""
 
-    def __init__(self, split: Split, known: list[bool] | None = None) -> None:
-        self._split, self.known = split, [] if known is None else known
+    def __init__(self, split: Split, known: list[bool]) -> None:
+        self._split, self._known = split, known
 
     def __len__(self) -> int:
         return len(self._split)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._split, name)
+        if name == "asking":
+            return lambda texts: _Asked(value(texts), self._known)
         if name == "tokens":
-            self.known.append(bool((value[0] >= FIRST_WORD).any()))
-        elif name == "asking":
-            return lambda texts: _Asked(value(texts), self.known)
-        elif name in ("chars", "bow", "tfidf", "mean_vectors", "word_counts"):
-            return lambda *args, **options: self._noted(value(*args, **options))
-        return value
+            self._known.append(bool((value[0] >= FIRST_WORD).any()))
+        return partial(self._noted, value) if name in INPUTS else value
 
-    def _noted(self, value: Any) -> Any:
-        features = value[0] if isinstance(value, tuple) else value
-        self.known.append(bool((features != 0).sum()))
+    def _noted(self, read: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        value = read(*args, **options)
+        self._known.append(bool(((value[0] if isinstance(value, tuple) else value) != 0).sum()))
         return value
 
 

@@ -630,10 +630,10 @@ def test_table(run, command, tmp_path):
 def test_no_folder_is_made_for_an_output_file(command, tmp_path, verb):
     said = command(*verb, "-o", tmp_path / "no" / "such" / "x.png")
     folder = tmp_path / "no" / "such"
-    assert said.code == 2 and said.sentence.endswith(f"there is no folder {folder}; make it, or choose another")
+    assert said.code == 2 and f"there is no folder {folder}; give" in said.sentence
     assert not list(tmp_path.iterdir())
     said = command(*verb, "-o", tmp_path)
-    assert said.code == 2 and said.sentence.endswith("it is a folder; give the name of a file")
+    assert said.code == 2 and "it is a folder; give the name of a file" in said.sentence
 
 
 def test_quick_runs_are_marked(command, flickr, tmp_path):

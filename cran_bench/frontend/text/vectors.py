@@ -24,6 +24,10 @@ BLOCK = 1 << 20
 
 BOM = b"\xef\xbb\xbf"
 _NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1b]")
+FOREIGN = (
+    "it is neither UTF-8 text nor word2vec's binary format: of fastText give the .vec file, from gensim export with "
+    "save_word2vec_format, and convert UTF-16 to UTF-8"
+)
 
 Keep = Callable[[int, bytes], bool]
 
@@ -366,7 +370,7 @@ class VectorFile:
             start = line[:40].decode("utf-8", "replace").strip()
             raise BadInput(
                 f"{self.path}, line 1: expected the number of words and their dimension, got '{start}'; "
-                + self._advice("for a text file without this header write glove:FILE")
+                + (FOREIGN if self._holds_bytes else "for a text file without this header write glove:FILE")
             )
         return int(fields[0]), int(fields[1])
 
@@ -378,18 +382,9 @@ class VectorFile:
             advice = "for a file that starts with the number of words and their dimension write word2vec:FILE"
             raise BadInput(
                 f"{self.path}, line 1: expected a word and its values, got '{start}'; "
-                + (advice if is_header else self._advice(advice))
+                + (FOREIGN if self._holds_bytes and not is_header else advice)
             )
         return len(values)
-
-    def _advice(self, for_text: str) -> str:
-        """What to do about a file whose first line has another form."""
-        if not self._holds_bytes:
-            return for_text
-        return (
-            "it is neither UTF-8 text nor word2vec's binary format: of fastText give the .vec file, from gensim export "
-            "with save_word2vec_format, and convert UTF-16 to UTF-8"
-        )
 
     def _numbers(self, values: list[bytes], where: str) -> NDArray[np.float32]:
         try:
