@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from abc import ABC, abstractmethod
@@ -17,6 +18,7 @@ from PIL import Image
 
 from cran_bench.errors import BadInput
 from cran_bench.images import open_image
+from cran_bench.machine.ledger import UNREADABLE, Ledger
 from cran_bench.machine.storage import sha256_bytes, sha256_file
 from cran_bench.protocols import Unit
 
@@ -49,9 +51,17 @@ class ImageSource(ABC):
             BadInput: the file cannot be read.
         """
 
-    def newest(self) -> float | None:
-        """Return when any image was last modified, in seconds since 1970; None if computing digests is cheap."""
-        return None
+    def digests(self, ledger: Ledger) -> Iterator[str]:
+        """Yield the digest of every image in order; for one that cannot be read, a text that says so.
+
+        Args:
+            ledger: digests noted before, for images in files.
+        """
+        for row in range(len(self.ids)):
+            try:
+                yield self.digest(row)
+            except BadInput:
+                yield UNREADABLE
 
 
 class FolderImages(ImageSource):
@@ -71,16 +81,18 @@ class FolderImages(ImageSource):
     def digest(self, row: int) -> str:
         return sha256_file(self.folder / self.ids[row])
 
-    def newest(self) -> float | None:
-        by_folder: dict[str, set[str]] = {}
-        for name in self.ids:
-            folder, _, file = name.rpartition("/")
-            by_folder.setdefault(folder, set()).add(file)
-        latest = 0.0
-        for folder, wanted in by_folder.items():
-            with os.scandir(self.folder / folder) as entries:
-                latest = max(latest, *(entry.stat().st_mtime for entry in entries if entry.name in wanted), 0.0)
-        return latest
+    def digests(self, ledger: Ledger) -> Iterator[str]:
+        return ledger.digests(self.folder, self.ids, self._stats(), self.digest)
+
+    def _stats(self) -> Iterator[os.stat_result | None]:
+        wanted, stats = set(self.ids), {}
+        for above in {name.rpartition("/")[0] for name in self.ids}:
+            with contextlib.suppress(OSError), os.scandir(self.folder / above) as entries:
+                for entry in entries:
+                    if (name := f"{above}/{entry.name}".lstrip("/")) in wanted:
+                        with contextlib.suppress(OSError):  # a broken link
+                            stats[name] = entry.stat()
+        yield from map(stats.get, self.ids)
 
 
 @dataclass(frozen=True)
@@ -220,18 +232,13 @@ class Collection:
         parts = [b"" if extra is None else np.ascontiguousarray(extra).tobytes() for extra in (self.labels, self.twins)]
         return sha256_bytes(b"\0".join(parts))
 
-    def digests(self) -> Iterator[str]:
-        """Yield the digest of every image; 'unreadable' for a file that cannot be read, which decoding will report."""
-        for row in range(len(self.images.ids)):
-            try:
-                yield self.images.digest(row)
-            except BadInput:
-                yield "unreadable"
-
     def images_sha(self, digests: Iterable[str]) -> str:
-        """Return one sha256 for all images, from their `digests` in order."""
-        lines = "".join(f"{name} {digest}\n" for name, digest in zip(self.images.ids, digests, strict=True))
-        return sha256_bytes(lines.encode())
+        """Return one sha256 for all images, from their digests in order."""
+        return sha256_bytes(self.images_list(digests).encode())
+
+    def images_list(self, digests: Iterable[str]) -> str:
+        """Return the text with a line for each image, id and digest, whose sha256 is `images_sha`."""
+        return "".join(f"{name} {digest}\n" for name, digest in zip(self.images.ids, digests, strict=True))
 
     def without(self, rows: Iterable[int]) -> Collection:
         """Return the collection with the image `rows` removed from every split (unreadable images with --skip-bad)."""

@@ -9,17 +9,29 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
-from cran_bench.frontend.features import MANIFEST, SCHEMA, Features, ids_sha, load_features, read_manifest
+from cran_bench.frontend.features import IMAGES, MANIFEST, SCHEMA, Features, ids_sha, load_features
 from cran_bench.frontend.front_end import ExtractionPlan, Picture, free_bytes, without_folders
 from cran_bench.images import UnreadableImage
+from cran_bench.machine.ledger import Ledger
 from cran_bench.machine.progress import duration, say, track
-from cran_bench.machine.storage import clear_os_errors, locked, map_array, sha256_file, sha256_json, write_json
+from cran_bench.machine.storage import (
+    clear_os_errors,
+    locked,
+    map_array,
+    sha256_bytes,
+    sha256_file,
+    sha256_json,
+    write_json,
+    write_text,
+)
 
 SHARD = 64
 JOURNAL = "journal.json"
@@ -42,40 +54,49 @@ class Shard:
     failed: Mapping[int, str]
 
 
-def extract(plan: ExtractionPlan, *, force: bool = False, skip_bad: bool = False) -> Features:
-    """Extract the features of all images of a plan, or load them if they are complete.
+def image_digests(collection: Collection, cache: Path) -> list[str]:
+    """Return the digest of every image; files that have not changed since the last time are not read."""
+    found = collection.images.digests(Ledger(cache / "digests"))
+    return list(track(found, "reading images", total=len(collection.images.ids)))
+
+
+def extract(
+    plan: ExtractionPlan, digests: Sequence[str] = (), *, force: bool = False, skip_bad: bool = False
+) -> Features:
+    """Extract the features of all images of a plan, or load them if those of the same images are complete.
 
     Args:
-        plan: images, front end and folder.
-        force: delete existing features and extract them again.
+        plan: images, front end and cache.
+        digests: the digests of the images, if they are known.
+        force: extract the features again if they exist, and replace them.
         skip_bad: skip images that cannot be read instead of ending with an error.
 
     Raises:
-        BadInput: images cannot be read (all others are extracted by then), images have changed since an earlier
-            extraction, or the disk is full.
+        BadInput: images cannot be read (all others are extracted by then), images change meanwhile, or the disk is
+            full.
     """
-    collection, folder = plan.collection, plan.folder
-    with locked(folder, "extracting these features"):
-        if force and folder.exists():
-            shutil.rmtree(folder)
-        digests = list(track(collection.digests(), "reading images", total=len(collection.images.ids)))
-        images_sha = collection.images_sha(digests)
-        if (folder / MANIFEST).exists():
-            if read_manifest(folder)["images_sha"] != images_sha:
-                raise BadInput(
-                    f"the images of {collection.name} have changed since their features were extracted to {folder}: "
-                    "prepare with --force to extract them again"
-                )
+    collection = plan.collection
+    digests = digests or image_digests(collection, plan.cache)
+    folder, unfinished = plan.folder(collection.images_sha(digests)), plan.folder("")
+    with locked(unfinished, "extracting these features"), locked(folder, "extracting these features"):
+        if (folder / MANIFEST).exists() and not force:
             say(f"features of {collection.name} are already prepared: {folder}")
         else:
-            _Extraction(plan, digests, images_sha, skip_bad).run()
+            if force and unfinished.exists():
+                shutil.rmtree(unfinished)
+            _Extraction(plan, digests, unfinished, skip_bad).run()
+            with clear_os_errors(folder):
+                if folder.exists():
+                    shutil.rmtree(folder)
+                unfinished.replace(folder)
+                (folder / JOURNAL).unlink()
     return load_features(folder, collection.images.ids)
 
 
 class _Extraction:
-    def __init__(self, plan: ExtractionPlan, digests: Sequence[str], images_sha: str, skip_bad: bool) -> None:
-        self.plan, self.collection, self.front_end, self.folder = plan, plan.collection, plan.front_end, plan.folder
-        self.images_sha, self.skip_bad = images_sha, skip_bad
+    def __init__(self, plan: ExtractionPlan, digests: Sequence[str], folder: Path, skip_bad: bool) -> None:
+        self.plan, self.collection, self.front_end, self.folder = plan, plan.collection, plan.front_end, folder
+        self.digests, self.skip_bad = digests, skip_bad
         n = len(digests)
         self.shards = {
             (rows := range(a, min(a + SHARD, n))): sha256_json(digests[a : rows.stop]) for a in range(0, n, SHARD)
@@ -206,6 +227,9 @@ class _Extraction:
         return Shard(rows, arrays, failed)
 
     def _finish(self, seconds: float, failed: Mapping[str, str]) -> None:
+        images = self.collection.images_list(self.digests)
+        if self.collection.images_list(image_digests(self.collection, self.plan.cache)) != images:
+            raise BadInput(f"images of {self.collection.name} changed while their features were extracted: try again")
         arrays = {
             name: {"shape": list(shape), "dtype": dtype, "sha256": sha256_file(self.folder / f"{name}.npy")}
             for name, (shape, dtype) in self.plan.shapes.items()
@@ -218,13 +242,13 @@ class _Extraction:
             **self.plan.identity,
             "images": len(self.collection.images.ids),
             "ids_sha": ids_sha(self.collection.images.ids),
-            "images_sha": self.images_sha,
+            "images_sha": sha256_bytes(images.encode()),
             "arrays": arrays,
             "failed": {row: self.collection.images.ids[int(row)] for row in failed},
             "seconds": round(seconds, 1),
         }
+        write_text(self.folder / IMAGES, images)
         write_json(self.folder / MANIFEST, manifest)
-        (self.folder / JOURNAL).unlink(missing_ok=True)
 
 
 def _name(rows: range) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cran_bench.errors import BadInput
 from cran_bench.frontend.interfaces import FULL_IMAGE, REGIONS, PrecomputedImages, PrecomputedRegions, RegionFeatures
 from cran_bench.frontend.npy import open_array
 from cran_bench.images import UnreadableImage
+from cran_bench.machine.ledger import Ledger
 from cran_bench.machine.storage import sha256_bytes
 
 
@@ -27,11 +29,13 @@ class FeatureFile:
         path: path of the file.
         array: the mapped array.
         repeats: number of consecutive, identical rows of every image.
+        stat: size, times and inode of the file before it was mapped.
     """
 
     path: Path
     array: NDArray[Any]
     repeats: int = 1
+    stat: os.stat_result | None = None
 
     @classmethod
     def open(cls, path: Path) -> FeatureFile:
@@ -42,7 +46,8 @@ class FeatureFile:
         """
         if not path.is_file():
             raise BadInput(f"there is no {path.name} in {path.parent}")
-        return cls(path, open_array(str(path), ("rows", "dim"), ("rows", "regions", "dim")))
+        stat = path.stat()
+        return cls(path, open_array(str(path), ("rows", "dim"), ("rows", "regions", "dim")), stat=stat)
 
     def __len__(self) -> int:
         return len(self.array) // self.repeats
@@ -102,8 +107,10 @@ class FeatureFiles(ImageSource):
         file, image = self._places[row]
         return sha256_bytes(self._files[file].rows(image).tobytes())
 
-    def newest(self) -> float:
-        return max(file.path.stat().st_mtime for file in self._files)
+    def digests(self, ledger: Ledger) -> Iterator[str]:
+        files = [self._files[file] for file, _ in self._places]
+        keys = [f"{f.path.name} {f.repeats}*{k}" for f, (_, k) in zip(files, self._places, strict=True)]
+        return ledger.digests(self._files[0].path.parent, keys, (f.stat for f in files), self.digest)
 
     def feature(self, row: int) -> NDArray[np.float32]:
         """Return the feature of an image: (dim,) or (R, dim) float32.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cran_bench.errors import BadInput
-from cran_bench.frontend.features import MANIFEST, read_manifest
+from cran_bench.frontend.features import MANIFEST, UNFINISHED, read_manifest
 from cran_bench.machine.storage import clear_os_errors, is_abandoned, is_locked, sha256_file
 from cran_bench.records.archive import read_curves, read_examples, read_ranks, read_record
 from cran_bench.records.schema import CURVES, ERROR, EXAMPLES
@@ -55,8 +55,8 @@ def examine_results(results: Path) -> Iterator[Complaint]:
 
 def examine_cache(cache: Path) -> Iterator[Complaint]:
     """Yield everything that is wrong with features and fits, except those that are being written or can be resumed."""
-    for manifest in sorted((cache / "features").glob(f"*/*/{MANIFEST}")):
-        if is_locked(manifest.parent):
+    for manifest in sorted((cache / "features").glob(f"*/{MANIFEST}")):
+        if is_locked(manifest.parent) or manifest.parent.name.startswith(UNFINISHED):
             continue
         try:
             for name, about in read_manifest(manifest.parent)["arrays"].items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,10 @@ from PIL.Image import Image
 from cran_bench.dataset import Collection, Dataset
 from cran_bench.errors import BadInput, file_of, one_sentence, place
 from cran_bench.frontend.catalogue import open_backbone, open_proposer
-from cran_bench.frontend.extraction import extract
-from cran_bench.frontend.features import MANIFEST, Features, load_features, prepared, read_manifest
+from cran_bench.frontend.extraction import extract, image_digests
+from cran_bench.frontend.features import Features, ids_sha, load_features, prepared, read_images
 from cran_bench.frontend.front_end import (
+    ExtractionPlan,
     FrontEnd,
     files_of,
     is_at_hand,
@@ -29,7 +30,7 @@ from cran_bench.frontend.front_end import (
 from cran_bench.frontend.text.vectors import vector_source
 from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.machine.progress import say
-from cran_bench.machine.storage import canonical_json, slug
+from cran_bench.machine.storage import canonical_json, sha256_bytes
 from cran_bench.needs import Needing, described, missing
 from cran_bench.protocols import Unit
 from cran_bench.registry import Configured
@@ -142,9 +143,10 @@ def prepare(
         BadInput: data, specs or images are not usable.
     """
     collection, defaults = _load(dataset, data, vectors)
-    plan = _front_end(collection, defaults, backbone, regions).plan(collection, _features_root(cache, dataset))
-    features = extract(plan, force=force, skip_bad=skip_bad)
-    return _made(dataset, collection, features, vectors)
+    plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
+    digests = image_digests(collection, cache)
+    features = extract(plan, digests, force=force, skip_bad=skip_bad)
+    return _made(dataset, collection, features, vectors, digests)
 
 
 def check(
@@ -171,7 +173,7 @@ def check(
             return "\n".join([*lines, f"missing: {len(absent)} of {len(needs)}"]), False
     collection, defaults = _load(dataset, data, "ppmi-svd")
     lines.append(collection.describe())
-    plan = _front_end(collection, defaults, backbone, regions).plan(collection, _features_root(cache, dataset))
+    plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
     forecast, has_room = plan.forecast()
     return "\n".join([*lines, forecast]), has_room
 
@@ -193,31 +195,72 @@ def find_prepared(
     regions: str | None = None,
     vectors: str = "ppmi-svd",
 ) -> Prepared:
-    """Load a dataset with the prepared features that match the specs, or prepare it if there are none.
+    """Load a dataset with the features of its images that match the specs, or extract them if there are none.
 
     A spec that is None matches any features; one whose file is missing matches features by their label.
 
     Raises:
-        BadInput: several prepared features match, or those that match are not usable.
+        BadInput: several features match, those that match are not usable, or images have been replaced and it is not
+            clear how their features should be made.
     """
-    root = _features_root(cache, dataset)
-    collection, _ = _load(dataset, data, vectors)
-    folders = [folder for folder in prepared(root) if _is_made_with(folder, backbone, regions, collection)]
-    if not folders:
-        return prepare(dataset, data, cache, backbone, regions, vectors)
+    collection, defaults = _load(dataset, data, vectors)
+    digests = image_digests(collection, cache)
+    images_sha, made = collection.images_sha(digests), prepared(cache)
+    folders = [
+        folder
+        for folder, manifest in made.items()
+        if manifest["images_sha"] == images_sha and _is_made_with(manifest, backbone, regions, collection)
+    ]
     if len(folders) > 1:
-        ways = "; ".join(
-            f"--backbone '{made['images_with']}' --regions '{made['regions_with']}'"
-            for made in map(read_manifest, folders)
-        )
+        ways = _ways(made[folder] for folder in folders)
         raise BadInput(f"{dataset.label} has {len(folders)} sets of prepared features; choose one: {ways}")
-    features = load_features(folders[0], collection.images.ids)
-    if _images_changed(collection, features):
-        raise BadInput(
-            f"the images of {dataset.label} have changed since their features were extracted: "
-            f"run cran-bench prepare '{dataset.label}' --force with the same specs"
-        )
-    return _made(dataset, collection, features, vectors)
+    if folders:
+        features = load_features(folders[0], collection.images.ids)
+    else:
+        plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
+        _compare(plan, digests, made, given=bool(backbone and regions))
+        features = extract(plan, digests)
+    return _made(dataset, collection, features, vectors, digests)
+
+
+def _ways(manifests: Iterable[Mapping[str, Any]]) -> str:
+    specs = dict.fromkeys((made["images_with"], made["regions_with"]) for made in manifests)
+    return "; ".join(f"--backbone '{images}' --regions '{regions}'" for images, regions in specs)
+
+
+def _compare(plan: ExtractionPlan, digests: Sequence[str], made: Mapping[Path, Mapping[str, Any]], given: bool) -> None:
+    """Say how features of images with the same ids differ from those of a plan.
+
+    Raises:
+        BadInput: all of them are of other images and made with other specs, and no specs are `given`.
+    """
+    ids, images = plan.collection.images.ids, plan.collection.images_list(digests)
+    label = f"{without_folders(plan.front_end.backbone_spec)} + {without_folders(plan.front_end.regions_spec)}"
+    others = {folder: about for folder, about in made.items() if about["ids_sha"] == ids_sha(ids)}
+    alike = [f for f, about in others.items() if f"{about['images_with']} + {about['regions_with']}" == label]
+    for folder in alike[:1] or list(others)[:1]:
+        differs = _difference(plan, images, folder, others[folder])
+        if alike:
+            say(f"the features by {label} in {folder} are of other data: {differs}")
+        elif not given and sha256_bytes(images.encode()) not in {about["images_sha"] for about in others.values()}:
+            raise BadInput(
+                f"{plan.collection.name} has features of other images only: {differs}; say how to extract those of its "
+                f"own: {_ways(others.values())}, or by default {label}"
+            )
+
+
+def _difference(plan: ExtractionPlan, images: str, folder: Path, made: Mapping[str, Any]) -> str:
+    """Which images and options of the front end differ between a plan and finished features."""
+    now, then = images.splitlines(), read_images(folder)
+    changed = [name for name, old, new in zip(plan.collection.images.ids, then, now, strict=False) if old != new]
+    what = [f"{len(changed)} of {len(now)} images differ, the first is {changed[0]}"] if changed else []
+    what += [
+        f"the {side}'s {key} differs"
+        for side, values in plan.identity.items()
+        for key in values
+        if made[side].get("name") == values["name"] and values[key] != made[side].get(key)
+    ]
+    return " and ".join(what) or "the images differ"
 
 
 def load_prepared(dataset: Configured[Dataset], data: Path, folder: Path, vectors: str) -> Prepared:
@@ -231,7 +274,10 @@ def load_prepared(dataset: Configured[Dataset], data: Path, folder: Path, vector
     return Prepared(dataset, collection.without(features.failed), features, vectors)
 
 
-def _made(dataset: Configured[Dataset], collection: Collection, features: Features, vectors: str) -> Prepared:
+def _made(
+    dataset: Configured[Dataset], collection: Collection, features: Features, vectors: str, digests: Sequence[str]
+) -> Prepared:
+    """Print what was loaded, `digests` being those of its images, and leave out images that could not be read."""
     usable = collection.without(features.failed)
     say(usable.describe())
     for remark in collection.remarks:
@@ -239,14 +285,6 @@ def _made(dataset: Configured[Dataset], collection: Collection, features: Featur
     if features.failed:
         say(f"  {len(features.failed)} images could not be read when features were extracted and are left out")
     return Prepared(dataset, usable, features, vectors)
-
-
-def _images_changed(collection: Collection, features: Features) -> bool:
-    """Whether images changed since extraction; files are read again only if one is newer than the features."""
-    newest = collection.images.newest()
-    if newest is not None and newest <= (features.folder / MANIFEST).stat().st_mtime:
-        return False
-    return collection.images_sha(collection.digests()) != str(features.manifest["images_sha"])
 
 
 def load_collection(dataset: Configured[Dataset], data: Path) -> Collection:
@@ -287,9 +325,8 @@ def _load(dataset: Configured[Dataset], data: Path, vectors: str) -> tuple[Colle
     return load_collection(dataset, data), default_specs(dataset)
 
 
-def _is_made_with(folder: Path, backbone: str | None, regions: str | None, collection: Collection) -> bool:
-    """Whether features match the specs: by content, or by label if the file of a spec is missing."""
-    made = read_manifest(folder)
+def _is_made_with(made: Mapping[str, Any], backbone: str | None, regions: str | None, collection: Collection) -> bool:
+    """Whether features with this manifest match the specs: by content, or by label if the file of a spec is missing."""
     images, proposer = backbone or made["images_with"], regions or made["regions_with"]
     if [made["images_with"], made["regions_with"]] != [without_folders(images), without_folders(proposer)]:
         return False
@@ -301,7 +338,3 @@ def _is_made_with(folder: Path, backbone: str | None, regions: str | None, colle
         identity = proposer_identity(open_proposer(proposer, collection))
         same = canonical_json(identity) == canonical_json(made["proposer"])
     return same
-
-
-def _features_root(cache: Path, dataset: Configured[Dataset]) -> Path:
-    return cache / "features" / slug(dataset.label)
