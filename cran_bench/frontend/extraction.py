@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
 from cran_bench.frontend.features import IMAGES, MANIFEST, SCHEMA, Features, ids_sha, load_features
-from cran_bench.frontend.front_end import ExtractionPlan, Picture, free_bytes, without_folders
+from cran_bench.frontend.front_end import ExtractionPlan, Picture, free_bytes
 from cran_bench.images import UnreadableImage
 from cran_bench.machine.ledger import Ledger
 from cran_bench.machine.progress import duration, say, track
@@ -56,8 +56,8 @@ class Shard:
 
 def image_digests(collection: Collection, cache: Path) -> list[str]:
     """Return the digest of every image; files that have not changed since the last time are not read."""
-    found = collection.images.digests(Ledger(cache / "digests"))
-    return list(track(found, "reading images", total=len(collection.images.ids)))
+    digests = collection.images.digests(Ledger(cache / "digests"))
+    return list(track(digests, "reading images", total=len(collection.images.ids)))
 
 
 def extract(
@@ -237,8 +237,7 @@ class _Extraction:
         manifest = {
             "schema": SCHEMA,
             "dataset": self.collection.name,
-            "images_with": without_folders(self.front_end.backbone_spec),
-            "regions_with": without_folders(self.front_end.regions_spec),
+            **self.plan.specs,
             **self.plan.identity,
             "images": len(self.collection.images.ids),
             "ids_sha": ids_sha(self.collection.images.ids),

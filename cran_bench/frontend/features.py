@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -177,13 +176,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def prepared(cache: Path) -> dict[Path, dict[str, Any]]:
-    """Return the folders of finished features below a cache, newest first, with their manifests.
-
-    Those of another schema are left out, and damaged ones after a message.
-    """
+    """Return the folders of finished features below a cache, with their manifests; a damaged one is left out."""
     manifests = {}
-    for path in sorted((cache / "features").glob(f"*/{MANIFEST}"), key=_changed, reverse=True):
-        if not path.parent.name.startswith(UNFINISHED) and _schema(path) == SCHEMA:
+    for path in sorted((cache / "features").glob(f"*/{MANIFEST}")):
+        if not path.parent.name.startswith(UNFINISHED):
             try:
                 manifests[path.parent] = read_manifest(path.parent)
             except BadInput as error:
@@ -197,16 +193,3 @@ def read_images(folder: Path) -> list[str]:
         return (folder / IMAGES).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return []
-
-
-def _schema(path: Path) -> object:
-    try:
-        return json.loads(path.read_text())["schema"]
-    except (ValueError, KeyError, TypeError, RecursionError, OSError):
-        return SCHEMA  # damaged; `read_manifest` reports it
-
-
-def _changed(path: Path) -> float:
-    with contextlib.suppress(OSError):  # replaced meanwhile by another process
-        return path.stat().st_mtime
-    return 0.0

@@ -69,6 +69,13 @@ class ExtractionPlan:
     cache: Path
     shapes: Mapping[str, tuple[tuple[int, ...], str]]
 
+    @property
+    def specs(self) -> dict[str, str]:
+        """The two specs as in the manifest, without folders."""
+        front_end = self.front_end
+        specs = {"images_with": front_end.backbone_spec, "regions_with": front_end.regions_spec}
+        return {key: without_folders(spec) for key, spec in specs.items()}
+
     def folder(self, images_sha: str) -> Path:
         """The folder of the features of images with this content; for '' that in which they are extracted."""
         name = folder_name(self.identity, ids_sha(self.collection.images.ids), images_sha)
@@ -284,6 +291,12 @@ def _crop(image: Image.Image, box: NDArray[np.float32]) -> Image.Image:
     x0, y0 = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
     x1, y1 = max(round(float(box[2]) * width), x0 + 1), max(round(float(box[3]) * height), y0 + 1)
     return image.crop((x0, y0, min(x1, width), min(y1, height)))
+
+
+def differing(made: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    """Name the values of a manifest that differ from those of a front end: ``the backbone's tensor``."""
+    sides = ((side, key) for side in identity for key in made[side])
+    return [f"the {side}'s {key}" for side, key in sides if made[side][key] != identity[side].get(key)]
 
 
 def proposer_identity(proposer: Proposer | PrecomputedRegions | None) -> dict[str, Any]:

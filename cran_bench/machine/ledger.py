@@ -24,8 +24,8 @@ SETTLED = 2_000_000_000
 class Ledger:
     """Digests of the contents of files, each noted with the size, both times and the inode of its file.
 
-    A file that is replaced changes its ctime and inode, even if its size and mtime are kept (``cp -p``, ``rsync -a``).
-    The ledger only saves time: without it, or if it is damaged, the files are read.
+    A file that is replaced changes ctime and inode even if size and mtime are kept (``cp -p``, ``rsync -a``).  Without
+    the ledger, or if it is damaged, files are read.
 
     Attributes:
         folder: a folder with one file for each folder of data.
@@ -67,9 +67,8 @@ class Ledger:
 
 def _read(path: Path) -> dict[str, list[Any]]:
     """The entries of a ledger by key: size, mtime, ctime, inode and digest; none if it is missing or damaged."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         seal, _, text = path.read_text(encoding="utf-8").partition("\n")
-        entries: dict[str, list[Any]] = json.loads(text) if sha256_bytes(text.encode()) == seal else {}
-    except (OSError, ValueError):
-        return {}
-    return entries
+        if sha256_bytes(text.encode()) == seal:
+            return dict(json.loads(text))
+    return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from cran_bench.frontend.features import Features, ids_sha, load_features, prepa
 from cran_bench.frontend.front_end import (
     ExtractionPlan,
     FrontEnd,
+    differing,
     files_of,
     is_at_hand,
     is_embedded,
@@ -99,14 +100,12 @@ class Prepared:
                     f"give {option} with the path of its file"
                 )
         front_end = FrontEnd.open(images, regions, self.collection)
-        for side, opened in front_end.identity().items():
-            own_boxes = side == "proposer" and made[side]["name"] == "boxes"
-            other = [key for key, value in made[side].items() if not own_boxes and opened.get(key) != value]
-            if other:
-                raise BadInput(
-                    f"this front end differs from {self.features.label} in the {side}'s {other[0]}: "
-                    "give the files and fields with which the features were extracted"
-                )
+        own_boxes = made["proposer"]["name"] == "boxes"
+        for other in differing({**made, "proposer": {}} if own_boxes else made, front_end.identity()):
+            raise BadInput(
+                f"this front end differs from {self.features.label} in {other}: "
+                "give the files and fields with which the features were extracted"
+            )
         return front_end
 
     def find(self, image: str, device: torch.device) -> tuple[Split, int]:
@@ -212,7 +211,7 @@ def find_prepared(
         if manifest["images_sha"] == images_sha and _is_made_with(manifest, backbone, regions, collection)
     ]
     if len(folders) > 1:
-        ways = _ways(made[folder] for folder in folders)
+        ways = "; ".join(_way(made[folder]) for folder in folders)
         raise BadInput(f"{dataset.label} has {len(folders)} sets of prepared features; choose one: {ways}")
     if folders:
         features = load_features(folders[0], collection.images.ids)
@@ -223,9 +222,8 @@ def find_prepared(
     return _made(dataset, collection, features, vectors, digests)
 
 
-def _ways(manifests: Iterable[Mapping[str, Any]]) -> str:
-    specs = dict.fromkeys((made["images_with"], made["regions_with"]) for made in manifests)
-    return "; ".join(f"--backbone '{images}' --regions '{regions}'" for images, regions in specs)
+def _way(made: Mapping[str, Any]) -> str:
+    return f"--backbone '{made['images_with']}' --regions '{made['regions_with']}'"
 
 
 def _compare(plan: ExtractionPlan, digests: Sequence[str], made: Mapping[Path, Mapping[str, Any]], given: bool) -> None:
@@ -234,33 +232,20 @@ def _compare(plan: ExtractionPlan, digests: Sequence[str], made: Mapping[Path, M
     Raises:
         BadInput: all of them are of other images and made with other specs, and no specs are `given`.
     """
-    ids, images = plan.collection.images.ids, plan.collection.images_list(digests)
-    label = f"{without_folders(plan.front_end.backbone_spec)} + {without_folders(plan.front_end.regions_spec)}"
-    others = {folder: about for folder, about in made.items() if about["ids_sha"] == ids_sha(ids)}
-    alike = [f for f, about in others.items() if f"{about['images_with']} + {about['regions_with']}" == label]
-    for folder in alike[:1] or list(others)[:1]:
-        differs = _difference(plan, images, folder, others[folder])
-        if alike:
-            say(f"the features by {label} in {folder} are of other data: {differs}")
-        elif not given and sha256_bytes(images.encode()) not in {about["images_sha"] for about in others.values()}:
-            raise BadInput(
-                f"{plan.collection.name} has features of other images only: {differs}; say how to extract those of its "
-                f"own: {_ways(others.values())}, or by default {label}"
-            )
-
-
-def _difference(plan: ExtractionPlan, images: str, folder: Path, made: Mapping[str, Any]) -> str:
-    """Which images and options of the front end differ between a plan and finished features."""
-    now, then = images.splitlines(), read_images(folder)
-    changed = [name for name, old, new in zip(plan.collection.images.ids, then, now, strict=False) if old != new]
-    what = [f"{len(changed)} of {len(now)} images differ, the first is {changed[0]}"] if changed else []
-    what += [
-        f"the {side}'s {key} differs"
-        for side, values in plan.identity.items()
-        for key in values
-        if made[side].get("name") == values["name"] and values[key] != made[side].get(key)
-    ]
-    return " and ".join(what) or "the images differ"
+    ids, now, way = plan.collection.images.ids, plan.collection.images_list(digests), _way(plan.specs)
+    others = [folder for folder, about in made.items() if about["ids_sha"] == ids_sha(ids)]
+    for folder in sorted(others, key=lambda folder: _way(made[folder]) != way)[:1]:
+        lines = zip(ids, read_images(folder), now.splitlines(), strict=False)
+        changed = [name for name, old, new in lines if old != new]
+        what = [f"{len(changed)} of {len(ids)} images, the first is {changed[0]}"] if changed else []
+        what += differing(made[folder], plan.identity)
+        differ = " and ".join(what) or "the images"
+        told = f"{folder} has features of other data with the same image ids: they differ in {differ}"
+        if _way(made[folder]) == way:
+            say(told)
+        elif not given and sha256_bytes(now.encode()) not in {made[other]["images_sha"] for other in others}:
+            ways = "; ".join(dict.fromkeys([*(_way(made[other]) for other in others), way]))
+            raise BadInput(f"{told}; choose how to extract those of {plan.collection.name}: {ways}")
 
 
 def load_prepared(dataset: Configured[Dataset], data: Path, folder: Path, vectors: str) -> Prepared:
