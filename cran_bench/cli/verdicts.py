@@ -192,6 +192,7 @@ def report(
     protocol: options.Protocols = "all",
     methods: options.Methods = None,
     data: options.Data = Path("data"),
+    cache: options.Cache = options.CACHE,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The file to write.")] = Path("report.html"),
     results: options.Results = Path("results"),
 ) -> None:
@@ -212,6 +213,6 @@ def report(
     tables = load_tables(results, wanted, parse_protocols(protocol), labels_of(methods))
     shown = dict.fromkeys(table.group.dataset for table in tables)
     verdicts = {label: compare_dataset([t for t in tables if t.group.dataset == label], label, None) for label in shown}
-    page = build_report(tables, ResultStore(results), verdicts, data)
+    page = build_report(tables, ResultStore(results), verdicts, data, cache)
     write_text(out, page)
     say(f"wrote {out}, {len(page.encode()) / 1e6:.1f} MB")

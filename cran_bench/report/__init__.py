@@ -18,7 +18,7 @@ from .gallery import Gallery
 
 
 def build_report(
-    tables: Sequence[Table], store: ResultStore, verdicts: Mapping[str, Sequence[Verdict]], data: Path
+    tables: Sequence[Table], store: ResultStore, verdicts: Mapping[str, Sequence[Verdict]], data: Path, cache: Path
 ) -> str:
     """Render the page.
 
@@ -27,6 +27,7 @@ def build_report(
         store: holds their records, with training curves and examples.
         verdicts: comparisons, by dataset.
         data: folder of the datasets, for the images and captions of the gallery.
+        cache: folder in which the digests of images are noted.
 
     Raises:
         BadInput: jinja2 is not installed, or a file beside a record is damaged.
@@ -41,7 +42,7 @@ def build_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    gallery = Gallery(data)
+    gallery = Gallery(data, cache)
     sections = [_section(number, table, store, gallery) for number, table in enumerate(tables)]
     return templates.get_template("page.html.j2").render(
         sections=sections,

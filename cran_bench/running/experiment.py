@@ -344,6 +344,8 @@ def _line(run: Finished) -> dict[str, Any]:
         "vectors": record.data.vectors,
         "protocol": record.protocol,
         "folds": record.folds,
+        "split_sha": record.data.split_sha[:12],
+        "features_sha": record.data.features_sha[:12],
         "method": record.method.label,
         "preset": record.method.preset,
         "unit": record.method.unit,

@@ -25,6 +25,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 _STYLE = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
 INTERVALS_UP_TO = 5000  # records; reading and resampling the ranks of more would take minutes
+DATA = ("split_sha", "features", "extras")
 PHASES = ("features", "fit", "embed", "similarity", "rank")
 
 
@@ -34,6 +35,7 @@ class Group:
 
     Attributes:
         features: sha256 of the sources of the features, or of the features themselves if these are unknown.
+        extras: sha256 of labels and of the file of word vectors; '' without both.
     """
 
     dataset: str
@@ -44,10 +46,11 @@ class Group:
     folds: int
     split_sha: str
     features: str
+    extras: str
 
     def data(self) -> tuple[object, ...]:
         """The images and their features; the same for all protocols."""
-        return (self.dataset, self.quick, self.front_end, self.vectors, self.split_sha, self.features)
+        return (self.dataset, self.quick, self.front_end, self.vectors, self.split_sha, self.features, self.extras)
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,14 @@ class Table:
     Attributes:
         has_intervals: whether ranks are read, for intervals and tests of the difference to the best row.
         has_failures: whether the notes say why runs failed.
+        apart: in which of `DATA` other tables with the same label, front end and protocol differ.
     """
 
     group: Group
     rows: Sequence[Row]
     has_intervals: bool = True
     has_failures: bool = True
+    apart: Sequence[str] = ()
 
     @property
     def title(self) -> str:
@@ -116,7 +121,9 @@ class Table:
             for record in row.records:
                 facts = [f"{record.data.images:,} images, {record.data.captions:,} captions"]
         folds = [f"mean of {group.folds} folds"] if group.folds else []
-        return " · ".join([group.dataset, f"protocol {group.protocol}", *folds, *facts])
+        shas = {"split_sha": group.split_sha, "features": self.features[0], "extras": group.extras}
+        apart = [f"{name.removesuffix('_sha')} {shas[name][:8] or 'none'}" for name in self.apart]
+        return " · ".join([group.dataset, f"protocol {group.protocol}", *folds, *facts, *apart])
 
     @property
     def sources(self) -> set[str]:
@@ -138,6 +145,9 @@ class Table:
         shas = " and ".join(sha[:12] for sha in self.features)
         also = " (from the same sources, rounded differently on another machine)" if len(self.features) > 1 else ""
         lines.append(f"Split sha {self.group.split_sha[:12]}, features sha {shas}{also}.")
+        if self.apart:
+            kinds = " and ".join(name.removesuffix("_sha") for name in self.apart)
+            lines.append(f"Another table has this label but other data: they differ in {kinds}.")
         if not self.has_intervals:
             lines.append(f"No intervals for over {INTERVALS_UP_TO:,} records: select fewer.")
         elif sum(bool(row.records) for row in self.rows) > 1:
@@ -273,7 +283,13 @@ def build_tables(
         group = _group(failure.data, failure.protocol, failure.folds, sources)
         groups.setdefault(group, {}).setdefault(failure.method_label, {}).setdefault(failure.seed, failure)
     rows = {group: [_row(label, seeds) for label, seeds in methods.items()] for group, methods in groups.items()}
-    return [Table(group, rows[group], len(runs) <= INTERVALS_UP_TO) for group in groups]
+    named: dict[Group, list[Group]] = {}
+    for group in groups:
+        named.setdefault(replace(group, split_sha="", features="", extras=""), []).append(group)
+    apart: dict[Group, tuple[str, ...]] = {}
+    for alike in named.values():
+        apart |= dict.fromkeys(alike, tuple(n for n in DATA if len({getattr(group, n) for group in alike}) > 1))
+    return [Table(group, rows[group], len(runs) <= INTERVALS_UP_TO, apart=apart[group]) for group in groups]
 
 
 def _row(label: str, seeds: Mapping[int, Finished | Failure]) -> Row:
@@ -284,7 +300,7 @@ def _row(label: str, seeds: Mapping[int, Finished | Failure]) -> Row:
 def _group(data: DataInfo, protocol: str, folds: int, sources: Mapping[str, str]) -> Group:
     where = (data.label, data.quick, data.front_end, data.vectors)
     features = data.sources_sha or sources.get(data.features_sha) or data.features_sha
-    return Group(*where, protocol, folds, data.split_sha, features)
+    return Group(*where, protocol, folds, data.split_sha, features, data.extras_sha)
 
 
 def render(tables: Sequence[Table], style: str) -> str:

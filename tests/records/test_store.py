@@ -331,7 +331,7 @@ def test_runs_on_other_data_or_protocols_stand_apart():
     assert len(build_tables(runs, [])) == 5
 
 
-@pytest.mark.parametrize("sha", ["split_sha", "features_sha"])
+@pytest.mark.parametrize("sha", ["split_sha", "features_sha", "extras_sha"])
 def test_records_of_other_images_never_share_a_table(sha):
     other = {sha: "b" * 64}
     here, there = finished(), finished("cfa:tuned", **other)
@@ -341,9 +341,12 @@ def test_records_of_other_images_never_share_a_table(sha):
         ["cfa:tuned", "cran:tuned"],
     ]
     for table, own in zip(tables, (getattr(data_info(), sha), "b" * 64), strict=True):
-        assert own in (table.group.split_sha, table.group.features) and own[:12] in render([table], "terminal")
+        assert own in (table.group.split_sha, table.group.features, table.group.extras)
+        text = render([table], "terminal")
+        assert f" · {sha.removesuffix('_sha')} {own[:8] or 'none'}" in text.splitlines()[0]
+        assert f"Another table has this label but other data: they differ in {sha.removesuffix('_sha')}." in text
     frame = parse(render(tables, "csv"))
-    assert frame.loc[frame["method"] == "cfa:tuned", sha].tolist() == ["b" * 12]
+    assert sha == "extras_sha" or frame.loc[frame["method"] == "cfa:tuned", sha].tolist() == ["b" * 12]
     assert frame["device"].dropna().tolist() == ["cpu", "cpu"]
     assert len(build_tables([here], [failure(**other)])) == 2
 
