@@ -8,7 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from PIL import Image
 
 from cran_bench.errors import BadInput
 from cran_bench.images import open_image
-from cran_bench.machine.ledger import UNREADABLE, Ledger
+from cran_bench.machine.ledger import Ledger
 from cran_bench.machine.storage import sha256_bytes, sha256_file
 from cran_bench.protocols import Unit
 
@@ -52,16 +52,8 @@ class ImageSource(ABC):
         """
 
     def digests(self, ledger: Ledger) -> Iterator[str]:
-        """Yield the digest of every image in order; for one that cannot be read, a text that says so.
-
-        Args:
-            ledger: digests noted before, for images in files.
-        """
-        for row in range(len(self.ids)):
-            try:
-                yield self.digest(row)
-            except BadInput:
-                yield UNREADABLE
+        """Yield the digest of every image, from a ledger if it is noted there; 'unreadable' if it cannot be read."""
+        return ledger.digests(Path(), self.ids, repeat(None, len(self.ids)), self.digest)
 
 
 class FolderImages(ImageSource):
@@ -234,11 +226,8 @@ class Collection:
 
     def images_sha(self, digests: Iterable[str]) -> str:
         """Return one sha256 for all images, from their digests in order."""
-        return sha256_bytes(self.images_list(digests).encode())
-
-    def images_list(self, digests: Iterable[str]) -> str:
-        """Return the text with a line for each image, id and digest, whose sha256 is `images_sha`."""
-        return "".join(f"{name} {digest}\n" for name, digest in zip(self.images.ids, digests, strict=True))
+        lines = "".join(f"{name} {digest}\n" for name, digest in zip(self.images.ids, digests, strict=True))
+        return sha256_bytes(lines.encode())
 
     def without(self, rows: Iterable[int]) -> Collection:
         """Return the collection with the image `rows` removed from every split (unreadable images with --skip-bad)."""

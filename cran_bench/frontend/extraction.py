@@ -17,21 +17,12 @@ from numpy.typing import NDArray
 
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
-from cran_bench.frontend.features import IMAGES, MANIFEST, SCHEMA, Features, ids_sha, load_features
+from cran_bench.frontend.features import DIGESTS, MANIFEST, SCHEMA, Features, ids_sha, load_features
 from cran_bench.frontend.front_end import ExtractionPlan, Picture, free_bytes
 from cran_bench.images import UnreadableImage
 from cran_bench.machine.ledger import Ledger
 from cran_bench.machine.progress import duration, say, track
-from cran_bench.machine.storage import (
-    clear_os_errors,
-    locked,
-    map_array,
-    sha256_bytes,
-    sha256_file,
-    sha256_json,
-    write_json,
-    write_text,
-)
+from cran_bench.machine.storage import clear_os_errors, locked, map_array, sha256_file, sha256_json, write_json
 
 SHARD = 64
 JOURNAL = "journal.json"
@@ -61,13 +52,13 @@ def image_digests(collection: Collection, cache: Path) -> list[str]:
 
 
 def extract(
-    plan: ExtractionPlan, digests: Sequence[str] = (), *, force: bool = False, skip_bad: bool = False
+    plan: ExtractionPlan, digests: list[str] | None = None, *, force: bool = False, skip_bad: bool = False
 ) -> Features:
     """Extract the features of all images of a plan, or load them if those of the same images are complete.
 
     Args:
         plan: images, front end and cache.
-        digests: the digests of the images, if they are known.
+        digests: the digests of the images, as of `image_digests`; computed if None.
         force: extract the features again if they exist, and replace them.
         skip_bad: skip images that cannot be read instead of ending with an error.
 
@@ -94,7 +85,7 @@ def extract(
 
 
 class _Extraction:
-    def __init__(self, plan: ExtractionPlan, digests: Sequence[str], folder: Path, skip_bad: bool) -> None:
+    def __init__(self, plan: ExtractionPlan, digests: list[str], folder: Path, skip_bad: bool) -> None:
         self.plan, self.collection, self.front_end, self.folder = plan, plan.collection, plan.front_end, folder
         self.digests, self.skip_bad = digests, skip_bad
         n = len(digests)
@@ -227,8 +218,7 @@ class _Extraction:
         return Shard(rows, arrays, failed)
 
     def _finish(self, seconds: float, failed: Mapping[str, str]) -> None:
-        images = self.collection.images_list(self.digests)
-        if self.collection.images_list(image_digests(self.collection, self.plan.cache)) != images:
+        if image_digests(self.collection, self.plan.cache) != self.digests:
             raise BadInput(f"images of {self.collection.name} changed while their features were extracted: try again")
         arrays = {
             name: {"shape": list(shape), "dtype": dtype, "sha256": sha256_file(self.folder / f"{name}.npy")}
@@ -241,12 +231,12 @@ class _Extraction:
             **self.plan.identity,
             "images": len(self.collection.images.ids),
             "ids_sha": ids_sha(self.collection.images.ids),
-            "images_sha": sha256_bytes(images.encode()),
+            "images_sha": self.collection.images_sha(self.digests),
             "arrays": arrays,
             "failed": {row: self.collection.images.ids[int(row)] for row in failed},
             "seconds": round(seconds, 1),
         }
-        write_text(self.folder / IMAGES, images)
+        write_json(self.folder / DIGESTS, self.digests)
         write_json(self.folder / MANIFEST, manifest)
 
 

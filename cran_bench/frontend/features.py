@@ -20,8 +20,8 @@ MANIFEST = "manifest.json"
 SCHEMA = 1
 """To be raised with every change of the manifest or of how images are read, cropped and embedded."""
 
-IMAGES = "images.txt"
-"""Name of the file of image ids and digests, whose sha256 is the manifest's `images_sha`."""
+DIGESTS = "digests.json"
+"""Name of the file of the images' digests, from which messages tell which images have changed."""
 UNFINISHED = "unfinished-"
 """Start of the name of a folder in which features are being extracted."""
 
@@ -187,9 +187,9 @@ def prepared(cache: Path) -> dict[Path, dict[str, Any]]:
     return manifests
 
 
-def read_images(folder: Path) -> list[str]:
-    """Return the lines of image ids and digests in a folder of features; none if they are missing."""
+def read_digests(folder: Path) -> list[str]:
+    """Return the digests of the images of a folder of features; none if they are missing or damaged."""
     try:
-        return (folder / IMAGES).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
+        return list(json.loads((folder / DIGESTS).read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
         return []

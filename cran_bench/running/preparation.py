@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from cran_bench.dataset import Collection, Dataset
 from cran_bench.errors import BadInput, file_of, one_sentence, place
 from cran_bench.frontend.catalogue import open_backbone, open_proposer
 from cran_bench.frontend.extraction import extract, image_digests
-from cran_bench.frontend.features import Features, ids_sha, load_features, prepared, read_images
+from cran_bench.frontend.features import Features, ids_sha, load_features, prepared, read_digests
 from cran_bench.frontend.front_end import (
     ExtractionPlan,
     FrontEnd,
@@ -31,7 +31,7 @@ from cran_bench.frontend.front_end import (
 from cran_bench.frontend.text.vectors import vector_source
 from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.machine.progress import say
-from cran_bench.machine.storage import canonical_json, sha256_bytes
+from cran_bench.machine.storage import canonical_json
 from cran_bench.needs import Needing, described, missing
 from cran_bench.protocols import Unit
 from cran_bench.registry import Configured
@@ -226,24 +226,24 @@ def _way(made: Mapping[str, Any]) -> str:
     return f"--backbone '{made['images_with']}' --regions '{made['regions_with']}'"
 
 
-def _compare(plan: ExtractionPlan, digests: Sequence[str], made: Mapping[Path, Mapping[str, Any]], given: bool) -> None:
+def _compare(plan: ExtractionPlan, digests: list[str], made: Mapping[Path, Mapping[str, Any]], given: bool) -> None:
     """Say how features of images with the same ids differ from those of a plan.
 
     Raises:
         BadInput: all of them are of other images and made with other specs, and no specs are `given`.
     """
-    ids, now, way = plan.collection.images.ids, plan.collection.images_list(digests), _way(plan.specs)
+    ids, way = plan.collection.images.ids, _way(plan.specs)
     others = [folder for folder, about in made.items() if about["ids_sha"] == ids_sha(ids)]
     for folder in sorted(others, key=lambda folder: _way(made[folder]) != way)[:1]:
-        lines = zip(ids, read_images(folder), now.splitlines(), strict=False)
-        changed = [name for name, old, new in lines if old != new]
+        then = read_digests(folder)
+        changed = [name for name, old, new in zip(ids, then, digests, strict=False) if old != new]
         what = [f"{len(changed)} of {len(ids)} images, the first is {changed[0]}"] if changed else []
         what += differing(made[folder], plan.identity)
         differ = " and ".join(what) or "the images"
         told = f"{folder} has features of other data with the same image ids: they differ in {differ}"
         if _way(made[folder]) == way:
             say(told)
-        elif not given and sha256_bytes(now.encode()) not in {made[other]["images_sha"] for other in others}:
+        elif not given and plan.collection.images_sha(digests) not in {made[other]["images_sha"] for other in others}:
             ways = "; ".join(dict.fromkeys([*(_way(made[other]) for other in others), way]))
             raise BadInput(f"{told}; choose how to extract those of {plan.collection.name}: {ways}")
 
@@ -260,7 +260,7 @@ def load_prepared(dataset: Configured[Dataset], data: Path, folder: Path, vector
 
 
 def _made(
-    dataset: Configured[Dataset], collection: Collection, features: Features, vectors: str, digests: Sequence[str]
+    dataset: Configured[Dataset], collection: Collection, features: Features, vectors: str, digests: list[str]
 ) -> Prepared:
     """Print what was loaded, `digests` being those of its images, and leave out images that could not be read."""
     usable = collection.without(features.failed)
