@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +28,13 @@ class FeatureFile:
         path: path of the file.
         array: the mapped array.
         repeats: number of consecutive, identical rows of every image.
-        stat: size, times and inode of the file before it was mapped.
+        inode: number of the mapped file, as another one may have its path by now.
     """
 
     path: Path
     array: NDArray[Any]
     repeats: int = 1
-    stat: os.stat_result | None = None
+    inode: int = 0
 
     @classmethod
     def open(cls, path: Path) -> FeatureFile:
@@ -46,8 +45,8 @@ class FeatureFile:
         """
         if not path.is_file():
             raise BadInput(f"there is no {path.name} in {path.parent}")
-        stat = path.stat()
-        return cls(path, open_array(str(path), ("rows", "dim"), ("rows", "regions", "dim")), stat=stat)
+        inode = path.stat().st_ino
+        return cls(path, open_array(str(path), ("rows", "dim"), ("rows", "regions", "dim")), inode=inode)
 
     def __len__(self) -> int:
         return len(self.array) // self.repeats
@@ -108,9 +107,12 @@ class FeatureFiles(ImageSource):
         return sha256_bytes(self._files[file].rows(image).tobytes())
 
     def digests(self, ledger: Ledger) -> Iterator[str]:
-        files = [self._files[file] for file, _ in self._places]
-        keys = [f"{f.path.name} {f.repeats}*{k}" for f, (_, k) in zip(files, self._places, strict=True)]
-        return ledger.digests(self._files[0].path.parent, keys, (f.stat for f in files), self.digest)
+        if type(self).digest is not FeatureFiles.digest:  # of a subclass, which may take more into account
+            return super().digests(ledger)
+        stats = [file.path.stat() for file in self._files]
+        mapped = [s if s.st_ino == f.inode else None for f, s in zip(self._files, stats, strict=True)]
+        keys = [f"{(f := self._files[file]).path.name} {f.repeats}*{k}" for file, k in self._places]
+        return ledger.digests(self._files[0].path.parent, keys, (mapped[file] for file, _ in self._places), self.digest)
 
     def feature(self, row: int) -> NDArray[np.float32]:
         """Return the feature of an image: (dim,) or (R, dim) float32.

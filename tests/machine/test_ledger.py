@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,20 +116,39 @@ def test_what_cannot_be_read_or_written_is_no_obstacle(images, tmp_path, opened)
     assert digests(images, tmp_path) == [UNREADABLE] * 3
 
 
-def test_rows_of_features_are_found_by_the_content_of_their_file(tmp_path, opened, monkeypatch):
+def test_rows_of_features_are_found_by_the_content_of_their_file(tmp_path, opened):
     path, rows = tmp_path / "train_ims.npy", np.arange(12, dtype=np.float32).reshape(6, 2)
+    read = []
+
+    class Counted(FeatureFile):
+        def rows(self, image):
+            read.append(image)
+            return super().rows(image)
 
     def load():
-        return FeatureFiles(
-            ["0", "1", "2"], [FeatureFile(path, np.load(path), 2, path.stat())], [(0, k) for k in range(3)]
-        )
+        file = replace(Counted.open(path), repeats=2)
+        return FeatureFiles(["0", "1", "2"], [file], [(0, k) for k in range(3)])
 
     np.save(path, rows)
     first, times = digests(load(), tmp_path), path.stat()
-    assert first == [load().digest(row) for row in range(3)]
-    with monkeypatch.context() as patch:
-        patch.setattr(FeatureFiles, "digest", None)
-        assert digests(load(), tmp_path) == first
-    np.save(path, np.vstack([rows[:4], rows[4:] + 1]))
+    assert first == [sha256_bytes(two.tobytes()) for two in rows.reshape(3, 2, 2)]
+    assert digests(load(), tmp_path) == first and read == [0, 1, 2]
+    mapped = load()
+    np.save(tmp_path / "other.npy", np.vstack([rows[:4], rows[4:] + 1]))
+    (tmp_path / "other.npy").replace(path)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert digests(mapped, tmp_path) == first  # which is still mapped, whatever has its path now
     assert [a == b for a, b in zip(digests(load(), tmp_path), first, strict=True)] == [True, True, False]
+
+
+def test_a_subclass_with_digests_of_its_own_is_asked(images, tmp_path, opened):
+    class Cropped(FolderImages):
+        side = 1
+
+        def digest(self, row):
+            return f"{super().digest(row)} {self.side}"
+
+    cropped = Cropped(images.folder, NAMES)
+    digests(cropped, tmp_path)
+    Cropped.side = 2
+    assert digests(cropped, tmp_path) == [f"{digest} 2" for digest in contents(images)]

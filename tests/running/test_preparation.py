@@ -146,3 +146,16 @@ def test_a_swap_that_keeps_size_and_time_is_noticed(blurred, monkeypatch):
     assert (original / "3.bmp").stat().st_mtime == 10**9
     changed = (before.features.globals != after.features.globals).any(axis=1)
     assert [after.collection.images.ids[row] for row in np.flatnonzero(changed)] == ["3.bmp"]
+
+
+def test_swapped_word_vectors_are_noticed(folder):
+    data, file = folder(), folder("vectors") / "glove.txt"
+    found = []
+    for values in ("1 2 3", "3 2 1"):
+        file.write_text(f"picture {values}\n")
+        os.utime(file, (10**9, 10**9))
+        made = load(data, *SPECS, f"glove:{file}")
+        info = Runner(made, data.parent, data.parent, torch.device("cpu"))._data_info
+        found.append((made.identity["vectors"]["sha256"], info.extras_sha))
+        assert info.images_sha == made.features.manifest["images_sha"]
+    assert found[0][0] != found[1][0] and found[0][1] != found[1][1] and all(sha for _, sha in found)
