@@ -57,7 +57,7 @@ def made(
     ranks = ranks_of(recalls, images, 5 if protocol == "captions" else 1, seed + crc32(label.encode()))
     info = {"label": data, "quick": False, "split_sha": "5" * 64, "images": images, "captions": 5 * images}
     info |= {"front_end": front_end, "features_sha": "f" * 64, "vectors": "ppmi-svd"}
-    known = {*info, "sources_sha"}
+    known = {*info, "sources_sha", "extras_sha"}
     record = Record(
         fingerprint=f"{label}{protocol}{seed}{data}",
         data=DataInfo(**{**info, **{k: v for k, v in changes.items() if k in known}}),
@@ -362,6 +362,13 @@ def test_features_computed_elsewhere_are_the_same_data():
     for other in ({"sources_sha": "b" * 64}, {}):
         with pytest.raises(BadInput, match="features sha is ee"):
             verdicts([made("ccl:tuned", BASE, **now, **other)], "scenes", before)
+
+
+def test_other_labels_or_vector_files_are_other_data():
+    before, now = (made("ccl:tuned", BASE, **SCENES, extras_sha=sha * 64) for sha in "ab")
+    with pytest.raises(BadInput, match="extras is bbb.*, in the reference aaa"):
+        verdicts([now], "scenes", [before])
+    assert verdicts([now], "scenes", [made("ccl:tuned", BASE, **SCENES)])  # a record that does not name them yet
 
 
 def test_rows_without_reference_or_not_run_are_named():
