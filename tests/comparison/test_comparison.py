@@ -366,7 +366,7 @@ def test_features_computed_elsewhere_are_the_same_data():
 
 def test_other_labels_or_vector_files_are_other_data():
     before, now = (made("ccl:tuned", BASE, **SCENES, extras_sha=sha * 64) for sha in "ab")
-    with pytest.raises(BadInput, match="extras is bbb.*, in the reference aaa"):
+    with pytest.raises(BadInput, match=r"extras is bbb.*, in the reference aaa"):
         verdicts([now], "scenes", [before])
     assert verdicts([now], "scenes", [made("ccl:tuned", BASE, **SCENES)])  # a record that does not name them yet
 
