@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -102,7 +103,7 @@ class Collection:
     Lists in place of arrays are converted.
 
     Raises:
-        BadInput: an id or a caption is empty, not a string or contains an unpaired surrogate, ids are not unique,
+        BadInput: an id or a caption is empty, not a string or contains an unpaired surrogate, two ids are one path,
             `image_of` is not sorted, an array has the wrong length or names a row that is no image, a split is empty
             or has another name, splits overlap, or an image of a split has no caption.
     """
@@ -120,11 +121,13 @@ class Collection:
     def __post_init__(self) -> None:
         ids, n = self.images.ids, len(self.images.ids)
         self._check_texts(ids, lambda row: f"image id {row}")
-        if len(set(ids)) != n:
-            rows_of: dict[str, int] = {}
-            again = next(row for row, name in enumerate(ids) if rows_of.setdefault(name, row) != row)
-            what = f"images {rows_of[ids[again]]} and {again} have the same id, {ids[again]}"
-            raise BadInput(f"{self.name}: {what}; ids must be unique")
+        paths = [posixpath.normpath(name) for name in ids]
+        if len(set(paths)) != n:
+            row_of: dict[str, int] = {}
+            again = next(row for row, path in enumerate(paths) if row_of.setdefault(path, row) != row)
+            names = " and ".join(dict.fromkeys((ids[row_of[paths[again]]], ids[again])))
+            what = f"images {row_of[paths[again]]} and {again} have the same id, {names}"
+            raise BadInput(f"{self.name}: {what}; ids must be unique paths")
         image_of = self._as_rows("image_of", self.image_of)
         if len(image_of) != len(self.captions):
             what = f"image_of has {len(image_of)} entries for {len(self.captions)} captions"

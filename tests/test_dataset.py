@@ -62,7 +62,11 @@ def test_lists_become_arrays():
             "caption 1 of image 0.png contains an unpaired surrogate, \\ud800; rewrite it as valid Unicode",
         ),
         ({"names": [*NAMES[:8], 8]}, "image id 8 is 8; give a non-empty string (rows count from 0)"),
-        ({"names": [*NAMES[:8], "2.png"]}, "images 2 and 8 have the same id, 2.png; ids must be unique"),
+        ({"names": [*NAMES[:8], "2.png"]}, "images 2 and 8 have the same id, 2.png; ids must be unique paths"),
+        (
+            {"names": [*NAMES[:8], "sub/.././/2.png"]},
+            "images 2 and 8 have the same id, 2.png and sub/.././/2.png; ids must be unique paths",
+        ),
         ({"twins": np.arange(8)}, "twins has 8 rows for 9 images; give one per image, or None"),
         ({"twins": np.arange(9) - 1}, "twins has the row -1; the rows of the 9 images are 0 to 8"),
         ({"twins": np.arange(9) + 1}, "twins has the row 9; the rows of the 9 images are 0 to 8"),

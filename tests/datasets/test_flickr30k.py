@@ -87,8 +87,17 @@ def test_a_wrong_split_file_is_refused(folder, content, message):
 
 
 def test_an_image_in_two_splits_is_refused(folder):
+    path = folder / "dataset_flickr30k.json"
+    content = json.loads(path.read_text())
+    again = {**content["images"][0], "filename": "./test2.jpg"}
+    for split, where in (("train", "in both the train and the test split"), ("test", "twice in the test split")):
+        path.write_text(json.dumps({**content, "images": [*content["images"], {**again, "split": split}]}))
+        with pytest.raises(BadInput, match=rf"test2\.jpg is {where} \([^ ]*json\); remove one"):
+            load(folder)
     (folder / "val.txt").write_text("val0\ntrain1\n")
-    with pytest.raises(BadInput, match=r"train1\.jpg is in both .*train\.txt and .*val\.txt"):
+    with pytest.raises(
+        BadInput, match=r"train1\.jpg is in both the train and the val split \(.*train\.txt and .*val\.txt\)"
+    ):
         load(folder, "flickr30k[split=entities]")
 
 

@@ -74,6 +74,13 @@ def test_windows_line_ends_and_byte_order_mark_change_nothing(folder):
     assert load(folder).split_sha() == before
 
 
+def test_other_spellings_of_a_path_are_the_same_image(folder):
+    before = load(folder).split_sha()
+    edit(folder / TRAIN, b"train10.jpg", b"./train10.jpg")
+    edit(folder / TOKENS, b"train11.jpg#0", b"any/..//train11.jpg#0")
+    assert load(folder).split_sha() == before
+
+
 def test_limit_keeps_proportions_and_the_first_of_each_list(folder):
     data = load(folder, "flickr8k[limit=9]")
     assert data.name == "flickr8k"
@@ -113,7 +120,13 @@ TOKENS, TRAIN, DEV = "Flickr8k.token.txt", "Flickr_8k.trainImages.txt", "Flickr_
             r"1 images of .*trainImages\.txt are not in .*images, the first is gone\.jpg",
         ),
         (TRAIN, b"train10.jpg", b"train11.jpg", r"trainImages\.txt, line 2: train11\.jpg is already on line 1"),
-        (DEV, b"dev02.jpg", b"train11.jpg", r"train11\.jpg is in both .*trainImages\.txt and .*devImages\.txt"),
+        (TRAIN, b"train10.jpg", b".//train11.jpg", r"trainImages\.txt, line 2: train11\.jpg is already on line 1"),
+        (
+            DEV,
+            b"dev02.jpg",
+            b"./train11.jpg",
+            r"train11\.jpg is in both the train and the val split \(.*trainImages\.txt and .*devImages\.txt\)",
+        ),
         (DEV, b"dev02.jpg", b"dev02.jpg\ndev\xff.jpg", r"devImages\.txt, line 2: not UTF-8"),
     ],
 )
