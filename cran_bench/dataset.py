@@ -236,6 +236,35 @@ class Collection:
         lines = "".join(f"{name} {digest}\n" for name, digest in zip(self.images.ids, digests, strict=True))
         return sha256_bytes(lines.encode())
 
+    def repeated(self, digests: Iterable[str]) -> str:
+        """Return a line that counts identical captions and images within and across splits; '' if there are none.
+
+        Captions are compared without case and with every run of white space as one space.
+
+        Args:
+            digests: one for each image, in order.
+        """
+        split_of = {row: split for split in SPLITS for row in self.splits[split].tolist()}
+
+        def places(keys: Iterable[str], rows: Iterable[int]) -> list[list[str]]:
+            splits: dict[str, list[str]] = {}
+            for key, row in zip(keys, rows, strict=True):
+                if row in split_of:
+                    splits.setdefault(key, []).append(split_of[row])
+            return list(splits.values())
+
+        captions = places((" ".join(text.casefold().split()) for text in self.captions), self.image_of.tolist())
+        images = places(digests, range(len(self.images.ids)))
+        more, across = ([sum(len(of(own)) > 1 for own in kind) for kind in (captions, images)] for of in (list, set))
+        if not any(more):
+            return ""
+        known = sum(own.count("test") for own in captions if "train" in own)
+        tests = sum(own.count("test") for own in captions)
+        return (
+            f"{known:,} of {tests:,} test captions also stand in train; {more[0]:,} captions and {more[1]:,} images "
+            f"occur more than once, {across[0]:,} and {across[1]:,} of them across splits"
+        )
+
     def without(self, rows: Iterable[int]) -> Collection:
         """Return the collection with the image `rows` removed from every split (unreadable images with --skip-bad)."""
         drop = np.fromiter(rows, dtype=np.int64)

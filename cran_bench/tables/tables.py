@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from cran_bench.errors import BadInput
 from cran_bench.protocols import MEANING, PROTOCOLS
-from cran_bench.ranking.metrics import Ranks
+from cran_bench.ranking.metrics import Ranks, small_set_notes
 from cran_bench.records.schema import DataInfo, Failure, Record
 from cran_bench.records.statistics import FIGURES, LEVEL, Difference, Sample, holm, sample, samples
 from cran_bench.records.store import Finished
@@ -138,6 +138,9 @@ class Table:
         shas = " and ".join(sha[:12] for sha in self.features)
         also = " (from the same sources, rounded differently on another machine)" if len(self.features) > 1 else ""
         lines.append(f"Split sha {self.group.split_sha[:12]}, features sha {shas}{also}.")
+        one_to_one = self.group.protocol != "captions"
+        sizes = {(record.data.images, record.data.captions) for row in self.rows for record in row.records}
+        lines += [note for size in sizes for note in small_set_notes(*size, one_to_one, self.group.folds)]
         if not self.has_intervals:
             lines.append(f"No intervals for over {INTERVALS_UP_TO:,} records: select fewer.")
         elif sum(bool(row.records) for row in self.rows) > 1:

@@ -42,7 +42,19 @@ def test_both_splits_name_the_same_images(folder, spec):
     assert list(data.images.ids) == names("train") + names("val") + names("test")
     assert {split: len(rows) for split, rows in data.splits.items()} == SIZES
     assert data.captions[:2] == ["train7.jpg caption 0 .", "train7.jpg caption 1 ."]
-    assert data.remarks == ["1 captions of images outside the splits are ignored"]
+    assert data.remarks[0] == "1 captions of images outside the splits are ignored"
+
+
+def test_photographs_in_common_with_flickr8k_are_noted_and_counted(folder):
+    texts = folder.with_name("flickr8k") / "Flickr8k_text"
+    texts.mkdir(parents=True)
+    (texts / "Flickr_8k.trainImages.txt").write_text("test0_693b08cb0e.jpg\ntrain0_1.jpg\n")
+    (texts / "Flickr_8k.testImages.txt").write_text("train1_ab.jpg\ntrain2_ab.jpg\n9_ab.jpg\n")
+    assert load(folder).remarks[1:] == [
+        "the photographs of Flickr8k are part of Flickr30K: 1 of 3 test images are in the training split of flickr8k, "
+        "and 2 of its 3 test images in this one (photographs by number, Flickr8k_text/Flickr_8k.*Images.txt); "
+        "do not train on one and test on the other"
+    ]
 
 
 def test_limit_keeps_every_split(folder):
