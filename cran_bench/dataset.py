@@ -239,10 +239,7 @@ class Collection:
     def repeated(self, digests: Iterable[str]) -> str:
         """Return a line that counts identical captions and images within and across splits; '' if there are none.
 
-        Captions are compared without case and with every run of white space as one space.
-
-        Args:
-            digests: one for each image, in order.
+        Captions are compared without case and with every run of white space as one space, images by `digests`.
         """
         split_of = {row: split for split in SPLITS for row in self.splits[split].tolist()}
 

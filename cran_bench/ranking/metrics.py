@@ -162,14 +162,7 @@ def mean_metrics(metrics: list[Metrics]) -> Metrics:
 
 
 def small_set_notes(images: int, texts: int, one_to_one: bool, folds: int) -> list[str]:
-    """Return notes on figures that say little because the test split or its folds are small.
-
-    Args:
-        images: number of test images.
-        texts: number of their captions.
-        one_to_one: whether the protocol has one text for each image.
-        folds: 0 if the whole split is ranked.
-    """
+    """Return notes on figures of `images` test images with `texts` captions that a small set makes trivial."""
     size, notes = images // max(1, folds), []
     per_fold = texts // images * size if texts % images == 0 else texts - images + size  # if uneven, at most
     for direction, count in (("i2t", size if one_to_one else per_fold), ("t2i", size)):
