@@ -32,7 +32,7 @@ def overlap(members: Mapping[str, Sequence[str]], other: str, data: Path) -> str
         counted = (
             f": {len(own['test'] & theirs['train']):,} of {len(own['test']):,} test images are in the training split "
             f"of {other}, and {len(theirs['test'] & own['train']):,} of its {len(theirs['test']):,} test images in "
-            f"this one (photographs by number, {file})"
+            f"this one (matched by the numbers of the photographs in {file})"
         )
     return f"the photographs of Flickr8k are part of Flickr30K{counted}; do not train on one and test on the other"
 

@@ -52,8 +52,8 @@ def test_photographs_in_common_with_flickr8k_are_noted_and_counted(folder):
     (texts / "Flickr_8k.testImages.txt").write_text("train1_ab.jpg\ntrain2_ab.jpg\n9_ab.jpg\n")
     assert load(folder).remarks[1:] == [
         "the photographs of Flickr8k are part of Flickr30K: 1 of 3 test images are in the training split of flickr8k, "
-        "and 2 of its 3 test images in this one (photographs by number, Flickr8k_text/Flickr_8k.*Images.txt); "
-        "do not train on one and test on the other"
+        "and 2 of its 3 test images in this one (matched by the numbers of the photographs in "
+        "Flickr8k_text/Flickr_8k.*Images.txt); do not train on one and test on the other"
     ]
 
 

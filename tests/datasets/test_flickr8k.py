@@ -83,7 +83,7 @@ def test_photographs_in_common_with_flickr30k_are_noted_and_counted(folder):
         first, second, all_of = (1, 1, 1) if content else (2, 1, 2)
         assert load(folder).remarks[1:] == [
             f"{known}: {first} of 3 test images are in the training split of flickr30k, and {second} of its {all_of} "
-            f"test images in this one (photographs by number, {name}){advice}"
+            f"test images in this one (matched by the numbers of the photographs in {name}){advice}"
         ]
     (other / name).write_text("{")
     assert load(folder).remarks[1:] == [known + advice]
