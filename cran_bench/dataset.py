@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import posixpath
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -108,7 +109,7 @@ class Collection:
     Lists in place of arrays are converted.
 
     Raises:
-        BadInput: an id or a caption is empty, not a string or contains an unpaired surrogate, ids are not unique,
+        BadInput: an id or a caption is empty, not a string or contains an unpaired surrogate, two ids are one path,
             `image_of` is not sorted, an array has the wrong length or names a row that is no image, a split is empty
             or has another name, splits overlap, or an image of a split has no caption.
     """
@@ -126,11 +127,13 @@ class Collection:
     def __post_init__(self) -> None:
         ids, n = self.images.ids, len(self.images.ids)
         self._check_texts(ids, lambda row: f"image id {row}")
-        if len(set(ids)) != n:
-            rows_of: dict[str, int] = {}
-            again = next(row for row, name in enumerate(ids) if rows_of.setdefault(name, row) != row)
-            what = f"images {rows_of[ids[again]]} and {again} have the same id, {ids[again]}"
-            raise BadInput(f"{self.name}: {what}; ids must be unique")
+        paths = [posixpath.normpath(name) for name in ids]
+        if len(set(paths)) != n:
+            row_of: dict[str, int] = {}
+            again = next(row for row, path in enumerate(paths) if row_of.setdefault(path, row) != row)
+            names = " and ".join(dict.fromkeys((ids[row_of[paths[again]]], ids[again])))
+            what = f"images {row_of[paths[again]]} and {again} have the same id, {names}"
+            raise BadInput(f"{self.name}: {what}; ids must be unique paths")
         image_of = self._as_rows("image_of", self.image_of)
         if len(image_of) != len(self.captions):
             what = f"image_of has {len(image_of)} entries for {len(self.captions)} captions"
@@ -230,6 +233,32 @@ class Collection:
         """Return one sha256 for all images, from their digests in order."""
         lines = "".join(f"{name} {digest}\n" for name, digest in zip(self.images.ids, digests, strict=True))
         return sha256_bytes(lines.encode())
+
+    def repeated(self, digests: Iterable[str]) -> str:
+        """Return a line that counts identical captions and images within and across splits; '' if there are none.
+
+        Captions are compared without case and with every run of white space as one space, images by `digests`.
+        """
+        split_of = {row: split for split in SPLITS for row in self.splits[split].tolist()}
+
+        def places(keys: Iterable[str], rows: Iterable[int]) -> list[list[str]]:
+            splits: dict[str, list[str]] = {}
+            for key, row in zip(keys, rows, strict=True):
+                if row in split_of:
+                    splits.setdefault(key, []).append(split_of[row])
+            return list(splits.values())
+
+        captions = places((" ".join(text.casefold().split()) for text in self.captions), self.image_of.tolist())
+        images = places(digests, range(len(self.images.ids)))
+        more, across = ([sum(len(of(own)) > 1 for own in kind) for kind in (captions, images)] for of in (list, set))
+        if not any(more):
+            return ""
+        known = sum(own.count("test") for own in captions if "train" in own)
+        tests = sum(own.count("test") for own in captions)
+        return (
+            f"{known:,} of {tests:,} test captions also stand in train; {more[0]:,} captions and {more[1]:,} images "
+            f"occur more than once, {across[0]:,} and {across[1]:,} of them across splits"
+        )
 
     def without(self, rows: Iterable[int]) -> Collection:
         """Return the collection with the image `rows` removed from every split (unreadable images with --skip-bad)."""

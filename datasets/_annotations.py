@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -48,6 +49,11 @@ def home(data: Path, name: str) -> Path:
     return data / name if (data / name).is_dir() else data
 
 
+def image_path(text: str) -> str:
+    """Normalise the path of an image, so that it has one spelling: ``./a.jpg`` and ``b/../a.jpg`` become ``a.jpg``."""
+    return posixpath.normpath(text)
+
+
 def read_lines(path: Path) -> list[str]:
     """Read all lines of a UTF-8 file, including empty ones, so that indices correspond to line numbers.
 
@@ -77,7 +83,7 @@ def read_list(path: Path, suffix: str = "") -> list[str]:
     """
     seen: dict[str, int] = {}
     for number, line in enumerate(read_lines(path), start=1):
-        name = line.strip()
+        name = image_path(line.strip()) if line.strip() else ""
         if name in seen:
             raise BadInput(f"{path}, line {number}: {name} is already on line {seen[name]}; remove one of them")
         if name:
@@ -100,7 +106,8 @@ def read_captions(path: Path, members: set[str]) -> tuple[dict[str, list[str]], 
         if not line.strip():
             continue
         key, tab, caption = line.partition("\t")
-        name, _, k = key.strip().partition("#")
+        image, _, k = key.strip().partition("#")
+        name = image_path(image)
         where = f"{path}, line {number}"
         if not tab:
             raise BadInput(
@@ -168,7 +175,7 @@ def read_karpathy(path: Path, dataset: str) -> list[Karpathy]:
     for number, image in enumerate(content["images"]):
         try:
             split = "train" if image["split"] == "restval" else image["split"]
-            images.append(Karpathy(str(image["filename"]), str(image.get("filepath", "")), split))
+            images.append(Karpathy(image_path(str(image["filename"])), str(image.get("filepath", "")), split))
         except (KeyError, TypeError, AttributeError):
             raise BadInput(f"{path}: image {number} has no 'filename' or 'split'; download the file again") from None
         if split not in SPLITS:
@@ -211,16 +218,16 @@ def check_disjoint(members: Mapping[str, Sequence[str]], origins: Mapping[str, P
     """Check that no image is in two splits.
 
     Raises:
-        BadInput: an image is in two splits.
+        BadInput: an image is in two splits, or twice in one.
     """
-    seen: dict[str, Path] = {}
+    seen: dict[str, str] = {}
     for split, names in members.items():
         for name in names:
-            if name in seen:
-                raise BadInput(
-                    f"{name} is in both {seen[name]} and {origins[split]}; remove one, as splits must not overlap"
-                )
-            seen[name] = origins[split]
+            if (other := seen.get(name)) is not None:
+                where = f"in both the {other} and" if other != split else "twice in"
+                files = " and ".join(dict.fromkeys(str(origins[own]) for own in (other, split)))
+                raise BadInput(f"{name} is {where} the {split} split ({files}); remove one, as splits must not overlap")
+            seen[name] = split
 
 
 def random_split(count: int, held_out: int, seed: int) -> dict[str, list[int]]:

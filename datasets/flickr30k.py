@@ -20,6 +20,7 @@ from ._annotations import (
     read_karpathy,
     read_list,
 )
+from ._flickr import overlap
 
 TOKENS = "results_20130124.token"
 KARPATHY = "dataset_flickr30k.json"
@@ -69,12 +70,14 @@ class Flickr30k(Photographs):
             _require(folder, TOKENS, "it is part of the authors' flickr30k.tar.gz"),
             {name for names in members.values() for name in names},
         )
+        kept = limited(members, self.limit)
+        ignored = [f"{outside} captions of images outside the splits are ignored"] if outside else []
         return make_collection(
             "flickr30k",
             photographs,
-            limited(members, self.limit),
+            kept,
             captions,
-            remarks=[f"{outside} captions of images outside the splits are ignored"] if outside else [],
+            remarks=[*ignored, overlap(kept, "flickr8k", data)],
         )
 
     def _karpathy(self, folder: Path) -> tuple[dict[str, list[str]], dict[str, Path]]:

@@ -17,6 +17,7 @@ from ._annotations import (
     read_captions,
     read_list,
 )
+from ._flickr import overlap
 
 TOKENS = "Flickr8k.token.txt"
 LISTS = {split: f"Flickr_8k.{name}Images.txt" for split, name in zip(SPLITS, ("train", "dev", "test"), strict=True)}
@@ -57,12 +58,14 @@ class Flickr8k(Photographs):
             check_images(members[split], path, photographs)
         every = {name for names in members.values() for name in names}
         captions, outside = read_captions(_find(folder, TOKENS), every)
+        kept = limited(members, self.limit)
+        ignored = [f"{outside} captions of images outside the splits are ignored"] if outside else []
         return make_collection(
             "flickr8k",
             photographs,
-            limited(members, self.limit),
+            kept,
             captions,
-            remarks=[f"{outside} captions of images outside the splits are ignored"] if outside else [],
+            remarks=[*ignored, overlap(kept, "flickr30k", data)],
         )
 
 

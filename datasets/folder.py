@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cran_bench import SPLITS, BadInput, Collection, did_you_mean, register_dataset
 
-from ._annotations import Photographs, check_images, limited, make_collection, random_split, read_lines
+from ._annotations import Photographs, check_images, image_path, limited, make_collection, random_split, read_lines
 
 FILES = ("captions.csv", "captions.jsonl")
 ALIASES = {"dev": "val", "valid": "val", "validation": "val", "training": "train"}
@@ -49,6 +49,7 @@ class Folder(Photographs):
         for where, image, texts, split in rows:
             if not image:
                 raise BadInput(f"{where}: the image is empty; write its path below {data / self.images}")
+            image = image_path(image)
             if not any(text.strip() for text in texts):
                 raise BadInput(f"{where}: {image} has no caption; write one or remove the line")
             if split_of.setdefault(image, split) != split:

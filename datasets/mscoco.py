@@ -20,6 +20,7 @@ from ._annotations import (
     check_disjoint,
     check_images,
     home,
+    image_path,
     limited,
     make_collection,
     random_split,
@@ -116,7 +117,7 @@ class MSCOCO(Photographs):
         files = {year: _annotations(folder, f"captions_{year}.json") for year in YEARS}
         contents = {year: _read(path, "caption") for year, path in files.items()}
         names = {
-            image.id: f"{year}/{image.file_name}"
+            image.id: image_path(f"{year}/{image.file_name}")
             for year, content in contents.items()
             for image in _entries(IMAGES, content["images"], files[year], "an image has no id or file_name")
         }
@@ -141,7 +142,9 @@ class MSCOCO(Photographs):
                 "as in the paper, with mscoco[split=random]"
             )
         images = read_karpathy(path, "coco")
-        members = {s: [f"{i.folder or _year(i.name)}/{i.name}" for i in images if i.split == s] for s in SPLITS}
+        members = {
+            s: [image_path(f"{i.folder or _year(i.name)}/{i.name}") for i in images if i.split == s] for s in SPLITS
+        }
         check_disjoint(members, dict.fromkeys(SPLITS, path))
         known = set(names.values())
         unknown = [name for split in SPLITS for name in members[split] if name not in known]

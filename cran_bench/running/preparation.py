@@ -29,7 +29,7 @@ from cran_bench.frontend.front_end import (
     without_folders,
 )
 from cran_bench.frontend.text.vectors import vector_source
-from cran_bench.frontend.text.words import TextFrontEnd
+from cran_bench.frontend.text.words import TextFrontEnd, tokenize
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import canonical_json
 from cran_bench.needs import Needing, described, missing
@@ -264,12 +264,21 @@ def _made(
 ) -> Prepared:
     """Print what was loaded, `digests` being those of its images, and leave out images that could not be read."""
     usable = collection.without(features.failed)
+    of_content = usable.repeated(digests), _without_known_word(usable)
+    usable = replace(usable, remarks=[*collection.remarks, *filter(None, of_content)])
     say(usable.describe())
-    for remark in collection.remarks:
+    for remark in usable.remarks:
         say(f"  {remark}")
     if features.failed:
         say(f"  {len(features.failed)} images could not be read when features were extracted and are left out")
     return Prepared(dataset, usable, features, vectors)
+
+
+def _without_known_word(collection: Collection) -> str:
+    train, test = (collection.captions_of(collection.splits[split])[0] for split in ("train", "test"))
+    known = {word for text in train for word in tokenize(text)}
+    count = sum(known.isdisjoint(tokenize(text)) for text in test)
+    return f"{count:,} of {len(test):,} test captions have no word that occurs in training" if count else ""
 
 
 def load_collection(dataset: Configured[Dataset], data: Path) -> Collection:

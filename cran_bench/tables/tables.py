@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from cran_bench.errors import BadInput
 from cran_bench.protocols import MEANING, PROTOCOLS
-from cran_bench.ranking.metrics import Ranks
+from cran_bench.ranking.metrics import Ranks, small_set_notes
 from cran_bench.records.schema import DataInfo, Failure, Record
 from cran_bench.records.statistics import FIGURES, LEVEL, Difference, Sample, holm, sample, samples
 from cran_bench.records.store import Finished
@@ -148,6 +148,9 @@ class Table:
         if self.apart:
             kinds = " and ".join(name.removesuffix("_sha") for name in self.apart)
             lines.append(f"Another table has this label but other data: they differ in {kinds}.")
+        one_to_one = self.group.protocol != "captions"
+        sizes = {(record.data.images, record.data.captions) for row in self.rows for record in row.records}
+        lines += [note for size in sizes for note in small_set_notes(*size, one_to_one, self.group.folds)]
         if not self.has_intervals:
             lines.append(f"No intervals for over {INTERVALS_UP_TO:,} records: select fewer.")
         elif sum(bool(row.records) for row in self.rows) > 1:

@@ -42,7 +42,19 @@ def test_both_splits_name_the_same_images(folder, spec):
     assert list(data.images.ids) == names("train") + names("val") + names("test")
     assert {split: len(rows) for split, rows in data.splits.items()} == SIZES
     assert data.captions[:2] == ["train7.jpg caption 0 .", "train7.jpg caption 1 ."]
-    assert data.remarks == ["1 captions of images outside the splits are ignored"]
+    assert data.remarks[0] == "1 captions of images outside the splits are ignored"
+
+
+def test_photographs_in_common_with_flickr8k_are_noted_and_counted(folder):
+    texts = folder.with_name("flickr8k") / "Flickr8k_text"
+    texts.mkdir(parents=True)
+    (texts / "Flickr_8k.trainImages.txt").write_text("test0_693b08cb0e.jpg\ntrain0_1.jpg\n")
+    (texts / "Flickr_8k.testImages.txt").write_text("train1_ab.jpg\ntrain2_ab.jpg\n9_ab.jpg\n")
+    assert load(folder).remarks[1:] == [
+        "the photographs of Flickr8k are part of Flickr30K: 1 of 3 test images are in the training split of flickr8k, "
+        "and 2 of its 3 test images in this one (matched by the numbers of the photographs in "
+        "Flickr8k_text/Flickr_8k.*Images.txt); do not train on one and test on the other"
+    ]
 
 
 def test_limit_keeps_every_split(folder):
@@ -87,8 +99,17 @@ def test_a_wrong_split_file_is_refused(folder, content, message):
 
 
 def test_an_image_in_two_splits_is_refused(folder):
+    path = folder / "dataset_flickr30k.json"
+    content = json.loads(path.read_text())
+    again = {**content["images"][0], "filename": "./test2.jpg"}
+    for split, where in (("train", "in both the train and the test split"), ("test", "twice in the test split")):
+        path.write_text(json.dumps({**content, "images": [*content["images"], {**again, "split": split}]}))
+        with pytest.raises(BadInput, match=rf"test2\.jpg is {where} \([^ ]*json\); remove one"):
+            load(folder)
     (folder / "val.txt").write_text("val0\ntrain1\n")
-    with pytest.raises(BadInput, match=r"train1\.jpg is in both .*train\.txt and .*val\.txt"):
+    with pytest.raises(
+        BadInput, match=r"train1\.jpg is in both the train and the val split \(.*train\.txt and .*val\.txt\)"
+    ):
         load(folder, "flickr30k[split=entities]")
 
 

@@ -43,6 +43,13 @@ def test_csv_and_json_lines_say_the_same(home):
     assert load(home).split_sha() == one.split_sha()
 
 
+def test_other_spellings_of_a_path_are_the_same_image(home):
+    csv(home, rows())
+    one = load(home)
+    csv(home, [(image if c.endswith("a") else image.replace("/", "/.//"), c, split) for image, c, split in rows()])
+    assert load(home).split_sha() == one.split_sha()
+
+
 def test_images_may_lie_elsewhere_and_the_file_have_another_name(home):
     csv(home, [(image.removeprefix("pictures/"), *rest) for image, *rest in rows()], "mine.csv")
     data = load(home, "folder[file=mine.csv,images=pictures]")
@@ -69,6 +76,10 @@ def test_without_splits_images_are_split_at_random(home):
         (
             "image,caption,split\npictures/1.png,a,val\npictures/1.png,b,test\n",
             r"line 3: pictures/1\.png is in split 'test' here but in 'val' on an earlier line",
+        ),
+        (
+            "image,caption,split\npictures/1.png,a,train\n./pictures//1.png,b,test\n",
+            r"line 3: pictures/1\.png is in split 'test' here but in 'train' on an earlier line",
         ),
         (
             "image,caption,split\npictures/1.png,a,val\npictures/2.png,b,\n",

@@ -89,6 +89,20 @@ def test_a_random_split_is_drawn_by_its_seed(folder):
     assert sorted(n for split in one.splits for n in numbers(one, split)) == [*range(30), *range(100, 120)]
 
 
+def test_other_spellings_of_a_path_are_the_same_image(folder):
+    before = load(folder)
+    for file, key, old, new in (
+        ("dataset_coco.json", "filepath", "val2014", "./val2014/"),
+        ("annotations/captions_train2014.json", "file_name", "COCO", ".//COCO"),
+    ):
+        content = json.loads((folder / file).read_text())
+        for image in content["images"]:
+            image[key] = image[key].replace(old, new)
+        write(folder / file, content)
+    data = load(folder)
+    assert data.split_sha() == before.split_sha() and (data.labels == before.labels).all()
+
+
 def test_a_changed_image_is_seen_in_any_folder(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(ledger, "SETTLED", -(10**9))
     data, kept = load(folder), ledger.Ledger(tmp_path / "digests")

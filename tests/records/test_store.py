@@ -320,6 +320,16 @@ def test_mean_and_deviation_over_seeds():
     assert "± is the standard deviation over seeds." in render([table], "markdown")
 
 
+def test_a_small_test_split_is_noted_below_the_table():
+    few = "Only 12 test images: one image is 8.3 points of i2t recall."
+    (table,) = build_tables([finished()], [])
+    assert few in table.notes and "any method" not in " ".join(table.notes)
+    record = finished(protocol="mean").record.model_copy(update={"folds": 2})
+    (table,) = build_tables([Finished(record, lambda: None)], [])
+    both = [f"{side} R@10: 100 for any method, with no more than 6 candidates in a fold." for side in ("i2t", "t2i")]
+    assert {few, *both} <= set(table.notes)
+
+
 def test_runs_on_other_data_or_protocols_stand_apart():
     runs = [
         finished(),
