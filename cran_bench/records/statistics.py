@@ -142,10 +142,10 @@ def behind_best(rows: Mapping[str, Sample], figure: str = "rsum", level: float =
     """Each row's mean minus the best of the other rows' means: multiple comparisons with the best.
 
     All intervals hold at once with probability 1 - `level`, so rows that are equally good are told apart, by an
-    interval below zero, in no more than that share of tables (Hsu, *Multiple Comparisons*, 1996, chapter 4).  They come
-    from intervals for all pairs of rows, whose common critical value is the quantile of the largest studentised
-    deviation of any pair in a draw.  Images are drawn for all rows at once; for seeds, Student's quantile replaces the
-    normal one, as in `minus`.  A row with one seed gets the mean variance over seeds of the rows that depend on them.
+    interval below zero, in no more than that share of tables (Hsu, *Multiple Comparisons*, 1996).  They come from
+    intervals for all pairs of rows, whose common critical value is the quantile of the largest studentised deviation of
+    any pair in a draw.  Images are drawn for all rows at once; Student's quantiles replace the normal ones, those for
+    seeds as in `minus`.  A row with one seed gets the mean variance over seeds of the rows that depend on them.
     """
     values = np.array([row._value(figure) for row in rows.values()])
     draws = np.stack([row.draws[:, _members(figure)].sum(axis=1) for row in rows.values()], axis=1) - values
@@ -163,9 +163,10 @@ def behind_best(rows: Mapping[str, Sample], figure: str = "rsum", level: float =
         spread = np.sqrt(of_images[row, :row] + variance[row] + variance[:row]) + 1e-9  # of equal rows, 0
         apart += noise[:, [row]] - noise[:, :row]
         np.maximum(largest, (np.abs(apart) / spread).max(axis=1), out=largest)
-    critical = float(np.quantile(largest, 1 - level))
+    percentile = ndtr(np.quantile(largest, 1 - level))
     of_seeds, freedom = _welch(*(np.stack(np.broadcast_arrays(x[:, None], x)) for x in (variance, freedom)))
-    half = np.sqrt(critical**2 * of_images + of_seeds * stdtrit(np.maximum(freedom, 1), ndtr(critical)) ** 2)
+    critical = [stdtrit(np.maximum(f, 1), percentile) for f in (len(next(iter(rows.values())).shares) - 1, freedom)]
+    half = np.sqrt(critical[0] ** 2 * of_images + critical[1] ** 2 * of_seeds)
     np.fill_diagonal(gaps, np.inf)
     low, high = gaps - half, (gaps + half).min(axis=1)
     to_best = np.where(high >= 0, low, np.inf).min(axis=1)  # the best row is one that is not behind

@@ -20,7 +20,7 @@ from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import METHODS
 from cran_bench.specs import format_value
 from cran_bench.tables.paper import CHAINS, OF_PAPER, TABLES, TEST_PAIRS, not_comparable, orders, paper_rows
-from cran_bench.tables.tables import build_tables
+from cran_bench.tables.tables import build_tables, render
 
 PAPER_FRONT_END = "torchvision:vgg19 + paper"
 NAMES = {METHODS.get(name).paper_row: name for name in METHODS.names()}
@@ -618,3 +618,36 @@ def test_rows_that_cannot_be_told_from_the_best_are_marked(command, tmp_path):
 def test_it_says_when_there_is_one_seed(command, tmp_path):
     said = command("compare", "--results", stored(tmp_path, as_printed()))
     assert "cran:paper[width=full]: one seed, so its intervals cover the choice of images only." in said.out
+
+
+def test_a_table_that_is_not_for_comparison_has_no_verdicts():
+    quick = {**SCENES, "data": "scenes:quick", "quick": True}
+    runs = [made("cca:paper", BASE, **quick), made("cfa:paper", BASE - 12, **quick), made("kcca:paper", BASE, **quick)]
+    (table,) = tabled(runs, [])
+    for style in ("terminal", "csv"):
+        text = render([table], style)
+        assert "cfa:paper" in text and not any(word in text for word in ("behind", "best", "≈"))
+    assert "quick: not for comparison" in render([table], "terminal")
+    assert verdicts(runs, "scenes:quick") == []
+    paper = {"data": "flickr30k:quick[split=entities]", "quick": True}
+    assert verdicts([made("cca:paper", BASE, **paper), made("cfa:paper", BASE - 12, **paper)]) == []
+
+
+def test_the_note_says_where_the_variance_of_one_seed_is_from():
+    once, again = made("cca:tuned", BASE + 1, **SCENES), made("kcca:tuned", BASE - 12, **SCENES)
+    (table,) = tabled([*reference_runs(spread=3.0), once, again], [])
+    assert any("rows with one seed get the mean variance over seeds" in note for note in table.notes)
+    assert table.behind_best()["ccl:tuned"].high >= 0
+    (alone,) = tabled([once, again], [])
+    assert not any("mean variance over seeds" in note for note in alone.notes)
+
+
+def test_without_methods_significance_compares_with_the_best_of_all(command, tmp_path):
+    """The same verdicts as the column behind best; a row is not worse because the best was lucky."""
+    runs = [made(f"{name}:tuned", BASE - move, **SCENES) for name, move in (("cca", 0), ("cfa", 12), ("kcca", 0.1))]
+    (table,) = tabled(runs, [])
+    frame = pd.read_csv(io.StringIO(command("significance", "--results", stored(tmp_path, runs), "-f", "csv").out))
+    for _, line in frame.iterrows():
+        gap = table.behind_best()[line["against"]]
+        assert line["95 % interval"] == f"[{-gap.high:+z.1f}, {-gap.low:+z.1f}]"
+        assert line["verdict"] == ("better" if gap.high < 0 else "not separable")

@@ -86,7 +86,7 @@ def simulated(tables, ability, seed=0, **seeds):
         cover.append((low <= truth - rivals + 1e-9) & (truth - rivals - 1e-9 <= high))
         found.append(high < 0)
         wrong.append((found[-1] & is_best).any())
-        before.append(is_best.all() and told_from_the_best_of_the_same_data(rows))
+        before.append(told_from_the_best_of_the_same_data(rows) if is_best.all() else np.nan)
     shares = {"wrong": wrong, "before": before, "cover": cover, "all": np.all(cover, axis=1)}
     return {**{name: 100 * float(np.mean(x)) for name, x in shares.items()}, "found": 100 * np.mean(found, axis=0)}
 
@@ -125,7 +125,7 @@ def test_a_lucky_seed_is_not_called_best(seeds, of_seeds, capsys):
     """Rows that are equally good on average over seeds, some of which were run with one."""
     found = simulated(TABLES, np.zeros(8), seed=2, seeds=seeds, of_seeds=of_seeds)
     said(capsys, f"seeds {seeds}, deviation over seeds {of_seeds}", found)
-    assert found["wrong"] <= 6 and found["all"] >= 94, found
+    assert found["wrong"] <= 6 and found["cover"] >= 94, found
 
 
 @at_length
@@ -137,10 +137,10 @@ def test_intervals_over_few_seeds_hold_their_level(seeds, share, capsys):
     The variance of a mean is 1 over images, of which 0.2 is interaction with seeds, and `share` over seeds.
     """
     random, outside = np.random.default_rng(seeds), {(rows, level): 0 for rows in (1, 2) for level in (0.05, 0.05 / 28)}
-    normal = ndtri((np.arange(5000) + 0.5) / 5000)
+    normal = ndtri((np.arange(3000) + 0.5) / 3000)
     normals = (normal, random.permutation(normal))
     still = Sample(np.zeros((1, 6)), np.zeros((len(normal), 6)), np.zeros((1, 1, 6)), np.zeros(1, int))
-    runs = 4 * TABLES
+    runs = 3 * TABLES
     for _ in range(runs):
         values = random.normal(0, np.sqrt(0.8), (2, 1)) + random.normal(0, np.sqrt(seeds * (share + 0.2)), (2, seeds))
         rows = [
@@ -159,4 +159,5 @@ def said(capsys, what, shares):
     """Print shares in the output of a test run."""
     with capsys.disabled():
         listed = (f"{name} {np.round(share, 2)} %" for name, share in shares.items())
+        np.set_printoptions(linewidth=1000)
         sys.stdout.write(f"\n{what}: {', '.join(listed)}\n")
