@@ -108,7 +108,7 @@ def test_several_seeds_add_their_variance_in_quadrature():
     """The distance of a bound: that over images, and Student's t quantile of the deviation of a mean over seeds."""
     seeds = [noisy(seed=seed, noise=noise) for seed, noise in ((1, 1.0), (2, 2.0), (3, 3.0))]
     values = [ranks.metrics().i2t_r1 for ranks in seeds]
-    draws = np.mean([resampled(ranks, "i2t_r1", 500) for ranks in seeds], axis=0)
+    draws = sample(seeds, draws=500).draws[:, 0]
     of_seeds = np.std(values, ddof=1) / np.sqrt(3) * student.ppf(0.975, 2)
     away = [np.hypot(of_seeds, np.quantile(draws, q) - np.mean(values)) for q in (0.025, 0.975)]
     found = sample(seeds, draws=500).interval("i2t_r1")
@@ -299,11 +299,11 @@ def alike(random, images, captions, seeds, spread):
 
 @pytest.mark.parametrize(
     ("seeds", "spread", "least", "most"),
-    [(1, 0.0, 0.04, 0.06), (2, 0.03, 0.0, 0.05), (5, 0.03, 0.01, 0.05)],
+    [(1, 0.0, 0.035, 0.065), (2, 0.03, 0.0, 0.05), (5, 0.03, 0.01, 0.05)],
 )
 def test_equal_methods_are_told_apart_in_five_percent_of_cases(seeds, spread, least, most):
-    """Within a percent with one seed; with several, whose variance is poorly known, at most."""
-    random, runs = np.random.default_rng(seeds), 3000 if seeds == 1 else 500
+    """Within 1.5 percent with one seed; with several, whose variance is poorly known, at most."""
+    random, runs = np.random.default_rng(seeds), 1500 if seeds == 1 else 500
     found = dict.fromkeys(("bootstrap i2t", "bootstrap t2i", "mcnemar i2t", "mcnemar t2i"), 0)
     for _ in range(runs):
         a, b = alike(random, 300, 5, seeds, spread)
