@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -14,7 +14,7 @@ from cran_bench.errors import BadInput
 from cran_bench.protocols import MEANING, PROTOCOLS
 from cran_bench.ranking.metrics import Ranks, small_set_notes
 from cran_bench.records.schema import DataInfo, Failure, Record
-from cran_bench.records.statistics import FIGURES, LEVEL, Difference, Sample, holm, sample, samples
+from cran_bench.records.statistics import FIGURES, Interval, Sample, behind_best, sample, samples
 from cran_bench.records.store import Finished
 
 if TYPE_CHECKING:
@@ -153,12 +153,14 @@ class Table:
         lines += [note for size in sizes for note in small_set_notes(*size, one_to_one, self.group.folds)]
         if not self.has_intervals:
             lines.append(f"No intervals for over {INTERVALS_UP_TO:,} records: select fewer.")
-        elif sum(bool(row.records) for row in self.rows) > 1:
-            over = "images, and seeds if a row has several" if self._has_seeds else "images (there is one seed)"
+        elif self.behind_best():
+            over = "images and seeds" if self._has_seeds else "images (there is one seed)"
             lines.append(
-                f"Behind best: rsum minus the best row's, with its 95 % paired bootstrap interval over {over}."
+                f"Behind best: rsum minus the best other row's; the intervals over {over} hold at once at 95 %."
             )
-            lines.append("≈ not significantly different from the best: p with Holm's correction is 5 % or more.")
+            lines.append("≈ may be the best: its interval reaches zero (multiple comparisons with the best).")
+            if self._has_seeds and any(len(row.records) == 1 for row in self.rows):
+                lines.append("In them, rows with one seed get the mean variance over seeds of the rows with several.")
         if self._has_seeds:
             lines.append("± is the standard deviation over seeds.")
         for row in self.rows if self.has_failures else ():
@@ -175,15 +177,17 @@ class Table:
         finished = {row.label: row.ranks for row in self.rows if row.records}
         return dict(zip(finished, samples(list(finished.values())), strict=True))
 
-    def behind_best(self) -> dict[str, Difference]:
-        """Difference in rsum of each other finished row to the best, with p by Holm's correction."""
+    def behind_best(self) -> dict[str, Interval]:
+        """Each finished row's rsum minus the best other row's, without the best row; empty for `--quick`."""
         finished = [row for row in self.rows if row.records]
-        if len(finished) < 2 or not self.has_intervals:
+        if len(finished) < 2 or not self.has_intervals or self.group.quick:
             return {}
         best = max(finished, key=lambda row: row.mean("rsum")).label
-        gaps = {label: own.minus(self.samples[best], "rsum") for label, own in self.samples.items() if label != best}
-        corrected = holm([gap.p for gap in gaps.values()])
-        return {label: replace(gap, p=p) for (label, gap), p in zip(gaps.items(), corrected, strict=True)}
+        return {label: gap for label, gap in self._behind.items() if label != best}
+
+    @cached_property
+    def _behind(self) -> dict[str, Interval]:
+        return behind_best(self.samples)
 
     def frame(self) -> pd.DataFrame:
         """Every figure as a number, one line per method, as in the CSV."""
@@ -215,7 +219,6 @@ class Table:
                 gap = behind[row.label]
                 line |= {"behind_best": round(gap.value, 4)}
                 line |= {"behind_best_low": round(gap.low, 4), "behind_best_high": round(gap.high, 4)}
-                line |= {"behind_best_p_holm": round(gap.p, 5)}
             line |= {f"{phase}_s": round(row.seconds(phase), 4) for phase in PHASES}
             if row.records:
                 record = row.records[0]
@@ -247,7 +250,7 @@ class Table:
             if behind:
                 gap = behind.get(row.label)
                 best = "best" if row.records else ""
-                near = " ≈" if gap and gap.p >= LEVEL else "  "
+                near = " ≈" if gap and gap.high >= 0 else "  "
                 line.append(f"{gap.value:z.1f} [{gap.low:z.1f}, {gap.high:z.1f}]{near}" if gap else best)
             line += [f"{row.seconds(phase):.2f}" if row.records else "" for phase in PHASES[1:]]
             lines.append(line)
