@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.interfaces import REGIONS, PrecomputedImages, PrecomputedRegions, RegionFeatures
-from cran_bench.machine.storage import map_array, sha256_file
+from cran_bench.machine.storage import map_array, remedy, sha256_file
 
 REPEATS = 5
 _CHUNK = 1024
@@ -156,7 +156,8 @@ def open_array(file: str, *layouts: tuple[str, ...]) -> NDArray[Any]:
     except FileNotFoundError:
         raise BadInput(f"there is no file {file}; give the path of a .npy array") from None
     except (OSError, ValueError) as error:
-        raise BadInput(f"{file} is not a numeric .npy array ({error}); write it with numpy.save") from error
+        usual = "write it with numpy.save"
+        raise BadInput(f"{file} is not a numeric .npy array ({error}); {remedy(Path(file), usual)}") from error
     if array.ndim not in map(len, layouts) or array.dtype.kind not in "fiu" or not array.size:
         shape = " or ".join(f"({', '.join(axes)})" for axes in layouts)
         raise BadInput(f"{file} should hold numbers of shape {shape}, not {array.dtype} of shape {array.shape}")

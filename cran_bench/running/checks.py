@@ -210,7 +210,7 @@ class _DatasetTrial:
     def rows(self) -> list[int]:
         """The first, middle and last image of each split."""
         splits = [self.collection.splits[name] for name in SPLITS]
-        return [int(rows[k]) for rows in splits for k in sorted({0, len(rows) // 2, len(rows) - 1})]
+        return [int(rows[k]) for rows in splits if len(rows) for k in sorted({0, len(rows) // 2, len(rows) - 1})]
 
     def front_end(self) -> FrontEnd:
         specs = default_specs(self.dataset)
