@@ -14,13 +14,11 @@ from PIL import Image
 from cran_bench.dataset import Collection, ImageSource
 from cran_bench.errors import BadInput
 from cran_bench.frontend.interfaces import FULL_IMAGE, REGIONS, PrecomputedImages, PrecomputedRegions, RegionFeatures
-from cran_bench.frontend.npy import open_array
+from cran_bench.frontend.npy import open_array, rows_agree
 from cran_bench.images import UnreadableImage
 from cran_bench.machine.storage import sha256_bytes
 
-ROUNDING = 1e-4  # of an image's largest value, by which repeated rows may differ
-COMPARED = 256  # values of a row
-_CHUNK = 4096
+COMPARED = 64  # values of each row that show whether rows are repeated
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,10 @@ class FeatureFile:
         return len(self.array) // self.repeats
 
     def repeated(self, repeats: int) -> int:
-        """Return in how many groups of `repeats` rows the first 256 values of all rows are equal up to rounding."""
-        start = (self.array if self.array.ndim == 2 else self.array[:, 0])[:, :COMPARED]
-        count = len(start) // repeats
-        groups = (start[a * repeats : min(a + _CHUNK, count) * repeats] for a in range(0, count, _CHUNK))
-        return sum(int(_agree(rows.reshape(-1, repeats, rows.shape[-1])).sum()) for rows in groups)
+        """Return in how many groups of `repeats` rows the first values of all rows are equal up to rounding."""
+        rows = self.array if self.array.ndim == 2 else self.array[:, 0]
+        rows = rows[: len(rows) // repeats * repeats, :COMPARED]
+        return int(rows_agree(rows.reshape(-1, repeats, rows.shape[1])).sum())
 
     def rows(self, image: int) -> NDArray[Any]:
         """Return all rows of an image as stored: (repeats, dim) or (repeats, R, dim)."""
@@ -71,7 +68,7 @@ class FeatureFile:
         """
         rows, first = self.rows(image), image * self.repeats
         for k in range(1, len(rows)):
-            if not _agree(rows[None, [0, k]])[0]:
+            if not rows_agree(rows[None, [0, k]])[0]:
                 raise BadInput(
                     f"{self.path}: rows {first} and {first + k} belong to one image but differ; "
                     f"give one row per image, or {self.repeats} identical rows"
@@ -81,16 +78,6 @@ class FeatureFile:
         if not np.isfinite(feature).all():
             raise BadInput(f"{self.path}: row {first} has a value that is not a finite float32; regenerate the file")
         return feature
-
-
-def _agree(groups: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether the rows of each group (n, k, ...) are equal up to rounding: (n,)."""
-    rows = groups.reshape(*groups.shape[:2], -1).astype(np.float64)
-    with np.errstate(invalid="ignore"):  # infinite values, which are equal or reported later
-        gap = np.abs(rows - rows[:, :1]).max(axis=(1, 2), initial=0)
-        near = gap <= ROUNDING * np.abs(rows[:, 0]).max(axis=1, initial=0)
-    agree: NDArray[np.bool_] = near | (rows == rows[:, :1]).all(axis=(1, 2))
-    return agree
 
 
 class FeatureFiles(ImageSource):

@@ -68,7 +68,6 @@ JSON_LINES = "".join(json.dumps({"file_name": i, "text": c, "split": s}) + "\n" 
         ("captions.csv", table(";").encode("utf-8-sig").replace(b"\n", b"\r")),
         ("captions.tsv", table("\t").encode()),
         ("captions.txt", table(header=("Image", " Caption", "split")).encode()),
-        ("captions.txt", table("|", ("image_name", " comment", " split")).encode()),
         ("metadata.csv", table(header=("file_name", "text", "split")).encode()),
         ("metadata.jsonl", JSON_LINES.encode()),
     ],
@@ -181,7 +180,7 @@ def test_without_splits_images_are_split_at_random(home):
         ("image,caption,caption\n", "line 1: 'caption' and 'caption' both hold the caption; keep one"),
         ("image,caption,caption1\n", "line 1: 'caption' and 'caption1' both hold the caption; keep one"),
         ("image,caption1,caption2,caption_2\n", "line 1: 'caption2' and 'caption_2' both hold the caption"),
-        ("image,file_name,caption\n", "line 1: 'image' and 'file_name' both hold the image"),
+        ("image,caption,Image\n", "line 1: 'image' and 'image' both hold the image"),
         ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not the file itself: run git lfs pull"),
     ],
 )
