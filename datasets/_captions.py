@@ -66,8 +66,8 @@ def _columns(where: str, names: Mapping[K, str], note: str = "") -> tuple[K, lis
     """The columns of the image, of the captions in order, and of the split, among the names of all columns."""
     images, kinds, splits = (_matching(names, patterns) for patterns in (IMAGE, CAPTION, SPLIT))
     numbered = sorted((int(match["number"] or -1), k) for k, match in kinds.items())  # -1 without a number
-    for what, keys in (("image", images), ("caption", numbered)):
-        if not keys:
+    for what, columns in (("image", images), ("caption", kinds)):
+        if not columns:
             listed = ", ".join(names.values()) or "no columns"
             raise BadInput(f"{where}: '{what}' is missing among {listed}{note}; see cran-bench info folder")
     captions, numbers = [k for _, k in numbered], [number for number, _ in numbered]
