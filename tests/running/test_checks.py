@@ -321,9 +321,9 @@ BAD_DATA = {
     "no collection": (LOAD + "        return [found]\n", NO_LOAD, "line 37: load returns a list; return a cran"),
     "an error": (LOAD + "        {}[0]\n", NO_LOAD, "mine.py:Mine could not be loaded: KeyError: 0 ("),
     "a split without images": (
-        LOAD + "        return replace(found, splits={**found.splits, 'val': np.arange(0)})\n",
+        LOAD + "        return replace(found, splits={**found.splits, 'test': np.arange(0)})\n",
         NO_LOAD,
-        "the val split is empty",
+        "the test split is empty",
     ),
     "numbers for ids": (
         LOAD + "        found.images.ids = list(range(9))\n        return found\n",
