@@ -57,8 +57,9 @@ class Split:
         """(N,) int64, the rows of the images in the collection; all that is known of images and texts begins here."""
         rows = self._collection.splits[self.name] if self._given is None else self._given
         if self._given is None and not len(rows):
+            absent = " and ".join(split for split, rows in self._collection.splits.items() if not len(rows))
             raise MissingFeature(
-                f"{self._collection.name} has no {self.name} images, which a fit needs: add some, or score embeddings "
+                f"{self._collection.name} has no {absent} images, which a fit needs: add some, or score embeddings "
                 "made elsewhere with cran_bench.evaluate"
             )
         return rows

@@ -74,7 +74,7 @@ def check_dataset(dataset: Configured[Dataset], data: Path) -> list[Check]:
         [
             ("is a dataclass, and names the specs of a front end", lambda: default_specs(dataset)),
             ("loads a collection, whose image ids and captions are text", trial.loads),
-            ("has images with captions in each of train, val and test", lambda: replace(trial.collection)),
+            ("has test images, and captions for the images of each split", lambda: replace(trial.collection)),
             ("loads the same images, captions and splits again", trial.deterministic),
             ("reads images as RGB, with the same pixels and digest each time", trial.readable),
             ("has a front end that opens by its defaults", trial.front_end),

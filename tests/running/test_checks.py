@@ -279,7 +279,7 @@ class Odd(FolderImages):
 
 NAMES = "is a dataclass, and names the specs of a front end"
 LOADS = "loads a collection, whose image ids and captions are text"
-PARTS = "has images with captions in each of train, val and test"
+PARTS = "has test images, and captions for the images of each split"
 AGAIN = "loads the same images, captions and splits again"
 READS = "reads images as RGB, with the same pixels and digest each time"
 OPENS = "has a front end that opens by its defaults"

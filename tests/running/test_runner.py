@@ -718,9 +718,8 @@ def test_a_test_split_alone_is_enough_where_nothing_is_fitted(runner, prepared):
     same, *failed = runner.run([configured(cls) for cls in (Zero, Toy, Loops, Validates, Counts)], ["captions"], [0])
     assert same.record.metrics == full.record.metrics and not same.reused
     said = [outcome.failure.error for outcome in failed]
-    names = ("train", "train", "val")
-    for split, sentence in zip(names, said, strict=False):
-        assert f"has no {split} images, which a fit needs: add some, or score embeddings made elsewhere" in sentence
+    for sentence in said[:3]:
+        assert "has no train and val images, which a fit needs: add some, or score embeddings made els" in sentence
     assert "has no train images, whose texts give the words: add some" in said[3]
 
 
