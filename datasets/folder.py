@@ -32,7 +32,7 @@ class Folder(Photographs):
 
     `file` may also name a JSON file in Karpathy's format.  An image is a path below DIR, or below ``images/`` or
     ``Images/`` in it, and may be on several lines.  The splits are train, val and test; if no split is given, images
-    are split at random (80/10/10).  Data with a test split only can be evaluated but not fitted on.
+    are split at random (80/10/10).  With a test split only, methods that need no fit run.
 
     Attributes:
         file: name of the list below DIR; empty for those above.

@@ -190,7 +190,8 @@ def _find_rows(array: NDArray[Any], file: str, ids_file: str | None, ids: Sequen
         names = _read_ids(ids_file)
         if len(names) != len(array):
             raise BadInput(
-                f"{ids_file} names {len(names)} images, but {file} has {len(array)} rows; write one line per row"
+                f"{ids_file} names {len(names)} images, but {file} has {len(array)} rows; "
+                + remedy(Path(ids_file), "write one line per row")
             )
         rows: dict[str, list[int]] = {}
         for row, name in enumerate(names):
