@@ -99,7 +99,7 @@ class Collection:
         images: the N images.
         captions: the T captions.
         image_of: (T,) int64, the row of the image that each caption describes, in non-decreasing order.
-        splits: image rows of 'train', 'val' and 'test'; disjoint.
+        splits: image rows of 'train', 'val' and 'test'; disjoint.  Data that is only evaluated has no train or val.
         boxes: (N, 5, 4) float32 or None, region boxes that come with the data: x0 y0 x1 y1 as fractions of width and
             height.
         twins: (N,) int64 or None, the row of the image with the same objects in exchanged positions.
@@ -110,8 +110,8 @@ class Collection:
 
     Raises:
         BadInput: an id or a caption is empty, not a string or contains an unpaired surrogate, two ids are one path,
-            `image_of` is not sorted, an array has the wrong length or names a row that is no image, a split is empty
-            or has another name, splits overlap, or an image of a split has no caption.
+            `image_of` is not sorted, an array has the wrong length or names a row that is no image, the test split is
+            empty, a split has another name, splits overlap, or an image of a split has no caption.
     """
 
     name: str
@@ -143,7 +143,8 @@ class Collection:
             raise BadInput(f"{self.name}: image_of must be in non-decreasing order; sort the captions by image")
         if extra := next((split for split in self.splits if split not in SPLITS), None):
             raise BadInput(f"{self.name}: there is a split '{extra}'; the splits are train, val and test")
-        splits = {k: self._as_rows(f"the {k} split", rows) for k, rows in self.splits.items() if rows is not None}
+        given = {k: self.splits.get(k) for k in SPLITS}
+        splits = {k: self._as_rows(f"the {k} split", () if rows is None else rows) for k, rows in given.items()}
         extras = {k: np.asarray(v) for k in ("boxes", "twins", "labels") if (v := getattr(self, k)) is not None}
         for key, values in extras.items():
             if values.shape[:1] != (n,):
@@ -155,10 +156,9 @@ class Collection:
             object.__setattr__(self, key, value)  # lists have become arrays
         counts = np.bincount(image_of, minlength=n)
         seen: dict[int, str] = {}
-        for split in SPLITS:
-            rows = splits.get(split)
-            if rows is None or len(rows) == 0:
-                raise BadInput(f"{self.name}: the {split} split is empty; a dataset needs train, val and test images")
+        if not len(splits["test"]):
+            raise BadInput(f"{self.name}: the test split is empty; a dataset needs test images")
+        for split, rows in splits.items():
             for row in rows.tolist():
                 if row in seen:
                     other = f"in {seen[row]} and in {split}" if seen[row] != split else f"twice in {split}"

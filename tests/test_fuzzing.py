@@ -961,7 +961,7 @@ FOUND = [  # before they were mended: another error than BadInput, a hang, or an
      b'{"images": [1], "annotations": [{"category_id": []}], "categories": [{"id": 1}]}', "no image_id or category_id"),
     ("mscoco, random", "annotations/instances_train2014.json",
      b'{"images": [1], "annotations": [{"category_id": 1}], "categories": [{"id": 1e999}]}', "a category has no id"),
-    ("folder, CSV", "captions.csv", b'"image\n', "not valid CSV"),
+    ("folder, CSV", "captions.csv", b'image,caption\n00.jpg,"a\n', "not valid CSV"),
     ("folder, JSON lines", "captions.jsonl", b"[" * 100_000, "line 1: not valid JSON"),
     ("folder, JSON lines", "captions.jsonl", b'{"image": "00.jpg", "caption": "a", "split": 3}', "must be strings"),
     ("folder, JSON lines", "captions.jsonl", b'{"image": "00.jpg", "caption": "\\ud800", "split": "val"}\n' + LISTED[1],

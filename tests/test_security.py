@@ -142,10 +142,10 @@ def _annotated(root, dataset, name):
         spoken = [{"id": k, "image_id": k, "caption": "a dog"} for k in range(len(names))]
         text = json.dumps({"images": listed, "annotations": spoken})
         (data / "annotations" / "captions_train2014.json").write_text(text)
-        last = json.dumps({"images": listed[:1], "annotations": spoken[:1]})
-        (data / "annotations" / "captions_val2014.json").write_text(last)
-        karpathy = [{"filename": n, "filepath": "train2014", "split": split[n]} for n in names]
-        (data / "dataset_coco.json").write_text(json.dumps({"dataset": "coco", "images": karpathy[1:]}))
+        last = {"images": [{"id": 99, "file_name": "a"}], "annotations": [{"id": 99, "image_id": 99, "caption": "a"}]}
+        (data / "annotations" / "captions_val2014.json").write_text(json.dumps(last))
+        karpathy = [{"filename": f"{k}.jpg", "split": split[n]} for k, n in enumerate(names)]
+        (data / "dataset_coco.json").write_text(json.dumps({"dataset": "coco", "images": karpathy}))
     else:
         rows = "".join(f"{n},a dog,{split[n]}\n" for n in names)
         (data / "captions.csv").write_text("image,caption,split\n" + rows)

@@ -14,10 +14,12 @@ from PIL import Image
 from cran_bench.dataset import Collection, ImageSource
 from cran_bench.errors import BadInput
 from cran_bench.frontend.interfaces import FULL_IMAGE, REGIONS, PrecomputedImages, PrecomputedRegions, RegionFeatures
-from cran_bench.frontend.npy import open_array
+from cran_bench.frontend.npy import open_array, rows_agree
 from cran_bench.images import UnreadableImage
 from cran_bench.machine.ledger import Ledger
 from cran_bench.machine.storage import sha256_bytes
+
+COMPARED = 64  # values of each row that show whether rows are repeated
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class FeatureFile:
     Attributes:
         path: path of the file.
         array: the mapped array.
-        repeats: number of consecutive, identical rows of every image.
+        repeats: number of consecutive rows of every image, equal up to rounding; the first is used.
         inode: number of the mapped file, as another one may have its path by now.
     """
 
@@ -51,6 +53,12 @@ class FeatureFile:
     def __len__(self) -> int:
         return len(self.array) // self.repeats
 
+    def repeated(self, repeats: int) -> int:
+        """Return in how many groups of `repeats` rows the first values of all rows are equal up to rounding."""
+        rows = self.array if self.array.ndim == 2 else self.array[:, 0]
+        rows = rows[: len(rows) // repeats * repeats, :COMPARED]
+        return int(rows_agree(rows.reshape(-1, repeats, rows.shape[1])).sum())
+
     def rows(self, image: int) -> NDArray[Any]:
         """Return all rows of an image as stored: (repeats, dim) or (repeats, R, dim)."""
         rows: NDArray[Any] = self.array[image * self.repeats : (image + 1) * self.repeats]
@@ -64,7 +72,7 @@ class FeatureFile:
         """
         rows, first = self.rows(image), image * self.repeats
         for k in range(1, len(rows)):
-            if not np.array_equal(rows[0], rows[k]):
+            if not rows_agree(rows[None, [0, k]])[0]:
                 raise BadInput(
                     f"{self.path}: rows {first} and {first + k} belong to one image but differ; "
                     f"give one row per image, or {self.repeats} identical rows"

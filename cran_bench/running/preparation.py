@@ -50,7 +50,7 @@ class Prepared:
     collection: Collection
     features: Features
     vectors: str
-    _text: dict[Unit, TextFrontEnd] = field(default_factory=dict)
+    _text: dict[Unit, TextFrontEnd | None] = field(default_factory=dict)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -62,11 +62,11 @@ class Prepared:
             "vectors": vector_source(self.vectors).identity(),
         }
 
-    def text(self, fit_unit: Unit) -> TextFrontEnd:
-        """The text front end, fitted on the training texts of a unit."""
+    def text(self, fit_unit: Unit) -> TextFrontEnd | None:
+        """The text front end, fitted on the training texts of a unit; None if there are none."""
         if fit_unit not in self._text:
             texts, _ = self.collection.texts_of(self.collection.splits["train"], fit_unit)
-            self._text[fit_unit] = TextFrontEnd.fit(texts, self.vectors)
+            self._text[fit_unit] = TextFrontEnd.fit(texts, self.vectors) if texts else None
         return self._text[fit_unit]
 
     def split(self, name: str, unit: Unit, device: torch.device, fit_unit: Unit | None = None) -> Split:

@@ -57,6 +57,15 @@ def test_photographs_in_common_with_flickr8k_are_noted_and_counted(folder):
     ]
 
 
+def test_entities_alone_are_taken_and_said(folder):
+    (folder / "dataset_flickr30k.json").unlink()
+    data = load(folder)
+    assert data.split_sha() == load(folder, "flickr30k[split=entities]").split_sha()
+    assert data.remarks[0] == "the split is that of Flickr30K Entities, as there is no dataset_flickr30k.json"
+    with pytest.raises(BadInput, match=r"there is no dataset_flickr30k\.json .*flickr30k\[split=entities\]"):
+        load(folder, "flickr30k[split=karpathy]")
+
+
 def test_limit_keeps_every_split(folder):
     assert [len(rows) for rows in load(folder, "flickr30k[limit=7]").splits.values()] == [4, 2, 2]
     with pytest.raises(BadInput, match="limit must be at least 6"):
@@ -66,7 +75,11 @@ def test_limit_keeps_every_split(folder):
 @pytest.mark.parametrize(
     ("spec", "gone", "message"),
     [
-        ("flickr30k", "dataset_flickr30k.json", r"there is no dataset_flickr30k\.json .*flickr30k\[split=entities\]"),
+        (
+            "flickr30k[split=karpathy]",
+            "dataset_flickr30k.json",
+            r"there is no dataset_flickr30k\.json .*flickr30k\[split=entities\]",
+        ),
         ("flickr30k[split=entities]", "val.txt", r"there is no val\.txt .*flickr30k\[split=karpathy\]"),
         ("flickr30k", "results_20130124.token", r"there is no results_20130124\.token"),
         ("flickr30k", "flickr30k-images/train3.jpg", r"1 images of .*json are not in .*, the first is train3\.jpg"),
@@ -86,6 +99,11 @@ def test_what_is_missing_is_named(folder, spec, gone, message):
         ('{"dataset": "flickr30k", "images": [{"filena', "is not valid JSON"),
         ('{"dataset": "flickr30k", "images": [{"filename": "a.jpg"}]}', "image 0 has no 'filename' or 'split'"),
         ('{"dataset": "flickr30k", "images": [{"filename": "a.jpg", "split": "dev"}]}', "a.jpg is in split 'dev'"),
+        (
+            '{"dataset": "flickr30k", "images": [%s, %s]}' % (('{"filename": "a.jpg", "split": "val"}',) * 2),
+            "image 1 is a.jpg, which was there before; remove one of the two",
+        ),
+        ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not the file itself: run git lfs pull"),
         (
             '{"dataset": "flickr30k", "images": [{"filename": "../a.jpg", "split": "val"}]}',
             r"the image \.\./a\.jpg, which is outside",
@@ -113,6 +131,6 @@ def test_an_image_in_two_splits_is_refused(folder):
         load(folder, "flickr30k[split=entities]")
 
 
-@pytest.mark.parametrize("spec", ["flickr30k", "flickr30k[split=entities]"])
+@pytest.mark.parametrize("spec", ["flickr30k[split=karpathy]", "flickr30k[split=entities]"])
 def test_what_it_needs_is_what_it_reads(folder, spec, read_what_they_need):
     read_what_they_need(DATASETS.configure(spec).build(), folder)

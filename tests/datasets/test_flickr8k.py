@@ -87,6 +87,37 @@ def test_photographs_in_common_with_flickr30k_are_noted_and_counted(folder):
         ]
     (other / name).write_text("{")
     assert load(folder).remarks[1:] == [known + advice]
+def karpathy(folder):
+    splits = {"train": "train", "dev": "val", "test": "test"}
+    images = [
+        {"filename": name, "split": splits[owners], "sentences": [{"raw": f"{name} caption {k} ."} for k in range(3)]}
+        for owners in SIZES
+        for name in names(owners)
+    ]
+    (folder / "dataset_flickr8k.json").write_text(json.dumps({"dataset": "flickr8k", "images": images}))
+
+
+def test_karpathys_file_alone_gives_the_same(folder, read_what_they_need):
+    before = load(folder).split_sha()
+    karpathy(folder)
+    assert load(folder).split_sha() == before
+    for text in folder.glob("*.txt"):
+        text.unlink()
+    assert load(folder).split_sha() == before
+    (folder / "images").rename(folder / "Images")
+    read_what_they_need(DATASETS.configure("flickr8k").build(), folder)
+
+
+def test_kaggles_captions_replace_the_authors(folder):
+    before = load(folder)
+    lines = [f'{name},"{name} caption {k} ."\n' for owners in SIZES for name in names(owners) for k in range(3)]
+    (folder / "captions.txt").write_text("image,caption\nstray.jpg,people\n" + "".join(lines))
+    (folder / TOKENS).unlink()
+    assert load(folder).split_sha() == before.split_sha() and load(folder).remarks == before.remarks
+    for text in folder.glob("Flickr_8k*"):
+        text.unlink()
+    with pytest.raises(BadInput, match=r"there is no Flickr_8k\.trainImages.* read the folder as 'folder'"):
+        load(folder)
 
 
 def test_windows_line_ends_and_byte_order_mark_change_nothing(folder):

@@ -344,7 +344,7 @@ class Odd(FolderImages):
 
 NAMES = "is a dataclass, and names the specs of a front end"
 LOADS = "loads a collection, whose image ids and captions are text"
-PARTS = "has images with captions in each of train, val and test"
+PARTS = "has test images, and captions for the images of each split"
 AGAIN = "loads the same images, captions and splits again"
 READS = "reads images as RGB, with the same pixels and digest each time"
 OPENS = "has a front end that opens by its defaults"
@@ -386,9 +386,9 @@ BAD_DATA = {
     "no collection": (LOAD + "        return [found]\n", NO_LOAD, "line 37: load returns a list; return a cran"),
     "an error": (LOAD + "        {}[0]\n", NO_LOAD, "mine.py:Mine could not be loaded: KeyError: 0 ("),
     "a split without images": (
-        LOAD + "        return replace(found, splits={**found.splits, 'val': np.arange(0)})\n",
+        LOAD + "        return replace(found, splits={**found.splits, 'test': np.arange(0)})\n",
         NO_LOAD,
-        "the val split is empty",
+        "the test split is empty",
     ),
     "numbers for ids": (
         LOAD + "        found.images.ids = list(range(9))\n        return found\n",
