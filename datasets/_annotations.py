@@ -212,7 +212,8 @@ def read_karpathy(path: Path, dataset: str | None = None) -> list[Karpathy]:
         if split not in SPLITS:
             raise BadInput(f"{path}: image {one.name} is in split '{split}'; expected train, restval, val or test")
         if one.path in images:
-            raise BadInput(f"{path}: image {number} is {one.path}, which was there before; remove one of the two")
+            where = f"in the {split} split, but was there before in the {images[one.path].split} split"
+            raise BadInput(f"{path}: image {number} is {one.path} {where}; remove one of the two")
         images[one.path] = one
     return list(images.values())
 

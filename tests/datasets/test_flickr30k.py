@@ -101,7 +101,7 @@ def test_what_is_missing_is_named(folder, spec, gone, message):
         ('{"dataset": "flickr30k", "images": [{"filename": "a.jpg", "split": "dev"}]}', "a.jpg is in split 'dev'"),
         (
             '{"dataset": "flickr30k", "images": [%s, %s]}' % (('{"filename": "a.jpg", "split": "val"}',) * 2),
-            "image 1 is a.jpg, which was there before; remove one of the two",
+            "image 1 is a.jpg in the val split, but was there before in the val split; remove one of the two",
         ),
         ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not the file itself: run git lfs pull"),
         (
@@ -120,9 +120,11 @@ def test_an_image_in_two_splits_is_refused(folder):
     path = folder / "dataset_flickr30k.json"
     content = json.loads(path.read_text())
     again = {**content["images"][0], "filename": "./test2.jpg"}
-    for split, where in (("train", "in both the train and the test split"), ("test", "twice in the test split")):
+    for split in ("train", "test"):
         path.write_text(json.dumps({**content, "images": [*content["images"], {**again, "split": split}]}))
-        with pytest.raises(BadInput, match=rf"test2\.jpg is {where} \([^ ]*json\); remove one"):
+        with pytest.raises(
+            BadInput, match=rf"test2\.jpg in the {split} split, .* before in the test split; remove one"
+        ):
             load(folder)
     (folder / "val.txt").write_text("val0\ntrain1\n")
     with pytest.raises(

@@ -87,6 +87,8 @@ def test_photographs_in_common_with_flickr30k_are_noted_and_counted(folder):
         ]
     (other / name).write_text("{")
     assert load(folder).remarks[1:] == [known + advice]
+
+
 def karpathy(folder):
     splits = {"train": "train", "dev": "val", "test": "test"}
     images = [
