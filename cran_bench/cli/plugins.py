@@ -111,7 +111,7 @@ def doctor(
         raise BadInput(f"there are neither records below {results / 'runs'} nor features and fits below {cache}")
     complaints = [*examine_results(results), *examine_cache(cache)]
     if (results / "runs").is_dir():
-        typer.echo(count_provenance(results))
+        say(count_provenance(results))
     if only_check:
         for complaint in complaints:
             typer.echo(f"{complaint.path}: {complaint.what}")

@@ -34,6 +34,7 @@ from cran_bench.ranking.metrics import Ranks
 from cran_bench.records.archive import read_ranks, read_record
 from cran_bench.records.examples import Examples
 from cran_bench.records.schema import CURVES, ERROR, EXAMPLES, Address, DataInfo, Failure, Record
+from cran_bench.registry import METHODS
 
 INTERVALS_UP_TO = 5000  # records; reading and resampling the ranks of more would take minutes
 _RUN = re.compile(r"(.+)-s(\d+)-\w+(?:\.error)?\.json")
@@ -178,8 +179,9 @@ class ResultStore:
         for path, run in runs.items() if len(runs) <= INTERVALS_UP_TO else ():
             with _collected(path, damaged):
                 _ = run.ranks
-        known = itertools.chain(*chosen, (run.record.method.label for run in runs.values()))
-        labels = {slug(label): label for label in known}
+        plain = (f"{name}:{preset}" for name in METHODS.names() for preset in METHODS.describe(name).presets)
+        known = itertools.chain(plain, *chosen, (run.record.method.label for run in runs.values()))
+        labels = {slug(label): label for label in known} if damaged else {}
         for path, error in damaged.items():
             near = [run.record for at, run in runs.items() if at.parent == path.parent]
             near.sort(key=lambda record: record.started)

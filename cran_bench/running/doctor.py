@@ -56,12 +56,12 @@ def examine_results(results: Path) -> Iterator[Complaint]:
 
 def count_provenance(results: Path) -> str:
     """A sentence on how many records other code than the present one measured, and how many uncommitted changes."""
-    commits = [str(run.record.environment.get("commit")) for run in ResultStore(results).read()[0]]
-    others, changed = set(commits) - {environment()["commit"]}, sum(commit.endswith("+") for commit in commits)
-    of_others = sum(commit in others for commit in commits)
+    now = environment()["commit"]
+    commits = [run.record.environment.get("commit") for run in ResultStore(results).read()[0]]
+    others = [commit for commit in commits if commit != now]
     return (
-        f"{len(commits)} records: {of_others} measured by the code of other commits than the present one "
-        f"({len(others)} of them), {changed} with uncommitted changes"
+        f"of {len(commits)} records, {len(others)} were measured by the code of {len(set(others))} other commits than "
+        f"the present ({now or 'none is known'}), {sum(str(c).endswith('+') for c in commits)} with uncommitted changes"
     )
 
 

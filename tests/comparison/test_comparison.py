@@ -422,7 +422,8 @@ def test_compare_with_a_reference(command, tmp_path):
     path = min((reference / "runs").rglob("*.json"))
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 6').replace('"seed":0', '"seed":6'))
     said = command(*where, fine)
-    assert said.code == 2 and "was changed after it was written" in said.sentence
+    assert said.code == 1 and "REGRESSION scenes, captions, in the reference: " in said.out
+    assert " seed 0 DAMAGED: " in said.out and "was changed after it was written" in said.out
 
 
 def test_significance_of_two_and_of_all(command, tmp_path):
@@ -449,7 +450,7 @@ def test_significance_of_two_and_of_all(command, tmp_path):
         (["cca", "dcca"], "measured on different data: vectors is ppmi-svd and glove:a.txt"),
         (
             ["cca", "cfa", "-f", "html"],
-            "there is no table format 'html': choose terminal, markdown, csv, latex; cran-bench report writes an",
+            "there is no table format 'html': choose terminal, markdown, csv, latex, json; cran-bench report writes an",
         ),
         (["-d", "flickr8k"], "there are no records of flickr8k under protocol captions below"),
     ],
@@ -463,7 +464,7 @@ def test_significance_refuses(command, tmp_path, arguments, sentence):
 
 def test_the_papers_tables_in_its_shape(command, tmp_path):
     results = stored(tmp_path, [run for run in as_printed() if not run[0].method.label.startswith("macc")])
-    said = command("table", "1", "--results", results)
+    said = command("table", "1", "--wide", "--results", results)
     lines = said.out.splitlines()
     assert [line.split("  ")[0] for line in lines[4:15]] == [row.name for row in paper_rows(1)]
     assert "0.381 (0.381)" in lines[4] and "cran:paper[width=full], mean" in lines[4]
@@ -479,7 +480,7 @@ def test_a_failed_row_is_visible_in_the_papers_table(command, tmp_path):
     results = stored(tmp_path, [*as_printed()[:1], made("kcca:tuned", BASE)])
     failure = failed_run("kcca:paper")
     ResultStore(results).write_failure(Address(failure.data.label, "documents", 0, "kcca:paper", 0, "1" * 12), failure)
-    said = command("table", "1", "--results", results)
+    said = command("table", "1", "--wide", "--results", results)
     assert next(line for line in said.out.splitlines() if line.startswith("KCCA")).count("failed (") == 6
     assert "kcca:paper seed 0 FAILED: no memory" in said.out
     table = list(csv.DictReader(io.StringIO(command("table", "1", "--results", results, "-f", "csv").out)))
@@ -488,7 +489,7 @@ def test_a_failed_row_is_visible_in_the_papers_table(command, tmp_path):
 
 def test_other_data_in_the_papers_shape(command, tmp_path):
     results = stored(tmp_path, [made("cca:tuned", BASE, data="flickr8k", front_end="onnx:a + grid")])
-    said = command("table", "1", "-d", "flickr8k", "--results", results)
+    said = command("table", "1", "-d", "flickr8k", "--wide", "--results", results)
     assert "another dataset: they are not comparable" in said.out and "0.300 (0.076)" in said.out
     table = list(
         csv.DictReader(io.StringIO(command("table", "1", "-d", "flickr8k", "--results", results, "-f", "csv").out))
@@ -501,7 +502,7 @@ def test_other_data_in_the_papers_shape(command, tmp_path):
 def test_the_papers_own_data_by_name(command, tmp_path):
     results = stored(tmp_path, as_printed("mscoco"))
     for name in ("mscoco", "mscoco[split=random]"):
-        said = command("table", "3", "-d", name, "--results", results)
+        said = command("table", "3", "-d", name, "--wide", "--results", results)
         assert "another dataset" not in said.out and "0.230 (0.230)" in said.out and "(0.381)" not in said.out
 
 
