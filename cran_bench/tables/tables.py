@@ -405,7 +405,8 @@ def typeset(
     require_format(style)
     if style == "terminal" and width is not None:
         columns, left_out = _fitted(columns, width)
-        title, *notes = (textwrap.fill(line, width, break_long_words=False) for line in (title, *notes, *left_out))
+        fill = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False).fill
+        title, *notes = map(fill, (title, *notes, *left_out))
     cells = [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in of] for of in columns.values()]
     body = tabulate(
         list(zip(*cells, strict=True)),

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from zlib import crc32
 
 import numpy as np
@@ -424,6 +425,10 @@ def test_compare_with_a_reference(command, tmp_path):
     said = command(*where, fine)
     assert said.code == 1 and "REGRESSION scenes, captions, in the reference: " in said.out
     assert " seed 0 DAMAGED: " in said.out and "was changed after it was written" in said.out
+    own = next((fine / "runs").rglob("*.npz"))
+    own.write_bytes(b"")
+    said = command(*where, fine)
+    assert said.code == 1 and f"ccl:tuned, seed 3 FAILED: {own} is not the file its record names" in said.out
 
 
 def test_significance_of_two_and_of_all(command, tmp_path):
@@ -438,6 +443,8 @@ def test_significance_of_two_and_of_all(command, tmp_path):
     assert next(line for line in said.out.splitlines() if line.startswith("cfa")).endswith("better")
     frame = pd.read_csv(io.StringIO(command("significance", "--results", results, "-f", "csv").out))
     assert list(frame["against"]) == ["cca:tuned", "cfa:tuned"]
+    lines = json.loads(command("significance", "--results", results, "-f", "json").out)
+    assert [line["against"] for line in lines] == ["cca:tuned", "cfa:tuned"] and isinstance(lines[0]["rsum"], float)
 
 
 @pytest.mark.parametrize(
@@ -537,6 +544,9 @@ def test_kernels(command, tmp_path):
     said = command("table", "kernels", "--results", tmp_path)
     assert "a-chip · ranking: two by two" in said.out and "5.25" in said.out
     assert "a-chip" in command("table", "kernels", "--results", tmp_path, "-f", "csv").out
+    (timing,) = json.loads(command("table", "kernels", "--results", tmp_path, "-f", "json").out)
+    assert timing["hardware"] == "a-chip" and timing["times_faster"] == 5.25
+    assert max(map(len, said.out.splitlines())) <= 100
     for text in ("", "a,b\n1,2\n", f"{columns},extra_mib,commit\n{line.replace('0.5', 'fast')},7,abc\n", "\xff\xfe"):
         (tmp_path / "kernels" / "a-chip.csv").write_text(text, encoding="latin-1")
         said = command("table", "kernels", "--results", tmp_path)

@@ -13,6 +13,7 @@ from cran_bench.ranking.metrics import Counts, Ranks
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import METHODS
+from cran_bench.report import _environment
 from cran_bench.tables.paper import TABLES, paper_rows
 from cran_bench.tables.paper_tables import paper_table
 from cran_bench.tables.tables import FORMATS, HEADINGS, build_tables, render
@@ -270,6 +271,7 @@ def test_the_commit_of_each_row_where_they_differ():
     note = "Rows by the commit of the code: 0123456 1, - 1, fedcba9* 1 (*: with uncommitted changes)."
     assert note in table.notes
     assert json.loads(render([table], "json"))[1]["commit"] == "- fedcba9*"
+    assert [line[-1] for line in _environment(table.rows)[1]] == ["0123456", "- fedcba9*"]
     assert not [line for line in build_tables([finished(commit=None)], [])[0].notes if "ommit" in line]
 
 
