@@ -37,7 +37,7 @@ from cran_bench.records.schema import CURVES, ERROR, EXAMPLES, Address, DataInfo
 from cran_bench.registry import METHODS
 
 INTERVALS_UP_TO = 5000  # records; reading and resampling the ranks of more would take minutes
-_RUN = re.compile(r"(.+)-s(\d+)-\w+(?:\.error)?\.json")
+_RUN = re.compile(r"(.+)-s(\d+)-[^-]+?(?:\.error)?\.json")
 
 Curves: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]
 """The points of training curves, by the name of the trained model."""
