@@ -551,25 +551,21 @@ def test_control_c_while_fitting(run, quick_scenes, mine, tmp_path):
     assert not list(tmp_path.rglob("*.checkpoint"))
 
 
-@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
-def test_training_goes_on_after_control_c_or_a_kill(quick_scenes, tmp_path, how):
-    method = "cran-baseline[max_epochs=15,patience=0,text_init=random,caption_sampling=random,batch_size=10]"
+def test_training_goes_on_after_a_kill(quick_scenes, tmp_path):
+    method = "cran-baseline[max_epochs=10,patience=0,text_init=random,caption_sampling=random,batch_size=10]"
     arguments = ("run", "-m", method, *quick_scenes.arguments, "--results", tmp_path / "results")
     process = start(*arguments)
     wait_for(lambda: list(tmp_path.rglob("*.checkpoint")), process)
-    if how == "SIGINT":
-        stop(process)
-    else:
-        process.kill()
-        process.communicate(timeout=60)
+    process.kill()
+    process.communicate(timeout=60)
     assert not records(tmp_path) and list(tmp_path.rglob("*.checkpoint"))
     second = start(*arguments)
     _, err = second.communicate(timeout=300)
     assert second.returncode == 0, err
-    assert re.search(r"global: resuming from the last checkpoint, after epoch \d+ of at most 15", err)
+    assert re.search(r"global: resuming from the last checkpoint, after epoch \d+ of at most 10", err)
     assert len(records(tmp_path)) == 1 and not list(tmp_path.rglob("*.checkpoint"))
     (curves,) = tmp_path.rglob("*.curves.csv")
-    assert [line.split(",")[1] for line in curves.read_text().splitlines()[1:]] == [f"{k}" for k in range(1, 16)]
+    assert [line.split(",")[1] for line in curves.read_text().splitlines()[1:]] == [f"{k}" for k in range(1, 11)]
 
 
 # verbs ----------------------------------------------------------------------------------------------------------

@@ -201,7 +201,13 @@ def test_bad_input_is_named(fit):
 
 
 @pytest.mark.parametrize(
-    "spec", ["kcca", "kcca:paper", "kcca[solver=nystrom,kernel_text=intersection,text=bow]", "kcca[solver=fourier]"]
+    "spec",
+    [
+        "kcca",
+        "kcca:paper",
+        "kcca[solver=nystrom,kernel_text=intersection,text=bow]",
+        "kcca[solver=fourier,columns=100]",
+    ],
 )
 def test_a_fit_comes_back_from_the_store(comes_back, spec):
     comes_back(spec)
