@@ -89,6 +89,8 @@ def _compare(now: Table, then: Table | None) -> Verdict:
         regressions += [
             f"REGRESSION {where}, {row.label}, seed {failure.seed} FAILED: {failure.error}" for failure in row.failures
         ]
+    damaged = [f for row in then.rows for f in row.failures if f.kind == "damaged"] if then else []
+    regressions += [f"REGRESSION {where}, in the reference: {failure.sentence}" for failure in damaged]
     missing = [label for label in before if label not in {row.label for row in now.rows}]
     if missing:
         notes.append(f"Not run: {', '.join(missing)}.")

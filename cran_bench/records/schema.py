@@ -174,10 +174,10 @@ class Record(StrictModel):
 
 
 class Failure(StrictModel):
-    """The error record of a failed run; tables show it, and the next run tries again."""
+    """The error record of a failed run, or a record that is damaged; tables show it."""
 
     schema_version: int = SCHEMA
-    kind: Literal["failure"] = "failure"
+    kind: Literal["failure", "damaged"] = "failure"
     data: DataInfo
     method_label: str
     protocol: Protocol
@@ -187,6 +187,16 @@ class Failure(StrictModel):
     traceback: str
     started: str
     environment: dict[str, Any]
+
+    @property
+    def status(self) -> str:
+        """``failed`` or ``damaged``."""
+        return "failed" if self.kind == "failure" else self.kind
+
+    @property
+    def sentence(self) -> str:
+        """Which run it is, and the reason."""
+        return f"{self.method_label} seed {self.seed} {self.status.upper()}: {self.error}"
 
 
 @dataclass(frozen=True)
