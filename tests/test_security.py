@@ -200,7 +200,7 @@ def test_a_file_in_the_current_folder_is_not_imported(tmp_path):
     assert imported.startswith("cran_bench_file_mine_"), "none but the file that the user names"
 
 
-MARKUP = "<script>alert(1)</script>"
+MARKUP = "<script>alert(1)</script>\x1b\u202e"
 
 
 def _record(dataset, method):
@@ -276,6 +276,8 @@ def test_nothing_in_a_record_becomes_markup(command, tmp_path):
     page = out.read_text(encoding="utf-8")
     assert page.count("&lt;script&gt;alert(1)") > 10 and "<script>alert" not in page
     assert page.count("</script>") == 2
+    for text in (page, command("table", "--results", tmp_path / "results").out):
+        assert r"\x1b\u202e" in text and "\x1b" not in text and "\u202e" not in text
 
 
 def test_a_record_runs_no_file(command, tmp_path, monkeypatch):

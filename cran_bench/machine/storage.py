@@ -93,6 +93,18 @@ def first_bytes(path: Path, count: int) -> bytes:
         return b""
 
 
+def require_folder(path: Path | None) -> Path | None:
+    """Return the path of a file to be written, if its folder exists.
+
+    Raises:
+        BadInput: the folder does not exist, or `path` is one.
+    """
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        why = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise BadInput(f"cannot write {path}: {why}; give the name of a file in an existing folder")
+    return path
+
+
 def map_array(path: Path) -> NDArray[Any]:
     """Memory-map a .npy file.
 

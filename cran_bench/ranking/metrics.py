@@ -5,6 +5,8 @@ with it, and how many right candidates tie with it (itself included).  Ties are 
 order, so a constant scorer gets chance level and the order of candidates in memory does not matter.
 
 Recall@K is, as usual in image-text retrieval, the share of queries with a right answer among the first K (a hit rate).
+MedR is the plain median of ranks counted from 1; vsepp and SCAN print floor(median of zero-based ranks) + 1, which is
+half a rank lower where the median falls between two ranks.
 """
 
 from __future__ import annotations

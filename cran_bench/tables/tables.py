@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from tabulate import tabulate
 
-from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.errors import BadInput, did_you_mean, escaped
 from cran_bench.protocols import MEANING, PROTOCOLS
 from cran_bench.ranking.metrics import Ranks, small_set_notes
 from cran_bench.records.schema import DataInfo, Failure, Record
@@ -425,6 +425,7 @@ def typeset(
         BadInput: an unknown format.
     """
     require_format(style)
+    columns = {name: [escaped(cell, "") for cell in cells] for name, cells in columns.items()}
     if style == "terminal" and width is not None:
         columns, left_out = _fitted(columns, width)
         fill = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False).fill

@@ -1,10 +1,12 @@
 """The runner: nothing is computed twice, a failure stops nothing else, and what was asked for is what is recorded."""
 
+import itertools
 import json
 import random
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -21,6 +23,7 @@ from cran_bench.ranking.rank import rank
 from cran_bench.records.archive import read_record
 from cran_bench.records.schema import Failure
 from cran_bench.registry import DATASETS, METHODS, Configured, Plugin
+from cran_bench.running import runner as running
 from cran_bench.running.experiment import evaluate
 from cran_bench.running.preparation import find_prepared
 from cran_bench.running.runner import Runner, embed, parse_seeds
@@ -731,3 +734,12 @@ def test_a_stored_fit_is_evaluated_on_a_test_split_alone(runner, prepared):
     images, texts = embed(runner.fitted(configured(), 0, "captions"), test)
     scores = evaluate(images, texts, test.image_of, twins=test.twins)
     assert scores.metrics == full.record.metrics
+
+
+def test_rows_of_unequal_cost_give_no_time_left(capsys, monkeypatch):
+    monkeypatch.setattr(running, "_line", lambda _: "cca: rsum 1")
+    monkeypatch.setattr("time.perf_counter", itertools.count(step=100).__next__)
+    count = running.Count(2)
+    for _ in range(2):
+        count.say(SimpleNamespace(reused=False))
+    assert capsys.readouterr().err == "[1/2] cca: rsum 1\n[2/2] cca: rsum 1\n"
