@@ -263,7 +263,7 @@ ALIKE: Mapping[str, Callable[[str], str]] = {
     "zeros at the front are missing in the list, which spreadsheets do to numbers: format the column as text": (
         lambda name: name.lstrip("0")
     ),
-    "the ending of its name is missing in the list, or another": lambda name: name.rpartition(".")[0] or name,
+    "its ending is missing in the list, or another": lambda name: name.rpartition(".")[0] or name,
 }
 """Why a name differs from that of an existing file, and a function after which both are equal."""
 

@@ -123,6 +123,7 @@ def _known(header: list[str]) -> int:
 
 
 def _json_rows(path: Path) -> Iterator[CaptionRow]:
+    known: dict[tuple[str, ...], tuple[str, list[str], str | None]] = {}
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
@@ -134,7 +135,10 @@ def _json_rows(path: Path) -> Iterator[CaptionRow]:
             raise BadInput(f"{where}: not valid JSON ({reason}); write one object per line") from None
         if not isinstance(row, dict):
             raise BadInput(f"{where}: expected an object with image and caption, got {line.strip()[:40]}")
-        image, captions, _ = _columns(where, {key: key for key in row})
+        keys = tuple(row)
+        if keys not in known:
+            known[keys] = _columns(where, {key: key for key in keys})
+        image, captions, _ = known[keys]
         values = [row[key] for key in captions]
         texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
         split = row.get("split") or ""
@@ -144,7 +148,8 @@ def _json_rows(path: Path) -> Iterator[CaptionRow]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if again := [name for name in set(names) if names.count(name) > 1]:
-        raise ValueError(f"the key '{min(again)}' is there twice")
-    return dict(pairs)
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        again = next(name for k, (name, _) in enumerate(pairs) if name in dict(pairs[:k]))
+        raise ValueError(f"the key '{again}' is there twice")
+    return row

@@ -231,8 +231,8 @@ def _captions(
 ) -> dict[int, list[str]]:
     """The first `most` captions of each image, sorted by id."""
     numbered: dict[int, list[tuple[int, str]]] = defaultdict(list)
-    seen: set[int] = set()
     for part, content in contents.items():
+        seen: set[int] = set()
         wrong = "an annotation has no image_id, id or caption"
         for annotation in _entries(CAPTIONS, content["annotations"], files[part], wrong):
             if annotation.id in seen:

@@ -243,7 +243,7 @@ def test_missing_files_are_told(home):
         ("pictures\\1.png", "separate folders by /, as in pictures/1.png"),
         ("pictures/cafe\u0301.png", "their accents are encoded in another way .NFC, NFD.: rename one of them"),
         ("pictures/12.jpg", "there is 0012.jpg: zeros at the front are missing in the list"),
-        ("pictures/1", "there is 1.png: the ending of its name is missing"),
+        ("pictures/1", "there is 1.png: its ending is missing in the list"),
         ("pictures/nothing.png", "add them to the folder or remove them"),
         ("nowhere/1.png", "add them to the folder or remove them"),
     ],

@@ -177,7 +177,7 @@ def test_a_changed_image_is_seen_in_any_folder(folder, monkeypatch, tmp_path):
         ("captions_val2014.json", lambda c: c["annotations"][3].pop("caption"), "has no image_id, id or caption"),
         ("captions_val2014.json", lambda c: c["annotations"][3].update(image_id=7777), "belongs to image 7777, which"),
         ("captions_val2014.json", lambda c: c["images"].pop(0), "belongs to image 100, which the file does not list"),
-        ("captions_val2014.json", lambda c: c["annotations"][3].update(id=0), "annotation 0 was there before"),
+        ("captions_val2014.json", lambda c: c["annotations"][3].update(id=100_000), "annotation 100000 was there"),
         ("captions_val2014.json", lambda c: c["images"][3].update(id=0), "image 0 was there before"),
         ("instances_val2014.json", lambda c: c["annotations"][0].update(category_id=5), "category 5 is not among its"),
     ],
