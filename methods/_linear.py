@@ -14,7 +14,6 @@ from scipy import sparse
 from torch import Tensor
 
 from cran_bench import COSINE, FeatureRows, Part, Run, Split
-from cran_bench.toolbox.kernels import require_varied
 from cran_bench.toolbox.linalg import (
     TEXT_BLOCK,
     Matrix,
@@ -91,9 +90,8 @@ class Projections:
 
     def moments(self, train: Split, run: Run) -> Moments:
         """Means and covariances over all pairs of an image and one of its texts; also sets the means for `centre`."""
-        require_varied("image features", self.image_rows(train))
-        require_varied("text features", self.text_view(train))
         C = moments(self.image_view(train), self.text_view(train), train.image_of)
+        C.require_varied()
         self.centre(C.mean_x, C.mean_y, run)
         return C
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from cran_bench import COSINE, Run, Split
-from cran_bench.toolbox.kernels import require_varied
 from cran_bench.toolbox.linalg import Matrix, canonical_correlations, moments, spectral_norm
 
 WORDS = 3000  # vocabulary of the tf-idf
@@ -36,9 +35,8 @@ class Correlation:
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Choose the ridge with the best rsum on validation."""
-        require_varied("image features", train.image_rows)
-        require_varied("text features", train.tfidf(WORDS))
         C = moments(train.image_blocks(), train.tfidf(WORDS), train.image_of)
+        C.require_varied()
         scale_x, scale_y = spectral_norm(C.xx), spectral_norm(C.yy)
         rsums: dict[float, float] = {}
         kept: dict[float, Matrix] = {}

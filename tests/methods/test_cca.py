@@ -37,12 +37,12 @@ def fit(plain_split, run_on):
 
 
 @pytest.mark.parametrize("method", [CCA, CFA, DCCA])
-@pytest.mark.parametrize(("side", "rows"), [("image", 50), ("text", 60)])
-def test_constant_features_are_named(plain_split, run_on, method, side, rows):
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_constant_features_are_named(plain_split, run_on, method, side):
     X, Y = np.random.default_rng(0).normal(size=(50, 4)), np.random.default_rng(1).normal(size=(60, 3))
     X, Y = (np.full_like(X, 1 / 3), Y) if side == "image" else (X, np.full_like(Y, 1 / 3))
     train = plain_split(X, Y, np.sort(np.arange(60) % 50))
-    with pytest.raises(BadInput, match=f"the {side} features are the same in all {rows} rows"):
+    with pytest.raises(BadInput, match=f"the {side} features are the same in all rows"):
         method(text="vectors", image="none").fit(train, train, run_on(train, COSINE))
 
 
