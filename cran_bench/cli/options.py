@@ -120,17 +120,12 @@ def width() -> int:
 
 
 def load_tables(
-    results: Path,
-    datasets: Sequence[str] = (),
-    protocols: Sequence[str] = (),
-    methods: Sequence[str] = (),
-    *,
-    needs_records: bool = True,
+    results: Path, datasets: Sequence[str] = (), protocols: Sequence[str] = (), methods: Sequence[str] = ()
 ) -> list[Table]:
     """Build tables from the records below a folder; an empty selection means all.
 
     Raises:
-        BadInput: there are no records of this selection, and `needs_records`.
+        BadInput: there are no records of this selection.
     """
     from cran_bench.protocols import PROTOCOLS
     from cran_bench.records.store import ResultStore
@@ -145,7 +140,7 @@ def load_tables(
     finally:
         gc.freeze()
         gc.enable()
-    if not runs and not failures and needs_records:
+    if not runs and not failures:
         kinds = (
             ("of", methods),
             ("on" if methods else "of", datasets),

@@ -88,7 +88,7 @@ def table(
         from cran_bench.tables.paper_tables import paper_table
 
         one = None if protocol == "all" else wanted[0]
-        tables = load_tables(results, needs_records=False)
+        tables = load_tables(results) if any((results / "runs").glob("*/*/*.json")) else []
         if not tables:
             say(f"there are no records below {results / 'runs'}: only the paper's numbers are shown")
         text = paper_table(int(which), tables, preset or "paper", one, style, label, width)

@@ -369,28 +369,27 @@ def _group(data: DataInfo, protocol: str, folds: int, sources: Mapping[str, str]
 def render(
     tables: Sequence[Table], style: str, names: Sequence[str] = (), width: int | None = None, failures: bool = True
 ) -> str:
-    """Format tables as text.
+    """Format tables as text: all columns, or those of the given names, and in a terminal only those that fit a width.
 
-    Args:
-        tables: the tables.
-        style: one of `FORMATS`.
-        names: columns to show, by their names in the CSV; none for all.
-        width: characters per line of the style `terminal`; None for any number.
-        failures: whether the notes say why runs failed.
+    With `failures`, notes say why runs failed.
 
     Raises:
         BadInput: an unknown format or column.
     """
     require_format(style)
+    known: Iterable[str] = ("method", "commit", *HEADINGS)
     if style in DATA_FORMATS:
         import pandas as pd
 
         frame = pd.concat([table.frame() for table in tables]) if tables else pd.DataFrame()
         if style == "json" and tables:
             frame["seeds"] = [[int(seed) for seed in seeds.split()] for seeds in frame["seeds"]]
-        _require_columns(names, frame.columns)
+        known = frame.columns
+    for name in names:
+        if name not in known:
+            raise BadInput(f"there is no column '{name}'{did_you_mean(name, known)}")
+    if style in DATA_FORMATS:
         return export(frame[list(names)] if names else frame, style)
-    _require_columns(names, ("method", "commit", *HEADINGS))
     texts = []
     for table in tables:
         notes, warnings = table.notes + table.failed * failures, ["quick: not for comparison"] * table.group.quick
@@ -403,12 +402,6 @@ def export(frame: pd.DataFrame, style: str) -> str:
     if style == "csv":
         return str(frame.to_csv(index=False)) if len(frame) else ""
     return json.dumps(json.loads(frame.to_json(orient="records")), indent=1, ensure_ascii=False)
-
-
-def _require_columns(names: Sequence[str], known: Iterable[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise BadInput(f"there is no column '{name}'{did_you_mean(name, known)}")
 
 
 def typeset(
