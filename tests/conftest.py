@@ -43,6 +43,7 @@ def command(capsys, monkeypatch):
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["cran-bench", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", os.environ.get("COLUMNS", "100"))
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         capsys.readouterr()
         try:

@@ -105,11 +105,13 @@ def doctor(
 
     Example: cran-bench doctor --results results --check
     """
-    from cran_bench.running.doctor import cure, examine_cache, examine_results, gathered
+    from cran_bench.running.doctor import count_provenance, cure, examine_cache, examine_results, gathered
 
     if not (results / "runs").is_dir() and not cache.is_dir():
         raise BadInput(f"there are neither records below {results / 'runs'} nor features and fits below {cache}")
     complaints = [*examine_results(results), *examine_cache(cache)]
+    if (results / "runs").is_dir():
+        say(count_provenance(results))
     if only_check:
         for line in gathered((one.path, f"{one.path}: {one.what}") for one in complaints):
             echo(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -130,7 +129,7 @@ def run(
     )
     if is_first():
         # why a run failed is told in its progress line
-        echo(render([replace(table, has_failures=False) for table in made.tables], "terminal"))
+        echo(render(made.tables, "terminal", width=options.width(), failures=False))
         say(f"records: {made.store.root}")
         if made.failures:
             raise BadInput(f"{len(made.failures)} of {len(made.outcomes)} runs failed")

@@ -36,14 +36,20 @@ def table(
         ),
     ] = None,
     style: options.Format = "terminal",
+    columns: Annotated[
+        str | None, typer.Option("--columns", metavar="NAMES", help="Only these, as in the CSV: method,rsum,medr.")
+    ] = None,
+    is_wide: Annotated[bool, typer.Option("--wide", help="All columns, however wide the terminal is.")] = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="Write to a file.")
     ] = None,
     results: options.Results = Path("results"),
 ) -> None:
-    """Print tables of the records.
+    """Print tables of the records, the best row first; the paper's tables keep its order.
 
     Example: cran-bench table -d flickr8k -p captions -f markdown -o results/flickr8k/captions.md
+
+    Example: cran-bench table -d scenes --columns method,i2t_r1,t2i_r1,rsum
 
     Example: cran-bench table 1 -f latex
 
@@ -64,14 +70,16 @@ def table(
 
         label, labels = DATASETS.configure(dataset).label if dataset else None, labels_of(methods)
     given = {"--dataset": dataset, "--protocol": protocol != "all", "--method": labels, "--preset": preset}
-    takes = {None: ("--dataset", "--protocol", "--method"), "kernels": ()}
+    given |= {"--columns": columns, "--wide": is_wide}
+    takes = {None: ("--dataset", "--protocol", "--method", "--columns", "--wide"), "kernels": ("--wide",)}
+    width = None if is_wide or columns else options.width()
     for option in given:
-        if given[option] and option not in takes.get(which, ("--dataset", "--protocol", "--preset")):
+        if given[option] and option not in takes.get(which, ("--dataset", "--protocol", "--preset", "--wide")):
             raise BadInput(f"{option} does not apply to table {which or ''}".rstrip())
     if which == "kernels":
         from cran_bench.bench.measuring import render_all
 
-        text = render_all(results / "kernels", style)
+        text = render_all(results / "kernels", style, width)
     elif which:
         if preset not in (None, "paper", "tuned"):
             raise BadInput(f"--preset is paper or tuned, not '{preset}'")
@@ -80,11 +88,13 @@ def table(
         from cran_bench.tables.paper_tables import paper_table
 
         one = None if protocol == "all" else wanted[0]
-        text = paper_table(int(which), load_tables(results), preset or "paper", one, style, label)
+        tables = load_tables(results) if any((results / "runs").glob("*/*/*.json")) else []
+        if not tables:
+            say(f"there are no records below {results / 'runs'}: only the paper's numbers are shown")
+        text = paper_table(int(which), tables, preset or "paper", one, style, label, width)
     else:
-        text = render(
-            load_tables(results, [label] if label else [], () if protocol == "all" else wanted, labels), style
-        )
+        tables = load_tables(results, [label] if label else [], () if protocol == "all" else wanted, labels)
+        text = render(tables, style, [name.strip() for name in (columns or "").split(",") if name.strip()], width)
     if out is None:
         echo(text)
     else:
@@ -195,6 +205,7 @@ def report(
     protocol: options.Protocols = "all",
     methods: options.Methods = None,
     data: options.Data = Path("data"),
+    cache: options.Cache = options.CACHE,
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="The file to write.")
     ] = Path("report.html"),
@@ -217,6 +228,6 @@ def report(
     tables = load_tables(results, wanted, parse_protocols(protocol), labels_of(methods))
     shown = dict.fromkeys(table.group.dataset for table in tables)
     verdicts = {label: compare_dataset([t for t in tables if t.group.dataset == label], label, None) for label in shown}
-    page = build_report(tables, ResultStore(results), verdicts, data)
+    page = build_report(tables, ResultStore(results), verdicts, data, cache)
     write_text(out, page)
     say(f"wrote {out}, {len(page.encode()) / 1e6:.1f} MB")

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cran_bench.errors import BadInput
-from cran_bench.frontend.features import MANIFEST, read_manifest
+from cran_bench.frontend.features import MANIFEST, UNFINISHED, read_manifest
+from cran_bench.machine.environment import environment
 from cran_bench.machine.storage import clear_os_errors, is_abandoned, is_locked, sha256_file
 from cran_bench.records.archive import read_curves, read_examples, read_ranks, read_record
 from cran_bench.records.schema import CURVES, ERROR, EXAMPLES
@@ -66,10 +67,21 @@ def examine_results(results: Path) -> Iterator[Complaint]:
             yield Complaint(path, f"its record {_record_of(path).name} is missing", results)
 
 
+def count_provenance(results: Path) -> str:
+    """A sentence on how many records other code than the present one measured, and how many uncommitted changes."""
+    now = environment()["commit"]
+    commits = [run.record.environment.get("commit") for run in ResultStore(results).read()[0]]
+    others = [commit for commit in commits if commit != now]
+    return (
+        f"of {len(commits)} records, {len(others)} were measured by the code of {len(set(others))} other commits than "
+        f"the present ({now or 'none is known'}), {sum(str(c).endswith('+') for c in commits)} with uncommitted changes"
+    )
+
+
 def examine_cache(cache: Path) -> Iterator[Complaint]:
     """Yield everything that is wrong with features and fits, except those that are being written or can be resumed."""
-    for manifest in sorted((cache / "features").glob(f"*/*/{MANIFEST}")):
-        if is_locked(manifest.parent):
+    for manifest in sorted((cache / "features").glob(f"*/{MANIFEST}")):
+        if is_locked(manifest.parent) or manifest.parent.name.startswith(UNFINISHED):
             continue
         try:
             for name, about in read_manifest(manifest.parent)["arrays"].items():

@@ -89,6 +89,8 @@ class Runner:
     @cached_property
     def _data_info(self) -> DataInfo:
         collection, test = self.data.collection, self.data.collection.splits["test"]
+        vectors_sha = self.data.identity["vectors"].get("sha256")
+        extras = [collection.labels is not None and collection.extras_sha(), vectors_sha]
         return DataInfo(
             label=self.data.dataset.label,
             quick=is_quick(self.data.dataset),
@@ -99,6 +101,8 @@ class Runner:
             features_sha=self.data.features.fingerprint(),
             vectors=_file_name(self.data.vectors),
             sources_sha=sha256_json({key: self.data.features.manifest[key] for key in SOURCES}),
+            images_sha=self.data.features.manifest["images_sha"],
+            extras_sha=sha256_json(extras) if any(extras) else "",
         )
 
     def run(

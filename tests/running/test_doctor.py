@@ -3,10 +3,13 @@
 import json
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from cran_bench.machine.storage import locked, write_atomically
+from cran_bench.records.store import ResultStore
+from cran_bench.running import doctor
 from cran_bench.running.doctor import AT_LENGTH, cure, examine_cache, examine_results
 
 
@@ -27,9 +30,21 @@ def files(tree):
 def test_a_healthy_tree_is_left_alone(command, tree):
     before = files(tree)
     assert list(examine_results(tree)) == []
-    assert command("doctor", "--results", tree, "--check").code == 0
+    said = command("doctor", "--results", tree, "--check")
+    assert said.code == 0 and "of 3 records, 0 were measured by" in said.err
     said = command("doctor", "--results", tree)
     assert (said.code, said.out) == (0, "no problems found\n") and files(tree) == before
+
+
+def test_records_of_other_code_are_counted(monkeypatch, tmp_path):
+    commits = ["aaa", "aaa+", "bbb+", None, "now"]
+    runs = [SimpleNamespace(record=SimpleNamespace(environment={"commit": commit})) for commit in commits]
+    monkeypatch.setattr(ResultStore, "read", lambda self: (runs, []))
+    monkeypatch.setattr(doctor, "environment", lambda: {"commit": "now"})
+    said = doctor.count_provenance(tmp_path)
+    assert said.startswith(
+        "of 5 records, 4 were measured by the code of 4 other commits than the present (now), 2 with"
+    )
 
 
 def changed(path):
