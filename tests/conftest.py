@@ -290,7 +290,9 @@ def run_on():
             self.scored.append(metrics.rsum)
             return metrics
 
-        def progress(self, items, label, total):
+        def progress(self, items, label, total, done=0):
+            items = list(items)
+            assert done + len(items) == total
             return iter(items)
 
         def chose(self, **values):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cran_bench.errors import BadInput
-from cran_bench.machine.storage import cache_folder
+from cran_bench.errors import BadInput, escaped
+from cran_bench.machine.storage import cache_folder, require_folder
 
 if TYPE_CHECKING:
     from cran_bench.tables.tables import Table
@@ -28,6 +28,11 @@ app = typer.Typer(
 )
 
 CACHE = cache_folder()
+
+
+def echo(text: object) -> None:
+    """Print to stdout, with control characters escaped."""
+    typer.echo(escaped(str(text)))
 
 
 def _print_version(is_asked: bool) -> None:
@@ -88,7 +93,10 @@ Vectors = Annotated[
 ]
 Seed = Annotated[int, typer.Option("-s", "--seed", min=0, help="Seed of the fit.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Less data and training, as in run.")]
-Drawing = Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Also draw it, as a PNG.")]
+Drawing = Annotated[
+    Path | None,
+    typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="Also draw it, as a PNG."),
+]
 Backend = Annotated[
     str, typer.Option("--backend", metavar="NAME", help="How ranks are computed: auto, reference, torch or triton.")
 ]

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, escaped
 from cran_bench.machine.progress import say
+from cran_bench.machine.storage import require_folder
 
 from . import options
-from .options import app, labels_of, load_tables
+from .options import app, echo, labels_of, load_tables
 
 
 @app.command()
@@ -39,7 +40,9 @@ def table(
         str | None, typer.Option("--columns", metavar="NAMES", help="Only these, as in the CSV: method,rsum,medr.")
     ] = None,
     is_wide: Annotated[bool, typer.Option("--wide", help="All columns, however wide the terminal is.")] = False,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write to a file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="Write to a file.")
+    ] = None,
     results: options.Results = Path("results"),
 ) -> None:
     """Print tables of the records, the best row first; the paper's tables keep its order.
@@ -93,9 +96,9 @@ def table(
         tables = load_tables(results, [label] if label else [], () if protocol == "all" else wanted, labels)
         text = render(tables, style, [name.strip() for name in (columns or "").split(",") if name.strip()], width)
     if out is None:
-        typer.echo(text)
+        echo(text)
     else:
-        write_text(out, text)
+        write_text(out, escaped(text))
         say(f"wrote {out}")
 
 
@@ -146,7 +149,7 @@ def compare(
         against = None if is_of_paper(label) or is_reference else load_tables(reference, [label], wanted)
         verdicts += compare_dataset(measured[label], label, against) if measured[label] else []
     for verdict in verdicts:
-        typer.echo(verdict)
+        echo(verdict)
     for label in missing:
         say(f"there are no records of {label}")
     regressions, judged = sum(len(v.regressions) for v in verdicts), sum(v.judged for v in verdicts)
@@ -156,7 +159,7 @@ def compare(
         raise BadInput(
             "no comparable rows found: no row has a counterpart in the paper or the reference, see the notes above"
         )
-    typer.echo(f"{regressions} regressions" if regressions else "no regression")
+    echo(f"{regressions} regressions" if regressions else "no regression")
     if regressions:
         raise typer.Exit(1)
 
@@ -191,7 +194,7 @@ def significance(
     labels = labels_of(methods)
     if len(labels) == 1:
         raise BadInput("give at least two methods, or none to compare all with the best")
-    typer.echo(significance_table(load_tables(results, [label], wanted, labels), labels, style))
+    echo(significance_table(load_tables(results, [label], wanted, labels), labels, style))
 
 
 @app.command()
@@ -202,7 +205,10 @@ def report(
     protocol: options.Protocols = "all",
     methods: options.Methods = None,
     data: options.Data = Path("data"),
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The file to write.")] = Path("report.html"),
+    cache: options.Cache = options.CACHE,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="The file to write.")
+    ] = Path("report.html"),
     results: options.Results = Path("results"),
 ) -> None:
     """Write one HTML page of the records: sortable tables, charts, training curves, and queries with their results.
@@ -222,6 +228,6 @@ def report(
     tables = load_tables(results, wanted, parse_protocols(protocol), labels_of(methods))
     shown = dict.fromkeys(table.group.dataset for table in tables)
     verdicts = {label: compare_dataset([t for t in tables if t.group.dataset == label], label, None) for label in shown}
-    page = build_report(tables, ResultStore(results), verdicts, data)
+    page = build_report(tables, ResultStore(results), verdicts, data, cache)
     write_text(out, page)
     say(f"wrote {out}, {len(page.encode()) / 1e6:.1f} MB")

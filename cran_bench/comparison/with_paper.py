@@ -89,8 +89,8 @@ def _cells(number: int, dataset: str, reading: str, preset: str, tables: Sequenc
         if row is None or not row.records:
             lines.append([printed.name, protocol, "", *[""] * 6, "failed" if row else "missing"])
             continue
-        judged += 1
         reason = next(filter(None, (not_comparable(record) for record in row.records)), "")
+        judged += not reason
         if reason:
             notes.append(f"{row.label} is not comparable: {reason}.")
         if len(row.records) == 1:
@@ -140,11 +140,10 @@ def _title(table: Table) -> str:
 
 def _difference(row: Row, printed: PaperRow, figure: str) -> Interval:
     """Measured minus printed recall; the variance of the printed one is binomial in the number of test pairs."""
-    paper = printed.values[figure]
-    gap = row.sample.interval(figure).value - paper
-    variance = row.sample.deviation(figure) ** 2 + paper * (100 - paper) / TEST_PAIRS[printed.dataset]
-    half = 1.96 * math.sqrt(variance)
-    return Interval(gap, gap - half, gap + half)
+    paper, own = printed.values[figure], row.sample.interval(figure)
+    of_paper = 1.96 * math.sqrt(paper * (100 - paper) / TEST_PAIRS[printed.dataset])
+    low, high = math.hypot(own.value - own.low, of_paper), math.hypot(own.high - own.value, of_paper)
+    return Interval(own.value - paper, own.value - paper - low, own.value - paper + high)
 
 
 def _verdict(gap: Interval, rule: str, is_other: bool, reading: str) -> str:
@@ -171,11 +170,12 @@ def _orders(
     differences = [rows[better].sample.minus(rows[worse].sample, "rsum") for better, worse in pairs]
     lines, regressions = [], []
     for (better, worse), gap, p in zip(pairs, differences, holm([gap.p for gap in differences]), strict=True):
+        both = [record for name in (better, worse) for record in rows[name].records]
         verdict = "not separable" if p >= LEVEL else "holds" if gap.value > 0 else "reversed"
+        verdict = "not comparable" if printed and any(map(not_comparable, both)) else verdict
         in_paper = [signed(printed[better].rsum - printed[worse].rsum)] if printed else []
         lines.append([f"{better} > {worse}", *in_paper, signed(gap.value), bounds(gap), f"{p:.4f}", verdict])
-        both = [record for name in (better, worse) for record in rows[name].records]
-        if verdict == "reversed" and counts and printed and not any(map(not_comparable, both)):
+        if verdict == "reversed" and counts and printed:
             regressions.append(
                 f"REGRESSION {dataset}, {reading}: {rows[better].label} has {-gap.value:.1f} less rsum than "
                 f"{rows[worse].label}, but {printed[better].rsum - printed[worse].rsum:.1f} more in the paper"
@@ -186,5 +186,5 @@ def _orders(
         lines,
         [] if printed else ["The orders are those of Tables 1 to 3, on either of the paper's datasets."],
         regressions,
-        len(pairs),
+        sum(line[-1] != "not comparable" for line in lines),
     )

@@ -44,7 +44,9 @@ class DataInfo(_Growing):
         features_sha: sha256 of the feature arrays, whose last bits depend on the processor and the number of threads.
         vectors: the word vectors.
         sources_sha: sha256 of what the features were computed from: images, ids, backbone and proposer; '' in older
-            records.
+            records, as for the next two.
+        images_sha: sha256 of the ids and contents of all images.
+        extras_sha: sha256 of the labels and of the file of word vectors, or '' if there is neither.
     """
 
     label: str
@@ -56,12 +58,14 @@ class DataInfo(_Growing):
     features_sha: str
     vectors: str
     sources_sha: str = ""
+    images_sha: str = ""
+    extras_sha: str = ""
 
     @property
-    def cell(self) -> tuple[str, bool, str, str, str, str]:
+    def cell(self) -> tuple[object, ...]:
         """The fields whose values must agree for two records to share a table."""
         sources = self.sources_sha or self.features_sha
-        return self.label, self.quick, self.front_end, self.vectors, self.split_sha, sources
+        return self.label, self.quick, self.front_end, self.vectors, self.split_sha, sources, self.extras_sha
 
 
 class MethodInfo(StrictModel):

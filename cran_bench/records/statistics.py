@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtrc, ndtri, stdtrit  # of scipy.stats, which takes half a second to import
+from scipy.special import chdtrc, ndtr, stdtrit  # of scipy.stats, which takes half a second to import
 
 from cran_bench.errors import BadInput
 from cran_bench.ranking.metrics import KS, Direction, Ranks
@@ -71,11 +72,8 @@ class Sample:
             BadInput: the figure is unknown.
         """
         value = self._value(figure)
-        return Interval(value, *_percentiles(self._resampled(figure), LEVEL))
-
-    def deviation(self, figure: str) -> float:
-        """The standard deviation of a figure over images and seeds."""
-        return float(self._resampled(figure).std())
+        draws = _widened(self.draws[:, _members(figure)].sum(axis=1), value, [self._seeds(figure)])
+        return Interval(value, *_percentiles(draws, LEVEL))
 
     def by_seed(self, figure: str) -> NDArray[np.float64]:
         """(S,) values of a figure, one per seed."""
@@ -91,7 +89,7 @@ class Sample:
             raise BadInput("a paired comparison needs ranks of the same queries: run both methods on the same data")
         chosen, value = _members(figure), self._value(figure) - other._value(figure)
         draws = (self.draws - other.draws)[:, chosen].sum(axis=1)
-        draws = _widened(draws, value, len(self.shares), [self._seeds(figure), other._seeds(figure)])
+        draws = _widened(draws, value, [self._seeds(figure), other._seeds(figure)])
         opposite = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
         p = min(1.0, 2.0 * (opposite + 1) / (len(draws) + 1))
         return Difference(value, *_percentiles(draws, level), p)
@@ -99,24 +97,14 @@ class Sample:
     def _value(self, figure: str) -> float:
         return float(self.by_seed(figure).mean())
 
-    def _resampled(self, figure: str) -> NDArray[np.float64]:
-        """(draws,) resampled values of a figure, with the variance due to images and seeds."""
-        draws = self.draws[:, _members(figure)].sum(axis=1)
-        return _widened(draws, self._value(figure), len(self.shares), [self._seeds(figure)])
-
     def _seeds(self, figure: str) -> tuple[float, int]:
-        """The contribution of seeds to the variance of the mean, and its degrees of freedom.
+        """The variance of the mean due to seeds, and its degrees of freedom; (0, 1) if nothing depends on the seed.
 
-        This is the two-way analysis of variance of images crossed with seeds: the variance between seeds minus the
-        residual (interaction) variance, which the draws of images already contain.
+        It includes the residual (interaction) variance of the images, which the draws contain as well: subtracting an
+        estimate of it makes intervals too short wherever few seeds happen to agree.
         """
-        shares = self.shares[:, :, _members(figure)].sum(axis=2)
-        images, seeds = shares.shape
-        if seeds == 1 or not np.ptp(self.by_seed(figure)):
-            return 0.0, 1
-        residual = shares - shares.mean(axis=0) - shares.mean(axis=1, keepdims=True) + shares.mean()
-        within = float(np.square(residual).sum()) / ((images - 1) * (seeds - 1)) / images if images > 1 else 0.0
-        return max(0.0, float(self.by_seed(figure).var(ddof=1)) - within) / seeds, seeds - 1
+        values = self.by_seed(figure)
+        return (float(values.var(ddof=1)) / len(values), len(values) - 1) if np.ptp(values) else (0.0, 1)
 
 
 def sample(seeds: Sequence[Ranks], draws: int = DRAWS) -> Sample:
@@ -148,6 +136,43 @@ def samples(rows: Sequence[Sequence[Ranks]], draws: int = DRAWS) -> list[Sample]
         resampled[:, start : start + len(times)] = [100.0 * drawn / counts for drawn in sums]
     shares = [100.0 * hits / queries.mean(axis=0) for hits in every]
     return [Sample(of.mean(axis=0), drawn, of, first.image_of) for of, drawn in zip(shares, resampled, strict=True)]
+
+
+def behind_best(rows: Mapping[str, Sample], figure: str = "rsum", level: float = LEVEL) -> dict[str, Interval]:
+    """Each row's mean minus the best of the other rows' means: multiple comparisons with the best.
+
+    All intervals hold at once with probability 1 - `level`, so rows that are equally good are told apart, by an
+    interval below zero, in no more than that share of tables (Hsu, *Multiple Comparisons*, 1996).  They come from
+    intervals for all pairs of rows, whose common critical value is the quantile of the largest studentised deviation of
+    any pair in a draw.  Images are drawn for all rows at once; Student's quantiles replace the normal ones, those for
+    seeds as in `minus`.  A row with one seed gets the mean variance over seeds of the rows that depend on them.
+    """
+    values = np.array([row._value(figure) for row in rows.values()])
+    draws = np.stack([row.draws[:, _members(figure)].sum(axis=1) for row in rows.values()], axis=1) - values
+    seeds = np.array([len(row.values) for row in rows.values()])
+    variance, freedom = np.array([row._seeds(figure) for row in rows.values()]).T
+    known = variance > 0
+    if known.any():
+        total, freedom[seeds == 1] = _welch(variance[known] * seeds[known], freedom[known])
+        variance[seeds == 1] = total / known.sum()
+    noise = np.sqrt(variance) * np.random.default_rng(0).standard_normal(draws.shape)
+    gaps, of_images, largest = values[:, None] - values, np.zeros((len(rows), len(rows))), np.zeros(len(draws))
+    for row in range(1, len(rows)):
+        apart = draws[:, [row]] - draws[:, :row]
+        of_images[row, :row] = of_images[:row, row] = apart.var(axis=0)
+        spread = np.sqrt(of_images[row, :row] + variance[row] + variance[:row]) + 1e-9  # of equal rows, 0
+        apart += noise[:, [row]] - noise[:, :row]
+        np.maximum(largest, (np.abs(apart) / spread).max(axis=1), out=largest)
+    percentile = ndtr(np.quantile(largest, 1 - level))
+    of_seeds, freedom = _welch(*(np.stack(np.broadcast_arrays(x[:, None], x)) for x in (variance, freedom)))
+    critical = [stdtrit(np.maximum(f, 1), percentile) for f in (len(next(iter(rows.values())).shares) - 1, freedom)]
+    half = np.sqrt(critical[0] ** 2 * of_images + critical[1] ** 2 * of_seeds)
+    np.fill_diagonal(gaps, np.inf)
+    low, high = gaps - half, (gaps + half).min(axis=1)
+    to_best = np.where(high >= 0, low, np.inf).min(axis=1)  # the best row is one that is not behind
+    low = np.where(np.isinf(to_best), low.min(axis=1), to_best)
+    bounds = np.stack([gaps.min(axis=1), low, high], axis=1).tolist()
+    return {label: Interval(*interval) for label, interval in zip(rows, bounds, strict=True)}
 
 
 def mcnemar(a: Ranks, b: Ranks, direction: Direction) -> float:
@@ -208,23 +233,25 @@ def times_drawn(images: int, draws: int) -> NDArray[np.uint8]:
     return times
 
 
-def _widened(
-    draws: NDArray[np.float64], value: float, images: int, seeds: Sequence[tuple[float, int]]
-) -> NDArray[np.float64]:
-    """Scale draws over images about `value` so that their variance includes that of the seeds.
+def _widened(draws: NDArray[np.float64], value: float, seeds: Sequence[tuple[float, int]]) -> NDArray[np.float64]:
+    """Move sorted draws over images away from `value`, so that their percentiles at any level account for seeds too.
 
-    Student's t quantile, with Satterthwaite's degrees of freedom, replaces the normal one, since the variance of a few
-    seeds is poorly known.
+    Distances add in quadrature: that of a draw, and Student's t quantile of the same level times the deviation over
+    seeds, whose variances and degrees of freedom are given (Welch's for several).  Unlike Satterthwaite's over images
+    and seeds, such intervals hold their level whatever the share of the seeds (Graybill and Wang, JASA 1980).
     """
-    of_images, of_seeds = float(draws.var()), sum(variance for variance, _ in seeds)
-    if not of_seeds:
+    variance, freedom = _welch(*np.array(seeds, float).T)
+    if not variance:
         return draws
-    total = of_images + of_seeds
-    freedom = total**2 / (of_images**2 / max(1, images - 1) + sum(v**2 / f for v, f in seeds))
-    wider = float(np.sqrt(total) * stdtrit(freedom, 1 - LEVEL / 2) / ndtri(1 - LEVEL / 2))
-    if not of_images:
-        return value + wider * ndtri((np.arange(len(draws)) + 0.5) / len(draws))
-    return np.asarray(value + wider / np.sqrt(of_images) * (draws - value))
+    levels = (np.arange(len(draws)) + 0.5) / len(draws)
+    of_seeds = np.sqrt(variance) * stdtrit(freedom, levels)
+    return np.sort(value + np.copysign(np.hypot(np.sort(draws) - value, of_seeds), of_seeds))
+
+
+def _welch(variances: NDArray[np.float64], freedom: NDArray[np.float64]) -> tuple[Any, Any]:
+    """The sum of independent variances along the first axis, and its degrees of freedom by Welch and Satterthwaite."""
+    total = variances.sum(axis=0)
+    return total, total**2 / np.maximum((variances**2 / freedom).sum(axis=0), 1e-300)
 
 
 def _percentiles(samples: NDArray[np.float64], level: float) -> tuple[float, float]:

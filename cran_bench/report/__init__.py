@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cran_bench.comparison.verdict import Verdict
+from cran_bench.errors import escaped
 from cran_bench.machine.extras import require
 from cran_bench.records.store import ResultStore
 from cran_bench.tables.tables import HEADINGS, Row, Table
@@ -18,7 +19,7 @@ from .gallery import Gallery
 
 
 def build_report(
-    tables: Sequence[Table], store: ResultStore, verdicts: Mapping[str, Sequence[Verdict]], data: Path
+    tables: Sequence[Table], store: ResultStore, verdicts: Mapping[str, Sequence[Verdict]], data: Path, cache: Path
 ) -> str:
     """Render the page.
 
@@ -27,6 +28,7 @@ def build_report(
         store: holds their records, with training curves and examples.
         verdicts: comparisons, by dataset.
         data: folder of the datasets, for the images and captions of the gallery.
+        cache: folder in which the digests of images are noted.
 
     Raises:
         BadInput: jinja2 is not installed, or a file beside a record is damaged.
@@ -38,10 +40,11 @@ def build_report(
         loader=PackageLoader("cran_bench.report", "page"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: escaped(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    gallery = Gallery(data)
+    gallery = Gallery(data, cache)
     sections = [_section(number, table, store, gallery) for number, table in enumerate(tables)]
     return templates.get_template("page.html.j2").render(
         sections=sections,
@@ -54,8 +57,17 @@ def build_report(
 
 def as_json(value: Any) -> str:
     """JSON that is safe inside a script element: nothing in it closes the element."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_visible(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _visible(value: Any) -> Any:
+    """A JSON value with control characters escaped in all its strings."""
+    if isinstance(value, Mapping):
+        return {_visible(key): _visible(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_visible(inner) for inner in value]
+    return escaped(value) if isinstance(value, str) else value
 
 
 def _section(number: int, table: Table, store: ResultStore, gallery: Gallery) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from cran_bench.protocols import Protocol
 from cran_bench.records.schema import Record
 from cran_bench.records.statistics import FIGURES
 from cran_bench.registry import METHODS
-from cran_bench.specs import parse_spec
+from cran_bench.specs import Spec, parse_spec
 from cran_bench.tables.tables import Row, Table
 
 Rule = Literal["one_to_one", "copied", "informational"]
@@ -38,6 +38,12 @@ CHAINS: dict[str, tuple[tuple[str, ...], ...]] = {
 """Rows of the paper from better to worse, both by rsum and by R@1 in each direction."""
 
 _WITH_REGIONS = ("CRAN", "CRAN-local", "CRAN-relation", "CCL")
+
+OF_PAPER = {
+    "torchvision:vgg19": {"weights": "DEFAULT", "node": "none", "relu": "true", "crop": "center"},
+    "paper": {"detector": "DEFAULT", "vgg16": "DEFAULT", "iou": "0.5"},
+}
+"""Fields of the paper's backbone and regions, beside `precision=float32` and any device."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +105,16 @@ def orders(dataset: str) -> list[tuple[str, str]]:
 
 
 def not_comparable(record: Record) -> str:
-    """The reason why a record is not comparable with the paper's numbers; '' if it is.
+    """The reason why a record is not comparable with the paper's numbers; '' if everything in it is the paper's.
 
     The paper uses VGG-19 features, VGG-16 regions of a Faster R-CNN, networks of full width, and 1,000 (Flickr-30K)
-    and 5,000 (MS-COCO) test pairs.  Flickr-30K needs the split `entities`; both splits of MS-COCO are random.
+    and 5,000 (MS-COCO) test pairs.  Flickr-30K needs the split `entities`; both splits of MS-COCO are random.  CRAN's
+    preset `tuned` is another model.
     """
     data, label = parse_spec(record.data.label), parse_spec(record.method.label)
     if data.name not in TEST_PAIRS:
         return f"the paper has no {data.name}"
-    if record.data.quick or record.folds or set(data.options) - {"split", "seed"}:
+    if record.data.quick or data.argument or record.folds or set(data.options) - {"split", "seed"}:
         return "part of the data"
     if data.name == "flickr30k" and data.options.get("split") != "entities":
         return "another split: the paper's numbers of images are those of split=entities"
@@ -116,15 +123,28 @@ def not_comparable(record: Record) -> str:
     changed = set(label.options) - {"width"}
     if changed or label.argument not in ("paper", "tuned"):
         return f"other options ({', '.join(sorted(changed)) or label.argument or 'no preset'})"
-    if record.method.parameters.get("width", "full") != "full":
-        return f"width {record.method.parameters['width']}"
+    row = record.method.paper_row
+    if row is None or paper_name(label.name) != row:
+        return "a method that the paper does not have"
+    width = record.method.parameters.get("width", label.options.get("width", "full"))
+    if width != "full":
+        return f"width {width}"
+    if row.startswith("CRAN") and label.argument == "tuned":
+        return "preset tuned projects images by CCA and pretrains text encoders on CCA targets, the paper does not"
     backbone, _, regions = record.data.front_end.partition(" + ")
-    features = parse_spec(backbone)
-    if (features.name, features.argument) != ("torchvision", "vgg19"):
-        return "a backbone other than VGG-19"
-    if record.method.paper_row in _WITH_REGIONS and (not regions or parse_spec(regions).name != "paper"):
-        return "other regions"
-    return ""
+    return _changes(backbone, "torchvision:vgg19", "backbone") or (
+        _changes(regions, "paper", "regions") if row in _WITH_REGIONS else ""
+    )
+
+
+def _changes(given: str, wanted: str, what: str) -> str:
+    """How a backbone or the regions differ from the paper's, or ''."""
+    spec = parse_spec(given or "none")
+    if str(Spec(spec.name, spec.argument)) != wanted:
+        return f"other {what} than {wanted}"
+    default = {**OF_PAPER[wanted], "precision": "float32", "device": spec.options.get("device")}
+    changed = [f"{name}={value}" for name, value in spec.options.items() if value != default.get(name)]
+    return f"other {what} than {wanted}: {', '.join(changed)}" if changed else ""
 
 
 def find_row(tables: Iterable[Table], name: str, preset: str, protocol: Protocol) -> Row | None:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from tabulate import tabulate
 
-from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.errors import BadInput, did_you_mean, escaped
 from cran_bench.protocols import MEANING, PROTOCOLS
-from cran_bench.ranking.metrics import Ranks
+from cran_bench.ranking.metrics import Ranks, small_set_notes
 from cran_bench.records.schema import DataInfo, Failure, Record
-from cran_bench.records.statistics import FIGURES, LEVEL, Difference, Sample, holm, sample, samples
+from cran_bench.records.statistics import FIGURES, Interval, Sample, behind_best, sample, samples
 from cran_bench.records.store import INTERVALS_UP_TO, Finished
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 DATA_FORMATS = ("csv", "json")
 
 _STYLE = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
+DATA = ("split_sha", "features", "extras")
 MEDR = "MedR is the plain median of the ranks (vsepp and SCAN print floor(median of zero-based ranks) + 1)"
 PHASES = ("features", "fit", "embed", "similarity", "rank")
 HEADINGS = {
@@ -50,6 +51,7 @@ class Group:
 
     Attributes:
         features: sha256 of the sources of the features, or of the features themselves if these are unknown.
+        extras: sha256 of labels and of the file of word vectors; '' without both.
     """
 
     dataset: str
@@ -60,10 +62,11 @@ class Group:
     folds: int
     split_sha: str
     features: str
+    extras: str
 
     def data(self) -> tuple[object, ...]:
         """The images and their features; the same for all protocols."""
-        return (self.dataset, self.quick, self.front_end, self.vectors, self.split_sha, self.features)
+        return (self.dataset, self.quick, self.front_end, self.vectors, self.split_sha, self.features, self.extras)
 
 
 @dataclass(frozen=True)
@@ -127,11 +130,13 @@ class Table:
 
     Attributes:
         has_intervals: whether ranks are read, for intervals and tests of the difference to the best row.
+        apart: in which of `DATA` other tables with the same label, front end and protocol differ.
     """
 
     group: Group
     rows: Sequence[Row]
     has_intervals: bool = True
+    apart: Sequence[str] = ()
 
     @property
     def title(self) -> str:
@@ -142,7 +147,9 @@ class Table:
                 facts = [f"{record.data.images:,} images, {record.data.captions:,} captions"]
                 if group.folds:  # the images left over are not ranked
                     facts = [f"mean of {group.folds} folds of {record.data.images // group.folds:,} images"]
-        return " · ".join([group.dataset, f"protocol {group.protocol}", *facts])
+        shas = {"split_sha": group.split_sha, "features": self.features[0], "extras": group.extras}
+        apart = [f"{name.removesuffix('_sha')} {shas[name][:8] or 'none'}" for name in self.apart]
+        return " · ".join([group.dataset, f"protocol {group.protocol}", *facts, *apart])
 
     @property
     def sources(self) -> set[str]:
@@ -164,14 +171,22 @@ class Table:
         shas = " and ".join(sha[:12] for sha in self.features)
         also = " (from the same sources, rounded differently on another machine)" if len(self.features) > 1 else ""
         lines.append(f"Split sha {self.group.split_sha[:12]}, features sha {shas}{also}.")
+        if self.apart:
+            kinds = " and ".join(name.removesuffix("_sha") for name in self.apart)
+            lines.append(f"Another table has this label but other data: they differ in {kinds}.")
+        one_to_one = self.group.protocol != "captions"
+        sizes = {(record.data.images, record.data.captions) for row in self.rows for record in row.records}
+        lines += [note for size in sizes for note in small_set_notes(*size, one_to_one, self.group.folds)]
         if not self.has_intervals:
             lines.append(f"No intervals for over {INTERVALS_UP_TO:,} records: select fewer.")
-        elif sum(bool(row.records) for row in self.rows) > 1:
-            over = "images, and seeds if a row has several" if self._has_seeds else "images (there is one seed)"
+        elif self.behind_best():
+            over = "images and seeds" if self._has_seeds else "images (there is one seed)"
             lines.append(
-                f"Behind best: rsum minus the best row's, with its 95 % paired bootstrap interval over {over}."
+                f"Behind best: rsum minus the best other row's; the intervals over {over} hold at once at 95 %."
             )
-            lines.append("≈ not significantly different from the best: p with Holm's correction is 5 % or more.")
+            lines.append("≈ may be the best: its interval reaches zero (multiple comparisons with the best).")
+            if self._has_seeds and any(len(row.records) == 1 for row in self.rows):
+                lines.append("In them, rows with one seed get the mean variance over seeds of the rows with several.")
         if self._has_seeds:
             lines.append("± is the standard deviation over seeds.")
         commits = Counter(mark for row in self.rows for mark in row.commits)
@@ -214,15 +229,17 @@ class Table:
         finished = {row.label: row.ranks for row in self.rows if row.records}
         return dict(zip(finished, samples(list(finished.values())), strict=True))
 
-    def behind_best(self) -> dict[str, Difference]:
-        """Difference in rsum of each other finished row to the best, with p by Holm's correction."""
+    def behind_best(self) -> dict[str, Interval]:
+        """Each finished row's rsum minus the best other row's, without the best row; empty for `--quick`."""
         finished = [row for row in self.rows if row.records]
-        if len(finished) < 2 or not self.has_intervals:
+        if len(finished) < 2 or not self.has_intervals or self.group.quick:
             return {}
         best = max(finished, key=lambda row: row.mean("rsum")).label
-        gaps = {label: own.minus(self.samples[best], "rsum") for label, own in self.samples.items() if label != best}
-        corrected = holm([gap.p for gap in gaps.values()])
-        return {label: replace(gap, p=p) for (label, gap), p in zip(gaps.items(), corrected, strict=True)}
+        return {label: gap for label, gap in self._behind.items() if label != best}
+
+    @cached_property
+    def _behind(self) -> dict[str, Interval]:
+        return behind_best(self.samples)
 
     def frame(self) -> pd.DataFrame:
         """Every figure as a number, one line per method, as in the CSV."""
@@ -254,7 +271,6 @@ class Table:
                 gap = behind[row.label]
                 line |= {"behind_best": round(gap.value, 4)}
                 line |= {"behind_best_low": round(gap.low, 4), "behind_best_high": round(gap.high, 4)}
-                line |= {"behind_best_p_holm": round(gap.p, 5)}
             line |= {f"{phase}_s": round(row.seconds(phase), 4) for phase in PHASES}
             if row.records:
                 record = row.records[0]
@@ -286,10 +302,10 @@ class Table:
         shown = names or [name for name in columns if name != "commit" or len(set(columns[name])) > 1]
         return {name: columns[name] for name in shown if name in columns}
 
-    def _gap(self, row: Row, gap: Difference | None) -> str:
+    def _gap(self, row: Row, gap: Interval | None) -> str:
         if gap is None:
             return "best" if row.records else ""
-        return f"{gap.value:z.1f} [{gap.low:z.1f}, {gap.high:z.1f}]{' ≈' if gap.p >= LEVEL else '  '}"
+        return f"{gap.value:z.1f} [{gap.low:z.1f}, {gap.high:z.1f}]{' ≈' if gap.high >= 0 else '  '}"
 
     def _cell(self, row: Row, figure: str) -> str:
         if not row.records:
@@ -331,7 +347,13 @@ def build_tables(
     rows = {group: [_row(label, seeds) for label, seeds in methods.items()] for group, methods in groups.items()}
     for of_group in rows.values():
         of_group.sort(key=lambda row: -row.mean("rsum") if row.records else np.inf)
-    return [Table(group, rows[group], len(runs) <= INTERVALS_UP_TO) for group in groups]
+    named: dict[Group, list[Group]] = {}
+    for group in groups:
+        named.setdefault(replace(group, split_sha="", features="", extras=""), []).append(group)
+    apart: dict[Group, tuple[str, ...]] = {}
+    for alike in named.values():
+        apart |= dict.fromkeys(alike, tuple(n for n in DATA if len({getattr(group, n) for group in alike}) > 1))
+    return [Table(group, rows[group], len(runs) <= INTERVALS_UP_TO, apart=apart[group]) for group in groups]
 
 
 def _row(label: str, seeds: Mapping[int, Finished | Failure]) -> Row:
@@ -342,7 +364,7 @@ def _row(label: str, seeds: Mapping[int, Finished | Failure]) -> Row:
 def _group(data: DataInfo, protocol: str, folds: int, sources: Mapping[str, str]) -> Group:
     where = (data.label, data.quick, data.front_end, data.vectors)
     features = data.sources_sha or sources.get(data.features_sha) or data.features_sha
-    return Group(*where, protocol, folds, data.split_sha, features)
+    return Group(*where, protocol, folds, data.split_sha, features, data.extras_sha)
 
 
 def render(
@@ -397,6 +419,7 @@ def typeset(
         BadInput: an unknown format.
     """
     require_format(style)
+    columns = {name: [escaped(cell, "") for cell in cells] for name, cells in columns.items()}
     if style == "terminal" and width is not None:
         columns, left_out = _fitted(columns, width)
         fill = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False).fill

@@ -118,6 +118,18 @@ def dense_blocks(rows: Rows, device: torch.device) -> Iterator[Tensor]:
         yield dense(rows[a : a + BLOCK]).to(device)
 
 
+def require_varied(what: str, rows: Rows) -> None:
+    """Check that some row differs from the first by more than rounding; only the first block is read if one does.
+
+    Raises:
+        BadInput: all rows of `what`, a plural, are the same.
+    """
+    device = torch.device("cpu")
+    first = next(dense_blocks(rows, device))[:1]
+    if all(torch.allclose(block, first, rtol=1e-6, atol=0) for block in dense_blocks(rows, device)):
+        raise BadInput(f"the {what} are the same in all rows, so nothing can be learned: check them")
+
+
 def by_blocks(network: Callable[[Tensor], Tensor], rows: Rows, device: torch.device) -> Tensor:
     """(n, K) outputs of a network, which treats rows independently, for (n, D) rows."""
     outputs, done = torch.empty(0), 0

@@ -54,6 +54,16 @@ class Moments:
     yy: Matrix
     xy: Matrix
 
+    def require_varied(self) -> None:
+        """Check that the features of each side differ by more than rounding.
+
+        Raises:
+            BadInput: all image features, or all text features, are the same.
+        """
+        for what, mean, covariance in (("image", self.mean_x, self.xx), ("text", self.mean_y, self.yy)):
+            if np.trace(covariance) <= 1e-12 * (mean @ mean):
+                raise BadInput(f"the {what} features are the same in all rows, so nothing can be learned: check them")
+
     def mapped(self, Wx: Matrix | None, Wy: Matrix | None) -> Moments:
         """The moments of X Wx and Y Wy, for Wx (p, k) and Wy (q, k); None leaves a side unchanged."""
 

@@ -10,7 +10,7 @@ import pytest
 from cran_bench.machine.storage import locked, write_atomically
 from cran_bench.records.store import ResultStore
 from cran_bench.running import doctor
-from cran_bench.running.doctor import cure, examine_cache, examine_results
+from cran_bench.running.doctor import AT_LENGTH, cure, examine_cache, examine_results
 
 
 @pytest.fixture
@@ -175,6 +175,21 @@ def test_a_folder_that_cannot_be_written_ends_in_a_sentence(command, tree, tmp_p
     (tree / "set-aside").write_text("a file where a folder should be")
     said = command("doctor", "--results", tree)
     assert said.code == 2 and "cannot write" in said.sentence
+
+
+def test_a_thousand_foreign_files_are_one_line(command, tmp_path):
+    (tmp_path / "runs").mkdir()
+    for k in range(1000):
+        (tmp_path / "runs" / f"{chr(97 + k % 26)} {k}.json").write_text(f'{{"a": {k}}}')
+    few = [tmp_path / "runs" / f"{name}.csv" for name in "abcdefgh"[:AT_LENGTH]]
+    for path in few:
+        path.write_text("a,b")
+    for arguments, code in ((["--check"], 1), ([], 0)):
+        said = command("doctor", "--results", tmp_path, "--cache", tmp_path / "none", *arguments)
+        (line,) = [line for line in said.out.splitlines() if "is not a record" in line]
+        assert said.code == code and line.endswith("and 999 more files alike") and "runs/a 0.json" in line
+        assert len(said.out.splitlines()) == 2 + len(few)
+    assert len(list((tmp_path / "set-aside" / "runs").iterdir())) == 1000 + len(few)
 
 
 def test_nothing_there(command, tmp_path):
