@@ -236,7 +236,8 @@ def check_images(names: Iterable[str], origin: Path, root: Path) -> None:
     for name in names:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
-            raise BadInput(f"{origin} names the image {name}, which is outside {root}; use paths below that folder")
+            where = f"outside {root} or absolute; use relative paths below that folder"
+            raise BadInput(f"{origin} names the image {name}, which is {where}")
         by_folder.setdefault(str(path.parent), []).append(name)
     absent: list[str] = []
     for folder, wanted in by_folder.items():

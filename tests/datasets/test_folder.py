@@ -73,6 +73,7 @@ JSON_LINES = "".join(json.dumps({"file_name": i, "text": c, "split": s}) + "\n" 
         ("captions.csv", table(";", before="sep=;\r\n").encode()),
         ("captions.csv", table("\t").encode("utf-16")),
         ("captions.csv", table(";").encode("utf-8-sig").replace(b"\n", b"\r")),
+        ("captions.csv", (table(";") + ";;\r\n;;\r\n").encode()),
         ("captions.tsv", table("\t").encode()),
         ("captions.txt", table(header=("Image", " Caption", "split")).encode()),
         ("metadata.csv", table(header=("file_name", "text", "split")).encode()),
@@ -231,7 +232,7 @@ def test_missing_files_are_told(home):
     with pytest.raises(BadInput, match=r"1 images of .*captions\.csv are not in .*, the first is pictures/4\.png"):
         load(home)
     csv(home, [("/etc/passwd", "a", "train"), *rows()])
-    with pytest.raises(BadInput, match="names the image /etc/passwd, which is outside"):
+    with pytest.raises(BadInput, match="names the image /etc/passwd, which is outside .* or absolute; use relative"):
         load(home)
 
 
