@@ -141,7 +141,7 @@ def test_the_number_of_rows_per_image_can_be_said(write):
         load(folder, "precomp[folder=f30k_precomp,repeats=3]")
     with pytest.raises(BadInput, match="repeats must be at least 1, not 0"):
         DATASETS.configure("precomp[repeats=0]")
-    with pytest.raises(BadInput, match="name must have at most 40 printable characters"):
+    with pytest.raises(BadInput, match="name must have at most 40 letters"):
         DATASETS.configure("precomp[name=a/b]")
 
 
