@@ -112,7 +112,8 @@ class FeatureFiles(ImageSource):
 
     def digest(self, row: int) -> str:
         file, image = self._places[row]
-        return sha256_bytes(self._files[file].rows(image).tobytes())
+        rows = self._files[file].rows(image)
+        return sha256_bytes(rows.dtype.str.encode() + rows.tobytes())
 
     def digests(self, ledger: Ledger) -> Iterator[str]:
         if type(self).digest is not FeatureFiles.digest:  # of a subclass, which may take more into account

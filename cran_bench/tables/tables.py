@@ -39,6 +39,8 @@ HEADINGS = {
 }
 """Headings of the readable columns, by their names in the CSV (`medr` has both medians); others are as named."""
 
+_BOTH = {"medr": ("i2t_medr", "t2i_medr")}  # one readable column holds both
+
 _BY_IMPORTANCE = [  # columns of a group are shown together
     *({"dataset", "method", "i2t_r1", "t2i_r1", "rsum"}, {"twin_accuracy"}, {"behind_best"}, {"i2t_r10", "t2i_r10"}),
     *({"i2t_r5", "t2i_r5"}, {"medr"}, {"measured"}, {"fit_s"}, {"embed_s", "similarity_s", "rank_s"}, {"commit"}),
@@ -386,6 +388,7 @@ def render(
         if style == "json" and tables:
             frame["seeds"] = [[int(seed) for seed in seeds.split()] for seeds in frame["seeds"]]
         known = frame.columns
+        names = [column for name in names for column in _BOTH.get(name, (name,))]
     for name in names:
         if name not in known:
             raise BadInput(f"there is no column '{name}'{did_you_mean(name, known)}")

@@ -120,8 +120,8 @@ def test_a_terminal_of_any_width_shows_the_key_columns(command, monkeypatch, tmp
     assert "rank s" in command("table", "--wide", "--results", tmp_path).out
     said = command("table", "--columns", "method, medr,rank_s", "--results", tmp_path)
     assert re.search(r"^method +MedR +rank s$", said.out, re.MULTILINE)
-    said = command("table", "-f", "csv", "--columns", "method,t2i_medr", "--results", tmp_path)
-    assert said.out.splitlines()[:2] == ["method,t2i_medr", "cca:tuned,1.0"]
+    said = command("table", "-f", "csv", "--columns", "method,medr", "--results", tmp_path)
+    assert said.out.splitlines()[:2] == ["method,i2t_medr,t2i_medr", "cca:tuned,1.0,1.0"]
     said = command("table", "--columns", "method,rsun", "--results", tmp_path)
     assert said.code == 2 and said.sentence == "there is no column 'rsun'; did you mean 'rsum'?"
     for arguments, option in ((["1", "--columns", "rsum"], "--columns"), (["kernels", "--columns", "s"], "--columns")):
