@@ -185,7 +185,7 @@ class Table:
             )
             lines.append("≈ may be the best: its interval reaches zero (multiple comparisons with the best).")
             if self._has_seeds and any(len(row.records) == 1 for row in self.rows):
-                lines.append("In them, rows with one seed get the mean variance over seeds of the rows with several.")
+                lines.append("Here, rows with one seed get the mean variance over seeds of the rows with several.")
         if self._has_seeds:
             lines.append("± is the standard deviation over seeds.")
         commits = Counter(mark for row in self.rows for mark in row.commits)

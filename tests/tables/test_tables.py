@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cran_bench.cli.options import load_tables
 from cran_bench.errors import BadInput
 from cran_bench.protocols import fold_rows
 from cran_bench.ranking.metrics import Counts, Ranks
@@ -87,7 +88,7 @@ def flat(text):
 
 @pytest.fixture(scope="module")
 def committed():
-    return build_tables(*ResultStore(REFERENCE).read(["scenes", "flickr8k"], ["captions"]))
+    return load_tables(REFERENCE, ["scenes", "flickr8k"], ["captions"])
 
 
 @pytest.mark.parametrize("width", [100, 80])
@@ -101,6 +102,12 @@ def test_the_committed_tables_fit(committed, width):
         (note,) = re.findall(r"Left out to fit \d+ characters: (.*?) \(cran-bench table --wide", flat("\n".join(lines)))
         shown = {HEADINGS.get(name, name) for name in table.display()}
         assert set(note.split(", ")) - {"± of recalls"} == {name for name in shown if name not in heading}
+
+
+@pytest.mark.parametrize("dataset", ["scenes", "flickr8k"])
+def test_the_committed_files_are_these_tables(committed, dataset):
+    file = (REFERENCE.parent / dataset / "captions.md").read_text()
+    assert render([table for table in committed if table.group.dataset == dataset], "markdown") == file
 
 
 def test_only_a_terminal_leaves_columns_out(committed):
