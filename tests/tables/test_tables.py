@@ -196,6 +196,23 @@ def test_a_paper_table_of_nothing(command, tmp_path):
     assert line.count("- (0.") == 6 and "- (0.381)" in line and line.endswith("not measured")
 
 
+def test_a_paper_table_says_which_rows_are_of_other_data_or_code():
+    """Two versions of one dataset label, each with a row of the paper's table."""
+    runs = [
+        finished("cca:tuned", label="flickr8k"),
+        finished("kcca:tuned", label="flickr8k", split_sha="6" * 64, commit="fedcba987654+"),
+        finished("cfa:tuned", label="flickr8k"),
+    ]
+    (one, *_), tables = [build_tables(some, []) for some in (runs[:1], runs)]
+    text = flat(paper_table(1, tables, "tuned", "captions", "terminal", "flickr8k"))
+    assert "These rows are of different data. KCCA: split 66666666; CFA, CCA: split 55555555." in text
+    assert "Rows by the commit of the code: 0123456 2, fedcba9* 1 (*: with uncommitted changes)." in text
+    lines = json.loads(paper_table(1, tables, "tuned", "captions", "json", "flickr8k"))
+    assert {line["split_sha"][:2] for line in lines} == {"55", "66", ""}
+    assert {line["commit"] for line in lines} == {"0123456", "fedcba9*", ""}
+    assert "different data" not in paper_table(1, [one], "tuned", "captions", "terminal", "flickr8k")
+
+
 # damaged records
 
 
