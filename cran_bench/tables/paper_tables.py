@@ -77,13 +77,13 @@ class Line:
         printed: the row of the paper.
         row: the measured row, without records if it failed; None if there is none.
         protocol: protocol of the measured row.
-        group: its data.
+        table: the table of that row.
     """
 
     printed: PaperRow
     row: Row | None
     protocol: Protocol
-    group: Group | None = None
+    table: Table | None = None
 
     @property
     def status(self) -> str:
@@ -136,22 +136,23 @@ class Line:
 
 
 def _apart(lines: Sequence[Line]) -> list[str]:
-    """Notes on rows that were measured on different data of one dataset."""
+    """Notes on the data of rows, where there are records of different data of one dataset."""
     notes = []
     for dataset in dict.fromkeys(line.printed.dataset for line in lines):
         rows: dict[Group, list[str]] = {}
+        names = set[str]()
         for line in lines:
-            if line.group and line.printed.dataset == dataset:
-                rows.setdefault(replace(line.group, protocol="", folds=0), []).append(line.printed.name)
-        names = [
-            n for n in ("dataset", "front_end", "vectors", *DATA) if len({getattr(group, n) for group in rows}) > 1
-        ]
+            if line.table and line.printed.dataset == dataset:
+                rows.setdefault(replace(line.table.group, protocol="", folds=0), []).append(line.printed.name)
+                names.update(line.table.apart)
+        names.update(n for n in ("dataset", "front_end", "vectors", *DATA) if len({getattr(g, n) for g in rows}) > 1)
         told = []
         for group, measured in rows.items():
-            values = [getattr(group, n)[: 8 if n in DATA else None] or "none" for n in names]
-            what = [f"{n.removesuffix('_sha').replace('_', ' ')} {v}" for n, v in zip(names, values, strict=True)]
-            told.append(f"{', '.join(measured)}: {', '.join(what)}")
-        notes += [f"These rows are of different data. {'; '.join(told)}."] * bool(names)
+            values = {n.removesuffix("_sha"): getattr(group, n)[: 8 if n in DATA else None] for n in sorted(names)}
+            what = ", ".join(f"{n.replace('_', ' ')} {value or 'none'}" for n, value in values.items())
+            told.append(f"{', '.join(measured)}: {what}")
+        if names:
+            notes.append(f"There are records of different data, not to be compared; shown are {'; '.join(told)}.")
     return notes
 
 
@@ -160,5 +161,5 @@ def _measured(printed: PaperRow, tables: Sequence[Table], preset: str, protocol:
     for name in dict.fromkeys((preset, "paper", "tuned")):
         row = find_row(tables, printed.name, name, used)
         if row:
-            return Line(printed, row, used, next(t.group for t in tables if any(one is row for one in t.rows)))
+            return Line(printed, row, used, next(t for t in tables if any(one is row for one in t.rows)))
     return Line(printed, None, used)

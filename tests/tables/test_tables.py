@@ -203,14 +203,20 @@ def test_a_paper_table_says_which_rows_are_of_other_data_or_code():
         finished("kcca:tuned", label="flickr8k", split_sha="6" * 64, commit="fedcba987654+"),
         finished("cfa:tuned", label="flickr8k"),
     ]
-    (one, *_), tables = [build_tables(some, []) for some in (runs[:1], runs)]
+    tables, one, versions = [
+        build_tables(some, [])
+        for some in (runs, runs[:1], [*runs[:1], finished("cca:tuned", 9, label="flickr8k", split_sha="6" * 64)])
+    ]
     text = flat(paper_table(1, tables, "tuned", "captions", "terminal", "flickr8k"))
-    assert "These rows are of different data. KCCA: split 66666666; CFA, CCA: split 55555555." in text
+    told = "There are records of different data, not to be compared; shown are "
+    assert f"{told}KCCA: split 66666666; CFA, CCA: split 55555555." in text
     assert "Rows by the commit of the code: 0123456 2, fedcba9* 1 (*: with uncommitted changes)." in text
     lines = json.loads(paper_table(1, tables, "tuned", "captions", "json", "flickr8k"))
     assert {line["split_sha"][:2] for line in lines} == {"55", "66", ""}
     assert {line["commit"] for line in lines} == {"0123456", "fedcba9*", ""}
-    assert "different data" not in paper_table(1, [one], "tuned", "captions", "terminal", "flickr8k")
+    assert "different data" not in paper_table(1, one, "tuned", "captions", "terminal", "flickr8k")
+    text = flat(paper_table(1, versions, "tuned", "captions", "terminal", "flickr8k"))
+    assert f"{told}CCA: split 55555555." in text
 
 
 # damaged records
