@@ -132,6 +132,16 @@ def test_the_number_of_rows_per_image_is_guessed_from_all_rows(write):
     assert np.isfinite(DataImages.of(data).features(data.images.ids)).all()
 
 
+@pytest.mark.parametrize("repeats", [3, 10])
+def test_rows_repeated_otherwise_than_five_times_are_one_image_too(write, repeats):
+    folder = write((8,), repeats=repeats)
+    for name, count in SIZES.items():
+        (folder / f"{name}_caps.txt").write_text("\n".join(f"number {k}" for k in range(count * repeats)))
+    data = load(folder)
+    assert [len(rows) for rows in data.splits.values()] == list(SIZES.values())
+    assert data.remarks[2] == f"test_ims.npy: every {repeats} rows are equal and taken as one image (repeats={repeats})"
+
+
 def test_the_number_of_rows_per_image_can_be_said(write):
     folder = write((8,), repeats=2)
     data = load(folder, "precomp[folder=f30k_precomp,repeats=2,name=mine]")
