@@ -191,10 +191,12 @@ def main(work):
 
     start = time.monotonic()
     work.mkdir(parents=True, exist_ok=True)
+    if not (work / "original").exists():
+        copy_tree(work / "original")
     trees = [work / f"tree{k}" for k in range(WORKERS)]
-    for tree in trees:
-        if not tree.exists():
-            copy_tree(tree)
+    for tree in trees:  # anew, as a stopped run leaves a mutant behind
+        shutil.rmtree(tree, ignore_errors=True)
+        shutil.copytree(work / "original", tree, symlinks=True)
     if not (work / "measured").exists():
         measure(trees[0], work)
     with use_db(work / "mutants.sqlite", WorkDB.Mode.create) as db:

@@ -6,6 +6,7 @@ import codecs
 import json
 import os
 import posixpath
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,13 +37,13 @@ class Limited:
 
 
 def check_name(name: str) -> None:
-    """Check a name for tables: '' or up to 40 printable characters, none of which a label or a path would misread.
+    """Check a name for tables: '' or up to 40 characters that a label and the path of a record keep as they are.
 
     Raises:
-        ValueError: it is another.
+        ValueError: it is another, with which two names might share a record.
     """
-    if len(name) > 40 or not name.isprintable() or any(character in "[]=,:|/\\" for character in name):
-        raise ValueError(f"name must have at most 40 printable characters and none of [ ] = , : | / \\, not {name!r}")
+    if name and (len(name) > 40 or not re.fullmatch(r"[\w.]+(-[\w.]+)*", name)):
+        raise ValueError(f"name must have at most 40 letters, digits, . and _, with single - between, not {name!r}")
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,8 @@ def check_images(names: Iterable[str], origin: Path, root: Path) -> None:
     for name in names:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
-            raise BadInput(f"{origin} names the image {name}, which is outside {root}; use paths below that folder")
+            where = f"outside {root} or absolute; use relative paths below that folder"
+            raise BadInput(f"{origin} names the image {name}, which is {where}")
         by_folder.setdefault(str(path.parent), []).append(name)
     absent: list[str] = []
     for folder, wanted in by_folder.items():

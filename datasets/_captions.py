@@ -107,7 +107,7 @@ def _table_rows(path: Path) -> Iterator[CaptionRow]:
             where = f"{path}, line {before + reader.line_num}"
             if len(cells) not in (0, len(header)):
                 raise BadInput(f"{where}: expected {len(header)} columns; put captions with {named} in double quotes")
-            if cells:
+            if any(map(str.strip, cells)):  # not so in the empty lines that Excel leaves at the end
                 split = "" if column is None else _split_name(where, cells[column])
                 yield CaptionRow(where, cells[image].strip(), [cells[k] for k in captions], split)
     except csv.Error as error:

@@ -32,7 +32,7 @@ class Precomp(Limited):
         val: prefix of the validation files.
         test: prefix of the test files; `testall` for the 5,000 test images of MS-COCO.
         repeats: number of rows per image; by default 5 in files with a row for each caption in which every five rows
-            are equal, else 1.
+            are equal, or as many as are equal everywhere, else 1.
         name: name of the data in tables.
     """
 
@@ -123,18 +123,24 @@ class _Part(NamedTuple):
 def _guess(file: FeatureFile, captions: int) -> tuple[int, str]:
     """The number of rows per image and a remark, if there is a row for each caption.
 
+    It is 5, or the number of equal rows at the front if all rows are repeated as often.
+
     Raises:
-        BadInput: most groups of five rows are equal, but not all.
+        BadInput: most groups of so many rows are equal, but not all.
     """
-    groups, rest = divmod(len(file.array), REPEATS)
-    if len(file.array) != captions or rest:
+    rows = len(file.array)
+    if rows != captions:
         return 1, ""
-    equal = file.repeated(REPEATS)
-    if equal == groups:
-        return REPEATS, f"{file.path.name}: every {REPEATS} rows are equal and taken as one image (repeats={REPEATS})"
-    if 2 * equal > groups:
-        raise BadInput(
-            f"{file.path}: in {equal:,} of {groups:,} groups of {REPEATS} rows the rows are equal, in the others they "
-            f"differ; say precomp[repeats={REPEATS}] if each group is one image, or precomp[repeats=1] if each row is"
-        )
+    for repeats in sorted({REPEATS, file.first_run()} - {1, rows}, reverse=True):
+        groups, rest = divmod(rows, repeats)
+        equal = 0 if rest else file.repeated(repeats)
+        if equal == groups:
+            how = f"every {repeats} rows are equal and taken as one image (repeats={repeats})"
+            return repeats, f"{file.path.name}: {how}"
+        if 2 * equal > groups:
+            raise BadInput(
+                f"{file.path}: in {equal:,} of {groups:,} groups of {repeats} rows the rows are equal, in the others "
+                f"they differ; say precomp[repeats={repeats}] if each group is one image, or precomp[repeats=1] if "
+                "each row is"
+            )
     return 1, f"{file.path.name}: rows differ, so each is taken as an image with one caption (repeats=1)"

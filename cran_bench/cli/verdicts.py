@@ -37,7 +37,7 @@ def table(
     ] = None,
     style: options.Format = "terminal",
     columns: Annotated[
-        str | None, typer.Option("--columns", metavar="NAMES", help="Only these, as in the CSV: method,rsum,medr.")
+        str | None, typer.Option("--columns", metavar="NAMES", help="Only these: method,rsum,medr. -f csv has more.")
     ] = None,
     is_wide: Annotated[bool, typer.Option("--wide", help="All columns, however wide the terminal is.")] = False,
     out: Annotated[

@@ -59,6 +59,12 @@ class FeatureFile:
         rows = rows[: len(rows) // repeats * repeats, :COMPARED]
         return int(rows_agree(rows.reshape(-1, repeats, rows.shape[1])).sum())
 
+    def first_run(self) -> int:
+        """Return how many rows at the front are equal to the first up to rounding, in all their values."""
+        return next(
+            (k for k in range(1, len(self.array)) if not rows_agree(self.array[None, [0, k]])[0]), len(self.array)
+        )
+
     def rows(self, image: int) -> NDArray[Any]:
         """Return all rows of an image as stored: (repeats, dim) or (repeats, R, dim)."""
         rows: NDArray[Any] = self.array[image * self.repeats : (image + 1) * self.repeats]
@@ -112,7 +118,8 @@ class FeatureFiles(ImageSource):
 
     def digest(self, row: int) -> str:
         file, image = self._places[row]
-        return sha256_bytes(self._files[file].rows(image).tobytes())
+        rows = self._files[file].rows(image)
+        return sha256_bytes(rows.dtype.str.encode() + rows.tobytes())
 
     def digests(self, ledger: Ledger) -> Iterator[str]:
         if type(self).digest is not FeatureFiles.digest:  # of a subclass, which may take more into account

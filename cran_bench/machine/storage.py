@@ -189,18 +189,23 @@ def write_json(path: Path, value: Any) -> None:
 def locked(path: Path, doing: str) -> Iterator[None]:
     """Hold the inter-process lock of `path`, after a message if another process holds it; released if a process dies.
 
+    Where nothing can be written, what exists is read without a lock.
+
     Args:
         path: the file or folder to lock.
         doing: what the lock is held for, such as "extracting these features", for that message.
     """
     with clear_os_errors(path):
         lock = _lock_of(path)
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         try:
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             say(f"another process is {doing}; waiting for it")
             lock.acquire()
+        except OSError as error:
+            if error.errno not in _NOT_WRITABLE or not path.exists():
+                raise  # else a store that may only be read, whose files are complete
     try:
         yield
     finally:

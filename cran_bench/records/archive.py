@@ -28,11 +28,16 @@ def read_record(path: Path) -> Record:
     """Read a record and verify its checksum.
 
     Raises:
-        BadInput: the record is damaged, of a newer schema, or was changed after it was written.
+        BadInput: the record is damaged, unreadable, of a newer schema, or was changed after it was written.
+        FileNotFoundError: there is no such file.
     """
     try:
         raw = from_json(path.read_bytes(), allow_inf_nan=False)
         schema = raw.get("schema_version")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}; give read access or move it away") from error
     except (ValueError, AttributeError) as error:
         raise BadInput(f"{path} is not a record ({error}): delete it and run again") from error
     if isinstance(schema, int) and schema > SCHEMA:
@@ -56,13 +61,15 @@ def read_ranks(path: Path, record: Record) -> Ranks:
     """Read the integer ranks beside a record.
 
     Raises:
-        BadInput: the file is missing or does not belong to the record.
+        BadInput: the file is missing, unreadable or does not belong to the record.
     """
     file = path.with_suffix(".npz")
     try:
         data = file.read_bytes()
     except FileNotFoundError:
         raise BadInput(f"{file} is missing beside its record: run again with --force") from None
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {error.strerror}; give read access") from error
     if sha256_bytes(data) != record.ranks_sha:
         raise BadInput(f"{file} is not the file its record names (sha256 differs): run again with --force")
     try:

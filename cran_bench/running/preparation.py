@@ -211,8 +211,12 @@ def find_prepared(
         if manifest["images_sha"] == images_sha and _is_made_with(manifest, backbone, regions, collection)
     ]
     if len(folders) > 1:
-        ways = "; ".join(_way(made[folder]) for folder in folders)
-        raise BadInput(f"{dataset.label} has {len(folders)} sets of prepared features; choose one: {ways}")
+        ways = list(dict.fromkeys(_way(made[folder]) for folder in folders))
+        alike = f" (with the path of the file, as some have one name, or delete one of {', '.join(map(str, folders))})"
+        raise BadInput(
+            f"{dataset.label} has {len(folders)} sets of prepared features; choose one: {'; '.join(ways)}"
+            + alike * (len(ways) < len(folders))
+        )
     if folders:
         features = load_features(folders[0], collection.images.ids)
     else:

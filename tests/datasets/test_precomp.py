@@ -8,6 +8,7 @@ import pytest
 from cran_bench.errors import BadInput
 from cran_bench.frontend.catalogue import open_backbone
 from cran_bench.frontend.feature_files import DataImages, DataRegions
+from cran_bench.machine.ledger import Ledger
 from cran_bench.needs import missing
 from cran_bench.registry import DATASETS
 
@@ -100,6 +101,15 @@ def change(folder, name, change):
     np.save(folder / f"{name}_ims.npy", change(array).astype(np.float32))
 
 
+def test_the_same_bytes_of_another_type_are_other_features(write, tmp_path):
+    folder = write((8,), repeats=1)
+    then = list(load(folder).images.digests(Ledger(tmp_path)))
+    np.save(folder / "test_new.npy", np.load(folder / "test_ims.npy").view(">f4"))  # as mending a wrong byte order does
+    (folder / "test_new.npy").replace(folder / "test_ims.npy")
+    now = list(load(folder).images.digests(Ledger(tmp_path)))
+    assert [old == new for old, new in zip(then, now, strict=True)] == [True] * 52 + [False] * 12
+
+
 def test_rows_that_are_equal_up_to_rounding_are_one_image(write):
     folder = write((6, 8))
     plain = load(folder)
@@ -122,6 +132,16 @@ def test_the_number_of_rows_per_image_is_guessed_from_all_rows(write):
     assert np.isfinite(DataImages.of(data).features(data.images.ids)).all()
 
 
+@pytest.mark.parametrize("repeats", [3, 10])
+def test_rows_repeated_otherwise_than_five_times_are_one_image_too(write, repeats):
+    folder = write((8,), repeats=repeats)
+    for name, count in SIZES.items():
+        (folder / f"{name}_caps.txt").write_text("\n".join(f"number {k}" for k in range(count * repeats)))
+    data = load(folder)
+    assert [len(rows) for rows in data.splits.values()] == list(SIZES.values())
+    assert data.remarks[2] == f"test_ims.npy: every {repeats} rows are equal and taken as one image (repeats={repeats})"
+
+
 def test_the_number_of_rows_per_image_can_be_said(write):
     folder = write((8,), repeats=2)
     data = load(folder, "precomp[folder=f30k_precomp,repeats=2,name=mine]")
@@ -131,7 +151,7 @@ def test_the_number_of_rows_per_image_can_be_said(write):
         load(folder, "precomp[folder=f30k_precomp,repeats=3]")
     with pytest.raises(BadInput, match="repeats must be at least 1, not 0"):
         DATASETS.configure("precomp[repeats=0]")
-    with pytest.raises(BadInput, match="name must have at most 40 printable characters"):
+    with pytest.raises(BadInput, match="name must have at most 40 letters"):
         DATASETS.configure("precomp[name=a/b]")
 
 

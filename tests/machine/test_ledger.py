@@ -131,7 +131,7 @@ def test_rows_of_features_are_found_by_the_content_of_their_file(tmp_path, opene
 
     np.save(path, rows)
     first, times = digests(load(), tmp_path), path.stat()
-    assert first == [sha256_bytes(two.tobytes()) for two in rows.reshape(3, 2, 2)]
+    assert first == [sha256_bytes(b"<f4" + two.tobytes()) for two in rows.reshape(3, 2, 2)]
     assert digests(load(), tmp_path) == first and read == [0, 1, 2]
     mapped = load()
     np.save(tmp_path / "other.npy", np.vstack([rows[:4], rows[4:] + 1]))

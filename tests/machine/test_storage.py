@@ -89,6 +89,15 @@ def test_a_real_read_only_folder(tmp_path):
         pass
 
 
+def test_what_exists_is_read_without_a_lock_where_none_can_be_made(tmp_path):
+    (tmp_path / ".locks").write_text("in the way, as a read-only file system would be")
+    (tmp_path / "fit.safetensors").write_text("complete")
+    with locked(tmp_path / "fit.safetensors", "fitting"):
+        assert (tmp_path / "fit.safetensors").read_text() == "complete"
+    with pytest.raises(CannotWrite, match="cannot write"), locked(tmp_path / "other", "fitting"):
+        pass
+
+
 def test_a_file_where_a_folder_is_needed(tmp_path):
     (tmp_path / "a").write_text("a file")
     for path in (tmp_path / "a" / "b.txt", tmp_path / "a" / "b" / "c.txt"):

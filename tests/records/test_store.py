@@ -163,6 +163,17 @@ def test_a_damaged_record(written, text, message):
         read_record(written)
 
 
+def test_what_cannot_be_opened_is_a_damaged_row(store, written):
+    other = dataclasses.replace(ADDRESS, seed=4)
+    store.write(other, *run(seed=4))
+    for path in (written, store.path(other).with_suffix(".npz")):
+        path.unlink()
+        path.mkdir()
+    runs, failures = store.read()
+    assert not runs and [failure.seed for failure in failures] == [ADDRESS.seed, 4]
+    assert "cannot be read: Is a directory; give read access" in failures[0].error
+
+
 def test_fields_that_do_not_belong(written):
     edit(written, comment="mine")
     with pytest.raises(BadInput, match=r"is not a record \(comment: Extra inputs are not permitted\): delete it"):

@@ -664,6 +664,16 @@ def test_prepared_in_two_ways_one_must_be_named(quick_scenes, capsys):
     assert found.features.globals.shape == (100, 64)
 
 
+def test_features_of_files_of_one_name_are_told_apart_by_their_paths(tmp_path):
+    scenes = DATASETS.configure("scenes[train=4,val=2,test=2]")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "f.npy", np.random.default_rng(ord(folder)).normal(size=(8, 2)))
+        find_prepared(scenes, Path(), tmp_path, f"npy:{tmp_path / folder / 'f.npy'}", "none")
+    with pytest.raises(BadInput, match=r"choose one: --backbone 'npy:f.npy' --regions 'none' \(with the path of the"):
+        find_prepared(scenes, Path(), tmp_path)
+
+
 def test_what_is_not_prepared_is_prepared(tmp_path):
     scenes = DATASETS.configure("scenes[train=4,val=2,test=2]")
     made = find_prepared(scenes, Path(), tmp_path, "pixels[dim=16]")

@@ -379,11 +379,10 @@ class VectorFile:
         is_header = len(values) == 1 and line.replace(b" ", b"").isdigit()
         if not values or is_header or self._holds_bytes:
             start = line[:40].decode("utf-8", "replace")
-            advice = "for a file that starts with the number of words and their dimension write word2vec:FILE"
-            raise BadInput(
-                f"{self.path}, line 1: expected a word and its values, got '{start}'; "
-                + (FOREIGN if self._holds_bytes and not is_header else advice)
-            )
+            advice = FOREIGN if self._holds_bytes else "separate them by spaces or tabs"
+            if is_header:
+                advice = "for a file that starts with the number of words and their dimension write word2vec:FILE"
+            raise BadInput(f"{self.path}, line 1: expected a word and its values, got '{start}'; {advice}")
         return len(values)
 
     def _numbers(self, values: list[bytes], where: str) -> NDArray[np.float32]:

@@ -211,6 +211,7 @@ def test_the_binary_format_is_recognised_by_its_content(tmp_path):
         ("glove", b"", "is empty"),
         ("glove", b"4 300\na 1 2\n", "line 1: .* got '4 300'; .*word2vec:FILE"),
         ("glove", b"a\n", "line 1: expected a word and its values"),
+        ("glove", b"a,1.5,2\n", "line 1: expected a word and its values, got 'a,1.5,2'; separate them by spaces"),
         ("glove", b"a 1 2\nb 3\n", "line 2: expected a word and 2 values, got 1 values"),
         ("glove", b"a 1 2\nb 3 4 5\n", "line 2: expected a word and 2 values, got 3 values"),
         ("glove", b"a 1 2\n\nb 3 4\n", "line 2: expected a word and 2 values, got 0 values"),
