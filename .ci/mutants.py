@@ -128,8 +128,23 @@ class Chooser:
         return chosen, seconds
 
 
-def survives(tree, tests, seconds):
-    """Whether all tests pass, in a child of this process, which has imported what takes long."""
+class FirstFailure:
+    """As a plugin: writes the name of the first test, or file, that fails."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed and not self.path.exists():
+            self.path.write_text(report.nodeid)
+
+    pytest_collectreport = pytest_runtest_logreport
+
+
+def killer(tree, tests, seconds):
+    """The first test that fails, in a child of this process, which has imported what takes long; none if all pass."""
+    said = tree.with_suffix(".failed")
+    said.unlink(missing_ok=True)
     child = os.fork()
     if not child:
         os.setsid()
@@ -137,18 +152,21 @@ def survives(tree, tests, seconds):
         os.dup2(null, 1)
         os.dup2(null, 2)
         os.chdir(tree)
+        os.environ["PYTHONPATH"] = str(tree)  # for the processes that tests start
         import pytest
 
-        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *tests])) != 0)
+        options = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-profile=mutants"]
+        options += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
+        os._exit(int(pytest.main([*options, *tests], plugins=[FirstFailure(said)])) != 0)
     deadline = time.monotonic() + 20 + 5 * seconds
     while time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return status == 0
+            return said.read_text() if said.exists() else f"exit status {status}" if status else ""
         time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return False
+    return LATE
 
 
 def work_on(items, tree, work):
@@ -160,29 +178,42 @@ def work_on(items, tree, work):
 
     sys.path.insert(0, str(tree))
     sys.dont_write_bytecode = True
+    import hypothesis
     import pandas  # noqa: F401
     import pytest  # noqa: F401
     import scipy.stats  # noqa: F401
     import sklearn.cross_decomposition  # noqa: F401
     import torch  # noqa: F401
 
-    chooser = Chooser(work)
+    # The same examples for every mutant, and no failure for being slow on a busy machine.
+    checks = list(hypothesis.HealthCheck)
+    hypothesis.settings.register_profile(
+        "mutants", derandomize=True, database=None, deadline=None, suppress_health_check=checks
+    )
+    chooser, sound = Chooser(work), set()
     for number, item in enumerate(items, start=1):
         (mutation,) = item.mutations
         path = str(mutation.module_path)
-        tests, seconds = chooser.tests(path, mutation.start_pos[0])
         operator = get_operator(mutation.operator_name)(**mutation.operator_args)
-        with use_mutation(tree / path, operator, mutation.occurrence) as (before, after):
-            lives = not tests or survives(tree, tests, seconds)
-            diff = [line for line in _make_diff(before, after, path) if line[:1] in "+-" and line[:3] not in MARKS]
-        outcome = TestOutcome.SURVIVED if lives else TestOutcome.KILLED
+        while True:
+            tests, seconds = chooser.tests(path, mutation.start_pos[0])
+            with use_mutation(tree / path, operator, mutation.occurrence) as (before, after):
+                by = killer(tree, tests, seconds) if tests else ""
+            if by not in chooser.times or by in sound:
+                break
+            if killer(tree, [by], seconds):  # it fails without the mutant as well
+                del chooser.times[by]
+            else:
+                sound.add(by)
+        diff = [line for line in _make_diff(before, after, path) if line[:1] in "+-" and line[:3] not in MARKS]
+        outcome = TestOutcome.KILLED if by else TestOutcome.SURVIVED
         with use_db(work / "mutants.sqlite", mode=2) as db:
-            result = WorkResult(WorkerOutcome.NORMAL, f"{len(tests)} tests", outcome, "\n".join(diff))
+            result = WorkResult(WorkerOutcome.NORMAL, by or f"{len(tests)} tests", outcome, "\n".join(diff))
             db.set_result(item.job_id, result)
-        print(f"{number}/{len(items)} {path}: {outcome.value}", flush=True)
+        print(f"{number}/{len(items)} {path}: {outcome.value}", by, flush=True)
 
 
-MARKS = ("---", "+++")
+MARKS, LATE = ("---", "+++"), "late"
 
 
 def main(work):

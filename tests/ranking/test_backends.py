@@ -252,7 +252,7 @@ def test_the_bound_of_bfloat16_is_of_operands_and_products(side, row):
     sides = [torch.ones(3, 2), torch.ones(3, 2)]
     sides[0][1] = 0
     sides[side][row] = 1 + 2.0**-8
-    scorer = Tiles(make_problem(*sides, torch.arange(3), DOT), torch.bfloat16)
+    scorer = Tiles(make_problem(sides[0], sides[1], torch.arange(3), DOT), torch.bfloat16)
     rounding = 1.001 / 257
     assert scorer.rounding == pytest.approx(rounding, rel=1e-6)
     products = float32_error(2, 1) + 2.0**-8
@@ -335,6 +335,9 @@ def test_a_record_says_how_a_ranking_was_counted():
     assert ranks.i2t.tied.tolist() == [0] * 18 + [1, 0] and not ranks.t2i.tied.any()
     widest = float32_error(20, 1) * 20 * 2**0.5  # by the longest image and text
     assert ranks.kernel == KernelInfo("torch", "float32", "proven", pytest.approx(widest), rescored=1, error=0.0)
+    images = images / 64  # below one
+    ranks = rank(images, texts, image_of, DOT, backend=filtering_by(torch.bfloat16, "proven", 20, 20))
+    assert ranks.i2t.tied.tolist() == [0] * 18 + [1, 0] and ranks.kernel.rescored == 1
     ranks = rank(images, texts, image_of, DOT, backend="reference")
     assert ranks.kernel == KernelInfo("reference", "float64", "exact", tolerance=0.0, rescored=0, error=0.0)
 

@@ -240,6 +240,16 @@ FEW = "Only {} test images: one image is {} points of i2t recall."
                 "t2i R@5, R@10: 100 for any method, with no more than 2 candidates in a fold.",
             ],
         ),
+        (
+            60,
+            61,
+            False,
+            30,
+            [
+                "i2t R@5, R@10: 100 for any method, with no more than 3 candidates in a fold.",
+                "t2i R@5, R@10: 100 for any method, with no more than 2 candidates in a fold.",
+            ],
+        ),
         (50, 251, False, 25, ["t2i R@5, R@10: 100 for any method, with no more than 2 candidates in a fold."]),
         (
             8,
@@ -269,6 +279,14 @@ def test_stored_integers_come_back():
     assert triples(again.t2i) == triples(ranks.t2i)
     assert again.image_of.tolist() == ranks.image_of.tolist() == [0, 1, 1, 2, 2, 2, 3, 3, 4]
     assert again.metrics() == ranks.metrics()
+
+
+def test_stored_integers_that_do_not_fit_together_are_refused():
+    arrays = rank(torch.eye(5), torch.eye(5), torch.arange(5), DOT).arrays()
+    with pytest.raises(ValueError, match="a text names an image outside 0 to 4"):
+        Ranks.from_arrays({**arrays, "image_of": arrays["image_of"] + 1})
+    with pytest.raises(ValueError, match="not those of 5 images and 5 texts"):
+        Ranks.from_arrays({**arrays, "t2i_tied": arrays["t2i_tied"][:4]})
 
 
 @dataclass
