@@ -212,6 +212,15 @@ def with_additions(module, text):
     return text.replace(old, new) if old else text
 
 
+def test_empty_fields_that_a_newer_python_adds_change_no_key():
+    class Newer(ast.Break):
+        _fields = (*ast.Break._fields, "type_params", "default_value", "level")
+
+    node = Newer(type_params=[], default_value=None, level=0)
+    form = fingerprint.Reader(Sources(), fingerprint.Symbol("cran_bench.errors", "", "")).form(node)
+    assert form == "Newer(level=0)"
+
+
 @pytest.mark.parametrize("kind", SAME_MEANING)
 def test_what_means_the_same_changes_no_key(keys, kind):
     change, expected = SAME_MEANING[kind]
