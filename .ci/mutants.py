@@ -9,6 +9,7 @@ import ast
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,9 @@ PATHS = [*(f"tests/{name}" for name in TESTS), *(f"tests/test_{n}.py" for n in (
 SAMPLE, SEED, WORKERS = 400, 0, 2
 SECONDS = 40  # of tests for one mutant; those of the module's own folder come first, the fastest before the others
 ALLOWED = 0.05
+ARITHMETIC, BITS = "(Add|Sub|Mul|Div|FloorDiv|Mod|Pow)", "(RShift|LShift|BitOr|BitAnd|BitXor)"
+# Operators of another kind end in a TypeError, which any test notices and which would flatter the figure.
+TOO_EASY = re.compile(rf".*BinaryOperator_({ARITHMETIC}_{BITS}|{BITS}_{ARITHMETIC})|.*_(Is|IsNot)|.*RemoveDecorator")
 
 
 def copy_tree(to):
@@ -38,8 +42,8 @@ def copy_tree(to):
     for name in filter(None, names):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, to / name)
-    for name in ("methods", "datasets"):
-        (to / "cran_bench" / name).symlink_to(f"../{name}")
+    for name, folder in (("methods", "methods"), ("datasets", "datasets"), ("printed", "results/paper")):
+        (to / "cran_bench" / name).symlink_to(f"../{folder}")
 
 
 def pytest_runtest_logreport(report):
@@ -62,7 +66,7 @@ def measure(tree, work):
     options = ["-q", "-n", str(WORKERS), "-p", "mutants", "--cov", "--cov-context=test", "--cov-report="]
     command = [sys.executable, "-m", "pytest", *options, f"--cov-config={config}", *PATHS]
     subprocess.run(command, cwd=tree, env=environment, check=False)
-    (work / "measured").touch()
+    (work / "measured").touch()  # tests that fail here, such as those that mind links in the tree, are not used
 
 
 def sampled(items):
@@ -187,10 +191,12 @@ def main(work):
 
     start = time.monotonic()
     work.mkdir(parents=True, exist_ok=True)
+    if not (work / "original").exists():
+        copy_tree(work / "original")
     trees = [work / f"tree{k}" for k in range(WORKERS)]
-    for tree in trees:
-        if not tree.exists():
-            copy_tree(tree)
+    for tree in trees:  # anew, as a stopped run leaves a mutant behind
+        shutil.rmtree(tree, ignore_errors=True)
+        shutil.copytree(work / "original", tree, symlinks=True)
     if not (work / "measured").exists():
         measure(trees[0], work)
     with use_db(work / "mutants.sqlite", WorkDB.Mode.create) as db:
@@ -198,7 +204,11 @@ def main(work):
             os.chdir(trees[0])
             init(map(Path, MODULES), db, {})
         skip = {path: never_run(path) for path in MODULES}
-        mutants = [item for item in db.work_items if item.mutations[0].start_pos not in skip[key_of(item)[0]]]
+        mutants = [
+            item
+            for item in db.work_items
+            if item.mutations[0].start_pos not in skip[key_of(item)[0]] and not TOO_EASY.fullmatch(key_of(item)[1])
+        ]
         chosen = sampled(mutants)
         known = dict(db.results)
     todo = [item for item in chosen if item.job_id not in known]

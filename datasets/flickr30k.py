@@ -35,7 +35,7 @@ class Flickr30k(Photographs):
 
     ``results_20130124.token`` and the folder ``flickr30k-images`` are available from the authors by a form.  The split
     is ``dataset_flickr30k.json`` from Karpathy's caption_datasets.zip, or ``train.txt``, ``val.txt`` and ``test.txt``
-    from the Flickr30K Entities repository.  Captions of images outside the splits are remarks.
+    from the Flickr30K Entities repository.  Captions of images outside the splits are ignored.
 
     Attributes:
         split: `karpathy` (29,000 / 1,014 / 1,000 images), as used by VSE++ and SCAN, or `entities` (29,783 / 1,000 /

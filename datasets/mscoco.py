@@ -129,7 +129,9 @@ class MSCOCO(Photographs):
             for image in _entries(IMAGES, content["images"], files[part], "an image has no id or file_name"):
                 if image.id in names:
                     raise BadInput(f"{files[part]}: image {image.id} was there before; download the file again")
-                names[image.id] = image_path(f"{part}/{image.file_name}")
+                names[image.id] = name = image_path(f"{part}/{image.file_name}")
+                if not name.startswith(f"{part}/"):
+                    check_images([name], files[part], photographs)
         captions = _captions(contents, names, files, self.captions)
         members, origins = self._split(folder, names, files)
         kept = limited(members, self.limit)

@@ -41,9 +41,10 @@ def command(capsys, monkeypatch):
     """``command("run", "-m", "cca")``: cran-bench as typed, in this process."""
     from cran_bench.cli import main
 
+    monkeypatch.setenv("COLUMNS", "100")
+
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["cran-bench", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", os.environ.get("COLUMNS", "100"))
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         capsys.readouterr()
         try:

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -278,6 +279,11 @@ def test_nothing_in_a_record_becomes_markup(command, tmp_path):
     assert page.count("</script>") == 2
     for text in (page, command("table", "--results", tmp_path / "results").out):
         assert r"\x1b\u202e" in text and "\x1b" not in text and "\u202e" not in text
+
+
+def test_verbs_print_nothing_unescaped():
+    verbs = [path for path in Path(cran_bench.__file__).parent.glob("cli/*.py") if path.stem != "options"]
+    assert verbs and not any(re.search(r"typer\.echo|\bprint\(", path.read_text()) for path in verbs)
 
 
 def test_a_record_runs_no_file(command, tmp_path, monkeypatch):

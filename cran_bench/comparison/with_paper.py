@@ -82,12 +82,12 @@ def _cells(number: int, dataset: str, reading: str, preset: str, tables: Sequenc
         protocol = _protocol(printed.name, reading, printed)
         row = find_row(tables, printed.name, preset, protocol)
         for failure in row.failures if row else ():
-            sentence = f"{failure.method_label}, {protocol}, seed {failure.seed} FAILED: {failure.error}"
+            sentence = f"{protocol}, {failure.sentence}"
             notes.append(sentence)
             if "one_to_one" in printed.rules.values():
                 regressions.append(f"REGRESSION {dataset}, {sentence}")
         if row is None or not row.records:
-            lines.append([printed.name, protocol, "", *[""] * 6, "failed" if row else "missing"])
+            lines.append([printed.name, protocol, "", *[""] * 6, row.status if row else "missing"])
             continue
         reason = next(filter(None, (not_comparable(record) for record in row.records)), "")
         judged += not reason

@@ -86,9 +86,7 @@ def _compare(now: Table, then: Table | None) -> Verdict:
     for row in now.rows:
         if row.records and row.label not in before:
             lines.append([row.label, "", "", "none", f"{row.mean('rsum'):.1f} (rsum)", "", "", "", "no reference"])
-        regressions += [
-            f"REGRESSION {where}, {row.label}, seed {failure.seed} FAILED: {failure.error}" for failure in row.failures
-        ]
+        regressions += [f"REGRESSION {where}, {failure.sentence}" for failure in row.failures]
     damaged = [f for row in then.rows for f in row.failures if f.kind == "damaged"] if then else []
     regressions += [f"REGRESSION {where}, in the reference: {failure.sentence}" for failure in damaged]
     missing = [label for label in before if label not in {row.label for row in now.rows}]

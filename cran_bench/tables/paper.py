@@ -117,7 +117,7 @@ def not_comparable(record: Record) -> str:
     if record.data.quick or data.argument or record.folds or set(data.options) - {"split", "seed"}:
         return "part of the data"
     if data.name == "flickr30k" and data.options.get("split") != "entities":
-        return "another split: the paper's numbers of images are those of split=entities"
+        return "no split=entities, whose numbers of images are the paper's"
     if record.data.images != TEST_PAIRS[data.name]:
         return f"{record.data.images:,} test images, but the paper has {TEST_PAIRS[data.name]:,}"
     changed = set(label.options) - {"width"}

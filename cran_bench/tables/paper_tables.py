@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cran_bench.errors import BadInput
@@ -11,7 +11,7 @@ from cran_bench.protocols import Protocol
 from cran_bench.records.statistics import FIGURES
 from cran_bench.specs import parse_spec
 from cran_bench.tables.paper import DATASET_NAMES, TABLES, PaperRow, find_row, not_comparable, of_dataset, paper_rows
-from cran_bench.tables.tables import DATA_FORMATS, Row, Table, export, typeset
+from cran_bench.tables.tables import DATA, DATA_FORMATS, Group, Row, Table, commit_note, export, typeset
 
 
 def paper_table(
@@ -65,6 +65,7 @@ def paper_table(
         notes.insert(0, f"The printed numbers are of {printed_set}, another dataset: they are not comparable.")
     if any(line.row is None for line in lines):
         notes.append("- is not measured.")
+    notes += [*_apart(lines), *commit_note(line.row for line in lines if line.row)]
     return typeset(title, columns, list(dict.fromkeys(notes)), style, width=width)
 
 
@@ -76,11 +77,13 @@ class Line:
         printed: the row of the paper.
         row: the measured row, without records if it failed; None if there is none.
         protocol: protocol of the measured row.
+        table: the table of that row.
     """
 
     printed: PaperRow
     row: Row | None
     protocol: Protocol
+    table: Table | None = None
 
     @property
     def status(self) -> str:
@@ -111,6 +114,8 @@ class Line:
             "method": self.row.label if self.row else "",
             "seeds": len(records),
             "status": self.status,
+            **{name: getattr(records[0].data, name)[:12] if records else "" for name in ("split_sha", "features_sha")},
+            "commit": " ".join(self.row.commits) if self.row else "",
         }
         for figure in FIGURES:
             line[figure] = round(self.row.mean(figure) / 100, 4) if self.row and records else None
@@ -130,10 +135,31 @@ class Line:
         return notes
 
 
+def _apart(lines: Sequence[Line]) -> list[str]:
+    """Notes on the data of rows, where there are records of different data of one dataset."""
+    notes = []
+    for dataset in dict.fromkeys(line.printed.dataset for line in lines):
+        rows: dict[Group, list[str]] = {}
+        names = set[str]()
+        for line in lines:
+            if line.table and line.printed.dataset == dataset:
+                rows.setdefault(replace(line.table.group, protocol="", folds=0), []).append(line.printed.name)
+                names.update(line.table.apart)
+        names.update(n for n in ("dataset", "front_end", "vectors", *DATA) if len({getattr(g, n) for g in rows}) > 1)
+        told = []
+        for group, measured in rows.items():
+            values = {n.removesuffix("_sha"): getattr(group, n)[: 8 if n in DATA else None] for n in sorted(names)}
+            what = ", ".join(f"{n.replace('_', ' ')} {value or 'none'}" for n, value in values.items())
+            told.append(f"{', '.join(measured)}: {what}")
+        if names:
+            notes.append(f"There are records of different data, not to be compared; shown are {'; '.join(told)}.")
+    return notes
+
+
 def _measured(printed: PaperRow, tables: Sequence[Table], preset: str, protocol: Protocol | None) -> Line:
     used = protocol or printed.protocol
     for name in dict.fromkeys((preset, "paper", "tuned")):
         row = find_row(tables, printed.name, name, used)
         if row:
-            return Line(printed, row, used)
+            return Line(printed, row, used, next(t for t in tables if any(one is row for one in t.rows)))
     return Line(printed, None, used)

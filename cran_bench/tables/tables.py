@@ -41,9 +41,10 @@ HEADINGS = {
 
 _BOTH = {"medr": ("i2t_medr", "t2i_medr")}  # one readable column holds both
 
-_RANKED = "dataset method i2t_r1 t2i_r1 rsum, twin_accuracy, behind_best, i2t_r10 t2i_r10, i2t_r5 t2i_r5, medr, "
-_RANKED += "measured, fit_s, embed_s similarity_s rank_s, commit"
-_BY_IMPORTANCE = [set(names.split()) for names in _RANKED.split(", ")]  # columns of a group are shown together
+_BY_IMPORTANCE = [  # columns of a group are shown together
+    *({"dataset", "method", "i2t_r1", "t2i_r1", "rsum"}, {"twin_accuracy"}, {"behind_best"}, {"i2t_r10", "t2i_r10"}),
+    *({"i2t_r5", "t2i_r5"}, {"medr"}, {"measured"}, {"fit_s"}, {"embed_s", "similarity_s", "rank_s"}, {"commit"}),
+]
 
 
 @dataclass(frozen=True)
@@ -187,16 +188,10 @@ class Table:
             )
             lines.append("≈ may be the best: its interval reaches zero (multiple comparisons with the best).")
             if self._has_seeds and any(len(row.records) == 1 for row in self.rows):
-                lines.append("In them, rows with one seed get the mean variance over seeds of the rows with several.")
+                lines.append("Here, rows with one seed get the mean variance over seeds of the rows with several.")
         if self._has_seeds:
             lines.append("± is the standard deviation over seeds.")
-        commits = Counter(mark for row in self.rows for mark in row.commits)
-        if set(commits) - {"-"}:
-            counts = ", ".join(f"{mark} {count}" for mark, count in commits.most_common())
-            stars = " (*: with uncommitted changes)" if "*" in counts else ""
-            many = f"Rows by the commit of the code: {counts}" if len(commits) > 1 else f"Code of commit {min(commits)}"
-            lines.append(f"{many}{stars}.")
-        return [*lines, *self._too_short()]
+        return [*lines, *commit_note(self.rows), *self._too_short()]
 
     @property
     def failed(self) -> list[str]:
@@ -315,6 +310,15 @@ class Table:
             return f"{row.mean('i2t_medr'):.4g} / {row.mean('t2i_medr'):.4g}"
         text = f"{row.mean(figure):.1f}"
         return f"{text} ± {row.deviation(figure):.1f}" if len(row.records) > 1 else text
+
+
+def commit_note(rows: Iterable[Row]) -> list[str]:
+    """A line on the commits of the code that measured the rows; none if no commit is known."""
+    commits = Counter(mark for row in rows for mark in row.commits)
+    counts = ", ".join(f"{mark} {count}" for mark, count in commits.most_common())
+    stars = " (*: with uncommitted changes)" if "*" in counts else ""
+    many = f"Rows by the commit of the code: {counts}" if len(commits) > 1 else f"Code of commit {counts.split(' ')[0]}"
+    return [f"{many}{stars}."] if set(commits) - {"-"} else []
 
 
 def build_tables(

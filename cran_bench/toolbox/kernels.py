@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.feature_rows import FeatureRows
-from cran_bench.toolbox.linalg import Matrix, constant, deviations, truncated_svd
+from cran_bench.toolbox.linalg import Matrix, deviations, truncated_svd
 
 Block: TypeAlias = "Tensor | sparse.csr_array[Any, tuple[int, int]]"
 Rows: TypeAlias = "Block | FeatureRows"
@@ -127,7 +127,7 @@ def require_varied(what: str, rows: Rows) -> None:
     device = torch.device("cpu")
     first = next(dense_blocks(rows, device))[:1]
     if all(torch.allclose(block, first, rtol=1e-6, atol=0) for block in dense_blocks(rows, device)):
-        raise BadInput(constant(what))
+        raise BadInput(f"the {what} are the same in all rows, so nothing can be learned: check them")
 
 
 def by_blocks(network: Callable[[Tensor], Tensor], rows: Rows, device: torch.device) -> Tensor:

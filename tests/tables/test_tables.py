@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cran_bench.cli.options import load_tables
 from cran_bench.errors import BadInput
 from cran_bench.protocols import fold_rows
 from cran_bench.ranking.metrics import Counts, Ranks
@@ -87,7 +88,7 @@ def flat(text):
 
 @pytest.fixture(scope="module")
 def committed():
-    return build_tables(*ResultStore(REFERENCE).read(["scenes", "flickr8k"], ["captions"]))
+    return load_tables(REFERENCE, ["scenes", "flickr8k"], ["captions"])
 
 
 @pytest.mark.parametrize("width", [100, 80])
@@ -101,6 +102,12 @@ def test_the_committed_tables_fit(committed, width):
         (note,) = re.findall(r"Left out to fit \d+ characters: (.*?) \(cran-bench table --wide", flat("\n".join(lines)))
         shown = {HEADINGS.get(name, name) for name in table.display()}
         assert set(note.split(", ")) - {"± of recalls"} == {name for name in shown if name not in heading}
+
+
+@pytest.mark.parametrize("dataset", ["scenes", "flickr8k"])
+def test_the_committed_files_are_these_tables(committed, dataset):
+    file = (REFERENCE.parent / dataset / "captions.md").read_text()
+    assert render([table for table in committed if table.group.dataset == dataset], "markdown") == file
 
 
 def test_only_a_terminal_leaves_columns_out(committed):
@@ -187,6 +194,29 @@ def test_a_paper_table_of_nothing(command, tmp_path):
     assert said.code == 0 and f"there are no records below {tmp_path / 'nowhere' / 'runs'}" in said.err
     line = next(line for line in said.out.splitlines() if line.startswith("CRAN"))
     assert line.count("- (0.") == 6 and "- (0.381)" in line and line.endswith("not measured")
+
+
+def test_a_paper_table_says_which_rows_are_of_other_data_or_code():
+    """Two versions of one dataset label, each with a row of the paper's table."""
+    runs = [
+        finished("cca:tuned", label="flickr8k"),
+        finished("kcca:tuned", label="flickr8k", split_sha="6" * 64, commit="fedcba987654+"),
+        finished("cfa:tuned", label="flickr8k"),
+    ]
+    tables, one, versions = [
+        build_tables(some, [])
+        for some in (runs, runs[:1], [*runs[:1], finished("cca:tuned", 9, label="flickr8k", split_sha="6" * 64)])
+    ]
+    text = flat(paper_table(1, tables, "tuned", "captions", "terminal", "flickr8k"))
+    told = "There are records of different data, not to be compared; shown are "
+    assert f"{told}KCCA: split 66666666; CFA, CCA: split 55555555." in text
+    assert "Rows by the commit of the code: 0123456 2, fedcba9* 1 (*: with uncommitted changes)." in text
+    lines = json.loads(paper_table(1, tables, "tuned", "captions", "json", "flickr8k"))
+    assert {line["split_sha"][:2] for line in lines} == {"55", "66", ""}
+    assert {line["commit"] for line in lines} == {"0123456", "fedcba9*", ""}
+    assert "different data" not in paper_table(1, one, "tuned", "captions", "terminal", "flickr8k")
+    text = flat(paper_table(1, versions, "tuned", "captions", "terminal", "flickr8k"))
+    assert f"{told}CCA: split 55555555." in text
 
 
 # damaged records
