@@ -2,22 +2,23 @@
 
 import os
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cran_bench.embeddings import Levels, Relations, region_pairs, rows_of
 from cran_bench.errors import BadInput
 from cran_bench.ranking import backends, filtering
 from cran_bench.ranking.backends import choose
-from cran_bench.ranking.filtering import Filtering, measured
-from cran_bench.ranking.problem import Clock, make_problem, pair_scores
+from cran_bench.ranking.filtering import SMALLEST, Filtering, Limits, float32_error, limits, measured
+from cran_bench.ranking.problem import KernelInfo, Problem, make_problem, pair_scores
 from cran_bench.ranking.rank import rank
 from cran_bench.ranking.reference import Reference
-from cran_bench.ranking.tiles import Tiles, sum_of_best
+from cran_bench.ranking.tiles import Tiles, sum_of_best, tiles_for
 from cran_bench.similarity import COSINE, DOT, MultiLevel, Similarity
 
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
@@ -185,6 +186,22 @@ def test_pairs_are_scored_as_in_the_matrix(count, pair_bytes, seed):
     torch.testing.assert_close(found, MultiLevel().scores(images, texts)[rows, columns], atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("rows", [torch.zeros(300, dtype=torch.int64), torch.arange(300) % 9])
+def test_pairs_are_scored_in_blocks(rows, monkeypatch):
+    """The copies and products of a block, four times its vectors in float64, stay below the memory allowed."""
+    images, texts, _ = levels(9, 30, d=6, regions=3)
+    sizes, whole = [], Similarity.own_scores
+
+    def own_scores(self, left, right, dtype):
+        sizes.append(8 * sum(x.numel() for side in (left, right) for x in side.tensors()))
+        return whole(self, left, right, dtype)
+
+    monkeypatch.setattr(Similarity, "own_scores", own_scores)
+    pair_scores(images, texts, MultiLevel(), rows, torch.arange(300) % 30, pair_bytes=1 << 16)
+    one_image = 8 * 6 * (1 + 3 + 2 * 3)
+    assert (1 << 15) <= 4 * max(sizes) <= (1 << 16) + 4 * one_image
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 6), st.booleans(), st.sampled_from(["reference", "float32 measured"]))
 def test_folds_in_one_call_are_folds_ranked_apart(folds, shuffle, name):
@@ -203,6 +220,123 @@ def test_folds_in_one_call_are_folds_ranked_apart(folds, shuffle, name):
         for one, other in ((part.i2t, alone.i2t), (part.t2i, alone.t2i)):
             for key, value in vars(other).items():
                 assert np.array_equal(getattr(one, key), value), key
+
+
+# bounds -----------------------------------------------------------------------------------------------------------
+
+EPS = 2.0**-23  # of float32
+
+
+@settings(deadline=None, max_examples=100)
+@given(problems(), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_low_precision_scores_are_within_the_proven_bound(problem, dtype):
+    images, texts, image_of, similarity = problem
+    problem = make_problem(images, texts, image_of, similarity)
+    assume(problem.flop and problem.is_in_range)
+    scorer, everything = Tiles(problem, dtype), slice(None)
+    off = scorer.scores(scorer.images(everything), scorer.texts(everything)) - similarity.scores(images, texts)
+    assert bool((off.abs() <= problem.reach.of_all(everything, everything, scorer.unit_error) + SMALLEST).all())
+
+
+@pytest.mark.parametrize(("dim", "top"), [(1, 1), (300, 3), (4096, 20)])
+def test_the_bound_of_float32_is_that_of_so_many_roundings(dim, top):
+    """n roundings change a result by at most n u / (1 - n u) of itself, where u = 2^-24."""
+    n = 2 * dim + top + 32
+    assert float32_error(dim, top) == pytest.approx(n / (2**24 - n), rel=1e-12)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("row", [0, 2])
+def test_the_bound_of_bfloat16_is_of_operands_and_products(side, row):
+    """Halfway between two numbers, (1 + 2^-8) rounds to 1, 1/257 of it; the other vectors are not rounded at all."""
+    sides = [torch.ones(3, 2), torch.ones(3, 2)]
+    sides[0][1] = 0
+    sides[side][row] = 1 + 2.0**-8
+    scorer = Tiles(make_problem(*sides, torch.arange(3), DOT), torch.bfloat16)
+    rounding = 1.001 / 257
+    assert scorer.rounding == pytest.approx(rounding, rel=1e-6)
+    products = float32_error(2, 1) + 2.0**-8
+    assert scorer.unit_error(2) == pytest.approx((1 + rounding) ** 2 * (1 + products) - 1, rel=1e-6)
+
+
+class Off:
+    """A scorer whose relative errors are given."""
+
+    def __init__(self, problem, errors):
+        self.problem, self.errors, self.asked = problem, errors, []
+
+    def images(self, rows):
+        return rows
+
+    texts = images
+
+    def scores(self, rows, columns):
+        self.asked.append((rows, columns))
+        left, right = self.problem.images.globals[rows].double(), self.problem.texts.globals[columns].double()
+        return left @ right.T + self.errors[rows][:, columns] * left.norm(dim=1)[:, None] * right.norm(dim=1)
+
+
+@pytest.mark.parametrize("outlier", [None, 0.05])
+def test_the_measured_bound_is_six_deviations_and_half_as_much_again_as_the_largest_error(outlier):
+    draw = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(20, 4, generator=draw), torch.randn(20, 4, generator=draw)
+    images[3] = 0  # has no relative error
+    errors = 0.002 * torch.randint(0, 2, (20, 20), generator=draw).double() - 0.001
+    errors.diagonal().mul_(10)  # the error of positive pairs, which are few, may be larger
+    if outlier:
+        errors[1, 2] = outlier
+    scorer = Off(make_problem(images, texts, torch.arange(20), DOT), errors)
+    deviation = 0.01 * (19 / 20) ** 0.5
+    expected = (6 * deviation if outlier is None else 1.5 * outlier) + 4 * EPS
+    assert measured(scorer.problem, scorer)(4) == pytest.approx(expected, rel=1e-6)
+
+
+def test_half_of_the_sample_are_texts_of_its_images():
+    image_of = torch.arange(1000) // 10
+    problem = make_problem(torch.eye(100), torch.eye(100)[image_of], image_of, DOT)
+    scorer = Off(problem, torch.zeros(100, 1000, dtype=torch.float64))
+    measured(problem, scorer)
+    ((rows, columns),) = scorer.asked
+    assert (len(rows), len(columns)) == (64, 512)
+    assert set(image_of[columns[:256]].tolist()) <= set(rows.tolist())
+
+
+def test_the_limits_of_a_query_are_its_threshold_and_the_bound():
+    images, texts = torch.tensor([[4.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, -8.0]])
+    problem = make_problem(images, texts, torch.tensor([0, 1, 1]), DOT)
+    of_images, of_texts, widest = limits(problem, slice(0, 2), slice(0, 3), lambda _: 0.0)
+    assert of_images.low.tolist() == [4 * (1 - 2 * EPS), 4 * (1 - 2 * EPS)]  # float32 rounds limits, too
+    assert of_images.high.tolist() == [4 * (1 + 2 * EPS), 4 * (1 + 2 * EPS)]
+    assert of_texts.low.tolist() == [4 * (1 - 2 * EPS), 4 * (1 - 2 * EPS), -16 * (1 + 2 * EPS)]
+    assert widest == 0
+    of_images, of_texts, widest = limits(problem, slice(0, 2), slice(0, 3), lambda _: 0.125)
+    assert of_images.high.tolist() == pytest.approx([4 + 0.125 * 4 * 8, 4 + 0.125 * 2 * 8])  # longest text: 8
+    assert of_texts.low.tolist() == pytest.approx([4 - 0.125 * 1 * 4, 4 - 0.125 * 2 * 4, -16 - 0.125 * 8 * 4])
+    assert widest == 0.125 * 4 * 8
+
+
+def test_a_score_at_a_limit_is_undecided():
+    limit = Limits(torch.tensor([9.0, 1.0]), torch.tensor([9.0, 2.0]))
+    scores = torch.tensor([0.5, 1.0, 1.5, 2.0, 2.5])
+    assert limit.contain(torch.ones(5, dtype=torch.int64), scores).tolist() == [False, True, True, True, False]
+
+
+def near_one(n=20):
+    """Image k and text k score k + 1; the last but one image scores the last text as high as its own; all else is 0."""
+    images = torch.diag(torch.arange(1.0, n + 1))
+    texts = torch.eye(n)
+    texts[n - 1, n - 2] = 1
+    return images, texts, torch.arange(n)
+
+
+def test_a_record_says_how_a_ranking_was_counted():
+    images, texts, image_of = near_one()
+    ranks = rank(images, texts, image_of, DOT, backend=filtering_by(torch.float32, "proven", 20, 20))
+    assert ranks.i2t.tied.tolist() == [0] * 18 + [1, 0] and not ranks.t2i.tied.any()
+    widest = float32_error(20, 1) * 20 * 2**0.5  # by the longest image and text
+    assert ranks.kernel == KernelInfo("torch", "float32", "proven", pytest.approx(widest), rescored=1, error=0.0)
+    ranks = rank(images, texts, image_of, DOT, backend="reference")
+    assert ranks.kernel == KernelInfo("reference", "float64", "exact", tolerance=0.0, rescored=0, error=0.0)
 
 
 # the fused kernel, in Triton's interpreter -------------------------------------------------------------------------
@@ -259,10 +393,44 @@ def test_a_large_problem_is_screened(monkeypatch):
     assert (ranks.kernel.name, ranks.kernel.dtype, ranks.kernel.bound) == ("torch", "float32", "measured")
 
 
-@pytest.mark.parametrize("scale", [1e12, 1e-20])
-def test_what_float32_does_not_hold_is_counted_in_float64(scale):
+@pytest.mark.parametrize(
+    ("scale", "name"), [(1e12, "reference"), (1e8, "torch"), (1e-8, "torch"), (1e-20, "reference")]
+)
+def test_what_float32_does_not_hold_is_counted_in_float64(scale, name):
     x = scale * torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
-    assert rank(x, x, torch.arange(9), DOT, backend="torch").kernel.name == "reference"
+    x[4] = 0  # holds in any precision
+    assert rank(x, x, torch.arange(9), DOT, backend="torch").kernel.name == name
+
+
+def test_the_pairs_of_all_folds_and_their_operations():
+    images, texts, image_of = levels(6, 12, d=8, regions=2)
+    problem = make_problem(images, texts, image_of, MultiLevel(), folds=3)
+    assert problem.pairs == 3 * 2 * 4  # in each fold two images and four texts
+    assert problem.flop == 2 * problem.pairs * (8 + 2 * 8 + (2 + 2) * 8)  # the relations are factored
+
+
+@pytest.mark.parametrize(
+    ("device", "regions", "size"), [("cpu", 0, 2**23), ("cpu", 5, 2**23), ("cuda", 5, 2**29), ("cuda", 21, 2**29)]
+)
+def test_the_products_of_a_tile_fit_the_caches_of_a_cpu_and_fill_a_gpu(device, regions, size, monkeypatch):
+    images, texts, image_of = levels(6, 12, d=8, regions=max(2, regions))
+    images, texts = (images, texts) if regions else (Levels(images.globals), Levels(texts.globals))
+    problem = make_problem(images, texts, image_of, MultiLevel())
+    monkeypatch.setattr(Problem, "device", SimpleNamespace(type=device))
+    tiles = tiles_for(problem, torch.float32)
+    vectors = 1 + 3 * regions  # the global one, regions, and both parts of factored relations
+    assert 4 * tiles.image_rows * tiles.text_rows * vectors == pytest.approx(size, rel=0.01)
+
+
+@pytest.mark.parametrize(("device", "pairs"), [("cpu", 2_000_000_000), ("cuda", 100_000_000)])
+@pytest.mark.parametrize("regions", [64, 65])
+def test_tiles_are_compiled_for_many_pairs_of_few_members(device, pairs, regions, monkeypatch):
+    images, texts, image_of = levels(2, 2, d=2, regions=regions)
+    problem = make_problem(Levels(regions=images.regions), Levels(regions=texts.regions), image_of, MultiLevel())
+    monkeypatch.setattr(Problem, "device", SimpleNamespace(type=device))
+    for more in (0, 1):
+        monkeypatch.setattr(Problem, "pairs", pairs + more)
+        assert tiles_for(problem, torch.float32).is_compiled == (more and regions == 64)
 
 
 @pytest.mark.parametrize("name", sorted(BACKENDS))
@@ -335,13 +503,6 @@ def test_relations_that_are_no_sums_are_told_of_once(capsys):
     assert capsys.readouterr().err.count("relations are not factored") <= 1
 
 
-def test_the_clock_holds_the_seconds_of_both():
-    clock = Clock(CPU)
-    images, texts, image_of = levels(30, 60)
-    rank(images, texts, image_of, MultiLevel(), clock, backend=filtering_by(torch.float32))
-    assert clock.similarity > 0 and clock.rank > 0
-
-
 def test_only_blocks_are_held(monkeypatch):
     """Nothing of the size of all scores is made, and no block of float64 vectors beyond what a pair needs."""
     images, texts, image_of = levels(64, 256, d=4)
@@ -357,6 +518,20 @@ def test_only_blocks_are_held(monkeypatch):
     rank(images, texts, image_of, MultiLevel(), backend=filtering_by(torch.float32, "proven", 16, 64))
     assert max(largest) < 64 * 256 / 4
     assert rows_of(images, slice(2)).globals.shape == (2, 4)
+
+
+def test_few_tiles_of_images_are_prepared_at_once(monkeypatch):
+    images, texts, image_of = levels(64, 64, d=4)
+    monkeypatch.setattr(filtering, "PREPARED_BYTES", 2 * 8 * 4 * sum(x[0].numel() for x in images.tensors()))
+    prepared, whole = [], Tiles.texts
+
+    def texts_of(self, rows):
+        prepared.append(rows)
+        return whole(self, rows)
+
+    monkeypatch.setattr(Tiles, "texts", texts_of)
+    rank(images, texts, image_of, MultiLevel(), backend=filtering_by(torch.float32, "proven", 8, 64))
+    assert len(prepared) == 64 / 8 / 2  # eight tiles, two at a time, each with all texts
 
 
 # shards -----------------------------------------------------------------------------------------------------------

@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from math import comb
 
@@ -10,10 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cran_bench.embeddings import Levels, Relations
 from cran_bench.errors import BadInput
+from cran_bench.ranking import evaluation, filtering
+from cran_bench.ranking.evaluation import evaluate
+from cran_bench.ranking.filtering import Filtering
 from cran_bench.ranking.metrics import KS, Counts, Metrics, Ranks, mean_metrics, small_set_notes
 from cran_bench.ranking.problem import Clock, make_problem
 from cran_bench.ranking.rank import rank, twin_accuracy
 from cran_bench.ranking.reference import Reference
+from cran_bench.ranking.tiles import Tiles
 from cran_bench.similarity import COSINE, DOT, MultiLevel, Similarity
 
 
@@ -265,11 +271,36 @@ def test_stored_integers_come_back():
     assert again.metrics() == ranks.metrics()
 
 
-def test_the_clock_counts_scoring_and_counting_apart():
-    clock = Clock(torch.device("cpu"))
-    rank(torch.randn(50, 8), torch.randn(50, 8), torch.arange(50), COSINE, clock)
-    assert clock.similarity > 0
-    assert clock.rank > 0
+@dataclass
+class Doubling(Clock):
+    """Reads 1, 2, 4, 8 and so on seconds, so that a sum of differences tells which readings it is made of."""
+
+    reading: float = 0.5
+
+    def now(self):
+        self.reading *= 2
+        return self.reading
+
+
+TWO_TILES = Filtering(partial(Tiles, image_rows=40, text_rows=50), "proven")
+
+
+@pytest.mark.parametrize(
+    ("backend", "buffer", "scoring", "counting"),
+    [
+        ("reference", 0, (2 - 1) + (8 - 4), 16 - 8),  # positive pairs and one tile; its counts
+        ("torch", 50, (2 - 1) + (8 - 4) + (32 - 16), 128 - 64),  # also the sample for the bound; undecided pairs
+        (TWO_TILES, 20, (2 - 1) + (8 - 4) + (32 - 16) + (512 - 256), (128 - 64) + (2048 - 1024)),  # those of each tile
+    ],
+)
+def test_the_clock_counts_scoring_and_counting_apart(backend, buffer, scoring, counting, monkeypatch):
+    monkeypatch.setattr(filtering, "BUFFERED_PAIRS", buffer)
+    clock = Doubling(torch.device("cpu"))
+    rank(torch.eye(50), torch.eye(50), torch.arange(50), DOT, clock, backend)
+    assert (clock.similarity, clock.rank) == (scoring, counting)
+    monkeypatch.setattr(evaluation, "Clock", Doubling)
+    found = evaluate(torch.eye(50), torch.eye(50), torch.arange(50), None, DOT, "captions", backend=backend)
+    assert (found.clock.similarity, found.clock.rank) == (scoring, counting)
 
 
 # twins ------------------------------------------------------------------------------------------------------------
@@ -368,7 +399,7 @@ def test_owners_must_match_the_texts():
 
 def test_other_dimensions_are_refused():
     with pytest.raises(BadInput, match="images have dimension 2 and texts 3"):
-        rank(torch.ones(3, 2), torch.ones(3, 3), torch.arange(3), COSINE)
+        rank(torch.ones(4, 2), torch.ones(4, 3), torch.arange(4), COSINE)
 
 
 # memory -----------------------------------------------------------------------------------------------------------
