@@ -252,7 +252,7 @@ def test_the_bound_of_bfloat16_is_of_operands_and_products(side, row):
     sides = [torch.ones(3, 2), torch.ones(3, 2)]
     sides[0][1] = 0
     sides[side][row] = 1 + 2.0**-8
-    scorer = Tiles(make_problem(*sides, torch.arange(3), DOT), torch.bfloat16)
+    scorer = Tiles(make_problem(sides[0], sides[1], torch.arange(3), DOT), torch.bfloat16)
     rounding = 1.001 / 257
     assert scorer.rounding == pytest.approx(rounding, rel=1e-6)
     products = float32_error(2, 1) + 2.0**-8
