@@ -25,7 +25,7 @@ from cran_bench.machine.declarations import (
     first_line,
     modules_of,
 )
-from cran_bench.machine.storage import is_file
+from cran_bench.machine.storage import is_file, sha256_file
 from cran_bench.protocols import Unit
 from cran_bench.specs import Spec, build, by_flat_name, flat_fields, format_options, parse_spec
 
@@ -306,10 +306,15 @@ class Registry(Generic[T]):
         return where not in self.failures
 
 
+_IMPORTED: dict[str, str] = {}  # the sha256 of the source of each imported file, by the module's name
+
+
 def _import_file(path: Path) -> ModuleType:
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    name = f"cran_bench_file_{path.stem}_{digest}"
+    name, source = f"cran_bench_file_{path.stem}_{digest}", sha256_file(path)
     if name in sys.modules:
+        if source != _IMPORTED.get(name, source):
+            raise BadInput(f"{path} was changed after it was imported: start Python again, which has its old code")
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:
@@ -322,6 +327,7 @@ def _import_file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    _IMPORTED[name] = source
     return module
 
 

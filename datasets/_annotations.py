@@ -90,7 +90,8 @@ def read_text(path: Path) -> tuple[str, str]:
         text = data.decode({"UTF-8": "utf-8-sig"}.get(name, name))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise BadInput(f"{path}, line {line}: not {name} (perhaps Latin-1); convert the file to UTF-8") from None
+        perhaps = "perhaps Latin-1; convert the file to UTF-8, and .xlsx to CSV"
+        raise BadInput(f"{path}, line {line}: not {name}, {perhaps}") from None
     if not text.strip():
         raise BadInput(f"{path} is empty; extract it again from the original archive")
     return text, name
@@ -203,8 +204,8 @@ def read_karpathy(path: Path, dataset: str | None = None) -> list[Karpathy]:
     for number, image in enumerate(content["images"]):
         try:
             split = "train" if image["split"] == "restval" else image["split"]
-            captions = [str(sentence["raw"]).strip() for sentence in image.get("sentences", [])]
-            below = str(image.get("filepath", ""))
+            captions = [sentence["raw"].strip() for sentence in image.get("sentences", [])]
+            below = str(image.get("filepath") or "")
             one = Karpathy(image_path(str(image["filename"])), below and image_path(below), split, captions)
         except (KeyError, TypeError, AttributeError):
             raise BadInput(

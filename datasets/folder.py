@@ -79,6 +79,7 @@ class Folder(Photographs):
                     )
                 captions.setdefault(image, []).extend(text.strip() for text in texts if text.strip())
         path = next(iter(lists))
+        path = path if len(lists) == 1 else data / "*" / path.name
         kept = limited(self._split(path, split_of), self.limit)
         names = [name for split in SPLITS for name in kept[split]]
         if not names:

@@ -125,7 +125,7 @@ def samples(rows: Sequence[Sequence[Ranks]], draws: int = DRAWS) -> list[Sample]
     first = rows[0][0]
     images = len(first.i2t.better)
     for ranks in itertools.chain(*rows):
-        if len(ranks.i2t.better) != images or not np.array_equal(ranks.image_of, first.image_of):
+        if not np.array_equal(ranks.image_of, first.image_of):
             raise BadInput("a comparison needs ranks of the same queries: run the methods on the same data")
     every = [np.stack([[_hits(r, f) for f in FIGURES] for r in seeds]).transpose(2, 0, 1) for seeds in rows]
     queries = np.stack([_queries(first, figure) for figure in FIGURES], axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from cran_bench.records.schema import Failure, Record
 from cran_bench.records.statistics import SUMS, Interval, sample
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import DATASETS, METHODS, each, quick_dataset, quick_method
+from cran_bench.running.fits import code_of
 from cran_bench.running.preparation import Prepared, find_prepared
 from cran_bench.running.runner import Outcome, Runner, new_name, parse_seeds
 from cran_bench.similarity import COSINE, DOT, Similarity
@@ -168,14 +170,15 @@ def run(
         named = each(given)
         specs = [quick_method(text) if quick else text for text in named or METHODS.usable()]
         for text in specs:
-            METHODS.configure(text)
+            configured = METHODS.configure(text)
+            with contextlib.suppress(Exception):  # which the row reports
+                code_of(configured.build())  # reads the source now, as it runs, before anybody edits it
         for name, reason in () if named else METHODS.failures.items():
             say(f"left out: method {name}: {reason}")
         wanted = parse_protocols(protocols if isinstance(protocols, str) else ",".join(protocols))
         numbers = parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, np.atleast_1d(seeds).tolist())))
-        configured = DATASETS.configure(source)
         require_known(backend, bound)
-        prepared = find_prepared(configured, where, folder, backbone, regions, vectors)
+        prepared = find_prepared(DATASETS.configure(source), where, folder, backbone, regions, vectors)
         if folds:
             fold_rows(len(prepared.collection.splits["test"]), folds)  # before any fit
         return Request(source, where, specs, wanted, numbers), prepared

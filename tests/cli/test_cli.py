@@ -164,7 +164,7 @@ def ready(tmp_path):
         (
             TOKENS,
             lambda text: text.replace(b"red beside", b"ros\xe9 beside", 1),
-            "line 1: not UTF-8 (perhaps Latin-1); convert the file",
+            "line 1: not UTF-8, perhaps Latin-1; convert the file",
         ),
         (
             TOKENS,

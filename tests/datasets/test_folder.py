@@ -97,6 +97,9 @@ def test_hugging_faces_folders_of_splits(home):
     data = load(home)
     assert data.images.ids[:5] == [*(f"train/{k}.png" for k in range(4)), "validation/0.png"]
     assert [len(rows) for rows in data.splits.values()] == [4, 2, 3]
+    (home / "test" / "0.png").unlink()
+    with pytest.raises(BadInput, match=r"1 images of .*/\*/metadata\.jsonl are not in .*, the first is test/0\.png"):
+        load(home)
 
 
 def test_kaggles_folder_of_images(home):
@@ -106,10 +109,16 @@ def test_kaggles_folder_of_images(home):
 
 
 def test_karpathys_json(home):
-    images = [{"filename": i, "filepath": "", "split": s, "sentences": [{"raw": c}, {"raw": "b"}]} for i, c, s in PLAIN]
+    images = [
+        {"filename": i, "filepath": None, "split": s, "sentences": [{"raw": c}, {"raw": "b"}]} for i, c, s in PLAIN
+    ]
     (home / "dataset_mine.json").write_text(json.dumps({"dataset": "mine", "images": images}))
     data = load(home, "folder[file=dataset_mine.json]")
     assert data.captions[:4] == ["a 0", "b", "a 4", "b"]
+    images[0]["sentences"] = [{"raw": None}]  # never the caption "None"
+    (home / "dataset_mine.json").write_text(json.dumps({"dataset": "mine", "images": images}))
+    with pytest.raises(BadInput, match="image 0 has no 'filename' or 'split', or a sentence no 'raw'"):
+        load(home, "folder[file=dataset_mine.json]")
 
 
 def test_numbered_captions_belong_to_one_image_and_may_be_left_out(home):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -210,6 +211,17 @@ def with_additions(module, text):
     old, new = ADDED.get(module, ("", ""))
     assert old in text
     return text.replace(old, new) if old else text
+
+
+def test_empty_fields_that_a_newer_python_adds_change_no_key():
+    class Newer(ast.Break):
+        _fields = ("type_params", "default_value", "level")
+        type_params: ClassVar[list[ast.AST]] = []
+        default_value, level = None, 0
+
+    reader = fingerprint.Reader(Sources(), fingerprint.Symbol("cran_bench.errors", "", ""))
+    form = reader.form(Newer())
+    assert form == "Newer(level=0)"
 
 
 @pytest.mark.parametrize("kind", SAME_MEANING)

@@ -179,6 +179,8 @@ def test_a_row_with_one_seed_gets_the_variance_over_seeds_of_the_others():
     pooled = behind_best(rows)["one"]
     alone = behind_best({"five": replace(rows["five"], values=rows["five"].values[:1]), "one": rows["one"]})["one"]
     assert pooled.high - pooled.low > 1.5 * (alone.high - alone.low)
+    two = behind_best({"again": rows["five"], **rows})["one"]  # of two rows that vary alike the mean is that of one
+    assert two.high - two.low == pytest.approx(pooled.high - pooled.low, rel=0.3)
     assert behind_best({"still": rows["still"], "one": rows["one"]})["one"].low == pytest.approx(
         behind_best({"still": sample([noisy(seed=9)]), "one": rows["one"]})["one"].low
     )
@@ -249,8 +251,8 @@ def test_ranks_of_other_queries_are_refused():
     for other in (noisy(images=59), noisy(captions=2)):
         with pytest.raises(BadInput, match="ranks of the same queries"):
             sample([a], 9).minus(sample([other], 9), "t2i_r1")
-    with pytest.raises(BadInput, match="ranks of the same queries"):
-        sample([a, noisy(images=59)])
+        with pytest.raises(BadInput, match="ranks of the same queries"):
+            sample([a, other], 9)
 
 
 @pytest.mark.parametrize("figure", ["r1", "t2i_r2", "i2t_medr", ""])

@@ -12,6 +12,8 @@ import cran_bench
 from cran_bench import BadInput, MultiLevel
 from cran_bench.ranking.rank import rank
 from cran_bench.records.statistics import sample
+from cran_bench.registry import METHODS
+from cran_bench.running.fits import code_of
 from cran_bench.similarity import COSINE, DOT
 
 rng = np.random.default_rng(0)
@@ -191,6 +193,30 @@ def test_folders_are_taken_from_the_environment(quick_scenes, tmp_path, monkeypa
     made = cran_bench.run("cfa", quick_scenes.spec)
     assert repr(made) == "<Results: 1 records, 0 failures>"
     assert len(cran_bench.read_records()) == 1 == len(list(tmp_path.rglob("*.npz")))
+
+
+def test_a_method_edited_after_its_import_is_never_recorded_as_the_new_code(tmp_path, monkeypatch):
+    def text(sign):
+        functions = "".join(f"\n    def {f}(self, *given): return {sign}1" for f in ("fit", "state", "load"))
+        embed = "".join(
+            f"\n    def embed_{side}(self, split): return {sign}split.images" for side in ("images", "texts")
+        )
+        head = "from dataclasses import dataclass\nfrom cran_bench import COSINE\n@dataclass\nclass Mine:\n"
+        return f"{head}    similarity = COSINE{functions}{embed}\n"
+
+    def edit(*given):
+        (tmp_path / "mine.py").write_text(text("-"))
+        raise BadInput("enough")
+
+    for name in ("mine", "copy"):
+        (tmp_path / f"{name}.py").write_text(text("+"))
+    mine, copy = (METHODS.configure(f"{tmp_path / name}.py:Mine").build() for name in ("mine", "copy"))
+    monkeypatch.setattr("cran_bench.running.experiment.find_prepared", edit)  # which may take hours
+    with pytest.raises(BadInput, match="enough"):
+        cran_bench.run(f"{tmp_path / 'mine.py'}:Mine")
+    assert code_of(mine) == code_of(copy)
+    with pytest.raises(BadInput, match=r"mine.py was changed after it was imported: start Python again"):
+        cran_bench.run(f"{tmp_path / 'mine.py'}:Mine")
 
 
 def test_methods_are_given_by_name():

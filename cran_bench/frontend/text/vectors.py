@@ -379,10 +379,11 @@ class VectorFile:
         is_header = len(values) == 1 and line.replace(b" ", b"").isdigit()
         if not values or is_header or self._holds_bytes:
             start = line[:40].decode("utf-8", "replace")
-            advice = FOREIGN if self._holds_bytes else "separate them by spaces or tabs"
-            if is_header:
-                advice = "for a file that starts with the number of words and their dimension write word2vec:FILE"
-            raise BadInput(f"{self.path}, line 1: expected a word and its values, got '{start}'; {advice}")
+            advice = "for a file that starts with the number of words and their dimension write word2vec:FILE"
+            raise BadInput(
+                f"{self.path}, line 1: expected a word and its values, got '{start}'; "
+                + (advice if is_header else FOREIGN if self._holds_bytes else "separate them by spaces or tabs")
+            )
         return len(values)
 
     def _numbers(self, values: list[bytes], where: str) -> NDArray[np.float32]:
