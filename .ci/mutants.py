@@ -26,7 +26,19 @@ MODULES = [
     *("cran_bench/records/statistics.py", "cran_bench/toolbox/losses.py", "cran_bench/machine/fingerprint.py"),
     *("methods/cran/alignment.py", "methods/cran/correlation.py"),
 ]
-TESTS = ["comparison", "datasets", "machine", "methods", "ranking", "records", "running", "tables", "toolbox"]
+TESTS = [
+    "comparison",
+    "datasets",
+    "frontend/test_extraction.py",
+    "frontend/test_feature_rows.py",
+    "machine",
+    "methods",
+    "ranking",
+    "records",
+    "running",
+    "tables",
+    "toolbox",
+]
 PATHS = [*(f"tests/{name}" for name in TESTS), *(f"tests/test_{n}.py" for n in ("dataset", "similarity", "protocols"))]
 SAMPLE, SEED, WORKERS = 400, 0, 2
 SECONDS = 40  # of tests for one mutant; those of the module's own folder come first, the fastest before the others

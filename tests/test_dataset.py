@@ -26,6 +26,13 @@ def test_lists_become_arrays():
     assert collection().split_sha() == one.split_sha() == one.without([]).split_sha()
 
 
+def test_all_images_together_have_one_digest_that_needs_that_of_each():
+    digests = [str(row) for row in range(9)]
+    assert collection().images_sha(digests) != collection().images_sha([*digests[:8], "9"])
+    with pytest.raises(ValueError, match="shorter"):
+        collection().images_sha(digests[:8])
+
+
 def test_identical_images_and_captions_are_counted():
     different = [str(row) for row in range(9)]
     assert collection().repeated(different) == ""

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cran_bench.embeddings import Levels, Relations, on_device, region_pairs, rows_of
+from cran_bench.embeddings import Levels, Relations, on_device, pair_lengths, region_pairs, rows_of
 from cran_bench.errors import BadInput
 from cran_bench.similarity import COSINE, DOT, MultiLevel, Similarity, mean_by_image, rounding
 
@@ -226,6 +226,27 @@ def test_two_ways_to_one_score_differ_by_less_than_the_rounding(similarity, dim,
     bound = similarity.reach(images, texts).of_pairs(rows, rows, rounding)
     assert bool((difference <= bound).all())
     assert torch.equal(similarity.reach(images, texts).of_all(rows, rows, rounding).diagonal(), bound)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_the_reach_of_relations_is_that_of_the_longest_pair_against_loops(factored, texts, cosine):
+    relations, mask = factored.relations, factored.mask
+    first, second = relations.first.double().numpy(), relations.second.double().numpy()
+    expected = np.zeros(N)
+    for i in range(N):
+        for j in range(R):
+            for k in range(R):
+                if j != k and mask[i, j] and mask[i, k]:
+                    divisor = 1.0 if relations.norm is None else float(relations.norm[i, j, k])
+                    divisor = np.linalg.norm(first[i, j] + second[i, k]) if cosine else divisor
+                    together = np.linalg.norm(first[i, j]) + np.linalg.norm(second[i, k])
+                    expected[i] = max(expected[i], together / divisor)
+    sides = Levels(relations=relations, mask=mask), Levels(relations=texts.relations)
+    for lengths in (None, pair_lengths(relations) if cosine else None):
+        (level,) = MultiLevel(cosine).reach(*sides, lengths).levels
+        assert level.images.tolist() == pytest.approx(expected.tolist())
+        ones = [1.0] * T if cosine else texts.relations.norm(dim=1).tolist()
+        assert level.texts.tolist() == pytest.approx(ones)
 
 
 def widest(similarity, images, texts):

@@ -490,7 +490,7 @@ def test_without_regions_a_method_that_needs_them_is_told(tmp_path):
     scenes = DATASETS.configure("scenes[train=4,val=2,test=2]")
     prepared = find_prepared(scenes, tmp_path, tmp_path / "cache", "pixels[dim=16]", "none")
     split = prepared.split("train", "captions", torch.device("cpu"))
-    assert not split.has_regions and split.images.shape == (4, 16)
+    assert not split.has_regions and split.region_shape == (0, 0) and split.images.shape == (4, 16)
     for name in ("regions", "boxes", "box_scores", "region_mask"):
         with pytest.raises(MissingFeature, match="was prepared without regions; prepare it again with --regions"):
             getattr(split, name)
