@@ -971,7 +971,7 @@ FOUND = [  # before they were mended: another error than BadInput, a hang, or an
     ("npy of images", "a.npy", _header(description="7"), "is not a numeric .npy array"),
     ("npy of images", "a.npy", _header(size=2**32 - 1, version=b"\2\0"), "its header claims 4,294,967,295 bytes"),
     ("npy of images", "ids.txt", lines(*IDS[:-1], "x" * 10_000_000), "1 of 12 images have no row"),
-    ("word2vec, binary", "word2vec.bin", b"999999999999 300000000000\ndog 1", "the file ends within word 1"),
+    ("word2vec, binary", "word2vec.bin", b"999999999999 300000000000\ndog \1", "the file ends within word 1"),
     ("word2vec, text", "word2vec.txt", b"9" * 5000 + b" 4\n", "expected the number of words and their dimension"),
     ("records", f"{STEM}.json", b"[" * 100_000, "is not a record"),
     ("records", f"{STEM}.json", _record(metrics={"rsum": "<1e999>"}), "i2t_meanr is missing"),
