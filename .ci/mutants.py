@@ -1,8 +1,8 @@
 """Mutation testing of the code that numbers depend on: ``tox -e mutants``.
 
 cosmic-ray makes the mutants.  A seeded sample of them, in proportion to each module's number, meets the tests that run
-the mutated line, in a copy of the tree.  What is finished is kept in the folder given, so that a stopped run goes on.
-Exit code 1: more than 5 % of those that change anything survive.
+the mutated line, in a copy of the tree.  What is finished is kept in the folder given, so that a stopped run of the same
+code goes on.  Exit code 1: more than 5 % of those that change anything survive.
 """
 
 import ast
@@ -17,6 +17,7 @@ import sys
 import time
 import tomllib
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -50,10 +51,24 @@ TOO_EASY = re.compile(rf".*BinaryOperator_({ARITHMETIC}_{BITS}|{BITS}_{ARITHMETI
 ESTIMATES = {"memory"}  # functions that compute no result; `tox -e memory` holds them against what fits take
 
 
+def tracked(*folders):
+    """The files that git knows."""
+    command = ["git", "ls-files", *folders]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    return list(filter(None, names))
+
+
+def state():
+    """A digest of the code and its tests, for which alone a result holds."""
+    names = tracked("cran_bench", "methods", "datasets", "results/paper", "tests", ".ci/mutants.py")
+    return sha256(
+        b"\0".join(part for name in names for part in (name.encode(), (ROOT / name).read_bytes()))
+    ).hexdigest()
+
+
 def copy_tree(to):
     """Copy the tree so that ``PYTHONPATH`` alone makes it the package."""
-    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    for name in filter(None, names):
+    for name in tracked():
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, to / name)
     for name, folder in (("methods", "methods"), ("datasets", "datasets"), ("printed", "results/paper")):
@@ -159,6 +174,8 @@ def killer(tree, tests, seconds):
     """The first test that fails, in a child of this process, which has imported what takes long; none if all pass."""
     said = tree.with_suffix(".failed")
     said.unlink(missing_ok=True)
+    import pytest
+
     child = os.fork()
     if not child:
         os.setsid()
@@ -167,15 +184,15 @@ def killer(tree, tests, seconds):
         os.dup2(null, 2)
         os.chdir(tree)
         os.environ["PYTHONPATH"] = str(tree)  # for the processes that tests start
-        import pytest
-
         options = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-profile=mutants"]
         options += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
-        os._exit(int(pytest.main([*options, *tests], plugins=[FirstFailure(said)])) != 0)
+        os._exit(pytest.main([*options, *tests], plugins=[FirstFailure(said)]))
     deadline = time.monotonic() + 20 + 5 * seconds
     while time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
+            if status and not said.exists() and os.waitstatus_to_exitcode(status) == pytest.ExitCode.USAGE_ERROR:
+                sys.exit("some tests are not there, or pytest does not start: delete the folder and start again")
             return said.read_text() if said.exists() else f"exit status {status}" if status else ""
         time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
@@ -235,6 +252,7 @@ def main(work):
     from cosmic_ray.work_db import WorkDB, use_db
 
     start = time.monotonic()
+    work /= state()[:12]
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "original").exists():
         copy_tree(work / "original")
