@@ -1,8 +1,8 @@
 """Mutation testing of the code that numbers depend on: ``tox -e mutants``.
 
 cosmic-ray makes the mutants.  A seeded sample of them, in proportion to each module's number, meets the tests that run
-the mutated line, in a copy of the tree.  What is finished is kept in the folder given, so that a stopped run of the same
-code goes on.  Exit code 1: more than 5 % of those that change anything survive.
+the mutated line, in a copy of the tree.  What is finished is kept in the folder given, so that a run that was
+stopped goes on while the code stays.  Exit code 1: more than 5 % of those that change anything survive.
 """
 
 import ast
