@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import posixpath
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +19,7 @@ from PIL import Image
 
 from cran_bench.errors import BadInput
 from cran_bench.images import open_image
+from cran_bench.machine.ledger import Ledger
 from cran_bench.machine.storage import sha256_bytes, sha256_file
 from cran_bench.protocols import Unit
 
@@ -49,9 +52,9 @@ class ImageSource(ABC):
             BadInput: the file cannot be read.
         """
 
-    def newest(self) -> float | None:
-        """Return when any image was last modified, in seconds since 1970; None if computing digests is cheap."""
-        return None
+    def digests(self, ledger: Ledger) -> Iterator[str]:
+        """Yield the digest of every image, from a ledger if it is noted there; 'unreadable' if it cannot be read."""
+        return ledger.digests(Path(), self.ids, repeat(None, len(self.ids)), self.digest)
 
 
 class FolderImages(ImageSource):
@@ -71,16 +74,20 @@ class FolderImages(ImageSource):
     def digest(self, row: int) -> str:
         return sha256_file(self.folder / self.ids[row])
 
-    def newest(self) -> float | None:
-        by_folder: dict[str, set[str]] = {}
-        for name in self.ids:
-            folder, _, file = name.rpartition("/")
-            by_folder.setdefault(folder, set()).add(file)
-        latest = 0.0
-        for folder, wanted in by_folder.items():
-            with os.scandir(self.folder / folder) as entries:
-                latest = max(latest, *(entry.stat().st_mtime for entry in entries if entry.name in wanted), 0.0)
-        return latest
+    def digests(self, ledger: Ledger) -> Iterator[str]:
+        if type(self).digest is not FolderImages.digest:  # of a subclass, which may take more into account
+            return super().digests(ledger)
+        return ledger.digests(self.folder, self.ids, self._stats(), self.digest)
+
+    def _stats(self) -> Iterator[os.stat_result | None]:
+        wanted, stats = set(self.ids), {}
+        for above in {name.rpartition("/")[0] for name in self.ids}:
+            with contextlib.suppress(OSError), os.scandir(self.folder / above) as entries:
+                for entry in entries:
+                    if (name := f"{above}/{entry.name}".lstrip("/")) in wanted:
+                        with contextlib.suppress(OSError):  # a broken link
+                            stats[name] = entry.stat()
+        yield from map(stats.get, self.ids)
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Collection:
         images: the N images.
         captions: the T captions.
         image_of: (T,) int64, the row of the image that each caption describes, in non-decreasing order.
-        splits: image rows of 'train', 'val' and 'test'; disjoint.
+        splits: image rows of 'train', 'val' and 'test'; disjoint.  Data that is only evaluated has no train or val.
         boxes: (N, 5, 4) float32 or None, region boxes that come with the data: x0 y0 x1 y1 as fractions of width and
             height.
         twins: (N,) int64 or None, the row of the image with the same objects in exchanged positions.
@@ -102,9 +109,9 @@ class Collection:
     Lists in place of arrays are converted.
 
     Raises:
-        BadInput: an id or a caption is empty, not a string or contains an unpaired surrogate, ids are not unique,
-            `image_of` is not sorted, an array has the wrong length or names a row that is no image, a split is empty
-            or has another name, splits overlap, or an image of a split has no caption.
+        BadInput: an id or a caption is empty, not a string or contains an unpaired surrogate, two ids are one path,
+            `image_of` is not sorted, an array has the wrong length or names a row that is no image, the test split is
+            empty, a split has another name, splits overlap, or an image of a split has no caption.
     """
 
     name: str
@@ -120,11 +127,13 @@ class Collection:
     def __post_init__(self) -> None:
         ids, n = self.images.ids, len(self.images.ids)
         self._check_texts(ids, lambda row: f"image id {row}")
-        if len(set(ids)) != n:
-            rows_of: dict[str, int] = {}
-            again = next(row for row, name in enumerate(ids) if rows_of.setdefault(name, row) != row)
-            what = f"images {rows_of[ids[again]]} and {again} have the same id, {ids[again]}"
-            raise BadInput(f"{self.name}: {what}; ids must be unique")
+        paths = [posixpath.normpath(name) for name in ids]
+        if len(set(paths)) != n:
+            row_of: dict[str, int] = {}
+            again = next(row for row, path in enumerate(paths) if row_of.setdefault(path, row) != row)
+            names = " and ".join(dict.fromkeys((ids[row_of[paths[again]]], ids[again])))
+            what = f"images {row_of[paths[again]]} and {again} have the same id, {names}"
+            raise BadInput(f"{self.name}: {what}; ids must be unique paths")
         image_of = self._as_rows("image_of", self.image_of)
         if len(image_of) != len(self.captions):
             what = f"image_of has {len(image_of)} entries for {len(self.captions)} captions"
@@ -134,7 +143,8 @@ class Collection:
             raise BadInput(f"{self.name}: image_of must be in non-decreasing order; sort the captions by image")
         if extra := next((split for split in self.splits if split not in SPLITS), None):
             raise BadInput(f"{self.name}: there is a split '{extra}'; the splits are train, val and test")
-        splits = {k: self._as_rows(f"the {k} split", rows) for k, rows in self.splits.items() if rows is not None}
+        given = {k: self.splits.get(k) for k in SPLITS}
+        splits = {k: self._as_rows(f"the {k} split", () if rows is None else rows) for k, rows in given.items()}
         extras = {k: np.asarray(v) for k in ("boxes", "twins", "labels") if (v := getattr(self, k)) is not None}
         for key, values in extras.items():
             if values.shape[:1] != (n,):
@@ -146,10 +156,9 @@ class Collection:
             object.__setattr__(self, key, value)  # lists have become arrays
         counts = np.bincount(image_of, minlength=n)
         seen: dict[int, str] = {}
-        for split in SPLITS:
-            rows = splits.get(split)
-            if rows is None or len(rows) == 0:
-                raise BadInput(f"{self.name}: the {split} split is empty; a dataset needs train, val and test images")
+        if not len(splits["test"]):
+            raise BadInput(f"{self.name}: the test split is empty; a dataset needs test images")
+        for split, rows in splits.items():
             for row in rows.tolist():
                 if row in seen:
                     other = f"in {seen[row]} and in {split}" if seen[row] != split else f"twice in {split}"
@@ -220,18 +229,36 @@ class Collection:
         parts = [b"" if extra is None else np.ascontiguousarray(extra).tobytes() for extra in (self.labels, self.twins)]
         return sha256_bytes(b"\0".join(parts))
 
-    def digests(self) -> Iterator[str]:
-        """Yield the digest of every image; 'unreadable' for a file that cannot be read, which decoding will report."""
-        for row in range(len(self.images.ids)):
-            try:
-                yield self.images.digest(row)
-            except BadInput:
-                yield "unreadable"
-
     def images_sha(self, digests: Iterable[str]) -> str:
-        """Return one sha256 for all images, from their `digests` in order."""
+        """Return one sha256 for all images, from their digests in order."""
         lines = "".join(f"{name} {digest}\n" for name, digest in zip(self.images.ids, digests, strict=True))
         return sha256_bytes(lines.encode())
+
+    def repeated(self, digests: Iterable[str]) -> str:
+        """Return a line that counts identical captions and images within and across splits; '' if there are none.
+
+        Captions are compared without case and with every run of white space as one space, images by `digests`.
+        """
+        split_of = {row: split for split in SPLITS for row in self.splits[split].tolist()}
+
+        def places(keys: Iterable[str], rows: Iterable[int]) -> list[list[str]]:
+            splits: dict[str, list[str]] = {}
+            for key, row in zip(keys, rows, strict=True):
+                if row in split_of:
+                    splits.setdefault(key, []).append(split_of[row])
+            return list(splits.values())
+
+        captions = places((" ".join(text.casefold().split()) for text in self.captions), self.image_of.tolist())
+        images = places(digests, range(len(self.images.ids)))
+        more, across = ([sum(len(of(own)) > 1 for own in kind) for kind in (captions, images)] for of in (list, set))
+        if not any(more):
+            return ""
+        known = sum(own.count("test") for own in captions if "train" in own)
+        tests = sum(own.count("test") for own in captions)
+        return (
+            f"{known:,} of {tests:,} test captions also stand in train; {more[0]:,} captions and {more[1]:,} images "
+            f"occur more than once, {across[0]:,} and {across[1]:,} of them across splits"
+        )
 
     def without(self, rows: Iterable[int]) -> Collection:
         """Return the collection with the image `rows` removed from every split (unreadable images with --skip-bad)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,17 @@ LONGEST = 2000
 """Maximum length of a message in characters, as it may quote a file."""
 
 
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def escaped(text: str, kept: str = "\n\t") -> str:
+    r"""Return `text` with escapes for what would steer a terminal or reorder a line: ``\x1b``, ``\u2028``.
+
+    These are control characters, line separators, marks of direction and surrogates, except those in `kept`.
+    """
+    return _UNSEEN.sub(lambda found: found[0] if found[0] in kept else ascii(found[0])[1:-1], text)
+
+
 class BadInput(Exception):  # noqa: N818 - named after the cause, as users read it
     """Unusable input; the message says what was expected, what was given and what to do.
 
@@ -28,7 +40,7 @@ class BadInput(Exception):  # noqa: N818 - named after the cause, as users read 
     def __init__(self, message: str) -> None:
         if len(message) > LONGEST:
             message = f"{message[: LONGEST // 2]} ... {message[-LONGEST // 2 :]}"
-        super().__init__("".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in message))
+        super().__init__(escaped(message))
 
 
 class CannotWrite(BadInput):

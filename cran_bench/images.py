@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cran_bench.errors import BadInput
+from cran_bench.machine.storage import first_bytes, remedy
 
+_HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _USUAL = ("BMP", "GIF", "JPEG", "PPM", "PNG")
 
 
@@ -37,10 +39,14 @@ def open_image(path: Path) -> Image.Image:
                 return to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise UnreadableImage(f"{path} does not exist: add it to the image folder") from None
+    except IsADirectoryError:
+        raise UnreadableImage(f"{path} is a folder, not an image file: put the image in its place") from None
     except UnreadableImage:
         raise
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise UnreadableImage(f"{path} cannot be decoded ({error}): download it again") from error
+        if (start := first_bytes(path, 12))[4:8] == b"ftyp" and start[8:] in _HEIC:
+            raise UnreadableImage(f"{path} is a HEIC photograph, which is not supported: convert it to JPEG") from error
+        raise UnreadableImage(f"{path} cannot be decoded ({error}): {remedy(path, 'download it again')}") from error
 
 
 @cache

@@ -43,15 +43,32 @@ class Split:
         unit: Unit,
         collection: Collection,
         features: Features,
-        text: TextFrontEnd,
+        text: TextFrontEnd | None,
         device: torch.device,
         rows: NDArray[np.int64] | None = None,
         asked: list[str] | None = None,
     ) -> None:
         self.name, self.unit = name, unit
-        self._collection, self._features, self._text, self._device = collection, features, text, device
-        self._rows = collection.splits[name] if rows is None else rows
-        self._asked = asked
+        self._collection, self._features, self._words, self._device = collection, features, text, device
+        self._given, self._asked = rows, asked
+
+    @property
+    def _rows(self) -> NDArray[np.int64]:
+        """(N,) int64, the rows of the images in the collection; all that is known of images and texts begins here."""
+        rows = self._collection.splits[self.name] if self._given is None else self._given
+        if self._given is None and not len(rows):
+            absent = " and ".join(split for split, rows in self._collection.splits.items() if not len(rows))
+            raise MissingFeature(
+                f"{self._collection.name} has no {absent} images, which a fit needs: add some, or score embeddings "
+                "made elsewhere with cran_bench.evaluate"
+            )
+        return rows
+
+    @property
+    def _text(self) -> TextFrontEnd:
+        if self._words is None:
+            raise MissingFeature(f"{self._collection.name} has no train images, whose texts give the words: add some")
+        return self._words
 
     def __len__(self) -> int:
         """Return N, the number of images."""
@@ -60,11 +77,11 @@ class Split:
     def take(self, positions: NDArray[np.int64]) -> Split:
         """Return the images at `positions` (n,) of this split, in that order, with their texts."""
         rows = self._rows[positions]
-        return Split(self.name, self.unit, self._collection, self._features, self._text, self._device, rows)
+        return Split(self.name, self.unit, self._collection, self._features, self._words, self._device, rows)
 
     def asking(self, texts: list[str]) -> Split:
         """Return the same images with other texts, all of which are assigned to the first image."""
-        front_end = (self._collection, self._features, self._text, self._device)
+        front_end = (self._collection, self._features, self._words, self._device)
         return Split(self.name, self.unit, *front_end, self._rows, texts)
 
     def _tensor(self, array: NDArray[Any], dtype: type[np.generic] | None = None) -> Tensor:

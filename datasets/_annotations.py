@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import posixpath
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
@@ -32,6 +35,16 @@ class Limited:
             raise ValueError(f"limit must be at least {2 * len(SPLITS)}, two images for each split, not {self.limit}")
 
 
+def check_name(name: str) -> None:
+    """Check a name for tables: '' or up to 40 printable characters, none of which a label or a path would misread.
+
+    Raises:
+        ValueError: it is another.
+    """
+    if len(name) > 40 or not name.isprintable() or any(character in "[]=,:|/\\" for character in name):
+        raise ValueError(f"name must have at most 40 printable characters and none of [ ] = , : | / \\, not {name!r}")
+
+
 @dataclass(frozen=True)
 class Photographs(Limited):
     """A dataset of photographs, by default with the front end ``pixels + grid``."""
@@ -48,25 +61,38 @@ def home(data: Path, name: str) -> Path:
     return data / name if (data / name).is_dir() else data
 
 
+def image_path(text: str) -> str:
+    """Normalise the path of an image, so that it has one spelling: ``./a.jpg`` and ``b/../a.jpg`` become ``a.jpg``."""
+    return posixpath.normpath(text)
+
+
 def read_lines(path: Path) -> list[str]:
-    """Read all lines of a UTF-8 file, including empty ones, so that indices correspond to line numbers.
+    """Read all lines of a text file, including empty ones, so that indices correspond to line numbers.
 
     Raises:
-        BadInput: the file is empty or not UTF-8.
+        BadInput: as `read_text`.
     """
-    lines = _text_of(path).split("\n")
-    if not any(map(str.strip, lines)):
-        raise BadInput(f"{path} is empty; extract it again from the original archive")
-    return lines
+    return read_text(path)[0].split("\n")
 
 
-def _text_of(path: Path) -> str:
+def read_text(path: Path) -> tuple[str, str]:
+    """Read a file of text; return it with its encoding, UTF-8, or UTF-16 if it begins with a byte order mark of that.
+
+    Raises:
+        BadInput: the file is empty, in another encoding, or a Git LFS pointer.
+    """
     data = path.read_bytes()
+    if data.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise BadInput(f"{path} is a Git LFS pointer, not the file itself: run git lfs pull in its repository")
+    name = "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode({"UTF-8": "utf-8-sig"}.get(name, name))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise BadInput(f"{path}, line {line}: not UTF-8 (perhaps Latin-1); convert the file to UTF-8") from None
+        raise BadInput(f"{path}, line {line}: not {name} (perhaps Latin-1); convert the file to UTF-8") from None
+    if not text.strip():
+        raise BadInput(f"{path} is empty; extract it again from the original archive")
+    return text, name
 
 
 def read_list(path: Path, suffix: str = "") -> list[str]:
@@ -77,7 +103,7 @@ def read_list(path: Path, suffix: str = "") -> list[str]:
     """
     seen: dict[str, int] = {}
     for number, line in enumerate(read_lines(path), start=1):
-        name = line.strip()
+        name = image_path(line.strip()) if line.strip() else ""
         if name in seen:
             raise BadInput(f"{path}, line {number}: {name} is already on line {seen[name]}; remove one of them")
         if name:
@@ -100,7 +126,8 @@ def read_captions(path: Path, members: set[str]) -> tuple[dict[str, list[str]], 
         if not line.strip():
             continue
         key, tab, caption = line.partition("\t")
-        name, _, k = key.strip().partition("#")
+        image, _, k = key.strip().partition("#")
+        name = image_path(image)
         where = f"{path}, line {number}"
         if not tab:
             raise BadInput(
@@ -129,7 +156,7 @@ def read_json(path: Path) -> Any:
         BadInput: the file is not valid JSON.
     """
     try:
-        return json.loads(_text_of(path))
+        return json.loads(read_text(path)[0])
     except json.JSONDecodeError as error:
         raise BadInput(f"{path} is not valid JSON ({error.msg}, line {error.lineno}); download it again") from None
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of nested brackets
@@ -143,39 +170,60 @@ class Karpathy(NamedTuple):
         name: file name.
         folder: folder of the file below the image folder; '' for the image folder itself.
         split: 'train', 'val' or 'test'.
+        captions: its captions; empty if the file has none.
     """
 
     name: str
     folder: str
     split: str
+    captions: list[str]
+
+    @property
+    def path(self) -> str:
+        """Path of the file below the image folder."""
+        return f"{self.folder}/{self.name}" if self.folder else self.name
 
 
-def read_karpathy(path: Path, dataset: str) -> list[Karpathy]:
+def read_karpathy(path: Path, dataset: str | None = None) -> list[Karpathy]:
     """Read the images of Karpathy's ``dataset_*.json`` in the order of the file; ``restval`` becomes train.
 
     Raises:
-        BadInput: the file is of another kind or for another dataset.
+        BadInput: the file is of another kind or for another dataset than `dataset`, or lists an image twice.
     """
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list) or "dataset" not in content:
         raise BadInput(
             f"{path} is not one of Karpathy's split files: expected an object with 'dataset' and 'images'; "
-            f"use dataset_{dataset}.json from his caption_datasets.zip"
+            f"use dataset_{dataset or 'flickr8k'}.json from his caption_datasets.zip"
         )
-    if content["dataset"] != dataset:
+    if dataset and content["dataset"] != dataset:
         raise BadInput(f"{path} is the split of '{content['dataset']}', not of '{dataset}'; use dataset_{dataset}.json")
-    images = []
+    images: dict[str, Karpathy] = {}
     for number, image in enumerate(content["images"]):
         try:
             split = "train" if image["split"] == "restval" else image["split"]
-            images.append(Karpathy(str(image["filename"]), str(image.get("filepath", "")), split))
+            captions = [str(sentence["raw"]).strip() for sentence in image.get("sentences", [])]
+            below = str(image.get("filepath", ""))
+            one = Karpathy(image_path(str(image["filename"])), below and image_path(below), split, captions)
         except (KeyError, TypeError, AttributeError):
-            raise BadInput(f"{path}: image {number} has no 'filename' or 'split'; download the file again") from None
-        if split not in SPLITS:
             raise BadInput(
-                f"{path}: image {images[-1].name} is in split '{split}'; expected train, restval, val or test"
-            )
-    return images
+                f"{path}: image {number} has no 'filename' or 'split', or a sentence no 'raw'; download the file again"
+            ) from None
+        if split not in SPLITS:
+            raise BadInput(f"{path}: image {one.name} is in split '{split}'; expected train, restval, val or test")
+        if one.path in images:
+            where = f"in the {split} split, but was there before in the {images[one.path].split} split"
+            raise BadInput(f"{path}: image {number} is {one.path} {where}; remove one of the two")
+        images[one.path] = one
+    return list(images.values())
+
+
+def exists(path: Path) -> bool:
+    """Whether a path exists; False also if it is not a possible path."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def check_images(names: Iterable[str], origin: Path, root: Path) -> None:
@@ -203,24 +251,53 @@ def check_images(names: Iterable[str], origin: Path, root: Path) -> None:
     if absent:
         raise BadInput(
             f"{len(absent)} images of {origin} are not in {root}, the first is {absent[0]}; "
-            "add them to the folder or remove them from the list"
+            + (_alike(root, absent[0]) or "add them to the folder or remove them from the list")
         )
+
+
+ALIKE: Mapping[str, Callable[[str], str]] = {
+    "names are case-sensitive, so write it in the same case": str.lower,
+    "the letters are the same, but their accents are encoded in another way (NFC, NFD): rename one of them": (
+        lambda name: unicodedata.normalize("NFC", name)
+    ),
+    "zeros at the front are missing in the list, which spreadsheets do to numbers: format the column as text": (
+        lambda name: name.lstrip("0")
+    ),
+    "its ending is missing in the list, or another": lambda name: name.rpartition(".")[0] or name,
+}
+"""Why a name differs from that of an existing file, and a function after which both are equal."""
+
+
+def _alike(root: Path, name: str) -> str:
+    """Return the file that was probably meant by a name that does not exist, and what to do; '' if there is none."""
+    if "\\" in name:
+        return f"separate folders by /, as in {name.replace(chr(92), '/')}"
+    for part in PurePosixPath(name).parts:
+        try:
+            existing = sorted(entry.name for entry in root.iterdir())
+        except (OSError, ValueError):
+            return ""
+        if part not in existing:
+            pairs = ((other, why) for why, key in ALIKE.items() for other in existing if key(other) == key(part))
+            return next((f"there is {other}: {why}" for other, why in pairs), "")
+        root /= part
+    return ""
 
 
 def check_disjoint(members: Mapping[str, Sequence[str]], origins: Mapping[str, Path]) -> None:
     """Check that no image is in two splits.
 
     Raises:
-        BadInput: an image is in two splits.
+        BadInput: an image is in two splits, or twice in one.
     """
-    seen: dict[str, Path] = {}
+    seen: dict[str, str] = {}
     for split, names in members.items():
         for name in names:
-            if name in seen:
-                raise BadInput(
-                    f"{name} is in both {seen[name]} and {origins[split]}; remove one, as splits must not overlap"
-                )
-            seen[name] = origins[split]
+            if (other := seen.get(name)) is not None:
+                where = f"in both the {other} and" if other != split else "twice in"
+                files = " and ".join(dict.fromkeys(str(origins[own]) for own in (other, split)))
+                raise BadInput(f"{name} is {where} the {split} split ({files}); remove one, as splits must not overlap")
+            seen[name] = split
 
 
 def random_split(count: int, held_out: int, seed: int) -> dict[str, list[int]]:

@@ -20,10 +20,12 @@ from ._annotations import (
     read_karpathy,
     read_list,
 )
+from ._flickr import overlap
 
 TOKENS = "results_20130124.token"
 KARPATHY = "dataset_flickr30k.json"
 IMAGES = "flickr30k-images"
+ENTITIES_ONLY = f"the split is that of Flickr30K Entities, as there is no {KARPATHY}"
 
 
 @register_dataset("flickr30k", presets={"quick": {"limit": 1000}})
@@ -33,20 +35,29 @@ class Flickr30k(Photographs):
 
     ``results_20130124.token`` and the folder ``flickr30k-images`` are available from the authors by a form.  The split
     is ``dataset_flickr30k.json`` from Karpathy's caption_datasets.zip, or ``train.txt``, ``val.txt`` and ``test.txt``
-    from the Flickr30K Entities repository.  Captions of images outside the splits are ignored.
+    from the Flickr30K Entities repository.  Captions of images outside the splits are remarks.
 
     Attributes:
         split: `karpathy` (29,000 / 1,014 / 1,000 images), as used by VSE++ and SCAN, or `entities` (29,783 / 1,000 /
-            1,000), which matches the 31,784 images of the CRAN paper.  The choice changes recall by 1 to 2 points.
+            1,000), which matches the 31,784 images of the CRAN paper; `auto` for Karpathy's, or Entities if only that
+            is there.  The choice changes recall by 1 to 2 points.
     """
 
-    split: Literal["karpathy", "entities"] = "karpathy"
+    split: Literal["auto", "karpathy", "entities"] = "auto"
+
+    def _split(self, folder: Path) -> str:
+        is_entities = first_of(folder, KARPATHY) is None and all(first_of(folder, f"{s}.txt") for s in SPLITS)
+        return self.split if self.split != "auto" else "entities" if is_entities else "karpathy"
 
     def needs(self, data: Path) -> list[Need]:
         folder = home(data, "flickr30k")
         authors = "{} from the authors, by the form at https://shannon.cs.illinois.edu/DenotationGraph"
         entities = "https://github.com/BryanPlummer/flickr30k_entities"
-        splits = [(KARPATHY, KARPATHY_ZIP)] if self.split == "karpathy" else [(f"{s}.txt", entities) for s in SPLITS]
+        splits = (
+            [(KARPATHY, KARPATHY_ZIP)]
+            if self._split(folder) == "karpathy"
+            else [(f"{s}.txt", entities) for s in SPLITS]
+        )
         return [
             Need(IMAGES, first_of(folder, IMAGES), authors.format("flickr30k-images.tar.gz")),
             Need(TOKENS, first_of(folder, TOKENS), authors.format("flickr30k.tar.gz")),
@@ -61,20 +72,24 @@ class Flickr30k(Photographs):
                 f"{folder} does not contain Flickr30K (no folder {IMAGES}): pass --data DIR or set CRAN_BENCH_DATA; "
                 "cran-bench prepare flickr30k --check lists the files"
             )
-        members, origins = self._karpathy(folder) if self.split == "karpathy" else self._entities(folder)
-        check_disjoint(members, origins)
+        chosen = self._split(folder)
+        members, origins = self._karpathy(folder) if chosen == "karpathy" else self._entities(folder)
         for split, names in members.items():
             check_images(names, origins[split], photographs)
         captions, outside = read_captions(
             _require(folder, TOKENS, "it is part of the authors' flickr30k.tar.gz"),
             {name for names in members.values() for name in names},
         )
+        kept = limited(members, self.limit)
+        remarks = [f"{outside} captions of images outside the splits are ignored"] if outside else []
+        if (self.split, chosen) == ("auto", "entities"):
+            remarks.insert(0, ENTITIES_ONLY)
         return make_collection(
             "flickr30k",
             photographs,
-            limited(members, self.limit),
+            kept,
             captions,
-            remarks=[f"{outside} captions of images outside the splits are ignored"] if outside else [],
+            remarks=[*remarks, overlap(kept, "flickr8k", data)],
         )
 
     def _karpathy(self, folder: Path) -> tuple[dict[str, list[str]], dict[str, Path]]:
@@ -89,7 +104,9 @@ class Flickr30k(Photographs):
     def _entities(self, folder: Path) -> tuple[dict[str, list[str]], dict[str, Path]]:
         remedy = "it is in the Flickr30K Entities repository; or use Karpathy's split, flickr30k[split=karpathy]"
         origins = {split: _require(folder, f"{split}.txt", remedy) for split in SPLITS}
-        return {split: read_list(path, ".jpg") for split, path in origins.items()}, origins
+        members = {split: read_list(path, ".jpg") for split, path in origins.items()}
+        check_disjoint(members, origins)
+        return members, origins
 
 
 def _require(folder: Path, name: str, remedy: str) -> Path:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cran_bench import SPLITS, BadInput, Collection, did_you_mean, register_dataset
+from cran_bench import SPLITS, BadInput, Collection, Need, first_of, register_dataset
 
-from ._annotations import Photographs, check_images, limited, make_collection, random_split, read_lines
+from ._annotations import Photographs, check_images, check_name, exists, limited, make_collection, random_split
+from ._captions import ALIASES, caption_rows
 
-FILES = ("captions.csv", "captions.jsonl")
-ALIASES = {"dev": "val", "valid": "val", "validation": "val", "training": "train"}
+METADATA = ("metadata.jsonl", "metadata.csv")
+FILES = ("captions.csv", "captions.tsv", "captions.txt", "captions.jsonl", *METADATA)
+WANTED = f"{', '.join(FILES[:-1])} or {FILES[-1]}"
+FOLDERS = ("images", "Images")
 
 
 @register_dataset("folder", presets={"quick": {"limit": 1000}})
@@ -21,55 +22,81 @@ ALIASES = {"dev": "val", "valid": "val", "validation": "val", "training": "train
 class Folder(Photographs):
     """Your images and captions: ``cran-bench run -d folder --data DIR``.
 
-    DIR contains ``captions.csv`` with the header ``image,caption`` or ``image,caption,split``, or ``captions.jsonl``
-    with one object with these keys per line; instead of `caption` an object may have a list `captions`.  An image is a
-    path below DIR and may be on several lines.  The splits are train, val and test; if no split is given, images are
-    split at random (80/10/10).
+    DIR contains the images and a list of captions, the first that exists of
+
+    - ``captions.csv``, ``captions.tsv`` or ``captions.txt``: a table whose first line names the columns `image` and
+      `caption` (or `caption1`, `caption2`, ...) and, optionally, `split`, as in Kaggle's Flickr8k;
+    - ``captions.jsonl``: one object with these keys per line; `captions` may be a list;
+    - ``metadata.jsonl`` or ``metadata.csv`` of Hugging Face, with `file_name` and `text`, in DIR or in the folders of
+      the splits below it.
+
+    `file` may also name a JSON file in Karpathy's format.  An image is a path below DIR, or below ``images/`` or
+    ``Images/`` in it, and may be on several lines.  The splits are train, val and test; if no split is given, images
+    are split at random (80/10/10).  With a test split only, methods that need no fit run.
 
     Attributes:
-        file: name of the caption file below DIR; empty for ``captions.csv`` or ``captions.jsonl``.
+        file: name of the list below DIR; empty for those above.
         images: folder below DIR to which image paths are relative.
         seed: seed of the random split.
+        name: name of the data in tables.
     """
 
     file: str = ""
     images: str = "."
     seed: int = 0
+    name: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_name(self.name)
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, not {self.seed}")
 
+    def needs(self, data: Path) -> list[Need]:
+        return [Need(self.file or WANTED, next(iter(self._lists(data)), None), "write one: cran-bench info folder")]
+
     def load(self, data: Path) -> Collection:
-        path = self._find(data)
+        lists = self._lists(data)
+        if not lists:
+            raise BadInput(
+                f"there is no {self.file or WANTED} in {data}; give the folder of your data with --data "
+                "(see cran-bench info folder)"
+            )
         captions: dict[str, list[str]] = {}
         split_of: dict[str, str] = {}
-        rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _json_rows(path)
-        for where, image, texts, split in rows:
-            if not image:
-                raise BadInput(f"{where}: the image is empty; write its path below {data / self.images}")
-            if not any(text.strip() for text in texts):
-                raise BadInput(f"{where}: {image} has no caption; write one or remove the line")
-            if split_of.setdefault(image, split) != split:
-                raise BadInput(
-                    f"{where}: {image} is in split '{split}' here but in '{split_of[image]}' on an earlier line; "
-                    "choose one"
-                )
-            captions.setdefault(image, []).extend(text.strip() for text in texts if text.strip())
-        members = self._split(path, split_of)
-        kept = limited(members, self.limit)
-        check_images([name for split in SPLITS for name in kept[split]], path, data / self.images)
-        return make_collection("folder", data / self.images, kept, captions)
+        for path, split_of_list in lists.items():
+            below = f"{path.parent.name}/" if split_of_list else ""
+            for where, name, texts, own_split in caption_rows(path):
+                image, split = below + name, own_split or split_of_list
+                if not name:
+                    raise BadInput(f"{where}: the image is empty; write its path below {data / self.images}")
+                if not any(text.strip() for text in texts):
+                    raise BadInput(f"{where}: {image} has no caption; write one or remove the line")
+                if split_of.setdefault(image, split) != split:
+                    raise BadInput(
+                        f"{where}: {image} is in split '{split}' here but in '{split_of[image]}' on an earlier line; "
+                        "choose one"
+                    )
+                captions.setdefault(image, []).extend(text.strip() for text in texts if text.strip())
+        path = next(iter(lists))
+        kept = limited(self._split(path, split_of), self.limit)
+        names = [name for split in SPLITS for name in kept[split]]
+        if not names:
+            raise BadInput(f"{path} names no image; write an image and a caption on each line")
+        roots = [data / folder for folder in ((".", *FOLDERS) if self.images == "." else (self.images,))]
+        root = next((folder for folder in roots if exists(folder / names[0])), roots[0])
+        check_images(names, path, root)
+        return make_collection("folder", root, kept, captions)
 
-    def _find(self, data: Path) -> Path:
-        for name in (self.file,) if self.file else FILES:
-            if (data / name).is_file():
-                return data / name
-        wanted = self.file or " or ".join(FILES)
-        raise BadInput(
-            f"there is no {wanted} in {data}; give the folder of your data with --data (see cran-bench info folder)"
-        )
+    def _lists(self, data: Path) -> dict[Path, str]:
+        """The list of captions, or those of the splits' folders, each with the split of its images or ''."""
+        path = first_of(data, *((self.file,) if self.file else FILES))
+        if path and path.is_file():
+            return {path: ""}
+        folders = sorted(data.iterdir()) if data.is_dir() and not self.file else []
+        splits = {folder: ALIASES.get(folder.name.lower(), folder.name.lower()) for folder in folders}
+        found = {first_of(folder, *METADATA): split for folder, split in splits.items() if split in SPLITS}
+        return {path: split for path, split in found.items() if path}
 
     def _split(self, path: Path, split_of: Mapping[str, str]) -> dict[str, list[str]]:
         without = [image for image, split in split_of.items() if not split]
@@ -86,59 +113,3 @@ class Folder(Photographs):
             )
         rows = random_split(len(without), len(without) // 10, self.seed)
         return {split: [without[k] for k in sorted(rows[split])] for split in SPLITS}
-
-
-Row = tuple[str, str, list[str], str]  # file and line, image, captions, split
-
-
-def _csv_rows(path: Path) -> Iterator[Row]:
-    reader = csv.DictReader([f"{line}\n" for line in read_lines(path)], strict=True)
-    try:
-        header = [(name or "").strip().lower() for name in reader.fieldnames or ()]
-        reader.fieldnames = header
-        _check_keys(f"{path}, line 1", header, {"image", "caption"})
-        for row in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in row or None in row.values():
-                raise BadInput(f"{where}: expected {len(header)} columns; put captions with commas in double quotes")
-            yield where, row["image"].strip(), [row["caption"]], _split_name(where, row.get("split", ""))
-    except csv.Error as error:
-        raise BadInput(
-            f"{path}, line {reader.reader.line_num}: not valid CSV ({error}); double the quotes inside quoted captions"
-        ) from None
-
-
-def _json_rows(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            raise BadInput(f"{where}: not valid JSON ({reason}); write one object per line") from None
-        if not isinstance(row, dict):
-            raise BadInput(f"{where}: expected an object with image and caption, got {line.strip()[:40]}")
-        _check_keys(where, row, {"image", "captions" if "captions" in row else "caption"})
-        texts = row.get("captions", row.get("caption"))
-        texts = texts if isinstance(texts, list) else [texts]
-        split = row.get("split") or ""
-        if not all(isinstance(text, str) for text in (row["image"], split, *texts)):
-            raise BadInput(f"{where}: image, captions and split must be strings; put them in double quotes")
-        yield where, row["image"].strip(), texts, _split_name(where, split)
-
-
-def _check_keys(where: str, keys: Iterable[str], wanted: set[str]) -> None:
-    missing = sorted(wanted - set(keys))
-    if missing:
-        raise BadInput(
-            f"{where}: '{missing[0]}' is missing among {', '.join(keys) or 'no columns'}; see cran-bench info folder"
-        )
-
-
-def _split_name(where: str, text: str) -> str:
-    split = ALIASES.get(text.strip().lower(), text.strip().lower())
-    if split and split not in SPLITS:
-        raise BadInput(f"{where}: the split is '{text}'{did_you_mean(split, SPLITS)}")
-    return split

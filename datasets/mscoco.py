@@ -1,7 +1,8 @@
-"""MS-COCO 2014: 123,287 photographs of everyday scenes, five captions each, 80 categories (Lin et al., ECCV 2014)."""
+"""MS-COCO: 123,287 photographs of everyday scenes, five captions each, 80 categories (Lin et al., ECCV 2014)."""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from cran_bench import SPLITS, BadInput, Collection, Need, first_of, first_wrong
 from ._annotations import (
     KARPATHY_ZIP,
     Photographs,
-    check_disjoint,
     check_images,
     home,
+    image_path,
     limited,
     make_collection,
     random_split,
@@ -27,7 +28,7 @@ from ._annotations import (
     read_karpathy,
 )
 
-YEARS = ("train2014", "val2014")
+RELEASES = ("train2014", "val2014"), ("train2017", "val2017")
 KARPATHY = "dataset_coco.json"
 HELD_OUT = 5000  # images in each of val and test
 
@@ -69,7 +70,9 @@ class MSCOCO(Photographs):
     """The original files in the data folder or in ``mscoco/`` or ``coco/`` below it.
 
     The folders ``train2014`` and ``val2014`` may be in ``images/``; ``captions_train2014.json``,
-    ``captions_val2014.json`` and, for categories, ``instances_*2014.json`` may be in ``annotations/``.
+    ``captions_val2014.json`` and, for categories, ``instances_*2014.json`` may be in ``annotations/``.  The release of
+    2017 divides the same images otherwise and serves as well.  Without the folder ``train2014``, Karpathy's val and
+    test images are loaded, for evaluation.
 
     Attributes:
         split: `karpathy`, from ``dataset_coco.json`` in Karpathy's caption_datasets.zip, with `restval` as training
@@ -91,66 +94,91 @@ class MSCOCO(Photographs):
 
     def needs(self, data: Path) -> list[Need]:
         folder = _home(data)
+        _, used = self._parts(folder) or (folder, RELEASES[0])
+        release = next(release for release in RELEASES if used[-1] in release)
+        photographs = {part: first_of(folder, f"images/{part}", part) for part in release}
+        spare = release[:1] if self.split == "karpathy" and photographs[release[1]] else ()
         zips = "http://images.cocodataset.org/zips/{}.zip"
-        annotations = "http://images.cocodataset.org/annotations/annotations_trainval2014.zip"
+        annotations = f"http://images.cocodataset.org/annotations/annotations_trainval{used[-1][-4:]}.zip"
 
-        def annotated(kind: str, optional: bool) -> list[Need]:
-            names = [f"{kind}_{year}.json" for year in YEARS]
-            return [Need(n, first_of(folder, n, f"annotations/{n}"), annotations, optional) for n in names]
+        def annotated(kind: str, required: Sequence[str]) -> list[Need]:
+            names = {part: f"{kind}_{part}.json" for part in release}
+            places = {part: first_of(folder, name, f"annotations/{name}") for part, name in names.items()}
+            return [Need(names[part], places[part], annotations, part not in required) for part in release]
 
         return [
-            *(Need(year, first_of(folder, f"images/{year}", year), zips.format(year)) for year in YEARS),
-            *annotated("captions", optional=False),
+            *(Need(p, place, zips.format(p), p in spare) for p, place in photographs.items()),
+            *annotated("captions", required=used),
             *([Need(KARPATHY, first_of(folder, KARPATHY), KARPATHY_ZIP)] if self.split == "karpathy" else []),
-            *annotated("instances", optional=True),
+            *annotated("instances", required=()),
         ]
 
     def load(self, data: Path) -> Collection:
         folder = _home(data)
-        photographs = next((f for f in (folder / "images", folder) if any((f / y).is_dir() for y in YEARS)), None)
-        if photographs is None:
+        found = self._parts(folder)
+        if found is None:
             raise BadInput(
                 f"{folder} does not contain MS-COCO (no folder train2014 or val2014): pass --data DIR or set "
                 "CRAN_BENCH_DATA; cran-bench prepare mscoco --check lists the files"
             )
-        files = {year: _annotations(folder, f"captions_{year}.json") for year in YEARS}
-        contents = {year: _read(path, "caption") for year, path in files.items()}
-        names = {
-            image.id: f"{year}/{image.file_name}"
-            for year, content in contents.items()
-            for image in _entries(IMAGES, content["images"], files[year], "an image has no id or file_name")
-        }
+        photographs, parts = found
+        files = {part: _annotations(folder, f"captions_{part}.json") for part in parts}
+        contents = {part: _read(path, "caption") for part, path in files.items()}
+        names: dict[int, str] = {}
+        for part, content in contents.items():
+            for image in _entries(IMAGES, content["images"], files[part], "an image has no id or file_name"):
+                if image.id in names:
+                    raise BadInput(f"{files[part]}: image {image.id} was there before; download the file again")
+                names[image.id] = image_path(f"{part}/{image.file_name}")
         captions = _captions(contents, names, files, self.captions)
-        members, origin = self._split(folder, names, files)
+        members, origins = self._split(folder, names, files)
         kept = limited(members, self.limit)
-        for split in SPLITS:
-            check_images(kept[split], origin, photographs)
+        for part, origin in origins.items():
+            check_images([n for s in SPLITS for n in kept[s] if n.startswith(f"{part}/")], origin, photographs)
         by_name = {name: captions.get(image, []) for image, name in names.items()}
-        labels, remarks = _labels(folder, names, [name for split in SPLITS for name in kept[split]])
+        labels, remarks = _labels(folder, parts, names, [name for split in SPLITS for name in kept[split]])
+        if len(parts) == 1:
+            remarks.append(f"without train images, as {parts[0].replace('val', 'train')} is not in {photographs}")
         return make_collection("mscoco", photographs, kept, by_name, labels, remarks)
+
+    def _parts(self, folder: Path) -> tuple[Path, tuple[str, ...]] | None:
+        """The folder of the photographs and the parts of a release that are used; None if there is no photograph."""
+        for release in RELEASES:
+            for root in (folder / "images", folder):
+                if there := tuple(part for part in release if (root / part).is_dir()):
+                    return root, there if self.split == "karpathy" and there == release[1:] else release
+        return None
 
     def _split(
         self, folder: Path, names: Mapping[int, str], files: Mapping[str, Path]
-    ) -> tuple[dict[str, list[str]], Path]:
+    ) -> tuple[dict[str, list[str]], dict[str, Path]]:
+        """The images of each split, and the file that lists those of each part of the release."""
         if self.split == "random":
-            return _random_members(sorted(names.values()), self.seed), files[YEARS[0]]
+            return _random_members(sorted(names.values()), self.seed), dict(files)
         path = folder / KARPATHY
         if not path.is_file():
             raise BadInput(
                 f"there is no {KARPATHY} in {folder}: it is in Karpathy's caption_datasets.zip; or use a random split, "
                 "as in the paper, with mscoco[split=random]"
             )
-        images = read_karpathy(path, "coco")
-        members = {s: [f"{i.folder or _year(i.name)}/{i.name}" for i in images if i.split == s] for s in SPLITS}
-        check_disjoint(members, dict.fromkeys(SPLITS, path))
-        known = set(names.values())
-        unknown = [name for split in SPLITS for name in members[split] if name not in known]
+        members: dict[str, list[str]] = {split: [] for split in SPLITS}
+        unknown: list[str] = []
+        for image in read_karpathy(path, "coco"):
+            number = re.search(r"([0-9]{1,18})[.]", image.name)  # which both releases share
+            name = names.get(int(number[1])) if number else None
+            if image.split == "train" and len(files) == 1:
+                continue
+            if name is None:
+                unknown.append(image.path)
+            else:
+                members[image.split].append(name)
         if unknown:
+            lists = " or ".join(file.name for file in files.values())
             raise BadInput(
-                f"{len(unknown)} images of {path} are in neither {files[YEARS[0]].name} nor {files[YEARS[1]].name}, "
-                f"the first is {unknown[0]}; use files of one release"
+                f"{len(unknown)} images of {path} are not in {lists}, the first is {unknown[0]}; "
+                "use files of one release"
             )
-        return members, path
+        return members, dict.fromkeys(files, path)
 
 
 def _home(data: Path) -> Path:
@@ -164,16 +192,13 @@ def _random_members(names: Sequence[str], seed: int) -> dict[str, list[str]]:
     return {split: [names[row] for row in rows[split]] for split in SPLITS}
 
 
-def _year(name: str) -> str:
-    return YEARS[1] if "val2014" in name else YEARS[0]
-
-
 def _annotations(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / "annotations" / name):
         if path.is_file():
             return path
     raise BadInput(
-        f"there is no {name} in {folder} or {folder / 'annotations'}; unpack annotations_trainval2014.zip there"
+        f"there is no {name} in {folder} or {folder / 'annotations'}; "
+        f"unpack annotations_trainval{name[-9:-5]}.zip there"
     )
 
 
@@ -206,12 +231,16 @@ def _captions(
 ) -> dict[int, list[str]]:
     """The first `most` captions of each image, sorted by id."""
     numbered: dict[int, list[tuple[int, str]]] = defaultdict(list)
-    for year, content in contents.items():
+    for part, content in contents.items():
+        seen: set[int] = set()
         wrong = "an annotation has no image_id, id or caption"
-        for annotation in _entries(CAPTIONS, content["annotations"], files[year], wrong):
+        for annotation in _entries(CAPTIONS, content["annotations"], files[part], wrong):
+            if annotation.id in seen:
+                raise BadInput(f"{files[part]}: annotation {annotation.id} was there before; download the file again")
+            seen.add(annotation.id)
             if annotation.image_id not in names:
                 raise BadInput(
-                    f"{files[year]}: caption {annotation.id} belongs to image {annotation.image_id}, "
+                    f"{files[part]}: caption {annotation.id} belongs to image {annotation.image_id}, "
                     "which the file does not list; download the file again"
                 )
             text = " ".join(annotation.caption.split())
@@ -221,13 +250,13 @@ def _captions(
 
 
 def _labels(
-    folder: Path, names: Mapping[int, str], wanted: Sequence[str]
+    folder: Path, parts: Sequence[str], names: Mapping[int, str], wanted: Sequence[str]
 ) -> tuple[NDArray[np.uint8] | None, list[str]]:
     """Multi-hot categories (N, C) in the order of their ids; None, with a remark, if there are no instance files."""
     try:
-        files = [_annotations(folder, f"instances_{year}.json") for year in YEARS]
+        files = [_annotations(folder, f"instances_{part}.json") for part in parts]
     except BadInput:
-        return None, ["no categories: instances_train2014.json and instances_val2014.json are missing"]
+        return None, [f"no categories: {' or '.join(f'instances_{part}.json' for part in parts)} is missing"]
     row = {name: k for k, name in enumerate(wanted)}
     column: dict[int, int] = {}
     labels = np.zeros((len(wanted), 0), dtype=np.uint8)
@@ -246,4 +275,5 @@ def _labels(
             image = row.get(names.get(annotation.image_id, ""))
             if image is not None:
                 labels[image, column[annotation.category_id]] = 1
-    return labels, []
+    bare = int((labels.sum(axis=1) == 0).sum())
+    return labels, [f"{bare} of {len(wanted)} images have no category in the instances files"] if bare else []

@@ -91,6 +91,7 @@ class Projections:
     def moments(self, train: Split, run: Run) -> Moments:
         """Means and covariances over all pairs of an image and one of its texts; also sets the means for `centre`."""
         C = moments(self.image_view(train), self.text_view(train), train.image_of)
+        C.require_varied()
         self.centre(C.mean_x, C.mean_y, run)
         return C
 
@@ -125,7 +126,8 @@ class Projections:
             return W if mapped is None else np.asarray(mapped @ W)
 
         def best_of(pairs: list[tuple[float, float]]) -> tuple[float, float]:
-            for rx, ry in run.progress([pair for pair in pairs if pair not in tried], "ridges", len(pairs)):
+            todo = [pair for pair in pairs if pair not in tried]
+            for rx, ry in run.progress(todo, "ridges", len(pairs), len(pairs) - len(todo)):
                 Wx, Wy, rho = canonical_correlations(C, rx * scale_x, ry * scale_y, max(self.dim))
                 A, B = whole(Wx, maps[0]), whole(Wy, maps[1])
                 tried[rx, ry] = self.offer(val, run, A, B, rho, ridge_image=rx, ridge_text=ry)

@@ -1,4 +1,4 @@
-"""CCA: canonical correlation analysis, the first row of Tables 1 and 2.
+"""CCA: canonical correlation analysis, a row of Tables 1 and 2.
 
     max  w' Cxy v   subject to   w' (Cxx + rx I) w = v' (Cyy + ry I) v = 1
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from cran_bench import Run, Split, register, say
-from cran_bench.toolbox.kernels import by_blocks, dense
+from cran_bench.toolbox.kernels import by_blocks, dense, require_varied
 from cran_bench.toolbox.linalg import canonical_correlations, covariance_bytes, moments, spectral_norm
 from cran_bench.toolbox.states import below, with_prefix
 from cran_bench.toolbox.training import Training
@@ -108,6 +108,8 @@ class DCCA(LinearMethod):
         """Train the networks; then compute CCA of their best outputs for the whole training data."""
         self.begin(run)
         X, Y, owner = self.image_rows(train), self.text_features(train), train.image_of
+        require_varied("image features", X)
+        require_varied("text features", Y)
         out = min(self.output_dim, max(1, len(owner) // 4))
         if out < self.output_dim:
             say(f"dcca: {len(owner)} texts are too few for {self.output_dim} outputs of a network; it has {out}")

@@ -71,6 +71,8 @@ class TwoViews(base.ClassNamePrefixFeaturesOutMixin, base.TransformerMixin, base
         is_new = np.append(True, (images[1:] != images[:-1]).any(axis=1))
         image_of = torch.from_numpy(is_new.cumsum() - 1)
         try:
+            kernels.require_varied("values of X", torch.from_numpy(images))
+            kernels.require_varied("values of y", _rows(texts))
             Wx, Wy, spectrum = self._solve(torch.from_numpy(images[is_new]), _rows(texts), image_of)
         except BadInput as error:
             raise ValueError(str(error)) from error

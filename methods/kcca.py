@@ -39,6 +39,7 @@ from cran_bench.toolbox.kernels import (
     columns_of,
     dense,
     dual_correlations,
+    require_varied,
 )
 from cran_bench.toolbox.linalg import Matrix, Texts, covariance_bytes
 from cran_bench.toolbox.states import below, with_prefix
@@ -111,6 +112,7 @@ class KCCA(LinearMethod):
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Fit every pair of kernel widths; keep the best on validation."""
+        require_varied("image features", self.image_rows(train))
         solver = self._solver(len(train.texts))
         if self.solver == "auto":
             say(f"kcca: {len(train.texts):,} pairs of image and text, so the solver is {solver}")
@@ -118,6 +120,7 @@ class KCCA(LinearMethod):
         tried = [replace(self, width_image=(wx,), width_text=(wy,)) for wx, wy in widths]
         for candidate in tried:
             candidate.begin(run)
+            require_varied("text features", candidate.text_features(train))
             if solver == "exact":
                 candidate.solve_exactly(train, val, run)
             else:

@@ -43,6 +43,7 @@ def command(capsys, monkeypatch):
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["cran-bench", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", os.environ.get("COLUMNS", "100"))
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         capsys.readouterr()
         try:
@@ -289,7 +290,9 @@ def run_on():
             self.scored.append(metrics.rsum)
             return metrics
 
-        def progress(self, items, label, total):
+        def progress(self, items, label, total, done=0):
+            items = list(items)
+            assert done + len(items) == total
             return iter(items)
 
         def chose(self, **values):

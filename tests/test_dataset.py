@@ -26,6 +26,29 @@ def test_lists_become_arrays():
     assert collection().split_sha() == one.split_sha() == one.without([]).split_sha()
 
 
+def test_identical_images_and_captions_are_counted():
+    different = [str(row) for row in range(9)]
+    assert collection().repeated(different) == ""
+    # the digests of rows 0 and 1 (train), and of 2 (train), 6 and 7 (test); caption 0 in train, val and test
+    digests = ["a", "a", "b", "3", "4", "5", "b", "b", "8"]
+    captions = [
+        "A  Dog. ",
+        *CAPTIONS[1:8],
+        "a dog.",
+        "caption  8",
+        "caption 8",
+        "B",
+        *["\ta DOG.\n", "b"],
+        *CAPTIONS[14:],
+    ]
+    assert collection(captions=captions).repeated(digests) == (
+        "1 of 4 test captions also stand in train; 3 captions and 2 images occur more than once, "
+        "2 and 1 of them across splits"
+    )
+    outside = SPLITS | {"train": [1, 2, 3]}
+    assert collection(splits=outside).repeated(["a", "a", *different[2:]]) == ""
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -33,8 +56,8 @@ def test_lists_become_arrays():
         ({"splits": SPLITS | {"test": [6, 9]}}, "the test split has the row 9; the rows of the 9 images are 0 to 8"),
         ({"splits": SPLITS | {"test": [6.0, 7.0]}}, f"the test split is float64 of shape (2,); {INTEGERS}"),
         ({"splits": SPLITS | {"test": np.arange(9) > 5}}, f"the test split is bool of shape (9,); {INTEGERS}"),
-        ({"splits": SPLITS | {"test": []}}, "the test split is empty; a dataset needs train, val and test images"),
-        ({"splits": SPLITS | {"test": None}}, "the test split is empty; a dataset needs train, val and test images"),
+        ({"splits": SPLITS | {"test": []}}, "the test split is empty; a dataset needs test images"),
+        ({"splits": SPLITS | {"test": None}}, "the test split is empty; a dataset needs test images"),
         ({"splits": SPLITS | {"test": [6, 5]}}, "image 5.png is in val and in test; splits must not overlap"),
         ({"splits": SPLITS | {"test": [6, 6]}}, "image 6.png is twice in test; splits must not overlap"),
         ({"splits": SPLITS | {"dev": [7]}}, "there is a split 'dev'; the splits are train, val and test"),
@@ -62,7 +85,11 @@ def test_lists_become_arrays():
             "caption 1 of image 0.png contains an unpaired surrogate, \\ud800; rewrite it as valid Unicode",
         ),
         ({"names": [*NAMES[:8], 8]}, "image id 8 is 8; give a non-empty string (rows count from 0)"),
-        ({"names": [*NAMES[:8], "2.png"]}, "images 2 and 8 have the same id, 2.png; ids must be unique"),
+        ({"names": [*NAMES[:8], "2.png"]}, "images 2 and 8 have the same id, 2.png; ids must be unique paths"),
+        (
+            {"names": [*NAMES[:8], "sub/.././/2.png"]},
+            "images 2 and 8 have the same id, 2.png and sub/.././/2.png; ids must be unique paths",
+        ),
         ({"twins": np.arange(8)}, "twins has 8 rows for 9 images; give one per image, or None"),
         ({"twins": np.arange(9) - 1}, "twins has the row -1; the rows of the 9 images are 0 to 8"),
         ({"twins": np.arange(9) + 1}, "twins has the row 9; the rows of the 9 images are 0 to 8"),

@@ -37,6 +37,7 @@ from cran_bench.frontend.npy import NpyImages, NpyRegions
 from cran_bench.frontend.text.vectors import vector_source
 from cran_bench.frontend.torchvision_network import read_state
 from cran_bench.images import open_image
+from cran_bench.machine.ledger import Ledger
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import canonical_json, sha256_bytes
 from cran_bench.protocols import parse_protocols
@@ -336,7 +337,7 @@ def loads(spec):
         for name in collection.images.ids:
             assert not Path(name).is_absolute() and ".." not in Path(name).parts, name
         collection.split_sha(), collection.extras_sha(), collection.describe(), ids_sha(collection.images.ids)
-        collection.images_sha(collection.digests()), collection.images.newest()
+        collection.images_sha(collection.images.digests(Ledger(folder / "ledger")))
 
     return read
 
@@ -414,7 +415,7 @@ def features():
     about |= {"backbone": {"name": "pixels", "dim": 4}, "proposer": {"name": "grid"}, "ids_sha": ids_sha(IDS)}
     about |= {"images_sha": "0" * 64, "failed": {"3": "03.jpg"}, "seconds": 1.5}
     about["arrays"] = {n: {"shape": list(a.shape), "dtype": a.dtype.name, "sha256": "0"} for n, a in arrays.items()}
-    where = folder_name(about, about["ids_sha"])
+    where = "features/" + folder_name(about, about["ids_sha"], about["images_sha"])
     files = {f"{where}/{name}.npy": saved(array) for name, array in arrays.items()}
 
     def read(root, _):
@@ -960,7 +961,7 @@ FOUND = [  # before they were mended: another error than BadInput, a hang, or an
      b'{"images": [1], "annotations": [{"category_id": []}], "categories": [{"id": 1}]}', "no image_id or category_id"),
     ("mscoco, random", "annotations/instances_train2014.json",
      b'{"images": [1], "annotations": [{"category_id": 1}], "categories": [{"id": 1e999}]}', "a category has no id"),
-    ("folder, CSV", "captions.csv", b'"image\n', "not valid CSV"),
+    ("folder, CSV", "captions.csv", b'image,caption\n00.jpg,"a\n', "not valid CSV"),
     ("folder, JSON lines", "captions.jsonl", b"[" * 100_000, "line 1: not valid JSON"),
     ("folder, JSON lines", "captions.jsonl", b'{"image": "00.jpg", "caption": "a", "split": 3}', "must be strings"),
     ("folder, JSON lines", "captions.jsonl", b'{"image": "00.jpg", "caption": "\\ud800", "split": "val"}\n' + LISTED[1],

@@ -128,9 +128,20 @@ def test_an_empty_file(tmp_path):
 
 def test_not_an_image(tmp_path):
     (tmp_path / "a.jpg").write_text("<html>not found</html>")
-    (tmp_path / "folder.jpg").mkdir()
-    for name in ("a", "folder"):
-        with pytest.raises(UnreadableImage, match=rf"{name}\.jpg cannot be decoded"):
+    with pytest.raises(UnreadableImage, match=r"a\.jpg cannot be decoded .*: download it again"):
+        open_image(tmp_path / "a.jpg")
+
+
+def test_a_folder_a_heic_photograph_and_a_git_lfs_pointer_are_told(tmp_path):
+    (tmp_path / "a.jpg").mkdir()
+    (tmp_path / "b.jpg").write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(100))
+    (tmp_path / "c.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n")
+    for name, said in (
+        ("a", "is a folder, not an image file"),
+        ("b", "is a HEIC photograph, which is not supported: convert it to JPEG"),
+        ("c", "it is a Git LFS pointer, not the file itself: run git lfs pull"),
+    ):
+        with pytest.raises(UnreadableImage, match=rf"{name}\.jpg .*{said}"):
             open_image(tmp_path / f"{name}.jpg")
 
 

@@ -22,7 +22,7 @@ from cran_bench.machine.arithmetic import has_bfloat16
 from cran_bench.machine.environment import environment
 from cran_bench.machine.storage import write_text
 from cran_bench.ranking.problem import Clock
-from cran_bench.tables.tables import require_format, typeset
+from cran_bench.tables.tables import DATA_FORMATS, export, require_format, typeset
 
 T = TypeVar("T")
 
@@ -170,8 +170,8 @@ def by_task(table: pd.DataFrame) -> list[tuple[str, list[dict[Any, Any]]]]:
     return [(f"{bench}: {task}", rows.to_dict("records")) for (bench, task), rows in groups]
 
 
-def render_all(folder: Path, style: str) -> str:
-    """Format the timings of all hardware in a folder, in one of the formats of tables.
+def render_all(folder: Path, style: str, width: int | None = None) -> str:
+    """Format the timings of all hardware in a folder, in one of the formats of tables, and in a width if given.
 
     Raises:
         BadInput: there are no timings, a file is damaged, or the format is unknown.
@@ -181,12 +181,13 @@ def render_all(folder: Path, style: str) -> str:
     if not files:
         raise BadInput(f"there are no timings below {folder}: create them with cran-bench bench similarity -o {folder}")
     frames = {path.stem: _read(path) for path in files}
-    if style == "csv":
-        return str(pd.concat([frame.assign(hardware=name) for name, frame in frames.items()]).to_csv(index=False))
+    if style in DATA_FORMATS:
+        return export(pd.concat([frame.assign(hardware=name) for name, frame in frames.items()]), style)
     return "\n".join(
-        typeset(f"{name} · {title}", *columns_of(rows), [], style)
+        typeset(f"{name} · {title}", dict(zip(headings, zip(*cells, strict=True), strict=True)), [], style, width=width)
         for name, frame in frames.items()
         for title, rows in by_task(frame)
+        for headings, cells in [columns_of(rows)]
     )
 
 

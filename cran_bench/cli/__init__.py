@@ -18,22 +18,27 @@ class _Interrupted(BaseException):
     """Raised on SIGINT and SIGTERM."""
 
 
-def _interrupt(*_: object) -> None:
-    raise _Interrupted
+def _interrupt(number: int, _: object) -> None:
+    raise _Interrupted(number)
 
 
 def main() -> None:
-    """Run the command line; an error that users can fix is one sentence on stderr, and exit code 2."""
+    """Run the command line; an error that users can fix is one sentence on stderr, and exit code 2.
+
+    Ctrl-C ends with exit code 130 and SIGTERM with 143, as shells expect.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    code = 2
     try:
         app()
         return
-    except _Interrupted:
+    except _Interrupted as stop:
+        code = 128 + stop.args[0]
         message = f"interrupted; {how_to_go_on(' '.join(sys.argv[1:2]), '--force' in sys.argv)}"
     except BadInput as error:
         message = str(error)
     except OSError as error:
         message = f"{error.filename or 'the system'}: {error.strerror or error}"
     say(f"error: {message}")
-    sys.exit(2)
+    sys.exit(code)

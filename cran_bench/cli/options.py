@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shlex
+import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cran_bench.errors import BadInput
-from cran_bench.machine.storage import cache_folder
+from cran_bench.errors import BadInput, escaped
+from cran_bench.machine.storage import cache_folder, require_folder
 
 if TYPE_CHECKING:
     from cran_bench.tables.tables import Table
@@ -27,6 +28,11 @@ app = typer.Typer(
 )
 
 CACHE = cache_folder()
+
+
+def echo(text: object) -> None:
+    """Print to stdout, with control characters escaped."""
+    typer.echo(escaped(str(text)))
 
 
 def _print_version(is_asked: bool) -> None:
@@ -56,7 +62,7 @@ Methods = Annotated[
     ),
 ]
 Protocols = Annotated[str, typer.Option("-p", "--protocol", metavar="NAMES", help="Only these protocols.")]
-Format = Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="terminal, markdown, csv or latex.")]
+Format = Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="terminal, markdown, csv, latex, json.")]
 Data = Annotated[Path, typer.Option("--data", envvar="CRAN_BENCH_DATA", metavar="DIR", help="Folder of the datasets.")]
 Results = Annotated[
     Path, typer.Option("--results", envvar="CRAN_BENCH_RESULTS", metavar="DIR", help="Folder of records.")
@@ -87,7 +93,10 @@ Vectors = Annotated[
 ]
 Seed = Annotated[int, typer.Option("-s", "--seed", min=0, help="Seed of the fit.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Less data and training, as in run.")]
-Drawing = Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Also draw it, as a PNG.")]
+Drawing = Annotated[
+    Path | None,
+    typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="Also draw it, as a PNG."),
+]
 Backend = Annotated[
     str, typer.Option("--backend", metavar="NAME", help="How ranks are computed: auto, reference, torch or triton.")
 ]
@@ -105,6 +114,11 @@ Cluster = Annotated[
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 
 
+def width() -> int:
+    """Characters per line of a table: those of the terminal, at most 100."""
+    return min(100, shutil.get_terminal_size((100, 24)).columns)
+
+
 def load_tables(
     results: Path, datasets: Sequence[str] = (), protocols: Sequence[str] = (), methods: Sequence[str] = ()
 ) -> list[Table]:
@@ -120,9 +134,9 @@ def load_tables(
     store = ResultStore(results)
     gc.disable()  # or reading many records triggers collection after collection over all of them
     try:
-        runs, failures = store.runs(datasets, protocols, methods), store.failures(datasets, protocols, methods)
+        runs, failures = store.read(datasets, protocols, methods)
         know_sources = all(run.record.data.sources_sha for run in runs)
-        related = () if know_sources or not (protocols or methods) else store.runs(datasets)
+        related = () if know_sources or not (protocols or methods) else store.read(datasets)[0]
     finally:
         gc.freeze()
         gc.enable()

@@ -11,7 +11,7 @@ from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
 
 from . import options
-from .options import app, load_tables
+from .options import app, echo, load_tables
 
 
 @app.command("list")
@@ -23,12 +23,12 @@ def list_plugins() -> None:
     from cran_bench.registry import DATASETS, METHODS
 
     for registry in (METHODS, DATASETS):
-        typer.echo(f"{registry.kind}s")
+        echo(f"{registry.kind}s")
         for plugin in map(registry.describe, registry.names()):
             presets = f"  [{', '.join(plugin.presets)}]" if plugin.presets else ""
-            typer.echo(f"  {plugin.name:<18} {plugin.summary}{presets}")
+            echo(f"  {plugin.name:<18} {plugin.summary}{presets}")
         for name, reason in registry.failures.items():
-            typer.echo(f"  {name:<18} could not be imported: {reason}")
+            echo(f"  {name:<18} could not be imported: {reason}")
 
 
 @app.command()
@@ -84,10 +84,10 @@ def check(
     reported: set[str | None] = {None}
     for one in checks:
         mark = "ok" if one.broken is None else "untried" if one.broken in reported else "BROKEN"
-        typer.echo(f"  {mark:<7} {one.promise}" + (f"\n          {one.broken}" if mark == "BROKEN" else ""))
+        echo(f"  {mark:<7} {one.promise}" + (f"\n          {one.broken}" if mark == "BROKEN" else ""))
         reported.add(one.broken)  # a check that fails for the same reason could not be tried
     passed = sum(one.broken is None for one in checks)
-    typer.echo(f"{name}: {passed} of {len(checks)} checks passed")
+    echo(f"{name}: {passed} of {len(checks)} checks passed")
     raise typer.Exit(passed < len(checks))
 
 
@@ -105,19 +105,21 @@ def doctor(
 
     Example: cran-bench doctor --results results --check
     """
-    from cran_bench.running.doctor import cure, examine_cache, examine_results
+    from cran_bench.running.doctor import count_provenance, cure, examine_cache, examine_results, gathered
 
     if not (results / "runs").is_dir() and not cache.is_dir():
         raise BadInput(f"there are neither records below {results / 'runs'} nor features and fits below {cache}")
     complaints = [*examine_results(results), *examine_cache(cache)]
+    if (results / "runs").is_dir():
+        say(count_provenance(results))
     if only_check:
-        for complaint in complaints:
-            typer.echo(f"{complaint.path}: {complaint.what}")
-        typer.echo(f"files with problems: {len(complaints)}" if complaints else "no problems found")
+        for line in gathered((one.path, f"{one.path}: {one.what}") for one in complaints):
+            echo(line)
+        echo(f"files with problems: {len(complaints)}" if complaints else "no problems found")
         raise typer.Exit(bool(complaints))
-    for sentence in cure(complaints):
-        typer.echo(sentence)
-    typer.echo("all problems fixed" if complaints else "no problems found")
+    for line in gathered(cure(complaints)):
+        echo(line)
+    echo("all problems fixed" if complaints else "no problems found")
 
 
 def _print_info(name: str) -> None:
@@ -128,9 +130,9 @@ def _print_info(name: str) -> None:
     registry = registry_of(name)
     configured = registry.configure(name)
     plugin = configured.plugin
-    typer.echo("\n\n".join([module_text(plugin.cls), *description(configured.build())]) + "\n")
+    echo("\n\n".join([module_text(plugin.cls), *description(configured.build())]) + "\n")
     if registry.takes_unit:
-        typer.echo("- `unit`: texts to train on: captions, or documents for the protocol documents")
+        echo("- `unit`: texts to train on: captions, or documents for the protocol documents")
     for preset, fields in plugin.presets.items():
         changes = ", ".join(f"{key}={format_value(value)}" for key, value in fields.items())
-        typer.echo(f"- preset `{preset}`: {changes or 'the defaults'}")
+        echo(f"- preset `{preset}`: {changes or 'the defaults'}")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, escaped
 from cran_bench.machine.progress import say
 
 from . import options
-from .options import app
+from .options import app, echo
 
 if TYPE_CHECKING:
     from cran_bench.dataset import Dataset
@@ -58,10 +57,10 @@ def prepare(
         return
     if only_check:
         lines, is_complete = preparation.check(configured, data, cache, backbone, regions)
-        typer.echo(lines)
+        echo(lines)
         raise typer.Exit(not is_complete)
     made = preparation.prepare(configured, data, cache, backbone, regions, force=force, skip_bad=skip_bad)
-    typer.echo(f"{configured.label} is ready: {made.features.label}")
+    echo(f"{configured.label} is ready: {made.features.label}")
 
 
 @app.command()
@@ -130,7 +129,7 @@ def run(
     )
     if is_first():
         # why a run failed is told in its progress line
-        typer.echo(render([replace(table, has_failures=False) for table in made.tables], "terminal"))
+        echo(render(made.tables, "terminal", width=options.width(), failures=False))
         say(f"records: {made.store.root}")
         if made.failures:
             raise BadInput(f"{len(made.failures)} of {len(made.outcomes)} runs failed")
@@ -181,7 +180,7 @@ def bench(
 
         timed = bench_similarity if what == "similarity" else bench_ranking
         rows = list(timed(images, texts, dim, where))
-    typer.echo(f"{what}: {rows[0]['task']}\n\n{render(rows)}")
+    echo(f"{what}: {rows[0]['task']}\n\n{render(rows)}")
     if out is not None:
         say(f"wrote {save(rows, out)}")
 
@@ -189,16 +188,16 @@ def bench(
 def _export(dataset: Configured[Dataset], data: Path, folder: Path) -> None:
     from cran_bench.dataset import SPLITS
     from cran_bench.machine.progress import track
-    from cran_bench.machine.storage import write_atomically, write_text
+    from cran_bench.machine.storage import slug, write_atomically, write_text
     from cran_bench.running.preparation import load_collection
 
     collection = load_collection(dataset, data)
     for split in SPLITS:
         rows = collection.splits[split].tolist()
-        names = [f"{Path(collection.images.ids[row]).stem}.png" for row in rows]
+        names = [f"{slug(str(Path(collection.images.ids[row]).with_suffix('')))}.png" for row in rows]
         for row, name in zip(track(rows, f"writing {split}", total=len(rows)), names, strict=True):
             write_atomically(folder / split / name, partial(collection.images.read(row).save, format="PNG"))
         texts, owner = collection.captions_of(collection.splits[split])
-        lines = [f"{names[image]}\t{text}\n" for text, image in zip(texts, owner.tolist(), strict=True)]
+        lines = [f"{names[image]}\t{escaped(text, '')}\n" for text, image in zip(texts, owner.tolist(), strict=True)]
         write_text(folder / split / "captions.tsv", "".join(lines))
     say(f"wrote the images and captions.tsv of every split to {folder}")

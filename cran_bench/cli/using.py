@@ -11,7 +11,7 @@ from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
 
 from . import options
-from .options import app
+from .options import app, echo
 
 if TYPE_CHECKING:
     from cran_bench.contract import Explaining, Method
@@ -63,7 +63,7 @@ def explain(
     fitted = cast("Explaining", runner.fitted(configured, seed, fit_unit(configured, "captions")))
     (explanation,) = fitted.explain(split, [(0, 0)])
     title = f"{configured.label}: {image}"
-    typer.echo(f"{title}\n{text}\n\n{explaining.describe(explanation)}")
+    echo(f"{title}\n{text}\n\n{explaining.describe(explanation)}")
     if out is not None:
         boxes = split.boxes[0].cpu().numpy() if explanation.regions or explanation.pairs else None
         explaining.draw(explanation, runner.data.collection.images.read(row), boxes, title, out)
@@ -121,7 +121,7 @@ def search(
     else:
         hits = searching.images_for(fitted, candidates, sentence or "", top)
     title = f"{configured.label} in {prepared.dataset.label}, {split}: {sentence or image}"
-    typer.echo(f"{title}\n\n{searching.describe(hits)}")
+    echo(f"{title}\n\n{searching.describe(hits)}")
     if out is not None:
         rows = prepared.collection.splits[split]
         images = [prepared.collection.images.read(int(rows[hit.position])) for hit in hits]

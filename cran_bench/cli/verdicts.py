@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, escaped
 from cran_bench.machine.progress import say
+from cran_bench.machine.storage import require_folder
 
 from . import options
-from .options import app, labels_of, load_tables
+from .options import app, echo, labels_of, load_tables
 
 
 @app.command()
@@ -35,12 +36,20 @@ def table(
         ),
     ] = None,
     style: options.Format = "terminal",
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write to a file.")] = None,
+    columns: Annotated[
+        str | None, typer.Option("--columns", metavar="NAMES", help="Only these, as in the CSV: method,rsum,medr.")
+    ] = None,
+    is_wide: Annotated[bool, typer.Option("--wide", help="All columns, however wide the terminal is.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="Write to a file.")
+    ] = None,
     results: options.Results = Path("results"),
 ) -> None:
-    """Print tables of the records.
+    """Print tables of the records, the best row first; the paper's tables keep its order.
 
     Example: cran-bench table -d flickr8k -p captions -f markdown -o results/flickr8k/captions.md
+
+    Example: cran-bench table -d scenes --columns method,i2t_r1,t2i_r1,rsum
 
     Example: cran-bench table 1 -f latex
 
@@ -61,14 +70,16 @@ def table(
 
         label, labels = DATASETS.configure(dataset).label if dataset else None, labels_of(methods)
     given = {"--dataset": dataset, "--protocol": protocol != "all", "--method": labels, "--preset": preset}
-    takes = {None: ("--dataset", "--protocol", "--method"), "kernels": ()}
+    given |= {"--columns": columns, "--wide": is_wide}
+    takes = {None: ("--dataset", "--protocol", "--method", "--columns", "--wide"), "kernels": ("--wide",)}
+    width = None if is_wide or columns else options.width()
     for option in given:
-        if given[option] and option not in takes.get(which, ("--dataset", "--protocol", "--preset")):
+        if given[option] and option not in takes.get(which, ("--dataset", "--protocol", "--preset", "--wide")):
             raise BadInput(f"{option} does not apply to table {which or ''}".rstrip())
     if which == "kernels":
         from cran_bench.bench.measuring import render_all
 
-        text = render_all(results / "kernels", style)
+        text = render_all(results / "kernels", style, width)
     elif which:
         if preset not in (None, "paper", "tuned"):
             raise BadInput(f"--preset is paper or tuned, not '{preset}'")
@@ -77,15 +88,17 @@ def table(
         from cran_bench.tables.paper_tables import paper_table
 
         one = None if protocol == "all" else wanted[0]
-        text = paper_table(int(which), load_tables(results), preset or "paper", one, style, label)
+        tables = load_tables(results) if any((results / "runs").glob("*/*/*.json")) else []
+        if not tables:
+            say(f"there are no records below {results / 'runs'}: only the paper's numbers are shown")
+        text = paper_table(int(which), tables, preset or "paper", one, style, label, width)
     else:
-        text = render(
-            load_tables(results, [label] if label else [], () if protocol == "all" else wanted, labels), style
-        )
+        tables = load_tables(results, [label] if label else [], () if protocol == "all" else wanted, labels)
+        text = render(tables, style, [name.strip() for name in (columns or "").split(",") if name.strip()], width)
     if out is None:
-        typer.echo(text)
+        echo(text)
     else:
-        write_text(out, text)
+        write_text(out, escaped(text))
         say(f"wrote {out}")
 
 
@@ -136,7 +149,7 @@ def compare(
         against = None if is_of_paper(label) or is_reference else load_tables(reference, [label], wanted)
         verdicts += compare_dataset(measured[label], label, against) if measured[label] else []
     for verdict in verdicts:
-        typer.echo(verdict)
+        echo(verdict)
     for label in missing:
         say(f"there are no records of {label}")
     regressions, judged = sum(len(v.regressions) for v in verdicts), sum(v.judged for v in verdicts)
@@ -146,7 +159,7 @@ def compare(
         raise BadInput(
             "no comparable rows found: no row has a counterpart in the paper or the reference, see the notes above"
         )
-    typer.echo(f"{regressions} regressions" if regressions else "no regression")
+    echo(f"{regressions} regressions" if regressions else "no regression")
     if regressions:
         raise typer.Exit(1)
 
@@ -181,7 +194,7 @@ def significance(
     labels = labels_of(methods)
     if len(labels) == 1:
         raise BadInput("give at least two methods, or none to compare all with the best")
-    typer.echo(significance_table(load_tables(results, [label], wanted, labels), labels, style))
+    echo(significance_table(load_tables(results, [label], wanted, labels), labels, style))
 
 
 @app.command()
@@ -192,7 +205,10 @@ def report(
     protocol: options.Protocols = "all",
     methods: options.Methods = None,
     data: options.Data = Path("data"),
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The file to write.")] = Path("report.html"),
+    cache: options.Cache = options.CACHE,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="The file to write.")
+    ] = Path("report.html"),
     results: options.Results = Path("results"),
 ) -> None:
     """Write one HTML page of the records: sortable tables, charts, training curves, and queries with their results.
@@ -212,6 +228,6 @@ def report(
     tables = load_tables(results, wanted, parse_protocols(protocol), labels_of(methods))
     shown = dict.fromkeys(table.group.dataset for table in tables)
     verdicts = {label: compare_dataset([t for t in tables if t.group.dataset == label], label, None) for label in shown}
-    page = build_report(tables, ResultStore(results), verdicts, data)
+    page = build_report(tables, ResultStore(results), verdicts, data, cache)
     write_text(out, page)
     say(f"wrote {out}, {len(page.encode()) / 1e6:.1f} MB")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import cast
 
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.ranking.metrics import Direction
 from cran_bench.records.statistics import FIGURES, LEVEL, Interval, behind_best, holm, mcnemar
-from cran_bench.tables.tables import Group, Row, Table, typeset
+from cran_bench.tables.tables import DATA_FORMATS, Group, Row, Table, export, typeset
 
 from .verdict import bounds, signed
 
@@ -33,10 +34,11 @@ def significance_table(tables: Sequence[Table], labels: Sequence[str], style: st
         lines = _against_best(first, others, behind_best(table.samples))
         headings = ["against", "rsum", "difference", "95 % interval", "McNemar annotation", "McNemar retrieval"]
     headings.append("verdict")
-    if style == "csv":
+    if style in DATA_FORMATS:
         import pandas as pd
 
-        return str(pd.DataFrame(lines, columns=headings).to_csv(index=False))
+        csv = pd.DataFrame(lines, columns=headings).to_csv(index=False)
+        return csv if style == "csv" else export(pd.read_csv(io.StringIO(csv)), style)  # with numbers as such
     seeds = [len(row.records) for row in (first, *others)]
     over = "images, and over seeds if a row has several" if max(seeds) > 1 else "images (there is one seed)"
     notes = [
@@ -47,7 +49,8 @@ def significance_table(tables: Sequence[Table], labels: Sequence[str], style: st
         "McNemar: uncorrected p value of equal R@1 of the first seeds, with the captions of an image as one cluster.",
         f"Front end {table.group.front_end}, word vectors {table.group.vectors}.",
     ]
-    return typeset(f"{first.label} · {table.title}", headings, lines, notes, style)
+    cells = {heading: [line[k] for line in lines] for k, heading in enumerate(headings)}
+    return typeset(f"{first.label} · {table.title}", cells, [*notes, *table.failed], style)
 
 
 def _together(tables: Sequence[Table], labels: Sequence[str]) -> Table:

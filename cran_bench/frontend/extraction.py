@@ -9,15 +9,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
-from cran_bench.frontend.features import MANIFEST, SCHEMA, Features, ids_sha, load_features, read_manifest
-from cran_bench.frontend.front_end import ExtractionPlan, Picture, free_bytes, without_folders
+from cran_bench.frontend.features import DIGESTS, MANIFEST, SCHEMA, Features, ids_sha, load_features
+from cran_bench.frontend.front_end import ExtractionPlan, Picture, free_bytes
 from cran_bench.images import UnreadableImage
+from cran_bench.machine.ledger import Ledger
 from cran_bench.machine.progress import duration, say, track
 from cran_bench.machine.storage import clear_os_errors, locked, map_array, sha256_file, sha256_json, write_json
 
@@ -42,40 +45,49 @@ class Shard:
     failed: Mapping[int, str]
 
 
-def extract(plan: ExtractionPlan, *, force: bool = False, skip_bad: bool = False) -> Features:
-    """Extract the features of all images of a plan, or load them if they are complete.
+def image_digests(collection: Collection, cache: Path) -> list[str]:
+    """Return the digest of every image; files that have not changed since the last time are not read."""
+    digests = collection.images.digests(Ledger(cache / "digests"))
+    return list(track(digests, "reading images", total=len(collection.images.ids)))
+
+
+def extract(
+    plan: ExtractionPlan, digests: list[str] | None = None, *, force: bool = False, skip_bad: bool = False
+) -> Features:
+    """Extract the features of all images of a plan, or load them if those of the same images are complete.
 
     Args:
-        plan: images, front end and folder.
-        force: delete existing features and extract them again.
+        plan: images, front end and cache.
+        digests: the digests of the images, as of `image_digests`; computed if None.
+        force: extract the features again if they exist, and replace them.
         skip_bad: skip images that cannot be read instead of ending with an error.
 
     Raises:
-        BadInput: images cannot be read (all others are extracted by then), images have changed since an earlier
-            extraction, or the disk is full.
+        BadInput: images cannot be read (all others are extracted by then), images change meanwhile, or the disk is
+            full.
     """
-    collection, folder = plan.collection, plan.folder
-    with locked(folder, "extracting these features"):
-        if force and folder.exists():
-            shutil.rmtree(folder)
-        digests = list(track(collection.digests(), "reading images", total=len(collection.images.ids)))
-        images_sha = collection.images_sha(digests)
-        if (folder / MANIFEST).exists():
-            if read_manifest(folder)["images_sha"] != images_sha:
-                raise BadInput(
-                    f"the images of {collection.name} have changed since their features were extracted to {folder}: "
-                    "prepare with --force to extract them again"
-                )
+    collection = plan.collection
+    digests = digests or image_digests(collection, plan.cache)
+    folder, unfinished = plan.folder(collection.images_sha(digests)), plan.folder("")
+    with locked(unfinished, "extracting these features"), locked(folder, "extracting these features"):
+        if (folder / MANIFEST).exists() and not force:
             say(f"features of {collection.name} are already prepared: {folder}")
         else:
-            _Extraction(plan, digests, images_sha, skip_bad).run()
+            if force and unfinished.exists():
+                shutil.rmtree(unfinished)
+            _Extraction(plan, digests, unfinished, skip_bad).run()
+            with clear_os_errors(folder):
+                if folder.exists():
+                    shutil.rmtree(folder)
+                unfinished.replace(folder)
+                (folder / JOURNAL).unlink()
     return load_features(folder, collection.images.ids)
 
 
 class _Extraction:
-    def __init__(self, plan: ExtractionPlan, digests: Sequence[str], images_sha: str, skip_bad: bool) -> None:
-        self.plan, self.collection, self.front_end, self.folder = plan, plan.collection, plan.front_end, plan.folder
-        self.images_sha, self.skip_bad = images_sha, skip_bad
+    def __init__(self, plan: ExtractionPlan, digests: list[str], folder: Path, skip_bad: bool) -> None:
+        self.plan, self.collection, self.front_end, self.folder = plan, plan.collection, plan.front_end, folder
+        self.digests, self.skip_bad = digests, skip_bad
         n = len(digests)
         self.shards = {
             (rows := range(a, min(a + SHARD, n))): sha256_json(digests[a : rows.stop]) for a in range(0, n, SHARD)
@@ -206,6 +218,8 @@ class _Extraction:
         return Shard(rows, arrays, failed)
 
     def _finish(self, seconds: float, failed: Mapping[str, str]) -> None:
+        if image_digests(self.collection, self.plan.cache) != self.digests:
+            raise BadInput(f"images of {self.collection.name} changed while their features were extracted: try again")
         arrays = {
             name: {"shape": list(shape), "dtype": dtype, "sha256": sha256_file(self.folder / f"{name}.npy")}
             for name, (shape, dtype) in self.plan.shapes.items()
@@ -213,18 +227,17 @@ class _Extraction:
         manifest = {
             "schema": SCHEMA,
             "dataset": self.collection.name,
-            "images_with": without_folders(self.front_end.backbone_spec),
-            "regions_with": without_folders(self.front_end.regions_spec),
+            **self.plan.specs,
             **self.plan.identity,
             "images": len(self.collection.images.ids),
             "ids_sha": ids_sha(self.collection.images.ids),
-            "images_sha": self.images_sha,
+            "images_sha": self.collection.images_sha(self.digests),
             "arrays": arrays,
             "failed": {row: self.collection.images.ids[int(row)] for row in failed},
             "seconds": round(seconds, 1),
         }
+        write_json(self.folder / DIGESTS, self.digests)
         write_json(self.folder / MANIFEST, manifest)
-        (self.folder / JOURNAL).unlink(missing_ok=True)
 
 
 def _name(rows: range) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,12 @@ from PIL import Image
 from cran_bench.dataset import Collection, ImageSource
 from cran_bench.errors import BadInput
 from cran_bench.frontend.interfaces import FULL_IMAGE, REGIONS, PrecomputedImages, PrecomputedRegions, RegionFeatures
-from cran_bench.frontend.npy import open_array
+from cran_bench.frontend.npy import open_array, rows_agree
 from cran_bench.images import UnreadableImage
+from cran_bench.machine.ledger import Ledger
 from cran_bench.machine.storage import sha256_bytes
+
+COMPARED = 64  # values of each row that show whether rows are repeated
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,14 @@ class FeatureFile:
     Attributes:
         path: path of the file.
         array: the mapped array.
-        repeats: number of consecutive, identical rows of every image.
+        repeats: number of consecutive rows of every image, equal up to rounding; the first is used.
+        inode: number of the mapped file, as another one may have its path by now.
     """
 
     path: Path
     array: NDArray[Any]
     repeats: int = 1
+    inode: int = 0
 
     @classmethod
     def open(cls, path: Path) -> FeatureFile:
@@ -42,10 +47,17 @@ class FeatureFile:
         """
         if not path.is_file():
             raise BadInput(f"there is no {path.name} in {path.parent}")
-        return cls(path, open_array(str(path), ("rows", "dim"), ("rows", "regions", "dim")))
+        inode = path.stat().st_ino
+        return cls(path, open_array(str(path), ("rows", "dim"), ("rows", "regions", "dim")), inode=inode)
 
     def __len__(self) -> int:
         return len(self.array) // self.repeats
+
+    def repeated(self, repeats: int) -> int:
+        """Return in how many groups of `repeats` rows the first values of all rows are equal up to rounding."""
+        rows = self.array if self.array.ndim == 2 else self.array[:, 0]
+        rows = rows[: len(rows) // repeats * repeats, :COMPARED]
+        return int(rows_agree(rows.reshape(-1, repeats, rows.shape[1])).sum())
 
     def rows(self, image: int) -> NDArray[Any]:
         """Return all rows of an image as stored: (repeats, dim) or (repeats, R, dim)."""
@@ -60,7 +72,7 @@ class FeatureFile:
         """
         rows, first = self.rows(image), image * self.repeats
         for k in range(1, len(rows)):
-            if not np.array_equal(rows[0], rows[k]):
+            if not rows_agree(rows[None, [0, k]])[0]:
                 raise BadInput(
                     f"{self.path}: rows {first} and {first + k} belong to one image but differ; "
                     f"give one row per image, or {self.repeats} identical rows"
@@ -102,8 +114,13 @@ class FeatureFiles(ImageSource):
         file, image = self._places[row]
         return sha256_bytes(self._files[file].rows(image).tobytes())
 
-    def newest(self) -> float:
-        return max(file.path.stat().st_mtime for file in self._files)
+    def digests(self, ledger: Ledger) -> Iterator[str]:
+        if type(self).digest is not FeatureFiles.digest:  # of a subclass, which may take more into account
+            return super().digests(ledger)
+        stats = [file.path.stat() for file in self._files]
+        mapped = [s if s.st_ino == f.inode else None for f, s in zip(self._files, stats, strict=True)]
+        keys = [f"{(f := self._files[file]).path.name} {f.repeats}*{k}" for file, k in self._places]
+        return ledger.digests(self._files[0].path.parent, keys, (mapped[file] for file, _ in self._places), self.digest)
 
     def feature(self, row: int) -> NDArray[np.float32]:
         """Return the feature of an image: (dim,) or (R, dim) float32.

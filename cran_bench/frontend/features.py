@@ -13,13 +13,19 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from cran_bench.errors import BadInput, first_wrong
+from cran_bench.machine.progress import say
 from cran_bench.machine.storage import canonical_json, map_array, sha256_bytes, sha256_json
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
 """To be raised with every change of the manifest or of how images are read, cropped and embedded."""
 
-_WHAT = ("schema", "dataset", "images_sha", "ids_sha", "backbone", "proposer", "arrays", "failed")
+DIGESTS = "digests.json"
+"""Name of the file of the images' digests, from which messages tell which images have changed."""
+UNFINISHED = "unfinished-"
+"""Start of the name of a folder in which features are being extracted."""
+
+_WHAT = ("schema", "images_sha", "ids_sha", "backbone", "proposer", "arrays", "failed")
 _AXES = {"globals": 2, "regions": 3, "boxes": 3, "scores": 2, "mask": 2}
 
 
@@ -88,9 +94,17 @@ def ids_sha(ids: Sequence[str]) -> str:
     return sha256_bytes("\n".join(ids).encode())
 
 
-def folder_name(identity: Mapping[str, Any], ids: str) -> str:
-    """Return the name of the folder for features of a front end, given its identity and the `ids_sha` of the images."""
-    return sha256_json({**{key: identity[key] for key in ("backbone", "proposer")}, "ids": ids, "schema": SCHEMA})[:16]
+def folder_name(identity: Mapping[str, Any], ids: str, images: str) -> str:
+    """Return the name of the folder for features of a front end.
+
+    Args:
+        identity: what `FrontEnd.identity` returns, or the manifest.
+        ids: the `ids_sha` of the images.
+        images: their `images_sha`; '' for the folder of an extraction, during which images may be replaced.
+    """
+    what = {key: identity[key] for key in ("backbone", "proposer")}
+    name = sha256_json({**what, "ids": ids, "images": images, "schema": SCHEMA})[:16]
+    return name if images else UNFINISHED + name
 
 
 def load_features(folder: Path, ids: Sequence[str]) -> Features:
@@ -103,9 +117,9 @@ def load_features(folder: Path, ids: Sequence[str]) -> Features:
     manifest = read_manifest(folder)
     if manifest["ids_sha"] != ids_sha(ids):
         raise BadInput(f"{folder} holds features of other images (their ids differ): prepare the dataset again")
-    if folder_name(manifest, manifest["ids_sha"]) != folder.name:
+    if folder_name(manifest, manifest["ids_sha"], manifest["images_sha"]) != folder.name:
         raise BadInput(
-            f"{folder} holds features made with other weights or regions than its name implies: "
+            f"{folder} holds features made of other images, weights or regions than its name implies: "
             "delete it and prepare the dataset again"
         )
     arrays: dict[str, NDArray[Any]] = {}
@@ -161,14 +175,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _schema(path: Path) -> object:
+def prepared(cache: Path) -> dict[Path, dict[str, Any]]:
+    """Return the folders of finished features below a cache, with their manifests; a damaged one is left out."""
+    manifests = {}
+    for path in sorted((cache / "features").glob(f"*/{MANIFEST}")):
+        if not path.parent.name.startswith(UNFINISHED):
+            try:
+                manifests[path.parent] = read_manifest(path.parent)
+            except BadInput as error:
+                say(f"left out: {error}")
+    return manifests
+
+
+def read_digests(folder: Path) -> list[str]:
+    """Return the digests of the images of a folder of features; none if they are missing or damaged."""
     try:
-        return json.loads(path.read_text())["schema"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return SCHEMA  # damaged; `read_manifest` reports it
-
-
-def prepared(root: Path) -> list[Path]:
-    """Return the folders below `root` with complete features of this schema, newest first."""
-    folders = [path.parent for path in root.glob(f"*/{MANIFEST}") if _schema(path) == SCHEMA]
-    return sorted(folders, key=lambda folder: (folder / MANIFEST).stat().st_mtime, reverse=True)
+        return list(json.loads((folder / DIGESTS).read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return []

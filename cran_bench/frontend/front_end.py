@@ -59,15 +59,27 @@ class ExtractionPlan:
         collection: the N images.
         front_end: the backbone and the region proposer.
         identity: JSON values that, with the images, determine the features.
-        folder: the folder in which the features are stored.
+        cache: the folder below which the features are stored.
         shapes: shape and dtype of every array.
     """
 
     collection: Collection
     front_end: FrontEnd
     identity: Mapping[str, Any]
-    folder: Path
+    cache: Path
     shapes: Mapping[str, tuple[tuple[int, ...], str]]
+
+    @property
+    def specs(self) -> dict[str, str]:
+        """The two specs as in the manifest, without folders."""
+        front_end = self.front_end
+        specs = {"images_with": front_end.backbone_spec, "regions_with": front_end.regions_spec}
+        return {key: without_folders(spec) for key, spec in specs.items()}
+
+    def folder(self, images_sha: str) -> Path:
+        """The folder of the features of images with this content; for '' that in which they are extracted."""
+        name = folder_name(self.identity, ids_sha(self.collection.images.ids), images_sha)
+        return self.cache / "features" / name
 
     @property
     def size(self) -> int:
@@ -80,7 +92,7 @@ class ExtractionPlan:
         Returns:
             The text to print, and whether there is enough disk space.
         """
-        n, free = len(self.collection.images.ids), free_bytes(self.folder)
+        n, free = len(self.collection.images.ids), free_bytes(self.cache)
         lines = [
             f"features by {self.front_end.label}: {n:,} images, {self.size / 1e9:,.2f} GB; "
             f"{free / 1e9:,.2f} GB are free" + ("" if self.size <= free else ": too little")
@@ -164,11 +176,9 @@ class FrontEnd:
         """The two specs, such as ``pixels + boxes``."""
         return f"{self.backbone_spec} + {self.regions_spec}"
 
-    def plan(self, collection: Collection, root: Path) -> ExtractionPlan:
-        """Plan the extraction of a collection's features into a folder below `root`."""
-        identity = self.identity()
-        folder = root / folder_name(identity, ids_sha(collection.images.ids))
-        return ExtractionPlan(collection, self, identity, folder, self.shapes(len(collection.images.ids)))
+    def plan(self, collection: Collection, cache: Path) -> ExtractionPlan:
+        """Plan the extraction of a collection's features into a folder below `cache`."""
+        return ExtractionPlan(collection, self, self.identity(), cache, self.shapes(len(collection.images.ids)))
 
     def seconds(self, collection: Collection, images: int) -> float:
         """Measure the seconds that the features of the first `images` images take, after a warm-up."""
@@ -281,6 +291,12 @@ def _crop(image: Image.Image, box: NDArray[np.float32]) -> Image.Image:
     x0, y0 = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
     x1, y1 = max(round(float(box[2]) * width), x0 + 1), max(round(float(box[3]) * height), y0 + 1)
     return image.crop((x0, y0, min(x1, width), min(y1, height)))
+
+
+def differing(made: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    """Name the values of a manifest that differ from those of a front end: ``the backbone's tensor``."""
+    sides = ((side, key) for side in identity for key in made[side])
+    return [f"the {side}'s {key}" for side, key in sides if made[side][key] != identity[side].get(key)]
 
 
 def proposer_identity(proposer: Proposer | PrecomputedRegions | None) -> dict[str, Any]:

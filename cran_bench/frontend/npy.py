@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.interfaces import REGIONS, PrecomputedImages, PrecomputedRegions, RegionFeatures
-from cran_bench.machine.storage import map_array, sha256_file
+from cran_bench.machine.storage import map_array, remedy, sha256_file
 
 REPEATS = 5
+ROUNDING = 1e-4  # of an image's largest value, by which repeated rows may differ
 _CHUNK = 1024
 
 
@@ -156,15 +157,26 @@ def open_array(file: str, *layouts: tuple[str, ...]) -> NDArray[Any]:
     except FileNotFoundError:
         raise BadInput(f"there is no file {file}; give the path of a .npy array") from None
     except (OSError, ValueError) as error:
-        raise BadInput(f"{file} is not a numeric .npy array ({error}); write it with numpy.save") from error
+        usual = "write it with numpy.save"
+        raise BadInput(f"{file} is not a numeric .npy array ({error}); {remedy(Path(file), usual)}") from error
     if array.ndim not in map(len, layouts) or array.dtype.kind not in "fiu" or not array.size:
         shape = " or ".join(f"({', '.join(axes)})" for axes in layouts)
         raise BadInput(f"{file} should hold numbers of shape {shape}, not {array.dtype} of shape {array.shape}")
     return array
 
 
+def rows_agree(groups: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether the rows of each group (n, k, ...) are equal up to rounding: (n,)."""
+    agree: NDArray[np.bool_] = (groups == groups[:, :1]).reshape(len(groups), -1).all(axis=1)
+    for k in np.flatnonzero(~agree):
+        rows = groups[k].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # infinite values, which are reported later
+            agree[k] = np.abs(rows - rows[0]).max() <= ROUNDING * np.abs(rows[0]).max()
+    return agree
+
+
 def _find_rows(array: NDArray[Any], file: str, ids_file: str | None, ids: Sequence[str]) -> NDArray[np.int64]:
-    """The row of each image of `ids`; of five rows per image, which must be equal, the first."""
+    """The row of each image of `ids`; of five rows per image, equal up to rounding, the first."""
     if ids_file is None:
         if len(array) == len(ids):
             return np.arange(len(ids))
@@ -178,7 +190,8 @@ def _find_rows(array: NDArray[Any], file: str, ids_file: str | None, ids: Sequen
         names = _read_ids(ids_file)
         if len(names) != len(array):
             raise BadInput(
-                f"{ids_file} names {len(names)} images, but {file} has {len(array)} rows; write one line per row"
+                f"{ids_file} names {len(names)} images, but {file} has {len(array)} rows; "
+                + remedy(Path(ids_file), "write one line per row")
             )
         rows: dict[str, list[int]] = {}
         for row, name in enumerate(names):
@@ -200,7 +213,7 @@ def _find_rows(array: NDArray[Any], file: str, ids_file: str | None, ids: Sequen
         part = groups[start : start + _CHUNK]
         first = array[part[:, 0]]
         for k in range(1, groups.shape[1]):
-            same = (first == array[part[:, k]]).reshape(len(part), -1).all(axis=1)
+            same = rows_agree(np.stack([first, array[part[:, k]]], axis=1))
             if not same.all():
                 a, b = part[int(same.argmin()), [0, k]]
                 raise BadInput(

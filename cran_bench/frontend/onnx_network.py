@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cran_bench.errors import BadInput
 from cran_bench.machine.extras import require
+from cran_bench.machine.storage import remedy
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -45,7 +46,8 @@ def load_model(path: Path) -> tuple[ModelProto, str]:
             digest.update((path.parent / part).read_bytes())
         onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # protobuf and onnx raise many kinds for damaged files
-        raise BadInput(f"{path} cannot be read as an ONNX model ({error}): download or export it again") from error
+        usual = remedy(path, "download or export it again")
+        raise BadInput(f"{path} cannot be read as an ONNX model ({error}): {usual}") from error
     return model, digest.hexdigest()
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.frontend.catalogue import is_path
 from cran_bench.machine.extras import require
+from cran_bench.machine.storage import remedy
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 EXTRA = "images", "torchvision's networks"
@@ -99,6 +100,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise BadInput(f"weights must be a state dict in a file ending in {', '.join(SUFFIXES)}, not {path.name}")
     if not path.is_file():
         raise BadInput(f"there is no file {path}; give the path of a state dict")
+    again = remedy(path, "download it again")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -107,13 +109,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         if path.read_bytes()[:2] not in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-            raise BadInput(f"{path} is not a state dict ({_first_line(error)}): download it again") from None
+            raise BadInput(f"{path} is not a state dict ({_first_line(error)}): {again}") from None
         raise BadInput(
             f"{path} holds more than tensors, which could execute code, and is not loaded: save only the state dict, "
             "preferably as .safetensors"
         ) from None
     except Exception as error:  # damaged files raise many kinds of errors
-        raise BadInput(f"{path} cannot be read ({_first_line(error)}): download it again") from None
+        raise BadInput(f"{path} cannot be read ({_first_line(error)}): {again}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadInput(f"{path} is not a state dict, which maps names to tensors: save model.state_dict()")
     return state

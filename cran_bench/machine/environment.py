@@ -110,9 +110,9 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str | None:
-    """The commit of the checkout this package runs from, with '+' for uncommitted changes; None if installed."""
-    folder = Path(__file__).resolve().parent.parent
+def _commit(file: str = __file__) -> str | None:
+    """The commit of the checkout this module runs from, with '+' for uncommitted changes; None if installed."""
+    folder = Path(file).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
     try:

@@ -10,18 +10,20 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cran_bench.errors import escaped
+
 T = TypeVar("T")
 
 _LINE_EVERY = 30.0
 
 
 def _console() -> Console:
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def say(message: str) -> None:
-    """Print a line to stderr."""
-    _console().print(message, markup=False)
+    """Print a line to stderr, with control characters escaped."""
+    _console().print(escaped(message))
 
 
 def duration(seconds: float) -> str:
@@ -53,18 +55,18 @@ def track(
         quiet_below: seconds within which nothing is shown.
         status: returns a text to show beside the count.
     """
-    console = _console()
+    console, label = _console(), escaped(label)
     start = time.monotonic()
     count = 0
     if console.is_terminal:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
         )
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task(label, total=total, completed=done, visible=False, status="")
@@ -83,4 +85,5 @@ def track(
                 say(f"{label}: {done + count} of {total}, {note and f'{note}, '}about {duration(left)} left")
                 shown = now
     if time.monotonic() - start > quiet_below:
-        say(f"{label}: {done + count} of {total} in {duration(time.monotonic() - start)}")
+        reached = f"{total}" if done + count >= total else f"at most {total}"
+        say(f"{label}: {done + count} of {reached} in {duration(time.monotonic() - start)}")

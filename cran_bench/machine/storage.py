@@ -26,6 +26,7 @@ LOCKS = ".locks"
 
 LONGEST_HEADER = 10_000  # bytes; numpy would read a longer header before rejecting it
 
+_LFS = b"version https://git-lfs.github.com/spec/"
 _NOT_WRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
@@ -75,6 +76,33 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def remedy(path: Path, usual: str) -> str:
+    """Return what to do about a file that cannot be read: `usual`, or how to replace it if it is a Git LFS pointer."""
+    is_pointer = first_bytes(path, len(_LFS)) == _LFS
+    return "it is a Git LFS pointer, not the file itself: run git lfs pull in its repository" if is_pointer else usual
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    """Return the first bytes of a file; none if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(count)
+    except (OSError, ValueError):
+        return b""
+
+
+def require_folder(path: Path | None) -> Path | None:
+    """Return the path of a file to be written, if its folder exists.
+
+    Raises:
+        BadInput: the folder does not exist, or `path` is one.
+    """
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        why = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise BadInput(f"cannot write {path}: {why}; give the name of a file in an existing folder")
+    return path
 
 
 def map_array(path: Path) -> NDArray[Any]:

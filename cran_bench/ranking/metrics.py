@@ -5,6 +5,8 @@ with it, and how many right candidates tie with it (itself included).  Ties are 
 order, so a constant scorer gets chance level and the order of candidates in memory does not matter.
 
 Recall@K is, as usual in image-text retrieval, the share of queries with a right answer among the first K (a hit rate).
+MedR is the plain median of ranks counted from 1; vsepp and SCAN print floor(median of zero-based ranks) + 1, which is
+half a rank lower where the median falls between two ranks.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from cran_bench.ranking.problem import KernelInfo
 
 KS = (1, 5, 10)
+FEW_IMAGES = 50  # a test split with fewer is said to be small
 
 Direction = Literal["i2t", "t2i"]
 
@@ -158,3 +161,16 @@ def mean_metrics(metrics: list[Metrics]) -> Metrics:
     """The mean of each metric (over folds)."""
     names = asdict(metrics[0])
     return Metrics(**{name: float(np.mean([getattr(m, name) for m in metrics])) for name in names})
+
+
+def small_set_notes(images: int, texts: int, one_to_one: bool, folds: int) -> list[str]:
+    """Return notes on figures of `images` test images with `texts` captions that a small set makes trivial."""
+    size, notes = images // max(1, folds), []
+    per_fold = texts // images * size if texts % images == 0 else texts - images + size  # if uneven, at most
+    for direction, count in (("i2t", size if one_to_one else per_fold), ("t2i", size)):
+        if trivial := ", ".join(f"R@{k}" for k in KS if k >= count):
+            where = "a fold" if folds else "the test split"
+            notes.append(f"{direction} {trivial}: 100 for any method, with no more than {count} candidates in {where}.")
+    if images < FEW_IMAGES:
+        notes.append(f"Only {images} test images: one image is {100 / images:.1f} points of i2t recall.")
+    return notes

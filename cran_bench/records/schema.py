@@ -44,7 +44,9 @@ class DataInfo(_Growing):
         features_sha: sha256 of the feature arrays, whose last bits depend on the processor and the number of threads.
         vectors: the word vectors.
         sources_sha: sha256 of what the features were computed from: images, ids, backbone and proposer; '' in older
-            records.
+            records, as for the next two.
+        images_sha: sha256 of the ids and contents of all images.
+        extras_sha: sha256 of the labels and of the file of word vectors, or '' if there is neither.
     """
 
     label: str
@@ -56,12 +58,14 @@ class DataInfo(_Growing):
     features_sha: str
     vectors: str
     sources_sha: str = ""
+    images_sha: str = ""
+    extras_sha: str = ""
 
     @property
-    def cell(self) -> tuple[str, bool, str, str, str, str]:
+    def cell(self) -> tuple[object, ...]:
         """The fields whose values must agree for two records to share a table."""
         sources = self.sources_sha or self.features_sha
-        return self.label, self.quick, self.front_end, self.vectors, self.split_sha, sources
+        return self.label, self.quick, self.front_end, self.vectors, self.split_sha, sources, self.extras_sha
 
 
 class MethodInfo(StrictModel):
@@ -170,10 +174,10 @@ class Record(StrictModel):
 
 
 class Failure(StrictModel):
-    """The error record of a failed run; tables show it, and the next run tries again."""
+    """The error record of a failed run, or a record that is damaged; tables show it."""
 
     schema_version: int = SCHEMA
-    kind: Literal["failure"] = "failure"
+    kind: Literal["failure", "damaged"] = "failure"
     data: DataInfo
     method_label: str
     protocol: Protocol
@@ -183,6 +187,16 @@ class Failure(StrictModel):
     traceback: str
     started: str
     environment: dict[str, Any]
+
+    @property
+    def status(self) -> str:
+        """``failed`` or ``damaged``."""
+        return "failed" if self.kind == "failure" else self.kind
+
+    @property
+    def sentence(self) -> str:
+        """Which run it is, and the reason."""
+        return f"{self.method_label} seed {self.seed} {self.status.upper()}: {self.error}"
 
 
 @dataclass(frozen=True)

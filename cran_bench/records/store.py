@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from cran_bench.errors import BadInput, first_wrong
 from cran_bench.machine.progress import say
@@ -26,10 +29,15 @@ from cran_bench.machine.storage import (
     write_json,
     write_text,
 )
+from cran_bench.protocols import Protocol
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.records.archive import read_ranks, read_record
 from cran_bench.records.examples import Examples
 from cran_bench.records.schema import CURVES, ERROR, EXAMPLES, Address, DataInfo, Failure, Record
+from cran_bench.registry import METHODS
+
+INTERVALS_UP_TO = 5000  # records; reading and resampling the ranks of more would take minutes
+_RUN = re.compile(r"(.+)-s(\d+)-[^-]+?(?:\.error)?\.json")
 
 Curves: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]
 """The points of training curves, by the name of the trained model."""
@@ -132,40 +140,57 @@ class ResultStore:
         """A stored record together with its ranks, which are read on first use."""
         return Finished(record, partial(read_ranks, self.path(address), record))
 
-    def runs(
-        self, datasets: Sequence[str] = (), protocols: Sequence[str] = (), methods: Sequence[str] = ()
-    ) -> list[Finished]:
+    def runs(self, *chosen: Sequence[str], damaged: dict[Path, BadInput] | None = None) -> list[Finished]:
         """The finished runs of the given dataset, protocol and method labels; an empty sequence selects all.
 
-        Records whose path shows that they do not match are not opened.
+        Records whose path shows that they do not match are not opened.  The errors of damaged ones are raised, or put
+        into `damaged` by path.
         """
-        chosen, runs = (datasets, protocols, methods), []
+        runs = []
         for path in self._paths(".json", *chosen):
-            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile by another process
+            with _collected(path, damaged):
                 record = read_record(path)
                 if _is_of((record.data.label, record.protocol, record.method.label), chosen):
                     runs.append(Finished(record, partial(read_ranks, path, record)))
         return runs
 
-    def failures(
-        self, datasets: Sequence[str] = (), protocols: Sequence[str] = (), methods: Sequence[str] = ()
-    ) -> list[Failure]:
-        """The error records of the given dataset, protocol and method labels; an empty sequence selects all."""
-        chosen, failures = (datasets, protocols, methods), []
+    def failures(self, *chosen: Sequence[str], damaged: dict[Path, BadInput] | None = None) -> list[Failure]:
+        """The error records of the given labels, as in `runs`."""
+        failures = []
         for path in self._paths(ERROR, *chosen):
-            try:
-                failure = Failure.model_validate_json(path.read_bytes())
-            except FileNotFoundError:  # another process has just finished this run
-                continue
-            except ValidationError as error:
-                raise BadInput(f"{path} is not an error record ({first_wrong(error, 'record')}): delete it") from error
-            if _is_of((failure.data.label, failure.protocol, failure.method_label), chosen):
-                failures.append(failure)
+            with _collected(path, damaged):
+                try:
+                    failure = Failure.model_validate_json(path.read_bytes())
+                except ValidationError as error:
+                    wrong = first_wrong(error, "record")
+                    raise BadInput(f"{path} is not an error record ({wrong}): delete it") from error
+                if _is_of((failure.data.label, failure.protocol, failure.method_label), chosen):
+                    failures.append(failure)
         return failures
+
+    def read(self, *chosen: Sequence[str]) -> tuple[list[Finished], list[Failure]]:
+        """The finished and the failed runs of the given labels; damaged records are failures that give the reason.
+
+        Ranks are verified too, unless there are more than `INTERVALS_UP_TO` records.
+        """
+        damaged: dict[Path, BadInput] = {}
+        runs = {self.path_of(run.record): run for run in self.runs(*chosen, damaged=damaged)}
+        failures = self.failures(*chosen, damaged=damaged)
+        for path, run in runs.items() if len(runs) <= INTERVALS_UP_TO else ():
+            with _collected(path, damaged):
+                _ = run.ranks
+        plain = (f"{name}:{preset}" for name in METHODS.names() for preset in METHODS.describe(name).presets)
+        known = itertools.chain(plain, *chosen, (run.record.method.label for run in runs.values()))
+        labels = {slug(label): label for label in known} if damaged else {}
+        for path, error in damaged.items():
+            near = [run.record for at, run in runs.items() if at.parent == path.parent]
+            near.sort(key=lambda record: record.started)
+            failures.append(_as_failure(path, error, [record.data for record in near], labels))
+        return [run for path, run in runs.items() if path not in damaged], failures
 
     def _paths(self, ending: str, *labels: Sequence[str]) -> list[Path]:
         """Sorted files with an ending whose path matches one of the labels of each kind; no labels match all."""
-        datasets, protocols, methods = (set(map(slug, chosen)) for chosen in labels)
+        datasets, protocols, methods = (set(map(slug, chosen)) for chosen in (*labels, (), (), ())[:3])
         paths = []
         for folder in sorted(self.root.glob("*/*/")):
             if datasets and folder.parent.name not in datasets:
@@ -187,4 +212,51 @@ def _ending(name: str) -> str:
 
 
 def _is_of(labels: Sequence[str], chosen: Sequence[Sequence[str]]) -> bool:
-    return all(not some or label in some for label, some in zip(labels, chosen, strict=True))
+    return all(not some or label in some for label, some in zip(labels, chosen, strict=False))
+
+
+@contextlib.contextmanager
+def _collected(path: Path, damaged: dict[Path, BadInput] | None) -> Iterator[None]:
+    """Put an error into `damaged`, unless that is None; a file that another process has just deleted is none."""
+    try:
+        yield
+    except FileNotFoundError:
+        return
+    except BadInput as error:
+        if damaged is None:
+            raise
+        damaged[path] = error
+
+
+def _as_failure(path: Path, error: BadInput, near: list[DataInfo], labels: Mapping[str, str]) -> Failure:
+    """A damaged record as a failure with a row in the table of its neighbours; its path tells which run it is.
+
+    Args:
+        path: the file.
+        error: what is wrong.
+        near: data of the records in the same folder, the newest last.
+        labels: known labels of datasets and methods, by their form in paths.
+    """
+    run, folder = _RUN.fullmatch(path.name), path.parents[1].name
+    name, seed = (run[1], int(run[2])) if run else (path.stem, 0)
+    protocol, _, folds = path.parent.name.removesuffix("folds").partition("-")
+    with contextlib.suppress(ValueError, KeyError, TypeError, OSError, RecursionError):
+        raw = from_json(path.read_bytes())
+        labels = {slug(raw["method"]["label"]): str(raw["method"]["label"]), **labels}
+        own = DataInfo.model_validate(raw["data"])
+        if slug(own.label) == folder and (not near or own.cell in {data.cell for data in near}):
+            near = [*near, own]
+    unknown = dict.fromkeys(("split_sha", "front_end", "features_sha", "vectors"), "unknown")
+    blank = {"label": labels.get(folder, folder), "quick": False, "images": 0, "captions": 0, **unknown}
+    return Failure.model_construct(
+        kind="damaged",
+        data=near[-1] if near else DataInfo.model_validate(blank),
+        method_label=labels.get(name, name),
+        protocol=cast("Protocol", protocol),
+        folds=int(folds) if folds.isdecimal() else 0,
+        seed=seed,
+        error=str(error),
+        traceback="",
+        started="",
+        environment={},
+    )

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from cran_bench.comparison.verdict import Verdict
+from cran_bench.errors import escaped
 from cran_bench.machine.extras import require
 from cran_bench.records.store import ResultStore
-from cran_bench.tables.tables import Row, Table
+from cran_bench.tables.tables import HEADINGS, Row, Table
 
 from .charts import bars, curves, phases
 from .gallery import Gallery
 
 
 def build_report(
-    tables: Sequence[Table], store: ResultStore, verdicts: Mapping[str, Sequence[Verdict]], data: Path
+    tables: Sequence[Table], store: ResultStore, verdicts: Mapping[str, Sequence[Verdict]], data: Path, cache: Path
 ) -> str:
     """Render the page.
 
@@ -27,6 +28,7 @@ def build_report(
         store: holds their records, with training curves and examples.
         verdicts: comparisons, by dataset.
         data: folder of the datasets, for the images and captions of the gallery.
+        cache: folder in which the digests of images are noted.
 
     Raises:
         BadInput: jinja2 is not installed, or a file beside a record is damaged.
@@ -38,10 +40,11 @@ def build_report(
         loader=PackageLoader("cran_bench.report", "page"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: escaped(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    gallery = Gallery(data)
+    gallery = Gallery(data, cache)
     sections = [_section(number, table, store, gallery) for number, table in enumerate(tables)]
     return templates.get_template("page.html.j2").render(
         sections=sections,
@@ -54,16 +57,21 @@ def build_report(
 
 def as_json(value: Any) -> str:
     """JSON that is safe inside a script element: nothing in it closes the element."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_visible(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+def _visible(value: Any) -> Any:
+    """A JSON value with control characters escaped in all its strings."""
+    if isinstance(value, Mapping):
+        return {_visible(key): _visible(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_visible(inner) for inner in value]
+    return escaped(value) if isinstance(value, str) else value
+
+
 def _section(number: int, table: Table, store: ResultStore, gallery: Gallery) -> dict[str, Any]:
-    headings, lines = table.display()
-    rows = sorted(
-        zip(lines, table.rows, strict=True), key=lambda pair: -(pair[1].mean("rsum") if pair[1].records else 0)
-    )
-    finished = [row for _, row in rows if row.records]
+    columns, finished = table.display(), [row for row in table.rows if row.records]
     gallery.add(number, table, finished, store)
     twins = any("twin_accuracy" in record.metrics for row in finished for record in row.records)
     ablation = [row for row in finished if (row.records[0].method.paper_row or "").startswith("CRAN")]
@@ -71,9 +79,9 @@ def _section(number: int, table: Table, store: ResultStore, gallery: Gallery) ->
         "id": f"s{number}",
         "title": table.title,
         "quick": table.group.quick,
-        "notes": table.notes,
-        "headings": headings,
-        "lines": [(line, _sort_values(line)) for line, _ in rows],
+        "notes": [*table.notes, *table.failed],
+        "headings": [HEADINGS.get(name, name) for name in columns],
+        "lines": [(line, _sort_values(line)) for line in zip(*columns.values(), strict=True)],
         "recall": bars(finished, "rsum", 600.0),
         "ablation": bars(ablation, "rsum", 600.0) if len(ablation) > 1 else [],
         "twins": bars(finished, "twin_accuracy", 100.0) if twins else [],
@@ -103,7 +111,7 @@ def _environment(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         record, about = row.records[0], row.records[0].environment
         seeds = " ".join(str(record.seed) for record in row.records)
         line = [row.label, seeds, record.method.unit, record.similarity.kernel]
-        lines.append([*line, *(str(about.get(name) or "") for name in ("cpu", "gpu", "torch", "commit"))])
+        lines.append([*line, *(str(about.get(name) or "") for name in ("cpu", "gpu", "torch")), " ".join(row.commits)])
     return ["method", "seeds", "unit", "kernel", "cpu", "gpu", "torch", "commit"], lines
 
 

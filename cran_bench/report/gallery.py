@@ -13,6 +13,7 @@ from PIL import Image
 
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
+from cran_bench.frontend.extraction import image_digests
 from cran_bench.frontend.text.characters import ALPHABET, encode
 from cran_bench.machine.progress import say
 from cran_bench.protocols import Unit
@@ -30,8 +31,8 @@ MOST_BYTES = 3_200_000  # of all thumbnails, as encoded in the page
 class Gallery:
     """Collects the examples of all sections with their thumbnails and captions."""
 
-    def __init__(self, data: Path) -> None:
-        self.data = data
+    def __init__(self, data: Path, cache: Path) -> None:
+        self.data, self.cache = data, cache
         self._collections: dict[str, Collection | None] = {}
         self._rows: dict[str, dict[str, int]] = {}
         self._sections: dict[int, dict[str, Any]] = {}
@@ -41,13 +42,15 @@ class Gallery:
 
     def add(self, number: int, table: Table, rows: Sequence[Row], store: ResultStore) -> None:
         """Add the examples of the first seed of each row of a table."""
-        label, runs = table.group.dataset, []
+        records, runs = [record for row in rows for record in row.records], []
+        images_sha = max((record.data.images_sha for record in records), default="")
+        label = f"{table.group.dataset} {table.group.split_sha[:12]} {images_sha[:12]}".strip()
         unit: Unit = "documents" if table.group.protocol == "documents" else "captions"
         for row in rows:
             record = row.records[0]
             stored = read_examples(store.path_of(record))
             if stored is not None:
-                self._collect(table.group, stored)
+                self._collect(label, table.group, images_sha, stored)
                 examples = [self._shown(label, unit, example) for example in stored.examples]
                 runs.append({"method": row.label, "seed": record.seed, "examples": examples})
         if runs:
@@ -61,9 +64,8 @@ class Gallery:
         """The data of the gallery for the page's script."""
         return {"sections": self._sections, "images": self._images, "texts": self._texts}
 
-    def _collect(self, group: Group, stored: Examples) -> None:
-        label = group.dataset
-        collection = self._collection(label, group.split_sha)
+    def _collect(self, label: str, group: Group, images_sha: str, stored: Examples) -> None:
+        collection = self._collection(label, group, images_sha)
         images, texts = self._images.setdefault(label, {}), self._texts.setdefault(label, {})
         if collection is None:
             return
@@ -91,16 +93,19 @@ class Gallery:
             shown["read"] = "".join(ALPHABET[code - 1] for code in encode([text])[0].tolist() if code)
         return shown
 
-    def _collection(self, label: str, split_sha: str) -> Collection | None:
+    def _collection(self, label: str, group: Group, images_sha: str) -> Collection | None:
+        """The dataset of a group; None after a message if it is not there, or has other images or captions."""
         if label not in self._collections:
             try:
-                if parse_spec(label).name.endswith(".py"):
+                if parse_spec(group.dataset).name.endswith(".py"):
                     raise BadInput("its records name a Python file, which is not executed here")
-                collection: Collection | None = DATASETS.configure(label).build().load(self.data)
-                if collection and collection.split_sha() != split_sha:
+                collection: Collection | None = DATASETS.configure(group.dataset).build().load(self.data)
+                if collection and collection.split_sha() != group.split_sha:
                     raise BadInput("its images or captions differ from those of the records")
+                if collection and images_sha not in ("", collection.images_sha(image_digests(collection, self.cache))):
+                    raise BadInput("the files of its images differ from those of the records")
             except BadInput as error:
-                say(f"the gallery of {label} has no images: {error}")
+                say(f"the gallery of {group.dataset} has no images: {error}")
                 collection = None
             self._collections[label] = collection
             self._rows[label] = {name: row for row, name in enumerate(collection.images.ids)} if collection else {}

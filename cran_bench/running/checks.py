@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.testing import assert_close
 
 from cran_bench.contract import Method
-from cran_bench.dataset import SPLITS, Collection, Dataset
+from cran_bench.dataset import SPLITS, Collection, Dataset, ImageSource
 from cran_bench.embeddings import Embedding, as_levels, rows_of
 from cran_bench.errors import BadInput, file_of, python_error
 from cran_bench.frontend.feature_files import FeatureFiles
@@ -74,7 +77,7 @@ def check_dataset(dataset: Configured[Dataset], data: Path) -> list[Check]:
         [
             ("is a dataclass, and names the specs of a front end", lambda: default_specs(dataset)),
             ("loads a collection, whose image ids and captions are text", trial.loads),
-            ("has images with captions in each of train, val and test", lambda: replace(trial.collection)),
+            ("has test images, and captions for the images of each split", lambda: replace(trial.collection)),
             ("loads the same images, captions and splits again", trial.deterministic),
             ("reads images as RGB, with the same pixels and digest each time", trial.readable),
             ("has a front end that opens by its defaults", trial.front_end),
@@ -139,18 +142,30 @@ class _Trial:
                     raise Broken(f"embed_{side} gives {tensor.dtype}; give float32")
 
     @cached_property
-    def _random(self) -> Broken | None:
-        again = self.embeddings(self.fitted("again"))
-        try:
-            _same(self.embeddings(self.fit), again, 0.0, "two fits with one seed differ")
-        except Broken as broken:
-            return broken
-        return None
+    def _changes(self) -> dict[str, str | None]:
+        """How a second fit with the seed differs by itself (`again`), and if not, with other test data (`other`)."""
+        other = self._difference("other", with_other_test(self.prepared), "the fit changes with the test split")
+        again = self._difference("again", self.prepared, "two fits with one seed differ") if other else None
+        return {"again": again, "other": other}
+
+    def _difference(self, name: str, prepared: Prepared, otherwise: str) -> str | None:
+        first = self.embeddings(self.fit)
+
+        def compare() -> None:
+            fit = self.fitted(name, prepared)
+            _same(first, self.embeddings(fit), 0.0, otherwise)
+            try:
+                assert_close(fit.part.state(), self.fit.part.state(), rtol=0, atol=0, equal_nan=True)
+            except AssertionError:
+                raise Broken(f"{otherwise}, in what state returns") from None
+
+        broken = _broken(compare, file_of(self.method.plugin.cls))
+        return broken if broken is None or otherwise in broken else f"{otherwise}: it fails with {broken}"
 
     def deterministic(self) -> None:
         """Also asked by the checks that compare embeddings: those of a random method differ for no other reason."""
-        if self._random:
-            raise self._random
+        if self._changes["again"]:
+            raise Broken(self._changes["again"])
 
     def independent(self) -> None:
         self.deterministic()
@@ -166,11 +181,8 @@ class _Trial:
 
     def blind(self) -> None:
         self.deterministic()
-        collection = self.prepared.collection
-        test = collection.splits["test"]
-        other = replace(collection, splits={**collection.splits, "test": test[: len(test) // 2]})
-        fit = self.fitted("blind", replace(self.prepared, collection=other, _text={}))
-        _same(self.embeddings(self.fit), self.embeddings(fit), 0.0, "the fit changes with the test split")
+        if self._changes["other"]:
+            raise Broken(self._changes["other"])
 
     def storable(self) -> None:
         loaded = self.fitted("first")
@@ -193,6 +205,38 @@ class _Trial:
             raise Broken(f"rsum {rsum.value:.1f} [{rsum.low:.1f}, {rsum.high:.1f}] is not above chance, {chance:.1f}")
 
 
+class _OtherImages(ImageSource):
+    def __init__(self, images: ImageSource, rows: NDArray[np.int64]) -> None:
+        self.images, self.rows = images, rows.tolist()
+        self.ids = [name if self.rows[k] == k else f"other {name}" for k, name in enumerate(images.ids)]
+
+    def read(self, row: int) -> Image.Image:
+        return self.images.read(self.rows[row])
+
+    def digest(self, row: int) -> str:
+        return self.images.digest(self.rows[row])
+
+
+def with_other_test(prepared: Prepared) -> Prepared:
+    """Return the data with half as many test images, whose content is that of training images, and other captions."""
+    collection, features = prepared.collection, prepared.features
+    train, test = collection.splits["train"], collection.splits["test"]
+    rows = np.arange(len(collection.images.ids))
+    rows[test] = np.resize(train, len(test))
+    captions, image_of = collection.captions_of(rows)
+    collection = replace(
+        collection,
+        images=_OtherImages(collection.images, rows),
+        captions=[text[::-1] if rows[k] != k else text for text, k in zip(captions, image_of, strict=True)],
+        image_of=image_of,
+        splits={**collection.splits, "test": test[: len(test) // 2]},
+        **{key: x[rows] for key in ("boxes", "twins", "labels") if (x := getattr(collection, key)) is not None},
+    )
+    arrays = ("globals", "regions", "boxes", "scores", "mask")
+    moved = {key: x[rows] for key in arrays if (x := getattr(features, key)) is not None}
+    return replace(prepared, collection=collection, features=replace(features, folder=Path(), **moved), _text={})
+
+
 class _DatasetTrial:
     def __init__(self, dataset: Configured[Dataset], data: Path) -> None:
         self.dataset, self.data = dataset, data
@@ -210,7 +254,7 @@ class _DatasetTrial:
     def rows(self) -> list[int]:
         """The first, middle and last image of each split."""
         splits = [self.collection.splits[name] for name in SPLITS]
-        return [int(rows[k]) for rows in splits for k in sorted({0, len(rows) // 2, len(rows) - 1})]
+        return [int(rows[k]) for rows in splits if len(rows) for k in sorted({0, len(rows) // 2, len(rows) - 1})]
 
     def front_end(self) -> FrontEnd:
         specs = default_specs(self.dataset)

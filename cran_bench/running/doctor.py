@@ -5,13 +5,16 @@ No measurement is deleted: untrustworthy files are set aside, and the next run r
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cran_bench.errors import BadInput
-from cran_bench.frontend.features import MANIFEST, read_manifest
+from cran_bench.frontend.features import MANIFEST, UNFINISHED, read_manifest
+from cran_bench.machine.environment import environment
 from cran_bench.machine.storage import clear_os_errors, is_abandoned, is_locked, sha256_file
 from cran_bench.records.archive import read_curves, read_examples, read_ranks, read_record
 from cran_bench.records.schema import CURVES, ERROR, EXAMPLES
@@ -19,6 +22,7 @@ from cran_bench.records.store import ResultStore
 from cran_bench.running.fits import load_state
 
 ASIDE = "set-aside"
+AT_LENGTH = 5  # number of files of which the same is said one by one
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,16 @@ class Complaint:
     is_litter: bool = False
 
 
+def gathered(lines: Iterable[tuple[Path, str]]) -> Iterator[str]:
+    """Yield lines about files; more than `AT_LENGTH` that say the same of files of one kind become one with a count."""
+    alike: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for path, line in lines:
+        kind = re.sub(r"\(.*\)|\S*[./]\S*|\d+", "", line.replace(str(path), ""), flags=re.DOTALL)
+        alike[kind, path.suffix].append(line)
+    for same in alike.values():
+        yield from same if len(same) <= AT_LENGTH else [f"{same[0]}; and {len(same) - 1:,} more files alike"]
+
+
 def examine_results(results: Path) -> Iterator[Complaint]:
     """Yield everything that is wrong below ``results/runs``."""
     root = ResultStore(results).root
@@ -53,10 +67,21 @@ def examine_results(results: Path) -> Iterator[Complaint]:
             yield Complaint(path, f"its record {_record_of(path).name} is missing", results)
 
 
+def count_provenance(results: Path) -> str:
+    """A sentence on how many records other code than the present one measured, and how many uncommitted changes."""
+    now = environment()["commit"]
+    commits = [run.record.environment.get("commit") for run in ResultStore(results).read()[0]]
+    others = [commit for commit in commits if commit != now]
+    return (
+        f"of {len(commits)} records, {len(others)} were measured by the code of {len(set(others))} other commits than "
+        f"the present ({now or 'none is known'}), {sum(str(c).endswith('+') for c in commits)} with uncommitted changes"
+    )
+
+
 def examine_cache(cache: Path) -> Iterator[Complaint]:
     """Yield everything that is wrong with features and fits, except those that are being written or can be resumed."""
-    for manifest in sorted((cache / "features").glob(f"*/*/{MANIFEST}")):
-        if is_locked(manifest.parent):
+    for manifest in sorted((cache / "features").glob(f"*/{MANIFEST}")):
+        if is_locked(manifest.parent) or manifest.parent.name.startswith(UNFINISHED):
             continue
         try:
             for name, about in read_manifest(manifest.parent)["arrays"].items():
@@ -76,8 +101,8 @@ def examine_cache(cache: Path) -> Iterator[Complaint]:
         yield from _examine_temporary(path, cache)
 
 
-def cure(complaints: list[Complaint]) -> Iterator[str]:
-    """Delete litter and move the rest below ``set-aside`` in the same results or cache; yield a sentence on each.
+def cure(complaints: list[Complaint]) -> Iterator[tuple[Path, str]]:
+    """Delete litter and move the rest below ``set-aside`` in the same folder of results or cache; yield a line on each.
 
     Raises:
         BadInput: the folder cannot be written.
@@ -87,14 +112,14 @@ def cure(complaints: list[Complaint]) -> Iterator[str]:
         with clear_os_errors(path):
             if complaint.is_litter:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-                yield f"deleted {path}: {complaint.what}"
+                yield path, f"deleted {path}: {complaint.what}"
             else:
                 aside = home / ASIDE / path.relative_to(home)
                 aside.parent.mkdir(parents=True, exist_ok=True)
                 if aside.is_dir():
                     shutil.rmtree(aside)  # from an earlier repair
                 path.replace(aside)
-                yield f"set aside {path}: {complaint.what}"
+                yield path, f"set aside {path}: {complaint.what}"
 
 
 def _examine_temporary(path: Path, home: Path) -> Iterator[Complaint]:

@@ -79,10 +79,12 @@ class Results:
     Attributes:
         store: where the records are kept.
         outcomes: a record or a failure for each method, seed and protocol.
+        remarks: what was noted about the dataset, such as captions of the test split that also stand in train.
     """
 
     store: ResultStore
     outcomes: Sequence[Outcome]
+    remarks: Sequence[str] = ()
 
     def __repr__(self) -> str:
         return f"<Results: {len(self.records)} records, {len(self.failures)} failures>"
@@ -191,7 +193,7 @@ def run(
             configured = [METHODS.configure(text) for text in request.methods]
             return runner.run(configured, request.protocols, request.seeds)
 
-        return Results(runner.store, processes.lead(compute))
+        return Results(runner.store, processes.lead(compute), prepared.collection.remarks)
 
 
 @dataclass(frozen=True)
@@ -344,6 +346,8 @@ def _line(run: Finished) -> dict[str, Any]:
         "vectors": record.data.vectors,
         "protocol": record.protocol,
         "folds": record.folds,
+        "split_sha": record.data.split_sha[:12],
+        "features_sha": record.data.features_sha[:12],
         "method": record.method.label,
         "preset": record.method.preset,
         "unit": record.method.unit,

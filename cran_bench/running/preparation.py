@@ -16,10 +16,12 @@ from PIL.Image import Image
 from cran_bench.dataset import Collection, Dataset
 from cran_bench.errors import BadInput, file_of, one_sentence, place
 from cran_bench.frontend.catalogue import open_backbone, open_proposer
-from cran_bench.frontend.extraction import extract
-from cran_bench.frontend.features import MANIFEST, Features, load_features, prepared, read_manifest
+from cran_bench.frontend.extraction import extract, image_digests
+from cran_bench.frontend.features import Features, ids_sha, load_features, prepared, read_digests
 from cran_bench.frontend.front_end import (
+    ExtractionPlan,
     FrontEnd,
+    differing,
     files_of,
     is_at_hand,
     is_embedded,
@@ -27,9 +29,9 @@ from cran_bench.frontend.front_end import (
     without_folders,
 )
 from cran_bench.frontend.text.vectors import vector_source
-from cran_bench.frontend.text.words import TextFrontEnd
+from cran_bench.frontend.text.words import TextFrontEnd, tokenize
 from cran_bench.machine.progress import say
-from cran_bench.machine.storage import canonical_json, slug
+from cran_bench.machine.storage import canonical_json
 from cran_bench.needs import Needing, described, missing
 from cran_bench.protocols import Unit
 from cran_bench.registry import Configured
@@ -48,7 +50,7 @@ class Prepared:
     collection: Collection
     features: Features
     vectors: str
-    _text: dict[Unit, TextFrontEnd] = field(default_factory=dict)
+    _text: dict[Unit, TextFrontEnd | None] = field(default_factory=dict)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -60,11 +62,11 @@ class Prepared:
             "vectors": vector_source(self.vectors).identity(),
         }
 
-    def text(self, fit_unit: Unit) -> TextFrontEnd:
-        """The text front end, fitted on the training texts of a unit."""
+    def text(self, fit_unit: Unit) -> TextFrontEnd | None:
+        """The text front end, fitted on the training texts of a unit; None if there are none."""
         if fit_unit not in self._text:
             texts, _ = self.collection.texts_of(self.collection.splits["train"], fit_unit)
-            self._text[fit_unit] = TextFrontEnd.fit(texts, self.vectors)
+            self._text[fit_unit] = TextFrontEnd.fit(texts, self.vectors) if texts else None
         return self._text[fit_unit]
 
     def split(self, name: str, unit: Unit, device: torch.device, fit_unit: Unit | None = None) -> Split:
@@ -98,14 +100,12 @@ class Prepared:
                     f"give {option} with the path of its file"
                 )
         front_end = FrontEnd.open(images, regions, self.collection)
-        for side, opened in front_end.identity().items():
-            own_boxes = side == "proposer" and made[side]["name"] == "boxes"
-            other = [key for key, value in made[side].items() if not own_boxes and opened.get(key) != value]
-            if other:
-                raise BadInput(
-                    f"this front end differs from {self.features.label} in the {side}'s {other[0]}: "
-                    "give the files and fields with which the features were extracted"
-                )
+        own_boxes = made["proposer"]["name"] == "boxes"
+        for other in differing({**made, "proposer": {}} if own_boxes else made, front_end.identity()):
+            raise BadInput(
+                f"this front end differs from {self.features.label} in {other}: "
+                "give the files and fields with which the features were extracted"
+            )
         return front_end
 
     def find(self, image: str, device: torch.device) -> tuple[Split, int]:
@@ -142,9 +142,10 @@ def prepare(
         BadInput: data, specs or images are not usable.
     """
     collection, defaults = _load(dataset, data, vectors)
-    plan = _front_end(collection, defaults, backbone, regions).plan(collection, _features_root(cache, dataset))
-    features = extract(plan, force=force, skip_bad=skip_bad)
-    return _made(dataset, collection, features, vectors)
+    plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
+    digests = image_digests(collection, cache)
+    features = extract(plan, digests, force=force, skip_bad=skip_bad)
+    return _made(dataset, collection, features, vectors, digests)
 
 
 def check(
@@ -171,7 +172,7 @@ def check(
             return "\n".join([*lines, f"missing: {len(absent)} of {len(needs)}"]), False
     collection, defaults = _load(dataset, data, "ppmi-svd")
     lines.append(collection.describe())
-    plan = _front_end(collection, defaults, backbone, regions).plan(collection, _features_root(cache, dataset))
+    plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
     forecast, has_room = plan.forecast()
     return "\n".join([*lines, forecast]), has_room
 
@@ -193,31 +194,58 @@ def find_prepared(
     regions: str | None = None,
     vectors: str = "ppmi-svd",
 ) -> Prepared:
-    """Load a dataset with the prepared features that match the specs, or prepare it if there are none.
+    """Load a dataset with the features of its images that match the specs, or extract them if there are none.
 
     A spec that is None matches any features; one whose file is missing matches features by their label.
 
     Raises:
-        BadInput: several prepared features match, or those that match are not usable.
+        BadInput: several features match, those that match are not usable, or images have been replaced and it is not
+            clear how their features should be made.
     """
-    root = _features_root(cache, dataset)
-    collection, _ = _load(dataset, data, vectors)
-    folders = [folder for folder in prepared(root) if _is_made_with(folder, backbone, regions, collection)]
-    if not folders:
-        return prepare(dataset, data, cache, backbone, regions, vectors)
+    collection, defaults = _load(dataset, data, vectors)
+    digests = image_digests(collection, cache)
+    images_sha, made = collection.images_sha(digests), prepared(cache)
+    folders = [
+        folder
+        for folder, manifest in made.items()
+        if manifest["images_sha"] == images_sha and _is_made_with(manifest, backbone, regions, collection)
+    ]
     if len(folders) > 1:
-        ways = "; ".join(
-            f"--backbone '{made['images_with']}' --regions '{made['regions_with']}'"
-            for made in map(read_manifest, folders)
-        )
+        ways = "; ".join(_way(made[folder]) for folder in folders)
         raise BadInput(f"{dataset.label} has {len(folders)} sets of prepared features; choose one: {ways}")
-    features = load_features(folders[0], collection.images.ids)
-    if _images_changed(collection, features):
-        raise BadInput(
-            f"the images of {dataset.label} have changed since their features were extracted: "
-            f"run cran-bench prepare '{dataset.label}' --force with the same specs"
-        )
-    return _made(dataset, collection, features, vectors)
+    if folders:
+        features = load_features(folders[0], collection.images.ids)
+    else:
+        plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
+        _compare(plan, digests, made, given=bool(backbone and regions))
+        features = extract(plan, digests)
+    return _made(dataset, collection, features, vectors, digests)
+
+
+def _way(made: Mapping[str, Any]) -> str:
+    return f"--backbone '{made['images_with']}' --regions '{made['regions_with']}'"
+
+
+def _compare(plan: ExtractionPlan, digests: list[str], made: Mapping[Path, Mapping[str, Any]], given: bool) -> None:
+    """Say how features of images with the same ids differ from those of a plan.
+
+    Raises:
+        BadInput: all of them are of other images and made with other specs, and no specs are `given`.
+    """
+    ids, way = plan.collection.images.ids, _way(plan.specs)
+    others = [folder for folder, about in made.items() if about["ids_sha"] == ids_sha(ids)]
+    for folder in sorted(others, key=lambda folder: _way(made[folder]) != way)[:1]:
+        then = read_digests(folder)
+        changed = [name for name, old, new in zip(ids, then, digests, strict=False) if old != new]
+        what = [f"{len(changed)} of {len(ids)} images, the first is {changed[0]}"] if changed else []
+        what += differing(made[folder], plan.identity)
+        differ = " and ".join(what) or "the images"
+        told = f"{folder} has features of other data with the same image ids: they differ in {differ}"
+        if _way(made[folder]) == way:
+            say(told)
+        elif not given and plan.collection.images_sha(digests) not in {made[other]["images_sha"] for other in others}:
+            ways = "; ".join(dict.fromkeys([*(_way(made[other]) for other in others), way]))
+            raise BadInput(f"{told}; choose how to extract those of {plan.collection.name}: {ways}")
 
 
 def load_prepared(dataset: Configured[Dataset], data: Path, folder: Path, vectors: str) -> Prepared:
@@ -231,22 +259,26 @@ def load_prepared(dataset: Configured[Dataset], data: Path, folder: Path, vector
     return Prepared(dataset, collection.without(features.failed), features, vectors)
 
 
-def _made(dataset: Configured[Dataset], collection: Collection, features: Features, vectors: str) -> Prepared:
+def _made(
+    dataset: Configured[Dataset], collection: Collection, features: Features, vectors: str, digests: list[str]
+) -> Prepared:
+    """Print what was loaded, `digests` being those of its images, and leave out images that could not be read."""
     usable = collection.without(features.failed)
+    of_content = usable.repeated(digests), _without_known_word(usable)
+    usable = replace(usable, remarks=[*collection.remarks, *filter(None, of_content)])
     say(usable.describe())
-    for remark in collection.remarks:
+    for remark in usable.remarks:
         say(f"  {remark}")
     if features.failed:
         say(f"  {len(features.failed)} images could not be read when features were extracted and are left out")
     return Prepared(dataset, usable, features, vectors)
 
 
-def _images_changed(collection: Collection, features: Features) -> bool:
-    """Whether images changed since extraction; files are read again only if one is newer than the features."""
-    newest = collection.images.newest()
-    if newest is not None and newest <= (features.folder / MANIFEST).stat().st_mtime:
-        return False
-    return collection.images_sha(collection.digests()) != str(features.manifest["images_sha"])
+def _without_known_word(collection: Collection) -> str:
+    train, test = (collection.captions_of(collection.splits[split])[0] for split in ("train", "test"))
+    known = {word for text in train for word in tokenize(text)}
+    count = sum(known.isdisjoint(tokenize(text)) for text in test)
+    return f"{count:,} of {len(test):,} test captions have no word that occurs in training" if count else ""
 
 
 def load_collection(dataset: Configured[Dataset], data: Path) -> Collection:
@@ -287,9 +319,8 @@ def _load(dataset: Configured[Dataset], data: Path, vectors: str) -> tuple[Colle
     return load_collection(dataset, data), default_specs(dataset)
 
 
-def _is_made_with(folder: Path, backbone: str | None, regions: str | None, collection: Collection) -> bool:
-    """Whether features match the specs: by content, or by label if the file of a spec is missing."""
-    made = read_manifest(folder)
+def _is_made_with(made: Mapping[str, Any], backbone: str | None, regions: str | None, collection: Collection) -> bool:
+    """Whether features with this manifest match the specs: by content, or by label if the file of a spec is missing."""
     images, proposer = backbone or made["images_with"], regions or made["regions_with"]
     if [made["images_with"], made["regions_with"]] != [without_folders(images), without_folders(proposer)]:
         return False
@@ -301,7 +332,3 @@ def _is_made_with(folder: Path, backbone: str | None, regions: str | None, colle
         identity = proposer_identity(open_proposer(proposer, collection))
         same = canonical_json(identity) == canonical_json(made["proposer"])
     return same
-
-
-def _features_root(cache: Path, dataset: Configured[Dataset]) -> Path:
-    return cache / "features" / slug(dataset.label)

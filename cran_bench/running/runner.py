@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -90,6 +89,8 @@ class Runner:
     @cached_property
     def _data_info(self) -> DataInfo:
         collection, test = self.data.collection, self.data.collection.splits["test"]
+        vectors_sha = self.data.identity["vectors"].get("sha256")
+        extras = [collection.labels is not None and collection.extras_sha(), vectors_sha]
         return DataInfo(
             label=self.data.dataset.label,
             quick=is_quick(self.data.dataset),
@@ -100,12 +101,14 @@ class Runner:
             features_sha=self.data.features.fingerprint(),
             vectors=_file_name(self.data.vectors),
             sources_sha=sha256_json({key: self.data.features.manifest[key] for key in SOURCES}),
+            images_sha=self.data.features.manifest["images_sha"],
+            extras_sha=sha256_json(extras) if any(extras) else "",
         )
 
     def run(
         self, methods: Sequence[Configured[Method]], protocols: Sequence[Protocol], seeds: Sequence[int]
     ) -> list[Outcome]:
-        """Run every method with every seed under every protocol, in that order; print progress and remaining time."""
+        """Run every method with every seed under every protocol, in that order; print progress."""
         count = Count(len(methods) * len(seeds) * len(protocols))
         outcomes: list[Outcome] = []
         for method in methods:
@@ -309,18 +312,15 @@ class Runner:
 
 
 class Count:
-    """Prints a line for each of `total` outcomes, with an estimate of the remaining time."""
+    """Prints a line for each of `total` outcomes; without the time left, as rows differ in cost."""
 
     def __init__(self, total: int) -> None:
-        self.total, self.done, self.computed, self.start = total, 0, 0, time.perf_counter()
+        self.total, self.done = total, 0
 
     def say(self, outcome: Outcome) -> None:
         """Print the line of one more outcome."""
         self.done += 1
-        self.computed += not outcome.reused
-        spent = time.perf_counter() - self.start
-        left = spent / self.computed * (self.total - self.done) if self.computed else 0.0
-        say(f"[{self.done}/{self.total}] {_line(outcome)}" + (f"; about {duration(left)} left" if left > 2 else ""))
+        say(f"[{self.done}/{self.total}] {_line(outcome)}")
 
 
 class _Fitted:

@@ -11,23 +11,28 @@ from cran_bench.protocols import Protocol
 from cran_bench.records.statistics import FIGURES
 from cran_bench.specs import parse_spec
 from cran_bench.tables.paper import DATASET_NAMES, TABLES, PaperRow, find_row, not_comparable, of_dataset, paper_rows
-from cran_bench.tables.tables import Row, Table, typeset
-
-HEADINGS = ("R@1", "R@5", "R@10")
+from cran_bench.tables.tables import DATA_FORMATS, Row, Table, export, typeset
 
 
 def paper_table(
-    number: int, tables: Sequence[Table], preset: str, protocol: Protocol | None, style: str, dataset: str | None = None
+    number: int,
+    tables: Sequence[Table],
+    preset: str,
+    protocol: Protocol | None,
+    style: str,
+    dataset: str | None = None,
+    width: int | None = None,
 ) -> str:
     """Format one of the paper's tables.
 
     Args:
         number: 1, 2 or 3.
-        tables: all records.
+        tables: all records, possibly none.
         preset: preset of the measured rows; rows without records of it show `paper` or `tuned` instead.
         protocol: protocol of all rows, or None for the one that best matches each row of the paper.
         style: one of `cran_bench.tables.tables.FORMATS`.
         dataset: shows this dataset in the layout of the table, one of the paper's or another.
+        width: characters per line of the style `terminal`; None for any number.
 
     Raises:
         BadInput: the number or format is unknown.
@@ -42,18 +47,16 @@ def paper_table(
         for printed in paper_rows(number)
         if printed.dataset in shown_sets
     ]
-    if style == "csv":
+    if style in DATA_FORMATS:
         import pandas as pd
 
-        return str(pd.DataFrame([line.numbers() for line in lines]).to_csv(index=False))
+        return export(pd.DataFrame([line.numbers() for line in lines]), style)
     is_other = name is not None and name not in sets
-    headings = ["Dataset"] * (len(shown_sets) > 1) + ["Method"]
-    headings += [f"{kind} {k}" for kind in ("annotation", "retrieval") for k in HEADINGS] + ["measured"]
-    cells, last = [], ""
-    for line in lines:
-        shown = DATASET_NAMES[line.printed.dataset]
-        cells.append([shown if shown != last else ""] * (len(shown_sets) > 1) + line.cells())
-        last = shown
+    names, columns = [DATASET_NAMES[line.printed.dataset] for line in lines], {}
+    if len(shown_sets) > 1:
+        columns["dataset"] = ["" if shown in names[:k] else shown for k, shown in enumerate(names)]
+    cells = [line.cells() for line in lines]
+    columns |= {column: [of[column] for of in cells] for column in cells[0]}
     what = dataset or " and ".join(DATASET_NAMES[shown] for shown in shown_sets)
     title = f"Table {number}: {what}. Image annotation and image retrieval, measured (printed)"
     notes = [note for line in lines for note in line.notes(is_other)]
@@ -62,7 +65,7 @@ def paper_table(
         notes.insert(0, f"The printed numbers are of {printed_set}, another dataset: they are not comparable.")
     if any(line.row is None for line in lines):
         notes.append("- is not measured.")
-    return typeset(title, headings, cells, list(dict.fromkeys(notes)), style)
+    return typeset(title, columns, list(dict.fromkeys(notes)), style, width=width)
 
 
 @dataclass(frozen=True)
@@ -81,21 +84,20 @@ class Line:
 
     @property
     def status(self) -> str:
-        """One of `missing`, `failed`, `partly failed` and `ok`."""
+        """One of `missing`, `failed`, `damaged`, `partly failed`, `partly damaged` and `ok`."""
         if self.row is None:
             return "missing"
-        if not self.row.records:
-            return "failed"
-        return "partly failed" if self.row.failures else "ok"
+        return f"partly {self.row.status}" if self.row.records and self.row.failures else self.row.status
 
-    def cells(self) -> list[str]:
-        """The row's name, six recalls, and the label and protocol of the measured row."""
-        cells = []
+    def cells(self) -> dict[str, str]:
+        """The row's name, six recalls, and the label and protocol of the measured row, by column."""
+        cells = {"method": self.printed.name}
         for figure in FIGURES:
-            measured = {"missing": "-", "failed": "failed"}.get(self.status)
-            measured = measured or f"{self.row.mean(figure) / 100:.3f}" if self.row else "-"
-            cells.append(f"{measured} ({self.printed.values[figure] / 100:.3f})")
-        return [self.printed.name, *cells, f"{self.row.label}, {self.protocol}" if self.row else ""]
+            measured = "-" if self.row is None else self.status
+            if self.row and self.row.records:
+                measured = f"{self.row.mean(figure) / 100:.3f}"
+            cells[figure] = f"{measured} ({self.printed.values[figure] / 100:.3f})"
+        return cells | {"measured": f"{self.row.label}, {self.protocol}" if self.row else "not measured"}
 
     def numbers(self) -> dict[str, Any]:
         """The line as columns of a CSV file."""
@@ -122,7 +124,7 @@ class Line:
             if not is_other:
                 reasons = {not_comparable(record) for record in self.row.records} - {""}
                 notes += [f"{self.row.label} is not comparable: {reason}." for reason in sorted(reasons)]
-            notes += [f"{f.method_label} seed {f.seed} FAILED: {f.error}" for f in self.row.failures]
+            notes += [failure.sentence for failure in self.row.failures]
         if set(self.printed.rules.values()) != {"one_to_one"}:
             notes.append(f"{self.printed.name} in the paper: {self.printed.provenance}.")
         return notes

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from tabulate import tabulate
 
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, did_you_mean, escaped
 from cran_bench.protocols import MEANING, PROTOCOLS
-from cran_bench.ranking.metrics import Ranks
+from cran_bench.ranking.metrics import Ranks, small_set_notes
 from cran_bench.records.schema import DataInfo, Failure, Record
 from cran_bench.records.statistics import FIGURES, Interval, Sample, behind_best, sample, samples
-from cran_bench.records.store import Finished
+from cran_bench.records.store import INTERVALS_UP_TO, Finished
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Format = Literal["terminal", "markdown", "csv", "latex"]
+Format = Literal["terminal", "markdown", "csv", "latex", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+DATA_FORMATS = ("csv", "json")
 
 _STYLE = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
-INTERVALS_UP_TO = 5000  # records; reading and resampling the ranks of more would take minutes
+DATA = ("split_sha", "features", "extras")
+MEDR = "MedR is the plain median of the ranks (vsepp and SCAN print floor(median of zero-based ranks) + 1)"
 PHASES = ("features", "fit", "embed", "similarity", "rank")
+HEADINGS = {
+    **{figure: figure.replace("_r", " R@") if figure.endswith("_r1") else f"R@{figure[5:]}" for figure in FIGURES},
+    **{"medr": "MedR", "rsum": "rsum", "twin_accuracy": "twins", "behind_best": "behind best"},
+    **{f"{phase}_s": f"{phase} s" for phase in PHASES[1:]},
+}
+"""Headings of the readable columns, by their names in the CSV (`medr` has both medians); others are as named."""
+
+_RANKED = "dataset method i2t_r1 t2i_r1 rsum, twin_accuracy, behind_best, i2t_r10 t2i_r10, i2t_r5 t2i_r5, medr, "
+_RANKED += "measured, fit_s, embed_s similarity_s rank_s, commit"
+_BY_IMPORTANCE = [set(names.split()) for names in _RANKED.split(", ")]  # columns of a group are shown together
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,7 @@ class Group:
 
     Attributes:
         features: sha256 of the sources of the features, or of the features themselves if these are unknown.
+        extras: sha256 of labels and of the file of word vectors; '' without both.
     """
 
     dataset: str
@@ -44,10 +61,11 @@ class Group:
     folds: int
     split_sha: str
     features: str
+    extras: str
 
     def data(self) -> tuple[object, ...]:
         """The images and their features; the same for all protocols."""
-        return (self.dataset, self.quick, self.front_end, self.vectors, self.split_sha, self.features)
+        return (self.dataset, self.quick, self.front_end, self.vectors, self.split_sha, self.features, self.extras)
 
 
 @dataclass(frozen=True)
@@ -84,6 +102,17 @@ class Row:
         return float(np.mean(values)) if values else float("nan")
 
     @property
+    def status(self) -> str:
+        """``ok``, or ``failed`` or ``damaged`` if any seed is."""
+        return min((failure.status for failure in self.failures), default="ok")
+
+    @property
+    def commits(self) -> list[str]:
+        """The distinct commits of the records' code: 7 digits, with * if changes were uncommitted; - if unknown."""
+        known = [str(record.environment.get("commit") or "-") for record in self.records]
+        return sorted({commit[:7] + "*" * commit.endswith("+") for commit in known})
+
+    @property
     def ranks(self) -> list[Ranks]:
         """The ranks of every seed."""
         return [run.ranks for run in self.runs]
@@ -100,13 +129,13 @@ class Table:
 
     Attributes:
         has_intervals: whether ranks are read, for intervals and tests of the difference to the best row.
-        has_failures: whether the notes say why runs failed.
+        apart: in which of `DATA` other tables with the same label, front end and protocol differ.
     """
 
     group: Group
     rows: Sequence[Row]
     has_intervals: bool = True
-    has_failures: bool = True
+    apart: Sequence[str] = ()
 
     @property
     def title(self) -> str:
@@ -115,8 +144,11 @@ class Table:
         for row in self.rows:
             for record in row.records:
                 facts = [f"{record.data.images:,} images, {record.data.captions:,} captions"]
-        folds = [f"mean of {group.folds} folds"] if group.folds else []
-        return " · ".join([group.dataset, f"protocol {group.protocol}", *folds, *facts])
+                if group.folds:  # the images left over are not ranked
+                    facts = [f"mean of {group.folds} folds of {record.data.images // group.folds:,} images"]
+        shas = {"split_sha": group.split_sha, "features": self.features[0], "extras": group.extras}
+        apart = [f"{name.removesuffix('_sha')} {shas[name][:8] or 'none'}" for name in self.apart]
+        return " · ".join([group.dataset, f"protocol {group.protocol}", *facts, *apart])
 
     @property
     def sources(self) -> set[str]:
@@ -133,11 +165,17 @@ class Table:
     def notes(self) -> list[str]:
         """Lines that explain the figures."""
         lines = [f"Protocol {self.group.protocol}: {MEANING[p]}." for p in PROTOCOLS if p == self.group.protocol]
-        lines.append("Recall in percent; MedR is the plain median of the ranks.")
+        lines.append(f"Recall in percent; {MEDR}.")
         lines.append(f"Front end {self.group.front_end}, word vectors {self.group.vectors}.")
         shas = " and ".join(sha[:12] for sha in self.features)
         also = " (from the same sources, rounded differently on another machine)" if len(self.features) > 1 else ""
         lines.append(f"Split sha {self.group.split_sha[:12]}, features sha {shas}{also}.")
+        if self.apart:
+            kinds = " and ".join(name.removesuffix("_sha") for name in self.apart)
+            lines.append(f"Another table has this label but other data: they differ in {kinds}.")
+        one_to_one = self.group.protocol != "captions"
+        sizes = {(record.data.images, record.data.captions) for row in self.rows for record in row.records}
+        lines += [note for size in sizes for note in small_set_notes(*size, one_to_one, self.group.folds)]
         if not self.has_intervals:
             lines.append(f"No intervals for over {INTERVALS_UP_TO:,} records: select fewer.")
         elif self.behind_best():
@@ -150,8 +188,34 @@ class Table:
                 lines.append("In them, rows with one seed get the mean variance over seeds of the rows with several.")
         if self._has_seeds:
             lines.append("± is the standard deviation over seeds.")
-        for row in self.rows if self.has_failures else ():
-            lines += [f"{row.label} seed {f.seed} FAILED: {f.error}" for f in row.failures]
+        commits = Counter(mark for row in self.rows for mark in row.commits)
+        if set(commits) - {"-"}:
+            counts = ", ".join(f"{mark} {count}" for mark, count in commits.most_common())
+            stars = " (*: with uncommitted changes)" if "*" in counts else ""
+            many = f"Rows by the commit of the code: {counts}" if len(commits) > 1 else f"Code of commit {min(commits)}"
+            lines.append(f"{many}{stars}.")
+        return [*lines, *self._too_short()]
+
+    @property
+    def failed(self) -> list[str]:
+        """A line for each failed or damaged run, with the reason."""
+        return [failure.sentence for row in self.rows for failure in row.failures]
+
+    def _too_short(self) -> list[str]:
+        """What the training of `--quick` cannot show, by its own figures: relations, or CRAN above its baseline."""
+        rows = {r.records[0].method.paper_row: r for r in reversed(self.rows) if r.records and self.group.quick}
+        near = 98 / max((row.records[0].data.images for row in rows.values()), default=1) ** 0.5  # 95 %, in points
+        relational = [rows[name] for name in ("CRAN", "CRAN-relation") if name in rows]
+        chance = [row for row in relational if row.mean("twin_accuracy") <= 50 + near]
+        lines = []
+        if chance:
+            twins = " and ".join(f"{row.label} {row.mean('twin_accuracy'):.1f} %" for row in chance)
+            lines.append(f"So short a training cannot show what relations add: on twins, {twins} cannot be told from ")
+            lines[0] += f"chance (50 ± {near:.1f} %); cran-bench run trains longer."
+        if self.has_intervals and {"CRAN", "CRAN-baseline"} <= rows.keys():
+            cran, baseline = (rows[name].label for name in ("CRAN", "CRAN-baseline"))
+            if self.samples[cran].minus(self.samples[baseline], "rsum").low <= 0:
+                lines.append(f"So short a training cannot show that {cran} has more rsum than {baseline}.")
         return lines
 
     @property
@@ -192,7 +256,7 @@ class Table:
                 "folds": self.group.folds,
                 "method": row.label,
                 "seeds": " ".join(str(record.seed) for record in row.records),
-                "status": "failed" if row.failures else "ok",
+                "status": row.status,
             }
             for figure in _figures(self.rows):
                 line[figure] = round(row.mean(figure), 4)
@@ -218,34 +282,35 @@ class Table:
                     "gpu": record.environment.get("gpu"),
                     "device": record.device,
                     "torch": record.environment.get("torch"),
-                    "commit": record.environment.get("commit"),
+                    "commit": " ".join(row.commits),
                 }
             lines.append(line)
         return pd.DataFrame(lines)
 
-    def display(self) -> tuple[list[str], list[list[str]]]:
-        """The table in readable form: headings, and a line of strings per method."""
-        behind, twins = self.behind_best(), "twin_accuracy" in _figures(self.rows)
-        headings = ["method", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "MedR", "rsum"]
-        headings += ["twins"] * twins + ["behind best"] * bool(behind)
-        headings += [f"{phase} s" for phase in PHASES[1:]]
-        lines = []
-        for row in self.rows:
-            line = [row.label, *(self._cell(row, figure) for figure in FIGURES)]
-            line += [f"{row.mean('i2t_medr'):.4g} / {row.mean('t2i_medr'):.4g}" if row.records else "failed"]
-            line += [self._cell(row, figure) for figure in ("rsum", *["twin_accuracy"] * twins)]
-            if behind:
-                gap = behind.get(row.label)
-                best = "best" if row.records else ""
-                near = " ≈" if gap and gap.high >= 0 else "  "
-                line.append(f"{gap.value:z.1f} [{gap.low:z.1f}, {gap.high:z.1f}]{near}" if gap else best)
-            line += [f"{row.seconds(phase):.2f}" if row.records else "" for phase in PHASES[1:]]
-            lines.append(line)
-        return headings, lines
+    def display(self, names: Sequence[str] = ()) -> dict[str, list[str]]:
+        """The cells of the readable columns, by name: the given ones, or all that say something."""
+        behind, figures = self.behind_best(), _figures(self.rows)
+        columns = {"method": [row.label for row in self.rows]}
+        for figure in (*FIGURES, "medr", "rsum", *["twin_accuracy"] * ("twin_accuracy" in figures)):
+            columns[figure] = [self._cell(row, figure) for row in self.rows]
+        if behind:
+            columns["behind_best"] = [self._gap(row, behind.get(row.label)) for row in self.rows]
+        for phase in PHASES[1:]:
+            columns[f"{phase}_s"] = [f"{row.seconds(phase):.2f}" if row.records else "" for row in self.rows]
+        columns["commit"] = [" ".join(row.commits) for row in self.rows]
+        shown = names or [name for name in columns if name != "commit" or len(set(columns[name])) > 1]
+        return {name: columns[name] for name in shown if name in columns}
+
+    def _gap(self, row: Row, gap: Interval | None) -> str:
+        if gap is None:
+            return "best" if row.records else ""
+        return f"{gap.value:z.1f} [{gap.low:z.1f}, {gap.high:z.1f}]{' ≈' if gap.high >= 0 else '  '}"
 
     def _cell(self, row: Row, figure: str) -> str:
         if not row.records:
-            return "failed"
+            return row.status
+        if figure == "medr":
+            return f"{row.mean('i2t_medr'):.4g} / {row.mean('t2i_medr'):.4g}"
         text = f"{row.mean(figure):.1f}"
         return f"{text} ± {row.deviation(figure):.1f}" if len(row.records) > 1 else text
 
@@ -255,7 +320,8 @@ def build_tables(
 ) -> list[Table]:
     """Group runs into tables; each seed shows its newest record, or its failure if it has none.
 
-    Rows keep the given order.  No ranks are read for more than `INTERVALS_UP_TO` runs.
+    Rows are sorted by rsum, the best first; a damaged record hides others of its seed, which may be older.  No ranks
+    are read for more than `INTERVALS_UP_TO` runs.
 
     Args:
         runs: finished runs to show.
@@ -274,9 +340,19 @@ def build_tables(
             seeds[record.seed] = run
     for failure in failures:
         group = _group(failure.data, failure.protocol, failure.folds, sources)
-        groups.setdefault(group, {}).setdefault(failure.method_label, {}).setdefault(failure.seed, failure)
+        seeds = groups.setdefault(group, {}).setdefault(failure.method_label, {})
+        if failure.kind == "damaged" or failure.seed not in seeds:
+            seeds[failure.seed] = failure
     rows = {group: [_row(label, seeds) for label, seeds in methods.items()] for group, methods in groups.items()}
-    return [Table(group, rows[group], len(runs) <= INTERVALS_UP_TO) for group in groups]
+    for of_group in rows.values():
+        of_group.sort(key=lambda row: -row.mean("rsum") if row.records else np.inf)
+    named: dict[Group, list[Group]] = {}
+    for group in groups:
+        named.setdefault(replace(group, split_sha="", features="", extras=""), []).append(group)
+    apart: dict[Group, tuple[str, ...]] = {}
+    for alike in named.values():
+        apart |= dict.fromkeys(alike, tuple(n for n in DATA if len({getattr(group, n) for group in alike}) > 1))
+    return [Table(group, rows[group], len(runs) <= INTERVALS_UP_TO, apart=apart[group]) for group in groups]
 
 
 def _row(label: str, seeds: Mapping[int, Finished | Failure]) -> Row:
@@ -287,47 +363,73 @@ def _row(label: str, seeds: Mapping[int, Finished | Failure]) -> Row:
 def _group(data: DataInfo, protocol: str, folds: int, sources: Mapping[str, str]) -> Group:
     where = (data.label, data.quick, data.front_end, data.vectors)
     features = data.sources_sha or sources.get(data.features_sha) or data.features_sha
-    return Group(*where, protocol, folds, data.split_sha, features)
+    return Group(*where, protocol, folds, data.split_sha, features, data.extras_sha)
 
 
-def render(tables: Sequence[Table], style: str) -> str:
-    """Format tables as text.
+def render(
+    tables: Sequence[Table], style: str, names: Sequence[str] = (), width: int | None = None, failures: bool = True
+) -> str:
+    """Format tables as text: all columns, or those of the given names, and in a terminal only those that fit a width.
+
+    With `failures`, notes say why runs failed.
 
     Raises:
-        BadInput: an unknown format.
+        BadInput: an unknown format or column.
     """
     require_format(style)
-    if style == "csv":
+    known: Iterable[str] = ("method", "commit", *HEADINGS)
+    if style in DATA_FORMATS:
         import pandas as pd
 
-        frames = [table.frame() for table in tables]
-        return str(pd.concat(frames).to_csv(index=False)) if frames else ""
-    quick = {True: ["quick: not for comparison"], False: []}
-    return "\n".join(
-        typeset(table.title, *table.display(), table.notes, style, quick[table.group.quick]) for table in tables
-    )
+        frame = pd.concat([table.frame() for table in tables]) if tables else pd.DataFrame()
+        if style == "json" and tables:
+            frame["seeds"] = [[int(seed) for seed in seeds.split()] for seeds in frame["seeds"]]
+        known = frame.columns
+    for name in names:
+        if name not in known:
+            raise BadInput(f"there is no column '{name}'{did_you_mean(name, known)}")
+    if style in DATA_FORMATS:
+        return export(frame[list(names)] if names else frame, style)
+    texts = []
+    for table in tables:
+        notes, warnings = table.notes + table.failed * failures, ["quick: not for comparison"] * table.group.quick
+        texts.append(typeset(table.title, table.display(names), notes, style, warnings, width))
+    return "\n".join(texts)
+
+
+def export(frame: pd.DataFrame, style: str) -> str:
+    """Format a frame as CSV, or as JSON: a list of objects, with null where there is no value."""
+    if style == "csv":
+        return str(frame.to_csv(index=False)) if len(frame) else ""
+    return json.dumps(json.loads(frame.to_json(orient="records")), indent=1, ensure_ascii=False)
 
 
 def typeset(
     title: str,
-    headings: Sequence[str],
-    lines: Sequence[Sequence[str]],
+    columns: Mapping[str, Sequence[str]],
     notes: Sequence[str],
     style: str,
     warnings: Sequence[str] = (),
+    width: int | None = None,
 ) -> str:
-    """Format one table, except as CSV: title, body, notes.
+    """Format one table, except as CSV or JSON: title, body, notes; in a terminal only the columns that fit a width.
 
     Raises:
         BadInput: an unknown format.
     """
     require_format(style)
+    columns = {name: [escaped(cell, "") for cell in cells] for name, cells in columns.items()}
+    if style == "terminal" and width is not None:
+        columns, left_out = _fitted(columns, width)
+        fill = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False).fill
+        title, *notes = map(fill, (title, *notes, *left_out))
+    cells = [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in of] for of in columns.values()]
     body = tabulate(
-        [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in line] for line in lines],
-        headers=headings,
+        list(zip(*cells, strict=True)),
+        headers=[HEADINGS.get(name, name) for name in columns],
         tablefmt=_STYLE[style],
         disable_numparse=True,
-        colalign=("left", *["right"] * (len(headings) - 1)),
+        colalign=["left" if not k or name == "method" else "right" for k, name in enumerate(columns)],
     )
     if style == "markdown":
         heading = [f"### {title}", "", *[f"**{line}**\n" for line in warnings]]
@@ -336,6 +438,44 @@ def typeset(
         body = body.replace("≈", r"$\approx$")  # LaTeX lacks this character
         return "\n".join([*[f"% {line}" for line in (title, *warnings, *notes)], body, ""])
     return "\n".join([title, *warnings, "", body, "", *notes, ""])
+
+
+def _fitted(columns: Mapping[str, Sequence[str]], width: int) -> tuple[dict[str, Sequence[str]], list[str]]:
+    """The columns that fit into a width, the most important first, and a note on what was left out.
+
+    Deviations of recalls are left out too, labels are folded, and 0.381 becomes .381.
+    """
+    shown, ranked = dict(columns), set[str]().union(*_BY_IMPORTANCE)
+    if _width(shown) <= width:
+        return shown, []
+    for name in shown.keys() - {"method", "rsum", "behind_best"}:
+        shown[name] = [re.sub(r"\b0(?=\.\d{3}[ )])", "", cell.partition(" ±")[0]) for cell in shown[name]]
+    first = set[str]().union(*_BY_IMPORTANCE[:3]) - {"method"}
+    room = max(24, width - 2 - _width({name: shown[name] for name in shown if name in first}))
+    shown |= {name: [_folded(cell, room) for cell in shown[name]] for name in shown if name == "method"}
+    kept: set[str] = set()
+    for group in (*_BY_IMPORTANCE, *({name} for name in shown if name not in ranked)):
+        if not kept or _width({name: shown[name] for name in shown if name in kept | group}) <= width:
+            kept |= group
+    left = [HEADINGS.get(name, name) for name in shown if name not in kept]
+    left += ["± of recalls"] * any("±" in cell for cell in columns.get("i2t_r1", ()))
+    note = f"Left out to fit {width} characters: {', '.join(dict.fromkeys(left))} (cran-bench table --wide has all)."
+    return {name: shown[name] for name in shown if name in kept}, [note] if left else []
+
+
+def _width(columns: Mapping[str, Sequence[str]]) -> int:
+    lines = {name: [line for cell in cells for line in cell.split("\n")] for name, cells in columns.items()}
+    widest = [max(len(HEADINGS.get(name, name)) + 2, *map(len, lines[name])) for name in lines]  # tabulate adds 2
+    return sum(widest) + 2 * (len(widest) - 1)
+
+
+def _folded(label: str, width: int) -> str:
+    """A label in lines of at most this width, if its options are so short."""
+    lines = [""]
+    for piece in re.split(r"(?=\[)|(?<=,)", label):
+        lines += ["  "] * (lines[-1] != "" and len(lines[-1] + piece) > width)
+        lines[-1] += piece
+    return "\n".join(lines)
 
 
 def require_format(style: str) -> None:

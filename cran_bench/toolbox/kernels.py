@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.feature_rows import FeatureRows
-from cran_bench.toolbox.linalg import Matrix, deviations, truncated_svd
+from cran_bench.toolbox.linalg import Matrix, constant, deviations, truncated_svd
 
 Block: TypeAlias = "Tensor | sparse.csr_array[Any, tuple[int, int]]"
 Rows: TypeAlias = "Block | FeatureRows"
@@ -116,6 +116,18 @@ def dense_blocks(rows: Rows, device: torch.device) -> Iterator[Tensor]:
     """Yield dense blocks of up to `BLOCK` rows on a device; one empty block if there are no rows."""
     for a in range(0, max(1, rows.shape[0]), BLOCK):
         yield dense(rows[a : a + BLOCK]).to(device)
+
+
+def require_varied(what: str, rows: Rows) -> None:
+    """Check that some row differs from the first by more than rounding; only the first block is read if one does.
+
+    Raises:
+        BadInput: all rows of `what`, a plural, are the same.
+    """
+    device = torch.device("cpu")
+    first = next(dense_blocks(rows, device))[:1]
+    if all(torch.allclose(block, first, rtol=1e-6, atol=0) for block in dense_blocks(rows, device)):
+        raise BadInput(constant(what))
 
 
 def by_blocks(network: Callable[[Tensor], Tensor], rows: Rows, device: torch.device) -> Tensor:

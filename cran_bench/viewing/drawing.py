@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, escaped
 from cran_bench.machine.extras import require
 from cran_bench.machine.storage import write_atomically
 
@@ -26,5 +26,10 @@ def require_drawable(path: Path) -> None:
 
 
 def write_png(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG, atomically."""
+    """Write a figure as a PNG, atomically; its texts are shown as they are, without mathematics."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(escaped(text.get_text(), "\n"))
     write_atomically(path, partial(figure.savefig, format="png", dpi=110))

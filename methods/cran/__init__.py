@@ -74,7 +74,7 @@ class FusionOptions:
 @register("cran", paper_row="CRAN", presets=PRESETS)
 @dataclass
 class CRAN(Recipe):
-    """CRAN: global, local and relation level, the paper's own row.
+    """CRAN: global, local and relation level; a row of Tables 1, 2 and 3.
 
     Attributes:
         fusion: how the levels are trained and summed.
@@ -197,7 +197,7 @@ class CRAN(Recipe):
 @register("cran-baseline", paper_row="CRAN-baseline", presets=PRESETS)
 @dataclass
 class CRANBaseline(CRAN):
-    """CRAN-baseline: global level alone."""
+    """CRAN-baseline: global level alone; a row of Table 3."""
 
     levels: ClassVar[tuple[str, ...]] = ("global",)
 
@@ -205,7 +205,7 @@ class CRANBaseline(CRAN):
 @register("cran-local", paper_row="CRAN-local", presets=PRESETS)
 @dataclass
 class CRANLocal(CRAN):
-    """CRAN-local: global and local level."""
+    """CRAN-local: global and local level; a row of Table 3."""
 
     levels: ClassVar[tuple[str, ...]] = ("global", "local")
 
@@ -213,6 +213,6 @@ class CRANLocal(CRAN):
 @register("cran-relation", paper_row="CRAN-relation", presets=PRESETS)
 @dataclass
 class CRANRelation(CRAN):
-    """CRAN-relation: global and relation level."""
+    """CRAN-relation: global and relation level; a row of Table 3."""
 
     levels: ClassVar[tuple[str, ...]] = ("global", "relation")

@@ -36,6 +36,7 @@ class Correlation:
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Choose the ridge with the best rsum on validation."""
         C = moments(train.image_blocks(), train.tfidf(WORDS), train.image_of)
+        C.require_varied()
         scale_x, scale_y = spectral_norm(C.xx), spectral_norm(C.yy)
         rsums: dict[float, float] = {}
         kept: dict[float, Matrix] = {}

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cran_bench.dataset import Collection, FolderImages
 from cran_bench.errors import BadInput
 from cran_bench.frontend import extraction
 from cran_bench.images import open_image
@@ -216,8 +217,8 @@ def test_images_that_changed(prepare, flickr, tmp_path):
     assert "are already prepared" in prepare().err
     Image.new("RGB", (8, 8)).save(flickr / "flickr8k" / "images" / "dev00.jpg")
     said = prepare()
-    assert said.code == 2 and "the images of flickr8k have changed since" in said.sentence
-    assert prepare("--force").code == 0
+    assert said.code == 0 and "extracting pixels[dim=16] + none of 30 images" in said.err
+    assert len(ready(tmp_path)) == 2
 
 
 def test_check_says_what_extraction_will_take(prepare, flickr, tmp_path):
@@ -273,7 +274,7 @@ def test_a_manifest_of_other_weights(run, quick_scenes, tmp_path):
     manifest["backbone"]["version"] = "0" * 64
     path.write_text(json.dumps(manifest))
     said = run("-m", "cca", "--backbone", quick_scenes.backbone)
-    assert said.code == 2 and "holds features made with other weights" in said.sentence
+    assert said.code == 2 and "holds features made of other images, weights" in said.sentence
     assert not (tmp_path / "results").exists()
 
 
@@ -305,8 +306,11 @@ def test_a_record_that_cannot_be_trusted(run, command, tmp_path, changes, senten
     (path,) = records(tmp_path)
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     edited = path.read_bytes()
-    for said in (run("-m", "cca"), command("table", "--results", tmp_path / "results")):
-        assert said.code == 2 and sentence in said.err
+    said = run("-m", "cca")
+    assert said.code == 2 and sentence in said.err
+    said = command("table", "--results", tmp_path / "results")
+    assert said.code == 0 and sentence in " ".join(said.out.split())
+    assert re.search(r"^cca:tuned( +damaged){8}", said.out, re.MULTILINE)
     assert path.read_bytes() == edited
     assert run("-m", "cca", "--force").code == 0
     assert run("-m", "cca").code == 0
@@ -424,15 +428,15 @@ def test_a_method_that_raises(run, mine):
 
 
 @pytest.mark.parametrize(
-    ("number", "force", "then"),
+    ("number", "code", "force", "then"),
     [
-        ("SIGINT", (), "run the same command again to resume"),
-        ("SIGTERM", ("--force",), "run the remaining rows with --force: the same command would start over"),
+        ("SIGINT", 130, (), "run the same command again to resume"),
+        ("SIGTERM", 143, ("--force",), "run the remaining rows with --force: the same command would start over"),
     ],
 )
-def test_a_signal_while_fitting_here(run, mine, tmp_path, number, force, then):
+def test_a_signal_while_fitting_here(run, mine, tmp_path, number, code, force, then):
     said = run("-m", mine(fit=f"os.kill(os.getpid(), signal.{number}); time.sleep(5)"), "-m", "cca", *force)
-    assert said.code == 2
+    assert said.code == code
     assert said.sentence == f"interrupted; finished work is kept, {then}"
     assert not records(tmp_path) and not list(tmp_path.rglob("*.error.json")) and not half_written(tmp_path)
 
@@ -445,7 +449,7 @@ def test_a_signal_while_features_are_extracted_anew(command, tmp_path, monkeypat
     monkeypatch.setattr("cran_bench.running.preparation.extract", interrupted)
     said = command("prepare", "scenes:quick", "--cache", tmp_path, "--force")
     then = "finished work is kept, run the same command without --force to resume"
-    assert said.code == 2 and said.sentence == f"interrupted; {then}"
+    assert said.code == 130 and said.sentence == f"interrupted; {then}"
 
 
 # real processes -------------------------------------------------------------------------------------------------
@@ -471,7 +475,7 @@ def wait_for(found, process):
 def stop(process):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 2, err
+    assert process.returncode == 130, err
     assert "Traceback" not in out + err
     assert err.splitlines()[-1] == "error: interrupted; finished work is kept, run the same command again to resume"
     return err
@@ -613,12 +617,22 @@ def test_table(run, command, tmp_path):
     said = command("table", *where, "-d", "scenes")
     assert said.code == 2 and "there are no records of scenes below" in said.sentence
     assert "latex" in command("table", *where, "-f", "latx").sentence
-    said = command("table", *where, "-f", "csv", "-o", tmp_path / "deep" / "all.csv")
+    said = command("table", *where, "-f", "csv", "-o", tmp_path / "all.csv")
     assert said.out == "" and "wrote " in said.err
-    frame = pd.read_csv(tmp_path / "deep" / "all.csv")
+    frame = pd.read_csv(tmp_path / "all.csv")
     assert len(frame) == 4 and frame["i2t_r1"].dtype == float and set(frame["seeds"]) == {"0 1"}
     for style, mark in (("markdown", "| cca:tuned "), ("latex", r"\begin{tabular}")):
         assert mark in command("table", *where, "-f", style).out
+
+
+@pytest.mark.parametrize("verb", [("table",), ("report",), ("explain", "test-00000a"), ("search", "a star")])
+def test_no_folder_is_made_for_an_output_file(command, tmp_path, verb):
+    said = command(*verb, "-o", tmp_path / "no" / "such" / "x.png")
+    folder = tmp_path / "no" / "such"
+    assert said.code == 2 and f"there is no folder {folder}; give" in said.sentence
+    assert not list(tmp_path.iterdir())
+    said = command(*verb, "-o", tmp_path)
+    assert said.code == 2 and "it is a folder; give the name of a file" in said.sentence
 
 
 def test_quick_runs_are_marked(command, flickr, tmp_path):
@@ -656,6 +670,22 @@ def test_export(command, tmp_path):
         assert {line.split("\t")[0] for line in lines} == {path.name for path in pictures}
         assert all(len(line.split("\t")) == 2 for line in lines)
     assert not half_written(tmp_path)
+
+
+def test_exported_names_and_captions_stay_on_their_line(command, tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    names = [f"{place}/\x1b{k}.png" for place in "ab" for k in range(2)]
+    for name in names:
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes((tmp_path / "x.png").read_bytes())
+    captions = ["one\ttwo\nthree\u2028four"] * 4
+    splits = {"train": [0, 3], "val": [1], "test": [2]}
+    made = Collection("made", FolderImages(tmp_path / "images", names), captions, np.arange(4), splits)
+    monkeypatch.setattr("cran_bench.running.preparation.load_collection", lambda *_: made)
+    assert command("prepare", "scenes", "--export", tmp_path / "look").code == 0
+    assert sorted(path.name for path in (tmp_path / "look" / "train").glob("*.png")) == ["a-0.png", "b-1.png"]
+    lines = (tmp_path / "look" / "train" / "captions.tsv").read_text().split("\n")
+    assert lines == [rf"{name}.png	one\ttwo\nthree\u2028four" for name in ("a-0", "b-1")] + [""]
 
 
 VERBS = "list", "info", "prepare", "run", "table", "compare", "significance", "report", "check", "doctor", "explain"

@@ -262,7 +262,7 @@ def test_what_is_stopped_keeps_what_is_finished(quick_scenes, held, tmp_path):
     until(lambda: len(begun(held)) == 2)
     os.killpg(process.pid, signal.SIGINT)  # as terminals do
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 2
+    assert process.returncode == 130
     assert err.splitlines()[-1] == "error: interrupted; finished work is kept, run the same command again to resume"
     assert "Traceback" not in err and "distributed." not in err
     assert len(records(tmp_path / "results")) == 1 and not list(tmp_path.rglob("*.error.json"))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from dataclasses import fields
 from zlib import crc32
 
@@ -61,7 +62,7 @@ def made(
     ranks = ranks_of(recalls, images, 5 if protocol == "captions" else 1, seed + crc32(label.encode()))
     info = {"label": data, "quick": False, "split_sha": "5" * 64, "images": images, "captions": 5 * images}
     info |= {"front_end": front_end, "features_sha": "f" * 64, "vectors": "ppmi-svd"}
-    known = {*info, "sources_sha"}
+    known = {*info, "sources_sha", "extras_sha"}
     record = Record(
         fingerprint=f"{label}{protocol}{seed}{data}",
         data=DataInfo(**{**info, **{k: v for k, v in changes.items() if k in known}}),
@@ -425,6 +426,13 @@ def test_features_computed_elsewhere_are_the_same_data():
             verdicts([made("ccl:tuned", BASE, **now, **other)], "scenes", before)
 
 
+def test_other_labels_or_vector_files_are_other_data():
+    before, now = (made("ccl:tuned", BASE, **SCENES, extras_sha=sha * 64) for sha in "ab")
+    with pytest.raises(BadInput, match=r"extras is bbb.*, in the reference aaa"):
+        verdicts([now], "scenes", [before])
+    assert verdicts([now], "scenes", [made("ccl:tuned", BASE, **SCENES)])  # a record that does not name them yet
+
+
 def test_rows_without_reference_or_not_run_are_named():
     (found, *_) = verdicts([made("cfa:tuned", BASE, **SCENES)], "scenes", reference_runs())
     assert "no reference" in str(found) and "Not run: ccl:tuned." in str(found)
@@ -483,7 +491,12 @@ def test_compare_with_a_reference(command, tmp_path):
     path = min((reference / "runs").rglob("*.json"))
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 6').replace('"seed":0', '"seed":6'))
     said = command(*where, fine)
-    assert said.code == 2 and "was changed after it was written" in said.sentence
+    assert said.code == 1 and "REGRESSION scenes, captions, in the reference: " in said.out
+    assert " seed 0 DAMAGED: " in said.out and "was changed after it was written" in said.out
+    own = next((fine / "runs").rglob("*.npz"))
+    own.write_bytes(b"")
+    said = command(*where, fine)
+    assert said.code == 1 and f"ccl:tuned, seed 3 FAILED: {own} is not the file its record names" in said.out
 
 
 def test_significance_of_two_and_of_all(command, tmp_path):
@@ -498,6 +511,8 @@ def test_significance_of_two_and_of_all(command, tmp_path):
     assert next(line for line in said.out.splitlines() if line.startswith("cfa")).endswith("better")
     frame = pd.read_csv(io.StringIO(command("significance", "--results", results, "-f", "csv").out))
     assert list(frame["against"]) == ["cca:tuned", "cfa:tuned"]
+    lines = json.loads(command("significance", "--results", results, "-f", "json").out)
+    assert [line["against"] for line in lines] == ["cca:tuned", "cfa:tuned"] and isinstance(lines[0]["rsum"], float)
 
 
 @pytest.mark.parametrize(
@@ -510,7 +525,7 @@ def test_significance_of_two_and_of_all(command, tmp_path):
         (["cca", "dcca"], "measured on different data: vectors is ppmi-svd and glove:a.txt"),
         (
             ["cca", "cfa", "-f", "html"],
-            "there is no table format 'html': choose terminal, markdown, csv, latex; cran-bench report writes an",
+            "there is no table format 'html': choose terminal, markdown, csv, latex, json; cran-bench report writes an",
         ),
         (["-d", "flickr8k"], "there are no records of flickr8k under protocol captions below"),
     ],
@@ -524,7 +539,7 @@ def test_significance_refuses(command, tmp_path, arguments, sentence):
 
 def test_the_papers_tables_in_its_shape(command, tmp_path):
     results = stored(tmp_path, [run for run in as_printed() if not run[0].method.label.startswith("macc")])
-    said = command("table", "1", "--results", results)
+    said = command("table", "1", "--wide", "--results", results)
     lines = said.out.splitlines()
     assert [line.split("  ")[0] for line in lines[4:15]] == [row.name for row in paper_rows(1)]
     assert "0.381 (0.381)" in lines[4] and "cran:paper[width=full], mean" in lines[4]
@@ -540,7 +555,7 @@ def test_a_failed_row_is_visible_in_the_papers_table(command, tmp_path):
     results = stored(tmp_path, [*as_printed()[:1], made("kcca:tuned", BASE)])
     failure = failed_run("kcca:paper")
     ResultStore(results).write_failure(Address(failure.data.label, "documents", 0, "kcca:paper", 0, "1" * 12), failure)
-    said = command("table", "1", "--results", results)
+    said = command("table", "1", "--wide", "--results", results)
     assert next(line for line in said.out.splitlines() if line.startswith("KCCA")).count("failed (") == 6
     assert "kcca:paper seed 0 FAILED: no memory" in said.out
     table = list(csv.DictReader(io.StringIO(command("table", "1", "--results", results, "-f", "csv").out)))
@@ -549,7 +564,7 @@ def test_a_failed_row_is_visible_in_the_papers_table(command, tmp_path):
 
 def test_other_data_in_the_papers_shape(command, tmp_path):
     results = stored(tmp_path, [made("cca:tuned", BASE, data="flickr8k", front_end="onnx:a + grid")])
-    said = command("table", "1", "-d", "flickr8k", "--results", results)
+    said = command("table", "1", "-d", "flickr8k", "--wide", "--results", results)
     assert "another dataset: they are not comparable" in said.out and "0.300 (0.076)" in said.out
     table = list(
         csv.DictReader(io.StringIO(command("table", "1", "-d", "flickr8k", "--results", results, "-f", "csv").out))
@@ -562,7 +577,7 @@ def test_other_data_in_the_papers_shape(command, tmp_path):
 def test_the_papers_own_data_by_name(command, tmp_path):
     results = stored(tmp_path, as_printed("mscoco"))
     for name in ("mscoco", "mscoco[split=random]"):
-        said = command("table", "3", "-d", name, "--results", results)
+        said = command("table", "3", "-d", name, "--wide", "--results", results)
         assert "another dataset" not in said.out and "0.230 (0.230)" in said.out and "(0.381)" not in said.out
 
 
@@ -597,6 +612,9 @@ def test_kernels(command, tmp_path):
     said = command("table", "kernels", "--results", tmp_path)
     assert "a-chip · ranking: two by two" in said.out and "5.25" in said.out
     assert "a-chip" in command("table", "kernels", "--results", tmp_path, "-f", "csv").out
+    (timing,) = json.loads(command("table", "kernels", "--results", tmp_path, "-f", "json").out)
+    assert timing["hardware"] == "a-chip" and timing["times_faster"] == 5.25
+    assert max(map(len, said.out.splitlines())) <= 100
     for text in ("", "a,b\n1,2\n", f"{columns},extra_mib,commit\n{line.replace('0.5', 'fast')},7,abc\n", "\xff\xfe"):
         (tmp_path / "kernels" / "a-chip.csv").write_text(text, encoding="latin-1")
         said = command("table", "kernels", "--results", tmp_path)

@@ -42,7 +42,28 @@ def test_both_splits_name_the_same_images(folder, spec):
     assert list(data.images.ids) == names("train") + names("val") + names("test")
     assert {split: len(rows) for split, rows in data.splits.items()} == SIZES
     assert data.captions[:2] == ["train7.jpg caption 0 .", "train7.jpg caption 1 ."]
-    assert data.remarks == ["1 captions of images outside the splits are ignored"]
+    assert data.remarks[0] == "1 captions of images outside the splits are ignored"
+
+
+def test_photographs_in_common_with_flickr8k_are_noted_and_counted(folder):
+    texts = folder.with_name("flickr8k") / "Flickr8k_text"
+    texts.mkdir(parents=True)
+    (texts / "Flickr_8k.trainImages.txt").write_text("test0_693b08cb0e.jpg\ntrain0_1.jpg\n")
+    (texts / "Flickr_8k.testImages.txt").write_text("train1_ab.jpg\ntrain2_ab.jpg\n9_ab.jpg\n")
+    assert load(folder).remarks[1:] == [
+        "the photographs of Flickr8k are part of Flickr30K: 1 of 3 test images are in the training split of flickr8k, "
+        "and 2 of its 3 test images in this one (matched by the numbers of the photographs in "
+        "Flickr8k_text/Flickr_8k.*Images.txt); do not train on one and test on the other"
+    ]
+
+
+def test_entities_alone_are_taken_and_said(folder):
+    (folder / "dataset_flickr30k.json").unlink()
+    data = load(folder)
+    assert data.split_sha() == load(folder, "flickr30k[split=entities]").split_sha()
+    assert data.remarks[0] == "the split is that of Flickr30K Entities, as there is no dataset_flickr30k.json"
+    with pytest.raises(BadInput, match=r"there is no dataset_flickr30k\.json .*flickr30k\[split=entities\]"):
+        load(folder, "flickr30k[split=karpathy]")
 
 
 def test_limit_keeps_every_split(folder):
@@ -54,7 +75,11 @@ def test_limit_keeps_every_split(folder):
 @pytest.mark.parametrize(
     ("spec", "gone", "message"),
     [
-        ("flickr30k", "dataset_flickr30k.json", r"there is no dataset_flickr30k\.json .*flickr30k\[split=entities\]"),
+        (
+            "flickr30k[split=karpathy]",
+            "dataset_flickr30k.json",
+            r"there is no dataset_flickr30k\.json .*flickr30k\[split=entities\]",
+        ),
         ("flickr30k[split=entities]", "val.txt", r"there is no val\.txt .*flickr30k\[split=karpathy\]"),
         ("flickr30k", "results_20130124.token", r"there is no results_20130124\.token"),
         ("flickr30k", "flickr30k-images/train3.jpg", r"1 images of .*json are not in .*, the first is train3\.jpg"),
@@ -75,6 +100,11 @@ def test_what_is_missing_is_named(folder, spec, gone, message):
         ('{"dataset": "flickr30k", "images": [{"filename": "a.jpg"}]}', "image 0 has no 'filename' or 'split'"),
         ('{"dataset": "flickr30k", "images": [{"filename": "a.jpg", "split": "dev"}]}', "a.jpg is in split 'dev'"),
         (
+            '{"dataset": "flickr30k", "images": [%s, %s]}' % (('{"filename": "a.jpg", "split": "val"}',) * 2),
+            "image 1 is a.jpg in the val split, but was there before in the val split; remove one of the two",
+        ),
+        ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not the file itself: run git lfs pull"),
+        (
             '{"dataset": "flickr30k", "images": [{"filename": "../a.jpg", "split": "val"}]}',
             r"the image \.\./a\.jpg, which is outside",
         ),
@@ -87,11 +117,22 @@ def test_a_wrong_split_file_is_refused(folder, content, message):
 
 
 def test_an_image_in_two_splits_is_refused(folder):
+    path = folder / "dataset_flickr30k.json"
+    content = json.loads(path.read_text())
+    again = {**content["images"][0], "filename": "./test2.jpg"}
+    for split in ("train", "test"):
+        path.write_text(json.dumps({**content, "images": [*content["images"], {**again, "split": split}]}))
+        with pytest.raises(
+            BadInput, match=rf"test2\.jpg in the {split} split, .* before in the test split; remove one"
+        ):
+            load(folder)
     (folder / "val.txt").write_text("val0\ntrain1\n")
-    with pytest.raises(BadInput, match=r"train1\.jpg is in both .*train\.txt and .*val\.txt"):
+    with pytest.raises(
+        BadInput, match=r"train1\.jpg is in both the train and the val split \(.*train\.txt and .*val\.txt\)"
+    ):
         load(folder, "flickr30k[split=entities]")
 
 
-@pytest.mark.parametrize("spec", ["flickr30k", "flickr30k[split=entities]"])
+@pytest.mark.parametrize("spec", ["flickr30k[split=karpathy]", "flickr30k[split=entities]"])
 def test_what_it_needs_is_what_it_reads(folder, spec, read_what_they_need):
     read_what_they_need(DATASETS.configure(spec).build(), folder)

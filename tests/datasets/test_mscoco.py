@@ -1,12 +1,14 @@
 """The MS-COCO loader on generated folders in the owners' layout: captions, splits, categories."""
 
 import json
-import os
+import shutil
 
 import numpy as np
 import pytest
 
 from cran_bench.errors import BadInput
+from cran_bench.machine import ledger
+from cran_bench.needs import missing
 from cran_bench.registry import DATASETS
 
 YEARS = {"train2014": range(30), "val2014": range(100, 120)}
@@ -89,13 +91,83 @@ def test_a_random_split_is_drawn_by_its_seed(folder):
     assert sorted(n for split in one.splits for n in numbers(one, split)) == [*range(30), *range(100, 120)]
 
 
-def test_a_changed_image_is_seen_in_any_folder(folder):
+def test_other_spellings_of_a_path_are_the_same_image(folder):
+    before = load(folder)
+    for file, key, old, new in (
+        ("dataset_coco.json", "filepath", "val2014", "./val2014/"),
+        ("annotations/captions_train2014.json", "file_name", "COCO", ".//COCO"),
+    ):
+        content = json.loads((folder / file).read_text())
+        for image in content["images"]:
+            image[key] = image[key].replace(old, new)
+        write(folder / file, content)
     data = load(folder)
+    assert data.split_sha() == before.split_sha() and (data.labels == before.labels).all()
+
+
+def test_the_release_of_2017_has_the_same_split(folder):
+    before = load(folder)
+    for part in YEARS:
+        (folder / part).rename(folder / part.replace("2014", "2017"))
+        for kind in ("captions", "instances"):
+            path = folder / "annotations" / f"{kind}_{part}.json"
+            content = path.read_text().replace(f"COCO_{part}_", "")
+            path.with_name(path.name.replace("2014", "2017")).write_text(content)
+            path.unlink()
+        for image in (folder / part.replace("2014", "2017")).iterdir():
+            image.rename(image.with_name(image.name.rpartition("_")[2]))
+    data = load(folder)
+    assert [name.replace("2017/", "2014/") for name in data.images.ids] == [
+        name.replace(f"COCO_{name.partition('/')[0]}_", "") for name in before.images.ids
+    ]
+    assert data.captions == before.captions and np.array_equal(data.labels, before.labels)
+    assert {split: list(rows) for split, rows in data.splits.items()} == {
+        split: list(rows) for split, rows in before.splits.items()
+    }
+
+
+def test_val2014_alone_can_be_evaluated(folder):
+    whole = load(folder)
+    shutil.rmtree(folder / "train2014")
+    (folder / "annotations" / "captions_train2014.json").unlink()
+    data = load(folder)
+    for split in ("val", "test"):
+        assert numbers(data, split) == numbers(whole, split)
+        rows, others = data.splits[split], whole.splits[split]
+        assert data.captions_of(rows)[0] == whole.captions_of(others)[0]
+        assert np.array_equal(data.labels[rows], whole.labels[others])
+    assert not len(data.splits["train"])
+    assert data.remarks == [f"without train images, as train2014 is not in {folder}"]
+    with pytest.raises(BadInput, match=r"there is no captions_train2014\.json"):
+        load(folder, "mscoco[split=random]")
+    assert not missing(DATASETS.configure("mscoco").build().needs(folder))
+
+
+def test_images_without_a_category_are_counted(folder):
+    for part in YEARS:
+        path = folder / "annotations" / f"instances_{part}.json"
+        content = json.loads(path.read_text())
+        write(path, content | {"annotations": content["annotations"][:4]})
+    data = load(folder)
+    bare = int((data.labels.sum(axis=1) == 0).sum())
+    assert bare > 40 and data.remarks == [f"{bare} of 50 images have no category in the instances files"]
+
+
+def test_a_missing_image_is_told_with_the_file_that_lists_it(folder):
+    next((folder / "val2014").iterdir()).unlink()
+    with pytest.raises(BadInput, match=r"1 images of .*captions_val2014\.json are not in .* first is val2014/COCO_"):
+        load(folder, "mscoco[split=random]")
+
+
+def test_a_changed_image_is_seen_in_any_folder(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(ledger, "SETTLED", -(10**9))
+    data, kept = load(folder), ledger.Ledger(tmp_path / "digests")
+    before = list(data.images.digests(kept))
     for year in YEARS:
         path = next((folder / year).iterdir())
-        later = data.images.newest() + 100
-        os.utime(path, (later, later))
-        assert data.images.newest() == pytest.approx(later)
+        path.write_bytes(path.read_bytes() + b" ")
+    after = list(data.images.digests(kept))
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == 2
 
 
 @pytest.mark.parametrize(
@@ -105,6 +177,8 @@ def test_a_changed_image_is_seen_in_any_folder(folder):
         ("captions_val2014.json", lambda c: c["annotations"][3].pop("caption"), "has no image_id, id or caption"),
         ("captions_val2014.json", lambda c: c["annotations"][3].update(image_id=7777), "belongs to image 7777, which"),
         ("captions_val2014.json", lambda c: c["images"].pop(0), "belongs to image 100, which the file does not list"),
+        ("captions_val2014.json", lambda c: c["annotations"][3].update(id=100_000), "annotation 100000 was there"),
+        ("captions_val2014.json", lambda c: c["images"][3].update(id=0), "image 0 was there before"),
         ("instances_val2014.json", lambda c: c["annotations"][0].update(category_id=5), "category 5 is not among its"),
     ],
 )
@@ -141,7 +215,19 @@ def test_a_split_of_another_release_is_told(folder):
     content = json.loads(path.read_text())
     content["images"][0]["filename"] = "COCO_train2014_000000009999.jpg"
     write(path, content)
-    with pytest.raises(BadInput, match=r"1 images of .* are in neither .* first is train2014/COCO_train2014_0+9999"):
+    with pytest.raises(
+        BadInput, match=r"1 images of .* are not in captions_.* first is train2014/COCO_train2014_0+9999"
+    ):
+        load(folder)
+
+
+def test_an_image_twice_in_karpathys_file_is_told(folder):
+    path = folder / "dataset_coco.json"
+    content = json.loads(path.read_text())
+    write(path, content | {"images": [*content["images"], content["images"][3] | {"split": "test"}]})
+    with pytest.raises(
+        BadInput, match=r"image 50 is train2014/COCO_\w+\.jpg in the test .* before in the train split; remove one"
+    ):
         load(folder)
 
 

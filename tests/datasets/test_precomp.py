@@ -8,9 +8,11 @@ import pytest
 from cran_bench.errors import BadInput
 from cran_bench.frontend.catalogue import open_backbone
 from cran_bench.frontend.feature_files import DataImages, DataRegions
+from cran_bench.needs import missing
 from cran_bench.registry import DATASETS
 
 SIZES = {"train": 40, "dev": 12, "test": 12}
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n"
 THINGS = ["dog", "ball", "tree", "boat", "man", "hat"]
 
 
@@ -92,13 +94,75 @@ def test_limit_and_other_names(write):
         load(folder)
 
 
+def change(folder, name, change):
+    array = np.load(folder / f"{name}_ims.npy")
+    (folder / f"{name}_ims.npy").unlink()
+    np.save(folder / f"{name}_ims.npy", change(array).astype(np.float32))
+
+
+def test_rows_that_are_equal_up_to_rounding_are_one_image(write):
+    folder = write((6, 8))
+    plain = load(folder)
+    for name in SIZES:
+        change(folder, name, lambda a: a + 1e-6 * np.random.default_rng(2).normal(size=a.shape))
+    data = load(folder)
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 40, "val": 12, "test": 12}
+    assert data.remarks[1] == "dev_ims.npy: every 5 rows are equal and taken as one image (repeats=5)"
+    features = [DataImages.of(each).features(each.images.ids) for each in (plain, data)]
+    np.testing.assert_allclose(*features, atol=1e-5)
+
+
+def test_the_number_of_rows_per_image_is_guessed_from_all_rows(write):
+    folder = write((8,))
+    for name in SIZES:
+        change(folder, name, lambda a: np.concatenate([a[:5], np.random.default_rng(3).normal(size=a[5:].shape)]))
+    data = load(folder)
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 200, "val": 60, "test": 60}
+    assert data.remarks[2] == "test_ims.npy: rows differ, so each is taken as an image with one caption (repeats=1)"
+    assert np.isfinite(DataImages.of(data).features(data.images.ids)).all()
+
+
+def test_the_number_of_rows_per_image_can_be_said(write):
+    folder = write((8,), repeats=2)
+    data = load(folder, "precomp[folder=f30k_precomp,repeats=2,name=mine]")
+    assert [len(rows) for rows in data.splits.values()] == [40, 12, 12] and len(data.captions) == 320
+    assert not data.remarks
+    with pytest.raises(BadInput, match=r"has 80 rows for the 200 captions of train_caps.txt; .* .or 3 equal rows"):
+        load(folder, "precomp[folder=f30k_precomp,repeats=3]")
+    with pytest.raises(BadInput, match="repeats must be at least 1, not 0"):
+        DATASETS.configure("precomp[repeats=0]")
+    with pytest.raises(BadInput, match="name must have at most 40 printable characters"):
+        DATASETS.configure("precomp[name=a/b]")
+
+
+def test_the_files_of_test_are_enough(write):
+    folder = write((8,))
+    whole, precomp = load(folder), DATASETS.configure("precomp[folder=f30k_precomp]").build()
+    for name in ("train", "dev"):
+        for file in folder.glob(f"{name}_*"):
+            file.unlink()
+    assert not missing(precomp.needs(folder.parent))
+    data = load(folder)
+    assert [len(rows) for rows in data.splits.values()] == [0, 0, 12]
+    assert data.remarks[:2] == [
+        "without train images, as there is no train_caps.txt",
+        "without val images, as there is no dev_caps.txt",
+    ]
+    for each in (whole, data):
+        assert [each.images.ids[row] for row in each.splits["test"]] == [f"test-{k}" for k in range(12)]
+    with pytest.raises(BadInput, match=r"there is no valid_caps\.txt"):
+        load(folder, "precomp[folder=f30k_precomp,val=valid]")
+    (folder / "test_ims.npy").unlink()
+    assert [need.what for need in missing(precomp.needs(folder.parent))] == ["test_ims.npy"]
+
+
 def test_files_that_do_not_fit(write):
     dev = np.load(write((6, 8)) / "dev_ims.npy")
     one_off, infinite = dev.copy(), dev.copy()
     one_off[7] += 1
     infinite[10:15, 2, 3] = np.inf
 
-    def refused(message, name, content):
+    def refused(message, name, content, option=""):
         folder = write((6, 8))
         if content is None:
             (folder / name).unlink()
@@ -107,7 +171,7 @@ def test_files_that_do_not_fit(write):
         else:
             np.save(folder / name, content)
         with pytest.raises(BadInput, match=message):
-            data = load(folder)
+            data = load(folder, f"precomp[folder=f30k_precomp{option}]")
             DataImages.of(data).features(data.images.ids)
 
     refused("has 59 rows for the 60 captions", "dev_ims.npy", dev[:59])
@@ -116,7 +180,11 @@ def test_files_that_do_not_fit(write):
     refused(r"dev_ims\.npy is not a numeric \.npy array", "dev_ims.npy", "<html>")
     refused(r"there is no dev_ims\.npy", "dev_ims.npy", None)
     refused(r"dev_caps\.txt, line 2: the caption is empty", "dev_caps.txt", "a\n\nb\n")
-    refused("rows 5 and 7 belong to one image but differ", "dev_ims.npy", one_off)
+    unclear = r"in 11 of 12 groups of 5 rows the rows are equal, .* say precomp\[repeats=5\] .* or precomp\[repeats=1\]"
+    refused(unclear, "dev_ims.npy", one_off)
+    refused("rows 5 and 7 belong to one image but differ", "dev_ims.npy", one_off, ",repeats=5")
+    refused(r"dev_ims\.npy .*it is a Git LFS pointer", "dev_ims.npy", LFS)
+    refused("dev_caps.txt is a Git LFS pointer", "dev_caps.txt", LFS)
     refused("row 10 has a value that is not a finite", "dev_ims.npy", infinite)
 
 

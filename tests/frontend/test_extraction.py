@@ -345,15 +345,31 @@ def test_an_image_that_changes_between_two_starts_is_redone(tmp_path, monkeypatc
     assert np.array_equal(found.globals[1], moments(data.images.values[1]))
 
 
-def test_images_that_change_after_the_end_are_refused(tmp_path):
+def test_images_that_change_after_the_end_get_features_of_their_own(tmp_path):
     data = collection()
     before = extract(front_end().plan(data, tmp_path))
-    data.images.values[7] = 0
-    with pytest.raises(BadInput, match=r"the images of noise have changed since .*: prepare with --force"):
-        extract(front_end().plan(data, tmp_path))
+    old, data.images.values[7] = data.images.values[7].copy(), 0
     found = extract(front_end().plan(data, tmp_path), force=True)
-    assert found.fingerprint() != before.fingerprint()
-    assert not found.globals[7].any()
+    assert found.fingerprint() != before.fingerprint() and not found.globals[7].any()
+    data.images.values[7] = old
+    again = front_end()
+    assert same(extract(again.plan(data, tmp_path)), before) and again.backbone.pictures == 0
+
+
+def test_an_image_that_changes_during_the_extraction_is_noticed(tmp_path):
+    class Replacing(Moments):
+        def embed(self, batch):
+            data.images.values[39] = 0
+            return super().embed(batch)
+
+    data = collection()
+    data.images.values[39] = 1
+    with pytest.raises(BadInput, match="images of noise changed while their features were extracted: try again"):
+        extract(FrontEnd("moments", "two", Replacing(), Two()).plan(data, tmp_path))
+    assert not list(tmp_path.rglob("manifest.json"))
+    rest = front_end()
+    assert not extract(rest.plan(data, tmp_path)).globals[39].any()
+    assert rest.backbone.pictures == 4 * 3
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path, capsys):
@@ -401,7 +417,7 @@ def test_a_manifest_of_other_weights_or_images(tmp_path):
         lambda: load_features(made.folder, data.images.ids),
         lambda: extract(front_end().plan(data, tmp_path)),
     ):
-        with pytest.raises(BadInput, match=r"holds features made with other weights or regions .*: delete it and"):
+        with pytest.raises(BadInput, match=r"holds features made of other images, weights or regions .*: delete it"):
             attempt()
     path.write_text(text)
     with pytest.raises(BadInput, match=r"holds features of other images \(their ids differ\)"):

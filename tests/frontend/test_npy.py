@@ -50,6 +50,8 @@ def test_rows_by_id_in_any_order_with_spare_rows(save):
 def test_five_equal_rows_for_each_image(save):
     file = save("f.npy", np.repeat(ROWS, 5, axis=0))
     assert np.array_equal(NpyImages(file).features(IDS), ROWS)
+    nearly = np.repeat(ROWS, 5, axis=0) * (1 + np.float32(1e-6) * np.arange(15)[:, None] % 5)
+    assert np.array_equal(NpyImages(save("nearly.npy", nearly)).features(IDS), nearly[::5].astype(np.float32))
     ids = save("ids.txt", np.repeat(IDS, 5).tolist())
     assert np.array_equal(NpyImages(file, ids).features(["b.jpg", "c.jpg"]), ROWS[[2, 0]])
     file = save("cycled.npy", np.tile(ROWS, (5, 1)))
@@ -74,6 +76,10 @@ def test_ids_that_do_not_fit(save):
         NpyImages(file, save("ids.txt", ["x", "c.jpg", "y"])).features(IDS)
     with pytest.raises(BadInput, match=r"names 2 images, but .* has 3 rows"):
         NpyImages(file, save("ids.txt", IDS[:2])).features(IDS)
+    pointer = ["version https://git-lfs.github.com/spec/v1", "oid sha256:12"]
+    for given in ((save("lfs.npy", pointer),), (file, save("lfs.txt", pointer))):
+        with pytest.raises(BadInput, match="it is a Git LFS pointer, not the file itself: run git lfs pull"):
+            NpyImages(*given).features(IDS)
     with pytest.raises(BadInput, match=r"names c\.jpg 2 times"):
         NpyImages(file, save("ids.txt", ["c.jpg", "c.jpg", "a.jpg"])).features(IDS)
     with pytest.raises(BadInput, match=r"there is no file .*gone\.txt"):

@@ -8,6 +8,8 @@ from sklearn.cross_decomposition import CCA as Reference
 
 from cran_bench.errors import BadInput
 from cran_bench.methods.cca import CCA
+from cran_bench.methods.cfa import CFA
+from cran_bench.methods.dcca import DCCA
 from cran_bench.registry import METHODS
 from cran_bench.running.fits import FitStore
 from cran_bench.similarity import COSINE
@@ -32,6 +34,16 @@ def fit(plain_split, run_on):
         return method
 
     return fitted
+
+
+@pytest.mark.parametrize("method", [CCA, CFA, DCCA])
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_constant_features_are_named(plain_split, run_on, method, side):
+    X, Y = np.random.default_rng(0).normal(size=(50, 4)), np.random.default_rng(1).normal(size=(60, 3))
+    X, Y = (np.full_like(X, 1 / 3), Y) if side == "image" else (X, np.full_like(Y, 1 / 3))
+    train = plain_split(X, Y, np.sort(np.arange(60) % 50))
+    with pytest.raises(BadInput, match=f"the {side} features are the same in all rows"):
+        method(text="vectors", image="none").fit(train, train, run_on(train, COSINE))
 
 
 def covariances(X, Y, ridge=0.0):

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cran_bench.embeddings import Levels, Relations
 from cran_bench.errors import BadInput
-from cran_bench.ranking.metrics import KS, Counts, Metrics, Ranks, mean_metrics
+from cran_bench.ranking.metrics import KS, Counts, Metrics, Ranks, mean_metrics, small_set_notes
 from cran_bench.ranking.problem import Clock, make_problem
 from cran_bench.ranking.rank import rank, twin_accuracy
 from cran_bench.ranking.reference import Reference
@@ -213,6 +213,43 @@ def test_metrics_add_up():
     assert metrics.values()["rsum"] == metrics.rsum == 21
     mean = mean_metrics([metrics, Metrics(3, 2, 3, 10, 11, 4, 5, 6, 30, 21)])
     assert (mean.i2t_r1, mean.t2i_medr, mean.rsum) == (2, 25, 22)
+
+
+FEW = "Only {} test images: one image is {} points of i2t recall."
+
+
+@pytest.mark.parametrize(
+    ("images", "texts", "one_to_one", "folds", "notes"),
+    [
+        (50, 250, False, 0, []),
+        (49, 245, False, 0, [FEW.format(49, "2.0")]),
+        (50, 50, True, 4, []),
+        (
+            50,
+            250,
+            False,
+            25,
+            [
+                "i2t R@10: 100 for any method, with no more than 10 candidates in a fold.",
+                "t2i R@5, R@10: 100 for any method, with no more than 2 candidates in a fold.",
+            ],
+        ),
+        (50, 251, False, 25, ["t2i R@5, R@10: 100 for any method, with no more than 2 candidates in a fold."]),
+        (
+            8,
+            8,
+            True,
+            0,
+            [
+                "i2t R@10: 100 for any method, with no more than 8 candidates in the test split.",
+                "t2i R@10: 100 for any method, with no more than 8 candidates in the test split.",
+                FEW.format(8, "12.5"),
+            ],
+        ),
+    ],
+)
+def test_small_sets_are_noted(images, texts, one_to_one, folds, notes):
+    assert small_set_notes(images, texts, one_to_one, folds) == notes
 
 
 def test_stored_integers_come_back():

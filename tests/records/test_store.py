@@ -320,6 +320,16 @@ def test_mean_and_deviation_over_seeds():
     assert "± is the standard deviation over seeds." in render([table], "markdown")
 
 
+def test_a_small_test_split_is_noted_below_the_table():
+    few = "Only 12 test images: one image is 8.3 points of i2t recall."
+    (table,) = build_tables([finished()], [])
+    assert few in table.notes and "any method" not in " ".join(table.notes)
+    record = finished(protocol="mean").record.model_copy(update={"folds": 2})
+    (table,) = build_tables([Finished(record, lambda: None)], [])
+    both = [f"{side} R@10: 100 for any method, with no more than 6 candidates in a fold." for side in ("i2t", "t2i")]
+    assert {few, *both} <= set(table.notes)
+
+
 def test_runs_on_other_data_or_protocols_stand_apart():
     runs = [
         finished(),
@@ -331,7 +341,7 @@ def test_runs_on_other_data_or_protocols_stand_apart():
     assert len(build_tables(runs, [])) == 5
 
 
-@pytest.mark.parametrize("sha", ["split_sha", "features_sha"])
+@pytest.mark.parametrize("sha", ["split_sha", "features_sha", "extras_sha"])
 def test_records_of_other_images_never_share_a_table(sha):
     other = {sha: "b" * 64}
     here, there = finished(), finished("cfa:tuned", **other)
@@ -341,9 +351,12 @@ def test_records_of_other_images_never_share_a_table(sha):
         ["cfa:tuned", "cran:tuned"],
     ]
     for table, own in zip(tables, (getattr(data_info(), sha), "b" * 64), strict=True):
-        assert own in (table.group.split_sha, table.group.features) and own[:12] in render([table], "terminal")
+        assert own in (table.group.split_sha, table.group.features, table.group.extras)
+        text = render([table], "terminal")
+        assert f" · {sha.removesuffix('_sha')} {own[:8] or 'none'}" in text.splitlines()[0]
+        assert f"Another table has this label but other data: they differ in {sha.removesuffix('_sha')}." in text
     frame = parse(render(tables, "csv"))
-    assert frame.loc[frame["method"] == "cfa:tuned", sha].tolist() == ["b" * 12]
+    assert sha == "extras_sha" or frame.loc[frame["method"] == "cfa:tuned", sha].tolist() == ["b" * 12]
     assert frame["device"].dropna().tolist() == ["cpu", "cpu"]
     assert len(build_tables([here], [failure(**other)])) == 2
 

@@ -97,7 +97,7 @@ def evil(command, tmp_path):
     said = command("run", *where, "-m", "cfa[dim=4]", "--backbone", "pixels[dim=16]")
     assert said.code == 0, said.err
     out = tmp_path / "evil.html"
-    assert command("report", "--results", tmp_path / "evil", "--data", folder, "-o", out).code == 0
+    assert command("report", "--results", tmp_path / "evil", "--data", folder, "-o", out, *where[4:6]).code == 0
     return out
 
 
@@ -105,23 +105,29 @@ def test_nothing_in_the_data_becomes_markup(evil):
     assert json.loads(as_json({"a": "</script><b>&"})) == {"a": "</script><b>&"}
     text = evil.read_text(encoding="utf-8")
     assert "<img src=x" not in text and "<i " not in text and text.count("</script>") == 2
-    assert any(EVIL in caption for own in contents(evil)["texts"]["folder"].values() for caption in own)
+    (texts,) = contents(evil)["texts"].values()
+    assert any(EVIL in caption for own in texts.values() for caption in own)
 
 
 def test_without_the_dataset_there_are_placeholders(command, flickr, tmp_path):
     cache, results = tmp_path / "cache", tmp_path / "results"
     where = ["--data", flickr, "--cache", cache]
+    report = ("report", "--results", results, "--cache", cache)
     assert command("prepare", "flickr8k", *where, "--backbone", "pixels[dim=16]").code == 0
     assert command("run", "-d", "flickr8k", *where, "--results", results, "-m", "cfa[dim=4]").code == 0
     out = tmp_path / "report.html"
-    said = command("report", "--results", results, "--data", tmp_path / "elsewhere", "-o", out)
+    said = command(*report, "--data", tmp_path / "elsewhere", "-o", out)
     assert said.code == 0 and "the gallery of flickr8k has no images" in said.err
     found = contents(out)
-    assert found["images"] == {"flickr8k": {}} and found["texts"] == {"flickr8k": {}}
+    assert [*found["images"].values()] == [*found["texts"].values()] == [{}]
     text = "".join(path.read_text() for path in results.rglob("*.json"))
     assert "beside" not in text, "a caption of the data stands in a record"
-    assert command("report", "--results", results, "--data", flickr, "-o", out).code == 0
-    assert contents(out)["images"]["flickr8k"]
+    assert command(*report, "--data", flickr, "-o", out).code == 0
+    assert any(contents(out)["images"].values())
+    Image.new("RGB", (8, 8)).save(flickr / "flickr8k" / "images" / "test02.jpg")
+    said = command(*report, "--data", flickr, "-o", out)
+    assert "the files of its images differ from those of the records" in said.err
+    assert not any(contents(out)["images"].values())
 
 
 @pytest.mark.parametrize(
@@ -154,6 +160,32 @@ def test_other_data_than_was_measured_is_not_shown(command, page, tmp_path):
     said = command("report", "--results", tmp_path / "results", "-o", tmp_path / "again.html")
     assert said.code == 0 and "its images or captions differ from those of the records" in said.err
     assert not any(contents(tmp_path / "again.html")["images"].values())
+
+
+def test_each_version_of_a_dataset_has_its_own_captions(command, tmp_path):
+    """Two folders with the same image names and one label: the report shows those that --data holds, not the others."""
+    kept = ("--cache", tmp_path / "cache", "--results", tmp_path / "results")
+    for word in ("old", "new"):
+        (tmp_path / word).mkdir()
+        lines = ["image,caption,split"]
+        for k in range(12):
+            Image.new("RGB", (8, 8), (20 * k, 0, 0)).save(tmp_path / word / f"{k}.png")
+            lines.append(f"{k}.png,{word} picture {k},{('train', 'train', 'val', 'test')[k % 4]}")
+        (tmp_path / word / "captions.csv").write_text("\n".join(lines))
+        where = ("-d", "folder", "--data", tmp_path / word, "--backbone", "pixels[dim=16]", "--regions", "none")
+        said = command("run", "cfa[dim=2]", *where, *kept)
+        assert said.code == 0, said.err
+    for word in ("old", "new"):
+        said = command("report", "--data", tmp_path / word, *kept, "-o", tmp_path / "report.html")
+        assert said.err.count("its images or captions differ from those of the records") == 1
+        found = contents(tmp_path / "report.html")
+        texts = [found["texts"][section["dataset"]].values() for section in found["sections"].values()]
+        words = [{caption.split()[0] for own in some for caption in own} for some in texts]
+        assert sorted(words, key=len) == [set(), {word}]
+    said = command("table", "--results", tmp_path / "results")
+    titles = [line for line in said.out.splitlines() if line.startswith("folder")]
+    assert len(titles) == len(set(titles)) == 2 and all(" · split " in title for title in titles)
+    assert said.out.count("Another table has this label but other data: they differ in split.") == 2
 
 
 def test_nothing_recorded(command, tmp_path):

@@ -1,5 +1,7 @@
 """``cran-bench check``: good plugins pass, and each promise that a bad one breaks is told by name."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from cran_bench.errors import BadInput
 from cran_bench.registry import DATASETS, METHODS
 from cran_bench.running import checks
 from cran_bench.running.checks import check_dataset, check_method
+from cran_bench.running.fits import FitStore
 from cran_bench.running.preparation import find_prepared
 
 GOOD = '''
@@ -141,7 +144,7 @@ BAD = {
     "looks at the test split": (
         "    def fit(self, train, val, run):\n"
         "        super().fit(train, val, run)\n"
-        "        self.mean = self.mean + len(train._collection.splits['test'])\n",
+        "        self.mean = self.mean + 0.01 * len(train._collection.splits['test'])\n",
         BLIND,
         "the fit changes with the test split (by",
     ),
@@ -191,8 +194,11 @@ def verdicts(prepared_scenes, monkeypatch, tmp_path):
 PROMISES = [DECLARES, SHAPES, SAME, ALONE, BLIND, STORED, DOCUMENTS, LEARNS]
 
 
-def test_a_good_method_keeps_every_promise(verdicts):
+def test_a_good_method_keeps_every_promise_with_three_fits(verdicts, monkeypatch):
+    fits, fit = [], FitStore._fit
+    monkeypatch.setattr(FitStore, "_fit", lambda store, *given: fits.append(store.root.name) or fit(store, *given))
     assert verdicts() == dict.fromkeys(PROMISES)
+    assert fits == ["first", "other", "documents"]
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -203,10 +209,69 @@ def test_a_broken_promise_is_told(verdicts, kind):
     assert found[promise] is not None and said in found[promise]
 
 
-@pytest.mark.parametrize("kind", ["depends on the other rows", "forgets", "captions only", "learns nothing"])
+@pytest.mark.parametrize(
+    "kind", ["depends on the other rows", "looks at the test split", "forgets", "captions only", "learns nothing"]
+)
 def test_the_other_promises_are_still_kept(verdicts, kind):
     found = verdicts(BAD[kind][0])
     assert [promise for promise, broken in found.items() if broken] == [BAD[kind][1]]
+
+
+PEEKS = {
+    "captions": "sum(map(len, train._collection.captions))",
+    "their words": "len({word for text in train._collection.captions for word in text.split()})",
+    "global features": "train._features.globals.mean()",
+    "region features": "train._features.regions.mean()",
+    "boxes of the features": "train._features.boxes.std()",
+    "boxes of the collection": "train._collection.boxes.std()",
+    "twins": "(train._collection.twins * np.arange(100)).sum() / 1e5",
+    "ids": "len(''.join(val._collection.images.ids))",
+    "pixels": "np.asarray(train._collection.images.read(99)).mean()",
+    "digests": "int(train._collection.images.digest(99), 16) / 2**256",
+    "files": "np.load(train._features.folder / 'globals.npy').mean()",
+}
+
+
+@pytest.mark.parametrize("what", PEEKS)
+def test_a_method_that_peeks_at_test_data_through_its_splits_is_caught(verdicts, what):
+    said = verdicts(
+        "    def fit(self, train, val, run):\n        import numpy as np\n        super().fit(train, val, run)\n"
+        f"        self.mean = self.mean + 0.01 * np.sin(float({PEEKS[what]}))\n"
+    )
+    assert [promise for promise, broken in said.items() if broken] == [BLIND]
+    assert said[BLIND].startswith("the fit changes with the test split" + (": it fails" if what == "files" else " (by"))
+
+
+def test_a_method_that_only_keeps_test_data_in_its_state_is_caught(verdicts):
+    said = verdicts(
+        "    def fit(self, train, val, run):\n        super().fit(train, val, run)\n"
+        "        self.more = torch.tensor(len(train._collection.captions[-1]))\n"
+        "    def state(self):\n        return {**super().state(), 'more': self.more}\n"
+        "    def load(self, state):\n        super().load(state)\n        self.more = state['more']\n"
+    )
+    broken = {promise: broken for promise, broken in said.items() if broken}
+    assert broken == {BLIND: "the fit changes with the test split, in what state returns"}
+
+
+def test_all_test_data_is_replaced_and_no_other(prepared_scenes):
+    prepared = find_prepared(DATASETS.configure(prepared_scenes.spec), prepared_scenes.data, prepared_scenes.cache)
+    labels = np.eye(100, dtype=np.uint8)
+    prepared = dataclasses.replace(prepared, collection=dataclasses.replace(prepared.collection, labels=labels))
+    other, kept, gone = checks.with_other_test(prepared), (0, 59, 60, 79), (80, 89, 99)
+
+    def content(one, row):
+        of_row = np.array([row])
+        arrays = [one.features.globals, one.features.regions, one.features.boxes, one.collection.boxes]
+        return [
+            *(array[row].tolist() for array in (*arrays, one.collection.labels)),
+            *(one.collection.captions_of(of_row)[0], one.collection.images.ids[row], one.collection.images.digest(row)),
+            np.asarray(one.collection.images.read(row)).tolist(),
+        ]
+
+    assert all(content(prepared, row) == content(other, row) for row in kept)
+    assert not any(a == b for row in gone for a, b in zip(content(prepared, row), content(other, row), strict=True))
+    splits = {name: rows.tolist() for name, rows in other.collection.splits.items()}
+    assert splits == {"train": [*range(60)], "val": [*range(60, 80)], "test": [*range(80, 90)]}
 
 
 RANDOM = "    def embed_images(self, split):\n        return split.images - self.mean + torch.rand(1)\n"
@@ -279,7 +344,7 @@ class Odd(FolderImages):
 
 NAMES = "is a dataclass, and names the specs of a front end"
 LOADS = "loads a collection, whose image ids and captions are text"
-PARTS = "has images with captions in each of train, val and test"
+PARTS = "has test images, and captions for the images of each split"
 AGAIN = "loads the same images, captions and splits again"
 READS = "reads images as RGB, with the same pixels and digest each time"
 OPENS = "has a front end that opens by its defaults"
@@ -321,9 +386,9 @@ BAD_DATA = {
     "no collection": (LOAD + "        return [found]\n", NO_LOAD, "line 37: load returns a list; return a cran"),
     "an error": (LOAD + "        {}[0]\n", NO_LOAD, "mine.py:Mine could not be loaded: KeyError: 0 ("),
     "a split without images": (
-        LOAD + "        return replace(found, splits={**found.splits, 'val': np.arange(0)})\n",
+        LOAD + "        return replace(found, splits={**found.splits, 'test': np.arange(0)})\n",
         NO_LOAD,
-        "the val split is empty",
+        "the test split is empty",
     ),
     "numbers for ids": (
         LOAD + "        found.images.ids = list(range(9))\n        return found\n",

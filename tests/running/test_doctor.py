@@ -3,11 +3,14 @@
 import json
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from cran_bench.machine.storage import locked, write_atomically
-from cran_bench.running.doctor import cure, examine_cache, examine_results
+from cran_bench.records.store import ResultStore
+from cran_bench.running import doctor
+from cran_bench.running.doctor import AT_LENGTH, cure, examine_cache, examine_results
 
 
 @pytest.fixture
@@ -27,9 +30,21 @@ def files(tree):
 def test_a_healthy_tree_is_left_alone(command, tree):
     before = files(tree)
     assert list(examine_results(tree)) == []
-    assert command("doctor", "--results", tree, "--check").code == 0
+    said = command("doctor", "--results", tree, "--check")
+    assert said.code == 0 and "of 3 records, 0 were measured by" in said.err
     said = command("doctor", "--results", tree)
     assert (said.code, said.out) == (0, "no problems found\n") and files(tree) == before
+
+
+def test_records_of_other_code_are_counted(monkeypatch, tmp_path):
+    commits = ["aaa", "aaa+", "bbb+", None, "now"]
+    runs = [SimpleNamespace(record=SimpleNamespace(environment={"commit": commit})) for commit in commits]
+    monkeypatch.setattr(ResultStore, "read", lambda self: (runs, []))
+    monkeypatch.setattr(doctor, "environment", lambda: {"commit": "now"})
+    said = doctor.count_provenance(tmp_path)
+    assert said.startswith(
+        "of 5 records, 4 were measured by the code of 4 other commits than the present (now), 2 with"
+    )
 
 
 def changed(path):
@@ -160,6 +175,21 @@ def test_a_folder_that_cannot_be_written_ends_in_a_sentence(command, tree, tmp_p
     (tree / "set-aside").write_text("a file where a folder should be")
     said = command("doctor", "--results", tree)
     assert said.code == 2 and "cannot write" in said.sentence
+
+
+def test_a_thousand_foreign_files_are_one_line(command, tmp_path):
+    (tmp_path / "runs").mkdir()
+    for k in range(1000):
+        (tmp_path / "runs" / f"{chr(97 + k % 26)} {k}.json").write_text(f'{{"a": {k}}}')
+    few = [tmp_path / "runs" / f"{name}.csv" for name in "abcdefgh"[:AT_LENGTH]]
+    for path in few:
+        path.write_text("a,b")
+    for arguments, code in ((["--check"], 1), ([], 0)):
+        said = command("doctor", "--results", tmp_path, "--cache", tmp_path / "none", *arguments)
+        (line,) = [line for line in said.out.splitlines() if "is not a record" in line]
+        assert said.code == code and line.endswith("and 999 more files alike") and "runs/a 0.json" in line
+        assert len(said.out.splitlines()) == 2 + len(few)
+    assert len(list((tmp_path / "set-aside" / "runs").iterdir())) == 1000 + len(few)
 
 
 def test_nothing_there(command, tmp_path):

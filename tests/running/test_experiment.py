@@ -1,5 +1,6 @@
 """The functions for Python: the same numbers as the command line, and as the engine called by hand."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -130,6 +131,23 @@ def test_run_fits_records_and_tabulates(quick_scenes, tmp_path):
     one = frame[(frame["method"] == made.records[0].method.label) & (frame["seed"] == 0)]
     assert made.records[0].metrics["i2t_r1"] in one["i2t_r1"].tolist()
     assert frame["fit_s"].ge(0).all() and frame["started"].notna().all()
+
+
+def test_what_is_noted_about_the_data_is_printed_and_returned(flickr, tmp_path, capsys):
+    photographs, texts = flickr / "flickr8k" / "images", flickr / "flickr8k" / "Flickr8k.token.txt"
+    shutil.copy(photographs / "train00.jpg", photographs / "test01.jpg")
+    lines = texts.read_text().splitlines()
+    new = {"test00.jpg#0": "Zyx", "test00.jpg#1": "zyx", "test01.jpg#0": "RED  beside GREEN ."}
+    texts.write_text("\n".join(f"{key}\t{new.get(key, text)}" for key, text in (line.split("\t") for line in lines)))
+    made = cran_bench.run("cfa", "flickr8k", data=flickr, cache=tmp_path / "cache", results=tmp_path / "results")
+    assert made.remarks[1:] == [
+        "10 of 12 test captions also stand in train; 17 captions and 1 images occur more than once, "
+        "9 and 1 of them across splits",
+        "2 of 12 test captions have no word that occurs in training",
+    ]
+    said = capsys.readouterr().err
+    assert all(f"  {remark}\n" in said for remark in made.remarks)
+    assert "Only 6 test images: one image is 16.7 points of i2t recall." in made.tables[0].notes
 
 
 def test_run_keeps_failures_and_goes_on(quick_scenes, tmp_path):

@@ -1,10 +1,12 @@
 """The runner: nothing is computed twice, a failure stops nothing else, and what was asked for is what is recorded."""
 
+import itertools
 import json
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -21,8 +23,10 @@ from cran_bench.ranking.rank import rank
 from cran_bench.records.archive import read_record
 from cran_bench.records.schema import Failure
 from cran_bench.registry import DATASETS, METHODS, Configured, Plugin
+from cran_bench.running import runner as running
+from cran_bench.running.experiment import evaluate
 from cran_bench.running.preparation import find_prepared
-from cran_bench.running.runner import Runner, parse_seeds
+from cran_bench.running.runner import Runner, embed, parse_seeds
 from cran_bench.similarity import COSINE
 from cran_bench.split import Split
 
@@ -665,3 +669,77 @@ def test_what_is_not_prepared_is_prepared(tmp_path):
     made = find_prepared(scenes, Path(), tmp_path, "pixels[dim=16]")
     assert made.features.globals.shape == (8, 16) and made.features.regions.shape == (8, 5, 16)
     assert find_prepared(scenes, Path(), tmp_path).identity == made.identity
+
+
+@dataclass
+class Zero:
+    """Grey values against the number of letters, without any training."""
+
+    similarity = COSINE
+
+    def fit(self, train: Split, val: Split, run: Run):
+        pass
+
+    def embed_images(self, split):
+        return split.images[:, :4]
+
+    def embed_texts(self, split):
+        return torch.tensor([[len(text), 1.0, 2.0, 3.0] for text in split.texts])
+
+    def state(self):
+        return {"nothing": torch.zeros(1)}
+
+    def load(self, state):
+        pass
+
+
+@dataclass
+class Counts(Zero):
+    def embed_texts(self, split):
+        return words(split).float()[:, :4]
+
+
+@dataclass
+class Loops(Zero):
+    """Training that would do nothing on an empty split."""
+
+    def fit(self, train: Split, val: Split, run: Run):
+        for _ in range(len(train)):
+            pass
+
+
+@dataclass
+class Validates(Zero):
+    def fit(self, train: Split, val: Split, run: Run):
+        run.score(torch.zeros(0, 4), torch.zeros(0, 4))
+
+
+def test_a_test_split_alone_is_enough_where_nothing_is_fitted(runner, prepared):
+    full = one(runner.run([configured(Zero)], ["captions"], [0]))
+    collection = replace(prepared.collection, splits={"test": prepared.collection.splits["test"]})
+    runner = replace(runner, data=replace(prepared, collection=collection, _text={}))
+    same, *failed = runner.run([configured(cls) for cls in (Zero, Toy, Loops, Validates, Counts)], ["captions"], [0])
+    assert same.record.metrics == full.record.metrics and not same.reused
+    said = [outcome.failure.error for outcome in failed]
+    for sentence in said[:3]:
+        assert "has no train and val images, which a fit needs: add some, or score embeddings made els" in sentence
+    assert "has no train images, whose texts give the words: add some" in said[3]
+
+
+def test_a_stored_fit_is_evaluated_on_a_test_split_alone(runner, prepared):
+    full = one(runner.run([configured()], ["captions"], [0]))
+    collection = replace(prepared.collection, splits={"test": prepared.collection.splits["test"]})
+    other = replace(prepared, collection=collection, _text={"captions": prepared.text("captions")})
+    test = other.split("test", "captions", CPU)
+    images, texts = embed(runner.fitted(configured(), 0, "captions"), test)
+    scores = evaluate(images, texts, test.image_of, twins=test.twins)
+    assert scores.metrics == full.record.metrics
+
+
+def test_rows_of_unequal_cost_give_no_time_left(capsys, monkeypatch):
+    monkeypatch.setattr(running, "_line", lambda _: "cca: rsum 1")
+    monkeypatch.setattr("time.perf_counter", itertools.count(step=100).__next__)
+    count = running.Count(2)
+    for _ in range(2):
+        count.say(SimpleNamespace(reused=False))
+    assert capsys.readouterr().err == "[1/2] cca: rsum 1\n[2/2] cca: rsum 1\n"

@@ -42,6 +42,7 @@ def test_the_picture_is_a_png_that_shows_the_winners(tmp_path):
         assert drawn.format == "PNG" and drawn.width > 500
         coloured = np.asarray(drawn.convert("RGB")).reshape(-1, 3)
     assert len(np.unique(coloured, axis=0)) > 20
+    draw(FOUND, image, boxes, "$x$ cost $\\frac$\x1b[2J.jpg", tmp_path / "mathematics.png")
     draw(Explanation({"global": 0.1, "total": 0.1}, ""), image, None, "title", tmp_path / "plain.png")
     with pytest.raises(BadInput, match=r"should end in \.png"):
         draw(FOUND, image, boxes, "title", tmp_path / "why.jpg")

@@ -11,7 +11,8 @@ from cran_bench.errors import BadInput
 from cran_bench.registry import DATASETS, METHODS
 from cran_bench.running.preparation import find_prepared
 from cran_bench.running.runner import Runner
-from cran_bench.viewing.search import Hit, describe, draw
+from cran_bench.similarity import COSINE
+from cran_bench.viewing.search import Hit, describe, draw, images_for
 
 CPU = torch.device("cpu")
 
@@ -37,12 +38,16 @@ def found(said):
 def test_a_sentence_finds_the_images_that_score_best(command, quick_scenes, fitted, tmp_path):
     _, test, scores = fitted
     caption = test.texts[7]
-    said = command("search", caption, "-n", "4", *quick_scenes.arguments, "-o", str(tmp_path / "found.png"))
+    said = command("search", caption, "-n", "20", *quick_scenes.arguments, "-o", str(tmp_path / "found.png"))
     assert said.code == 0, said.err
-    best = scores[:, 7].topk(4).indices.tolist()
+    best = scores[:, 7].topk(20).indices.tolist()
     assert [image for image, _ in found(said)] == [test.image_ids[place] for place in best]
-    firsts = {int(image): text for image, text in reversed(list(zip(test.image_of, test.texts, strict=True)))}
-    assert [text for _, text in found(said)] == [firsts[place] for place in best]
+    owner, words = test.image_of.tolist(), test.tfidf()
+    shared = (words @ words[[7]].T).toarray()[:, 0]
+    for image, text in found(said):
+        own = [row for row, position in enumerate(owner) if test.image_ids[position] == image]
+        assert text == test.texts[max(own, key=lambda row: shared[row])]
+    assert (test.image_ids[owner[7]], caption) in found(said)
     assert caption in said.out.splitlines()[0]
     with Image.open(tmp_path / "found.png") as drawn:
         assert drawn.format == "PNG" and drawn.width > 800
@@ -74,6 +79,9 @@ def test_other_splits_and_what_is_more_than_there_is(command, quick_scenes):
         (["a star", "--split", "tests"], "no split 'tests'; did you mean 'test'"),
         (["a star", "-m", "ccca"], "did you mean 'cca'"),
         (["a star", "-o", "found.jpg"], "should end in .png"),
+        (["a star", "-o", "gone/found.png"], "cannot write gone/found.png: there is no folder gone"),
+        (["zzz"], "no word of 'zzz' is known to the method"),
+        ([""], "no word of '' is known to the method"),
     ],
 )
 def test_what_cannot_be_searched(command, quick_scenes, arguments, message):
@@ -99,6 +107,40 @@ def test_the_files_of_the_front_end_are_asked_for(quick_scenes):
         prepared.front_end("npy:features.npy", None)
 
 
+READERS = {
+    "tfidf": lambda asked: asked.tfidf(),
+    "bow": lambda asked: asked.bow(20),
+    "vectors": lambda asked: asked.mean_vectors(),
+    "counts": lambda asked: asked.word_counts(),
+    "tokens": lambda asked: (len(asked), asked.tokens),
+    "parts": lambda asked: asked.asking(["qq", *asked.texts]).bow(),
+    "chars": lambda asked: asked.chars(),
+    "texts": lambda asked: asked.texts,
+}
+KNOWN = {"qq thing1": READERS.keys(), "qq qq": {"chars", "texts"}, "日本": {"texts"}, " ": set()}
+
+
+@pytest.mark.parametrize("sentence", KNOWN)
+@pytest.mark.parametrize("read", READERS)
+def test_a_sentence_of_which_nothing_is_known(tiny, read, sentence):
+    class Method:
+        similarity = COSINE
+
+        def embed_images(self, split):
+            return torch.eye(len(split))
+
+        def embed_texts(self, asked):
+            READERS[read](asked)
+            return torch.eye(len(tiny.test))[:1]
+
+    if read in KNOWN[sentence]:
+        (hit, *_) = images_for(Method(), tiny.test, sentence, 3)
+        assert hit.image == tiny.test.image_ids[0] and hit.score == 1
+    else:
+        with pytest.raises(BadInput, match=f"no word of '{sentence}' is known"):
+            images_for(Method(), tiny.test, sentence, 3)
+
+
 def test_pictures_are_drawn_with_the_query(tmp_path):
     hits = [Hit(k, f"image{k}", "$a$ long text " * 20, 0.5 - k / 100) for k in range(7)]
     pictures = [Image.fromarray(np.full((30, 40, 3), 30 * k, np.uint8)) for k in range(7)]
@@ -107,3 +149,4 @@ def test_pictures_are_drawn_with_the_query(tmp_path):
         assert drawn.height > 500
     lines = describe(hits).splitlines()
     assert lines[0].startswith("   1   0.5000  image0  $a$ long") and describe([]) == ""
+    assert describe([Hit(0, "a\x1b[2J", "one\n\u202etwo", 0.5)]) == r"   1   0.5000  a\x1b[2J  one\n\u202etwo"

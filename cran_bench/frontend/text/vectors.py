@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,6 +21,13 @@ from cran_bench.specs import build, parse_spec
 
 BLOCK = 1 << 20
 """Number of bytes read at a time from a binary file."""
+
+BOM = b"\xef\xbb\xbf"
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1b]")
+FOREIGN = (
+    "it is neither UTF-8 text nor word2vec's binary format: of fastText give the .vec file, from gensim export with "
+    "save_word2vec_format, and convert UTF-16 to UTF-8"
+)
 
 Keep = Callable[[int, bytes], bool]
 
@@ -227,7 +235,9 @@ def _truncated_svd(M: sparse.csr_array[np.float64], rank: int) -> tuple[NDArray[
 
 @dataclass(frozen=True)
 class VectorFile:
-    """A file of word vectors: text, or word2vec's binary format (float32, little-endian) if its name ends in ``.bin``.
+    """A file of word vectors: text in UTF-8, separated by spaces or tabs, or word2vec's binary format.
+
+    The binary format, float32 and little-endian, is recognised by control characters among the first bytes.
 
     Attributes:
         path: the file.
@@ -244,7 +254,7 @@ class VectorFile:
 
     def identity(self) -> dict[str, Any]:
         """Return format and sha256 of the file as JSON values."""
-        return {"name": "word2vec" if self.header else "glove", "binary": self._binary, "sha256": self.sha256}
+        return {"name": "word2vec" if self.header else "glove", "sha256": self.sha256, "binary": self._binary}
 
     def open(self, sentences: Iterable[Sequence[str]]) -> WordVectors:
         """Load the vectors of the words of `sentences` and of their possible replacements.
@@ -291,16 +301,22 @@ class VectorFile:
         except OSError as error:
             raise BadInput(f"cannot read {self.path}: {error.strerror}; give a readable file") from error
 
+    @cached_property
+    def _holds_bytes(self) -> bool:
+        with self.path.open("rb") as file:
+            return _NO_TEXT.search(file.read(4096)) is not None
+
     @property
     def _binary(self) -> bool:
-        return self.header and self.path.suffix == ".bin"
+        return self.header and self._holds_bytes
 
     def _text_records(self, keep: Keep) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
         with self.path.open("rb") as file:
+            file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
             words, dim = self._header(file.readline()) if self.header else (0, 0)
             number = header_lines = int(self.header)
             for number, line in enumerate(file, start=header_lines + 1):
-                line = line.rstrip(b" \r\n")
+                line = line.replace(b"\t", b" ").rstrip(b" \r\n")
                 if not dim:
                     dim = self._first_dimension(line)
                 # glove.840B has words that contain spaces, so the values are counted from the right
@@ -349,22 +365,24 @@ class VectorFile:
                 )
 
     def _header(self, line: bytes) -> tuple[int, int]:
-        fields = line.split()
+        fields = line.removeprefix(BOM).split()
         if len(fields) != 2 or not all(field.isdigit() and len(field) < 19 and int(field) > 0 for field in fields):
             start = line[:40].decode("utf-8", "replace").strip()
             raise BadInput(
                 f"{self.path}, line 1: expected the number of words and their dimension, got '{start}'; "
-                "for a text file without this header write glove:FILE"
+                + (FOREIGN if self._holds_bytes else "for a text file without this header write glove:FILE")
             )
         return int(fields[0]), int(fields[1])
 
     def _first_dimension(self, line: bytes) -> int:
         values = line.split(b" ")[1:]
-        if not values or (len(values) == 1 and line.replace(b" ", b"").isdigit()):
+        is_header = len(values) == 1 and line.replace(b" ", b"").isdigit()
+        if not values or is_header or self._holds_bytes:
             start = line[:40].decode("utf-8", "replace")
+            advice = "for a file that starts with the number of words and their dimension write word2vec:FILE"
             raise BadInput(
                 f"{self.path}, line 1: expected a word and its values, got '{start}'; "
-                "for a file that starts with the number of words and their dimension write word2vec:FILE"
+                + (FOREIGN if self._holds_bytes and not is_header else advice)
             )
         return len(values)
 

@@ -179,6 +179,32 @@ def test_words_with_spaces_as_in_glove_840b(tmp_path):
     assert list(VectorFile(text, header=False).read().index) == ["a", ". . .", "at name@domain.com"]
 
 
+@pytest.mark.parametrize("write", [write_glove, write_word2vec])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda content: b"\xef\xbb\xbf" + content,
+        lambda content: content.replace(b" ", b"\t"),
+        lambda content: b"\xef\xbb\xbf" + content.replace(b" ", b"\t").replace(b"\n", b"\r\n"),
+    ],
+)
+def test_a_byte_order_mark_and_tabs(tmp_path, write, changed):
+    file = VectorFile(write(tmp_path / "v.txt"), header=write is write_word2vec)
+    file.path.write_bytes(changed(file.path.read_bytes()))
+    table = file.read()
+    assert list(table.index) == WORDS
+    np.testing.assert_array_equal(table.matrix, MATRIX)
+    assert len(file.sample(table, 9, seed=0)) == len(WORDS)
+
+
+def test_the_binary_format_is_recognised_by_its_content(tmp_path):
+    binary, text = write_binary(tmp_path / "v.vec"), write_word2vec(tmp_path / "text.bin")
+    for path in (binary, text):
+        np.testing.assert_array_equal(VectorFile(path, header=True).read().matrix, MATRIX)
+    assert VectorFile(binary, header=True).identity()["binary"]
+    assert not VectorFile(text, header=True).identity()["binary"]
+
+
 @pytest.mark.parametrize(
     ("kind", "content", "message"),
     [
@@ -197,6 +223,11 @@ def test_words_with_spaces_as_in_glove_840b(tmp_path):
         ("word2vec", b"2 2\na 1 2\n", "line 1: declares 2 words, but 1 follow up to line 2"),
         ("word2vec", b"1 2\na 1 2\nb 1 2\n", "line 1: declares 1 words, but 2 follow up to line 3"),
         ("word2vec", b"1 2\na 1\n", "line 2: expected a word and 2 values, got 1 values"),
+        ("word2vec", "1 2\na 1 2\n".encode("utf-16"), "neither UTF-8 text nor word2vec's .*UTF-16 to UTF-8"),
+        ("glove", "a 1 2\nb 3 4\n".encode("utf-16"), "neither UTF-8 text nor word2vec's .*UTF-16 to UTF-8"),
+        ("word2vec", b"\xba\x16O/\x0c\0\0\0", "of fastText give the .vec file"),
+        ("glove", b"\x80\x04\x95 gensim 1\n", "from gensim export with save_word2vec_format"),
+        ("glove", b"4 3\na \0\0\0\0", "got '4 3'; .*word2vec:FILE"),
         ("bin", b"", "line 1: expected the number of words"),
         ("bin", b"\x80\xff" * 200, "line 1: expected the number of words"),
         ("bin", b"2 1\na \0\0\0\0\nb \0\0", "line 1: declares 2 words of 1 values, but the file ends within word 2"),
