@@ -765,6 +765,28 @@ def test_what_another_field_puts_out_of_use_does_not_change_a_fit(when, field, v
     assert made(Recipe, **use, **{field: value}).of(LEVELS) != made(Recipe, **use).of(LEVELS)
 
 
+@pytest.mark.parametrize(
+    ("fields", "first"),
+    [
+        ({"negatives": "all"}, 1),
+        ({"negatives": "hardest", "warm_up": 3}, 4),
+        ({"negatives": "hardest", "warm_up": 0}, 1),
+        ({"negatives": "hardest", "warm_up": 0, "text_init": "cca-targets", "frozen_encoder_epochs": 6}, 7),
+    ],
+)
+def test_patience_counts_from_the_first_epoch_in_which_nothing_changes_any_more(
+    data, tmp_path, monkeypatch, fields, first
+):
+    class Seen(alignment.Training):
+        def run(self, run):
+            raise BadInput(f"counts from {self.patience_from}")
+
+    monkeypatch.setattr(alignment, "Training", Seen)
+    with pytest.raises(BadInput, match=rf"counts from {first}$"):
+        plain = {"levels": ("global",), "text_init": "random", "hard_negative_batches": 0.0, **SHORT}
+        fitted(made(Alignment, **{**plain, **fields}), data, tmp_path)
+
+
 def test_the_optimisers_differ_and_decay_their_rate(data, tmp_path):
     def weights(**fields):
         settings = {"batch_size": 32, "patience": 0, "text_init": "random", **fields}
@@ -1014,8 +1036,6 @@ def test_weights_of_another_width_are_refused(data, tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data, tmp_path, monkeypatch):
-    from cran_bench.methods.cran import alignment
-
     calls = []
 
     def loss(*arguments):
