@@ -338,6 +338,8 @@ def test_levels_that_do_not_fit_each_other_are_refused(factored, texts):
         MultiLevel().check(Levels(**{**vars(factored), "mask": factored.mask.long()}), texts)
     with pytest.raises(BadInput, match="embeddings have dimension 0"):
         DOT.check(torch.ones(3, 0), torch.ones(3, 0))
+    with pytest.raises(BadInput, match="embeddings have dimension 0"):
+        MultiLevel().check(Levels(**{**vars(factored), "regions": factored.regions[..., :0]}), texts)
 
 
 def test_embeddings_on_two_devices_are_refused():
