@@ -1,5 +1,6 @@
 """CRAN: the sanity tests of its model and losses, what every open question of the paper changes, and its bad inputs."""
 
+import itertools
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -785,6 +786,22 @@ def test_patience_counts_from_the_first_epoch_in_which_nothing_changes_any_more(
     with pytest.raises(BadInput, match=rf"counts from {first}$"):
         plain = {"levels": ("global",), "text_init": "random", "hard_negative_batches": 0.0, **SHORT}
         fitted(made(Alignment, **{**plain, **fields}), data, tmp_path)
+
+
+def test_no_restart_of_a_seed_has_the_numbers_of_another_seed(data, tmp_path, monkeypatch):
+    drawn = []
+
+    class Seen(alignment.Training):
+        def run(self, run):
+            drawn.append(torch.initial_seed())
+            raise BadInput("enough")
+
+    monkeypatch.setattr(alignment, "Training", Seen)
+    plain = {"levels": ("global",), "text_init": "random", "hard_negative_batches": 0.0, **SHORT}
+    for seed, restart in itertools.product(range(2), range(3)):
+        with pytest.raises(BadInput, match="enough"):
+            fitted(made(Alignment, **plain, restart=restart), data, tmp_path, seed)
+    assert len(set(drawn)) == 6
 
 
 def test_the_optimisers_differ_and_decay_their_rate(data, tmp_path):
