@@ -1222,11 +1222,12 @@ def test_captions_of_unknown_characters(tmp_path, capsys):
     splits = {"train": np.arange(40), "val": np.arange(40, 50), "test": np.arange(50, 60)}
     some = [*sentences(59), "赤い家"]
     some[3], some[5] = "собака", "кот"
+    some[7], some[8] = "a dog " * LENGTH, "b" * LENGTH
     odd = make(some, list(range(60)), 60, splits)
     part = fitted(made(CRANBaseline, **SHORT), odd, tmp_path).part
-    assert "2 of 40 captions of the train split have no character that CRAN reads, the first is 'собака'" in (
-        capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "2 of 40 captions of the train split have no character that CRAN reads, the first is 'собака'" in said
+    assert f"1 of 40 captions of the train split have over {LENGTH} characters, of which CRAN reads the first" in said
     with torch.inference_mode():
         assert bool(torch.isfinite(part.embed_texts(odd.test).globals).all())
     none = make(["собака"] * 60, list(range(60)), 60, splits)
