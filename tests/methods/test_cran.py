@@ -39,6 +39,7 @@ from cran_bench.running.fits import FitStore, LentRun, fields_json
 from cran_bench.specs import build, flat_values
 from cran_bench.split import MissingFeature, Split
 from cran_bench.toolbox.losses import margin_loss
+from cran_bench.toolbox.training import Training
 
 CPU = torch.device("cpu")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "black", "white", "pink")
@@ -778,7 +779,7 @@ def test_what_another_field_puts_out_of_use_does_not_change_a_fit(when, field, v
 def test_patience_counts_from_the_first_epoch_in_which_nothing_changes_any_more(
     data, tmp_path, monkeypatch, fields, first
 ):
-    class Seen(alignment.Training):
+    class Seen(Training):
         def run(self, run):
             raise BadInput(f"counts from {self.patience_from}")
 
@@ -791,7 +792,7 @@ def test_patience_counts_from_the_first_epoch_in_which_nothing_changes_any_more(
 def test_no_restart_of_a_seed_has_the_numbers_of_another_seed(data, tmp_path, monkeypatch):
     drawn = []
 
-    class Seen(alignment.Training):
+    class Seen(Training):
         def run(self, run):
             drawn.append(torch.initial_seed())
             raise BadInput("enough")
