@@ -13,7 +13,8 @@ import safetensors
 
 _TORCH = {
     **{f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("float", "int", "uint") for bits in (8, 16, 32, 64)},
-    **{"BOOL": "bool", "BF16": "bfloat16", "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
+    **{f"F8_{kind}": f"float8_{kind.lower()}" for kind in ("E4M3FNUZ", "E5M2", "E5M2FNUZ")},
+    **{"F8_E4M3": "float8_e4m3fn", "BF16": "bfloat16", "C64": "complex64", "BOOL": "bool"},
 }
 
 
