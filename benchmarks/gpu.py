@@ -5,7 +5,8 @@
 
 Every stage is a process with its own time limit; one that fails or takes too long does not stop the next.  Timings go
 to ``HARDWARE.csv`` and ``HARDWARE.md`` in the folder ``--out``, what is found to ``HARDWARE.json``, and all that is
-printed to ``HARDWARE.log``.  The exit code is 0 if the stages that compare ranks passed, 1 if not, and 2 without a GPU.
+printed to ``HARDWARE.log``.  The exit code is 0 if the stages that compare ranks ended and nothing was found wrong,
+1 if not, and 2 without a GPU.
 """
 
 from __future__ import annotations
@@ -284,18 +285,32 @@ def speed(task: Task) -> Iterator[Finding]:
         images, texts = (max(100, int(share * size) // 100 * 100) for size in (images, texts))
     sides = three_levels(images, texts, dim, device)
     call = partial(rank, *sides, MultiLevel(cosine=True))
-    first = timed(call, device, 1, warm=False)[0]
-    seconds, ranks = timed(call, device, 5, warm=False)
-    peak = peaks.get(ranks.kernel.dtype if ranks.kernel else "float64")
-    flop = images * texts * dim * 2
-    rates = {f"percent of peak, {n} products a pair": 100 * n * flop / seconds / peak for n in (26, 16) if peak}
     title = f"ranking {images:,} x {texts:,}, D {dim:,}, three levels"
-    yield Finding(title, {"first, s": first, "then, ms": 1000 * seconds, **rates, "kernel": str(ranks.kernel)})
-    yield from in_detail(title, call, device)
+    try:
+        first = timed(call, device, 1, warm=False)[0]
+        seconds, ranks = timed(call, device, 5, warm=False)
+    except Exception as error:  # kernels and compilers raise many kinds
+        traceback.print_exc(file=sys.stdout)
+        yield Finding(title, first_line(error), False)
+    else:
+        peak = peaks.get(ranks.kernel.dtype if ranks.kernel else "float64")
+        flop = images * texts * dim * 2
+        rates = {f"percent of peak, {n} products a pair": 100 * n * flop / seconds / peak for n in (26, 16) if peak}
+        yield Finding(title, {"first, s": first, "then, ms": 1000 * seconds, **rates, "kernel": str(ranks.kernel)})
+        yield from in_detail(title, call, device)
     del sides, call
     for bench in (bench_similarity, bench_ranking):
         rows: list[dict[str, Any]] = []
-        for row in bench(images, texts, dim, device):
+        left = bench(images, texts, dim, device)
+        while task.left > 0:
+            try:
+                row = next(left)
+            except StopIteration:
+                break
+            except Exception as error:
+                traceback.print_exc(file=sys.stdout)
+                yield Finding(bench.__name__, first_line(error), False)
+                break
             rows.append(row)
             save(rows, task.out, device)
             wanted = (
@@ -311,8 +326,6 @@ def speed(task: Task) -> Iterator[Finding]:
             value = {name: row[name] for name in wanted if row.get(name) is not None}
             is_right = None if "ranks" not in row else row["ranks"].startswith("identical")
             yield Finding(f"{row['bench']}: {row['what']}, {row['dtype']}", value, is_right)
-            if task.left < 0:
-                break
 
 
 def in_detail(title: str, call: Callable[[], object], device: torch.device) -> Iterator[Finding]:
@@ -361,6 +374,8 @@ def fitted(task: Task, methods: Sequence[str], folder: str, device: str) -> Iter
     from cran_bench.registry import DATASETS
     from cran_bench.running.preparation import prepare
 
+    if task.small:
+        os.environ.setdefault("CRAN_BENCH_JOBS", "1")
     dataset = "scenes:quick" + "[train=60,val=20,test=20]" * task.small
     features = task.work / "features"
     if not features.exists():
@@ -464,7 +479,7 @@ class Stage(NamedTuple):
     Attributes:
         run: yields what it finds.
         seconds: its limit, imports and compilation included.
-        decides: whether the exit code depends on it.
+        decides: whether it must end and compare something for the exit code 0.
     """
 
     run: Callable[[Task], Iterator[Finding]]
@@ -614,7 +629,8 @@ def in_turn(options: argparse.Namespace, work: Path) -> int:
             report[name] = {**outcome._asdict(), "found": [line._asdict() for line in found]}
             if stage.decides:
                 verdicts[name] = has_passed(outcome, found)
-        code = 0 if all(verdicts.values()) else 1
+        wrong = [line for stage in report.values() for line in stage["found"] if line["is_right"] is False]
+        code = 1 if wrong or not all(verdicts.values()) else 0
     except KeyboardInterrupt:
         code = 130
     facts_found = report.get("facts", {}).get("found", [])

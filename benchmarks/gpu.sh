@@ -10,7 +10,7 @@ if ! "$python" -P -c "import cran_bench.methods" 2>/dev/null; then
   own=.gpu/bin/python
   if [ ! -x $own ]; then
     "$python" -m venv .gpu
-    "$python" -c "import site; print(*site.getsitepackages(), site.getusersitepackages(), sep='\n')" \
+    "$python" -P -c "import sys; print(*(x for x in sys.path if x.endswith('-packages')), sep='\n')" \
       >"$($own -c "import sysconfig; print(sysconfig.get_path('purelib'))")/of_python.pth"
   fi
   $own -P -c "import cran_bench.methods" 2>/dev/null || $own -m pip install --quiet -e .

@@ -164,6 +164,33 @@ def test_ranks_are_compared(gpu, small, monkeypatch):
     assert found["one vector: reference"].is_right
 
 
+def test_a_bench_that_fails_does_not_stop_the_other(gpu, small, monkeypatch):
+    from cran_bench.bench import measuring, ranking, similarity
+
+    def breaks(*_):
+        yield {"bench": "similarity", "task": "tiny", "what": "einsum", "dtype": "float32", "seconds": 2.0}
+        raise RuntimeError("CUDA error: out of memory")
+
+    def differs(*_):
+        row = {"bench": "ranking", "task": "tiny", "what": "ours", "dtype": "bfloat16", "seconds": 1.0}
+        yield {**row, "ranks": "DIFFERENT (all)", "launches": 7}
+        small.seconds = 0  # no time is left for the next row
+        yield {**row, "what": "slow"}
+        yield {**row, "what": "too late"}
+
+    monkeypatch.setattr(measuring, "gemm_peak", lambda *_: 1e12)
+    monkeypatch.setattr(similarity, "bench_similarity", breaks)
+    monkeypatch.setattr(ranking, "bench_ranking", differs)
+    found = {line.what: line for line in gpu.speed(small)}
+    assert found["similarity: einsum, float32"].value["seconds"] == 2
+    assert found["breaks"] == ("breaks", "RuntimeError: CUDA error: out of memory", False)
+    ours = found["ranking: ours, bfloat16"]
+    assert ours.is_right is False and ours.value["launches"] == 7
+    assert "ranking: slow, bfloat16" in found and "ranking: too late, bfloat16" not in found
+    assert any(what.endswith("three levels: kernels") for what in found)
+    assert len(next(small.out.glob("*.csv")).read_text().splitlines()) == 4  # rows are kept as they come
+
+
 def test_rows_are_compared_with_the_first_run(gpu, small, monkeypatch):
     def line(method, ranks, rsum, seconds=1.0):
         return gpu.Finding(method, {"ranks": ranks, "s": seconds, "fit, s": 0.5, "metrics": {"rsum": rsum}})
