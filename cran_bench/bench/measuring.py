@@ -61,26 +61,7 @@ NUMBERS = {
     "waits": "{:,.0f}",
     "idle_percent": "{:.0f}",
 }
-COLUMNS = (
-    "bench",
-    "task",
-    "what",
-    "dtype",
-    "part",
-    "seconds",
-    "ns_per_pair",
-    "gflops",
-    "peak_percent",
-    "times_faster",
-    "rescored",
-    "error",
-    "ranks",
-    "extra_mib",
-    "launches",
-    "waits",
-    "idle_percent",
-    "commit",
-)
+COLUMNS = ("bench", "task", *HEADINGS, "commit")
 
 
 def timed(call: Callable[[], T], device: torch.device, rounds: int = ROUNDS, warm: bool = True) -> tuple[float, T]:
