@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -110,6 +111,20 @@ def test_a_stage_that_decides_ends_and_compares(gpu, state, verdicts, passed):
     found = [gpu.Finding("x", 1, verdict) for verdict in verdicts]
     outcome = gpu.Outcome(state, 0, 1.0)
     assert gpu.has_passed(outcome, found) is passed
+
+
+@pytest.mark.parametrize(("interrupted", "code"), [(False, 1), (True, 130)])
+def test_without_time_and_after_ctrl_c_there_is_a_summary(gpu, tmp_path, monkeypatch, interrupted, code):
+    def ctrl_c(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "TOTAL", 100 if interrupted else 0)
+    monkeypatch.setattr(gpu, "supervise", ctrl_c)
+    options = SimpleNamespace(only="facts,identical", device="cuda", small=False, out=tmp_path / "out")
+    assert gpu.in_turn(options, tmp_path) == code
+    report = json.loads((tmp_path / "out" / "unknown.json").read_text())
+    assert report["exit_code"] == code
+    assert [stage["state"] for stage in report["stages"].values()] == ([] if interrupted else 2 * ["left out"])
 
 
 def test_the_budget(gpu):
