@@ -31,7 +31,8 @@ from cran_bench.records.examples import Examples, find_examples
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import ResultStore
 from cran_bench.registry import Configured
-from cran_bench.running.fits import Fit, FitStore, LentRun, SharedFit, code_of, fields_json, fit_fingerprint
+from cran_bench.running.fits import Fit, FitStore, LentRun, SharedFit, code_of, fields_json
+from cran_bench.running.fits.store import fit_fingerprint
 from cran_bench.running.preparation import Prepared
 from cran_bench.similarity import MultiLevel, Similarity
 from cran_bench.split import MissingFeature, Split
