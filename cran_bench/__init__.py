@@ -9,6 +9,10 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from cran_bench.machine.threads import stop_spinning
+
+stop_spinning()  # which is possible only before torch is loaded
+
 if TYPE_CHECKING:
     from cran_bench.contract import Composite as Composite
     from cran_bench.contract import Estimating as Estimating

@@ -21,15 +21,21 @@ from cran_bench.machine.processes import started, started_here
 PACKAGES = ("cran-bench", "torch", "numpy", "scipy", "scikit-learn", "pandas", "onnxruntime")
 
 
-@functools.cache
 def environment() -> dict[str, Any]:
-    """Return JSON values that describe this machine and installation, without names of hosts, users or folders."""
+    """Return JSON values that describe this machine and installation, without names of hosts, users or folders.
+
+    `threads` are those of the present block, see `cran_bench.machine.threads.limited`.
+    """
+    return {**_installation(), "threads": torch.get_num_threads()}
+
+
+@functools.cache
+def _installation() -> dict[str, Any]:
     values: dict[str, Any] = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "commit": _commit(),
     }

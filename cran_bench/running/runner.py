@@ -22,6 +22,7 @@ from cran_bench.machine.fingerprint import code
 from cran_bench.machine.processes import ALONE, OutOfStep, Processes
 from cran_bench.machine.progress import duration, say
 from cran_bench.machine.storage import locked, sha256_json
+from cran_bench.machine.threads import limited
 from cran_bench.protocols import Protocol, Unit, unit_of
 from cran_bench.ranking.evaluation import evaluate
 from cran_bench.ranking.filtering import Bound
@@ -67,6 +68,7 @@ class Runner:
         force: whether to run again what is recorded.
         name: name of this run: a forced fit is made once in it, by the process that comes first.
         processes: the processes that share a training; the first one runs the rows, the others `help`.
+        threads: threads that fit and evaluate a row; None for as many as torch has.
     """
 
     data: Prepared
@@ -79,6 +81,7 @@ class Runner:
     force: bool = False
     name: str = field(default_factory=new_name)
     processes: Processes = ALONE
+    threads: int | None = 1
     _helping: dict[Unit, FitStore] = field(default_factory=dict, repr=False)
 
     @property
@@ -121,7 +124,9 @@ class Runner:
     def outcomes(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> Iterator[Outcome]:
         """Run one method with one seed under every protocol; protocols of the same unit follow each other."""
         for fitted, protocol in self._rows(method, protocols, seed):
-            yield self._one(fitted, protocol)
+            with limited(self.threads):
+                outcome = self._one(fitted, protocol)
+            yield outcome
 
     def fingerprints(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> list[str]:
         """Return the fingerprints of the rows of `outcomes`; none if the method or a part of the data is unusable."""
@@ -166,13 +171,15 @@ class Runner:
 
     def fitted(self, method: Configured[Method], seed: int, unit: Unit) -> Method:
         """Fit a method on this data, or load it if this very fit is stored."""
-        return _Fitted(self, method, seed, unit).fit.part
+        with limited(self.threads):
+            return _Fitted(self, method, seed, unit).fit.part
 
     def help(self, job: SharedFit) -> None:
         """Do this process's share of a fit."""
         if job.unit not in self._helping:
             self._helping = {job.unit: self.fits(job.unit)}
-        self._helping[job.unit].help(job)
+        with limited(self.threads):
+            self._helping[job.unit].help(job)
 
     def fits(self, unit: Unit) -> FitStore:
         """Return the store of fits on the texts of a unit."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import NonNegativeFloat
+from safetensors import safe_open
 
 from cran_bench.contract import Part
 from cran_bench.dataset import Collection
@@ -91,6 +94,19 @@ class FitStore:
                 "device": self.device.type,
             }
         )
+
+    def has(self, part: Part, seed: int) -> bool:
+        """Whether this very fit is stored, and need not be made again."""
+        return not self.forced_by and self._path(part, self.fingerprint(part, seed)).exists()
+
+    def seconds_before(self, part: Part) -> float | None:
+        """Seconds of the newest stored fit of this class, its parts excluded, whatever its fields and its data."""
+        with contextlib.suppress(Exception):  # none, or a damaged file
+            newest = max(self.root.glob(self._path(part, "*").name), key=lambda path: path.stat().st_mtime)
+            with safe_open(newest, framework="pt") as file:
+                about = json.loads(file.metadata()["about"])
+            return float(about["costs"][about["fingerprint"]])
+        return None
 
     def fitted(self, part: P, seed: int, label: str, is_nested: bool = False) -> Fit[P]:
         """Fit `part`, or load it if this very fit is stored.
