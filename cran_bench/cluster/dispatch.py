@@ -18,7 +18,7 @@ from cran_bench.cluster import workers as clusters
 from cran_bench.errors import BadInput, CannotWrite, how_to_go_on
 from cran_bench.machine.progress import say
 from cran_bench.registry import METHODS
-from cran_bench.running.remote import Lines, Request, AskedRow, RunSpec, gather
+from cran_bench.running.remote import AskedRow, Lines, Request, RunSpec, gather
 from cran_bench.running.runner import Outcome, Runner
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from cran_bench.registry import METHODS
 from cran_bench.running.fits import FitStore
 from cran_bench.running.fits.run import part_name, parts_of
 from cran_bench.running.memory import available, estimate
-from cran_bench.running.remote import Lines, Request, AskedRow, RunSpec, gather
+from cran_bench.running.remote import AskedRow, Lines, Request, RunSpec, gather
 from cran_bench.running.runner import Outcome, Runner, fit_unit
 
 DEATHS = 2  # a row counts as failed after this many workers died while computing it
