@@ -6,6 +6,7 @@ joblib's loky starts the workers, so that the caller's script needs no ``if __na
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import math
 import os
 import signal
@@ -260,6 +261,7 @@ def _begin(sender: Connection, parent: int) -> None:
     """Prepare a worker: it reports to the process that started it, and does not outlive it."""
     process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize  # it keeps what it has read, which is no reason to restart it
     send_progress(sender.send)
+    faulthandler.enable()  # as loky would, which needs a file for it
     sys.stdout = sys.stderr = Lines(say)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
