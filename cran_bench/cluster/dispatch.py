@@ -147,7 +147,7 @@ class _Tasks:
         except CannotWrite:
             raise
         except CancelledError as lost:
-            raise BadInput(f"the connection to the scheduler was lost; {how_to_go_on('run', self.job.force)}") from lost
+            raise BadInput(f"the connection to the scheduler was lost; {how_to_go_on('run', self.runner.force)}") from lost
         except KilledWorker:
             deaths = max(self.begun[number], self.given[number])
             if deaths <= clusters.DEATHS:
@@ -199,4 +199,4 @@ def work(job: RunSpec, method: str, seed: int, expected: list[str]) -> list[Outc
 
 def _topic(job: RunSpec) -> str:
     """The topic of the events that workers log for a run."""
-    return f"cran-bench-{job.name}"
+    return f"cran-bench-{job.options['name']}"
