@@ -147,7 +147,9 @@ class _Tasks:
         except CannotWrite:
             raise
         except CancelledError as lost:
-            raise BadInput(f"the connection to the scheduler was lost; {how_to_go_on('run', self.runner.force)}") from lost
+            raise BadInput(
+                f"the connection to the scheduler was lost; {how_to_go_on('run', self.runner.force)}"
+            ) from lost
         except KilledWorker:
             deaths = max(self.begun[number], self.given[number])
             if deaths <= clusters.DEATHS:

@@ -43,8 +43,11 @@ def send_progress(send: Callable[[str | Step | None], object]) -> None:
     _send = send
 
 
+_screen: Console | None = None  # which has bars at its foot; another one would write over them
+
+
 def _console() -> Console:
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    return _screen or Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def say(message: str) -> None:
@@ -74,23 +77,29 @@ class Board(contextlib.AbstractContextManager["Board"]):
         self._tasks: dict[Hashable, TaskID] = {}
         self._shown: dict[Hashable, float] = {}
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+            TextColumn("{task.description}", markup=False, table_column=Column(ratio=3, no_wrap=True)),
             BarColumn(bar_width=10),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[status]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+            TextColumn("{task.fields[status]}", markup=False, table_column=Column(ratio=2, no_wrap=True)),
             console=console,
             transient=True,
             expand=True,
             refresh_per_second=4,
-            disable=not console.is_terminal,
+            disable=not console.is_terminal or _screen is not None,
         )
 
     def __enter__(self) -> Board:
+        global _screen
+        if not self._progress.disable:
+            _screen = self._progress.console
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        global _screen
         self._progress.stop()
+        if not self._progress.disable:
+            _screen = None
 
     def show(self, job: Hashable, step: Step | None) -> None:
         """Show how far a job is; None if it is over."""
@@ -103,10 +112,10 @@ class Board(contextlib.AbstractContextManager["Board"]):
                 say(f"{step.label}: {step.status}")
             return
         if job not in self._tasks:
-            self._tasks[job] = self._progress.add_task("", total=None, status="")
+            self._tasks[job] = self._progress.add_task("", total=None, status="", visible=False)
         task = self._progress.tasks[self._tasks[job]]
         if step and (task.description, task.total) != (step.label, step.total or None):
-            self._progress.reset(task.id, description=step.label)
+            self._progress.reset(task.id, description=step.label, status="")
             task.total = step.total or None
         _, done, _, status = step or Step("")
         self._progress.update(task.id, completed=done, status=status, visible=step is not None)

@@ -102,7 +102,8 @@ class RunSpec:
         Raises:
             BadInput: data or features are missing on this machine.
         """
-        return Runner(_prepared(*self.data), *map(Path, self.folders), pick_device(self.device), **self.options)
+        results, cache = map(Path, self.folders)
+        return Runner(_prepared(*self.data), results, cache, pick_device(self.device), **self.options)
 
 
 def gather(
