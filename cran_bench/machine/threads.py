@@ -13,13 +13,15 @@ LIBRARIES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
 
-def stop_spinning() -> None:
-    """Let idle OpenMP threads sleep, unless the user says how they wait; without effect once torch is loaded.
+def stop_spinning() -> bool:
+    """Let idle OpenMP threads sleep: those that spin keep a core busy that another process could use.
 
-    Threads that spin keep a core busy that another process could use, and both become many times slower.
+    Returns:
+        Whether this was possible: torch is not loaded yet, and the user does not say how threads wait.
     """
-    if "torch" not in sys.modules and os.environ.keys().isdisjoint({*_WAITING, "GOMP_SPINCOUNT"}):
-        os.environ.update(_WAITING)
+    is_open = "torch" not in sys.modules and os.environ.keys().isdisjoint({*_WAITING, "GOMP_SPINCOUNT"})
+    os.environ.update(_WAITING if is_open else {})
+    return is_open
 
 
 @contextlib.contextmanager

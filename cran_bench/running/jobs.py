@@ -180,7 +180,7 @@ class Worker:
 def run_side_by_side(runner: Runner, request: Request, jobs: int) -> list[Outcome]:
     """Compute the rows of a request, and the parts that they declare, at most `jobs` at a time.
 
-    A single job, and rows of methods that workers do not know, are computed in this process.
+    Jobs of which only one can run at a time, and rows of methods that workers do not know, run in this process.
 
     Returns:
         Outcomes in the order of `Runner.run`.
@@ -191,7 +191,7 @@ def run_side_by_side(runner: Runner, request: Request, jobs: int) -> list[Outcom
 
     def compute(rows: list[AskedRow], left: list[int]) -> Generator[tuple[int, list[Outcome]]]:
         plan, here = Plan(runner, request, rows, left), left
-        if len(plan.waiting) > 1:
+        if len(left) > 1 or any(len(job.needs) > 1 for job in plan.waiting):
             here, spec = [], RunSpec.of(runner, request, str(runner.device))
             with contextlib.closing(_side_by_side(plan, spec, jobs)) as finished:
                 for job, result in finished:

@@ -22,7 +22,7 @@ def test_importing_the_suite_stops_idle_threads_from_spinning_unless_the_user_sa
 
     assert shown("pass") == ["PASSIVE", "0"]
     assert shown("os.environ['GOMP_SPINCOUNT'] = '100'") == ["None", "None"]
-    stop_spinning()  # torch is loaded here
+    assert not stop_spinning()  # torch is loaded here
     assert os.environ.get("OMP_WAIT_POLICY") is None
 
 

@@ -221,9 +221,8 @@ class Inline:
             if Inline.deaths.get(job.label, 0) > 0:
                 Inline.deaths[job.label] -= 1
                 raise BrokenExecutor
-            future.set_result(
-                jobs._row(*about) if job.number is not None else jobs._part(*about, *job.place, job.label)
-            )
+            compute, more = (jobs._row, ()) if job.number is not None else (jobs._part, (*job.place, job.label))
+            future.set_result(compute(*about, *more))
         except Exception as error:
             future.set_exception(error)
         return future
@@ -281,6 +280,11 @@ def test_what_workers_do_not_know_is_computed_here(make_runner, inline, held, mo
     monkeypatch.setattr(jobs, "_part", lambda *_: False)
     assert all(outcome.record for outcome in inline(make_runner(), [f"{held}:Held", "cfa[dim=8]"]))
     assert begun(held) == [os.getpid()]
+
+
+def test_a_row_with_a_chain_of_parts_needs_no_worker(make_runner, inline, held):
+    (outcome,) = inline(make_runner(), [f"{held}:Held"])
+    assert outcome.record is not None and Inline.done == [] and len(begun(held, "parts")) == 1
 
 
 def test_other_code_is_not_computed_by_a_worker(make_runner, plan, held, quick_scenes):
