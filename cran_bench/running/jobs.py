@@ -196,7 +196,7 @@ def run_side_by_side(runner: Runner, request: Request, jobs: int) -> list[Outcom
             with contextlib.closing(_side_by_side(plan, spec, jobs)) as finished:
                 for job, result in finished:
                     assert job.number is not None
-                    if isinstance(result, Exception):
+                    if isinstance(result, BaseException):  # also a plugin that exits
                         result = runner.failed(job.row.method, request.protocols, job.row.seed, result)
                     if result is None:
                         here.append(job.number)
