@@ -6,7 +6,6 @@ import functools
 import os
 import platform
 import resource
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.machine.arithmetic import has_bfloat16
+from cran_bench.machine.checkout import commit
 from cran_bench.machine.processes import started, started_here
 
 PACKAGES = ("cran-bench", "torch", "numpy", "scipy", "scikit-learn", "pandas", "onnxruntime")
@@ -37,7 +37,7 @@ def _installation() -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "commit": _commit(),
+        "commit": commit(),
     }
     for package in PACKAGES:
         try:
@@ -114,21 +114,3 @@ def _cpu() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _commit(file: str = __file__) -> str | None:
-    """The commit of the checkout this module runs from, with '+' for uncommitted changes; None if installed."""
-    folder = Path(file).resolve().parents[2]
-    if not (folder / ".git").exists():
-        return None
-    try:
-        head = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head.stdout.strip() or None

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -40,6 +39,8 @@ from cran_bench.tables.tables import Table, build_tables
 
 if TYPE_CHECKING:
     from os import PathLike
+
+    import pandas as pd
 
 SIMILARITIES = {"cosine": COSINE, "dot": DOT}
 
@@ -79,6 +80,8 @@ class Results:
 
     def table(self) -> pd.DataFrame:
         """Every figure as a number, one line for each method and protocol."""
+        import pandas as pd
+
         return pd.concat([table.frame() for table in self.tables], ignore_index=True)
 
 
@@ -210,6 +213,8 @@ class Scores:
 
     def table(self) -> pd.DataFrame:
         """A line for each figure: `value` and, for recalls and their sums, the 95 % interval over images."""
+        import pandas as pd
+
         bootstrap = sample([self.ranks])
         lines = []
         for figure, value in self.metrics.items():
@@ -329,6 +334,8 @@ def read_records(folder: str | PathLike[str] | None = None) -> pd.DataFrame:
     Raises:
         BadInput: there are no records, or one is damaged.
     """
+    import pandas as pd
+
     store = ResultStore(_folder(folder, "results", "results"))
     lines = [_line(run) for table in build_tables(store.runs(), []) for row in table.rows for run in row.runs]
     if not lines:
@@ -337,6 +344,8 @@ def read_records(folder: str | PathLike[str] | None = None) -> pd.DataFrame:
 
 
 def _line(run: Finished) -> dict[str, Any]:
+    import pandas as pd
+
     record = run.record
     about = record.environment
     return {

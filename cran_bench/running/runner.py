@@ -32,7 +32,7 @@ from cran_bench.records.examples import Examples, find_examples
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import ResultStore
 from cran_bench.registry import Configured
-from cran_bench.running.fits import Fit, FitStore, LentRun, SharedFit, code_of, fields_json
+from cran_bench.running.fits import Fit, FitStore, LentRun, SharedFit, code_of, fields_json, fit_fingerprint
 from cran_bench.running.preparation import Prepared
 from cran_bench.similarity import MultiLevel, Similarity
 from cran_bench.split import MissingFeature, Split
@@ -246,9 +246,10 @@ class Runner:
         return {**environment(), "processes": self.processes.count}
 
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
+        method, unit, seed = fitted.method.build(), fitted.unit, fitted.seed
         return sha256_json(
             {
-                "fit": fitted.store.fingerprint(fitted.method.build(), fitted.seed),
+                "fit": fit_fingerprint(self.data.identity, unit, method, seed, self.device),
                 "protocol": protocol,
                 "folds": self.folds,
                 "device": self.device.type,

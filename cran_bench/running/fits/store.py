@@ -61,6 +61,22 @@ def code_of(part: Part, asked: Iterable[str] = ASKED) -> list[Any]:
     return [own.sha, *(code_of(inner, own.names) for inner in parts_of(part))]
 
 
+def fit_fingerprint(data: Mapping[str, Any], unit: Unit, part: Part, seed: int, device: torch.device) -> str:
+    """The sha256 of the data, the class, fields and code of a part and its parts, the seed and the device type."""
+    return sha256_json(
+        {
+            "data": data,
+            "unit": unit,
+            "class": type(part).__qualname__,
+            "fields": fields_json(part),
+            "code": code_of(part),
+            "scoring": code(LentRun.score).sha,  # which validation relies on
+            "seed": seed,
+            "device": device.type,
+        }
+    )
+
+
 @dataclass(frozen=True)
 class FitStore:
     """Fits on `train` and `val` in a folder, one safetensors file each.
@@ -81,19 +97,8 @@ class FitStore:
     processes: Processes = ALONE
 
     def fingerprint(self, part: Part, seed: int) -> str:
-        """The sha256 of the data, the class, fields and code of a part and its parts, the seed and the device type."""
-        return sha256_json(
-            {
-                "data": self.data,
-                "unit": self.train.unit,
-                "class": type(part).__qualname__,
-                "fields": fields_json(part),
-                "code": code_of(part),
-                "scoring": code(LentRun.score).sha,  # which validation relies on
-                "seed": seed,
-                "device": self.device.type,
-            }
-        )
+        """See `fit_fingerprint`."""
+        return fit_fingerprint(self.data, self.train.unit, part, seed, self.device)
 
     def has(self, part: Part, seed: int) -> bool:
         """Whether this very fit is stored, and need not be made again."""
