@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -227,9 +228,10 @@ class CodeMethod:
         is_sgd = self.optimiser == "sgd"
         rate, momentum = self.schedule(count)
         groups = weights_and_biases(self.coder, self.weight_decay)
+        sgd = partial(torch.optim.SGD, momentum=0.5)
         Training(
             module=self.coder,
-            optimizer=torch.optim.SGD(groups, self.lr, momentum=0.5) if is_sgd else torch.optim.Adam(groups, self.lr),
+            optimizer=(sgd if is_sgd else torch.optim.Adam)(groups, self.lr, fused=True),
             steps=count,
             batches=batches,
             loss=loss,

@@ -249,11 +249,10 @@ def pretrain(
 
     def loss(batch: tuple[Tensor, int]) -> Tensor:
         v, gibbs_steps = batch
-        if not training.cost:
-            return contrastive_divergence(rbm, v, gibbs_steps)
-        penalty: Tensor = model[1](rbm.hidden(v))
         # a hidden bias of counts is added once for each word
-        return contrastive_divergence(rbm, v, gibbs_steps) + penalty / max(words, 1)
+        return contrastive_divergence(
+            rbm, v, gibbs_steps, penalty=(lambda h: model[1](h) / max(words, 1)) if training.cost else None
+        )
 
     def validate() -> dict[str, float]:
         missed = whole = 0.0
@@ -272,7 +271,7 @@ def pretrain(
 
     Training(
         module=model,
-        optimizer=torch.optim.SGD(weights_and_biases(rbm, training.decay), lr=lr_scale * training.lr, momentum=0.5),
+        optimizer=torch.optim.SGD(weights_and_biases(rbm, training.decay), lr_scale * training.lr, 0.5, fused=True),
         steps=count,
         batches=batches,
         loss=loss,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from cran_bench import register
 
@@ -38,25 +39,32 @@ class BimodalAutoencoder(Coder):
         self.p, self.q, self.is_real = p, q, is_real
         self.joint, self.decoder = nn.Linear(p + q, units), nn.Linear(units, p + q)
 
+    def _inputs(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Wx p + b and Wy q, (n, K) each."""
+        Wx, Wy = self.joint.weight.split([self.p, self.q], dim=1)
+        return linear(p, Wx, self.joint.bias), linear(q, Wy)
+
     def both(self, p: Tensor, q: Tensor) -> Tensor:
         """(n, K) codes of pairs."""
-        return torch.sigmoid(self.joint(torch.cat([p, q], dim=1)))
+        x, y = self._inputs(p, q)
+        return torch.sigmoid(x + y)
 
     def image(self, p: Tensor) -> Tensor:
-        return self.both(p, p.new_zeros(len(p), self.q))
+        return torch.sigmoid(self._inputs(p, p.new_zeros(0, self.q))[0])
 
     def text(self, q: Tensor) -> Tensor:
-        return self.both(q.new_zeros(len(q), self.p), q)
+        return torch.sigmoid(self._inputs(q.new_zeros(0, self.p), q)[1] + self.joint.bias)
 
     def reconstruct(self, codes: Tensor) -> Tensor:
-        """Reconstruct (n, P + Q) inputs from (n, K) codes."""
+        """Reconstruct (..., P + Q) inputs from (..., K) codes."""
         decoded: Tensor = self.decoder(codes)
         return decoded if self.is_real else torch.sigmoid(decoded)
 
     def loss(self, p: Tensor, q: Tensor, owner: Tensor, step: int) -> Tensor:
-        codes = torch.cat([self.both(p, q), self.image(p), self.text(q)])
-        missed = self.reconstruct(codes) - torch.cat([p, q], dim=1).repeat(3, 1)
-        return 0.5 * missed.square().sum(dim=1).mean()
+        x, y = self._inputs(p, q)
+        codes = torch.sigmoid(torch.stack([x + y, x, y + self.joint.bias]))
+        missed = self.reconstruct(codes) - torch.cat([p, q], dim=1)
+        return 0.5 * missed.square().sum(dim=2).mean()
 
     def measures(self, p: Tensor, q: Tensor, owner: Tensor) -> dict[str, float]:
         """The explained variance of pairs, and of texts reconstructed from their image alone."""

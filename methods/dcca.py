@@ -136,7 +136,7 @@ class DCCA(LinearMethod):
 
         Training(
             module=self.networks,
-            optimizer=torch.optim.Adam(self.networks.parameters(), lr=self.lr, weight_decay=self.weight_decay),
+            optimizer=torch.optim.Adam(self.networks.parameters(), self.lr, weight_decay=self.weight_decay, fused=True),
             steps=count,
             batches=batches,
             loss=loss,
