@@ -39,21 +39,15 @@ class BimodalAutoencoder(Coder):
         self.p, self.q, self.is_real = p, q, is_real
         self.joint, self.decoder = nn.Linear(p + q, units), nn.Linear(units, p + q)
 
-    def _inputs(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Wx p + b and Wy q, (n, K) each."""
-        Wx, Wy = self.joint.weight.split([self.p, self.q], dim=1)
-        return linear(p, Wx, self.joint.bias), linear(q, Wy)
-
     def both(self, p: Tensor, q: Tensor) -> Tensor:
         """(n, K) codes of pairs."""
-        x, y = self._inputs(p, q)
-        return torch.sigmoid(x + y)
+        return torch.sigmoid(self.joint(torch.cat([p, q], dim=1)))
 
     def image(self, p: Tensor) -> Tensor:
-        return torch.sigmoid(self._inputs(p, p.new_zeros(0, self.q))[0])
+        return torch.sigmoid(linear(p, self.joint.weight[:, : self.p], self.joint.bias))
 
     def text(self, q: Tensor) -> Tensor:
-        return torch.sigmoid(self._inputs(q.new_zeros(0, self.p), q)[1] + self.joint.bias)
+        return torch.sigmoid(linear(q, self.joint.weight[:, self.p :], self.joint.bias))
 
     def reconstruct(self, codes: Tensor) -> Tensor:
         """Reconstruct (..., P + Q) inputs from (..., K) codes."""
@@ -61,8 +55,9 @@ class BimodalAutoencoder(Coder):
         return decoded if self.is_real else torch.sigmoid(decoded)
 
     def loss(self, p: Tensor, q: Tensor, owner: Tensor, step: int) -> Tensor:
-        x, y = self._inputs(p, q)
-        codes = torch.sigmoid(torch.stack([x + y, x, y + self.joint.bias]))
+        Wx, Wy = self.joint.weight.split([self.p, self.q], dim=1)
+        x, y = linear(p, Wx), linear(q, Wy)
+        codes = torch.sigmoid(torch.stack([x + y, x, y]) + self.joint.bias)
         missed = self.reconstruct(codes) - torch.cat([p, q], dim=1)
         return 0.5 * missed.square().sum(dim=2).mean()
 
