@@ -53,6 +53,9 @@ The RBMs differ from the sources in three ways: biases start at the mean of the 
 of 0.01, and a replicated softmax weighs its input as its energy says, without a factor between the two directions.
 """
 
+QUICK = {"hidden_image": (512,), "hidden_text": (512,), "rbm_steps": 60, "units": 256}
+"""For a first look at little data."""
+
 
 class InputEncoder(Part, Protocol):
     """A part that encodes images and texts as the inputs of the network."""

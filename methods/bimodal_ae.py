@@ -21,7 +21,7 @@ from torch.nn.functional import linear
 
 from cran_bench import register
 
-from ._codes import PAPER, CodeMethod, Coder, at_least, explained
+from ._codes import PAPER, QUICK, CodeMethod, Coder, at_least, explained
 
 
 class BimodalAutoencoder(Coder):
@@ -76,7 +76,7 @@ class BimodalAutoencoder(Coder):
     presets={
         "paper": {**PAPER, "steps": 20_000},
         "tuned": {},
-        "quick": {"rbm_steps": 60, "steps": 64, "units": 256},
+        "quick": {**QUICK, "steps": 64},
     },
 )
 @dataclass

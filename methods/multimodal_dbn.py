@@ -21,7 +21,7 @@ from cran_bench import register
 from cran_bench.toolbox.rbm import RBM, contrastive_divergence
 from cran_bench.toolbox.training import inverse_time_decay, momentum_warmup
 
-from ._codes import PAPER, CodeMethod, Coder, at_least, explained
+from ._codes import PAPER, QUICK, CodeMethod, Coder, at_least, explained
 from ._stacks import JOINT
 
 
@@ -85,7 +85,7 @@ class JointRBM(Coder):
             "steps": 200_000,
         },
         "tuned": {},
-        "quick": {"rbm_steps": 60, "steps": 64, "units": 256},
+        "quick": {**QUICK, "steps": 32},
     },
 )
 @dataclass
