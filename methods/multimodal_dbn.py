@@ -85,7 +85,7 @@ class JointRBM(Coder):
             "steps": 200_000,
         },
         "tuned": {},
-        "quick": {**QUICK, "steps": 32},
+        "quick": {**QUICK, "lr": 1e-3, "steps": 96, "mean_field_steps": 3},
     },
 )
 @dataclass
