@@ -72,7 +72,7 @@ class RBM(nn.Module):
         return words * torch.softmax(inputs, dim=1)
 
     def free_energy(self, v: Tensor, inputs: Tensor | None = None) -> Tensor:
-        """(n,) free energies F(v), where p(v) = exp(-F(v)) / Z; `inputs` of the hidden units are computed if not given."""
+        """(n,) free energies F(v), where p(v) = exp(-F(v)) / Z; hidden `inputs` for v are computed if not given."""
         own = 0.5 * (v - self.a).square().sum(dim=1) if self.kind == "gaussian" else -(v @ self.a)
         return own - softplus(self.inputs(v) if inputs is None else inputs).sum(dim=1)
 
