@@ -83,9 +83,10 @@ class JointRBM(Coder):
             "batch_size": 128,
             "units": 2048,
             "steps": 200_000,
+            "mean_field_steps": 10,
         },
         "tuned": {},
-        "quick": {**QUICK, "lr": 1e-3, "steps": 96, "mean_field_steps": 3},
+        "quick": {**QUICK, "lr": 1e-3, "steps": 96},
     },
 )
 @dataclass
@@ -101,7 +102,7 @@ class MultimodalDBN(CodeMethod):
     lr: float = 3e-4
     steps: int = 200
     units: int = 1024
-    mean_field_steps: int = 10
+    mean_field_steps: int = 3
     readout: Literal["joint", "generated"] = "joint"
 
     def __post_init__(self) -> None:
