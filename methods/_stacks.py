@@ -248,11 +248,11 @@ def pretrain(
             yield dense(rows[some.numpy()]).to(device), training.gibbs_steps((epoch - 1) * count + step)
 
     def loss(batch: tuple[Tensor, int]) -> Tensor:
-        v, gibbs_steps = batch
+        return contrastive_divergence(rbm, *batch, penalty=penalty)
+
+    def penalty(h: Tensor) -> Tensor | float:
         # a hidden bias of counts is added once for each word
-        return contrastive_divergence(
-            rbm, v, gibbs_steps, penalty=(lambda h: model[1](h) / max(words, 1)) if training.cost else None
-        )
+        return model[1](h) / max(words, 1) if training.cost else 0.0
 
     def validate() -> dict[str, float]:
         missed = whole = 0.0

@@ -55,7 +55,7 @@ class BimodalAutoencoder(Coder):
         return decoded if self.is_real else torch.sigmoid(decoded)
 
     def loss(self, p: Tensor, q: Tensor, owner: Tensor, step: int) -> Tensor:
-        Wx, Wy = self.joint.weight.split([self.p, self.q], dim=1)
+        Wx, Wy = torch.split(self.joint.weight, [self.p, self.q], dim=1)
         x, y = linear(p, Wx), linear(q, Wy)
         codes = torch.sigmoid(torch.stack([x + y, x, y]) + self.joint.bias)
         missed = self.reconstruct(codes) - torch.cat([p, q], dim=1)

@@ -220,7 +220,8 @@ class _TotalCorrelation(torch.autograd.Function):
         values, U = torch.linalg.eigh(T @ T.T)
         D = values.clamp_min(1e-12 * values[-1]).sqrt()
         ctx.save_for_backward(H1, H2, L1, L2, T, U, D)
-        return D.sum().to(H1)
+        correlation: Tensor = D.sum().to(H1)
+        return correlation
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:

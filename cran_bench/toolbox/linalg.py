@@ -261,7 +261,7 @@ def canonical_correlations(
 ) -> tuple[Matrix, Matrix, Matrix]:
     """Ridge CCA: Wx (p, k), Wy (q, k) and correlations (k,), k <= rank; the ridges rx and ry are absolute values.
 
-    Calls with the same C may share a dict `latest`, which keeps the latest factorisation of each side and its ridge.
+    A dict `latest` keeps the ridge and factorisation of each side for the next call with the same C.
     """
     latest = {} if latest is None else latest
     for side, covariance, ridge in (("x", C.xx, rx), ("y", C.yy, ry)):

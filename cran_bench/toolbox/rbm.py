@@ -77,15 +77,11 @@ class RBM(nn.Module):
         return own - softplus(self.inputs(v) if inputs is None else inputs).sum(dim=1)
 
     @torch.no_grad()
-    def gibbs(self, v: Tensor, steps: int, sample: bool = False, inputs: Tensor | None = None) -> Tensor:
-        """(n, V) visible states after some Gibbs steps from v, as means, or as samples if `sample` is set.
-
-        `inputs` (n, H) of the hidden units for v are computed if not given.
-        """
+    def gibbs(self, v: Tensor, steps: int, sample: bool = False, h: Tensor | None = None) -> Tensor:
+        """(n, V) visible states, means or samples, after some Gibbs steps from v, whose hidden probabilities are h."""
         words = v.sum(dim=1, keepdim=True) if self.kind == "counts" else None
         for _ in range(steps):
-            h = torch.sigmoid(self.inputs(v) if inputs is None else inputs)
-            v, inputs = self.visible(torch.bernoulli(h), words), None
+            v, h = self.visible(torch.bernoulli(self.hidden(v) if h is None else h), words), None
             if not sample:
                 continue
             if self.kind == "binary":
@@ -106,17 +102,18 @@ def _sample_counts(means: Tensor) -> Tensor:
 
 
 def contrastive_divergence(
-    rbm: RBM, v: Tensor, steps: int, sample: bool = False, penalty: Callable[[Tensor], Tensor] | None = None
+    rbm: RBM, v: Tensor, steps: int, sample: bool = False, penalty: Callable[[Tensor], Tensor | float] = lambda h: 0.0
 ) -> Tensor:
     """A scalar with the gradient of CD: the mean of F(v) - F(v after some Gibbs steps), per word for counts.
 
-    A `penalty` of the hidden probabilities (n, H) for v, if given, is added.
+    The `penalty` of the hidden probabilities (n, H) for v is added.
     """
     inputs = rbm.inputs(v)
-    difference = rbm.free_energy(v, inputs) - rbm.free_energy(rbm.gibbs(v, steps, sample, inputs))
+    h = torch.sigmoid(inputs)
+    difference = rbm.free_energy(v, inputs) - rbm.free_energy(rbm.gibbs(v, steps, sample, h))
     if rbm.kind == "counts":
         difference = difference / v.sum(dim=1).clamp_min(1)
-    return difference.mean() + (penalty(torch.sigmoid(inputs)) if penalty else 0.0)
+    return difference.mean() + penalty(h)
 
 
 class Sparsity(nn.Module):
