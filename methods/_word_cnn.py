@@ -128,7 +128,7 @@ class WordCNN:
 
         Training(
             module=model,
-            optimizer=torch.optim.Adam(model.parameters(), lr=self.lr),
+            optimizer=torch.optim.Adam(model.parameters(), lr=self.lr, fused=True),
             steps=steps,
             batches=batches,
             loss=loss,
