@@ -3,11 +3,11 @@
 ``with pretended_cuda() as gpu:`` makes torch report one GPU.  A tensor that is created on it or moved to it is a
 `Pretended`, which holds an ordinary CPU tensor; each operation computes on the tensors that are held.
 
-What is faithful.  All of torch, C++ included, sees the device `cuda:0`.  An operation on tensors of both devices raises,
-except where CUDA allows it: 0-dimensional CPU tensors, and CPU tensors that index CUDA tensors.  `numpy()` of a CUDA
-tensor raises, and so does a generator of the other device.  Optimisers take the paths they take on a GPU: `foreach` by
-default, `fused` with the step on the device, otherwise with the step on the CPU.  Operations are counted by the line of
-the package that called them:
+What is faithful.  Python sees the device `cuda:0` (and torch's C++ the device `meta`).  An operation on tensors of both
+devices raises, except where CUDA allows it: 0-dimensional CPU tensors, and CPU tensors that index CUDA tensors.
+`numpy()` of a CUDA tensor raises, and so does a generator of the other device.  Modules and states move as on a GPU.
+Optimisers take the paths they take there: `foreach` by default, `fused` with the step on the device, otherwise with the
+step on the CPU.  Operations are counted by the line of the package that called them:
 
 - `launches`: operations that start a kernel.  A compiled function, an LSTM and its gradient count as one each.
 - `syncs`: operations that wait for the device: copies to the CPU, `item`, boolean masks, `nonzero`, `torch.equal`, ...
@@ -42,25 +42,31 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 CUDA = torch.device("cuda:0")
 GIB = 1 << 30
 
-NO_KERNEL = frozenset(
+
+def names(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+NO_KERNEL = names(
     """_local_scalar_dense _reshape_alias _unsafe_view alias as_strided detach diagonal empty empty_like empty_strided
-    expand is_pinned is_same_size lift_fresh new_empty new_empty_strided permute select set_ slice split split_with_sizes
-    squeeze sym_numel sym_size sym_storage_offset sym_stride t transpose unbind unfold unsqueeze view
-    view_as_real""".split()
+    expand is_pinned is_same_size lift_fresh new_empty new_empty_strided permute select set_ slice split
+    split_with_sizes squeeze sym_numel sym_size sym_storage_offset sym_stride t transpose unbind unfold unsqueeze view
+    view_as_real"""
 )
 """Operations that return a view or unwritten memory."""
 
-WAITING = frozenset(
+WAITING = names(
     """_linalg_check_errors _linalg_eigh _local_scalar_dense _unique2 bincount equal is_nonzero linalg_eig linalg_lstsq
-    masked_select nonzero segment_reduce unique_consecutive unique_dim""".split()
+    masked_select nonzero segment_reduce unique_consecutive unique_dim"""
 )
 """Operations that wait for the device: those that return a number or a shape that depends on data, or check it."""
 
-ATOMIC = frozenset("_index_put_impl_ index_add index_add_ scatter_add scatter_add_ scatter_reduce scatter_reduce_".split())
+ATOMIC = names("_index_put_impl_ index_add index_add_ scatter_add scatter_add_ scatter_reduce scatter_reduce_")
 """Operations whose CUDA kernels add floats in any order unless torch is told to be deterministic."""
 
-CPU_INDEX = frozenset("index index_put index_put_ _index_put_impl_ _unsafe_index".split())
-BETWEEN_DEVICES = frozenset("copy_ _to_copy".split())
+CPU_INDEX = names("index index_put index_put_ _index_put_impl_ _unsafe_index")
+BETWEEN_DEVICES = names("copy_ _to_copy")
 
 
 class DeviceError(RuntimeError):
@@ -100,7 +106,7 @@ class Pretended(Tensor):
         """As torch's, which returns the tensor itself where nothing changes."""
         return moved(self, *args, **kwargs)
 
-    def cpu(self) -> Tensor:
+    def cpu(self, *args: Any, **kwargs: Any) -> Tensor:
         return self.to("cpu")
 
     def tolist(self) -> Any:
@@ -111,14 +117,14 @@ class Pretended(Tensor):
 
     __array__ = numpy
 
-    def new_tensor(self, data: Any, *, dtype: torch.dtype | None = None, device: Any = CUDA, **kwargs: Any) -> Tensor:
+    def new_tensor(self, data: Any, dtype: Any = None, device: Any = CUDA, **kwargs: Any) -> Tensor:  # type: ignore[override]
         return torch.tensor(data, dtype=dtype or self.dtype, device=device, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         return current().run(func, args, kwargs or {})
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         return f"Pretended({self.held!r})"
 
 
@@ -138,6 +144,10 @@ class Device(TorchDispatchMode):
         self.generators: set[int] = set()
         self.is_counting = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # which would import the compiler
+
     def reset(self) -> None:
         """Forget what was done."""
         for counter in (self.launches, self.syncs, self.uploads, self.unordered):
@@ -150,17 +160,17 @@ class Device(TorchDispatchMode):
         """Compute an operation on the CPU, count it, and return its results on the device where CUDA's would lie."""
         name = func._schema.name.split("::")[1]
         given: list[Tensor] = []
-        inner_args = mapped(lambda x: given.append(x) or getattr(x, "held", x), args)
-        inner = {key: mapped(lambda x: given.append(x) or getattr(x, "held", x), x) for key, x in kwargs.items()}
+        inner_args = mapped(lambda x: given.append(x) or held(x), args)
+        inner = {key: mapped(lambda x: given.append(x) or held(x), x) for key, x in kwargs.items()}
         mine = [x for x in given if isinstance(x, Pretended)]
         asked = kwargs.get("device")
         on_device = torch.device(asked).type in ("cuda", "meta") if asked is not None else bool(mine)
         if name == "copy_":
             on_device = isinstance(args[0], Pretended)
-        if mine or on_device:
+        if mine or on_device or kwargs.get("generator") is not None:
             self._check(name, func, args, given, bool(mine), on_device, kwargs.get("generator"))
-            if self.is_counting:
-                self._count(name, args, kwargs, bool(mine), on_device)
+        if (mine or on_device) and self.is_counting:
+            self._count(name, args, kwargs, bool(mine), on_device)
         if asked is not None:
             inner["device"] = torch.device("cpu")
         if inner.get("pin_memory"):
@@ -182,7 +192,11 @@ class Device(TorchDispatchMode):
         indices = given[1:] if name in CPU_INDEX else []
         for x in given:
             if not isinstance(x, Pretended) and x.dim():
-                if isinstance(args[0], Pretended) and any(x is index for index in indices) and not is_value(name, args, x):
+                if (
+                    isinstance(args[0], Pretended)
+                    and any(x is index for index in indices)
+                    and not is_value(name, args, x)
+                ):
                     self.uploads[line()] += self.is_counting
                     continue
                 raise DeviceError(f"{func}: a CPU tensor {tuple(x.shape)} beside tensors on cuda:0, at {line()}")
@@ -209,9 +223,9 @@ class Device(TorchDispatchMode):
         self.syncs[f"{line()} synchronize"] += 1
 
     @contextmanager
-    def as_one(self) -> Iterator[None]:
-        """Count everything inside as one launch."""
-        self.launches[line()] += self.is_counting
+    def as_one(self, counts: bool = True) -> Iterator[None]:
+        """Count everything inside as one launch, or as none."""
+        self.launches[line()] += self.is_counting and counts
         was, self.is_counting = self.is_counting, False
         try:
             yield
@@ -255,6 +269,11 @@ def made(function: Callable[..., Tensor], data: Any, *args: Any, device: Any = N
 
 
 _to = Tensor.to
+
+
+def held(x: Tensor) -> Tensor:
+    """The CPU tensor in which the values of a tensor lie."""
+    return x.held if isinstance(x, Pretended) else x
 
 
 def mapped(function: Callable[[Tensor], Any], x: Any) -> Any:
@@ -312,33 +331,33 @@ EMULATED: dict[str, Callable[..., Any]] = {
 
 
 class _LSTM(torch.autograd.Function):
-    """cuDNN's LSTM: one launch in each direction."""
+    """cuDNN's LSTM, one launch in each direction, or the CPU's."""
 
     @staticmethod
     def forward(ctx: Any, options: tuple[Any, ...], x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        with current().as_one(), _disable_current_modes(), torch.enable_grad():
-            ctx.inputs = [y.held.detach().requires_grad_(y.requires_grad) for y in (x, *others)]
+        ctx.on_device = isinstance(x, Pretended)
+        with current().as_one(ctx.on_device), _disable_current_modes(), torch.enable_grad():
+            ctx.inputs = [held(y).detach().requires_grad_(y.requires_grad) for y in (x, *others)]
             x, h, c, *weights = ctx.inputs
             ctx.outputs = CPU_LSTM(x, (h, c), weights, *options)
-        return tuple(Pretended(y.detach()) for y in ctx.outputs)
+        return tuple(Pretended(y.detach()) if ctx.on_device else y.detach() for y in ctx.outputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        heads = [None if g is None else g.held for g in gradients]
+        heads = [None if g is None else held(g) for g in gradients]
         wanted = [x for x in ctx.inputs if x.requires_grad]
-        with current().as_one(), _disable_current_modes():
-            computed = iter(torch.autograd.grad(ctx.outputs, wanted, heads, allow_unused=True))
-        return None, *(Pretended(next(computed)) if x.requires_grad else None for x in ctx.inputs)
+        with current().as_one(ctx.on_device), _disable_current_modes():
+            computed = torch.autograd.grad(ctx.outputs, wanted, heads, allow_unused=True)
+        known = iter([Pretended(g) if ctx.on_device else g for g in computed])
+        return None, *(next(known) if x.requires_grad else None for x in ctx.inputs)
 
 
-CPU_LSTM = torch._VF.lstm
+CPU_LSTM, COMPILE = torch._VF.lstm, torch.compile
 
 
 def _lstm(x: Tensor, hx: Any, weights: Any, *options: Any) -> Any:
-    if not isinstance(x, Pretended):
-        return CPU_LSTM(x, hx, weights, *options)
-    if not all(isinstance(y, Pretended) for y in (*hx, *weights)):
-        raise DeviceError(f"lstm: states or weights on the CPU, input on cuda:0, at {line()}")
+    if len({y.device for y in (x, *hx, *weights)}) > 1:
+        raise DeviceError(f"lstm: input, states and weights on two devices, at {line()}")
     return _LSTM.apply(options, x, *hx, *weights)
 
 
@@ -346,7 +365,7 @@ class _Generator(torch.Generator):
     """A generator of either device, which draws the CPU's numbers."""
 
     def __new__(cls, device: Any = "cpu") -> _Generator:
-        generator = super().__new__(cls, "cpu")
+        generator = super().__new__(cls, "cpu")  # type: ignore[call-arg]
         generators = current().generators
         (generators.add if torch.device(device).type == "cuda" else generators.discard)(generator._cdata)
         _kept.append(generator)  # so that no other gets its address
@@ -357,10 +376,13 @@ _kept: list[torch.Generator] = []
 
 
 def _compiled(function: Any = None, **options: Any) -> Any:
-    """In place of `torch.compile`: the function itself, as one launch."""
+    """In place of `torch.compile`: the function itself, as one launch, and torch's once the pretence is over."""
+    compiled = functools.cache(lambda: COMPILE(function, **options))
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if not _entered:
+            return compiled()(*args, **kwargs)
         with current().as_one():
             return function(*args, **kwargs)
 
@@ -378,7 +400,9 @@ def pretended_cuda() -> Iterator[Device]:
         "current_device": 0,
         "get_device_name": "Pretended GPU",
         "get_device_capability": (9, 0),
-        "get_device_properties": SimpleNamespace(total_memory=80 * GIB, multi_processor_count=132, name="Pretended GPU"),
+        "get_device_properties": SimpleNamespace(
+            total_memory=80 * GIB, multi_processor_count=132, name="Pretended GPU"
+        ),
         "mem_get_info": (70 * GIB, 80 * GIB),
         "memory_allocated": GIB,
         "memory_reserved": 2 * GIB,

@@ -22,8 +22,8 @@ def has_bfloat16(device: torch.device) -> bool:
 def in_full_precision(device: torch.device) -> Iterator[None]:
     """Compute products in the dtype of their inputs, accumulated in float32, regardless of torch's global settings.
 
-    From torch 2.9 on there are two interfaces to these settings, and the older one cannot be read where they differ; both
-    are set, and both are restored.
+    From torch 2.9 on there are two interfaces to these settings, and the older one raises where they differ: both are
+    set, and both are restored.
     """
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     reduced = cuda.allow_bf16_reduced_precision_reduction
@@ -50,11 +50,11 @@ def in_full_precision(device: torch.device) -> Iterator[None]:
 
 def _kinds() -> list[tuple[Any, Any]]:
     """The products whose float32 precision torch lets one choose, each with the setting that it inherits."""
-    cuda, cudnn, mkldnn = torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.mkldnn
-    if not hasattr(cuda, "fp32_precision"):  # torch 2.8
+    backends: Any = torch.backends
+    if not hasattr(backends.cuda.matmul, "fp32_precision"):  # torch 2.8
         return []
-    kinds = [(kind, cudnn) for kind in (cuda, cudnn.conv, cudnn.rnn)]
-    return [*kinds, *((kind, mkldnn) for kind in (mkldnn.matmul, mkldnn.conv, mkldnn.rnn))]
+    kinds = [(kind, backends.cudnn) for kind in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)]
+    return [*kinds, *((getattr(backends.mkldnn, name), backends.mkldnn) for name in ("matmul", "conv", "rnn"))]
 
 
 def _own_precision(kind: Any, whole: Any) -> str:
@@ -81,13 +81,13 @@ def reproducible(device: torch.device) -> Iterator[None]:
         if device.type != "cuda":
             yield
             return
-        fill, cudnn = torch.utils.deterministic, torch.backends.cudnn
-        kept = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-        benchmark, filled = cudnn.benchmark, fill.fill_uninitialized_memory
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        cudnn.benchmark = fill.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        fill: Any = torch.utils.deterministic
+        cudnn = torch.backends.cudnn
+        kept = torch.get_deterministic_debug_mode(), cudnn.benchmark, fill.fill_uninitialized_memory
+        torch.set_deterministic_debug_mode("warn")
+        cudnn.benchmark = fill.fill_uninitialized_memory = False
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(kept[0], warn_only=kept[1])
-            cudnn.benchmark, fill.fill_uninitialized_memory = benchmark, filled  # type: ignore[attr-defined]
+            torch.set_deterministic_debug_mode(kept[0])
+            cudnn.benchmark, fill.fill_uninitialized_memory = kept[1:]
