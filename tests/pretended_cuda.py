@@ -11,7 +11,7 @@ step on the CPU.  Operations are counted by the line of the package that called 
 
 - `launches`: operations that start a kernel.  A compiled function, an LSTM and its gradient count as one each.
 - `syncs`: operations that wait for the device: copies to the CPU, `item`, boolean masks, `nonzero`, `torch.equal`, ...
-- `uploads`: copies to the device, which wait as well (from memory that is not pinned).
+- `uploads`: copies to the device, which wait as well unless they are `non_blocking`.
 - `unordered`: float sums by atomic additions, whose last bits change from run to run on a GPU, outside of
   `torch.use_deterministic_algorithms`.
 
@@ -204,12 +204,13 @@ class Device(TorchDispatchMode):
     def _count(self, name: str, args: Any, kwargs: Any, has_mine: bool, on_device: bool) -> None:
         where = line()
         if name in BETWEEN_DEVICES:
+            is_free = kwargs.get("non_blocking") or args[2:] == (True,)
             source_is_mine = isinstance(args[1 if name == "copy_" else 0], Pretended)
             if source_is_mine and not on_device:
-                self.syncs[f"{where} to the CPU"] += not (kwargs.get("non_blocking") or args[2:] == (True,))
+                self.syncs[f"{where} to the CPU"] += not is_free
                 return
             if on_device and not source_is_mine:
-                self.uploads[where] += 1
+                self.uploads[where] += not is_free
                 return
         if name in WAITING or (name in CPU_INDEX and masks(name, args)):
             self.syncs[f"{where} {name}"] += 1
