@@ -111,8 +111,7 @@ class WordCNN:
         steps = min(math.ceil(len(ids) / self.batch_size), max(1, len(ids) // 2))
 
         def batches(number: int, generator: torch.Generator) -> Iterator[Tensor]:
-            for rows in torch.tensor_split(torch.randperm(len(ids), generator=generator), steps):
-                yield rows
+            yield from torch.tensor_split(torch.randperm(len(ids), generator=generator), steps)
 
         def loss(rows: Tensor) -> Tensor:
             longest = int(counts[rows].max())  # on the CPU, as a GPU would have to be waited for
