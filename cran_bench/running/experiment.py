@@ -365,6 +365,7 @@ def _line(run: Finished) -> dict[str, Any]:
         "ties": record.ties,
         **{f"{phase}_s": seconds for phase, seconds in record.seconds.model_dump().items()},
         "peak_memory": record.peak_memory,
+        "peak_memory_gpu": record.peak_memory_gpu,
         "device": record.device,
         **{name: about.get(name) for name in ("cpu", "gpu", "threads", "torch", "commit")},
         "started": pd.Timestamp(record.started),

@@ -17,6 +17,7 @@ from cran_bench.contract import Method
 from cran_bench.dataset import Dataset
 from cran_bench.embeddings import Embedding, as_levels, no_tensor, on_device, require_finite
 from cran_bench.errors import BadInput, CannotWrite, file_of, python_error
+from cran_bench.machine.arithmetic import reproducible
 from cran_bench.machine.environment import environment, peak_memory
 from cran_bench.machine.fingerprint import code
 from cran_bench.machine.processes import ALONE, OutOfStep, Processes
@@ -243,7 +244,7 @@ class Runner:
         return Address(self.data.dataset.label, protocol, self.folds, fitted.method.label, fitted.seed, fingerprint)
 
     def _environment(self) -> dict[str, Any]:
-        return {**environment(), "processes": self.processes.count}
+        return {**environment(self.device), "processes": self.processes.count}
 
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
         method, unit, seed = fitted.method.build(), fitted.unit, fitted.seed
@@ -312,6 +313,7 @@ class Runner:
             ),
             device=self.device.type,
             peak_memory=peak_memory(),
+            peak_memory_gpu=torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
             environment=self._environment(),
             started=started,
             ranks_sha="",
@@ -387,7 +389,7 @@ def embed(method: Method, split: Split) -> tuple[Embedding, Embedding]:
     Raises:
         BadInput: a side is no tensor, or has another number of rows or another dtype.
     """
-    with torch.inference_mode():
+    with reproducible(split.image_of.device), torch.inference_mode():
         images, texts = method.embed_images(split), method.embed_texts(split)
     for side, rows, expected, shape in (
         ("images", images, len(split), "(N, D)"),

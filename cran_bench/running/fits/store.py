@@ -17,6 +17,7 @@ from cran_bench.contract import Part
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput, file_of, python_error
 from cran_bench.frontend.text.words import TextFrontEnd
+from cran_bench.machine.arithmetic import reproducible
 from cran_bench.machine.fingerprint import code
 from cran_bench.machine.processes import ALONE, OutOfStep, Processes
 from cran_bench.machine.progress import say
@@ -156,7 +157,7 @@ class FitStore:
         """Do this process's share of a fit that the first process makes and stores."""
         fingerprint = self.fingerprint(job.part, job.seed)
         run = self._lend(job.part, job.seed, job.label, self._path(job.part, fingerprint), fingerprint)
-        with own_randomness(job.seed):
+        with reproducible(self.device), own_randomness(job.seed, self.device):
             job.part.fit(self.train, self.val, run)
 
     def _path(self, part: Part, fingerprint: str) -> Path:
@@ -178,7 +179,7 @@ class FitStore:
         if self.forced_by not in ("", stored.run):
             return None
         try:
-            with own_randomness(seed):  # layers draw initial weights before they are overwritten
+            with own_randomness(seed, self.device):  # layers draw initial weights before they are overwritten
                 part.load({key: value.to(self.device) for key, value in state.items()})
         except Exception as error:
             raise BadInput(
@@ -190,7 +191,8 @@ class FitStore:
     def _fit(self, part: P, seed: int, label: str, path: Path, fingerprint: str) -> Fit[P]:
         run = self._lend(part, seed, label, path, fingerprint)
         processes = self.processes if getattr(part, "by_all_processes", False) else ALONE
-        with processes.together(SharedFit(self.train.unit, part, seed, label)), own_randomness(seed):
+        shared = processes.together(SharedFit(self.train.unit, part, seed, label))
+        with shared, reproducible(self.device), own_randomness(seed, self.device):
             part.fit(self.train, self.val, run)
         costs = run.costs()
         about = {"fingerprint": fingerprint, "costs": costs, "chose": run.choices, "curves": run.curves}
