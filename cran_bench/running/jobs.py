@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
-import torch
 from joblib.externals.loky import ProcessPoolExecutor, process_executor  # type: ignore[import-untyped]
 from joblib.externals.loky.backend import get_context  # type: ignore[import-untyped]
 
@@ -81,7 +80,7 @@ class Plan:
     """The jobs of a run, `waiting` being those that have not started, the most urgent first."""
 
     def __init__(self, runner: Runner, request: Request, rows: Sequence[AskedRow], left: Sequence[int]) -> None:
-        self._free = torch.cuda.mem_get_info(runner.device)[0] if runner.device.type == "cuda" else available()
+        self._free = available(runner.device)
         self._jobs: dict[Hashable, Job] = {}
         self._before: dict[type, float | None] = {}
         stores: dict[Unit, FitStore] = {}

@@ -192,7 +192,7 @@ def test_the_longest_comes_first_and_only_where_there_is_memory(make_runner, pla
     assert 0 < run.fits("captions").seconds_before(METHODS.configure("cfa").build()) < 50
     assert run.fits("captions").seconds_before(METHODS.configure("cca").build()) is None
 
-    monkeypatch.setattr(jobs, "available", lambda: 3 << 30)
+    monkeypatch.setattr(jobs, "available", lambda device=None: 3 << 30)
     made = plan(run, [f"{held}:Held[ridge=2]", f"{held}:Held[ridge=3]"])
     part = made.pop([])
     made.settle(part, is_stored=True)
