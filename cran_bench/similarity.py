@@ -116,15 +116,23 @@ class Similarity:
 
     cosine: bool
 
-    def prepare(self, embedding: Embedding, dtype: torch.dtype = torch.float64) -> Levels:
-        """Convert a block of embeddings to `dtype` and, for a cosine, scale its vectors to unit length."""
+    def prepare(
+        self, embedding: Embedding, dtype: torch.dtype = torch.float64, lengths: Tensor | None = None
+    ) -> Levels:
+        """Convert a block of embeddings to `dtype` and, for a cosine, scale its vectors to unit length.
+
+        Args:
+            embedding: N rows.
+            dtype: of the result.
+            lengths: (N, n, n) `pair_lengths` of the relations, if already computed.
+        """
         levels = as_levels(embedding).map(lambda x: x if x.dtype == torch.bool else x.to(dtype))
         if not self.cosine:
             return levels
         relations = levels.relations
         if isinstance(relations, Relations):
-            lengths = pair_lengths(relations).to(dtype)
-            relations = replace(relations, norm=lengths.clamp_min(torch.finfo(dtype).tiny))
+            lengths = pair_lengths(relations) if lengths is None else lengths
+            relations = replace(relations, norm=lengths.to(dtype).clamp_min(torch.finfo(dtype).tiny))
         elif relations is not None:
             relations = unit(relations)
         return replace(
@@ -134,9 +142,12 @@ class Similarity:
             relations=relations,
         )
 
-    def scores(self, images: Embedding, texts: Embedding) -> Tensor:
-        """Score all pairs of N images and T texts: (N, T) float64; a larger score means more similar."""
-        return self._combine(self.prepare(images), self.prepare(texts), _all_pairs)
+    def scores(self, images: Embedding, texts: Embedding, lengths: Tensor | None = None) -> Tensor:
+        """Score all pairs of N images and T texts: (N, T) float64; a larger score means more similar.
+
+        `lengths` are the images' `pair_lengths`, if already computed.
+        """
+        return self._combine(self.prepare(images, lengths=lengths), self.prepare(texts), _all_pairs)
 
     def scores_as_given(self, images: Levels, texts: Levels) -> Tensor:
         """Score all pairs of N images and T texts for training: (N, T), differentiable.
@@ -145,13 +156,20 @@ class Similarity:
         """
         return self._combine(images, texts, _all_pairs)
 
-    def own_scores(self, images: Embedding, texts: Embedding, dtype: torch.dtype = torch.float64) -> Tensor:
+    def own_scores(
+        self,
+        images: Embedding,
+        texts: Embedding,
+        dtype: torch.dtype = torch.float64,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
         """Score each of N images with n texts of its own: (N, n), equal to the corresponding entries of `scores`.
 
-        Rows i n to i n + n - 1 of the N n texts belong to image i.
+        Rows i n to i n + n - 1 of the N n texts belong to image i.  `lengths` as in `scores`.
         """
         queries = as_levels(texts).map(lambda x: x.to(dtype))
-        return self._combine(self.prepare(images, dtype), queries, _own_directions if self.cosine else _own_texts)
+        product = _own_directions if self.cosine else _own_texts
+        return self._combine(self.prepare(images, dtype, lengths), queries, product)
 
     def reach(self, images: Embedding, texts: Embedding, lengths: Tensor | None = None) -> Reach:
         """Bound the scores of N images and T texts.

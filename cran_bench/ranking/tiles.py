@@ -1,4 +1,4 @@
-"""The backend `torch`: scores of tiles by matrix products in float32 or bfloat16.
+"""The backend `torch`: scores of tiles by matrix products in float32, bfloat16 or float16.
 
 Vectors are stored group-major, (G, I, D), so the products of one tile are (G, I, T) and the mean over the best of G is
 a few maxima and minima of (I, T) slices that stay in the cache; nothing is sorted.  Factored relations cost n + n
@@ -16,15 +16,20 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from cran_bench.embeddings import Relations, Rows, both_exist, pairs_by_count, take, unit
 from cran_bench.machine.progress import say
-from cran_bench.ranking.filtering import Limits, TileCounts, float32_error
+from cran_bench.ranking.filtering import Limits, TileCounts, Undecided, float32_error
 from cran_bench.ranking.problem import Problem, blocks
 
-BFLOAT16 = 2.0**-8  # unit roundoff
+ROUNDOFF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}  # unit roundoffs
+HALF_STEP = 2.0**-25  # largest rounding error of a float16 below its normal range
+LONGEST = 64.0  # length up to which vectors are scaled for float16; products are then far below its largest number
 BLOCK = 1024  # rows at a time
 UNROLLED = 64  # most members of a level whose comparison is compiled
+CPU_PAIRS, GPU_PAIRS = 2e9, 1e10  # pairs from which compiling takes less time than it saves
+GPU_BYTES = 1 << 29  # of a tile's products on a GPU
 
 
 class LevelPlan(NamedTuple):
@@ -57,10 +62,10 @@ class ImageLevel(NamedTuple):
     factor: Tensor
 
 
-def sum_of_best(members: Iterable[Tensor], top: int, some_missing: bool) -> Tensor:
+def sum_of_best(members: Iterable[Tensor], top: int, nothing: Tensor | None = None) -> Tensor:
     """The elementwise sum of the `top` largest of equally shaped tensors, by insertion into a sorted list.
 
-    With `some_missing`, members that are minus infinity do not exist and add nothing.
+    Where members are minus infinity, they do not exist, and `nothing` is added instead.
     """
     best: list[Tensor] = []
     for member in members:
@@ -69,17 +74,17 @@ def sum_of_best(members: Iterable[Tensor], top: int, some_missing: bool) -> Tens
             best[place], member = torch.maximum(kept, member), member if is_last else torch.minimum(kept, member)
         if len(best) < top:
             best.append(member)
-    if some_missing:
-        best = [torch.where(kept == -torch.inf, 0.0, kept) for kept in best]
+    if nothing is not None:
+        best = [torch.where(kept == -torch.inf, nothing, kept) for kept in best]
     return functools.reduce(torch.add, best)
 
 
 def score(levels: list[ImageLevel], products: list[Tensor], plans: tuple[LevelPlan, ...]) -> Tensor:
     """(I, T) float32 scores from the (G, I, T) products of all levels."""
-    parts = [
-        level.factor * sum_of_best(members(level, x, plan), plan.top, level.exists is not None)
-        for level, x, plan in zip(levels, products, plans, strict=True)
-    ]
+    parts = []
+    for level, x, plan in zip(levels, products, plans, strict=True):
+        nothing = None if level.exists is None else 0 * x[0].float()  # and NaN beyond the texts
+        parts.append(level.factor * sum_of_best(members(level, x, plan), plan.top, nothing))
     return functools.reduce(torch.add, parts)
 
 
@@ -100,15 +105,16 @@ def members(level: ImageLevel, products: Tensor, plan: LevelPlan) -> Iterable[Te
 
 
 def compare(
-    levels: list[ImageLevel], products: list[Tensor], plans: tuple[LevelPlan, ...], of_images: Limits, of_texts: Limits
+    levels: list[ImageLevel], products: list[Tensor], plans: tuple[LevelPlan, ...], limits: Limits
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The counts of a tile as in `TileCounts`, its (I, T) scores, and (I, T) whether each pair is undecided."""
+    """The counts of a tile as in `TileCounts`, its (I, T) scores, and the (I, T) codes of `Undecided`, 0 if decided."""
     scores = score(levels, products, plans)
-    above_i, above_t = scores > of_images.high[:, None], scores > of_texts.high
-    open_i = (scores >= of_images.low[:, None]) & ~above_i
-    open_t = (scores >= of_texts.low) & ~above_t
-    counts = above_i.sum(dim=1, dtype=torch.int32), above_t.sum(dim=0, dtype=torch.int32)
-    return *counts, scores, open_i | open_t
+    least, most = scores - limits.tolerance[:, None], scores + limits.tolerance[:, None]
+    above_i, above_t = least > limits.high_i[:, None], least > limits.high_t
+    open_i = (most >= limits.low_i[:, None]) & ~above_i
+    open_t = (most >= limits.low_t) & ~above_t
+    codes = open_i.to(torch.uint8).add(open_t.to(torch.uint8), alpha=2)
+    return above_i.sum(dim=1, dtype=torch.int32), above_t.sum(dim=0, dtype=torch.int32), scores, codes
 
 
 @functools.cache
@@ -123,9 +129,10 @@ class Tiles:
 
     Attributes:
         problem: the embeddings and their similarity.
-        dtype: float32 or bfloat16.
-        is_compiled: whether the steps after the products are compiled to one loop, for tiles of full size.
-        image_rows: images per tile.
+        dtype: float32, bfloat16 or float16; bfloat16 instead of float16 where vectors differ too much in length.
+        is_compiled: whether the steps after the products are compiled to one loop.
+        image_rows: images per tile; all tiles have this size, and the last ones are filled up with NaN, which no
+            comparison counts.
         text_rows: texts per tile.
     """
 
@@ -157,24 +164,49 @@ class Tiles:
         self.plans = {name: plan for name, plan in plans.items() if plan.members}
         self._memory: dict[int, Tensor] = {}
         self.weights = dict(zip(("globals", "regions", "relations"), similarity.level_weights(), strict=True))
+        self.powers = {name: (1.0, 1.0) for name in self.plans}
+        self.underflow = 0.0
+        if self.dtype == torch.float16:
+            self._scale()
 
     def unit_error(self, dim: int) -> float:
         """The largest error of a score of two `dim`-dimensional unit vectors.
 
-        In bfloat16 the operands are rounded, by at most `rounding` of their lengths, and so are the products.
+        In 16 bits the operands are rounded, by at most `rounding` of their lengths, and so are the products.
         """
         summed = float32_error(dim, self.problem.top)
         if self.dtype == torch.float32:
             return summed
-        return (summed + BFLOAT16) * (1 + self.rounding) ** 2 + 2 * self.rounding + self.rounding**2
+        products = summed + ROUNDOFF[self.dtype] + self.underflow
+        return products * (1 + self.rounding) ** 2 + 2 * self.rounding + self.rounding**2
 
     @functools.cached_property
     def rounding(self) -> float:
-        """The largest bfloat16 rounding error of an operand relative to its length: at most 2^-8, usually half that."""
+        """The largest 16-bit rounding error of an operand relative to its length: at most about the unit roundoff."""
         all_images, all_texts = slice(0, len(self.problem.images)), slice(0, len(self.problem.texts))
         images = (x for rows in blocks(all_images, BLOCK) for x in self._vectors(rows))
         texts = (x for rows in blocks(all_texts, BLOCK) for x in self._queries(rows))
-        return max(relative_rounding(x) for x in chain(images, texts))
+        return max(relative_rounding(x, self.dtype) for x in chain(images, texts))
+
+    def _scale(self) -> None:
+        """Choose the powers of two by which the vectors of each level and side are scaled for float16.
+
+        Then no product overflows.  If vectors are so short that numbers below float16's normal range, which are
+        rounded by up to `HALF_STEP`, would cost more than its unit roundoff, the dtype becomes bfloat16.
+        """
+        dim = max(x.shape[-1] for x in self.problem.images.tensors())
+        shortest, largest = self.problem.extent
+        raw, one = (shortest, largest * math.sqrt(dim)), (1.0, 1.0)  # bounds on lengths
+        text = one if self.problem.similarity.cosine else raw
+        rounding = 0.0
+        for name in self.plans:
+            image = raw if isinstance(getattr(self.problem.images, name), Relations) else text
+            self.powers[name] = tuple(2.0 ** math.floor(math.log2(LONGEST / side[1])) for side in (image, text))
+            least = [power * side[0] for power, side in zip(self.powers[name], (image, text), strict=True)]
+            rounding = max(rounding, math.sqrt(dim) * HALF_STEP / min(least))
+            self.underflow = max(self.underflow, HALF_STEP / (least[0] * least[1]))
+        if max(rounding, self.underflow) > ROUNDOFF[torch.float16]:
+            self.dtype, self.underflow, self.powers = torch.bfloat16, 0.0, dict.fromkeys(self.plans, (1.0, 1.0))
 
     def _vectors(self, rows: Rows) -> list[Tensor]:
         """(I, G, D) operands of each level before rounding; those of factored relations are not of unit length."""
@@ -182,20 +214,25 @@ class Tiles:
         for name in self.plans:
             level = getattr(levels, name)
             if isinstance(level, Relations):
-                operands.append(torch.cat([level.first, level.second], dim=1))
+                vectors = torch.cat([level.first, level.second], dim=1)
             else:
                 vectors = level[:, None] if name == "globals" else level
-                operands.append(unit(vectors) if self.problem.similarity.cosine else vectors)
+                vectors = unit(vectors) if self.problem.similarity.cosine else vectors
+            operands.append(scaled(vectors, self.powers[name][0]))
         return operands
 
     def _queries(self, rows: Rows) -> list[Tensor]:
         """(T, D) operands of each level before rounding."""
-        levels = self.problem.texts.rows(rows)
-        operands = [getattr(levels, name) for name in self.plans]
-        return [unit(x) for x in operands] if self.problem.similarity.cosine else operands
+        levels, operands = self.problem.texts.rows(rows), []
+        for name in self.plans:
+            vectors = getattr(levels, name)
+            vectors = unit(vectors) if self.problem.similarity.cosine else vectors
+            operands.append(scaled(vectors, self.powers[name][1]))
+        return operands
 
-    def images(self, rows: Rows) -> list[ImageLevel]:
+    def images(self, rows: Rows, size: int = 0) -> list[ImageLevel]:
         levels, prepared = self.problem.images.rows(rows), []
+        missing = max(0, size - len(levels))
         for (name, plan), vectors in zip(self.plans.items(), self._vectors(rows), strict=True):
             level, exists, scale = getattr(levels, name), None, None
             if isinstance(level, Relations):
@@ -208,23 +245,26 @@ class Tiles:
             elif levels.mask is not None and name == "regions":
                 exists = levels.mask
             elif levels.mask is not None and name == "relations":
-                pairs = pairs_by_count(levels.mask.shape[1], level.shape[1]).to(level.device)
+                pairs = pairs_by_count(levels.mask.shape[1], level.shape[1]).to(level.device, non_blocking=True)
                 exists = both_exist(levels.mask, pairs)
-            count = plan.top if exists is None else exists.sum(dim=1, keepdim=True).clamp(1, plan.top)
-            factor = self.weights[name] / torch.as_tensor(count, device=vectors.device).float()
+            weight = self.weights[name] / math.prod(self.powers[name])
+            if exists is None:
+                factor = torch.full((1, 1), weight / plan.top, dtype=torch.float32, device=vectors.device)
+            else:
+                factor = weight / exists.sum(dim=1, keepdim=True).clamp(1, plan.top).float()
             prepared.append(
                 ImageLevel(
-                    vectors.transpose(0, 1).to(self.dtype).contiguous(),
-                    scale,
-                    None if exists is None else exists.T[:, :, None],
-                    factor.expand(len(levels), 1),
+                    filled(vectors.transpose(0, 1).to(self.dtype), 1, missing).contiguous(),
+                    None if scale is None else filled(scale, 1, missing),
+                    None if exists is None else pad(exists.T[:, :, None], (0, 0, 0, missing)),
+                    filled(factor.expand(len(levels), 1), 0, missing),
                 )
             )
         return prepared
 
-    def texts(self, rows: Rows) -> list[Tensor]:
+    def texts(self, rows: Rows, size: int = 0) -> list[Tensor]:
         """Return the (T, D) operands of each level."""
-        return [x.to(self.dtype) for x in self._queries(rows)]
+        return [filled(x.to(self.dtype), 0, max(0, size - len(x))) for x in self._queries(rows)]
 
     def products(self, images: list[ImageLevel], texts: list[Tensor]) -> list[Tensor]:
         """(G, I, T) inner products of each level, valid until the next call."""
@@ -239,16 +279,30 @@ class Tiles:
         return products
 
     def scores(self, images: list[ImageLevel], texts: list[Tensor]) -> Tensor:
-        return score(images, self.products(images, texts), tuple(self.plans.values()))
+        parts = []
+        for level, x, plan in zip(images, self.products(images, texts), self.plans.values(), strict=True):
+            x = x.float()
+            if plan.pairs is not None:
+                first, second = torch.tensor(plan.pairs).to(x.device, non_blocking=True).T
+                x = x[first] + x[second]
+            x = x if level.scale is None else x * level.scale
+            x = x if level.exists is None else torch.where(level.exists, x, -torch.inf)
+            best = x.topk(plan.top, dim=0).values
+            parts.append(level.factor * torch.where(best == -torch.inf, 0.0, best).sum(dim=0))
+        return functools.reduce(torch.add, parts)
 
-    def compare(self, images: list[ImageLevel], texts: list[Tensor], of_images: Limits, of_texts: Limits) -> TileCounts:
-        is_whole = (len(of_images.low), len(of_texts.low)) == (self.image_rows, self.text_rows)
-        function = compiled_compare() if self.is_compiled and is_whole else compare
-        products = self.products(images, texts)
+    def compare(
+        self, images: list[ImageLevel], texts: list[Tensor], limits: Limits, base: int, undecided: Undecided
+    ) -> TileCounts:
+        function = compiled_compare() if self.is_compiled else compare
         plans = tuple(self.plans.values())
-        better_i, better_t, scores, undecided = function(images, products, plans, of_images, of_texts)
-        rows, columns = undecided.nonzero(as_tuple=True)
-        return TileCounts(better_i, better_t, rows, columns, scores[rows, columns])
+        of_images, of_texts, scores, codes = function(images, self.products(images, texts), plans, limits)
+        scores, codes = scores.view(-1), codes.view(-1)
+        places = torch.nonzero_static(codes, size=len(undecided.places), fill_value=0).view(-1)
+        torch.add(places, base, out=undecided.places)
+        torch.index_select(scores, 0, places, out=undecided.scores)
+        torch.index_select(codes, 0, places, out=undecided.codes)
+        return TileCounts(of_images, of_texts, codes.count_nonzero())
 
 
 @functools.cache
@@ -257,27 +311,52 @@ def note_unfactored(count: int) -> None:
     say(f"the relations are not factored: each image-text pair takes {count} inner products for them")
 
 
-def relative_rounding(x: Tensor) -> float:
-    """The largest |bfloat16(v) - v| / |v| among vectors v, with a margin of 0.1 %."""
+def scaled(x: Tensor, power: float) -> Tensor:
+    """Scale by a power of two."""
+    return x if power == 1 else x * power
+
+
+def filled(x: Tensor, dim: int, missing: int) -> Tensor:
+    """Append `missing` rows of NaN along a dimension."""
+    return pad(x, (0, 0) * (x.dim() - 1 - dim) + (0, missing), value=torch.nan) if missing else x
+
+
+def relative_rounding(x: Tensor, dtype: torch.dtype) -> float:
+    """The largest |v rounded to `dtype` - v| / |v| among vectors v, with a margin of 0.1 %."""
     lengths = torch.linalg.vector_norm(x, dim=-1)
-    errors = torch.linalg.vector_norm(x.bfloat16().float() - x, dim=-1)
+    errors = torch.linalg.vector_norm(x.to(dtype).float() - x, dim=-1)
     return 1.001 * float(torch.where(lengths > 0, errors / lengths, 0.0).max())
+
+
+def even(total: int, most: int, step: int) -> int:
+    """The size of equal parts of `total` rows, a multiple of `step`, if a part should have at most `most` rows."""
+    return -(-total // -(-total // most) // step) * step
 
 
 def tiles_for(problem: Problem, dtype: torch.dtype, is_compiled: bool | None = None) -> Tiles:
     """A scorer whose tile size suits the problem and its device.
 
-    On a CPU the products of a tile and a few slices should fit into the caches, and compiling pays off only for very
-    many pairs; a GPU needs large tiles and one kernel after the products.
+    On a CPU the products of a tile and a few slices should fit into the caches.  A GPU needs few kernels: with 16
+    products of 16 bits for a pair, 5,000 x 25,000 are 8 tiles of 5,000 x 3,136.  Their products are written to memory and
+    read once, 8 GB in all, or 1.9 ms at 4.3 TB/s; tiles whose products stay in 50 MB of L2 (5,000 x 312) would
+    avoid that, but take ten times as many launches, of about 4 microseconds each, or 3 ms.
+
+    Compiling takes 3 to 20 s and saves 20 ns for a pair on a CPU thread in 16 bits, so it pays off only for very
+    many pairs.  On a GPU, the 160 kernels of the uncompiled comparison move about 1.9 KB for a pair, or 0.4 ns.
     """
     on_gpu = problem.device.type == "cuda"
     vectors = sum(x.shape[1] if x.dim() == 3 else 1 for x in problem.images.tensors())
+    n, t = (max(side.stop - side.start for side in sides) for sides in zip(*problem.folds, strict=True))
     if on_gpu:
-        image_rows, text_rows = max(16, 16384 // max(vectors, 16)), 8192
+        image_rows = even(n, 8192, 8)
+        most = max(64, GPU_BYTES // (dtype.itemsize * max(vectors, 4) * image_rows) // 64 * 64)
+        image_rows, text_rows = image_rows, even(t, most, 64)
+    elif vectors > 1:
+        image_rows, text_rows = even(n, max(16, 4096 // vectors), 4), even(t, 512, 16)
     else:
-        image_rows, text_rows = (max(16, 4096 // vectors), 512) if vectors > 1 else (1024, 2048)
+        image_rows, text_rows = even(n, 1024, 4), even(t, 2048, 16)
     tiles = Tiles(problem, dtype, False, image_rows, text_rows)
     if is_compiled is None:
-        is_compiled = problem.pairs > (1e8 if on_gpu else 2e9)
+        is_compiled = problem.pairs > (GPU_PAIRS if on_gpu else CPU_PAIRS)
     tiles.is_compiled = is_compiled and all(plan.members <= UNROLLED for plan in tiles.plans.values())
     return tiles
