@@ -51,7 +51,7 @@ def fused_scorer(device: torch.device) -> Callable[..., ApproximateScorer]:
         raise BadInput("the backend triton needs a GPU: use --backend torch, or set TRITON_INTERPRET=1, which is slow")
     from cran_bench.ranking.triton import Fused
 
-    return Fused
+    return functools.partial(tiles_for, is_compiled=False, kind=Fused)
 
 
 def require_known(backend: str, bound: str) -> None:

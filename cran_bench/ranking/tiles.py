@@ -333,7 +333,9 @@ def even(total: int, most: int, step: int) -> int:
     return -(-total // -(-total // most) // step) * step
 
 
-def tiles_for(problem: Problem, dtype: torch.dtype, is_compiled: bool | None = None) -> Tiles:
+def tiles_for(
+    problem: Problem, dtype: torch.dtype, is_compiled: bool | None = None, kind: type[Tiles] = Tiles
+) -> Tiles:
     """A scorer whose tile size suits the problem and its device.
 
     On a CPU the products of a tile and a few slices should fit into the caches.  A GPU needs few kernels: with 16
@@ -355,7 +357,7 @@ def tiles_for(problem: Problem, dtype: torch.dtype, is_compiled: bool | None = N
         image_rows, text_rows = even(n, max(16, 4096 // vectors), 4), even(t, 512, 16)
     else:
         image_rows, text_rows = even(n, 1024, 4), even(t, 2048, 16)
-    tiles = Tiles(problem, dtype, False, image_rows, text_rows)
+    tiles = kind(problem, dtype, False, image_rows, text_rows)
     if is_compiled is None:
         is_compiled = problem.pairs > (GPU_PAIRS if on_gpu else CPU_PAIRS)
     tiles.is_compiled = is_compiled and all(plan.members <= UNROLLED for plan in tiles.plans.values())

@@ -370,7 +370,7 @@ def test_the_fused_kernel_counts_as_the_reference(problem, bound):
         assert np.array_equal(found.arrays()[key], value), key
 
 
-def test_the_fused_kernel_starts_anew_where_more_pairs_are_open_than_it_has_room_for():
+def test_the_reference_counts_where_more_pairs_are_open_than_the_fused_kernel_has_room_for():
     pytest.importorskip("triton")
     images = torch.ones(70, 3)
     ranks = rank(images, images, torch.arange(70), DOT, backend="triton")
