@@ -201,7 +201,7 @@ def pair_lengths(relations: Relations) -> Tensor:
     """Return (N, n, n) float64, the lengths |first_j + second_k|, computed in blocks of images."""
     first, second = relations.first, relations.second
     lengths = first.new_empty(*first.shape[:2], first.shape[1], dtype=torch.float64)
-    block = BLOCK if first.is_cuda else 64  # many kernels on a GPU, or vectors that leave a CPU's caches
+    block = 2 * BLOCK if first.is_cuda else 64  # few kernels on a GPU, and vectors that stay in a CPU's caches
     for start in range(0, len(first), block):
         rows = slice(start, start + block)
         left, right = first[rows].double(), second[rows].double()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -61,7 +62,7 @@ class Reach(NamedTuple):
             tuple(level._replace(images=level.images[rows], texts=level.texts[columns]) for level in self.levels)
         )
 
-    def of_all(self, rows: Rows, columns: Rows, unit: Callable[[int], float]) -> Tensor:
+    def of_all(self, rows: Rows, columns: Rows, unit: Callable[[int], float | Tensor]) -> Tensor:
         """Return (I, T) error bounds for all pairs of the selected images and texts.
 
         Args:
@@ -69,15 +70,19 @@ class Reach(NamedTuple):
             columns: T texts.
             unit: relative rounding error of an inner product of D terms, as a function of D.
         """
-        return torch.stack(
-            [unit(level.dim) * level.weight * level.images[rows, None] * level.texts[columns] for level in self.levels]
-        ).sum(dim=0)
+        images, texts, weights = self.matrices(unit)
+        return (weights[:, None] * images[:, rows]).T @ texts[:, columns]
 
-    def of_pairs(self, rows: Rows, columns: Rows, unit: Callable[[int], float]) -> Tensor:
+    def of_pairs(self, rows: Rows, columns: Rows, unit: Callable[[int], float | Tensor]) -> Tensor:
         """Return (P,) error bounds for P pairs of an image in `rows` and the text at the same place in `columns`."""
-        return torch.stack(
-            [unit(level.dim) * level.weight * level.images[rows] * level.texts[columns] for level in self.levels]
-        ).sum(dim=0)
+        images, texts, weights = self.matrices(unit)
+        return weights @ (images[:, rows] * texts[:, columns])
+
+    def matrices(self, unit: Callable[[int], float | Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the L levels' bounds of images (L, N) and texts (L, T), and their weights (L,) times rounding errors."""
+        images, texts = (torch.stack(side) for side in ([x.images for x in self.levels], [x.texts for x in self.levels]))
+        weights = [torch.as_tensor(unit(x.dim) * x.weight, dtype=torch.float64) for x in self.levels]
+        return images, texts, torch.stack(weights).to(images.device, non_blocking=True)
 
 
 def rounding(dim: int) -> float:
@@ -99,11 +104,6 @@ def _all_pairs(vectors: Tensor, texts: Tensor) -> Tensor:
 
 def _own_texts(vectors: Tensor, texts: Tensor) -> Tensor:
     return vectors @ texts.view(len(vectors), -1, texts.shape[-1]).mT
-
-
-def _own_directions(vectors: Tensor, texts: Tensor) -> Tensor:
-    """Inner products with normalised texts; dividing the products is cheaper than dividing the vectors."""
-    return _own_texts(vectors, texts) * _inverse_lengths(texts).view(len(vectors), 1, -1)
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,13 @@ class Similarity:
         Rows i n to i n + n - 1 of the N n texts belong to image i.  `lengths` as in `scores`.
         """
         queries = as_levels(texts).map(lambda x: x.to(dtype))
-        product = _own_directions if self.cosine else _own_texts
-        return self._combine(self.prepare(images, dtype, lengths), queries, product)
+        inverse = cache(_inverse_lengths)  # relations need the same twice
+
+        def directions(vectors: Tensor, texts: Tensor) -> Tensor:
+            """Inner products with normalised texts; dividing the products is cheaper than dividing the vectors."""
+            return _own_texts(vectors, texts) * inverse(texts).view(len(vectors), 1, -1)
+
+        return self._combine(self.prepare(images, dtype, lengths), queries, directions if self.cosine else _own_texts)
 
     def reach(self, images: Embedding, texts: Embedding, lengths: Tensor | None = None) -> Reach:
         """Bound the scores of N images and T texts.

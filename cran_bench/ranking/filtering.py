@@ -19,7 +19,6 @@ from torch.nn.functional import pad
 from cran_bench.machine.progress import say
 from cran_bench.ranking.problem import Clock, KernelInfo, Problem, Tally, UndecidedPairs, blocks, rescore
 from cran_bench.ranking.reference import TILE_BYTES, Reference, count_tile, tile_shape
-from cran_bench.similarity import Reach
 
 Bound = Literal["measured", "proven"]
 
@@ -149,6 +148,15 @@ class Filtering:
         if not problem.flop or not problem.is_in_range:  # no region at all, or scores outside the range of float32
             return Reference().count(problem, clock)
         clock.start()
+        cuda = torch.backends.cuda.matmul
+        is_reduced = cuda.allow_fp16_reduced_precision_reduction
+        cuda.allow_fp16_reduced_precision_reduction = False
+        try:
+            return self._count(problem, clock)
+        finally:
+            cuda.allow_fp16_reduced_precision_reduction = is_reduced
+
+    def _count(self, problem: Problem, clock: Clock) -> tuple[Tally, KernelInfo]:
         scorer = self.make_scorer(problem)
         unit_error = measured(problem, scorer) if self.bound == "measured" else scorer.unit_error
         tally, kernel, is_sound = count_with(problem, scorer, unit_error, self.bound, clock)
@@ -178,11 +186,9 @@ def measured(problem: Problem, scorer: ApproximateScorer) -> Callable[[int], Ten
     scale = problem.reach.of_all(rows, columns, lambda _: 1.0)
     ratio = torch.where(scale > 0, (approximate - problem.scores(rows, columns)) / scale, 0.0)
     is_positive = image_of[columns] == rows[:, None]
-    squares = ratio.square()
-    deviations = [
-        ((squares * kind).sum() / kind.sum().clamp_min(1)).sqrt() * SIGMAS for kind in (is_positive, ~is_positive)
-    ]
-    unit_error = torch.stack([*deviations, 1.5 * ratio.abs().max()]).max() + 4 * EPS
+    kinds = torch.stack([is_positive, ~is_positive])
+    deviations = ((ratio.square() * kinds).sum(dim=(1, 2)) / kinds.sum(dim=(1, 2)).clamp_min(1)).sqrt()
+    unit_error = torch.maximum(SIGMAS * deviations.max(), 1.5 * ratio.abs().max()) + 4 * EPS
     return lambda _: unit_error
 
 
@@ -290,14 +296,13 @@ class Screening:
         """Score undecided pairs again: on a CPU in float32 first, where that takes half the time."""
         problem, cells, width = self.problem, self.scorer.image_rows * self.scorer.text_rows, self.scorer.text_rows
         corners = torch.tensor([(tile.rows.start, tile.columns.start) for tile in self.tiles])
-        tile, place = undecided.places // cells, undecided.places % cells
-        corner = corners.to(problem.device, non_blocking=True)[tile]
-        rows, columns = corner[:, 0] + place // width, corner[:, 1] + place % width
-        of_image, of_text = ((undecided.codes & code).bool() for code in (1, 2))
+        top, left = corners.to(problem.device, non_blocking=True)[undecided.places // cells].T
+        rows, columns = top + undecided.places % cells // width, left + undecided.places % width
         is_positive = problem.image_of[columns] == rows
-        self.positives += (is_positive & of_text).sum()
-        pairs = UndecidedPairs(rows, columns, undecided.scores, of_image, of_text)
-        pairs = pairs.where((~is_positive).nonzero().flatten())
+        self.positives += (is_positive & (undecided.codes > 1)).sum()
+        wrong = (~is_positive).nonzero().flatten()
+        rows, columns, scores, codes = (x[wrong] for x in (rows, columns, undecided.scores, undecided.codes))
+        pairs = UndecidedPairs(rows, columns, scores, codes != 2, codes > 1)
         self.rescored += len(pairs.rows)
         if self.scorer.dtype != torch.float32 and problem.device.type == "cpu" and len(pairs.rows):
             scores = rescore_in_float32(problem, self.tally, pairs)
@@ -309,9 +314,8 @@ class Screening:
     def check(self, pairs: UndecidedPairs, scores: Tensor) -> None:
         """Compare the errors of P pairs, whose scores are now known better, with the bound."""
         errors = (pairs.scores - scores).abs()
-        bound = self.problem.reach.of_pairs(pairs.rows, pairs.columns, self.unit_error) + SMALLEST
         self.error = torch.maximum(self.error, errors.max())
-        self.wrong += (~(errors <= bound)).sum()
+        self.wrong += (errors > self.limits.tolerance[pairs.rows]).sum()
 
 
 def count_with(
@@ -367,18 +371,17 @@ def limits(
 
     The tolerance of an image is that with the longest text of its fold, in both directions.
     """
-    sums = []
-    for unit in (unit_error, lambda _: 1.0):
-        folds = []
-        for rows, columns in problem.folds:
-            longest = (level._replace(texts=level.texts[columns].max()[None]) for level in problem.reach.levels)
-            folds.append(Reach(tuple(longest)).of_all(rows, slice(None), unit)[:, 0])
-        sums.append(torch.cat(folds))
-    tolerance, largest = sums
+    images, texts, weights = problem.reach.matrices(unit_error)
+    both = torch.stack([weights, problem.reach.matrices(lambda _: 1.0)[2]])
+    tolerance, largest = torch.cat(
+        [both * texts[:, columns].amax(dim=1) @ images[:, rows] for rows, columns in problem.folds], dim=1
+    )
     # differences of scores and tolerances are rounded as well, and products below float32's range underflow
     slack = ((tolerance + largest * EPS) * (1 + 2 * EPS) + SMALLEST).float()
-    sides = []
-    for threshold, size in ((problem.best, scorer.image_rows), (problem.positive, scorer.text_rows)):
-        margin = threshold.abs() * 2 * EPS + SMALLEST
-        sides += [pad((threshold + sign * margin).float(), (0, size)) for sign in (-1, 1)]
-    return Limits(pad(slack, (0, scorer.image_rows)), *sides), tolerance.max()
+    thresholds = torch.cat([problem.best, problem.positive])
+    margin = torch.add(SMALLEST, thresholds.abs(), alpha=2 * EPS)
+    parts = [x.float().split([len(problem.best), len(problem.positive)]) for x in (thresholds - margin, thresholds + margin)]
+    (low_i, low_t), (high_i, high_t) = parts
+    image_rows, text_rows = (0, scorer.image_rows), (0, scorer.text_rows)
+    of_images = (pad(x, image_rows) for x in (slack, low_i, high_i))
+    return Limits(*of_images, *(pad(x, text_rows) for x in (low_t, high_t))), tolerance.max()

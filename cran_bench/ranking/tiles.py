@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cran_bench.embeddings import Relations, Rows, both_exist, pairs_by_count, take, unit
+from cran_bench.embeddings import Relations, Rows, both_exist, pairs_by_count, region_pairs, take, unit
 from cran_bench.machine.progress import say
 from cran_bench.ranking.filtering import Limits, TileCounts, Undecided, float32_error
 from cran_bench.ranking.problem import Problem, blocks
@@ -28,8 +28,8 @@ HALF_STEP = 2.0**-25  # largest rounding error of a float16 below its normal ran
 LONGEST = 64.0  # length up to which vectors are scaled for float16; products are then far below its largest number
 BLOCK = 1024  # rows at a time
 UNROLLED = 64  # most members of a level whose comparison is compiled
-CPU_PAIRS, GPU_PAIRS = 2e9, 1e10  # pairs from which compiling takes less time than it saves
-GPU_BYTES = 1 << 29  # of a tile's products on a GPU
+CPU_PAIRS, GPU_PAIRS = 2e9, 1e8  # pairs from which the steps after the products are compiled
+GPU_BYTES = 1 << 30  # of a tile's products on a GPU
 
 
 class LevelPlan(NamedTuple):
@@ -60,6 +60,14 @@ class ImageLevel(NamedTuple):
     scale: Tensor | None
     exists: Tensor | None
     factor: Tensor
+
+    def part(self, rows: Rows, size: int) -> ImageLevel:
+        """Selected images, followed by images without score (NaN) up to `size` of them."""
+        vectors, scale, exists = (
+            None if x is None else filled(x[:, rows], 1, size) for x in (self.vectors, self.scale, self.exists)
+        )
+        assert vectors is not None
+        return ImageLevel(vectors.contiguous(), scale, exists, filled(self.factor[rows], 0, size))
 
 
 def sum_of_best(members: Iterable[Tensor], top: int, nothing: Tensor | None = None) -> Tensor:
@@ -155,7 +163,7 @@ class Tiles:
             plans["regions"] = LevelPlan(None, count, min(top, count))
         if isinstance(images.relations, Relations):
             n = images.relations.first.shape[1]
-            pairs = tuple((j, n + k) for j, k in images.relations.pairs().tolist())
+            pairs = tuple((j, n + k) for j, k in region_pairs(n, images.relations.kind).tolist())
             plans["relations"] = LevelPlan(pairs, len(pairs), min(top, len(pairs)))
         elif images.relations is not None:
             count = images.relations.shape[1]
@@ -201,7 +209,7 @@ class Tiles:
         rounding = 0.0
         for name in self.plans:
             image = raw if isinstance(getattr(self.problem.images, name), Relations) else text
-            self.powers[name] = tuple(2.0 ** math.floor(math.log2(LONGEST / side[1])) for side in (image, text))
+            self.powers[name] = power_of_two(image[1]), power_of_two(text[1])
             least = [power * side[0] for power, side in zip(self.powers[name], (image, text), strict=True)]
             rounding = max(rounding, math.sqrt(dim) * HALF_STEP / min(least))
             self.underflow = max(self.underflow, HALF_STEP / (least[0] * least[1]))
@@ -230,9 +238,27 @@ class Tiles:
             operands.append(scaled(vectors, self.powers[name][1]))
         return operands
 
+    @functools.cached_property
+    def everything(self) -> tuple[list[ImageLevel], list[Tensor]]:
+        """All images and texts, prepared once: on a GPU each step on a part of them is a kernel, too."""
+        images, texts = slice(0, len(self.problem.images)), slice(0, len(self.problem.texts))
+        return self._images(images), [x.to(self.dtype) for x in self._queries(texts)]
+
     def images(self, rows: Rows, size: int = 0) -> list[ImageLevel]:
+        if self.problem.device.type == "cuda":
+            return [level.part(rows, size) for level in self.everything[0]]
+        return [level.part(slice(None), size) for level in self._images(rows)]
+
+    def texts(self, rows: Rows, size: int = 0) -> list[Tensor]:
+        """Return the (T, D) operands of each level."""
+        if self.problem.device.type == "cuda":
+            texts = [take(x, rows) for x in self.everything[1]]
+        else:
+            texts = [x.to(self.dtype) for x in self._queries(rows)]
+        return [filled(x, 0, size) for x in texts]
+
+    def _images(self, rows: Rows) -> list[ImageLevel]:
         levels, prepared = self.problem.images.rows(rows), []
-        missing = max(0, size - len(levels))
         for (name, plan), vectors in zip(self.plans.items(), self._vectors(rows), strict=True):
             level, exists, scale = getattr(levels, name), None, None
             if isinstance(level, Relations):
@@ -241,7 +267,7 @@ class Tiles:
                 norm = level.norm if self.problem.lengths is None else take(self.problem.lengths, rows)
                 if norm is not None:
                     norm = norm[:, j, k].double()
-                    scale = torch.where(norm == 0, 0.0, 1 / norm).float().T[:, :, None]
+                    scale = norm.reciprocal().nan_to_num(nan=torch.nan, posinf=0.0, neginf=0.0).float().T[:, :, None]
             elif levels.mask is not None and name == "regions":
                 exists = levels.mask
             elif levels.mask is not None and name == "relations":
@@ -252,19 +278,11 @@ class Tiles:
                 factor = torch.full((1, 1), weight / plan.top, dtype=torch.float32, device=vectors.device)
             else:
                 factor = weight / exists.sum(dim=1, keepdim=True).clamp(1, plan.top).float()
-            prepared.append(
-                ImageLevel(
-                    filled(vectors.transpose(0, 1).to(self.dtype), 1, missing).contiguous(),
-                    None if scale is None else filled(scale, 1, missing),
-                    None if exists is None else pad(exists.T[:, :, None], (0, 0, 0, missing)),
-                    filled(factor.expand(len(levels), 1), 0, missing),
-                )
-            )
+            vectors = vectors.transpose(0, 1)
+            operand = torch.empty(vectors.shape, dtype=self.dtype, device=vectors.device).copy_(vectors)
+            there = None if exists is None else exists.T[:, :, None]
+            prepared.append(ImageLevel(operand, scale, there, factor.expand(len(levels), 1)))
         return prepared
-
-    def texts(self, rows: Rows, size: int = 0) -> list[Tensor]:
-        """Return the (T, D) operands of each level."""
-        return [filled(x.to(self.dtype), 0, max(0, size - len(x))) for x in self._queries(rows)]
 
     def products(self, images: list[ImageLevel], texts: list[Tensor]) -> list[Tensor]:
         """(G, I, T) inner products of each level, valid until the next call."""
@@ -311,14 +329,20 @@ def note_unfactored(count: int) -> None:
     say(f"the relations are not factored: each image-text pair takes {count} inner products for them")
 
 
+def power_of_two(longest: float) -> float:
+    """The factor for vectors of at most this length: 1 if it lies between 1 and `LONGEST`, as for unit vectors."""
+    return 1.0 if 1 <= longest <= LONGEST else 2.0 ** math.floor(math.log2(LONGEST / longest))
+
+
 def scaled(x: Tensor, power: float) -> Tensor:
     """Scale by a power of two."""
     return x if power == 1 else x * power
 
 
-def filled(x: Tensor, dim: int, missing: int) -> Tensor:
-    """Append `missing` rows of NaN along a dimension."""
-    return pad(x, (0, 0) * (x.dim() - 1 - dim) + (0, missing), value=torch.nan) if missing else x
+def filled(x: Tensor, dim: int, size: int) -> Tensor:
+    """Append rows of NaN, or of True, along a dimension, up to `size` rows."""
+    missing = size - x.shape[dim]
+    return pad(x, (0, 0) * (x.dim() - 1 - dim) + (0, missing), value=torch.nan) if missing > 0 else x
 
 
 def relative_rounding(x: Tensor, dtype: torch.dtype) -> float:
@@ -339,12 +363,13 @@ def tiles_for(
     """A scorer whose tile size suits the problem and its device.
 
     On a CPU the products of a tile and a few slices should fit into the caches.  A GPU needs few kernels: with 16
-    products of 16 bits for a pair, 5,000 x 25,000 are 8 tiles of 5,000 x 3,136.  Their products are written to memory and
-    read once, 8 GB in all, or 1.9 ms at 4.3 TB/s; tiles whose products stay in 50 MB of L2 (5,000 x 312) would
-    avoid that, but take ten times as many launches, of about 4 microseconds each, or 3 ms.
+    products of 16 bits for a pair, 5,000 x 25,000 are 4 tiles of 5,000 x 6,272.  Their products are written to memory and
+    read once, 8 GB in all, or 1.9 ms at 4.3 TB/s.  Tiles whose products stay in 50 MB of L2 (5,000 x 312) would avoid
+    that, but take 80 times a dozen launches of about 4 microseconds each, or 4 ms.
 
-    Compiling takes 3 to 20 s and saves 20 ns for a pair on a CPU thread in 16 bits, so it pays off only for very
-    many pairs.  On a GPU, the 160 kernels of the uncompiled comparison move about 1.9 KB for a pair, or 0.4 ns.
+    Compiling takes 3 to 20 s the first time on a machine.  On a CPU thread it saves at most 20 ns for a pair in 16 bits
+    and nothing in float32, so it pays off only for very many pairs.  On a GPU, by arithmetic, the 160 kernels of the
+    uncompiled comparison move 1.9 KB for a pair, 0.4 ns or 8 times as long as its products take.
     """
     on_gpu = problem.device.type == "cuda"
     vectors = sum(x.shape[1] if x.dim() == 3 else 1 for x in problem.images.tensors())
