@@ -130,10 +130,8 @@ def require_finite(embedding: Embedding, what: str) -> None:
     for tensor in as_levels(embedding).tensors():
         bad = (~torch.isfinite(maxima(tensor))).nonzero().flatten() // max(1, tensor.shape[1:-1].numel())
         if len(bad):
-            rows = bad.unique()
-            raise BadInput(
-                f"{what}: {len(rows)} of {len(tensor)} vectors contain NaN or infinity, the first is {rows[0]}"
-            )
+            count = len(set(bad.tolist()))
+            raise BadInput(f"{what}: {count} of {len(tensor)} vectors contain NaN or infinity, the first is {bad[0]}")
 
 
 def maxima(*tensors: Tensor) -> Tensor:
@@ -141,7 +139,9 @@ def maxima(*tensors: Tensor) -> Tensor:
     # in blocks, since vector_norm copies its argument
     block = 16 * BLOCK if tensors[0].is_cuda else BLOCK
     blocks = [x for tensor in tensors if tensor.numel() for x in torch.split(tensor, block)]
-    return torch.cat([torch.linalg.vector_norm(x, torch.inf, dim=-1).flatten() for x in blocks] or [tensors[0].flatten()])
+    return torch.cat(
+        [torch.linalg.vector_norm(x, torch.inf, dim=-1).flatten() for x in blocks] or [tensors[0].flatten()]
+    )
 
 
 def region_pairs(regions: int, kind: PairKind = "ordered") -> Tensor:
@@ -222,4 +222,5 @@ def unit(x: Tensor) -> Tensor:
 
 
 def _inverse_lengths(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1).reciprocal().nan_to_num(nan=torch.nan, posinf=0.0)
+    lengths: Tensor = torch.linalg.vector_norm(x, dim=-1)
+    return lengths.reciprocal().nan_to_num(nan=torch.nan, posinf=0.0)

@@ -71,16 +71,18 @@ class Reach(NamedTuple):
             unit: relative rounding error of an inner product of D terms, as a function of D.
         """
         images, texts, weights = self.matrices(unit)
-        return (weights[:, None] * images[:, rows]).T @ texts[:, columns]
+        return ((weights[:, None] * images[:, rows])[:, :, None] * texts[:, None, columns]).sum(dim=0)
 
     def of_pairs(self, rows: Rows, columns: Rows, unit: Callable[[int], float | Tensor]) -> Tensor:
         """Return (P,) error bounds for P pairs of an image in `rows` and the text at the same place in `columns`."""
         images, texts, weights = self.matrices(unit)
-        return weights @ (images[:, rows] * texts[:, columns])
+        return (weights[:, None] * images[:, rows] * texts[:, columns]).sum(dim=0)
 
     def matrices(self, unit: Callable[[int], float | Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the L levels' bounds of images (L, N) and texts (L, T), and their weights (L,) times rounding errors."""
-        images, texts = (torch.stack(side) for side in ([x.images for x in self.levels], [x.texts for x in self.levels]))
+        """Return the L levels' bounds (L, N) of images and (L, T) of texts, and weights (L,) times rounding errors."""
+        images, texts = (
+            torch.stack(side) for side in ([x.images for x in self.levels], [x.texts for x in self.levels])
+        )
         weights = [torch.as_tensor(unit(x.dim) * x.weight, dtype=torch.float64) for x in self.levels]
         return images, texts, torch.stack(weights).to(images.device, non_blocking=True)
 

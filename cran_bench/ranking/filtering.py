@@ -247,7 +247,9 @@ class Screening:
         )
         image_block = max(1, PREPARED_IMAGES // (image_bytes * height)) * height
         text_block = max(1, PREPARED_TEXTS[problem.device.type] // (text_bytes * width)) * width
-        for block, candidates in ((block, texts) for rows, texts in problem.folds for block in blocks(rows, image_block)):
+        for block, candidates in (
+            (block, texts) for rows, texts in problem.folds for block in blocks(rows, image_block)
+        ):
             prepared = [(rows, scorer.images(rows, height)) for rows in blocks(block, height)]
             for several in blocks(candidates, text_block):
                 operands = scorer.texts(several, -(-(several.stop - several.start) // width) * width)
@@ -380,7 +382,10 @@ def limits(
     slack = ((tolerance + largest * EPS) * (1 + 2 * EPS) + SMALLEST).float()
     thresholds = torch.cat([problem.best, problem.positive])
     margin = torch.add(SMALLEST, thresholds.abs(), alpha=2 * EPS)
-    parts = [x.float().split([len(problem.best), len(problem.positive)]) for x in (thresholds - margin, thresholds + margin)]
+    parts = [
+        x.float().split_with_sizes([len(problem.best), len(problem.positive)])
+        for x in (thresholds - margin, thresholds + margin)
+    ]
     (low_i, low_t), (high_i, high_t) = parts
     image_rows, text_rows = (0, scorer.image_rows), (0, scorer.text_rows)
     of_images = (pad(x, image_rows) for x in (slack, low_i, high_i))

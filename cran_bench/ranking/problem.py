@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cran_bench.embeddings import Embedding, Levels, Relations, Rows, as_levels, maxima, pair_lengths, require_finite, take
+from cran_bench.embeddings import (
+    Embedding,
+    Levels,
+    Relations,
+    Rows,
+    as_levels,
+    maxima,
+    pair_lengths,
+    require_finite,
+    take,
+)
 from cran_bench.errors import BadInput
 from cran_bench.protocols import fold_rows
 from cran_bench.similarity import MultiLevel, Reach, Similarity, rounding
@@ -33,7 +43,7 @@ class Problem:
         image_of: (T,) int64, the row of each text's own image.
         similarity: scores a pair.
         lengths: (N, n, n) float64 lengths of factored region pairs under cosine similarity, otherwise None.
-        extent: the largest coordinate of the smallest non-zero vector, at most 1, and of the largest vector, at least 1.
+        extent: the largest coordinate of the smallest non-zero vector (at most 1), and of the largest (at least 1).
         reach: bounds on the magnitude of scores.
         is_in_range: whether float32 represents all scores and squared vectors, with a margin below and above.
         owners: `image_of` on the host.
@@ -64,7 +74,7 @@ class Problem:
         """Counts of zero, and the number of each image's texts that score as its best one."""
         n, t, texts = len(self.images), len(self.texts), torch.arange(len(self.texts), device=self.device)
         is_best = self.positive >= self.best[self.image_of] - self.reach.of_pairs(self.image_of, texts, rounding)
-        zeros = torch.zeros(3 * n + 2 * t, dtype=torch.int32, device=self.device).split([n, n, n, t, t])
+        zeros = torch.zeros(3 * n + 2 * t, dtype=torch.int32, device=self.device).split_with_sizes([n, n, n, t, t])
         zeros[2].index_add_(0, self.image_of, is_best.int())
         return Tally(*zeros)
 
@@ -122,7 +132,7 @@ class Tally:
         """Copy the counts from the device at once, together with some more numbers (float64)."""
         sizes = [len(x) for x in vars(self).values()]
         both = torch.cat([*(x.double() for x in vars(self).values()), *([] if more is None else [more])]).cpu()
-        *counts, rest = both.split([*sizes, len(both) - sum(sizes)])
+        *counts, rest = both.split_with_sizes([*sizes, len(both) - sum(sizes)])
         return Tally(*(x.int() for x in counts)), rest.tolist()
 
 

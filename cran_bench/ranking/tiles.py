@@ -363,9 +363,9 @@ def tiles_for(
     """A scorer whose tile size suits the problem and its device.
 
     On a CPU the products of a tile and a few slices should fit into the caches.  A GPU needs few kernels: with 16
-    products of 16 bits for a pair, 5,000 x 25,000 are 4 tiles of 5,000 x 6,272.  Their products are written to memory and
-    read once, 8 GB in all, or 1.9 ms at 4.3 TB/s.  Tiles whose products stay in 50 MB of L2 (5,000 x 312) would avoid
-    that, but take 80 times a dozen launches of about 4 microseconds each, or 4 ms.
+    products of 16 bits for a pair, 5,000 x 25,000 are 4 tiles of 5,000 x 6,272.  Their products are written to memory
+    and read once, 8 GB in all, or 1.9 ms at 4.3 TB/s.  Tiles whose products stay in 50 MB of L2 (5,000 x 312) would
+    avoid that, but take 80 times a dozen launches of about 4 microseconds each, or 4 ms.
 
     Compiling takes 3 to 20 s the first time on a machine.  On a CPU thread it saves at most 20 ns for a pair in 16 bits
     and nothing in float32, so it pays off only for very many pairs.  On a GPU, by arithmetic, the 160 kernels of the

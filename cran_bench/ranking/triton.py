@@ -122,14 +122,19 @@ class Fused(Tiles):
     ) -> TileCounts:
         I, T = self.image_rows, self.text_rows
         counts = torch.zeros(I + T + 1, dtype=torch.int32, device=texts[0].device)
-        of_images, of_texts, number = counts.split([I, T, 1])
+        of_images, of_texts, number = counts.split_with_sizes([I, T, 1])
         pointers: list[Tensor] = []
         sizes: dict[str, object] = {}
         levels = list(zip(images, self.products(images, texts), self.plans.values(), strict=True))
         for k in range(3):
             level, products, plan = levels[k] if k < len(levels) else levels[0]
             scale, exists = (level.factor if x is None else x for x in (level.scale, level.exists))
-            pointers += [products, scale, exists.view(torch.uint8) if level.exists is not None else exists, level.factor]
+            pointers += [
+                products,
+                scale,
+                exists.view(torch.uint8) if level.exists is not None else exists,
+                level.factor,
+            ]
             sizes |= {
                 f"PAIRS{k}": plan.pairs,
                 f"M{k}": plan.members if k < len(levels) else 0,

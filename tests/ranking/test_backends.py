@@ -2,7 +2,10 @@
 
 import dataclasses
 import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cran_bench.embeddings import Levels, Relations, region_pairs, rows_of
 from cran_bench.errors import BadInput
@@ -365,9 +369,41 @@ def test_the_limits_of_a_query_are_its_threshold_and_the_bound():
     assert of_all.tolerance.tolist() == pytest.approx([0.125 * 4 * 8, 0.125 * 2 * 8, 0], rel=1e-5)  # longest text: 8
     assert widest == 0.125 * 4 * 8
     tile = of_all.tile(slice(1, 2), slice(2, 3), 1, 2)
-    assert [x.tolist() for x in tile[1:]] == [of_all[k][of_tile].tolist() for k, of_tile in zip(
-        range(1, 5), 2 * [slice(1, 2)] + 2 * [slice(2, 4)], strict=True
-    )]
+    assert [x.tolist() for x in tile[1:]] == [
+        of_all[k][of_tile].tolist()
+        for k, of_tile in zip(range(1, 5), 2 * [slice(1, 2)] + 2 * [slice(2, 4)], strict=True)
+    ]
+
+
+class Launches(TorchDispatchMode):
+    """Names of the operations that run, without views."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not func._schema.name.endswith(("::view", "::slice", "::t", "::permute")):
+            self.names.append(func._schema.name.removeprefix("aten::"))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_tile_is_few_kernels_and_nothing_is_read_back(monkeypatch):
+    """Three products, the comparison, and five that store the pairs it leaves undecided."""
+    images, texts, image_of = levels(32, 64, d=8)
+    problem = make_problem(images, texts, image_of, MultiLevel())
+    tiles = Tiles(problem, torch.bfloat16, True, 32, 64)
+    operands = tiles.images(slice(0, 32), 32), tiles.texts(slice(0, 64), 64)
+    of_all = limits(problem, tiles, tiles.unit_error)[0].tile(slice(0, 32), slice(0, 64), 32, 64)
+    whole = compare(operands[0], tiles.products(*operands), tuple(tiles.plans.values()), of_all)
+    monkeypatch.setattr("cran_bench.ranking.tiles.compiled_compare", lambda: lambda *_: whole)
+    memory = filtering.Undecided(*(torch.empty(999, dtype=x) for x in (torch.int64, torch.float32, torch.uint8)))
+    with Launches() as launches:
+        counts = tiles.compare(*operands, of_all, 7, memory)
+    assert launches.names == [*3 * ["mm"], "nonzero_static", "add", *2 * ["index_select"], "count_nonzero"]
+    number = int(counts.number)
+    assert memory.places[:number].tolist() == (7 + whole[3].flatten().nonzero().flatten()).tolist()
+    assert memory.codes[:number].tolist() == whole[3][whole[3] > 0].tolist()
 
 
 def test_a_score_within_the_tolerance_of_a_limit_is_undecided():
@@ -424,6 +460,51 @@ def test_the_reference_counts_where_more_pairs_are_open_than_the_fused_kernel_ha
     images = torch.ones(70, 3)
     ranks = rank(images, images, torch.arange(70), DOT, backend="triton")
     assert ranks.kernel.name == "triton" and ranks.t2i.tied.tolist() == [69] * 70
+
+
+AHEAD_OF_TIME = """
+import re, subprocess, sys, tempfile
+from pathlib import Path
+import triton.backends.nvidia
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from cran_bench.embeddings import region_pairs
+from cran_bench.ranking.triton import BI, BT, WARPS, compare_tile
+
+tools = Path(triton.backends.nvidia.__file__).parent / "bin"
+names, masked = compare_tile.arg_names, sys.argv[1] == "masked"
+members = [(None, 1, 1, False, False), (None, 5, 3, False, masked)]
+members.append((tuple((j, 5 + k) for j, k in region_pairs(5).tolist()), 20, 3, True, masked))
+sizes = {f"{name}{k}": value for k, level in enumerate(members)
+         for name, value in zip(("PAIRS", "M", "TOP", "SCALED", "MASKED"), level)} | {"BI": BI, "BT": BT}
+kinds = dict.fromkeys(("counts_i", "counts_t", "number"), "*i32") | {"places": "*i64", "codes": "*u8", "base": "i64"}
+kinds |= dict.fromkeys(("room", "I", "T"), "i32") | dict.fromkeys(sizes, "constexpr")
+kinds |= {f"{name}{k}": kind for k in range(3) for name, kind in (("p", "*fp16"), ("e", "*u8"))}
+signature = {name: kinds.get(name, "*fp32") for name in names}
+aligned = [k for k, name in enumerate(names) if signature[name][0] == "*" and name != "number" or name in ("I", "T")]
+source = ASTSource(compare_tile, signature, {(names.index(k),): v for k, v in sizes.items()},
+                   {(k,): [["tt.divisibility", 16]] for k in aligned})
+kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": WARPS})
+with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+    Path(file.name).write_bytes(kernel.asm["cubin"])
+    usage = subprocess.run([tools / "cuobjdump", "-res-usage", file.name], capture_output=True, text=True).stdout
+print(*re.search(r"REG:(\\d+) STACK:(\\d+) SHARED:\\d+ LOCAL:(\\d+)", usage).groups(), kernel.metadata.shared)
+"""
+
+
+@pytest.mark.parametrize("kind", ["whole", "masked"])
+def test_the_kernel_spills_no_registers_on_a_gpu(kind):
+    """Compiled ahead of time for compute capability 9.0: a thread keeps all in registers, and a program fits twice."""
+    nvidia = pytest.importorskip("triton.backends.nvidia")
+    if not (Path(nvidia.__file__).parent / "bin" / "cuobjdump").exists():
+        pytest.skip("this Triton contains no cuobjdump to read a compiled kernel with")
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_DEFAULT_FP_FUSION": "1"}
+    call = [sys.executable, "-c", AHEAD_OF_TIME, kind]
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    registers, stack, local, shared = map(int, done.stdout.split())
+    assert stack == local == 0
+    assert registers * 32 * 8 * 2 <= 65536 and shared <= 113 << 10
 
 
 def test_without_a_gpu_the_fused_kernel_has_to_be_wanted(monkeypatch):
@@ -570,7 +651,9 @@ def test_16_bits_only_where_they_are_faster(float32, bfloat16, float16, best, mo
     backends.fastest.cache_clear()
 
 
-@pytest.mark.parametrize(("capability", "best"), [((6, 1), torch.float32), ((7, 0), torch.float16), ((9, 0), torch.float16)])
+@pytest.mark.parametrize(
+    ("capability", "best"), [((6, 1), torch.float32), ((7, 0), torch.float16), ((9, 0), torch.float16)]
+)
 def test_a_gpu_with_tensor_cores_screens_in_float16(capability, best, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     backends.fastest.cache_clear()
