@@ -374,7 +374,7 @@ def limits(
     The tolerance of an image is that with the longest text of its fold, in both directions.
     """
     images, texts, weights = problem.reach.matrices(unit_error)
-    both = torch.stack([weights, problem.reach.matrices(lambda _: 1.0)[2]])
+    both = torch.stack([weights, weights.new_tensor([level.weight for level in problem.reach.levels])])
     tolerance, largest = torch.cat(
         [both * texts[:, columns].amax(dim=1) @ images[:, rows] for rows, columns in problem.folds], dim=1
     )

@@ -252,7 +252,7 @@ def _scored(
     reach = similarity.reach(images, texts, lengths)
     sizes = [pad(maxima(*side.tensors()), (0, 1), value=1.0) for side in (images, texts)]
     reached = torch.cat([side for level in reach.levels for side in (level.images, level.texts)])
-    extremes = [f(torch.where(x > 0, x, 1.0)) for x in (torch.cat(sizes), reached) for f in (torch.min, torch.max)]
+    extremes = [size for x in (torch.cat(sizes), reached) for size in torch.where(x == 0, 1.0, x).aminmax()]
     summary = torch.stack([x.double() for x in (*extremes, sizes[0].max(), sizes[1].max(), positive.abs().max())])
     smallest, largest, low, high, largest_i, largest_t, largest_score = summary.tolist()
     for size, side, what in ((largest_i, images, "image embeddings"), (largest_t, texts, "text embeddings")):
