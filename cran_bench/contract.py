@@ -128,11 +128,13 @@ class TrainingBenchmark:
         steps: how many steps are timed.
         variants: by name, the plain implementation first, a function that prepares it and returns its training step:
             from the number of the step to the loss, a scalar without gradient.
+        flop: floating-point operations of a step of the plain implementation, or 0 if unknown.
     """
 
     task: str
     steps: int
     variants: Mapping[str, Callable[[], Callable[[int], Tensor]]]
+    flop: float = 0.0
 
 
 class Timed(Method, Protocol):

@@ -182,7 +182,7 @@ def bench(
         rows = list(timed(images, texts, dim, where))
     echo(f"{what}: {rows[0]['task']}\n\n{render(rows)}")
     if out is not None:
-        say(f"wrote {save(rows, out)}")
+        say(f"wrote {save(rows, out, where)}")
 
 
 def _export(dataset: Configured[Dataset], data: Path, folder: Path) -> None:

@@ -316,11 +316,14 @@ class Tiles:
         plans = tuple(self.plans.values())
         of_images, of_texts, scores, codes = function(images, self.products(images, texts), plans, limits)
         scores, codes = scores.view(-1), codes.view(-1)
-        places = torch.nonzero_static(codes, size=len(undecided.places), fill_value=0).view(-1)
-        torch.add(places, base, out=undecided.places)
-        torch.index_select(scores, 0, places, out=undecided.scores)
-        torch.index_select(codes, 0, places, out=undecided.codes)
-        return TileCounts(of_images, of_texts, codes.count_nonzero())
+        number, room = codes.count_nonzero(), len(undecided.places)
+        size = room if number.is_cuda else min(room, int(number))  # a GPU would have to be waited for
+        places = torch.nonzero_static(codes, size=size, fill_value=0).view(-1)
+        memory = undecided.part(slice(size))
+        torch.add(places, base, out=memory.places)
+        torch.index_select(scores, 0, places, out=memory.scores)
+        torch.index_select(codes, 0, places, out=memory.codes)
+        return TileCounts(of_images, of_texts, number)
 
 
 @functools.cache
@@ -379,9 +382,9 @@ def tiles_for(
         most = max(64, GPU_BYTES // (dtype.itemsize * max(vectors, 4) * image_rows) // 64 * 64)
         image_rows, text_rows = image_rows, even(t, most, 64)
     elif vectors > 1:
-        image_rows, text_rows = even(n, max(16, 4096 // vectors), 4), even(t, 512, 4)
+        image_rows, text_rows = even(n, max(16, 4096 // vectors), 4), even(t, 512, 32)
     else:
-        image_rows, text_rows = even(n, 1024, 4), even(t, 2048, 4)
+        image_rows, text_rows = even(n, 1024, 4), even(t, 2048, 32)
     tiles = kind(problem, dtype, False, image_rows, text_rows)
     if is_compiled is None:
         is_compiled = problem.pairs > (GPU_PAIRS if on_gpu else CPU_PAIRS)

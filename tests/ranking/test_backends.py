@@ -388,7 +388,7 @@ class Launches(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_tile_is_few_kernels_and_nothing_is_read_back(monkeypatch):
+def test_a_tile_is_few_kernels(monkeypatch):
     """Three products, the comparison, and five that store the pairs it leaves undecided."""
     images, texts, image_of = levels(32, 64, d=8)
     problem = make_problem(images, texts, image_of, MultiLevel())
@@ -400,7 +400,8 @@ def test_a_tile_is_few_kernels_and_nothing_is_read_back(monkeypatch):
     memory = filtering.Undecided(*(torch.empty(999, dtype=x) for x in (torch.int64, torch.float32, torch.uint8)))
     with Launches() as launches:
         counts = tiles.compare(*operands, of_all, 7, memory)
-    assert launches.names == [*3 * ["mm"], "nonzero_static", "add", *2 * ["index_select"], "count_nonzero"]
+    read = "_local_scalar_dense"  # the number of pairs, on a CPU
+    assert launches.names == [*3 * ["mm"], "count_nonzero", read, "nonzero_static", "add", *2 * ["index_select"]]
     number = int(counts.number)
     assert memory.places[:number].tolist() == (7 + whole[3].flatten().nonzero().flatten()).tolist()
     assert memory.codes[:number].tolist() == whole[3][whole[3] > 0].tolist()
@@ -555,7 +556,7 @@ def test_the_pairs_of_all_folds_and_their_operations():
 @pytest.mark.parametrize(
     ("device", "dtype", "regions", "rows", "texts", "size"),
     [
-        ("cpu", torch.float32, 0, 1000, 1972, 2**23),
+        ("cpu", torch.float32, 0, 1000, 1984, 2**23),
         ("cpu", torch.float32, 5, 252, 512, 2**23),
         ("cuda", torch.float32, 5, 5000, 3200, 2**30),
         ("cuda", torch.float16, 5, 5000, 6400, 2**30),
