@@ -49,6 +49,7 @@ class Problem:
         owners: `image_of` on the host.
         positive: (T,) float64, the score of each text with its own image.
         best: (N,) float64, the best score among an image's own texts.
+        right: (N,) int32, the number of an image's own texts that tie with it, itself included.
         folds: slices of images and texts that are ranked against each other; together they cover all rows.
     """
 
@@ -63,6 +64,7 @@ class Problem:
     owners: Tensor
     positive: Tensor
     best: Tensor
+    right: Tensor
     folds: tuple[tuple[slice, slice], ...]
 
     @property
@@ -71,12 +73,11 @@ class Problem:
         return self.positive.device
 
     def tally(self) -> Tally:
-        """Counts of zero, and the number of each image's texts that score as its best one."""
-        n, t, texts = len(self.images), len(self.texts), torch.arange(len(self.texts), device=self.device)
-        is_best = self.positive >= self.best[self.image_of] - self.reach.of_pairs(self.image_of, texts, rounding)
-        zeros = torch.zeros(3 * n + 2 * t, dtype=torch.int32, device=self.device).split_with_sizes([n, n, n, t, t])
-        zeros[2].index_add_(0, self.image_of, is_best.int())
-        return Tally(*zeros)
+        """Counts of zero, with the number of right texts."""
+        n, t = len(self.images), len(self.texts)
+        zeros = torch.zeros(2 * (n + t), dtype=torch.int32, device=self.device)
+        better_i, tied_i, better_t, tied_t = zeros.split_with_sizes([n, n, t, t])
+        return Tally(better_i, tied_i, self.right, better_t, tied_t)
 
     @property
     def top(self) -> int:
@@ -266,6 +267,8 @@ def _scored(
         raise BadInput(f"image {int((counts == 0).nonzero()[0])} has no text; every image needs at least one")
     best = torch.full((len(images),), -torch.inf, dtype=torch.float64, device=positive.device)
     best.scatter_reduce_(0, image_of, positive, "amax")
+    is_best = positive >= best[image_of] - reach.of_pairs(image_of, everything, rounding)
+    right = torch.zeros(len(images), dtype=torch.int32, device=positive.device).index_add_(0, image_of, is_best.int())
     size = len(images) // folds
     bounds = counts.view(folds, size).sum(dim=1).cumsum(0).tolist()
     slices = tuple(
@@ -274,7 +277,7 @@ def _scored(
     extent = smallest, largest
     is_in_range = all(RANGE[0] <= x <= RANGE[1] for x in (low, high, *extent))
     return Problem(
-        images, texts, image_of, similarity, lengths, extent, reach, is_in_range, owners, positive, best, slices
+        images, texts, image_of, similarity, lengths, extent, reach, is_in_range, owners, positive, best, right, slices
     )
 
 

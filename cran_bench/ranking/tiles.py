@@ -382,9 +382,9 @@ def tiles_for(
         most = max(64, GPU_BYTES // (dtype.itemsize * max(vectors, 4) * image_rows) // 64 * 64)
         image_rows, text_rows = image_rows, even(t, most, 64)
     elif vectors > 1:
-        image_rows, text_rows = even(n, max(16, 4096 // vectors), 4), even(t, 512, 32)
+        image_rows, text_rows = even(n, max(16, 4096 // vectors), 2), even(t, 512, 32)
     else:
-        image_rows, text_rows = even(n, 1024, 4), even(t, 2048, 32)
+        image_rows, text_rows = even(n, 1024, 2), even(t, 2048, 32)
     tiles = kind(problem, dtype, False, image_rows, text_rows)
     if is_compiled is None:
         is_compiled = problem.pairs > (GPU_PAIRS if on_gpu else CPU_PAIRS)
