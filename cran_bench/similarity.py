@@ -376,7 +376,8 @@ def mean_by_image(texts: Embedding, image_of: Tensor, images: int, similarity: S
 
     def mean(x: Tensor) -> Tensor:
         rows = unit(x.double()) if similarity.cosine else x.double()
-        total = torch.zeros(images, x.shape[1], dtype=torch.float64, device=x.device).index_add_(0, image_of, rows)
+        total = torch.zeros(images, x.shape[1], dtype=torch.float64, device=x.device)
+        total.index_put_((image_of,), rows, accumulate=True)  # index_add_ adds in any order on a GPU
         return (total / counts[:, None]).to(x.dtype)
 
     averaged = as_levels(texts).map(mean)

@@ -25,6 +25,7 @@ def require_room(part: Part, train: Split, val: Split, device: torch.device) -> 
     needed = estimate(part, train, val)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own, not in use
     else:
         needed, free = needed * started_here(), available()
     if needed > free:
