@@ -45,10 +45,9 @@ def estimate(part: Part, train: Split, val: Split) -> int:
 def available(device: torch.device | None = None) -> int:
     """Return how many more bytes this process may use: of a GPU, or by the system and the limits of its group."""
     if device is not None and device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)  # and torch's own that is not in use
-        return (
-            free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        )  # torch's own, not in use
+        free, _ = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # what torch holds
+        return free + unused
     return max(0, min(_system_memory(), _group_memory()))
 
 
