@@ -69,17 +69,20 @@ def check(
 ) -> None:
     """Check that a method or dataset keeps its contract, on a few scenes or on a few of the dataset's images.
 
+    A method that has a preset quick is fitted with it, unless another is named: cran-bench check cran:tuned
+
     Example: cran-bench check mine.py:Mine
 
     Example: cran-bench check flickr8k --data DIR
     """
     from cran_bench.machine.environment import pick_device
-    from cran_bench.registry import METHODS, registry_of
+    from cran_bench.registry import METHODS, quick_method, registry_of
     from cran_bench.running.checks import check_dataset, check_method
 
     registry = registry_of(name)
-    plugin = registry.configure(name)
     is_method = registry is METHODS
+    spec = quick_method(name) if is_method else name
+    plugin = registry.configure(spec)
     checks = check_method(plugin, cache, pick_device(device)) if is_method else check_dataset(plugin, data)
     reported: set[str | None] = {None}
     for one in checks:
@@ -87,7 +90,7 @@ def check(
         echo(f"  {mark:<7} {one.promise}" + (f"\n          {one.broken}" if mark == "BROKEN" else ""))
         reported.add(one.broken)  # a check that fails for the same reason could not be tried
     passed = sum(one.broken is None for one in checks)
-    echo(f"{name}: {passed} of {len(checks)} checks passed")
+    echo(f"{spec}: {passed} of {len(checks)} checks passed")
     raise typer.Exit(passed < len(checks))
 
 

@@ -711,8 +711,8 @@ def test_check(command, prepared_scenes, monkeypatch, mine):
 
     monkeypatch.setattr(checks, "DATASET", prepared_scenes.spec)
     where = ("--cache", prepared_scenes.cache)
-    said = command("check", "cca", *where)
-    assert said.code == 0 and said.out.endswith("cca: 8 of 8 checks passed\n")
+    said = command("check", "kcca", *where)
+    assert said.code == 0 and said.out.endswith("kcca:quick: 8 of 8 checks passed\n")
     method = mine(images="split.images - split.images.mean(dim=0)")
     said = command("check", method, *where)
     assert said.code == 1
