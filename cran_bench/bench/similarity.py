@@ -54,7 +54,8 @@ def three_levels(images: int, texts: int, dim: int, device: torch.device) -> tup
 
 def precisions(device: torch.device) -> list[torch.dtype]:
     """The precisions in which a device scores tiles."""
-    return [torch.float32, *([torch.bfloat16] if has_bfloat16(device) else [])]
+    half = [torch.float16] if device.type == "cuda" else []
+    return [torch.float32, *([torch.bfloat16] if has_bfloat16(device) else []), *half]
 
 
 def bench_similarity(images: int, texts: int, dim: int, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -254,7 +255,7 @@ def truth(problem: Problem) -> Truth:
     n, t, clock = len(problem.images), len(problem.texts), Clock(problem.device)
     if problem.pairs <= EVERY:
         tally, _ = Reference().count(problem, clock)
-        of_images, of_texts = (tally.better_images, tally.tied_images), (tally.better_texts, tally.tied_texts)
+        of_images, of_texts = tally.images, tally.texts
         rows, columns = (torch.arange(size, device=problem.device) for size in (n, t))
         return Truth(rows, columns, of_images, of_texts, "all")
     draw = torch.Generator().manual_seed(1)
@@ -282,8 +283,8 @@ def truth(problem: Problem) -> Truth:
     return Truth(
         rows,
         columns,
-        (one.better_images, one.tied_images),
-        (other.better_texts, other.tied_texts),
+        one.images,
+        other.texts,
         f"{len(rows)} + {len(columns)}",
     )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cran_bench.machine.progress import say
-from cran_bench.ranking.problem import Clock, KernelInfo, Problem, Tally, UndecidedPairs, blocks, rescore
+from cran_bench.ranking.problem import Clock, KernelInfo, Problem, Tally, UndecidedPairs, blocks, count_better, rescore
 from cran_bench.ranking.reference import TILE_BYTES, Reference, count_tile, tile_shape
 
 Bound = Literal["measured", "proven"]
@@ -174,20 +174,21 @@ def measured(problem: Problem, scorer: ApproximateScorer) -> Callable[[int], Ten
 
     The sample contains positive and negative pairs, because the error may grow with the score.
     """
-    draw, image_of = torch.Generator().manual_seed(0), problem.image_of
+    draw, owners = torch.Generator().manual_seed(0), problem.owners
     rows, others = (
-        torch.randperm(size, generator=draw)[:most].to(problem.device, non_blocking=True)
+        torch.randperm(size, generator=draw)[:most]
         for size, most in ((len(problem.images), SAMPLE_IMAGES), (len(problem.texts), SAMPLE_TEXTS // 2))
     )
-    is_drawn = torch.zeros(len(problem.images), dtype=torch.bool, device=problem.device).index_fill_(0, rows, True)
-    own = is_drawn[image_of].byte().argsort(descending=True, stable=True)[: SAMPLE_TEXTS // 2]
-    columns = torch.cat([own, others])
+    is_drawn = torch.zeros(len(problem.images), dtype=torch.bool).index_fill_(0, rows, True)
+    columns = torch.cat([is_drawn[owners].nonzero().flatten()[: SAMPLE_TEXTS // 2], others])
+    is_positive = (owners[columns] == rows[:, None]).flatten()
+    kinds = torch.stack([is_positive, ~is_positive]).double()
+    shares = kinds / kinds.sum(dim=1, keepdim=True).clamp_min(1)
+    rows, columns, shares = (x.to(problem.device, non_blocking=True) for x in (rows, columns, shares))
     approximate = scorer.scores(scorer.images(rows), scorer.texts(columns)).double()
     scale = problem.reach.of_all(rows, columns, lambda _: 1.0)
     ratio = torch.where(scale > 0, (approximate - problem.scores(rows, columns)) / scale, 0.0)
-    is_positive = image_of[columns] == rows[:, None]
-    kinds = torch.stack([is_positive, ~is_positive])
-    deviations = ((ratio.square() * kinds).sum(dim=(1, 2)) / kinds.sum(dim=(1, 2)).clamp_min(1)).sqrt()
+    deviations = (shares @ ratio.square().flatten()).sqrt()
     unit_error = torch.maximum(SIGMAS * deviations.max(), 1.5 * ratio.abs().max()) + 4 * EPS
     return lambda _: unit_error
 
@@ -279,6 +280,7 @@ class Screening:
         self.clock.lap("similarity")
         tally, problem = self.tally, self.problem
         kept, height = [], tile_shape(problem, TILE_BYTES)[0]
+        (better_i, _), (better_t, _) = tally.images, tally.texts
         numbers = torch.stack([tile.counts.number for tile in self.tiles]).tolist()
         for (rows, columns, counts, start), number in zip(self.tiles, numbers, strict=True):
             images, texts = rows.stop - rows.start, columns.stop - columns.start
@@ -286,8 +288,8 @@ class Screening:
                 self.positives += sum(count_tile(problem, tally, part, columns) for part in blocks(rows, height))
                 self.rescored += images * texts
             else:
-                tally.better_images[rows] += counts.of_images[:images]
-                tally.better_texts[columns] += counts.of_texts[:texts]
+                better_i[rows].add_(counts.of_images[:images])
+                better_t[columns].add_(counts.of_texts[:texts])
                 kept.append(slice(start, start + number))
         if kept:
             self.rescore(Undecided(*(torch.cat([x[part] for part in kept]) for x in self.undecided)))
@@ -304,12 +306,12 @@ class Screening:
         self.positives += (is_positive & (undecided.codes > 1)).sum()
         wrong = (~is_positive).nonzero().flatten()
         rows, columns, scores, codes = (x[wrong] for x in (rows, columns, undecided.scores, undecided.codes))
-        pairs = UndecidedPairs(rows, columns, scores, codes != 2, codes > 1)
+        pairs = UndecidedPairs(rows, columns, scores, torch.stack([codes != 2, codes > 1]))
         self.rescored += len(pairs.rows)
         if self.scorer.dtype != torch.float32 and problem.device.type == "cpu" and len(pairs.rows):
-            scores = rescore_in_float32(problem, self.tally, pairs)
+            scores, undecided = rescore_in_float32(problem, self.tally, pairs)
             self.check(pairs, scores)
-            pairs = pairs._replace(scores=scores).where(pairs.of_image | pairs.of_text)
+            pairs = pairs._replace(scores=scores, undecided=undecided).where(undecided.any(dim=0))
         if len(pairs.rows):
             self.check(pairs, rescore(problem, self.tally, pairs))
 
@@ -346,24 +348,17 @@ def count_with(
     return tally, kernel, wrong == 0 and positives == len(problem.texts)
 
 
-def rescore_in_float32(problem: Problem, tally: Tally, pairs: UndecidedPairs) -> Tensor:
+def rescore_in_float32(problem: Problem, tally: Tally, pairs: UndecidedPairs) -> tuple[Tensor, Tensor]:
     """Score P wrong pairs in float32 and add those to the tally that the proven bound decides.
 
     Returns:
-        (P,) float32 scores; `of_image` and `of_text` are set to False in place where a pair is decided.
+        (P,) float32 scores, and (2, P) bool, in which directions pairs are still undecided.
     """
     scores = problem.own_scores(pairs.rows, pairs.columns, torch.float32)
     tolerance = SMALLEST + problem.reach.of_pairs(
         pairs.rows, pairs.columns, lambda dim: float32_error(dim, problem.top)
     )
-    for query, threshold, undecided, better in (
-        (pairs.rows, problem.best, pairs.of_image, tally.better_images),
-        (pairs.columns, problem.positive, pairs.of_text, tally.better_texts),
-    ):
-        above = scores > threshold[query] + tolerance
-        better.index_add_(0, query, (above & undecided).int())
-        undecided &= (scores >= threshold[query] - tolerance) & ~above
-    return scores
+    return scores, count_better(problem, tally, pairs, scores, tolerance)[1]
 
 
 def limits(
@@ -380,7 +375,7 @@ def limits(
     )
     # differences of scores and tolerances are rounded as well, and products below float32's range underflow
     slack = ((tolerance + largest * EPS) * (1 + 2 * EPS) + SMALLEST).float()
-    thresholds = torch.cat([problem.best, problem.positive])
+    thresholds = problem.thresholds
     margin = torch.add(SMALLEST, thresholds.abs(), alpha=2 * EPS)
     parts = [
         x.float().split_with_sizes([len(problem.best), len(problem.positive)])

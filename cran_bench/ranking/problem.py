@@ -74,10 +74,14 @@ class Problem:
 
     def tally(self) -> Tally:
         """Counts of zero, with the number of right texts."""
-        n, t = len(self.images), len(self.texts)
-        zeros = torch.zeros(2 * (n + t), dtype=torch.int32, device=self.device)
-        better_i, tied_i, better_t, tied_t = zeros.split_with_sizes([n, n, t, t])
-        return Tally(better_i, tied_i, self.right, better_t, tied_t)
+        size = len(self.images) + len(self.texts)
+        better, tied = torch.zeros(2, size, dtype=torch.int32, device=self.device)
+        return Tally(better, tied, self.right)
+
+    @property
+    def thresholds(self) -> Tensor:
+        """(N + T,) float64, the scores that a wrong candidate has to exceed: `best` and `positive`."""
+        return torch.cat([self.best, self.positive])
 
     @property
     def top(self) -> int:
@@ -113,21 +117,27 @@ class Problem:
 
 @dataclass(frozen=True)
 class Tally:
-    """Running int32 counts.
+    """Running int32 counts of N images, followed by T texts.
 
     Attributes:
-        better_images: (N,) wrong texts that score strictly better than the best of an image's own texts.
-        tied_images: (N,) wrong texts that tie with it.
-        right_images: (N,) own texts that tie with it, itself included.
-        better_texts: (T,) wrong images that score strictly better than a text's own image.
-        tied_texts: (T,) wrong images that tie with it.
+        better: (N + T,) wrong candidates that score strictly better than a query's best right one.
+        tied: (N + T,) wrong candidates that tie with it.
+        right: (N,) an image's own texts that tie with the best of them, itself included.
     """
 
-    better_images: Tensor
-    tied_images: Tensor
-    right_images: Tensor
-    better_texts: Tensor
-    tied_texts: Tensor
+    better: Tensor
+    tied: Tensor
+    right: Tensor
+
+    @property
+    def images(self) -> tuple[Tensor, Tensor]:
+        """The better and tied counts of the images."""
+        return self.better[: len(self.right)], self.tied[: len(self.right)]
+
+    @property
+    def texts(self) -> tuple[Tensor, Tensor]:
+        """The better and tied counts of the texts."""
+        return self.better[len(self.right) :], self.tied[len(self.right) :]
 
     def read(self, more: Tensor | None = None) -> tuple[Tally, list[float]]:
         """Copy the counts from the device at once, together with some more numbers (float64)."""
@@ -251,14 +261,13 @@ def _scored(
     lengths = pair_lengths(relations) if similarity.cosine and isinstance(relations, Relations) else None
     positive = pair_scores(images, texts, similarity, image_of, everything, lengths=lengths)
     reach = similarity.reach(images, texts, lengths)
-    sizes = [pad(maxima(*side.tensors()), (0, 1), value=1.0) for side in (images, texts)]
+    sizes = pad(maxima(*images.tensors(), *texts.tensors()), (0, 1), value=1.0)
     reached = torch.cat([side for level in reach.levels for side in (level.images, level.texts)])
-    extremes = [size for x in (torch.cat(sizes), reached) for size in torch.where(x == 0, 1.0, x).aminmax()]
-    summary = torch.stack([x.double() for x in (*extremes, sizes[0].max(), sizes[1].max(), positive.abs().max())])
-    smallest, largest, low, high, largest_i, largest_t, largest_score = summary.tolist()
-    for size, side, what in ((largest_i, images, "image embeddings"), (largest_t, texts, "text embeddings")):
-        if not math.isfinite(size):
-            require_finite(side, what)
+    extremes = [size for x in (sizes, reached) for size in torch.where(x == 0, 1.0, x).aminmax()]
+    smallest, largest, low, high, largest_score = torch.stack([*extremes, positive.abs().max()]).tolist()
+    if not math.isfinite(largest):
+        require_finite(images, "image embeddings")
+        require_finite(texts, "text embeddings")
     if not math.isfinite(largest_score):
         where = int((~torch.isfinite(positive)).nonzero()[0])
         raise BadInput(f"the score of text {where} and its own image is not finite: scale the embeddings down")
@@ -333,32 +342,38 @@ class UndecidedPairs(NamedTuple):
         rows: (P,) images.
         columns: (P,) texts.
         scores: (P,) approximate scores.
-        of_image: (P,) bool, whether the pair is undecided as a candidate of its image.
-        of_text: (P,) bool, whether it is undecided as a candidate of its text.
+        undecided: (2, P) bool, whether the pair is undecided as a candidate of its image, and of its text.
     """
 
     rows: Tensor
     columns: Tensor
     scores: Tensor
-    of_image: Tensor
-    of_text: Tensor
+    undecided: Tensor
 
     def where(self, chosen: Tensor) -> UndecidedPairs:
         """The pairs at the given indices, or where a mask is True."""
-        return UndecidedPairs(*(x[chosen] for x in self))
+        return UndecidedPairs(*(x[..., chosen] for x in self))
+
+
+def count_better(
+    problem: Problem, tally: Tally, pairs: UndecidedPairs, scores: Tensor, tolerance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Add the pairs that score better than a threshold, by more than (P,) tolerances, to the tally.
+
+    Returns:
+        (2, P) places of the pairs' images and texts in the tally, and (2, P) bool, which pairs lie within the
+        tolerance of the threshold.
+    """
+    queries = torch.stack([pairs.rows, pairs.columns + len(problem.images)])
+    margin = scores - problem.thresholds[queries]
+    tally.better.index_add_(0, queries.flatten(), ((margin > tolerance) & pairs.undecided).flatten().int())
+    return queries, (margin.abs() <= tolerance) & pairs.undecided
 
 
 def rescore(problem: Problem, tally: Tally, pairs: UndecidedPairs) -> Tensor:
     """Score P wrong pairs in float64, add them to the tally, and return the (P,) scores."""
-    rows, columns = pairs.rows, pairs.columns
-    scores = problem.own_scores(rows, columns)
-    tolerance = problem.reach.of_pairs(rows, columns, rounding)
-    for query, threshold, undecided, better, tied in (
-        (rows, problem.best, pairs.of_image, tally.better_images, tally.tied_images),
-        (columns, problem.positive, pairs.of_text, tally.better_texts, tally.tied_texts),
-    ):
-        above = scores > threshold[query] + tolerance
-        near = (scores >= threshold[query] - tolerance) & ~above
-        better.index_add_(0, query, (above & undecided).int())
-        tied.index_add_(0, query, (near & undecided).int())
+    scores = problem.own_scores(pairs.rows, pairs.columns)
+    tolerance = problem.reach.of_pairs(pairs.rows, pairs.columns, rounding)
+    queries, is_tied = count_better(problem, tally, pairs, scores, tolerance)
+    tally.tied.index_add_(0, queries.flatten(), is_tied.flatten().int())
     return scores
