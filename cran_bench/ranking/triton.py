@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cran_bench.embeddings import Rows
 from cran_bench.errors import BadInput
 from cran_bench.ranking.filtering import Limits, TileCounts, Undecided
 from cran_bench.ranking.tiles import UNROLLED, ImageLevel, Tiles
@@ -116,6 +117,10 @@ class Fused(Tiles):
                     f"the backend triton handles up to {UNROLLED} {name} per image, not {plan.members}: "
                     "use --backend torch"
                 )
+
+    def images(self, rows: Rows, size: int = 0) -> list[ImageLevel]:
+        levels = super().images(rows, size)
+        return [ImageLevel(*(None if x is None else x.contiguous() for x in level)) for level in levels]  # type: ignore[arg-type]
 
     def compare(
         self, images: list[ImageLevel], texts: list[Tensor], limits: Limits, base: int, undecided: Undecided
