@@ -309,9 +309,9 @@ class Screening:
         pairs = UndecidedPairs(rows, columns, scores, torch.stack([codes != 2, codes > 1]))
         self.rescored += len(pairs.rows)
         if self.scorer.dtype != torch.float32 and problem.device.type == "cpu" and len(pairs.rows):
-            scores, undecided = rescore_in_float32(problem, self.tally, pairs)
+            scores, is_open = rescore_in_float32(problem, self.tally, pairs)
             self.check(pairs, scores)
-            pairs = pairs._replace(scores=scores, undecided=undecided).where(undecided.any(dim=0))
+            pairs = pairs._replace(scores=scores, undecided=is_open).where(is_open.any(dim=0))
         if len(pairs.rows):
             self.check(pairs, rescore(problem, self.tally, pairs))
 

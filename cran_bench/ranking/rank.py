@@ -55,8 +55,8 @@ def count(problem: Problem, clock: Clock, backend: str | Backend = "auto", bound
         chosen = choose(problem, backend, bound) if isinstance(backend, str) else backend
         tally, kernel = chosen.count(problem, clock)
     clock.last = None
-    of_images, of_texts = ([x.numpy() for x in side] for side in (tally.images, tally.texts))
-    counts = Counts(*of_images, tally.right.numpy()), Counts(*of_texts, np.ones_like(of_texts[0]))
+    (better_i, tied_i), (better_t, tied_t) = ((x.numpy() for x in side) for side in (tally.images, tally.texts))
+    counts = Counts(better_i, tied_i, tally.right.numpy()), Counts(better_t, tied_t, np.ones_like(better_t))
     return Ranks(*counts, problem.owners.numpy(), kernel)
 
 
