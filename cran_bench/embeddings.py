@@ -12,6 +12,7 @@ from torch import Tensor
 from cran_bench.errors import BadInput, kind_of
 
 BLOCK = 4096  # rows checked at once
+PAIRS = 1 << 28  # numbers in vectors of pairs that a GPU holds at once
 
 Rows: TypeAlias = slice | Tensor
 """Selected rows of a tensor: a slice, or a tensor of row numbers."""
@@ -201,18 +202,25 @@ def pair_lengths(relations: Relations) -> Tensor:
     """Return (N, n, n) float64, the lengths |first_j + second_k|, computed in blocks of images."""
     first, second = relations.first, relations.second
     lengths = first.new_empty(*first.shape[:2], first.shape[1], dtype=torch.float64)
-    block = 2 * BLOCK if first.is_cuda else 64  # few kernels on a GPU, and vectors that stay in a CPU's caches
+    # few kernels on a GPU, and vectors that stay in a CPU's caches
+    block, several = (2 * BLOCK, max(1, PAIRS // (2 * BLOCK * first[0].numel() or 1))) if first.is_cuda else (64, 1)
     for start in range(0, len(first), block):
         rows = slice(start, start + block)
         left, right = first[rows].double(), second[rows].double()
-        for j in range(first.shape[1]):
-            torch.linalg.vector_norm(left[:, j, None] + right, dim=-1, out=lengths[rows, j])
+        for j in (slice(j, j + several) for j in range(0, first.shape[1], several)):
+            torch.linalg.vector_norm(left[:, j, None] + right[:, None], dim=-1, out=lengths[rows, j])
     return lengths
 
 
-def _lengths(x: Tensor) -> Tensor:
-    """The float64 lengths of vectors along the last dimension."""
-    lengths: Tensor = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64)
+def vector_lengths(levels: Levels) -> Tensor:
+    """Return (rows, V) float64, the lengths of all vectors of a row, tensor by tensor; computed in blocks of rows."""
+    sizes = [x.shape[1:-1].numel() for x in levels.tensors()]
+    lengths = levels.tensors()[0].new_empty(len(levels), sum(sizes), dtype=torch.float64)
+    for x, out in zip(levels.tensors(), lengths.split_with_sizes(sizes, dim=1), strict=True):
+        block = len(x) if x.is_cuda else 256  # a CPU copies its argument to float64
+        for rows in (slice(start, start + block) for start in range(0, len(x), block)):
+            vectors = x[rows, None] if x.dim() == 2 else x[rows]
+            torch.linalg.vector_norm(vectors, dim=-1, dtype=torch.float64, out=out[rows])
     return lengths
 
 

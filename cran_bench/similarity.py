@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -19,48 +18,41 @@ from cran_bench.embeddings import (
     Levels,
     Relations,
     Rows,
-    _inverse_lengths,
-    _lengths,
     as_levels,
     both_exist,
     pair_lengths,
     pairs_by_count,
     unit,
+    vector_lengths,
 )
 from cran_bench.errors import BadInput
 
-
-class LevelReach(NamedTuple):
-    """A bound on the contribution of one level to a score: weight x images x texts.
-
-    Attributes:
-        weight: absolute weight of the level.
-        dim: D, the dimension of its vectors.
-        images: (N,) float64, for each image the largest length of its vectors; for relations the largest
-            (|first_j| + |second_k|) / norm_jk.
-        texts: (T,) float64, the length of each text's vector.
-    """
-
-    weight: float
-    dim: int
-    images: Tensor
-    texts: Tensor
+Lengths: TypeAlias = tuple[Tensor, Tensor]
+"""`Similarity.lengths` of images and of texts."""
 
 
 class Reach(NamedTuple):
     """Bounds on the scores, and hence on the rounding error of evaluating them in a given arithmetic.
 
-    The rounding error of an inner product of D terms, in any order of summation, is at most about D u |x| |y|, where u
-    is the unit roundoff.
+    The contribution of a level to a score is at most weight x images x texts.  The rounding error of an inner product
+    of D terms, in any order of summation, is at most about D u |x| |y|, where u is the unit roundoff.
+
+    Attributes:
+        weights: absolute weights of the L levels.
+        dims: D, the dimension of each level's vectors.
+        images: (L, N) float64, for each image the largest length of its vectors; for relations the largest
+            (|first_j| + |second_k|) / norm_jk.
+        texts: (L, T) float64, the length of each text's vector.
     """
 
-    levels: tuple[LevelReach, ...]
+    weights: tuple[float, ...]
+    dims: tuple[int, ...]
+    images: Tensor
+    texts: Tensor
 
     def rows(self, rows: Rows, columns: Rows) -> Reach:
         """Return the bounds of selected images and texts."""
-        return Reach(
-            tuple(level._replace(images=level.images[rows], texts=level.texts[columns]) for level in self.levels)
-        )
+        return self._replace(images=self.images[:, rows], texts=self.texts[:, columns])
 
     def of_all(self, rows: Rows, columns: Rows, unit: Callable[[int], float | Tensor]) -> Tensor:
         """Return (I, T) error bounds for all pairs of the selected images and texts.
@@ -70,21 +62,21 @@ class Reach(NamedTuple):
             columns: T texts.
             unit: relative rounding error of an inner product of D terms, as a function of D.
         """
-        images, texts, weights = self.matrices(unit)
-        return ((weights[:, None] * images[:, rows])[:, :, None] * texts[:, None, columns]).sum(dim=0)
+        weights = self.weights_times(unit)
+        bounds: Tensor = (weights[:, None] * self.images[:, rows])[:, :, None] * self.texts[:, None, columns]
+        return bounds.sum(dim=0)
 
     def of_pairs(self, rows: Rows, columns: Rows, unit: Callable[[int], float | Tensor]) -> Tensor:
         """Return (P,) error bounds for P pairs of an image in `rows` and the text at the same place in `columns`."""
-        images, texts, weights = self.matrices(unit)
-        return (weights[:, None] * images[:, rows] * texts[:, columns]).sum(dim=0)
+        weights = self.weights_times(unit)
+        bounds: Tensor = weights[:, None] * self.images[:, rows] * self.texts[:, columns]
+        return bounds.sum(dim=0)
 
-    def matrices(self, unit: Callable[[int], float | Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the L levels' bounds (L, N) of images and (L, T) of texts, and weights (L,) times rounding errors."""
-        images, texts = (
-            torch.stack(side) for side in ([x.images for x in self.levels], [x.texts for x in self.levels])
-        )
-        weights = [torch.as_tensor(unit(x.dim) * x.weight, dtype=torch.float64) for x in self.levels]
-        return images, texts, torch.stack(weights).to(images.device, non_blocking=True)
+    def weights_times(self, unit: Callable[[int], float | Tensor]) -> Tensor:
+        """Return (L,) the levels' weights times their rounding errors."""
+        errors = torch.stack([torch.as_tensor(unit(dim), dtype=torch.float64) for dim in self.dims])
+        weights = torch.tensor(self.weights, dtype=torch.float64).to(errors.device, non_blocking=True)
+        return (errors * weights).to(self.images.device, non_blocking=True)
 
 
 def rounding(dim: int) -> float:
@@ -93,6 +85,17 @@ def rounding(dim: int) -> float:
     Embeddings are float32, so distinct scores differ by many orders of magnitude more.
     """
     return 8 * dim * torch.finfo(torch.float64).eps
+
+
+def without_zeros(lengths: Tensor) -> Tensor:
+    """Lengths to divide by: a zero vector is divided by 1."""
+    return lengths.masked_fill(lengths == 0, 1.0)
+
+
+def by_tensor(levels: Levels, lengths: Tensor) -> list[Tensor]:
+    """Split (rows, V) lengths into those of each tensor of `levels`, and what follows them."""
+    sizes = [x.shape[1:-1].numel() for x in levels.tensors()]
+    return list(lengths.split_with_sizes([*sizes, lengths.shape[1] - sum(sizes)], dim=1))
 
 
 # Inner products of image vectors (N, R, D) with text vectors: (N, R, T) for all texts, (N, R, n) for n texts per image.
@@ -126,30 +129,42 @@ class Similarity:
         Args:
             embedding: N rows.
             dtype: of the result.
-            lengths: (N, n, n) `pair_lengths` of the relations, if already computed.
+            lengths: (N, V) `lengths` without zeros, if already computed.
         """
-        levels = as_levels(embedding).map(lambda x: x if x.dtype == torch.bool else x.to(dtype))
+        given = as_levels(embedding)
+        levels = given.map(lambda x: x if x.dtype == torch.bool else x.to(dtype))
         if not self.cosine:
             return levels
+        lengths = without_zeros(self.lengths(given)) if lengths is None else lengths
+        *parts, pairs = by_tensor(given, lengths.to(dtype))
+        of = dict(zip(levels.tensors(), parts, strict=True))
+
+        def divided(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x / of[x].reshape(*x.shape[:-1], 1)
+
         relations = levels.relations
         if isinstance(relations, Relations):
-            lengths = pair_lengths(relations) if lengths is None else lengths
-            relations = replace(relations, norm=lengths.to(dtype).clamp_min(torch.finfo(dtype).tiny))
-        elif relations is not None:
-            relations = unit(relations)
-        return replace(
-            levels,
-            globals=None if levels.globals is None else unit(levels.globals),
-            regions=None if levels.regions is None else unit(levels.regions),
-            relations=relations,
-        )
+            n, r, _ = relations.first.shape
+            relations = replace(relations, norm=pairs.reshape(n, r, r))
+        else:
+            relations = divided(relations)
+        return replace(levels, globals=divided(levels.globals), regions=divided(levels.regions), relations=relations)
 
-    def scores(self, images: Embedding, texts: Embedding, lengths: Tensor | None = None) -> Tensor:
+    def lengths(self, embedding: Embedding) -> Tensor:
+        """(N, V) float64 `vector_lengths`, for a cosine followed by the n^2 `pair_lengths` of factored relations."""
+        levels = as_levels(embedding)
+        lengths = vector_lengths(levels)
+        if not self.cosine or not isinstance(levels.relations, Relations):
+            return lengths
+        return torch.cat([lengths, pair_lengths(levels.relations).flatten(1)], dim=1)
+
+    def scores(self, images: Embedding, texts: Embedding, lengths: Lengths | None = None) -> Tensor:
         """Score all pairs of N images and T texts: (N, T) float64; a larger score means more similar.
 
-        `lengths` are the images' `pair_lengths`, if already computed.
+        `lengths` are those of both sides without zeros, if already computed.
         """
-        return self._combine(self.prepare(images, lengths=lengths), self.prepare(texts), _all_pairs)
+        left, right = lengths or (None, None)
+        return self._combine(self.prepare(images, lengths=left), self.prepare(texts, lengths=right), _all_pairs)
 
     def scores_as_given(self, images: Levels, texts: Levels) -> Tensor:
         """Score all pairs of N images and T texts for training: (N, T), differentiable.
@@ -163,44 +178,39 @@ class Similarity:
         images: Embedding,
         texts: Embedding,
         dtype: torch.dtype = torch.float64,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
     ) -> Tensor:
         """Score each of N images with n texts of its own: (N, n), equal to the corresponding entries of `scores`.
 
         Rows i n to i n + n - 1 of the N n texts belong to image i.  `lengths` as in `scores`.
         """
         queries = as_levels(texts).map(lambda x: x.to(dtype))
-        inverse = cache(_inverse_lengths)  # relations need the same twice
+        if not self.cosine:
+            return self._combine(self.prepare(images, dtype), queries, _own_texts)
+        left, right = lengths or (None, without_zeros(self.lengths(texts)))
+        of = dict(zip(queries.tensors(), right.to(dtype).T, strict=True))
 
         def directions(vectors: Tensor, texts: Tensor) -> Tensor:
             """Inner products with normalised texts; dividing the products is cheaper than dividing the vectors."""
-            return _own_texts(vectors, texts) * inverse(texts).view(len(vectors), 1, -1)
+            return _own_texts(vectors, texts) / of[texts].reshape(len(vectors), 1, -1)
 
-        return self._combine(self.prepare(images, dtype, lengths), queries, directions if self.cosine else _own_texts)
+        return self._combine(self.prepare(images, dtype, left), queries, directions)
 
-    def reach(self, images: Embedding, texts: Embedding, lengths: Tensor | None = None) -> Reach:
-        """Bound the scores of N images and T texts.
-
-        Args:
-            images: N rows.
-            texts: T rows.
-            lengths: (N, n, n) `pair_lengths` of the images' relations, if already computed.
-        """
+    def reach(self, images: Embedding, texts: Embedding, lengths: Lengths | None = None) -> Reach:
+        """Bound the scores of N images and T texts; `lengths` are those of both sides, if already computed."""
         left, right = as_levels(images), as_levels(texts)
-        levels = []
-        for weight, image, text in zip(
-            self.level_weights(),
-            (left.globals, left.regions, left.relations),
-            (right.globals, right.regions, right.relations),
-            strict=True,
-        ):
-            if image is not None and isinstance(text, Tensor):
-                if isinstance(image, Relations):
-                    longest = self._longest_pair(image, left.mask, lengths)
-                else:
-                    longest = self._longest(image)
-                levels.append(LevelReach(abs(weight), text.shape[-1], longest, self._longest(text)))
-        return Reach(tuple(levels))
+        of_images, of_texts = lengths or (self.lengths(left), self.lengths(right))
+        *parts, pairs = by_tensor(left, of_images)
+        if isinstance(left.relations, Relations):
+            longest = [self._longest(part) for part in parts[:-2]]
+            longest.append(self._longest_pair(left.relations, left.mask, *parts[-2:], pairs))
+        else:
+            longest = [self._longest(part) for part in parts]
+        levels = zip(self.level_weights(), (right.globals, right.regions, right.relations), strict=True)
+        weights = tuple(abs(weight) for weight, level in levels if level is not None)
+        dims = tuple(x.shape[-1] for x in right.tensors())
+        longest_texts = torch.ones_like(of_texts.T) if self.cosine else of_texts.T
+        return Reach(weights, dims, torch.stack(longest), longest_texts)
 
     def check(self, images: Embedding, texts: Embedding) -> None:
         """Reject embeddings that do not match this similarity or each other.
@@ -249,19 +259,19 @@ class Similarity:
                     f"on the {name} level images have dimension {image_dim} and texts {b.shape[-1]}; they must be equal"
                 )
 
-    def _longest(self, level: Tensor) -> Tensor:
+    def _longest(self, lengths: Tensor) -> Tensor:
         """The largest length of each row's vectors, (rows,) float64; 1 for a cosine."""
         if self.cosine:
-            return torch.ones(1, dtype=torch.float64, device=level.device).expand(len(level))
-        lengths = _lengths(level).reshape(len(level), -1)
+            return torch.ones(1, dtype=torch.float64, device=lengths.device).expand(len(lengths))
         return lengths.max(dim=1).values if lengths.shape[1] else lengths.sum(dim=1)
 
-    def _longest_pair(self, relations: Relations, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
+    def _longest_pair(
+        self, relations: Relations, mask: Tensor | None, first: Tensor, second: Tensor, lengths: Tensor
+    ) -> Tensor:
         """The largest (|first_j| + |second_k|) / norm_jk over each image's existing pairs, (rows,) float64."""
-        first, second = _lengths(relations.first), _lengths(relations.second)
         bounds = first[:, :, None] + second[:, None]
         if self.cosine:
-            bounds = bounds / (pair_lengths(relations) if lengths is None else lengths).clamp_min(1e-300)
+            bounds = bounds / lengths.reshape(bounds.shape).clamp_min(1e-300)
         elif relations.norm is not None:
             bounds = bounds / relations.norm.double().abs()
         pairs = relations.pairs()
@@ -307,15 +317,15 @@ class MultiLevel(Similarity):
         return self.weights
 
     def _combine(self, images: Levels, texts: Levels, product: Product) -> Tensor:
-        total: Tensor | float = 0.0
+        total: Tensor | int = 0
         if images.globals is not None and texts.globals is not None:
-            total = self.weights[0] * product(images.globals[:, None], texts.globals)[:, 0]
+            total = weighted(self.weights[0], product(images.globals[:, None], texts.globals)[:, 0])
         if images.regions is not None and texts.regions is not None:
             scores = product(images.regions, texts.regions)
-            total = total + self.weights[1] * self._top_mean(scores, images.mask)
+            total = total + weighted(self.weights[1], self._top_mean(scores, images.mask))
         if images.relations is not None and isinstance(texts.relations, Tensor):
             scores, valid = self._relation_scores(images, texts.relations, product)
-            total = total + self.weights[2] * self._top_mean(scores, valid)
+            total = total + weighted(self.weights[2], self._top_mean(scores, valid))
         assert isinstance(total, Tensor)
         return total
 
@@ -358,6 +368,11 @@ class MultiLevel(Similarity):
         best = scores.masked_fill(~valid[:, :, None], -torch.inf).topk(top, dim=1).values
         count = valid.sum(dim=1).clamp(1, top)
         return best.masked_fill(best == -torch.inf, 0.0).sum(dim=1) / count[:, None]
+
+
+def weighted(weight: float, scores: Tensor) -> Tensor:
+    """Scores times a weight."""
+    return scores if weight == 1 else weight * scores
 
 
 def mean_by_image(texts: Embedding, image_of: Tensor, images: int, similarity: Similarity) -> Embedding:

@@ -19,7 +19,7 @@ from cran_bench.machine.progress import say
 from cran_bench.ranking.backends import fused_scorer
 from cran_bench.ranking.filtering import ApproximateScorer, Bound, Filtering
 from cran_bench.ranking.metrics import Ranks
-from cran_bench.ranking.problem import Clock, Problem, make_problem
+from cran_bench.ranking.problem import Clock, Problem, lengths_of_some, make_problem
 from cran_bench.ranking.rank import rank
 from cran_bench.ranking.reference import Reference
 from cran_bench.ranking.tiles import tiles_for
@@ -265,8 +265,9 @@ def truth(problem: Problem) -> Truth:
     images = dataclasses.replace(
         problem,
         images=problem.images.rows(rows),
-        lengths=None if problem.lengths is None else problem.lengths[rows],
+        lengths=lengths_of_some(problem.lengths, rows, slice(None)),
         best=problem.best[rows],
+        right=problem.right[rows],
         image_of=place[problem.image_of],
         reach=problem.reach.rows(rows, slice(None)),
         folds=((slice(0, len(rows)), slice(0, t)),),
@@ -274,6 +275,7 @@ def truth(problem: Problem) -> Truth:
     texts = dataclasses.replace(
         problem,
         texts=problem.texts.rows(columns),
+        lengths=lengths_of_some(problem.lengths, slice(None), columns),
         positive=problem.positive[columns],
         image_of=problem.image_of[columns],
         reach=problem.reach.rows(slice(None), columns),

@@ -187,7 +187,7 @@ def measured(problem: Problem, scorer: ApproximateScorer) -> Callable[[int], Ten
     rows, columns, shares = (x.to(problem.device, non_blocking=True) for x in (rows, columns, shares))
     approximate = scorer.scores(scorer.images(rows), scorer.texts(columns)).double()
     scale = problem.reach.of_all(rows, columns, lambda _: 1.0)
-    ratio = torch.where(scale > 0, (approximate - problem.scores(rows, columns)) / scale, 0.0)
+    ratio = ((approximate - problem.scores(rows, columns)) / scale).masked_fill(scale == 0, 0.0)
     deviations = (shares @ ratio.square().flatten()).sqrt()
     unit_error = torch.maximum(SIGMAS * deviations.max(), 1.5 * ratio.abs().max()) + 4 * EPS
     return lambda _: unit_error
@@ -368,20 +368,16 @@ def limits(
 
     The tolerance of an image is that with the longest text of its fold, in both directions.
     """
-    images, texts, weights = problem.reach.matrices(unit_error)
-    both = torch.stack([weights, weights.new_tensor([level.weight for level in problem.reach.levels])])
+    images, texts = problem.reach.images, problem.reach.texts
+    both = torch.stack([problem.reach.weights_times(unit) for unit in (unit_error, lambda _: 1.0)])
     tolerance, largest = torch.cat(
         [both * texts[:, columns].amax(dim=1) @ images[:, rows] for rows, columns in problem.folds], dim=1
     )
     # differences of scores and tolerances are rounded as well, and products below float32's range underflow
     slack = ((tolerance + largest * EPS) * (1 + 2 * EPS) + SMALLEST).float()
     thresholds = problem.thresholds
-    margin = torch.add(SMALLEST, thresholds.abs(), alpha=2 * EPS)
-    parts = [
-        x.float().split_with_sizes([len(problem.best), len(problem.positive)])
-        for x in (thresholds - margin, thresholds + margin)
-    ]
-    (low_i, low_t), (high_i, high_t) = parts
-    image_rows, text_rows = (0, scorer.image_rows), (0, scorer.text_rows)
-    of_images = (pad(x, image_rows) for x in (slack, low_i, high_i))
-    return Limits(*of_images, *(pad(x, text_rows) for x in (low_t, high_t))), tolerance.max()
+    margin = 2 * EPS * thresholds.abs() + SMALLEST
+    bounds = torch.stack([thresholds - margin, thresholds + margin]).float()
+    of_images, of_texts = bounds.split_with_sizes([len(problem.best), len(problem.positive)], dim=1)
+    of_images = pad(torch.cat([slack[None], of_images]), (0, scorer.image_rows))
+    return Limits(*of_images, *pad(of_texts, (0, scorer.text_rows))), tolerance.max()

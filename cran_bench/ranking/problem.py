@@ -16,17 +16,14 @@ from torch.nn.functional import pad
 from cran_bench.embeddings import (
     Embedding,
     Levels,
-    Relations,
     Rows,
     as_levels,
-    maxima,
-    pair_lengths,
     require_finite,
     take,
 )
 from cran_bench.errors import BadInput
 from cran_bench.protocols import fold_rows
-from cran_bench.similarity import MultiLevel, Reach, Similarity, rounding
+from cran_bench.similarity import Lengths, MultiLevel, Reach, Similarity, by_tensor, rounding, without_zeros
 
 RANGE = 1e-10, 1e10  # of vector sizes that float32 holds with a margin
 PAIR_BYTES = 1 << 28  # of a CPU's memory, for float64 vectors of pairs that are scored one by one
@@ -42,8 +39,8 @@ class Problem:
         texts: T text embeddings.
         image_of: (T,) int64, the row of each text's own image.
         similarity: scores a pair.
-        lengths: (N, n, n) float64 lengths of factored region pairs under cosine similarity, otherwise None.
-        extent: the largest coordinate of the smallest non-zero vector (at most 1), and of the largest (at least 1).
+        lengths: what vectors are divided by under cosine similarity, otherwise None.
+        extent: the length of the shortest non-zero vector (at most 1), and of the longest (at least 1).
         reach: bounds on the magnitude of scores.
         is_in_range: whether float32 represents all scores and squared vectors, with a margin below and above.
         owners: `image_of` on the host.
@@ -57,7 +54,7 @@ class Problem:
     texts: Levels
     image_of: Tensor
     similarity: Similarity
-    lengths: Tensor | None
+    lengths: Lengths | None
     extent: tuple[float, float]
     reach: Reach
     is_in_range: bool
@@ -100,7 +97,7 @@ class Problem:
 
     def scores(self, rows: Rows, columns: Rows) -> Tensor:
         """(I, T) float64 scores of the selected images and texts."""
-        lengths = None if self.lengths is None else take(self.lengths, rows)
+        lengths = lengths_of_some(self.lengths, rows, columns)
         return self.similarity.scores(self.images.rows(rows), self.texts.rows(columns), lengths)
 
     def own_scores(self, rows: Tensor, columns: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -142,7 +139,7 @@ class Tally:
     def read(self, more: Tensor | None = None) -> tuple[Tally, list[float]]:
         """Copy the counts from the device at once, together with some more numbers (float64)."""
         sizes = [len(x) for x in vars(self).values()]
-        both = torch.cat([*(x.double() for x in vars(self).values()), *([] if more is None else [more])]).cpu()
+        both = torch.cat([*vars(self).values(), *([] if more is None else [more])]).cpu()
         *counts, rest = both.split_with_sizes([*sizes, len(both) - sum(sizes)])
         return Tally(*(x.int() for x in counts)), rest.tolist()
 
@@ -257,14 +254,18 @@ def make_problem(
 def _scored(
     images: Levels, texts: Levels, image_of: Tensor, owners: Tensor, similarity: Similarity, folds: int
 ) -> Problem:
-    relations, everything = images.relations, torch.arange(len(texts), device=image_of.device)
-    lengths = pair_lengths(relations) if similarity.cosine and isinstance(relations, Relations) else None
+    everything = torch.arange(len(texts), device=image_of.device)
+    measured = similarity.lengths(images), similarity.lengths(texts)
+    divisors = without_zeros(measured[0]), without_zeros(measured[1])
+    lengths = divisors if similarity.cosine else None
     positive = pair_scores(images, texts, similarity, image_of, everything, lengths=lengths)
-    reach = similarity.reach(images, texts, lengths)
-    sizes = pad(maxima(*images.tensors(), *texts.tensors()), (0, 1), value=1.0)
-    reached = torch.cat([side for level in reach.levels for side in (level.images, level.texts)])
-    extremes = [size for x in (sizes, reached) for size in torch.where(x == 0, 1.0, x).aminmax()]
-    smallest, largest, low, high, largest_score = torch.stack([*extremes, positive.abs().max()]).tolist()
+    reach = similarity.reach(images, texts, measured)
+    vectors = [
+        x.flatten() for side, x in ((images, divisors[0]), (texts, divisors[1])) for x in by_tensor(side, x)[:-1]
+    ]
+    reached = without_zeros(torch.cat([reach.images.flatten(), reach.texts.flatten()]))
+    extremes = (*pad(torch.cat(vectors), (0, 1), value=1.0).aminmax(), *reached.aminmax(), positive.abs().max())
+    smallest, largest, low, high, largest_score = torch.stack(extremes).tolist()
     if not math.isfinite(largest):
         require_finite(images, "image embeddings")
         require_finite(texts, "text embeddings")
@@ -297,13 +298,13 @@ def pair_scores(
     rows: Tensor,
     columns: Tensor,
     dtype: torch.dtype = torch.float64,
-    lengths: Tensor | None = None,
+    lengths: Lengths | None = None,
     pair_bytes: int | None = None,
 ) -> Tensor:
     """(P,) scores of image `rows[p]` with text `columns[p]`, in `dtype`.
 
     The texts of an image are scored together, up to the mean number of texts per image, so that its vectors are read
-    once; `lengths` are the images' `pair_lengths`, if already computed.
+    once; `lengths` are those of both sides without zeros, if already computed.
     """
     count, device = len(rows), rows.device
     if not count:
@@ -315,17 +316,20 @@ def pair_scores(
     ordered, place = rows[order], torch.arange(count, device=device)
     first = ((place - torch.searchsorted(ordered, ordered)) % width == 0).nonzero().flatten()
     where = first[:, None] + torch.arange(width, device=device)
-    exists = where < torch.cat([first[1:], first.new_full((1,), count)])[:, None]
+    is_filling = where >= pad(first[1:], (0, 1), value=count)[:, None]
     pairs = order[where.clamp_max(count - 1)]
-    places = torch.where(exists, pairs, count)
+    places = pairs.masked_fill(is_filling, count)
     scores = torch.empty(count + 1, dtype=dtype, device=device)  # the last one of texts that fill a run
     for run in blocks(slice(0, len(first)), max(1, pair_bytes // (4 * (image_bytes + width * text_bytes)))):
-        own = rows[pairs[run, 0]]
-        some = None if lengths is None else take(lengths, own)
-        scores[places[run]] = similarity.own_scores(
-            images.rows(own), texts.rows(columns[pairs[run]].flatten()), dtype, some
-        )
+        own, candidates = rows[pairs[run, 0]], columns[pairs[run]].flatten()
+        some = lengths_of_some(lengths, own, candidates)
+        scores[places[run]] = similarity.own_scores(images.rows(own), texts.rows(candidates), dtype, some)
     return scores[:count]
+
+
+def lengths_of_some(lengths: Lengths | None, rows: Rows, columns: Rows) -> Lengths | None:
+    """The lengths of selected images and texts."""
+    return None if lengths is None else (take(lengths[0], rows), take(lengths[1], columns))
 
 
 def pair_memory(device: torch.device) -> int:

@@ -51,8 +51,8 @@ def count_tile(problem: Problem, tally: Tally, rows: slice, columns: slice, cloc
     positives = ((own >= rows.start) & (own < rows.stop)).nonzero().flatten()
     scores[own[positives] - rows.start, positives] = -torch.inf
     for threshold, axis, better, tied in (
-        (problem.best[rows, None], 1, *(x[rows] for x in tally.images)),
-        (problem.positive[None, columns], 0, *(x[columns] for x in tally.texts)),
+        (problem.best[rows, None], 1, tally.images[0][rows], tally.images[1][rows]),
+        (problem.positive[None, columns], 0, tally.texts[0][columns], tally.texts[1][columns]),
     ):
         above = (scores > threshold + tolerance).sum(dim=axis, dtype=torch.int32)
         better += above

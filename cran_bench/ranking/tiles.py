@@ -12,13 +12,13 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cran_bench.embeddings import Relations, Rows, both_exist, pairs_by_count, region_pairs, take, unit
+from cran_bench.embeddings import Levels, Relations, Rows, both_exist, pairs_by_count, region_pairs, take
 from cran_bench.machine.progress import say
 from cran_bench.ranking.filtering import Limits, TileCounts, Undecided, float32_error
 from cran_bench.ranking.problem import Problem, blocks
@@ -192,7 +192,7 @@ class Tiles:
     def rounding(self) -> float:
         """The largest 16-bit rounding error of an operand relative to its length: at most about the unit roundoff."""
         all_images, all_texts = slice(0, len(self.problem.images)), slice(0, len(self.problem.texts))
-        images = (x for rows in blocks(all_images, BLOCK) for x in self._vectors(rows))
+        images = (x for rows in blocks(all_images, BLOCK) for x in self._vectors(self._prepared(rows, 0)))
         texts = (x for rows in blocks(all_texts, BLOCK) for x in self._queries(rows))
         return max(relative_rounding(x, self.dtype) for x in chain(images, texts))
 
@@ -203,8 +203,7 @@ class Tiles:
         rounded by up to `HALF_STEP`, would cost more than its unit roundoff, the dtype becomes bfloat16.
         """
         dim = max(x.shape[-1] for x in self.problem.images.tensors())
-        shortest, largest = self.problem.extent
-        raw, one = (shortest, largest * math.sqrt(dim)), (1.0, 1.0)  # bounds on lengths
+        raw, one = self.problem.extent, (1.0, 1.0)  # bounds on lengths
         text = one if self.problem.similarity.cosine else raw
         rounding = 0.0
         for name in self.plans:
@@ -216,27 +215,28 @@ class Tiles:
         if max(rounding, self.underflow) > ROUNDOFF[torch.float16]:
             self.dtype, self.underflow, self.powers = torch.bfloat16, 0.0, dict.fromkeys(self.plans, (1.0, 1.0))
 
-    def _vectors(self, rows: Rows) -> list[Tensor]:
+    def _prepared(self, rows: Rows, side: Literal[0, 1]) -> Levels:
+        """Some images (`side` 0) or texts (1), of unit length under a cosine."""
+        levels, lengths = (self.problem.images, self.problem.texts)[side].rows(rows), self.problem.lengths
+        some = None if lengths is None else take(lengths[side], rows)
+        return self.problem.similarity.prepare(levels, levels.tensors()[0].dtype, some)
+
+    def _vectors(self, levels: Levels) -> list[Tensor]:
         """(I, G, D) operands of each level before rounding; those of factored relations are not of unit length."""
-        levels, operands = self.problem.images.rows(rows), []
+        operands = []
         for name in self.plans:
             level = getattr(levels, name)
             if isinstance(level, Relations):
                 vectors = torch.cat([level.first, level.second], dim=1)
             else:
                 vectors = level[:, None] if name == "globals" else level
-                vectors = unit(vectors) if self.problem.similarity.cosine else vectors
             operands.append(scaled(vectors, self.powers[name][0]))
         return operands
 
     def _queries(self, rows: Rows) -> list[Tensor]:
         """(T, D) operands of each level before rounding."""
-        levels, operands = self.problem.texts.rows(rows), []
-        for name in self.plans:
-            vectors = getattr(levels, name)
-            vectors = unit(vectors) if self.problem.similarity.cosine else vectors
-            operands.append(scaled(vectors, self.powers[name][1]))
-        return operands
+        levels = self._prepared(rows, 1)
+        return [scaled(getattr(levels, name), self.powers[name][1]) for name in self.plans]
 
     @functools.cached_property
     def everything(self) -> tuple[list[ImageLevel], list[Tensor]]:
@@ -258,15 +258,14 @@ class Tiles:
         return [filled(x, 0, size) for x in texts]
 
     def _images(self, rows: Rows) -> list[ImageLevel]:
-        levels, prepared = self.problem.images.rows(rows), []
-        for (name, plan), vectors in zip(self.plans.items(), self._vectors(rows), strict=True):
+        levels, prepared = self._prepared(rows, 0), []
+        for (name, plan), vectors in zip(self.plans.items(), self._vectors(levels), strict=True):
             level, exists, scale = getattr(levels, name), None, None
             if isinstance(level, Relations):
                 j, k = level.pairs().T
                 exists = None if levels.mask is None else both_exist(levels.mask, level.pairs())
-                norm = level.norm if self.problem.lengths is None else take(self.problem.lengths, rows)
-                if norm is not None:
-                    norm = norm[:, j, k].double()
+                if level.norm is not None:
+                    norm = level.norm[:, j, k]
                     scale = norm.reciprocal().nan_to_num(nan=torch.nan, posinf=0.0, neginf=0.0).float().T[:, :, None]
             elif levels.mask is not None and name == "regions":
                 exists = levels.mask
@@ -305,8 +304,9 @@ class Tiles:
                 x = x[first] + x[second]
             x = x if level.scale is None else x * level.scale
             x = x if level.exists is None else torch.where(level.exists, x, -torch.inf)
-            best = x.topk(plan.top, dim=0).values
-            parts.append(level.factor * torch.where(best == -torch.inf, 0.0, best).sum(dim=0))
+            best = x if plan.top == plan.members else x.topk(plan.top, dim=0).values
+            best = best if level.exists is None else best.masked_fill(best == -torch.inf, 0.0)
+            parts.append(level.factor * best.sum(dim=0))
         return functools.reduce(torch.add, parts)
 
     def compare(
