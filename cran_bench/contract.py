@@ -60,7 +60,10 @@ class Composite(Part, Protocol):
     """
 
     def parts(self) -> Sequence[Part]:
-        """The unfitted parts that `fit` will pass to `run.part`, given the fields; one of each class is enough."""
+        """The unfitted parts that `fit` will pass to `run.part`, given the fields; one of each class is enough.
+
+        `run` fits those that are returned beforehand, side by side: return none that `fit` may do without.
+        """
         ...
 
 

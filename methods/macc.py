@@ -28,8 +28,6 @@ from itertools import product
 from typing import Literal, NamedTuple
 
 import torch
-from sklearn.cluster import KMeans  # type: ignore[import-untyped]
-from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -173,6 +171,9 @@ class MACC(KCCA):
 
     def _codebook(self, k: int, run: Run) -> Tensor:
         """(k, d) k-means centres of all training points."""
+        from sklearn.cluster import KMeans  # type: ignore[import-untyped]
+        from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
+
         points = torch.cat([self.known.images, self.known.texts])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # raised for points that coincide

@@ -114,7 +114,7 @@ def doctor(
         raise BadInput(f"there are neither records below {results / 'runs'} nor features and fits below {cache}")
     complaints = [*examine_results(results), *examine_cache(cache)]
     if (results / "runs").is_dir():
-        say(count_provenance(results))
+        say(count_provenance(results, {one.path for one in complaints}))
     if only_check:
         for line in gathered((one.path, f"{one.path}: {one.what}") for one in complaints):
             echo(line)
