@@ -314,7 +314,7 @@ EVERY = ALL | OTHERS
 
 # A module, what is written there, what in its place, and the methods whose keys change.
 OTHER_MEANING = [
-    ("toolbox.linalg", "Whitening.of(C.xx, rx)", "Whitening.of(C.xx, ry)", CORRELATED | {"cran:paper"}),
+    ("toolbox.linalg", '("x", C.xx, rx)', '("x", C.xx, ry)', CORRELATED | {"cran:paper"}),
     ("toolbox.linalg", "s > 1e-7 * s[0]", "s > 1e-8 * s[0]", CORRELATED | {"cfa", "cran:paper"}),
     ("toolbox.linalg", "TEXT_BLOCK = 8192", "TEXT_BLOCK = 4096", CORRELATED | {"cfa", "cran:paper"}),
     ("toolbox.linalg", "import numpy as np", "import numpy_of_ours as np", EVERY - STACKS),
@@ -375,7 +375,7 @@ OTHER_MEANING = [
     ("methods._stacks", "SEGMENT = 5", "SEGMENT = 6", STACKS),
     ("methods._stacks", "return self.image.codes(split)", "return -self.image.codes(split)", STACKS),
     ("methods._codes", "MEASURED = ", "MEASURED = 1 + ", STACKS),
-    ("methods.bimodal_ae", "repeat(3, 1)", "repeat(3, 2)", {"bimodal-ae"}),
+    ("methods.bimodal_ae", "square().sum(dim=2)", "abs().sum(dim=2)", {"bimodal-ae"}),
     ("methods.corr_ae", "0.5 * ((1 - self.alpha)", "0.6 * ((1 - self.alpha)", {"corr-ae", "ccl"}),
     ("methods.multimodal_dbn", "range(self.mean_field_steps)", "range(1 + self.mean_field_steps)", {"multimodal-dbn"}),
     ("methods.ccl", "(2 * len(images))", "len(images)", {"ccl"}),
