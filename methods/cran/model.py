@@ -27,7 +27,6 @@ from .recipe import Recipe
 BLOCK = 8192  # rows of features at a time
 LENGTH = 201  # characters of a text
 KERNEL = 4  # width of a convolution, in characters or pooled steps
-ALL = slice(None)
 
 
 class Views(NamedTuple):
@@ -107,27 +106,24 @@ class TextEncoder(nn.Module):
         self.steps = (LENGTH - self.field) // self.stride + 1  # m
         self.mask_padding = options.mask_padding
 
-    def touched(self, chars: Tensor) -> Tensor:
-        """(B,) number of steps whose receptive field holds a character, at least 1, of (B, 201) characters."""
-        positions = torch.arange(1, chars.shape[1] + 1, device=chars.device)
-        length = ((chars > 0) * positions).amax(dim=1)
-        return ((length + self.stride - 1) // self.stride).clamp(1, self.steps)
+    def touched(self, lengths: Tensor) -> Tensor:
+        """The number of steps whose receptive field holds a character, at least 1, of texts of these lengths."""
+        return ((lengths + self.stride - 1) // self.stride).clamp(1, self.steps)
 
-    def forward(self, chars: Tensor, rows: slice = ALL) -> tuple[Tensor, Tensor]:
-        """Encode (B, 201) uint8 characters, 0 for padding, of which only `rows` are computed.
+    def forward(self, chars: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode (B, L) uint8 characters, 0 for padding; L is at most 201, and best the length of the longest text.
 
-        Steps that see only padding are equal before the LSTM, so they are computed once and repeated; with
-        `mask_padding` they are left out, and m' is the number of steps of the longest of all B texts.  In training,
-        batch normalisation takes its statistics from the steps that are computed.
+        Steps beyond L see only padding and are equal before the LSTM, so they are computed once and repeated; with
+        `mask_padding` they are left out, and m' is the number of steps that L characters touch.  In training, batch
+        normalisation takes its statistics from the steps that are computed.
 
         Returns:
             H (B, m', units), and a mask (B, m') bool of the steps that count.
         """
-        touched = self.touched(chars)
-        longest = int(touched.max())
-        chars, touched = chars[rows], touched[rows]
+        length = chars.shape[1]
+        longest = int(self.touched(torch.tensor(length)))
         seen = longest if self.mask_padding else min(longest + 1, self.steps)
-        x = one_hot_convolution(chars[:, : self.stride * (seen - 1) + self.field], self.convolutions[0])
+        x = one_hot_convolution(pad(chars, (0, self.stride * (seen - 1) + self.field - length)), self.convolutions[0])
         for layer, (norm, (size, stride)) in enumerate(zip(self.norms, self.pools, strict=True)):
             x = self.convolutions[layer](x) if layer else x
             x = torch.relu(max_pool1d(norm(x), size, stride))  # the ReLU commutes with the maximum
@@ -135,8 +131,17 @@ class TextEncoder(nn.Module):
             x = torch.cat([x, x[:, :, -1:].expand(-1, -1, self.steps - seen)], dim=2)
         H, _ = self.lstm(x.transpose(1, 2))
         steps = torch.arange(H.shape[1], device=H.device)
-        counts = steps < touched[:, None] if self.mask_padding else torch.ones_like(H[..., 0], dtype=torch.bool)
+        counts = (
+            steps < self.touched(lengths(chars))[:, None]
+            if self.mask_padding
+            else torch.ones_like(H[..., 0], dtype=torch.bool)
+        )
         return H, counts
+
+
+def lengths(chars: Tensor) -> Tensor:
+    """(T,) number of characters of each text, (T, L)."""
+    return (chars > 0).sum(dim=1)
 
 
 def one_hot_convolution(chars: Tensor, convolution: nn.Module) -> Tensor:
@@ -293,9 +298,9 @@ class Level(nn.Module):
         self.dropout = nn.Dropout(recipe.encoder.dropout)
         self.text = nn.Linear(recipe.encoder.sizes.lstm, recipe.encoder.sizes.dim)
 
-    def read(self, chars: Tensor, rows: slice = ALL) -> Tensor:
-        """Pool the encoded steps of `rows` of (B, 201) characters to (B, units): their mean, or (1/m) sum_k a_k h_k."""
-        H, counts = self.encoder(chars, rows)
+    def read(self, chars: Tensor) -> Tensor:
+        """Pool the encoded steps of (B, L) characters to (B, units): their mean, or (1/m) sum_k a_k h_k."""
+        H, counts = self.encoder(chars)
         a = self.pooling.weights(H, counts)
         pooled: Tensor = (a[:, None] @ H).squeeze(1)
         if self.divides:
@@ -438,15 +443,14 @@ class Network(nn.Module):
             assert rows is not None
             level.scaling.fit(rows, None if name == "global" else views.mask, texts, image_of, ridge)
 
-    def forward(self, views: Views, texts: Tensor | Mapping[str, Tensor], rows: slice = ALL) -> tuple[Levels, Levels]:
+    def forward(self, views: Views, texts: Tensor | Mapping[str, Tensor]) -> tuple[Levels, Levels]:
         """Embeddings of images and of texts in a training step.
 
         Args:
             views: features of the images.
-            texts: the characters (B, 201) of a batch, or the outputs of `read` where they are known already.
-            rows: the rows of the characters that are embedded.
+            texts: the characters (B, L) of a batch, or the outputs of `read` where they are known already.
         """
-        read = self.read(texts, rows) if isinstance(texts, Tensor) else texts
+        read = self.read(texts) if isinstance(texts, Tensor) else texts
         return self.images(views), self.texts(read)
 
     def share(self, processes: Processes) -> None:
@@ -455,9 +459,9 @@ class Network(nn.Module):
             if isinstance(module, BatchNorm):
                 module.shared_by = processes
 
-    def read(self, chars: Tensor, rows: slice = ALL) -> dict[str, Tensor]:
-        """The pooled steps (B, units) of every level, of `rows` of (B, 201) characters."""
-        return {name: level.read(chars, rows) for name, level in self.levels.items()}
+    def read(self, chars: Tensor) -> dict[str, Tensor]:
+        """The pooled steps (B, units) of every level, of (B, L) characters."""
+        return {name: level.read(chars) for name, level in self.levels.items()}
 
     def texts(self, read: Mapping[str, Tensor]) -> Levels:
         """Text embeddings on every level from the pooled steps of `read`."""
