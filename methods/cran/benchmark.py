@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool1d, one_hot, pad
+from torch.nn.functional import max_pool2d, one_hot, pad
 
 from cran_bench import ALPHABET, Levels, MultiLevel, TrainingBenchmark, region_pairs
 from cran_bench.toolbox.losses import margin_loss
@@ -89,10 +89,14 @@ def plain(network: Network, views: Views, chars: Tensor) -> tuple[Levels, Levels
     read = {}
     for name, level in levels.items():
         encoder = level.encoder
-        x = one_hot(pad(chars, (0, LENGTH - chars.shape[1])).long(), len(ALPHABET) + 1)[..., 1:].float().transpose(1, 2)
+        x = (
+            one_hot(pad(chars, (0, LENGTH - chars.shape[1])).long(), len(ALPHABET) + 1)[..., 1:]
+            .float()
+            .transpose(1, 2)[:, :, None]
+        )
         for convolution, norm, (size, stride) in zip(encoder.convolutions, encoder.norms, encoder.pools, strict=True):
-            x = max_pool1d(torch.relu(norm(convolution(x))), size, stride)
-        H, _ = encoder.lstm(x.transpose(1, 2))
+            x = max_pool2d(torch.relu(norm(convolution(x))), (1, size), (1, stride))
+        H, _ = encoder.lstm(x.squeeze(2).transpose(1, 2))
         counts = torch.arange(H.shape[1], device=H.device) < encoder.touched(lengths(chars))[:, None]
         a = level.pooling.weights(H, counts)
         read[name] = (a[:, None] @ H).squeeze(1)

@@ -352,8 +352,8 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch):
 def test_one_process_is_as_if_there_were_none():
     x = torch.rand(3, 2)
     assert current() is ALONE and ALONE.gather(x, 3) is x and ALONE.mine(3) == slice(0, 3)
-    norm, plain = BatchNorm(2), torch.nn.BatchNorm1d(2)
-    torch.testing.assert_close(norm(x[None].mT), plain(x[None].mT), rtol=0, atol=0)
+    norm, plain = BatchNorm(2), torch.nn.BatchNorm2d(2)
+    torch.testing.assert_close(norm(x.T[None, :, None]), plain(x.T[None, :, None]), rtol=0, atol=0)
     with joined(CPU) as processes:
         assert processes is ALONE
 

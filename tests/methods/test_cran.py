@@ -134,7 +134,7 @@ def test_201_characters_become_198_66_63_21_and_18_steps():
     encoder = TextEncoder(made(Recipe, mask_padding=False))
     lengths = []
     for layer in encoder.convolutions:
-        layer.register_forward_hook(lambda _, __, out: lengths.append(out.shape[2]))
+        layer.register_forward_hook(lambda _, __, out: lengths.append(out.shape[3]))
     chars = torch.full((1, LENGTH), 3, dtype=torch.uint8)
     H, counts = encoder(chars)
     assert lengths == [63, 18] and (198 // 3, 63 // 3) == (66, 21)  # the first convolution is a table look-up
@@ -146,9 +146,9 @@ def test_201_characters_become_198_66_63_21_and_18_steps():
 def test_the_first_convolution_is_one_over_one_hot_characters():
     from cran_bench.methods.cran.model import one_hot_convolution
 
-    layer = torch.nn.Conv1d(70, 5, 4).double()
+    layer = torch.nn.Conv2d(70, 5, (1, 4)).double()
     chars = torch.randint(0, 71, (3, 20), dtype=torch.uint8)
-    one_hot = torch.nn.functional.one_hot(chars.long(), 71)[..., 1:].double().transpose(1, 2)
+    one_hot = torch.nn.functional.one_hot(chars.long(), 71)[..., 1:].double().transpose(1, 2)[:, :, None]
     torch.testing.assert_close(one_hot_convolution(chars, layer), layer(one_hot))
 
 
@@ -546,7 +546,7 @@ def texts_by_hand(chars, W, o, attends, trains):
     )
     x = x[:, :, : W["convolutions.0.weight"].shape[1]]
     for layer, (size, step) in enumerate([(3, 3), (3, 3), (3, 2) if o["third_pool"] else (1, 1)]):
-        kernel, bias = W[f"convolutions.{layer}.weight"], W[f"convolutions.{layer}.bias"]
+        kernel, bias = W[f"convolutions.{layer}.weight"].squeeze(2), W[f"convolutions.{layer}.bias"]
         x = np.stack(
             [sum(x[:, s + k] @ kernel[:, :, k].T for k in range(4)) + bias for s in range(x.shape[1] - 3)], axis=1
         )
