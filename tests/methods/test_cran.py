@@ -20,7 +20,7 @@ from cran_bench.errors import BadInput
 from cran_bench.frontend.features import Features
 from cran_bench.frontend.text.characters import encode
 from cran_bench.frontend.text.words import TextFrontEnd, tokenize
-from cran_bench.methods.cran import CRAN, CRANBaseline, CRANLocal, CRANRelation, alignment
+from cran_bench.methods.cran import CRAN, CRANBaseline, CRANLocal, CRANRelation, alignment, batches
 from cran_bench.methods.cran.alignment import NEGATIVES, Alignment
 from cran_bench.methods.cran.batches import Batches, nearest
 from cran_bench.methods.cran.correlation import Correlation
@@ -327,7 +327,7 @@ def test_64_pairs_are_learned_by_heart(data, tmp_path, level):
     one = made(
         Alignment,
         levels=(level,),
-        max_epochs=150,
+        max_epochs=60,
         patience=0,
         batch_size=16,
         caption_sampling="first",
@@ -338,7 +338,7 @@ def test_64_pairs_are_learned_by_heart(data, tmp_path, level):
         bucket=1,
         frozen_encoder_epochs=0,
         lr_decay="step",
-        halve_every=40,
+        halve_every=20,
         weight_decay=0.0,
         ridge=(1e-3,),
     )
@@ -359,7 +359,7 @@ def test_64_pairs_are_learned_by_heart(data, tmp_path, level):
     assert (found.metrics().i2t_r1, found.metrics().t2i_r1) == (100.0, 100.0)
 
 
-SHORT = {"max_epochs": 2, "frozen_encoder_epochs": 1, "restarts": 1, "batch_size": 16}
+SHORT = {"max_epochs": 2, "frozen_encoder_epochs": 1, "restarts": 1, "batch_size": 16, "pretraining_epochs": 1}
 
 
 def counted(function, counts):
@@ -367,23 +367,23 @@ def counted(function, counts):
 
 
 def test_training_goes_on_from_the_best_restart(data, tmp_path, monkeypatch):
-    part = {"levels": ("relation",), "max_epochs": 2, "frozen_encoder_epochs": 1, "batch_size": 16}
+    part = {**SHORT, "levels": ("relation",)}
     counts = Counter()
     for owner, name in ((alignment, "nearest"), (Scaling, "fit"), (Alignment, "_read")):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name), counts))
-    fit = fitted(made(Alignment, restarts=3, **part), data, tmp_path)
+    fit = fitted(made(Alignment, **{**part, "restarts": 3}), data, tmp_path)
     assert counts == {"nearest": 1, "fit": 1, "_read": 3}  # training and validation texts, and the latter unfrozen
     assert list(fit.curves) == ["word-positions", *(f"relation, restart {k}" for k in range(3)), "relation"]
     tried = [fit.curves[f"relation, restart {k}"][0]["rsum"] for k in range(3)]
     best = int(np.argmax(tried))
     assert len(set(tried)) > 1 and fit.chose["restart"] == best and fit.chose["epoch"] <= 2
-    fewer = fitted(made(Alignment, restarts=max(2, best + 1), **part), data, tmp_path)
+    fewer = fitted(made(Alignment, **{**part, "restarts": max(2, best + 1)}), data, tmp_path)
     for name, value in fit.part.state().items():
         torch.testing.assert_close(value, fewer.part.state()[name], rtol=0, atol=0)
     for path in tmp_path.glob("alignment-*"):
         path.unlink()
     monkeypatch.setattr(Training, "run", lambda self, run, train=Training.run: -train(self, run))
-    other = fitted(made(Alignment, restarts=3, **part), data, tmp_path)
+    other = fitted(made(Alignment, **{**part, "restarts": 3}), data, tmp_path)
     assert other.chose["restart"] == int(np.argmin(tried))
     assert any(not torch.equal(value, other.part.state()[name]) for name, value in fit.part.state().items())
 
@@ -809,7 +809,7 @@ def test_no_restart_of_a_seed_has_the_numbers_of_another_seed(data, tmp_path, mo
             return len(drawn)
 
     monkeypatch.setattr(alignment, "Training", Seen)
-    plain = {**SHORT, "levels": ("relation",), "pretraining_epochs": 1, "restarts": 3}
+    plain = {**SHORT, "levels": ("relation",), "restarts": 3}
     for seed in range(2):
         fitted(made(Alignment, **plain), data, tmp_path, seed)
     seeds = [seed for seed, is_trial in drawn if is_trial]
@@ -861,6 +861,7 @@ def test_a_stopped_training_goes_on_to_the_same_numbers(data, tmp_path, epoch, m
         "batch_size": 16,
         "dropout": 0.3,
         "patience": 0,
+        "pretraining_epochs": 1,
     }
     straight = fitted(made(Alignment, **part), data, tmp_path / "straight")
     write = LentRun.checkpoint
@@ -1154,11 +1155,13 @@ def missing(found):
     return set(range(max(seen) + 1)) - seen
 
 
-def test_hard_negatives_are_the_nearest_and_meet_in_a_batch():
+def test_hard_negatives_are_the_nearest_and_meet_in_a_batch(monkeypatch):
     random = np.random.default_rng(0)
     middles = random.normal(size=(50, 8))
     features = np.repeat(middles, 4, axis=0) + 0.01 * random.normal(size=(200, 8))
     near = nearest(torch.from_numpy(features), 16)
+    monkeypatch.setattr(batches, "BLOCK", 64)  # three tiles, and a smaller one
+    assert torch.equal(nearest(torch.from_numpy(features), 16), near)
     similarity = features @ features.T / np.outer(*[np.linalg.norm(features, axis=1)] * 2)
     np.fill_diagonal(similarity, -np.inf)
     assert near.tolist() == np.argsort(-similarity, axis=1)[:, :16].tolist()
