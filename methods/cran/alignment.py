@@ -100,7 +100,9 @@ class Alignment(Recipe):
             ridge = run.part(Correlation(plus.ridge, plus.scaled_dim)).best
         if plus.text_init != "random":
             pretrained = run.part(PretrainedEncoder(**self.of_encoder())).network
-        neighbours = processes.lead(lambda: self._neighbours(train))
+        neighbours = None
+        if self._has_hard_negatives:
+            neighbours = processes.lead(lambda: nearest(train.image_rows, POOL * plus.hard_negative_group))
         batches = Batches(self, train.image_of.cpu(), lengths(chars).cpu(), neighbours)
         scoring = MultiLevel(top=self.loss.k_train)
         draws = torch.Generator()
@@ -110,15 +112,15 @@ class Alignment(Recipe):
         scalings: dict[str, Scaling] = {}
         encode: nn.Module = nn.Identity()
 
-        def build(restart: int | None) -> None:
+        def build() -> None:
             nonlocal encode
-            if restart is not None:
-                torch.manual_seed(RESTARTS * (run.seed + 1) + restart)
+            if self.restart is not None:
+                torch.manual_seed(RESTARTS * (run.seed + 1) + self.restart)
             self._build(views.globals.shape[1], 0 if views.regions is None else views.regions.shape[2], run.device)
             encode = self.network
             if not scalings:
                 words = train.tfidf(WORDS) if plus.image_scaling == "cca" else None
-                # the other processes get it with the weights
+                # the others get it with the weights
                 processes.lead(lambda: self.network.fit_scaling(views, words, train.image_of, ridge))
                 scalings.update({name: level.scaling for name, level in self.network.levels.items()})
             for name, level in self.network.levels.items():
@@ -187,15 +189,15 @@ class Alignment(Recipe):
                 is_trial=is_trial,
             ).run(run)
 
-        best: int | None = None
         if frozen and plus.restarts > 1 and "relation" in self.levels:
             rsums = []
             for self.restart in range(plus.restarts):
-                build(self.restart)
+                build()
                 rsums.append(train_for(1, is_trial=True))
-            self.restart, best = None, rsums.index(max(rsums))
-            run.chose(restart=best)
-        build(best)
+            self.restart = rsums.index(max(rsums))
+            run.chose(restart=self.restart)
+        build()
+        self.restart = None
         train_for(options.max_epochs)
         self.network.eval()
 
@@ -213,9 +215,6 @@ class Alignment(Recipe):
     @property
     def _has_hard_negatives(self) -> bool:
         return self.plus.hard_negative_batches > 0 and "relation" in self.levels
-
-    def _neighbours(self, train: Split) -> Tensor | None:
-        return nearest(train.image_rows, POOL * self.plus.hard_negative_group) if self._has_hard_negatives else None
 
     def views(self, split: Split) -> ViewRows:
         """The image features that these levels use."""

@@ -137,20 +137,18 @@ def nearest(features: FeatureRows | Tensor, count: int) -> Tensor:
     """
     total = len(features)
     count = min(count, total - 1)
-    starts = range(0, total, BLOCK)
-    values, indices = [torch.empty(0)] * len(starts), [torch.empty(0, dtype=torch.int64)] * len(starts)
-    for a, first in enumerate(starts):
-        rows = normalize(features[first : first + BLOCK], dim=1)
-        for b in range(a, len(starts)):
-            columns = rows if a == b else normalize(features[starts[b] : starts[b] + BLOCK], dim=1)
-            similarity = rows @ columns.T
+    best: dict[int, tuple[Tensor, Tensor]] = {}
+    for a in range(0, total, BLOCK):
+        rows = normalize(features[a : a + BLOCK], dim=1)
+        for b in range(a, total, BLOCK):
+            similarity = rows @ (rows if a == b else normalize(features[b : b + BLOCK], dim=1)).T
             if a == b:
                 similarity.fill_diagonal_(-torch.inf)
             for tile, own, other in ((similarity, a, b), (similarity.T, b, a))[: 1 + (a != b)]:
-                best = tile.topk(min(count, tile.shape[1]), dim=1)
-                near, places = best.values, best.indices + starts[other]
-                if len(values[own]):
-                    near, places = torch.cat([values[own], near], dim=1), torch.cat([indices[own], places], dim=1)
-                values[own], kept = near.topk(min(count, near.shape[1]), dim=1)
-                indices[own] = places.gather(1, kept)
-    return torch.cat(indices).cpu()
+                near, places = tile.topk(min(count, tile.shape[1]), dim=1)
+                places += other
+                if own in best:
+                    near, places = torch.cat([best[own][0], near], dim=1), torch.cat([best[own][1], places], dim=1)
+                near, kept = near.topk(min(count, near.shape[1]), dim=1)
+                best[own] = near, places.gather(1, kept)
+    return torch.cat([places for _, places in best.values()]).cpu()

@@ -42,9 +42,7 @@ def training_benchmark(width: Literal["compact", "full"], device: torch.device) 
     drawn = (20 + torch.distributions.Gamma(5.0, 0.125).sample((IMAGES, 1))).clamp_max(LENGTH)  # as Flickr's
     chars[torch.arange(LENGTH) >= drawn] = 0
     batches = Batches(recipe, torch.arange(IMAGES), lengths(chars))
-    rows = [
-        (owner, int(batches.lengths[owner].max())) for owner, _ in batches.epoch(1, torch.Generator().manual_seed(0))
-    ]
+    rows = [owner for owner, _ in batches.epoch(1, torch.Generator().manual_seed(0))]
     start = Network(recipe, LEVELS, dim, dim).to(device)
     chars = chars.to(device)
 
@@ -54,8 +52,8 @@ def training_benchmark(width: Literal["compact", "full"], device: torch.device) 
         optimizer = torch.optim.AdamW(learned, lr=LR, fused=True)
 
         def step(number: int) -> Tensor:
-            owner, longest = rows[number % len(rows)]
-            owner = owner.to(device)
+            owner = rows[number % len(rows)]
+            longest, owner = int(batches.lengths[owner].max()), owner.to(device)
             optimizer.zero_grad(set_to_none=True)
             images, texts = forward(network, Views(*(x[owner] for x in views if x is not None)), chars[owner, :longest])
             loss = three_losses(images, texts, owner, recipe.loss.margin)
@@ -86,14 +84,10 @@ def shared(network: Network, views: Views, chars: Tensor) -> tuple[Levels, Level
 def plain(network: Network, views: Views, chars: Tensor) -> tuple[Levels, Levels]:
     """The same embeddings without shortcuts: one-hot characters, all steps, a linear layer over concatenated pairs."""
     levels: Any = network.levels
-    read = {}
+    read, padded = {}, pad(chars, (0, LENGTH - chars.shape[1]))
     for name, level in levels.items():
         encoder = level.encoder
-        x = (
-            one_hot(pad(chars, (0, LENGTH - chars.shape[1])).long(), len(ALPHABET) + 1)[..., 1:]
-            .float()
-            .transpose(1, 2)[:, :, None]
-        )
+        x = one_hot(padded.long(), len(ALPHABET) + 1)[..., 1:].float().transpose(1, 2)[:, :, None]
         for convolution, norm, (size, stride) in zip(encoder.convolutions, encoder.norms, encoder.pools, strict=True):
             x = max_pool2d(torch.relu(norm(convolution(x))), (1, size), (1, stride))
         H, _ = encoder.lstm(x.squeeze(2).transpose(1, 2))
