@@ -9,6 +9,10 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from cran_bench.machine.threads import stop_spinning
+
+_SLEEPS = stop_spinning()  # before torch is loaded; a call that is no assignment would count in every fingerprint
+
 if TYPE_CHECKING:
     from cran_bench.contract import Composite as Composite
     from cran_bench.contract import Estimating as Estimating

@@ -60,7 +60,10 @@ class Composite(Part, Protocol):
     """
 
     def parts(self) -> Sequence[Part]:
-        """The unfitted parts that `fit` will pass to `run.part`, given the fields; one of each class is enough."""
+        """The unfitted parts that `fit` will pass to `run.part`, given the fields; one of each class is enough.
+
+        `run` fits those that are returned beforehand, side by side: return none that `fit` may do without.
+        """
         ...
 
 
@@ -128,11 +131,13 @@ class TrainingBenchmark:
         steps: how many steps are timed.
         variants: by name, the plain implementation first, a function that prepares it and returns its training step:
             from the number of the step to the loss, a scalar without gradient.
+        flop: floating-point operations of a step of the plain implementation, or 0 if unknown.
     """
 
     task: str
     steps: int
     variants: Mapping[str, Callable[[], Callable[[int], Tensor]]]
+    flop: float = 0.0
 
 
 class Timed(Method, Protocol):

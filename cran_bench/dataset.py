@@ -9,6 +9,7 @@ import posixpath
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any, Protocol
@@ -214,6 +215,10 @@ class Collection:
 
     def split_sha(self) -> str:
         """Return the sha256 of the image ids and captions of all splits, in order."""
+        return self._split_sha
+
+    @cached_property
+    def _split_sha(self) -> str:
         digest = hashlib.sha256()
         for split in SPLITS:
             digest.update(f"\0{split}\0".encode())

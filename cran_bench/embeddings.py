@@ -48,7 +48,7 @@ class Relations:
 
     def pairs(self) -> Tensor:
         """Return the (P, 2) int64 region indices of the pairs, on the device of the vectors."""
-        return region_pairs(self.first.shape[1], self.kind).to(self.first.device)
+        return region_pairs(self.first.shape[1], self.kind).to(self.first.device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -121,31 +121,27 @@ def no_tensor(embedding: object) -> str:
     return next((kind_of(value) for value in values if not isinstance(value, Tensor)), "")
 
 
-def require_finite(embedding: Embedding, what: str) -> tuple[float, float]:
+def require_finite(embedding: Embedding, what: str) -> None:
     """Reject NaN and infinite values.
-
-    Returns:
-        The smallest maximum norm of a non-zero vector, at most 1, and the largest maximum norm, at least 1.
 
     Raises:
         BadInput: a vector contains NaN or infinity; the message starts with `what` and names the first such row.
     """
-    smallest, largest = 1.0, 1.0
     for tensor in as_levels(embedding).tensors():
-        if not tensor.numel():
-            continue
-        # in blocks, since vector_norm copies its argument
-        maxima = [torch.linalg.vector_norm(block, torch.inf, dim=-1) for block in torch.split(tensor, BLOCK)]
-        sizes = torch.cat(maxima).reshape(len(tensor), -1)
-        bad = (~torch.isfinite(sizes)).any(dim=1).nonzero().flatten()
+        bad = (~torch.isfinite(maxima(tensor))).nonzero().flatten() // max(1, tensor.shape[1:-1].numel())
         if len(bad):
-            raise BadInput(
-                f"{what}: {len(bad)} of {len(tensor)} vectors contain NaN or infinity, the first is {bad[0]}"
-            )
-        positive = sizes[sizes > 0]
-        if len(positive):
-            smallest, largest = min(smallest, float(positive.min())), max(largest, float(positive.max()))
-    return smallest, largest
+            count = len(set(bad.tolist()))
+            raise BadInput(f"{what}: {count} of {len(tensor)} vectors contain NaN or infinity, the first is {bad[0]}")
+
+
+def maxima(*tensors: Tensor) -> Tensor:
+    """Return (V,) the maximum norms of all vectors of some tensors, one tensor after the other."""
+    # in blocks, since vector_norm copies its argument
+    block = 16 * BLOCK if tensors[0].is_cuda else BLOCK
+    blocks = [x for tensor in tensors if tensor.numel() for x in torch.split(tensor, block)]
+    return torch.cat(
+        [torch.linalg.vector_norm(x, torch.inf, dim=-1).flatten() for x in blocks] or [tensors[0].flatten()]
+    )
 
 
 def region_pairs(regions: int, kind: PairKind = "ordered") -> Tensor:
@@ -201,22 +197,17 @@ def both_exist(mask: Tensor, pairs: Tensor) -> Tensor:
     return mask[:, pairs[:, 0]] & mask[:, pairs[:, 1]]
 
 
-def pair_lengths(relations: Relations, block: int = 64) -> Tensor:
-    """Return (N, n, n) float64, the lengths |first_j + second_k|, computed for `block` images at a time.
-
-    They follow from |first_j|^2 + |second_k|^2 + 2 first_j' second_k, except in images where the two vectors of a pair
-    nearly cancel: there they are computed from the sums themselves.
-    """
-    lengths = []
-    for start in range(0, len(relations.first), block):
+def pair_lengths(relations: Relations) -> Tensor:
+    """Return (N, n, n) float64, the lengths |first_j + second_k|, computed in blocks of images."""
+    first, second = relations.first, relations.second
+    lengths = first.new_empty(*first.shape[:2], first.shape[1], dtype=torch.float64)
+    block = 2 * BLOCK if first.is_cuda else 64  # few kernels on a GPU, and vectors that stay in a CPU's caches
+    for start in range(0, len(first), block):
         rows = slice(start, start + block)
-        first, second = relations.first[rows].double(), relations.second[rows].double()
-        alone = first.square().sum(dim=2)[:, :, None] + second.square().sum(dim=2)[:, None]
-        squares = alone + 2 * first @ second.mT
-        lengths.append(squares.clamp_min(0).sqrt())
-        for image in (squares < 0.1 * alone).any(dim=2).any(dim=1).nonzero().flatten().tolist():
-            lengths[-1][image] = _lengths(first[image][:, None] + second[image])
-    return torch.cat(lengths) if lengths else relations.first.new_empty(0, *[relations.first.shape[1]] * 2).double()
+        left, right = first[rows].double(), second[rows].double()
+        for j in range(first.shape[1]):
+            torch.linalg.vector_norm(left[:, j, None] + right, dim=-1, out=lengths[rows, j])
+    return lengths
 
 
 def _lengths(x: Tensor) -> Tensor:
@@ -231,5 +222,5 @@ def unit(x: Tensor) -> Tensor:
 
 
 def _inverse_lengths(x: Tensor) -> Tensor:
-    lengths = torch.linalg.vector_norm(x, dim=-1)
-    return torch.where(lengths > 0, 1 / lengths, 0.0)
+    lengths: Tensor = torch.linalg.vector_norm(x, dim=-1)
+    return lengths.reciprocal().nan_to_num(nan=torch.nan, posinf=0.0)

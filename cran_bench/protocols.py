@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Literal, get_args
 
 from cran_bench.errors import BadInput, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Unit = Literal["captions", "documents"]
 Protocol = Literal["captions", "documents", "mean", "single"]
@@ -50,6 +51,8 @@ def fold_rows(images: int, folds: int) -> list[NDArray[np.int64]]:
     Raises:
         BadInput: there are fewer images than folds.
     """
+    import numpy as np
+
     if not 1 <= folds <= images:
         raise BadInput(f"{folds} folds need at least {folds} images; there are {images}")
     size = images // folds

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -61,7 +62,7 @@ class Reach(NamedTuple):
             tuple(level._replace(images=level.images[rows], texts=level.texts[columns]) for level in self.levels)
         )
 
-    def of_all(self, rows: Rows, columns: Rows, unit: Callable[[int], float]) -> Tensor:
+    def of_all(self, rows: Rows, columns: Rows, unit: Callable[[int], float | Tensor]) -> Tensor:
         """Return (I, T) error bounds for all pairs of the selected images and texts.
 
         Args:
@@ -69,15 +70,21 @@ class Reach(NamedTuple):
             columns: T texts.
             unit: relative rounding error of an inner product of D terms, as a function of D.
         """
-        return torch.stack(
-            [unit(level.dim) * level.weight * level.images[rows, None] * level.texts[columns] for level in self.levels]
-        ).sum(dim=0)
+        images, texts, weights = self.matrices(unit)
+        return ((weights[:, None] * images[:, rows])[:, :, None] * texts[:, None, columns]).sum(dim=0)
 
-    def of_pairs(self, rows: Rows, columns: Rows, unit: Callable[[int], float]) -> Tensor:
+    def of_pairs(self, rows: Rows, columns: Rows, unit: Callable[[int], float | Tensor]) -> Tensor:
         """Return (P,) error bounds for P pairs of an image in `rows` and the text at the same place in `columns`."""
-        return torch.stack(
-            [unit(level.dim) * level.weight * level.images[rows] * level.texts[columns] for level in self.levels]
-        ).sum(dim=0)
+        images, texts, weights = self.matrices(unit)
+        return (weights[:, None] * images[:, rows] * texts[:, columns]).sum(dim=0)
+
+    def matrices(self, unit: Callable[[int], float | Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the L levels' bounds (L, N) of images and (L, T) of texts, and weights (L,) times rounding errors."""
+        images, texts = (
+            torch.stack(side) for side in ([x.images for x in self.levels], [x.texts for x in self.levels])
+        )
+        weights = [torch.as_tensor(unit(x.dim) * x.weight, dtype=torch.float64) for x in self.levels]
+        return images, texts, torch.stack(weights).to(images.device, non_blocking=True)
 
 
 def rounding(dim: int) -> float:
@@ -101,11 +108,6 @@ def _own_texts(vectors: Tensor, texts: Tensor) -> Tensor:
     return vectors @ texts.view(len(vectors), -1, texts.shape[-1]).mT
 
 
-def _own_directions(vectors: Tensor, texts: Tensor) -> Tensor:
-    """Inner products with normalised texts; dividing the products is cheaper than dividing the vectors."""
-    return _own_texts(vectors, texts) * _inverse_lengths(texts).view(len(vectors), 1, -1)
-
-
 @dataclass(frozen=True)
 class Similarity:
     """The inner product of one vector per image and one per text.
@@ -116,15 +118,23 @@ class Similarity:
 
     cosine: bool
 
-    def prepare(self, embedding: Embedding, dtype: torch.dtype = torch.float64) -> Levels:
-        """Convert a block of embeddings to `dtype` and, for a cosine, scale its vectors to unit length."""
+    def prepare(
+        self, embedding: Embedding, dtype: torch.dtype = torch.float64, lengths: Tensor | None = None
+    ) -> Levels:
+        """Convert a block of embeddings to `dtype` and, for a cosine, scale its vectors to unit length.
+
+        Args:
+            embedding: N rows.
+            dtype: of the result.
+            lengths: (N, n, n) `pair_lengths` of the relations, if already computed.
+        """
         levels = as_levels(embedding).map(lambda x: x if x.dtype == torch.bool else x.to(dtype))
         if not self.cosine:
             return levels
         relations = levels.relations
         if isinstance(relations, Relations):
-            lengths = pair_lengths(relations).to(dtype)
-            relations = replace(relations, norm=lengths.clamp_min(torch.finfo(dtype).tiny))
+            lengths = pair_lengths(relations) if lengths is None else lengths
+            relations = replace(relations, norm=lengths.to(dtype).clamp_min(torch.finfo(dtype).tiny))
         elif relations is not None:
             relations = unit(relations)
         return replace(
@@ -134,9 +144,12 @@ class Similarity:
             relations=relations,
         )
 
-    def scores(self, images: Embedding, texts: Embedding) -> Tensor:
-        """Score all pairs of N images and T texts: (N, T) float64; a larger score means more similar."""
-        return self._combine(self.prepare(images), self.prepare(texts), _all_pairs)
+    def scores(self, images: Embedding, texts: Embedding, lengths: Tensor | None = None) -> Tensor:
+        """Score all pairs of N images and T texts: (N, T) float64; a larger score means more similar.
+
+        `lengths` are the images' `pair_lengths`, if already computed.
+        """
+        return self._combine(self.prepare(images, lengths=lengths), self.prepare(texts), _all_pairs)
 
     def scores_as_given(self, images: Levels, texts: Levels) -> Tensor:
         """Score all pairs of N images and T texts for training: (N, T), differentiable.
@@ -145,13 +158,25 @@ class Similarity:
         """
         return self._combine(images, texts, _all_pairs)
 
-    def own_scores(self, images: Embedding, texts: Embedding, dtype: torch.dtype = torch.float64) -> Tensor:
+    def own_scores(
+        self,
+        images: Embedding,
+        texts: Embedding,
+        dtype: torch.dtype = torch.float64,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
         """Score each of N images with n texts of its own: (N, n), equal to the corresponding entries of `scores`.
 
-        Rows i n to i n + n - 1 of the N n texts belong to image i.
+        Rows i n to i n + n - 1 of the N n texts belong to image i.  `lengths` as in `scores`.
         """
         queries = as_levels(texts).map(lambda x: x.to(dtype))
-        return self._combine(self.prepare(images, dtype), queries, _own_directions if self.cosine else _own_texts)
+        inverse = cache(_inverse_lengths)  # relations need the same twice
+
+        def directions(vectors: Tensor, texts: Tensor) -> Tensor:
+            """Inner products with normalised texts; dividing the products is cheaper than dividing the vectors."""
+            return _own_texts(vectors, texts) * inverse(texts).view(len(vectors), 1, -1)
+
+        return self._combine(self.prepare(images, dtype, lengths), queries, directions if self.cosine else _own_texts)
 
     def reach(self, images: Embedding, texts: Embedding, lengths: Tensor | None = None) -> Reach:
         """Bound the scores of N images and T texts.
@@ -351,7 +376,8 @@ def mean_by_image(texts: Embedding, image_of: Tensor, images: int, similarity: S
 
     def mean(x: Tensor) -> Tensor:
         rows = unit(x.double()) if similarity.cosine else x.double()
-        total = torch.zeros(images, x.shape[1], dtype=torch.float64, device=x.device).index_add_(0, image_of, rows)
+        total = torch.zeros(images, x.shape[1], dtype=torch.float64, device=x.device)
+        total.index_put_((image_of,), rows, accumulate=True)  # index_add_ adds in any order on a GPU
         return (total / counts[:, None]).to(x.dtype)
 
     averaged = as_levels(texts).map(mean)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -51,6 +52,9 @@ PAPER = {
 The RBMs differ from the sources in three ways: biases start at the mean of the data, weights have a standard deviation
 of 0.01, and a replicated softmax weighs its input as its energy says, without a factor between the two directions.
 """
+
+QUICK = {"hidden_image": (512,), "hidden_text": (512,), "rbm_steps": 60, "units": 256}
+"""For a first look at little data."""
 
 
 class InputEncoder(Part, Protocol):
@@ -227,9 +231,10 @@ class CodeMethod:
         is_sgd = self.optimiser == "sgd"
         rate, momentum = self.schedule(count)
         groups = weights_and_biases(self.coder, self.weight_decay)
+        sgd = partial(torch.optim.SGD, momentum=0.5)
         Training(
             module=self.coder,
-            optimizer=torch.optim.SGD(groups, self.lr, momentum=0.5) if is_sgd else torch.optim.Adam(groups, self.lr),
+            optimizer=(sgd if is_sgd else torch.optim.Adam)(groups, self.lr, fused=True),
             steps=count,
             batches=batches,
             loss=loss,

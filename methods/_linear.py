@@ -19,6 +19,7 @@ from cran_bench.toolbox.linalg import (
     Matrix,
     Moments,
     Texts,
+    Whitening,
     canonical_correlations,
     covariance_bytes,
     moments,
@@ -121,6 +122,7 @@ class Projections:
         C = C.mapped(*maps)
         scale_x, scale_y = spectral_norm(C.xx), spectral_norm(C.yy)
         tried: dict[tuple[float, float], float] = {}
+        latest: dict[str, tuple[float, Whitening]] = {}
 
         def whole(W: Matrix, mapped: Matrix | None) -> Matrix:
             return W if mapped is None else np.asarray(mapped @ W)
@@ -128,7 +130,7 @@ class Projections:
         def best_of(pairs: list[tuple[float, float]]) -> tuple[float, float]:
             todo = [pair for pair in pairs if pair not in tried]
             for rx, ry in run.progress(todo, "ridges", len(pairs), len(pairs) - len(todo)):
-                Wx, Wy, rho = canonical_correlations(C, rx * scale_x, ry * scale_y, max(self.dim))
+                Wx, Wy, rho = canonical_correlations(C, rx * scale_x, ry * scale_y, max(self.dim), latest)
                 A, B = whole(Wx, maps[0]), whole(Wy, maps[1])
                 tried[rx, ry] = self.offer(val, run, A, B, rho, ridge_image=rx, ridge_text=ry)
             return max(pairs, key=lambda pair: tried[pair])

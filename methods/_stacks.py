@@ -248,12 +248,11 @@ def pretrain(
             yield dense(rows[some.numpy()]).to(device), training.gibbs_steps((epoch - 1) * count + step)
 
     def loss(batch: tuple[Tensor, int]) -> Tensor:
-        v, gibbs_steps = batch
-        if not training.cost:
-            return contrastive_divergence(rbm, v, gibbs_steps)
-        penalty: Tensor = model[1](rbm.hidden(v))
+        return contrastive_divergence(rbm, *batch, penalty=penalty)
+
+    def penalty(h: Tensor) -> Tensor | float:
         # a hidden bias of counts is added once for each word
-        return contrastive_divergence(rbm, v, gibbs_steps) + penalty / max(words, 1)
+        return model[1](h) / max(words, 1) if training.cost else 0.0
 
     def validate() -> dict[str, float]:
         missed = whole = 0.0
@@ -272,7 +271,7 @@ def pretrain(
 
     Training(
         module=model,
-        optimizer=torch.optim.SGD(weights_and_biases(rbm, training.decay), lr=lr_scale * training.lr, momentum=0.5),
+        optimizer=torch.optim.SGD(weights_and_biases(rbm, training.decay), lr_scale * training.lr, 0.5, fused=True),
         steps=count,
         batches=batches,
         loss=loss,

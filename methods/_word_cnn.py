@@ -105,16 +105,17 @@ class WordCNN:
         X, seen = (split.image_rows.map(partial(normalize, dim=1)) for split in (train, val))
         mean, deviation = deviations(dense_blocks(X, run.device))
         (ids, lengths), owner = train.tokens, train.image_of
+        counts = lengths.cpu()
         reader = WordConvolutions(train.token_vectors(), self.filters)
         model = Ranker(reader, self.dim, len(mean), self.space).to(run.device)
         steps = min(math.ceil(len(ids) / self.batch_size), max(1, len(ids) // 2))
 
         def batches(number: int, generator: torch.Generator) -> Iterator[Tensor]:
-            for rows in torch.tensor_split(torch.randperm(len(ids), generator=generator), steps):
-                yield rows.to(run.device)
+            yield from torch.tensor_split(torch.randperm(len(ids), generator=generator), steps)
 
         def loss(rows: Tensor) -> Tensor:
-            longest = int(lengths[rows].max())
+            longest = int(counts[rows].max())  # on the CPU, as a GPU would have to be waited for
+            rows = rows.to(run.device, non_blocking=True)
             h = dropout(model.reader(ids[rows, :longest].long(), lengths[rows]), self.dropout)
             images, texts = model.image((X[owner[rows]] - mean) / deviation), model.text(h)
             scores = normalize(images, dim=1) @ normalize(texts, dim=1).T
@@ -128,7 +129,7 @@ class WordCNN:
 
         Training(
             module=model,
-            optimizer=torch.optim.Adam(model.parameters(), lr=self.lr),
+            optimizer=torch.optim.Adam(model.parameters(), lr=self.lr, fused=True),
             steps=steps,
             batches=batches,
             loss=loss,

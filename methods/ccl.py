@@ -30,7 +30,7 @@ from cran_bench.toolbox.linalg import deviations
 from cran_bench.toolbox.rbm import RBM
 from cran_bench.toolbox.states import below, with_prefix
 
-from ._codes import PAPER, CodeMethod, Coder, InputEncoder, at_least
+from ._codes import PAPER, QUICK, CodeMethod, Coder, InputEncoder, at_least
 from ._stacks import JOINT, loaded, pretrain, standardise_
 from .corr_ae import CorrAE
 
@@ -235,7 +235,17 @@ def contrastive_loss(images: Tensor, texts: Tensor, owner: Tensor, margin: float
             "steps": 20_000,
         },
         "tuned": {},
-        "quick": {"rbm_steps": 60, "joint_steps": 30, "autoencoder_steps": 100, "steps": 60},
+        "quick": {
+            **QUICK,
+            "autoencoder_lr": 2e-3,
+            "autoencoder_steps": 100,
+            "code_units": 256,
+            "joint_units": 512,
+            "joint_steps": 30,
+            "margin": 3.0,
+            "lr": 3e-3,
+            "steps": 60,
+        },
     },
 )
 @dataclass

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cran_bench import register
 
-from ._codes import PAPER, CodeMethod, Coder, at_least, explained
+from ._codes import PAPER, QUICK, CodeMethod, Coder, at_least, explained
 
 
 class CorrespondenceAutoencoder(Coder):
@@ -81,7 +81,7 @@ class CorrespondenceAutoencoder(Coder):
     presets={
         "paper": {**PAPER, "units": 1024, "alpha": 0.7, "steps": 10_000},
         "tuned": {},
-        "quick": {"rbm_steps": 60, "steps": 100},
+        "quick": {**QUICK, "lr": 2e-3, "steps": 100},
     },
 )
 @dataclass

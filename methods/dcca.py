@@ -123,7 +123,7 @@ class DCCA(LinearMethod):
         def loss(rows: Tensor) -> Tensor:
             images = self.networks["image"](X[owner[rows]])
             texts = self.networks["text"](dense(Y[rows.numpy()]).to(images))
-            return -total_correlation(images.double(), texts.double(), self.regularisation)
+            return -total_correlation(images, texts, self.regularisation)
 
         def validate() -> dict[str, float]:
             C = moments(self.image_view(train), self.text_view(train), owner)
@@ -136,7 +136,7 @@ class DCCA(LinearMethod):
 
         Training(
             module=self.networks,
-            optimizer=torch.optim.Adam(self.networks.parameters(), lr=self.lr, weight_decay=self.weight_decay),
+            optimizer=torch.optim.Adam(self.networks.parameters(), self.lr, weight_decay=self.weight_decay, fused=True),
             steps=count,
             batches=batches,
             loss=loss,
@@ -188,9 +188,11 @@ class DCCA(LinearMethod):
 def total_correlation(H1: Tensor, H2: Tensor, ridge: float) -> Tensor:
     """The sum of the canonical correlations of two sets of outputs, differentiable in both.
 
+    Products with the outputs are computed in their own type, and those of (o, o) matrices in float64.
+
     Args:
-        H1: (n, o) float64 outputs of f.
-        H2: (n, o) float64 outputs of g.
+        H1: (n, o) outputs of f.
+        H2: (n, o) outputs of g.
         ridge: r, added to the variances.
 
     Returns:
@@ -213,12 +215,12 @@ class _TotalCorrelation(torch.autograd.Function):
         H1, H2 = H1 - H1.mean(dim=0), H2 - H2.mean(dim=0)
         scale = 1 / (len(H1) - 1)
         L1, L2 = (torch.linalg.cholesky(_covariance(H, scale, ridge)) for H in (H1, H2))
-        half = torch.linalg.solve_triangular(L1, scale * (H1.T @ H2), upper=False)
+        half = torch.linalg.solve_triangular(L1, scale * (H1.T @ H2).double(), upper=False)
         T = torch.linalg.solve_triangular(L2, half.T, upper=False).T
         values, U = torch.linalg.eigh(T @ T.T)
         D = values.clamp_min(1e-12 * values[-1]).sqrt()
         ctx.save_for_backward(H1, H2, L1, L2, T, U, D)
-        correlation: Tensor = D.sum()
+        correlation: Tensor = D.sum().to(H1)
         return correlation
 
     @staticmethod
@@ -226,12 +228,12 @@ class _TotalCorrelation(torch.autograd.Function):
         H1, H2, L1, L2, T, U, D = ctx.saved_tensors
         A = torch.linalg.solve_triangular(L1.T, U, upper=True)  # L1^-T U
         B = torch.linalg.solve_triangular(L2.T, T.T @ (U / D), upper=True)  # L2^-T V
-        scale = grads[0] / (len(H1) - 1)
+        scale, A, B, D = grads[0] / (len(H1) - 1), A.to(H1), B.to(H1), D.to(H1)
         P, Q = H1 @ A, H2 @ B
         return scale * (Q - P * D) @ A.T, scale * (P - Q * D) @ B.T, None
 
 
 def _covariance(H: Tensor, scale: float, ridge: float) -> Tensor:
-    S = scale * (H.T @ H)
+    S = scale * (H.T @ H).double()
     S.diagonal().add_(ridge)
     return S

@@ -19,8 +19,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.decomposition import PCA, FastICA  # type: ignore[import-untyped]
-from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -106,6 +104,9 @@ class FisherVectors(FisherSettings):
                 run.log(**{"step": step, f"{name}_log_likelihood": value})
 
     def _learn_transform(self, vectors: Tensor, run: Run) -> Tensor:
+        from sklearn.decomposition import PCA, FastICA  # type: ignore[import-untyped]
+        from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
+
         dim = vectors.shape[1]
         if self.transform == "none":
             return torch.eye(dim, device=vectors.device)

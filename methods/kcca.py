@@ -157,7 +157,7 @@ class KCCA(LinearMethod):
 
         (Lx / (Lx + kx))^(1/2) Ux' Uy (Ly / (Ly + ky))^(1/2) = P R Q',   a = Ux (Lx (Lx + kx))^(-1/2) P,   b likewise.
         """
-        X, Y = self.image_rows(train)[train.image_of], dense(self.text_features(train))
+        X, Y = self.image_rows(train)[train.image_of], dense(self.text_features(train)).to(run.device)
         means: list[Matrix] = []
         sides: list[tuple[Matrix, Matrix]] = []
         for side, name, rows, width in (

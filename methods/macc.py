@@ -23,12 +23,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from itertools import product
 from typing import Literal, NamedTuple
 
 import torch
-from sklearn.cluster import KMeans  # type: ignore[import-untyped]
-from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -132,11 +131,20 @@ class MACC(KCCA):
         completed_images = {mu: self._completed_images(seen, mu) for mu in self.neighbours}
         completed_texts = {mu: self._completed_texts(read, mu) for mu in self.neighbours}
 
+        @lru_cache(2)
+        def images_by(by: Constants) -> Tensor:
+            other = completed_images.get(by.neighbours)
+            return _aggregated(seen, other, books[by.codewords], by, by.completion_image)
+
+        @lru_cache(2)
+        def texts_by(by: Constants) -> Tensor:
+            return _aggregated(read, completed_texts.get(by.neighbours), books[by.codewords], by, by.completion_text)
+
         def recalls(by: Constants) -> float:
-            book, mu = books[by.codewords], by.neighbours
+            # constants that a side does not use are the same for it, so that it is aggregated once for them
             metrics = run.score(
-                _aggregated(seen, completed_images.get(mu), book, by, by.completion_image),
-                _aggregated(read, completed_texts.get(mu), book, by, by.completion_text),
+                images_by(by._replace(completion_text=0.0, neighbours=by.neighbours if by.completion_image else 0)),
+                texts_by(by._replace(completion_image=0.0, neighbours=by.neighbours if by.completion_text else 0)),
             )
             if self.criterion == "both":
                 return metrics.rsum
@@ -163,6 +171,9 @@ class MACC(KCCA):
 
     def _codebook(self, k: int, run: Run) -> Tensor:
         """(k, d) k-means centres of all training points."""
+        from sklearn.cluster import KMeans  # type: ignore[import-untyped]
+        from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
+
         points = torch.cat([self.known.images, self.known.texts])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # raised for points that coincide

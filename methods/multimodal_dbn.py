@@ -21,7 +21,7 @@ from cran_bench import register
 from cran_bench.toolbox.rbm import RBM, contrastive_divergence
 from cran_bench.toolbox.training import inverse_time_decay, momentum_warmup
 
-from ._codes import PAPER, CodeMethod, Coder, at_least, explained
+from ._codes import PAPER, QUICK, CodeMethod, Coder, at_least, explained
 from ._stacks import JOINT
 
 
@@ -45,20 +45,24 @@ class JointRBM(Coder):
             self.rbm.begin_at(torch.zeros(p + q), 0.1)
 
     def image(self, p: Tensor) -> Tensor:
-        q = p.new_zeros(len(p), len(self.rbm.a) - self.p)
-        for _ in range(self.mean_field_steps):
-            q = self.rbm.visible(self.rbm.hidden(torch.cat([p, q], dim=1)))[:, self.p :]
-        return self._read(p, q)
+        q, h = self._inferred(p, slice(self.p), slice(self.p, None))
+        return h if self.readout == "joint" else torch.cat([p, q], dim=1)
 
     def text(self, q: Tensor) -> Tensor:
-        p = q.new_zeros(len(q), self.p)
-        for _ in range(self.mean_field_steps):
-            p = self.rbm.visible(self.rbm.hidden(torch.cat([p, q], dim=1)))[:, : self.p]
-        return self._read(p, q)
+        p, h = self._inferred(q, slice(self.p, None), slice(self.p))
+        return h if self.readout == "joint" else torch.cat([p, q], dim=1)
 
-    def _read(self, p: Tensor, q: Tensor) -> Tensor:
-        both = torch.cat([p, q], dim=1)
-        return self.rbm.hidden(both) if self.readout == "joint" else both
+    def _inferred(self, x: Tensor, seen: slice, missing: slice) -> tuple[Tensor, Tensor]:
+        """The missing side y of rows x, and the hidden probabilities (n, H), by mean-field inference from y = 0."""
+        W, a = self.rbm.W[missing], self.rbm.a[missing]
+        given = torch.addmm(self.rbm.c, x, self.rbm.W[seen])
+        h = torch.sigmoid(given)
+        for _ in range(self.mean_field_steps):
+            y = torch.addmm(a, h, W.T)
+            if self.rbm.kind == "binary":
+                y = torch.sigmoid(y)
+            h = torch.sigmoid(torch.addmm(given, y, W))
+        return y, h
 
     def loss(self, p: Tensor, q: Tensor, owner: Tensor, step: int) -> Tensor:
         return contrastive_divergence(self.rbm, torch.cat([p, q], dim=1), JOINT.gibbs_steps(step))
@@ -79,9 +83,10 @@ class JointRBM(Coder):
             "batch_size": 128,
             "units": 2048,
             "steps": 200_000,
+            "mean_field_steps": 10,
         },
         "tuned": {},
-        "quick": {"rbm_steps": 60, "steps": 64, "units": 256},
+        "quick": {**QUICK, "lr": 1e-3, "steps": 96},
     },
 )
 @dataclass
@@ -97,7 +102,7 @@ class MultimodalDBN(CodeMethod):
     lr: float = 3e-4
     steps: int = 200
     units: int = 1024
-    mean_field_steps: int = 10
+    mean_field_steps: int = 3
     readout: Literal["joint", "generated"] = "joint"
 
     def __post_init__(self) -> None:

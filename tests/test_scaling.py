@@ -17,7 +17,7 @@ def commands():
 
 
 def test_the_page_has_a_command_for_every_place():
-    for words in ("run --quick", "torchrun ", "--cluster local:", "--cluster dask://", "doctor"):
+    for words in ("run --quick", "torchrun ", "--jobs ", "--cluster dask://", "doctor"):
         assert any(words in line for line in commands()), words
     assert '--cluster "slurm[' in PAGE.read_text()
 
@@ -32,4 +32,4 @@ def test_every_command_runs(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr[-20_000:]
     records = list((tmp_path / "cran_bench_results").rglob("*.npz"))
-    assert len(records) == 14 + 1 + 3 + 4  # of --quick, torchrun, local:2 (seed 0 is there), and the scheduler
+    assert len(records) == 14 + 1 + 3 + 4  # of --quick, torchrun, --jobs (seed 0 is there), and the scheduler

@@ -7,19 +7,22 @@ import gc
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 import torch
 from tabulate import tabulate
 
 from cran_bench.errors import BadInput
-from cran_bench.machine.arithmetic import has_bfloat16
+from cran_bench.machine.arithmetic import has_bfloat16, in_full_precision
 from cran_bench.machine.environment import environment
+from cran_bench.machine.progress import say
 from cran_bench.machine.storage import write_text
 from cran_bench.ranking.problem import Clock
 from cran_bench.tables.tables import DATA_FORMATS, export, require_format, typeset
@@ -27,6 +30,7 @@ from cran_bench.tables.tables import DATA_FORMATS, export, require_format, types
 T = TypeVar("T")
 
 ROUNDS = 3
+LONG_ENOUGH = 0.02  # seconds of a product from which its rate is the peak
 HEADINGS = {
     "what": "",
     "dtype": "dtype",
@@ -40,6 +44,9 @@ HEADINGS = {
     "error": "largest error",
     "ranks": "ranks",
     "extra_mib": "extra MiB",
+    "launches": "launches",
+    "waits": "waits",
+    "idle_percent": "GPU idle %",
 }
 NUMBERS = {
     "seconds": "{:.3g}",
@@ -50,24 +57,11 @@ NUMBERS = {
     "rescored": "{:,.0f}",
     "error": "{:.1e}",
     "extra_mib": "{:,.0f}",
+    "launches": "{:,.0f}",
+    "waits": "{:,.0f}",
+    "idle_percent": "{:.0f}",
 }
-COLUMNS = (
-    "bench",
-    "task",
-    "what",
-    "dtype",
-    "part",
-    "seconds",
-    "ns_per_pair",
-    "gflops",
-    "peak_percent",
-    "times_faster",
-    "rescored",
-    "error",
-    "ranks",
-    "extra_mib",
-    "commit",
-)
+COLUMNS = ("bench", "task", *HEADINGS, "commit")
 
 
 def timed(call: Callable[[], T], device: torch.device, rounds: int = ROUNDS, warm: bool = True) -> tuple[float, T]:
@@ -82,10 +76,83 @@ def timed(call: Callable[[], T], device: torch.device, rounds: int = ROUNDS, war
 
 
 def gemm_peak(dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP per second of a product of two square matrices on this machine, the best of five."""
-    size = 8192 if device.type == "cuda" else 2048
-    x, y = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / min(timed(lambda: x @ y, device, 1)[0] for _ in range(5))
+    """FLOP per second of a product of two square matrices on this machine, the best of five; without TF32."""
+    size, seconds = 512, 0.0
+    with in_full_precision(device):
+        while seconds < LONG_ENOUGH and size < (8192 if device.type == "cuda" else 2048):
+            size *= 2
+            product = partial(torch.matmul, *(torch.rand(size, size, device=device).to(dtype) for _ in range(2)))
+            seconds = timed(product, device, 1)[0]
+        return 2 * size**3 / min(seconds, *(timed(product, device, 1, warm=False)[0] for _ in range(4)))
+
+
+class Kernels(NamedTuple):
+    """What a device did during a call.
+
+    Attributes:
+        number: kernels, copies and fills of a GPU; operators of a CPU.
+        launches: calls of the host that launched kernels or graphs of kernels.
+        waits: calls of the host that waited for the GPU.
+        busy: seconds in which at least one kernel ran.
+        idle: seconds between the first and the last kernel in which none ran.
+        longest: name, number and seconds of the kernels, in descending order of seconds.
+    """
+
+    number: int
+    launches: int
+    waits: int
+    busy: float
+    idle: float
+    longest: list[tuple[str, int, float]]
+
+
+def profiled(call: Callable[[], object], device: torch.device) -> Kernels | None:
+    """What a device does during `call`, by torch.profiler, and by CUPTI on a GPU; None if nothing is recorded."""
+    activity = getattr(torch.profiler.ProfilerActivity, device.type.upper())
+    if activity not in torch.profiler.supported_activities():  # type: ignore[no-untyped-call]
+        return None
+    # CUPTI may lose the first records of a session, so a call precedes the recorded one
+    schedule, clock = torch.profiler.schedule(wait=0, warmup=1, active=1, repeat=1), Clock(device)
+    with torch.profiler.profile(activities=[activity], schedule=schedule) as profile:
+        for _ in range(2):
+            call()
+            clock.now()
+            profile.step()
+    return kernels(profile.events(), device.type.upper())
+
+
+def kernels(events: Iterable[Any], kind: str) -> Kernels | None:
+    """Summarise the events of torch.profiler on one kind of device, ``CUDA`` or ``CPU``; None if there is none."""
+    real = [e for e in events if not (e.is_user_annotation or e.name.startswith("ProfilerStep"))]
+    own = sorted((e.time_range.start, e.time_range.end, e.name) for e in real if e.device_type.name == kind)
+    host = [e.name for e in real if e.device_type.name == "CPU"]
+    if not own:
+        return None
+    busy, reached, numbers, seconds = 0.0, own[0][0], Counter[str](), defaultdict[str, float](float)
+    for start, end, name in own:
+        busy, reached = busy + max(0.0, end - max(start, reached)), max(reached, end)
+        numbers[name] += 1
+        seconds[name] += (end - start) / 1e6
+    launches, waits = (sum(word in name for name in host) for word in ("Launch", "Synchronize"))
+    longest = [(name, numbers[name], seconds[name]) for name in sorted(seconds, key=lambda name: -seconds[name])]
+    return Kernels(len(own), launches, waits, busy / 1e6, (reached - own[0][0] - busy) / 1e6, longest)
+
+
+def on_gpu(call: Callable[[], object], device: torch.device) -> dict[str, Any]:
+    """The columns of a row about what a GPU does during `call`; none on a CPU."""
+    seen = profiled(call, device) if device.type == "cuda" else None
+    if seen is None:
+        return {}
+    share = 100 * seen.idle / (seen.busy + seen.idle)
+    return {"launches": seen.launches, "waits": seen.waits, "idle_percent": share}
+
+
+def tried(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield rows; if one fails, for lack of memory or of a compiler, say why and leave out the others."""
+    try:
+        yield from rows
+    except Exception as error:  # compilers raise many kinds
+        say(f"  left out: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
 
 
 class Memory:
@@ -139,17 +206,22 @@ def _resident_bytes() -> int:
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
-def hardware() -> str:
-    """A file name for this processor and its threads, or for this GPU."""
-    about = environment()
-    bf16 = "bf16" if has_bfloat16(torch.device("cpu")) else ""
-    name = about["gpu"] or f"{about['cpu']} {about['threads']} threads {bf16}"
-    return re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")
+def chip(device: torch.device) -> str:
+    """The name of a GPU, or of this processor with the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{environment()['cpu']}, {environment()['threads']} threads"
 
 
-def save(rows: list[dict[str, Any]], folder: Path) -> Path:
+def hardware(device: torch.device) -> str:
+    """The name of the files of a GPU, or of this processor and its threads."""
+    bf16 = " bf16" if device.type == "cpu" and has_bfloat16(device) else ""
+    return re.sub(r"[^a-z0-9]+", "-", f"{chip(device)}{bf16}".lower()).strip("-")
+
+
+def save(rows: list[dict[str, Any]], folder: Path, device: torch.device) -> Path:
     """Write rows to `HARDWARE.csv` and `HARDWARE.md`, replacing earlier rows of the same bench and task."""
-    path = folder / f"{hardware()}.csv"
+    path = folder / f"{hardware(device)}.csv"
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     if path.exists():
         earlier = _read(path)
@@ -158,7 +230,7 @@ def save(rows: list[dict[str, Any]], folder: Path) -> Path:
         table = pd.concat([earlier[kept], table], ignore_index=True)
     write_text(path, table.to_csv(index=False))
     about = environment()
-    line = f"{about['gpu'] or about['cpu']}, {about['threads']} threads, torch {about['torch']}, {about['system']}"
+    line = f"{chip(device)}, torch {about['torch']}, {about['system']}"
     tasks = [f"## {title}\n\n{render(rows, 'pipe')}\n" for title, rows in by_task(table)]
     write_text(path.with_suffix(".md"), "\n".join([f"# {line}\n", *tasks]))
     return path.with_suffix(".md")

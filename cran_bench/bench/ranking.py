@@ -10,13 +10,12 @@ from typing import Any
 import torch
 
 from cran_bench.embeddings import Levels
-from cran_bench.machine.arithmetic import has_bfloat16
 from cran_bench.ranking.problem import make_problem
 from cran_bench.similarity import COSINE
 
 from .contestants import by_faiss, by_product_and_argsort, by_product_and_comparison
-from .measuring import gemm_peak, memory, timed
-from .similarity import HUGE, Bench, bare_products
+from .measuring import gemm_peak, memory, timed, tried
+from .similarity import HUGE, Bench, bare_products, precisions
 
 SORTED_PAIRS = 2e8  # beyond, the whole matrix and its order do not fit into memory
 NOISE = 8.0  # of texts relative to their image, for an R@1 of about one half
@@ -30,7 +29,7 @@ def bench_ranking(images: int, texts: int, dim: int, device: torch.device) -> It
     right = left[image_of] + NOISE * torch.randn(texts, dim, generator=draw, device=device)
     problem = make_problem(Levels(left), Levels(right), image_of, COSINE)
     bench = Bench("ranking", f"{images:,} x {texts:,}, D {dim:,}, one vector", problem, 2 * dim, 2 * dim)
-    types = [torch.float32, *([torch.bfloat16] if has_bfloat16(device) else [])]
+    types = precisions(device)
     for dtype in types:
         bench.peaks[dtype] = gemm_peak(dtype, device)
         yield bench.row("bare product", dtype, bare_products(problem, dtype, 1, dim), problem.pairs)
@@ -44,15 +43,20 @@ def bench_ranking(images: int, texts: int, dim: int, device: torch.device) -> It
             if find_spec("faiss") is not None and device.type == "cpu":
                 alternatives["faiss, first ten both ways, no ranks"] = by_faiss
             for what, alternative in alternatives.items():
-                call = partial(alternative, x, y, image_of)
-                with memory(device) as used:
-                    call()
-                seconds, _ = timed(call, device, 1, warm=False)
-                bench.baseline = bench.baseline or seconds / problem.pairs
-                yield bench.row(what, torch.float32, seconds, problem.pairs, extra_mib=used.peak / 2**20)
+                yield from tried(other(bench, what, partial(alternative, x, y, image_of)))
     if problem.pairs >= HUGE:
-        yield bench.ours(types[-1], "measured")
+        yield from bench.ours(types[-1], "measured")
         return
     for dtype in types:
         for bound in ("measured", "proven"):
-            yield bench.ours(dtype, bound)
+            yield from bench.ours(dtype, bound)
+
+
+def other(bench: Bench, what: str, call: Callable[[], object]) -> Iterator[dict[str, Any]]:
+    """Yield the row of an alternative; the others are compared with the first one."""
+    device, pairs = bench.problem.device, bench.problem.pairs
+    with memory(device) as used:
+        call()
+    seconds, _ = timed(call, device, 1, warm=False)
+    bench.baseline = bench.baseline or seconds / pairs
+    yield bench.row(what, torch.float32, seconds, pairs, extra_mib=used.peak / 2**20)

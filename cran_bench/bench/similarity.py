@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cran_bench.embeddings import Levels, Relations
-from cran_bench.machine.arithmetic import has_bfloat16
+from cran_bench.machine.arithmetic import has_bfloat16, in_full_precision
 from cran_bench.machine.environment import environment
 from cran_bench.machine.progress import say
 from cran_bench.ranking.backends import fused_scorer
@@ -26,7 +26,7 @@ from cran_bench.ranking.tiles import tiles_for
 from cran_bench.similarity import MultiLevel
 
 from .contestants import Plain, by_einsum_and_topk, caption_by_caption
-from .measuring import gemm_peak, memory, timed
+from .measuring import gemm_peak, memory, on_gpu, timed, tried
 
 REGIONS, TOP = 5, 3
 NOISE = 12.0  # of texts relative to their image, for an R@1 of about one half
@@ -52,6 +52,11 @@ def three_levels(images: int, texts: int, dim: int, device: torch.device) -> tup
     return Levels(globals, regions, Relations(first, second)), Levels(*queries), image_of
 
 
+def precisions(device: torch.device) -> list[torch.dtype]:
+    """The precisions in which a device scores tiles."""
+    return [torch.float32, *([torch.bfloat16] if has_bfloat16(device) else [])]
+
+
 def bench_similarity(images: int, texts: int, dim: int, device: torch.device) -> Iterator[dict[str, Any]]:
     """Yield a row of timings per implementation: the products alone, public code, and ours."""
     left, right, image_of = three_levels(images, texts, dim, device)
@@ -60,13 +65,13 @@ def bench_similarity(images: int, texts: int, dim: int, device: torch.device) ->
     bench = Bench("similarity", f"{images:,} x {texts:,}, D {dim:,}, 5 regions, 20 relations, top 3", problem)
     dots = {"factored": 1 + 3 * REGIONS, "plain": 1 + REGIONS + REGIONS * (REGIONS - 1)}
     bench.formula, bench.work = dots["plain"] * 2 * dim, dots["factored"] * 2 * dim
-    types = [torch.float32, *([torch.bfloat16] if has_bfloat16(device) else [])]
+    types = precisions(device)
 
     for dtype in types:
         bench.peaks[dtype] = gemm_peak(dtype, device)
         bare = bare_products(problem, dtype, dots["factored"], dim)
         yield bench.row("bare products, 16 for each pair", dtype, bare, problem.pairs)
-    yield from others(bench, left, right, image_of)
+    yield from tried(others(bench, left, right, image_of))
     part = min(images, 500)
     own = slice(int((image_of < part).sum()))
     piece = make_problem(left.rows(slice(part)), right.rows(own), image_of[own], similarity)
@@ -74,10 +79,13 @@ def bench_similarity(images: int, texts: int, dim: int, device: torch.device) ->
     yield bench.row("ours, reference", torch.float64, seconds, piece.pairs)
     for dtype in types:
         for bound in ("measured", "proven"):
-            yield bench.ours(dtype, bound)
-        yield bench.ours(dtype, "measured", ", compiled", partial(tiles_for, dtype=dtype, is_compiled=True))
+            yield from bench.ours(dtype, bound)
+        scorers: dict[str, Callable[[Problem], ApproximateScorer]] = {}
+        scorers[", compiled"] = partial(tiles_for, dtype=dtype, is_compiled=True)
         if device.type == "cuda" and find_spec("triton") is not None:
-            yield bench.ours(dtype, "measured", ", one Triton kernel", partial(fused_scorer(device), dtype=dtype))
+            scorers[", one Triton kernel"] = partial(fused_scorer(device), dtype=dtype)
+        for how, scorer in scorers.items():
+            yield from tried(bench.ours(dtype, "measured", how, scorer))
 
 
 def others(bench: Bench, left: Levels, right: Levels, image_of: Tensor) -> Iterator[dict[str, Any]]:
@@ -185,8 +193,11 @@ class Bench:
         bound: Bound,
         how: str = "",
         make_scorer: Callable[[Problem], ApproximateScorer] | None = None,
-    ) -> dict[str, Any]:
-        """The row of our ranking, by matrix products unless another scorer is given; compilation is not timed."""
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the row of our ranking, by matrix products unless another scorer is given; compilation is not timed.
+
+        Precision and bound are those with which the ranks were counted in the end.
+        """
         problem = self.problem
         sides = problem.images, problem.texts, problem.image_of, problem.similarity
         backend = Filtering(make_scorer or partial(tiles_for, dtype=dtype), bound)
@@ -195,15 +206,16 @@ class Bench:
             ranks = rank(*sides, backend=backend)
         seconds, _ = timed(lambda: rank(*sides, backend=backend), problem.device, rounds, warm=False)
         assert ranks.kernel is not None
-        return self.row(
-            f"ours, ranks both ways, {bound} bound{how}",
-            dtype,
+        yield self.row(
+            f"ours, ranks both ways, {ranks.kernel.bound} bound{how}",
+            getattr(torch, ranks.kernel.dtype),
             seconds,
             problem.pairs,
             rescored=ranks.kernel.rescored,
             error=ranks.kernel.error,
             ranks=self.truth.agrees(ranks),
             extra_mib=used.peak / 2**20,
+            **on_gpu(lambda: rank(*sides, backend=backend), problem.device),
         )
 
 
@@ -282,5 +294,6 @@ def bare_products(problem: Problem, dtype: torch.dtype, dots: int, dim: int) -> 
     rows, columns = min(n, 256) * dots, min(t, 4096)
     x, y = (torch.rand(size, dim, device=problem.device).to(dtype) for size in (rows, columns))
     out = torch.empty(rows, columns, dtype=dtype, device=problem.device)
-    seconds, _ = timed(lambda: torch.mm(x, y.T, out=out), problem.device, 5)
+    with in_full_precision(problem.device):
+        seconds, _ = timed(lambda: torch.mm(x, y.T, out=out), problem.device, 5)
     return seconds * n * t * dots / (rows * columns)

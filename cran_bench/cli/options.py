@@ -108,8 +108,23 @@ Cluster = Annotated[
     typer.Option(
         "--cluster",
         metavar="SPEC",
-        help="Workers that compute the rows: local:N, dask://ADDRESS or slurm[queue=NAME,cores=8,memory=64GB,jobs=10].",
+        help="Workers that compute the rows: dask://ADDRESS or slurm[queue=NAME,cores=8,memory=64GB,jobs=10].",
     ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "-j",
+        "--jobs",
+        envvar="CRAN_BENCH_JOBS",
+        min=1,
+        metavar="N",
+        help="Rows and parts of rows computed at a time. Default: as many as there are cores for; one on a GPU.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", envvar="CRAN_BENCH_THREADS", min=1, metavar="N", help="Threads of each fit. Default: 1."),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 

@@ -69,17 +69,20 @@ def check(
 ) -> None:
     """Check that a method or dataset keeps its contract, on a few scenes or on a few of the dataset's images.
 
+    A method that has a preset quick is fitted with it, unless another is named: cran-bench check cran:tuned
+
     Example: cran-bench check mine.py:Mine
 
     Example: cran-bench check flickr8k --data DIR
     """
     from cran_bench.machine.environment import pick_device
-    from cran_bench.registry import METHODS, registry_of
+    from cran_bench.registry import METHODS, quick_method, registry_of
     from cran_bench.running.checks import check_dataset, check_method
 
     registry = registry_of(name)
-    plugin = registry.configure(name)
     is_method = registry is METHODS
+    spec = quick_method(name) if is_method else name
+    plugin = registry.configure(spec)
     checks = check_method(plugin, cache, pick_device(device)) if is_method else check_dataset(plugin, data)
     reported: set[str | None] = {None}
     for one in checks:
@@ -87,7 +90,7 @@ def check(
         echo(f"  {mark:<7} {one.promise}" + (f"\n          {one.broken}" if mark == "BROKEN" else ""))
         reported.add(one.broken)  # a check that fails for the same reason could not be tried
     passed = sum(one.broken is None for one in checks)
-    echo(f"{name}: {passed} of {len(checks)} checks passed")
+    echo(f"{spec}: {passed} of {len(checks)} checks passed")
     raise typer.Exit(passed < len(checks))
 
 
@@ -111,7 +114,7 @@ def doctor(
         raise BadInput(f"there are neither records below {results / 'runs'} nor features and fits below {cache}")
     complaints = [*examine_results(results), *examine_cache(cache)]
     if (results / "runs").is_dir():
-        say(count_provenance(results))
+        say(count_provenance(results, {one.path for one in complaints}))
     if only_check:
         for line in gathered((one.path, f"{one.path}: {one.what}") for one in complaints):
             echo(line)

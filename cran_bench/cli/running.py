@@ -87,6 +87,8 @@ def run(
     device: options.Device = "auto",
     backend: options.Backend = "auto",
     bound: options.Bound = "measured",
+    jobs: options.Jobs = None,
+    threads: options.Threads = None,
     cluster: options.Cluster = None,
 ) -> None:
     """Fit methods, rank the test split in both directions and print the table.  Existing records are reused.
@@ -125,6 +127,8 @@ def run(
         device=device,
         backend=backend,
         bound=cast("Bound", bound),
+        jobs=jobs,
+        threads=threads,
         workers=workers,
     )
     if is_first():
@@ -182,7 +186,7 @@ def bench(
         rows = list(timed(images, texts, dim, where))
     echo(f"{what}: {rows[0]['task']}\n\n{render(rows)}")
     if out is not None:
-        say(f"wrote {save(rows, out)}")
+        say(f"wrote {save(rows, out, where)}")
 
 
 def _export(dataset: Configured[Dataset], data: Path, folder: Path) -> None:

@@ -1,78 +1,30 @@
-"""Rows computed by the workers of a cluster.
-
-Workers receive only strings and numbers: specs, seeds and the paths of shared folders.  They read data and features
-there and write fits and records there, with the same locks as a local run; they return the contents of records.
-"""
+"""Rows computed by the workers of a cluster."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cran_bench.cluster import workers as clusters
-from cran_bench.contract import Method
 from cran_bench.errors import BadInput, CannotWrite, how_to_go_on
-from cran_bench.machine.environment import pick_device
 from cran_bench.machine.progress import say
-from cran_bench.protocols import Protocol
-from cran_bench.ranking.filtering import Bound
-from cran_bench.records.schema import Address, Failure, Record
-from cran_bench.registry import DATASETS, METHODS, Configured
-from cran_bench.running.experiment import Request
-from cran_bench.running.preparation import Prepared, load_prepared
-from cran_bench.running.runner import Count, Outcome, Runner
-from cran_bench.specs import parse_spec
+from cran_bench.registry import METHODS
+from cran_bench.running.remote import AskedRow, Lines, Request, RunSpec, gather
+from cran_bench.running.runner import Outcome, Runner
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 _ONE_AT_A_TIME = threading.Lock()
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """The settings shared by all rows of a run, as sent to workers.
-
-    Attributes:
-        dataset: spec of the dataset, with the full path of a plugin file.
-        data: folder of the datasets.
-        features: folder of this dataset's features.
-        vectors: spec of the word vectors, with the full path of a file.
-        results: folder of the records.
-        cache: folder of fits and features.
-        protocols: names of the protocols.
-        device: `cpu` or `cuda`.
-        folds: number of folds, as in `Runner`.
-        backend: name of the ranking backend, as in `Runner`.
-        bound: error bound of low-precision scores, as in `Runner`.
-        force: whether existing records are replaced.
-        name: id of the run.
-    """
-
-    dataset: str
-    data: str
-    features: str
-    vectors: str
-    results: str
-    cache: str
-    protocols: tuple[Protocol, ...]
-    device: str
-    folds: int
-    backend: str
-    bound: Bound
-    force: bool
-    name: str
 
 
 @dataclass(frozen=True)
@@ -83,7 +35,7 @@ class ClusterWorkers:
 
     @classmethod
     def of(cls, spec: str) -> ClusterWorkers:
-        """Return the workers of a spec such as ``local:2``, ``dask://ADDRESS`` or ``slurm[queue=NAME]``.
+        """Return the workers of a spec such as ``dask://ADDRESS`` or ``slurm[queue=NAME]``.
 
         Raises:
             BadInput: the kind is unknown, the options are invalid, or dask.distributed is not installed.
@@ -108,48 +60,16 @@ class ClusterWorkers:
             BadInput: the cluster cannot be reached, or the connection is lost.
             CannotWrite: a worker could not write to the shared folders.
         """
-        return _run_on(self.cluster, runner, request)
+        job = RunSpec.of(runner, request, runner.device.type)
 
+        def compute(rows: list[AskedRow], left: list[int]) -> Generator[tuple[int, list[Outcome]]]:
+            with (
+                self.cluster.connected(runner.device, len(left), runner.cache / "jobs") as client,
+                contextlib.closing(_Tasks(client, runner, job, rows).outcomes(left)) as finished,
+            ):
+                yield from finished
 
-def _run_on(cluster: clusters.Cluster, runner: Runner, request: Request) -> list[Outcome]:
-    assert isinstance(runner.backend, str)
-    job = RunSpec(
-        dataset=with_full_path(request.dataset),
-        data=str(request.data.resolve()),
-        features=str(runner.data.features.folder.resolve()),
-        vectors=_with_full_file(runner.data.vectors),
-        results=str(runner.results.resolve()),
-        cache=str(runner.cache.resolve()),
-        protocols=tuple(request.protocols),
-        device=runner.device.type,
-        folds=runner.folds,
-        backend=runner.backend,
-        bound=runner.bound,
-        force=runner.force,
-        name=runner.name,
-    )
-    rows = [(text, METHODS.configure(text), seed) for text in request.methods for seed in request.seeds]
-    count = Count(len(rows) * len(request.protocols))
-    outcomes_of: dict[int, list[Outcome]] = {}
-
-    def take(number: int, outcomes: list[Outcome]) -> None:
-        outcomes_of[number] = outcomes
-        for outcome in outcomes:
-            count.say(outcome)
-
-    for number, (_, method, seed) in enumerate(rows):
-        recorded = runner.recorded(method, request.protocols, seed)
-        if recorded is not None:
-            take(number, recorded)
-    left = [number for number in range(len(rows)) if number not in outcomes_of]
-    if left:
-        with (
-            cluster.connected(runner.device, len(left), runner.cache / "jobs") as client,
-            contextlib.closing(_Tasks(client, runner, job, rows).outcomes(left)) as finished,
-        ):
-            for number, outcomes in finished:
-                take(number, outcomes)
-    return [outcome for number in range(len(rows)) for outcome in outcomes_of[number]]
+        return gather(runner, request, compute)
 
 
 @dataclass
@@ -168,7 +88,7 @@ class _Tasks:
     client: Client
     runner: Runner
     job: RunSpec
-    rows: Sequence[tuple[str, Configured[Method], int]]
+    rows: Sequence[AskedRow]
     numbers: dict[str, int] = field(default_factory=dict)
     begun: Counter[int] = field(default_factory=Counter)
     given: Counter[int] = field(default_factory=Counter)
@@ -207,7 +127,7 @@ class _Tasks:
         return self.client.submit(
             work,
             self.job,
-            with_full_path(text),
+            text,
             seed,
             self.runner.fingerprints(method, self.job.protocols, seed),
             key=key,
@@ -222,11 +142,14 @@ class _Tasks:
 
         error: Exception
         try:
-            return [unpack(packed) for packed in future.result()]
+            outcomes: list[Outcome] = future.result()
+            return outcomes
         except CannotWrite:
             raise
         except CancelledError as lost:
-            raise BadInput(f"the connection to the scheduler was lost; {how_to_go_on('run', self.job.force)}") from lost
+            raise BadInput(
+                f"the connection to the scheduler was lost; {how_to_go_on('run', self.runner.force)}"
+            ) from lost
         except KilledWorker:
             deaths = max(self.begun[number], self.given[number])
             if deaths <= clusters.DEATHS:
@@ -253,8 +176,8 @@ class _Tasks:
                 say(f"the worker {about['worker']} died; rows reassigned to other workers: {assigned}")
 
 
-def work(job: RunSpec, method: str, seed: int, expected: list[str]) -> list[dict[str, Any]]:
-    """Compute the rows of a method and a seed on a worker, and return them in the form of `pack`.
+def work(job: RunSpec, method: str, seed: int, expected: list[str]) -> list[Outcome]:
+    """Compute the rows of a method and a seed on a worker.
 
     Raises:
         BadInput: data or features are missing on this machine, or its fingerprints differ from those `expected`.
@@ -264,81 +187,18 @@ def work(job: RunSpec, method: str, seed: int, expected: list[str]) -> list[dict
 
     report = functools.partial(get_worker().log_event, _topic(job))
     key = str(thread_state.key)
-    with _ONE_AT_A_TIME, contextlib.redirect_stderr(_Lines(report)):
+    with _ONE_AT_A_TIME, contextlib.redirect_stderr(Lines(report)):
         report({"begun": key})
-        device = pick_device(job.device)
-        runner = Runner(
-            _prepared(job.dataset, job.data, job.features, job.vectors),
-            Path(job.results),
-            Path(job.cache),
-            device,
-            job.folds,
-            job.backend,
-            job.bound,
-            job.force,
-            job.name,
-        )
+        runner = job.runner()
         configured = METHODS.configure(method)
         if runner.fingerprints(configured, job.protocols, seed) != expected:
             raise BadInput(
                 f"a worker has a different version of cran-bench, of {configured.plugin.name} or of the data than the "
                 "machine that submitted the run: install the same on both and restart the workers"
             )
-        return [pack(outcome) for outcome in runner.outcomes(configured, job.protocols, seed)]
-
-
-def pack(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as strings and numbers."""
-    record, failure = outcome.record, outcome.failure
-    return {
-        "address": asdict(outcome.address),
-        "record": record and record.model_dump(),
-        "failure": failure and failure.model_dump(),
-        "reused": outcome.reused,
-    }
-
-
-def unpack(packed: dict[str, Any]) -> Outcome:
-    """The outcome packed by `pack`."""
-    record, failure = packed["record"], packed["failure"]
-    return Outcome(
-        Address(**packed["address"]),
-        record and Record.model_validate(record),
-        failure and Failure.model_validate(failure),
-        packed["reused"],
-    )
-
-
-def with_full_path(spec: str) -> str:
-    """A spec of a method or dataset, with the full path of a plugin file, which is valid in any folder."""
-    file, suffix, rest = spec.partition(".py")
-    return f"{Path(file + suffix).resolve()}{rest}" if suffix and parse_spec(spec).name.endswith(".py") else spec
-
-
-def _with_full_file(vectors: str) -> str:
-    name, colon, file = vectors.partition(":")
-    return f"{name}:{Path(file).resolve()}" if colon else vectors
+        return list(runner.outcomes(configured, job.protocols, seed))
 
 
 def _topic(job: RunSpec) -> str:
     """The topic of the events that workers log for a run."""
-    return f"cran-bench-{job.name}"
-
-
-@functools.lru_cache(maxsize=1)
-def _prepared(dataset: str, data: str, features: str, vectors: str) -> Prepared:
-    return load_prepared(DATASETS.configure(dataset), Path(data), Path(features), vectors)
-
-
-class _Lines(io.TextIOBase):
-    """A text stream that passes each complete line to a function."""
-
-    def __init__(self, report: Callable[[str], object]) -> None:
-        self._report, self._line = report, ""
-
-    def write(self, text: str) -> int:
-        *lines, self._line = (self._line + text).split("\n")
-        for line in lines:
-            if line.strip():
-                self._report(line)
-        return len(text)
+    return f"cran-bench-{job.options['name']}"

@@ -1,14 +1,13 @@
-"""The workers of ``run --cluster``: processes on this machine, the workers of a Dask scheduler, or SLURM jobs.
+"""The workers of ``run --cluster``: those of a Dask scheduler, or SLURM jobs that dask-jobqueue submits.
 
-They are started by dask.distributed and dask-jobqueue.  A worker computes one row at a time, with the number of threads
-given by ``OMP_NUM_THREADS``; a worker that dies is replaced, and its row is given to another.
+A worker computes one row at a time, with the number of threads given by ``OMP_NUM_THREADS``; a worker that dies is
+replaced, and its row is given to another.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import shutil
 import subprocess
@@ -21,21 +20,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from cran_bench.errors import BadInput, did_you_mean
-from cran_bench.machine.environment import pick_device
 from cran_bench.machine.extras import require
 from cran_bench.machine.progress import say
+from cran_bench.machine.threads import LIBRARIES
 from cran_bench.specs import build, parse_spec
 
 if TYPE_CHECKING:
     from distributed import Client
 
 EXTRA = "distributed"
-KINDS = {"local": "local:N", "dask": "dask://ADDRESS", "slurm": "slurm[queue=NAME,...]"}
+KINDS = {"dask": "dask://ADDRESS", "slurm": "slurm[queue=NAME,...]"}
 CONNECT_TIMEOUT = 5  # seconds
 DEATHS = 5  # a row counts as failed after this many workers died while computing it
 POLL_EVERY = 30  # seconds between checks that all SLURM jobs exist
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""The thread settings of torch, MKL and OpenBLAS; Dask sets each to 1 in a worker unless it is set."""
 GPU = "GPU"  # the Dask resource of workers with a GPU, required by rows on a GPU
 
 
@@ -66,7 +63,11 @@ def find_cluster(text: str) -> Cluster:
     """
     spec = parse_spec(text)
     if spec.name not in KINDS:
-        raise BadInput(f"there is no cluster '{spec.name}'{did_you_mean(spec.name, KINDS)}; write {_forms()}")
+        forms = " or ".join(KINDS.values())
+        raise BadInput(
+            f"there is no cluster '{spec.name}'{did_you_mean(spec.name, KINDS)}; write {forms}, or --jobs N for "
+            "processes on this machine"
+        )
     distributed = require("distributed", EXTRA, "runs on a cluster")
     for handler in logging.getLogger(distributed.__name__).handlers:
         handler.setLevel(logging.CRITICAL)  # the run reports what matters
@@ -77,10 +78,6 @@ def find_cluster(text: str) -> Cluster:
         return build(Slurm, spec.options, "slurm")
     if spec.options:
         raise BadInput(f"{spec.name} takes no options in brackets; write {KINDS[spec.name]}")
-    if spec.name == "local":
-        if not spec.argument.isdecimal() or not int(spec.argument):
-            raise BadInput(f"local takes a number of workers, at least 1, not '{spec.argument}'; write local:2")
-        return Local(int(spec.argument))
     address = spec.argument.removeprefix("//")
     if not spec.argument.startswith("//") or not re.search(r":\d+$", address):
         raise BadInput(f"'{text}' is not a scheduler's address; write dask://HOST:PORT, as printed by dask scheduler")
@@ -90,46 +87,6 @@ def find_cluster(text: str) -> Cluster:
 def resources(device: torch.device) -> dict[str, float]:
     """The Dask resources that a row on a device requires."""
     return {GPU: 1.0} if device.type == "cuda" else {}
-
-
-@dataclass(frozen=True)
-class Local:
-    """Worker processes on this machine, which share its cores and its GPUs evenly.
-
-    Attributes:
-        workers: number of processes.
-    """
-
-    workers: int
-
-    def device(self, name: str) -> torch.device:
-        return pick_device(name)
-
-    @contextlib.contextmanager
-    def connected(self, device: torch.device, rows: int, logs: Path) -> Iterator[Client]:
-        from dask.system import CPU_COUNT
-        from distributed import Client, Nanny, SpecCluster
-        from distributed import Scheduler as DaskScheduler
-
-        count = min(self.workers, rows)
-        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, CPU_COUNT // count))
-        gpus = _gpus() if device.type == "cuda" else []
-        workers = {}
-        for number in range(count):
-            environ = dict.fromkeys(THREADS, threads)
-            if gpus:
-                environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-            options = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "env": environ}
-            options |= {"silence_logs": logging.CRITICAL, "resources": resources(device)}
-            workers[number] = {"cls": Nanny, "options": options}
-        options = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0", "allowed_failures": DEATHS}
-        scheduler = {"cls": DaskScheduler, "options": options}
-        with (
-            SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
-            say(f"workers: {count}, threads per worker: {threads}; dashboard: {client.dashboard_link}")
-            yield client
 
 
 @dataclass(frozen=True)
@@ -248,7 +205,7 @@ class Slurm:
                 log_directory=str(logs),
                 job_name="cran-bench",
                 job_extra_directives=[f"--gres={self.gres}"] if self.gres else [],
-                job_script_prologue=[f"export {name}={self.cores}" for name in THREADS],
+                job_script_prologue=[f"export {name}={self.cores}" for name in LIBRARIES],
                 worker_extra_args=["--memory-limit 0", f"--lifetime {self.lifetime}s", *offered],  # SLURM limits memory
                 scheduler_options={"dashboard_address": ":0", "allowed_failures": DEATHS},
                 silence_logs=logging.CRITICAL,
@@ -291,13 +248,3 @@ def _workers_with_gpu(client: Client) -> int:
     """The number of workers that offer a GPU."""
     workers: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
     return sum(GPU in info["resources"] for info in workers.values())
-
-
-def _gpus() -> list[str]:
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
-
-
-def _forms() -> str:
-    *most, last = KINDS.values()
-    return f"{', '.join(most)} or {last}"

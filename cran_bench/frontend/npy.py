@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.interfaces import REGIONS, PrecomputedImages, PrecomputedRegions, RegionFeatures
-from cran_bench.machine.storage import map_array, remedy, sha256_file
+from cran_bench.machine.ledger import noted_sha256
+from cran_bench.machine.storage import map_array, remedy
 
 REPEATS = 5
 ROUNDING = 1e-4  # of an image's largest value, by which repeated rows may differ
@@ -143,7 +144,7 @@ class _Rows:
 
 
 def _digests(**files: str | None) -> dict[str, Any]:
-    return {key: file and {"file": Path(file).name, "sha256": sha256_file(Path(file))} for key, file in files.items()}
+    return {key: file and {"file": Path(file).name, "sha256": noted_sha256(Path(file))} for key, file in files.items()}
 
 
 def open_array(file: str, *layouts: tuple[str, ...]) -> NDArray[Any]:

@@ -6,7 +6,6 @@ import functools
 import os
 import platform
 import resource
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,22 +15,31 @@ import torch
 
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.machine.arithmetic import has_bfloat16
+from cran_bench.machine.checkout import commit
 from cran_bench.machine.processes import started, started_here
 
 PACKAGES = ("cran-bench", "torch", "numpy", "scipy", "scikit-learn", "pandas", "onnxruntime")
 
 
+def environment(device: torch.device | None = None) -> dict[str, Any]:
+    """Return JSON values that describe this machine and installation, without names of hosts, users or folders.
+
+    `gpu` is the name of `device`, None for the CPU; where no device is given, that of the first GPU, if there is one.
+    `threads` are those of the present block, see `cran_bench.machine.threads.limited`.
+    """
+    gpu = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name(gpu) if gpu.type == "cuda" else None
+    return {**_installation(), "threads": torch.get_num_threads(), "gpu": name}
+
+
 @functools.cache
-def environment() -> dict[str, Any]:
-    """Return JSON values that describe this machine and installation, without names of hosts, users or folders."""
+def _installation() -> dict[str, Any]:
     values: dict[str, Any] = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "commit": _commit(),
+        "commit": commit(),
     }
     for package in PACKAGES:
         try:
@@ -48,7 +56,7 @@ def peak_memory() -> int:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called `name`, and make GPU results deterministic; ``auto`` is the GPU if there is one.
+    """Return the device called `name`; ``auto`` is the GPU if there is one.
 
     Raises:
         BadInput: the device is unknown, or there is no such GPU.
@@ -60,8 +68,8 @@ def pick_device(name: str) -> torch.device:
         raise BadInput(f"there is no device '{name}'{did_you_mean(name, ('auto', 'cpu', 'cuda'))}")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise BadInput(f"there is no '{name}', as torch finds {torch.cuda.device_count()} GPUs; use --device cpu")
-    if kind == "cuda":
-        _be_deterministic()
+    if kind == "cuda":  # before cuBLAS begins, which without it does not return the same bits in every run
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return torch.device(name)
 
 
@@ -93,14 +101,6 @@ def require_bfloat16(device: torch.device) -> None:
         raise BadInput("this processor has no bfloat16 instructions: leave out precision=bfloat16")
 
 
-def _be_deterministic() -> None:
-    """Make GPU results reproducible for a seed, in full float32."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False
-
-
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -108,21 +108,3 @@ def _cpu() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _commit(file: str = __file__) -> str | None:
-    """The commit of the checkout this module runs from, with '+' for uncommitted changes; None if installed."""
-    folder = Path(file).resolve().parents[2]
-    if not (folder / ".git").exists():
-        return None
-    try:
-        head = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head.stdout.strip() or None

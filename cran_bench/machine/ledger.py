@@ -6,16 +6,18 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cran_bench.errors import BadInput
-from cran_bench.machine.storage import sha256_bytes, write_text
+from cran_bench.machine.storage import cache_folder, sha256_bytes, sha256_file, write_text
 
 UNREADABLE = "unreadable"
 """The digest of a file that cannot be read, which decoding will report."""
+LARGE = 1 << 24
+"""Size in bytes of files that take some 10 ms to read."""
 SETTLED = 2_000_000_000
 """Nanoseconds for which a file must be unchanged before its digest is noted: the coarsest clock of a file system."""
 
@@ -45,7 +47,7 @@ class Ledger:
             digest: computes the digest of a position in `keys`; called only if the ledger does not have it.
         """
         path, latest = self.folder / f"{sha256_bytes(os.fsencode(home.resolve()))[:16]}.json", time.time_ns() - SETTLED
-        known, new = _read(path), {}
+        known, new = read_sealed(path), {}
         try:
             for k, (key, stat) in enumerate(zip(keys, stats, strict=True)):
                 now = stat and [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
@@ -60,13 +62,33 @@ class Ledger:
                 yield value
         finally:
             if new:
-                with contextlib.suppress(BadInput, OSError):  # a cache that cannot be written costs time only
-                    text = json.dumps({**_read(path), **new}, separators=(",", ":"))
-                    write_text(path, f"{sha256_bytes(text.encode())}\n{text}")
+                write_sealed(path, {**read_sealed(path), **new})
 
 
-def _read(path: Path) -> dict[str, list[Any]]:
-    """The entries of a ledger by key: size, mtime, ctime, inode and digest; none if it is missing or damaged."""
+def noted_sha256(path: Path) -> str:
+    """Return the sha256 of a file; a file of at least `LARGE` bytes is noted in the user's cache and not read again.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
+    with contextlib.suppress(OSError):
+        if (stat := path.stat()).st_size >= LARGE:
+            ledger = Ledger(cache_folder() / "digests")
+            (value,) = ledger.digests(path.parent, [path.name], [stat], lambda _: sha256_file(path))
+            if value != UNREADABLE:
+                return value
+    return sha256_file(path)
+
+
+def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON values by key with a checksum; a cache that cannot be written costs time only."""
+    with contextlib.suppress(BadInput, OSError):
+        text = json.dumps(values, separators=(",", ":"))
+        write_text(path, f"{sha256_bytes(text.encode())}\n{text}")
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The values that `write_sealed` wrote, in a ledger size, mtime, ctime, inode and digest; none if damaged."""
     with contextlib.suppress(OSError, ValueError):
         seal, _, text = path.read_text(encoding="utf-8").partition("\n")
         if sha256_bytes(text.encode()) == seal:

@@ -22,7 +22,7 @@ BACKENDS = ("auto", "reference", "torch", "triton")
 BOUNDS = get_args(Bound)
 
 SMALL = 2e9  # FLOP; below, the set-up of the other backends takes longer than float64
-LARGE = 1e11  # FLOP; above, bfloat16 pays off
+LARGE = 1e11  # FLOP; above, 16 bits pay off
 
 
 def choose(problem: Problem, backend: str = "auto", bound: Bound = "measured") -> Backend:
@@ -51,7 +51,7 @@ def fused_scorer(device: torch.device) -> Callable[..., ApproximateScorer]:
         raise BadInput("the backend triton needs a GPU: use --backend torch, or set TRITON_INTERPRET=1, which is slow")
     from cran_bench.ranking.triton import Fused
 
-    return Fused
+    return functools.partial(tiles_for, is_compiled=False, kind=Fused)
 
 
 def require_known(backend: str, bound: str) -> None:
@@ -67,13 +67,18 @@ def require_known(backend: str, bound: str) -> None:
 
 @functools.cache
 def fastest(device: torch.device) -> torch.dtype:
-    """bfloat16 if its matrix products are more than 1.5 times as fast as those of float32, otherwise float32."""
-    if not has_bfloat16(device):
-        return torch.float32
+    """A 16-bit dtype if its matrix products are more than 1.5 times as fast as those of float32, otherwise float32.
+
+    float16 has eight times the precision of bfloat16, so it is preferred unless it is slower.  Only dtypes that the
+    hardware multiplies are considered, and a CPU is timed.
+    """
     if device.type == "cuda":
-        return torch.bfloat16
+        return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
+    half = [torch.float16] if torch.ops.mkldnn._is_mkldnn_fp16_supported() else []
     seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, *half, *([torch.bfloat16] if has_bfloat16(device) else [])):
         x, y = torch.ones(1024, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
         seconds[dtype] = min(timeit.repeat(lambda x=x, y=y: x @ y.T, number=1, repeat=4))  # type: ignore[misc]
-    return torch.bfloat16 if 1.5 * seconds[torch.bfloat16] < seconds[torch.float32] else torch.float32
+    limit = seconds.pop(torch.float32) / 1.5
+    fast = {dtype: time for dtype, time in seconds.items() if time < limit}
+    return next((dtype for dtype, time in fast.items() if time <= 1.1 * min(fast.values())), torch.float32)

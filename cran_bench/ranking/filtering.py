@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from cran_bench.machine.progress import say
-from cran_bench.ranking.problem import Clock, KernelInfo, Problem, Tally, UndecidedPairs, blocks, pair_scores, rescore
+from cran_bench.ranking.problem import Clock, KernelInfo, Problem, Tally, UndecidedPairs, blocks, rescore
 from cran_bench.ranking.reference import TILE_BYTES, Reference, count_tile, tile_shape
 
 Bound = Literal["measured", "proven"]
 
 SIGMAS = 6
 SMALLEST = 1e-24
+EPS = torch.finfo(torch.float32).eps
 SAMPLE_IMAGES, SAMPLE_TEXTS = 64, 512
 MOSTLY_UNDECIDED = 1 / 8  # share of a tile's pairs above which the reference is faster, as for collapsed embeddings
-BUFFERED_PAIRS = 1 << 20  # undecided pairs that are collected before they are scored again
-PREPARED_BYTES = 1 << 28  # of prepared image tiles
+BUFFERED_PAIRS = {"cpu": 1 << 20, "cuda": 1 << 24}  # undecided pairs that are collected before they are scored again
+PREPARED_IMAGES = 1 << 28  # bytes of prepared image tiles
+PREPARED_TEXTS = {"cpu": 1 << 25, "cuda": 1 << 30}  # bytes of prepared texts; preparing all at once takes few kernels
 
 
 def float32_error(dim: int, top: int) -> float:
@@ -40,41 +43,65 @@ def float32_error(dim: int, top: int) -> float:
 
 
 class Limits(NamedTuple):
-    """The thresholds of Q queries, minus and plus the error bound.
+    """What the scores of I images and T texts are compared with, in float32.
+
+    A candidate is certainly better than the right one if its score minus the tolerance is above `high`, and certainly
+    worse if its score plus the tolerance is below `low`.
 
     Attributes:
-        low: (Q,) float32; a candidate that scores less is certainly worse than the right one.
-        high: (Q,) float32; a candidate that scores more is certainly better.
+        tolerance: (I,) the largest error of an image's scores.
+        low_i: (I,) the images' thresholds, rounded down.
+        high_i: (I,) the same, rounded up.
+        low_t: (T,) the texts' thresholds, rounded down.
+        high_t: (T,) the same, rounded up.
     """
 
-    low: Tensor
-    high: Tensor
+    tolerance: Tensor
+    low_i: Tensor
+    high_i: Tensor
+    low_t: Tensor
+    high_t: Tensor
 
-    def contain(self, queries: Tensor, scores: Tensor) -> Tensor:
-        """(P,) bool, which scores lie between the limits of their query."""
-        return (scores >= self.low[queries]) & (scores <= self.high[queries])
+    def tile(self, rows: slice, columns: slice, image_rows: int, text_rows: int) -> Limits:
+        """The limits of a tile, and beyond its end those of what follows, so that all tiles have the same shape."""
+        images, texts = slice(rows.start, rows.start + image_rows), slice(columns.start, columns.start + text_rows)
+        return Limits(self.tolerance[images], *(x[images] for x in self[1:3]), *(x[texts] for x in self[3:]))
+
+
+class Undecided(NamedTuple):
+    """Memory for P undecided pairs; many small tensors between the large ones of tiles would fragment it.
+
+    Attributes:
+        places: (P,) int64, places in a tile, counted row by row and on from one tile to the next.
+        scores: (P,) float32.
+        codes: (P,) uint8, 1 where the pair is undecided as a candidate of its image, plus 2 where of its text.
+    """
+
+    places: Tensor
+    scores: Tensor
+    codes: Tensor
+
+    def part(self, rows: slice) -> Undecided:
+        """A part of the memory."""
+        return Undecided(*(x[rows] for x in self))
 
 
 class TileCounts(NamedTuple):
     """The result of comparing a tile of I images and T texts with their limits.
 
     Attributes:
-        of_images: (I,) int32, the number of scores above each image's `high`.
-        of_texts: (T,) int32, the number of scores above each text's `high`.
-        rows: (P,) int64, the images of the pairs undecided in either direction.
-        columns: (P,) int64, their texts.
-        scores: (P,) float32, their scores.
+        of_images: (I,) int32, the number of texts certainly better than an image's best own text.
+        of_texts: (T,) int32, the number of images certainly better than a text's own image.
+        number: () the number of pairs that are undecided in either direction, even where the memory holds fewer.
     """
 
     of_images: Tensor
     of_texts: Tensor
-    rows: Tensor
-    columns: Tensor
-    scores: Tensor
+    number: Tensor
 
 
 class ApproximateScorer(Protocol):
-    """Scores tiles in low precision; each implementation chooses its own form of prepared images and texts."""
+    """Scores tiles in low precision; each implementation chooses its own form of prepared images."""
 
     name: ClassVar[str]
     dtype: torch.dtype
@@ -85,20 +112,23 @@ class ApproximateScorer(Protocol):
         """The largest error of a score of two `dim`-dimensional unit vectors."""
         ...
 
-    def images(self, rows: slice | Tensor) -> Any:
-        """Prepare some images for `scores` and `compare`."""
+    def images(self, rows: slice | Tensor, size: int = 0) -> Any:
+        """Prepare some images, followed by what has no score (NaN) up to `size` images."""
         ...
 
-    def texts(self, rows: slice | Tensor) -> Any:
-        """Prepare some texts for `scores` and `compare`."""
+    def texts(self, rows: slice | Tensor, size: int = 0) -> list[Tensor]:
+        """Prepare some texts on each level, followed by what has no score (NaN) up to `size` texts."""
         ...
 
-    def scores(self, images: Any, texts: Any) -> Tensor:
+    def scores(self, images: Any, texts: list[Tensor]) -> Tensor:
         """(I, T) float32 scores of prepared images and texts."""
         ...
 
-    def compare(self, images: Any, texts: Any, of_images: Limits, of_texts: Limits) -> TileCounts:
-        """Compare the scores of prepared images and texts with their limits."""
+    def compare(self, images: Any, texts: list[Tensor], limits: Limits, base: int, undecided: Undecided) -> TileCounts:
+        """Compare the scores of a tile with their limits and store its undecided pairs, with places from `base` on.
+
+        Nothing is read back from the device.  What `undecided` does not hold is dropped.
+        """
         ...
 
 
@@ -117,10 +147,18 @@ class Filtering:
     def count(self, problem: Problem, clock: Clock) -> tuple[Tally, KernelInfo]:
         if not problem.flop or not problem.is_in_range:  # no region at all, or scores outside the range of float32
             return Reference().count(problem, clock)
-        start = clock.now()
+        clock.start()
+        cuda = torch.backends.cuda.matmul
+        is_reduced = cuda.allow_fp16_reduced_precision_reduction
+        cuda.allow_fp16_reduced_precision_reduction = False
+        try:
+            return self._count(problem, clock)
+        finally:
+            cuda.allow_fp16_reduced_precision_reduction = is_reduced
+
+    def _count(self, problem: Problem, clock: Clock) -> tuple[Tally, KernelInfo]:
         scorer = self.make_scorer(problem)
         unit_error = measured(problem, scorer) if self.bound == "measured" else scorer.unit_error
-        clock.similarity += clock.now() - start
         tally, kernel, is_sound = count_with(problem, scorer, unit_error, self.bound, clock)
         if not is_sound and self.bound == "measured":
             say("a score exceeded the error bound measured on the sample: counting again with the proven bound")
@@ -131,31 +169,159 @@ class Filtering:
         return tally, kernel
 
 
-def measured(problem: Problem, scorer: ApproximateScorer) -> Callable[[int], float]:
+def measured(problem: Problem, scorer: ApproximateScorer) -> Callable[[int], Tensor]:
     """The error bound measured on a sample: six standard deviations of the relative error, whatever the dimension.
 
     The sample contains positive and negative pairs, because the error may grow with the score.
     """
-    draw = torch.Generator().manual_seed(0)
-    image_of = problem.image_of
-    rows = torch.randperm(len(problem.images), generator=draw)[:SAMPLE_IMAGES].to(image_of.device)
-    others = torch.randperm(len(problem.texts), generator=draw)[: SAMPLE_TEXTS // 2].to(image_of.device)
-    own = torch.isin(image_of, rows).nonzero().flatten()[: SAMPLE_TEXTS // 2]
+    draw, image_of = torch.Generator().manual_seed(0), problem.image_of
+    rows, others = (
+        torch.randperm(size, generator=draw)[:most].to(problem.device, non_blocking=True)
+        for size, most in ((len(problem.images), SAMPLE_IMAGES), (len(problem.texts), SAMPLE_TEXTS // 2))
+    )
+    is_drawn = torch.zeros(len(problem.images), dtype=torch.bool, device=problem.device).index_fill_(0, rows, True)
+    own = is_drawn[image_of].byte().argsort(descending=True, stable=True)[: SAMPLE_TEXTS // 2]
     columns = torch.cat([own, others])
     approximate = scorer.scores(scorer.images(rows), scorer.texts(columns)).double()
-    exact = problem.similarity.scores(problem.images.rows(rows), problem.texts.rows(columns))
     scale = problem.reach.of_all(rows, columns, lambda _: 1.0)
-    ratio = torch.where(scale > 0, (approximate - exact) / scale, 0.0)
+    ratio = torch.where(scale > 0, (approximate - problem.scores(rows, columns)) / scale, 0.0)
     is_positive = image_of[columns] == rows[:, None]
-    deviation = max(
-        float(ratio[kind].square().mean().sqrt()) for kind in (is_positive, ~is_positive) if bool(kind.any())
-    )
-    unit_error = max(SIGMAS * deviation, 1.5 * float(ratio.abs().max())) + 4 * torch.finfo(torch.float32).eps
+    kinds = torch.stack([is_positive, ~is_positive])
+    deviations = ((ratio.square() * kinds).sum(dim=(1, 2)) / kinds.sum(dim=(1, 2)).clamp_min(1)).sqrt()
+    unit_error = torch.maximum(SIGMAS * deviations.max(), 1.5 * ratio.abs().max()) + 4 * EPS
     return lambda _: unit_error
 
 
+class Tile(NamedTuple):
+    """A tile that was compared with its limits.
+
+    Attributes:
+        rows: its images.
+        columns: its texts.
+        counts: the result.
+        start: the place in memory of its undecided pairs.
+    """
+
+    rows: slice
+    columns: slice
+    counts: TileCounts
+    start: int
+
+
+@dataclass
+class Screening:
+    """One pass over all tiles.
+
+    Attributes:
+        problem: images and texts.
+        scorer: scores tiles.
+        unit_error: the largest error of a score of unit vectors, by their dimension.
+        clock: receives the seconds spent scoring tiles and rescoring pairs.
+        rescored: the number of pairs scored again.
+    """
+
+    problem: Problem
+    scorer: ApproximateScorer
+    unit_error: Callable[[int], float | Tensor]
+    clock: Clock
+    rescored: int = 0
+    tiles: list[Tile] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        device, cells = self.problem.device, self.scorer.image_rows * self.scorer.text_rows
+        self.room = math.ceil(MOSTLY_UNDECIDED * cells)
+        self.capacity = max(BUFFERED_PAIRS[device.type], self.room)
+        self.undecided = Undecided(
+            *(torch.empty(self.capacity, dtype=x, device=device) for x in (torch.int64, torch.float32, torch.uint8))
+        )
+        self.limits, self.widest = limits(self.problem, self.scorer, self.unit_error)
+        self.tally, self.pending = self.problem.tally(), 0
+        self.positives, self.wrong, self.error = torch.zeros(3, dtype=torch.float64, device=device).unbind()
+
+    def run(self) -> None:
+        """Compare all tiles with their limits and score the undecided pairs again."""
+        problem, scorer = self.problem, self.scorer
+        height, width = scorer.image_rows, scorer.text_rows
+        image_bytes, text_bytes = (
+            4 * sum(x[0].numel() for x in side.tensors()) for side in (problem.images, problem.texts)
+        )
+        image_block = max(1, PREPARED_IMAGES // (image_bytes * height)) * height
+        text_block = max(1, PREPARED_TEXTS[problem.device.type] // (text_bytes * width)) * width
+        for block, candidates in (
+            (block, texts) for rows, texts in problem.folds for block in blocks(rows, image_block)
+        ):
+            prepared = [(rows, scorer.images(rows, height)) for rows in blocks(block, height)]
+            for several in blocks(candidates, text_block):
+                operands = scorer.texts(several, -(-(several.stop - several.start) // width) * width)
+                for columns in blocks(several, width):
+                    start = columns.start - several.start
+                    texts = [x[start : start + width] for x in operands]
+                    for rows, images in prepared:
+                        self.compare(rows, columns, images, texts)
+        self.flush()
+
+    def compare(self, rows: slice, columns: slice, images: Any, texts: list[Tensor]) -> None:
+        """Compare one tile with its limits."""
+        if self.pending + self.room > self.capacity:
+            self.flush()
+        height, width = self.scorer.image_rows, self.scorer.text_rows
+        limits = self.limits.tile(rows, columns, height, width)
+        memory = self.undecided.part(slice(self.pending, self.pending + self.room))
+        counts = self.scorer.compare(images, texts, limits, len(self.tiles) * height * width, memory)
+        self.tiles.append(Tile(rows, columns, counts, self.pending))
+        # on a GPU, to know how many pairs are undecided would mean to wait for it
+        self.pending += self.room if counts.number.is_cuda else min(self.room, int(counts.number))
+
+    def flush(self) -> None:
+        """Count the tiles compared so far and score their undecided pairs again."""
+        if not self.tiles:
+            return
+        self.clock.lap("similarity")
+        tally, problem = self.tally, self.problem
+        kept, height = [], tile_shape(problem, TILE_BYTES)[0]
+        numbers = torch.stack([tile.counts.number for tile in self.tiles]).tolist()
+        for (rows, columns, counts, start), number in zip(self.tiles, numbers, strict=True):
+            images, texts = rows.stop - rows.start, columns.stop - columns.start
+            if number > MOSTLY_UNDECIDED * images * texts:
+                self.positives += sum(count_tile(problem, tally, part, columns) for part in blocks(rows, height))
+                self.rescored += images * texts
+            else:
+                tally.better_images[rows] += counts.of_images[:images]
+                tally.better_texts[columns] += counts.of_texts[:texts]
+                kept.append(slice(start, start + number))
+        if kept:
+            self.rescore(Undecided(*(torch.cat([x[part] for part in kept]) for x in self.undecided)))
+        self.tiles, self.pending = [], 0
+        self.clock.lap("rank")
+
+    def rescore(self, undecided: Undecided) -> None:
+        """Score undecided pairs again: on a CPU in float32 first, where that takes half the time."""
+        problem, cells, width = self.problem, self.scorer.image_rows * self.scorer.text_rows, self.scorer.text_rows
+        corners = torch.tensor([(tile.rows.start, tile.columns.start) for tile in self.tiles])
+        top, left = corners.to(problem.device, non_blocking=True)[undecided.places // cells].T
+        rows, columns = top + undecided.places % cells // width, left + undecided.places % width
+        is_positive = problem.image_of[columns] == rows
+        self.positives += (is_positive & (undecided.codes > 1)).sum()
+        wrong = (~is_positive).nonzero().flatten()
+        rows, columns, scores, codes = (x[wrong] for x in (rows, columns, undecided.scores, undecided.codes))
+        pairs = UndecidedPairs(rows, columns, scores, codes != 2, codes > 1)
+        self.rescored += len(pairs.rows)
+        if self.scorer.dtype != torch.float32 and problem.device.type == "cpu" and len(pairs.rows):
+            scores = rescore_in_float32(problem, self.tally, pairs)
+            self.check(pairs, scores)
+            pairs = pairs._replace(scores=scores).where(pairs.of_image | pairs.of_text)
+        if len(pairs.rows):
+            self.check(pairs, rescore(problem, self.tally, pairs))
+
+    def check(self, pairs: UndecidedPairs, scores: Tensor) -> None:
+        """Compare the errors of P pairs, whose scores are now known better, with the bound."""
+        errors = (pairs.scores - scores).abs()
+        self.error = torch.maximum(self.error, errors.max())
+        self.wrong += (errors > self.limits.tolerance[pairs.rows]).sum()
+
+
 def count_with(
-    problem: Problem, scorer: ApproximateScorer, unit_error: Callable[[int], float], bound: Bound, clock: Clock
+    problem: Problem, scorer: ApproximateScorer, unit_error: Callable[[int], float | Tensor], bound: Bound, clock: Clock
 ) -> tuple[Tally, KernelInfo, bool]:
     """Compare all tiles with their limits and score the undecided pairs again.
 
@@ -170,76 +336,14 @@ def count_with(
         The counts, how they were made, and whether the bound held: no rescored pair had a larger error, and every
         positive pair, which lies closest to its threshold, was found undecided.
     """
-    tally = problem.tally()
-    buffer = UndecidedPairs.empty(
-        BUFFERED_PAIRS + math.ceil(MOSTLY_UNDECIDED * scorer.image_rows * scorer.text_rows), problem.device
+    screening = Screening(problem, scorer, unit_error, clock)
+    screening.run()
+    tally, (positives, wrong, error, widest) = screening.tally.read(
+        torch.stack([screening.positives, screening.wrong, screening.error, screening.widest])
     )
-    rescored, pending, positives, error, widest, is_sound = 0, 0, 0, 0.0, 0.0, True
-
-    def check(pairs: UndecidedPairs, scores: Tensor) -> None:
-        nonlocal error, is_sound
-        errors = (pairs.scores - scores).abs()
-        error = max(error, float(errors.max()))
-        is_sound &= bool((errors <= problem.reach.of_pairs(pairs.rows, pairs.columns, unit_error) + SMALLEST).all())
-
-    def flush() -> None:
-        nonlocal pending, positives, rescored, error, is_sound
-        if pending:
-            pairs = buffer.where(slice(pending))
-            is_positive = problem.image_of[pairs.columns] == pairs.rows
-            positives += int((is_positive & pairs.of_text).sum())
-            pairs = pairs.where(~is_positive)
-            rescored += len(pairs.rows)
-            if scorer.dtype != torch.float32 and len(pairs.rows):
-                scores = rescore_in_float32(problem, tally, pairs)
-                check(pairs, scores)
-                pairs = pairs._replace(scores=scores).where(pairs.of_image | pairs.of_text)
-            if len(pairs.rows):
-                check(pairs, rescore(problem, tally, pairs))
-        pending = 0
-
-    image_bytes = 4 * sum(x[0].numel() for x in problem.images.tensors())
-    reference_rows = tile_shape(problem, TILE_BYTES)[0]
-    prepared_rows = max(1, PREPARED_BYTES // (image_bytes * scorer.image_rows)) * scorer.image_rows
-    for block, candidates in ((block, texts) for rows, texts in problem.folds for block in blocks(rows, prepared_rows)):
-        start = clock.now()
-        prepared = [(rows, scorer.images(rows)) for rows in blocks(block, scorer.image_rows)]
-        for columns in blocks(candidates, scorer.text_rows):
-            texts = scorer.texts(columns)
-            for rows, images in prepared:
-                of_images, of_texts, tolerance = limits(problem, rows, columns, unit_error)
-                widest = max(widest, tolerance)
-                tile = scorer.compare(images, texts, of_images, of_texts)
-                pairs = len(of_images.low) * len(of_texts.low)
-                if len(tile.rows) > MOSTLY_UNDECIDED * pairs:
-                    positives += sum(count_tile(problem, tally, part, columns) for part in blocks(rows, reference_rows))
-                    rescored += pairs
-                    continue
-                tally.better_images[rows] += tile.of_images
-                tally.better_texts[columns] += tile.of_texts
-                undecided = UndecidedPairs(
-                    tile.rows + rows.start,
-                    tile.columns + columns.start,
-                    tile.scores,
-                    of_images.contain(tile.rows, tile.scores),
-                    of_texts.contain(tile.columns, tile.scores),
-                )
-                for stored, added in zip(buffer, undecided, strict=True):
-                    stored[pending : pending + len(tile.rows)] = added
-                pending += len(tile.rows)
-                if pending > BUFFERED_PAIRS:
-                    clock.similarity += clock.now() - start
-                    start = clock.now()
-                    flush()
-                    clock.rank += clock.now() - start
-                    start = clock.now()
-        clock.similarity += clock.now() - start
-    start = clock.now()
-    flush()
-    clock.rank += clock.now() - start
     name = str(scorer.dtype).removeprefix("torch.")
-    kernel = KernelInfo(scorer.name, name, bound, widest, rescored, error)
-    return tally, kernel, is_sound and positives == len(problem.texts)
+    kernel = KernelInfo(scorer.name, name, bound, widest, screening.rescored, error)
+    return tally, kernel, wrong == 0 and positives == len(problem.texts)
 
 
 def rescore_in_float32(problem: Problem, tally: Tally, pairs: UndecidedPairs) -> Tensor:
@@ -248,7 +352,7 @@ def rescore_in_float32(problem: Problem, tally: Tally, pairs: UndecidedPairs) ->
     Returns:
         (P,) float32 scores; `of_image` and `of_text` are set to False in place where a pair is decided.
     """
-    scores = pair_scores(problem.images, problem.texts, problem.similarity, pairs.rows, pairs.columns, torch.float32)
+    scores = problem.own_scores(pairs.rows, pairs.columns, torch.float32)
     tolerance = SMALLEST + problem.reach.of_pairs(
         pairs.rows, pairs.columns, lambda dim: float32_error(dim, problem.top)
     )
@@ -263,19 +367,26 @@ def rescore_in_float32(problem: Problem, tally: Tally, pairs: UndecidedPairs) ->
 
 
 def limits(
-    problem: Problem, rows: slice, columns: slice, unit_error: Callable[[int], float]
-) -> tuple[Limits, Limits, float]:
-    """The limits of a tile's images and of its texts, and the largest tolerance among them."""
-    of_images = torch.zeros(rows.stop - rows.start, dtype=torch.float64, device=problem.device)
-    of_texts = torch.zeros(columns.stop - columns.start, dtype=torch.float64, device=problem.device)
-    for level in problem.reach.levels:
-        scale = unit_error(level.dim) * level.weight
-        images, texts = level.images[rows], level.texts[columns]
-        of_images += scale * images * texts.max()
-        of_texts += scale * texts * images.max()
-    both = []
-    for threshold, tolerance in ((problem.best[rows], of_images), (problem.positive[columns], of_texts)):
-        # limits are rounded as well, and products below float32's range underflow
-        slack = tolerance + threshold.abs() * 2 * torch.finfo(torch.float32).eps + SMALLEST
-        both.append(Limits((threshold - slack).float(), (threshold + slack).float()))
-    return both[0], both[1], float(torch.maximum(of_images.max(), of_texts.max()))
+    problem: Problem, scorer: ApproximateScorer, unit_error: Callable[[int], float | Tensor]
+) -> tuple[Limits, Tensor]:
+    """The limits of all images and texts, followed by one tile of zeros, and the largest tolerance.
+
+    The tolerance of an image is that with the longest text of its fold, in both directions.
+    """
+    images, texts, weights = problem.reach.matrices(unit_error)
+    both = torch.stack([weights, weights.new_tensor([level.weight for level in problem.reach.levels])])
+    tolerance, largest = torch.cat(
+        [both * texts[:, columns].amax(dim=1) @ images[:, rows] for rows, columns in problem.folds], dim=1
+    )
+    # differences of scores and tolerances are rounded as well, and products below float32's range underflow
+    slack = ((tolerance + largest * EPS) * (1 + 2 * EPS) + SMALLEST).float()
+    thresholds = torch.cat([problem.best, problem.positive])
+    margin = torch.add(SMALLEST, thresholds.abs(), alpha=2 * EPS)
+    parts = [
+        x.float().split_with_sizes([len(problem.best), len(problem.positive)])
+        for x in (thresholds - margin, thresholds + margin)
+    ]
+    (low_i, low_t), (high_i, high_t) = parts
+    image_rows, text_rows = (0, scorer.image_rows), (0, scorer.text_rows)
+    of_images = (pad(x, image_rows) for x in (slack, low_i, high_i))
+    return Limits(*of_images, *(pad(x, text_rows) for x in (low_t, high_t))), tolerance.max()

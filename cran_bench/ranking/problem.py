@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from cran_bench.embeddings import Embedding, Levels, Relations, as_levels, pair_lengths, require_finite
+from cran_bench.embeddings import (
+    Embedding,
+    Levels,
+    Relations,
+    Rows,
+    as_levels,
+    maxima,
+    pair_lengths,
+    require_finite,
+    take,
+)
 from cran_bench.errors import BadInput
 from cran_bench.protocols import fold_rows
 from cran_bench.similarity import MultiLevel, Reach, Similarity, rounding
 
 RANGE = 1e-10, 1e10  # of vector sizes that float32 holds with a margin
-PAIR_BYTES = 1 << 28  # of float64 vectors, for pairs that are scored one by one
+PAIR_BYTES = 1 << 28  # of a CPU's memory, for float64 vectors of pairs that are scored one by one
+PAIR_SHARE = 12  # part of a GPU's memory for them
 
 
 @dataclass(frozen=True)
@@ -30,10 +43,13 @@ class Problem:
         image_of: (T,) int64, the row of each text's own image.
         similarity: scores a pair.
         lengths: (N, n, n) float64 lengths of factored region pairs under cosine similarity, otherwise None.
-        extent: the largest coordinate of the smallest non-zero vector, and of the largest vector.
+        extent: the largest coordinate of the smallest non-zero vector (at most 1), and of the largest (at least 1).
         reach: bounds on the magnitude of scores.
+        is_in_range: whether float32 represents all scores and squared vectors, with a margin below and above.
+        owners: `image_of` on the host.
         positive: (T,) float64, the score of each text with its own image.
         best: (N,) float64, the best score among an image's own texts.
+        right: (N,) int32, the number of an image's own texts that tie with it, itself included.
         folds: slices of images and texts that are ranked against each other; together they cover all rows.
     """
 
@@ -44,8 +60,11 @@ class Problem:
     lengths: Tensor | None
     extent: tuple[float, float]
     reach: Reach
+    is_in_range: bool
+    owners: Tensor
     positive: Tensor
     best: Tensor
+    right: Tensor
     folds: tuple[tuple[slice, slice], ...]
 
     @property
@@ -54,23 +73,16 @@ class Problem:
         return self.positive.device
 
     def tally(self) -> Tally:
-        """A tally of zeros."""
-        return Tally(
-            *(torch.zeros(size, dtype=torch.int32, device=self.device) for size in 2 * [len(self.images)]),
-            *(torch.zeros(size, dtype=torch.int32, device=self.device) for size in 2 * [len(self.texts)]),
-        )
+        """Counts of zero, with the number of right texts."""
+        n, t = len(self.images), len(self.texts)
+        zeros = torch.zeros(2 * (n + t), dtype=torch.int32, device=self.device)
+        better_i, tied_i, better_t, tied_t = zeros.split_with_sizes([n, n, t, t])
+        return Tally(better_i, tied_i, self.right, better_t, tied_t)
 
     @property
     def top(self) -> int:
         """The largest number of members of a level that contribute to a score."""
         return self.similarity.top if isinstance(self.similarity, MultiLevel) else 1
-
-    @property
-    def is_in_range(self) -> bool:
-        """Whether float32 represents all scores and squared vectors, with a margin below and above."""
-        sizes = [side for level in self.reach.levels for side in (level.images, level.texts)]
-        within = all(bool(((x == 0) | (x >= RANGE[0]) & (x <= RANGE[1])).all()) for x in sizes)
-        return within and RANGE[0] <= self.extent[0] and self.extent[1] <= RANGE[1]
 
     @property
     def pairs(self) -> int:
@@ -81,6 +93,15 @@ class Problem:
     def flop(self) -> int:
         """Floating-point operations of all inner products, with relations in the form given (factored or not)."""
         return 2 * self.pairs * sum(x[0].numel() for x in self.images.tensors())
+
+    def scores(self, rows: Rows, columns: Rows) -> Tensor:
+        """(I, T) float64 scores of the selected images and texts."""
+        lengths = None if self.lengths is None else take(self.lengths, rows)
+        return self.similarity.scores(self.images.rows(rows), self.texts.rows(columns), lengths)
+
+    def own_scores(self, rows: Tensor, columns: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """(P,) scores of image `rows[p]` with text `columns[p]`, in `dtype`."""
+        return pair_scores(self.images, self.texts, self.similarity, rows, columns, dtype, self.lengths)
 
     def tiles(self, image_rows: int, text_rows: int) -> Iterator[tuple[slice, slice]]:
         """Cover all pairs with tiles of at most `image_rows` x `text_rows`."""
@@ -97,14 +118,23 @@ class Tally:
     Attributes:
         better_images: (N,) wrong texts that score strictly better than the best of an image's own texts.
         tied_images: (N,) wrong texts that tie with it.
+        right_images: (N,) own texts that tie with it, itself included.
         better_texts: (T,) wrong images that score strictly better than a text's own image.
         tied_texts: (T,) wrong images that tie with it.
     """
 
     better_images: Tensor
     tied_images: Tensor
+    right_images: Tensor
     better_texts: Tensor
     tied_texts: Tensor
+
+    def read(self, more: Tensor | None = None) -> tuple[Tally, list[float]]:
+        """Copy the counts from the device at once, together with some more numbers (float64)."""
+        sizes = [len(x) for x in vars(self).values()]
+        both = torch.cat([*(x.double() for x in vars(self).values()), *([] if more is None else [more])]).cpu()
+        *counts, rest = both.split_with_sizes([*sizes, len(both) - sum(sizes)])
+        return Tally(*(x.int() for x in counts)), rest.tolist()
 
 
 @dataclass(frozen=True)
@@ -133,7 +163,7 @@ class Backend(Protocol):
     """A way of counting better and tied candidates."""
 
     def count(self, problem: Problem, clock: Clock) -> tuple[Tally, KernelInfo]:
-        """Count better and tied candidates for every query, in both directions.
+        """Count better and tied candidates for every query, in both directions, and copy the counts to the host.
 
         Raises:
             BadInput: a score is not finite.
@@ -148,6 +178,17 @@ class Clock:
     device: torch.device
     similarity: float = 0.0
     rank: float = 0.0
+    last: float | None = None
+
+    def start(self) -> None:
+        """Start, unless the clock runs already."""
+        self.last = self.now() if self.last is None else self.last
+
+    def lap(self, phase: Literal["similarity", "rank"]) -> None:
+        """Add the seconds since the last reading to a phase."""
+        now = self.now()
+        setattr(self, phase, getattr(self, phase) + now - (now if self.last is None else self.last))
+        self.last = now
 
     def now(self) -> float:
         """The current time in seconds, from an arbitrary origin."""
@@ -186,42 +227,58 @@ def make_problem(
         raise BadInput(f"ranking needs at least one image and one text; there are {n} images and {t} texts")
     if len(image_of) != t:
         raise BadInput(f"image_of needs one entry per text: there are {t} texts and {len(image_of)} entries")
-    for row in (int(image_of.min()), int(image_of.max())):
+    owners = image_of.to("cpu", torch.int64)
+    for row in (int(owners.min()), int(owners.max())):
         if not 0 <= row < n:
             raise BadInput(f"image_of contains row {row}, but there are {n} images, counted from 0")
     similarity.check(left, right)
     image_of = image_of.to(device, torch.int64)
     if folds:
         size = len(fold_rows(n, folds)[0])
-        fold = image_of // size
+        fold = owners // size
         order = fold.argsort(stable=True)
         order = order[fold[order] < folds]
-        if n % folds or not torch.equal(order, torch.arange(t, device=device)):
-            left, right, image_of = left.rows(slice(folds * size)), right.rows(order), image_of[order]
-    return _scored(left, right, image_of, similarity, folds or 1)
+        if n % folds or not torch.equal(order, torch.arange(t)):
+            left, right, owners = left.rows(slice(folds * size)), right.rows(order), owners[order]
+            image_of = take(image_of, order)
+    return _scored(left, right, image_of, owners, similarity, folds or 1)
 
 
-def _scored(images: Levels, texts: Levels, image_of: Tensor, similarity: Similarity, folds: int) -> Problem:
-    extents = require_finite(images, "image embeddings"), require_finite(texts, "text embeddings")
-    everything = torch.arange(len(texts), device=image_of.device)
-    positive = pair_scores(images, texts, similarity, image_of, everything)
-    if not bool(torch.isfinite(positive).all()):
+def _scored(
+    images: Levels, texts: Levels, image_of: Tensor, owners: Tensor, similarity: Similarity, folds: int
+) -> Problem:
+    relations, everything = images.relations, torch.arange(len(texts), device=image_of.device)
+    lengths = pair_lengths(relations) if similarity.cosine and isinstance(relations, Relations) else None
+    positive = pair_scores(images, texts, similarity, image_of, everything, lengths=lengths)
+    reach = similarity.reach(images, texts, lengths)
+    sizes = [pad(maxima(*side.tensors()), (0, 1), value=1.0) for side in (images, texts)]
+    reached = torch.cat([side for level in reach.levels for side in (level.images, level.texts)])
+    extremes = [size for x in (torch.cat(sizes), reached) for size in torch.where(x == 0, 1.0, x).aminmax()]
+    summary = torch.stack([x.double() for x in (*extremes, sizes[0].max(), sizes[1].max(), positive.abs().max())])
+    smallest, largest, low, high, largest_i, largest_t, largest_score = summary.tolist()
+    for size, side, what in ((largest_i, images, "image embeddings"), (largest_t, texts, "text embeddings")):
+        if not math.isfinite(size):
+            require_finite(side, what)
+    if not math.isfinite(largest_score):
         where = int((~torch.isfinite(positive)).nonzero()[0])
         raise BadInput(f"the score of text {where} and its own image is not finite: scale the embeddings down")
+    counts = torch.bincount(owners, minlength=len(images))
+    if not bool(counts.all()):
+        raise BadInput(f"image {int((counts == 0).nonzero()[0])} has no text; every image needs at least one")
     best = torch.full((len(images),), -torch.inf, dtype=torch.float64, device=positive.device)
     best.scatter_reduce_(0, image_of, positive, "amax")
-    if not bool(torch.isfinite(best).all()):
-        raise BadInput(f"image {int((~torch.isfinite(best)).nonzero()[0])} has no text; every image needs at least one")
+    is_best = positive >= best[image_of] - reach.of_pairs(image_of, everything, rounding)
+    right = torch.zeros(len(images), dtype=torch.int32, device=positive.device).index_add_(0, image_of, is_best.int())
     size = len(images) // folds
-    bounds = torch.bincount(image_of // size, minlength=folds).cumsum(0).tolist()
+    bounds = counts.view(folds, size).sum(dim=1).cumsum(0).tolist()
     slices = tuple(
         (slice(k * size, (k + 1) * size), slice(start, stop)) for k, (start, stop) in enumerate(pairwise([0, *bounds]))
     )
-    relations = images.relations
-    lengths = pair_lengths(relations) if similarity.cosine and isinstance(relations, Relations) else None
-    reach = similarity.reach(images, texts, lengths)
-    extent = min(smallest for smallest, _ in extents), max(largest for _, largest in extents)
-    return Problem(images, texts, image_of, similarity, lengths, extent, reach, positive, best, slices)
+    extent = smallest, largest
+    is_in_range = all(RANGE[0] <= x <= RANGE[1] for x in (low, high, *extent))
+    return Problem(
+        images, texts, image_of, similarity, lengths, extent, reach, is_in_range, owners, positive, best, right, slices
+    )
 
 
 def pair_scores(
@@ -231,35 +288,42 @@ def pair_scores(
     rows: Tensor,
     columns: Tensor,
     dtype: torch.dtype = torch.float64,
-    pair_bytes: int = PAIR_BYTES,
+    lengths: Tensor | None = None,
+    pair_bytes: int | None = None,
 ) -> Tensor:
     """(P,) scores of image `rows[p]` with text `columns[p]`, in `dtype`.
 
-    The texts of an image are scored together, so that its vectors are read once.
+    The texts of an image are scored together, up to the mean number of texts per image, so that its vectors are read
+    once; `lengths` are the images' `pair_lengths`, if already computed.
     """
-    scores = torch.empty(len(rows), dtype=dtype, device=rows.device)
-    if not len(rows):
-        return scores
+    count, device = len(rows), rows.device
+    if not count:
+        return torch.empty(0, dtype=dtype, device=device)
+    pair_bytes = pair_bytes or pair_memory(device)
     image_bytes, text_bytes = (8 * sum(x[0].numel() for x in side.tensors()) for side in (images, texts))
-    longest = max(1, pair_bytes // (4 * text_bytes))
+    width = min(-(-count // len(images)), max(1, pair_bytes // (4 * text_bytes)))
     order = rows.argsort(stable=True)
-    place = torch.arange(len(rows), device=rows.device)
-    starts = torch.searchsorted(rows[order], rows[order])
-    first = ((place - starts) % longest == 0).nonzero().flatten()  # of each run of at most `longest` texts of an image
-    lengths = torch.diff(first, append=first.new_tensor([len(rows)]))
-    longest_first = lengths.argsort(descending=True, stable=True)
-    first, lengths = first[longest_first], lengths[longest_first]
-    done = 0
-    while done < len(first):
-        width = int(lengths[done])
-        run = slice(done, done + max(1, pair_bytes // (4 * (image_bytes + width * text_bytes))))
-        offsets = torch.arange(width, device=rows.device)
-        where = order[(first[run, None] + offsets).clamp_max(len(rows) - 1)]
-        block = similarity.own_scores(images.rows(rows[where[:, 0]]), texts.rows(columns[where].flatten()), dtype)
-        exists = offsets < lengths[run, None]
-        scores[where[exists]] = block[exists]
-        done = run.stop
-    return scores
+    ordered, place = rows[order], torch.arange(count, device=device)
+    first = ((place - torch.searchsorted(ordered, ordered)) % width == 0).nonzero().flatten()
+    where = first[:, None] + torch.arange(width, device=device)
+    exists = where < torch.cat([first[1:], first.new_full((1,), count)])[:, None]
+    pairs = order[where.clamp_max(count - 1)]
+    places = torch.where(exists, pairs, count)
+    scores = torch.empty(count + 1, dtype=dtype, device=device)  # the last one of texts that fill a run
+    for run in blocks(slice(0, len(first)), max(1, pair_bytes // (4 * (image_bytes + width * text_bytes)))):
+        own = rows[pairs[run, 0]]
+        some = None if lengths is None else take(lengths, own)
+        scores[places[run]] = similarity.own_scores(
+            images.rows(own), texts.rows(columns[pairs[run]].flatten()), dtype, some
+        )
+    return scores[:count]
+
+
+def pair_memory(device: torch.device) -> int:
+    """Bytes for the vectors of pairs that are scored one by one; on a GPU enough for a whole test split at once."""
+    if device.type == "cuda":
+        return max(PAIR_BYTES, torch.cuda.get_device_properties(device).total_memory // PAIR_SHARE)
+    return PAIR_BYTES
 
 
 class UndecidedPairs(NamedTuple):
@@ -279,21 +343,15 @@ class UndecidedPairs(NamedTuple):
     of_image: Tensor
     of_text: Tensor
 
-    @staticmethod
-    def empty(count: int, device: torch.device) -> UndecidedPairs:
-        """A buffer for `count` pairs; many small tensors between the large ones of tiles would fragment the memory."""
-        dtypes = torch.int64, torch.int64, torch.float32, torch.bool, torch.bool
-        return UndecidedPairs(*(torch.empty(count, dtype=dtype, device=device) for dtype in dtypes))
-
-    def where(self, chosen: Tensor | slice) -> UndecidedPairs:
-        """The pairs at the given indices."""
+    def where(self, chosen: Tensor) -> UndecidedPairs:
+        """The pairs at the given indices, or where a mask is True."""
         return UndecidedPairs(*(x[chosen] for x in self))
 
 
 def rescore(problem: Problem, tally: Tally, pairs: UndecidedPairs) -> Tensor:
     """Score P wrong pairs in float64, add them to the tally, and return the (P,) scores."""
     rows, columns = pairs.rows, pairs.columns
-    scores = pair_scores(problem.images, problem.texts, problem.similarity, rows, columns)
+    scores = problem.own_scores(rows, columns)
     tolerance = problem.reach.of_pairs(rows, columns, rounding)
     for query, threshold, undecided, better, tied in (
         (rows, problem.best, pairs.of_image, tally.better_images, tally.tied_images),

@@ -11,7 +11,7 @@ from cran_bench.machine.arithmetic import in_full_precision
 from cran_bench.ranking.backends import choose
 from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Counts, Ranks
-from cran_bench.ranking.problem import Backend, Clock, Problem, make_problem, pair_scores
+from cran_bench.ranking.problem import Backend, Clock, Problem, make_problem
 from cran_bench.similarity import Similarity, rounding
 
 
@@ -30,9 +30,8 @@ def rank(
     device = as_levels(images).tensors()[0].device
     clock = clock or Clock(device)
     with in_full_precision(device):
-        start = clock.now()
+        clock.start()
         problem = make_problem(images, texts, image_of, similarity, folds)
-        clock.similarity += clock.now() - start
         return count(problem, clock, backend, bound)
 
 
@@ -52,20 +51,13 @@ def count(problem: Problem, clock: Clock, backend: str | Backend = "auto", bound
     Raises:
         BadInput: a score is not finite, or the backend or bound is unknown.
     """
-    device, image_of = problem.device, problem.image_of
-    with in_full_precision(device):
+    with in_full_precision(problem.device):
         chosen = choose(problem, backend, bound) if isinstance(backend, str) else backend
         tally, kernel = chosen.count(problem, clock)
-    tolerances = problem.reach.of_pairs(image_of, torch.arange(len(image_of), device=device), rounding)
-    tied_positives = torch.zeros(len(problem.images), dtype=torch.int32, device=device)
-    tied_positives.index_add_(0, image_of, (problem.positive >= problem.best[image_of] - tolerances).int())
-    better_i, tied_i, tied_right, better_t, tied_t = (
-        x.cpu().numpy()
-        for x in (tally.better_images, tally.tied_images, tied_positives, tally.better_texts, tally.tied_texts)
-    )
-    ones = np.ones(len(better_t), dtype=np.int32)
-    counts = Counts(better_i, tied_i, tied_right), Counts(better_t, tied_t, ones)
-    return Ranks(*counts, image_of.cpu().numpy(), kernel)
+    clock.last = None
+    better_i, tied_i, right, better_t, tied_t = (x.numpy() for x in vars(tally).values())
+    counts = Counts(better_i, tied_i, right), Counts(better_t, tied_t, np.ones_like(better_t))
+    return Ranks(*counts, problem.owners.numpy(), kernel)
 
 
 def twin_accuracy(problem: Problem, twins: Tensor) -> float:
@@ -78,7 +70,7 @@ def twin_accuracy(problem: Problem, twins: Tensor) -> float:
     texts = torch.arange(len(problem.texts), device=problem.device)
     own = problem.image_of
     other = twins.to(problem.device)[own]
-    gap = problem.positive - pair_scores(problem.images, problem.texts, problem.similarity, other, texts)
+    gap = problem.positive - problem.own_scores(other, texts)
     tolerance = problem.reach.of_pairs(own, texts, rounding) + problem.reach.of_pairs(other, texts, rounding)
     wins = float((gap > tolerance).sum()) + 0.5 * float((gap.abs() <= tolerance).sum())
     return 100.0 * wins / len(texts)

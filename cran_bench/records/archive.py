@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import zipfile
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_magic
@@ -19,9 +20,6 @@ from cran_bench.machine.storage import sha256_bytes, sha256_json
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.records.examples import Examples
 from cran_bench.records.schema import CURVES, EXAMPLES, SCHEMA, Record
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def read_record(path: Path) -> Record:
@@ -93,25 +91,26 @@ def read_examples(path: Path) -> Examples | None:
         raise BadInput(f"{file} holds no example queries ({first_wrong(error, 'record')}): delete it") from error
 
 
-def read_curves(path: Path) -> pd.DataFrame | None:
-    """Read the training curves beside a record, or return None if there are none.
+def read_curves(path: Path) -> list[dict[str, Any]]:
+    """Read the points of the training curves beside a record; none if there are none.
 
     Returns:
-        One row per point; the column `trained` names the curve.
+        The name of the curve as `trained`, and numbers by name, NaN if not recorded.
 
     Raises:
         BadInput: the file is damaged.
     """
-    import pandas as pd
-
-    file = path.with_name(path.stem + CURVES)
+    file, points = path.with_name(path.stem + CURVES), []
     if not file.exists():
-        return None
+        return []
     try:
-        table = pd.read_csv(file)
-        return table[["trained"]].join(table.drop(columns="trained").apply(pd.to_numeric))
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines(), strict=True):
+            points.append({"trained": row.pop("trained"), **{name: float(row[name] or "nan") for name in row}})
+        if not points:
+            raise ValueError("it is empty")
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise BadInput(f"{file} holds no training curves ({error}): delete it") from error
+    return points
 
 
 def _unpacked(data: bytes, most: int) -> dict[str, NDArray[np.int32]]:

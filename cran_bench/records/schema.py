@@ -133,6 +133,7 @@ class Record(StrictModel):
         similarity: how pairs were scored.
         device: where embedding and ranking ran, `cpu` or `cuda`.
         peak_memory: largest resident set of the process up to this run, in bytes.
+        peak_memory_gpu: most bytes of tensors on the GPU up to this run; None without, and in older records.
         environment: versions, processor, threads and commit.
         started: start time, ISO 8601.
         ranks_sha: sha256 of the file of ranks beside the record.
@@ -152,10 +153,18 @@ class Record(StrictModel):
     similarity: SimilarityInfo
     device: str
     peak_memory: int
+    peak_memory_gpu: int | None = None
     environment: dict[str, Any]
     started: str
     ranks_sha: str
     checksum: str = ""
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = dump(self)
+        if self.peak_memory_gpu is None:  # absent from older records, whose checksums stay valid
+            del values["peak_memory_gpu"]
+        return values
 
     @field_validator("metrics")
     @classmethod

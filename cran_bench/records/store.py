@@ -179,9 +179,11 @@ class ResultStore:
         for path, run in runs.items() if len(runs) <= INTERVALS_UP_TO else ():
             with _collected(path, damaged):
                 _ = run.ranks
-        plain = (f"{name}:{preset}" for name in METHODS.names() for preset in METHODS.describe(name).presets)
-        known = itertools.chain(plain, *chosen, (run.record.method.label for run in runs.values()))
-        labels = {slug(label): label for label in known} if damaged else {}
+        labels: dict[str, str] = {}
+        if damaged:
+            plain = (f"{name}:{preset}" for name in METHODS.names() for preset in METHODS.describe(name).presets)
+            known = itertools.chain(plain, *chosen, (run.record.method.label for run in runs.values()))
+            labels = {slug(label): label for label in known}
         for path, error in damaged.items():
             near = [run.record for at, run in runs.items() if at.parent == path.parent]
             near.sort(key=lambda record: record.started)

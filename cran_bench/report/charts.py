@@ -57,11 +57,10 @@ def curves(rows: Sequence[Row], store: ResultStore) -> list[dict[str, Any]]:
     charts = []
     for row in rows:
         record = row.records[0]
-        table = read_curves(store.path_of(record))
-        if table is None:
+        recorded, pictures = read_curves(store.path_of(record)), []
+        if not recorded:
             continue
-        pictures = []
-        for name, points in table.groupby("trained", sort=False):
+        for name, points in pd.DataFrame(recorded).groupby("trained", sort=False):
             across = "step" if "step" in points and points["step"].notna().any() else "epoch"
             lines = _lines(points, across)
             if lines:

@@ -8,18 +8,18 @@ from __future__ import annotations
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.features import MANIFEST, UNFINISHED, read_manifest
-from cran_bench.machine.environment import environment
+from cran_bench.machine.checkout import commit
 from cran_bench.machine.storage import clear_os_errors, is_abandoned, is_locked, sha256_file
+from cran_bench.machine.tensor_files import require_intact
 from cran_bench.records.archive import read_curves, read_examples, read_ranks, read_record
 from cran_bench.records.schema import CURVES, ERROR, EXAMPLES
 from cran_bench.records.store import ResultStore
-from cran_bench.running.fits import load_state
 
 ASIDE = "set-aside"
 AT_LENGTH = 5  # number of files of which the same is said one by one
@@ -67,10 +67,14 @@ def examine_results(results: Path) -> Iterator[Complaint]:
             yield Complaint(path, f"its record {_record_of(path).name} is missing", results)
 
 
-def count_provenance(results: Path) -> str:
-    """A sentence on how many records other code than the present one measured, and how many uncommitted changes."""
-    now = environment()["commit"]
-    commits = [run.record.environment.get("commit") for run in ResultStore(results).read()[0]]
+def count_provenance(results: Path, bad: Container[Path]) -> str:
+    """A sentence on how many records other code than the present one measured, and how many uncommitted changes.
+
+    Those at the paths `bad` are not counted.
+    """
+    now, store = commit(), ResultStore(results)
+    records = [run.record for run in store.runs(damaged={})]
+    commits = [record.environment.get("commit") for record in records if store.path_of(record) not in bad]
     others = [commit for commit in commits if commit != now]
     return (
         f"of {len(commits)} records, {len(others)} were measured by the code of {len(set(others))} other commits than "
@@ -94,7 +98,7 @@ def examine_cache(cache: Path) -> Iterator[Complaint]:
             yield Complaint(path, "a checkpoint of a fit that has finished since", cache, is_litter=True)
         elif path.suffix in (".safetensors", ".checkpoint"):
             try:
-                load_state(path)
+                require_intact(path)
             except Exception as error:  # safetensors raises many kinds for a damaged file
                 yield Complaint(path, f"it is not a usable fit ({error})", cache)
     for path in sorted(cache.rglob(".*.part")):

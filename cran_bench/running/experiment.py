@@ -7,10 +7,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch import Tensor
 from cran_bench.embeddings import Embedding, Levels, as_levels, rows_of
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.machine.environment import own_device
-from cran_bench.machine.processes import joined
+from cran_bench.machine.processes import joined, started
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import cache_folder
 from cran_bench.protocols import PROTOCOLS, fold_rows, parse_protocols
@@ -33,6 +32,7 @@ from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import DATASETS, METHODS, each, quick_dataset, quick_method
 from cran_bench.running.fits import code_of
 from cran_bench.running.preparation import Prepared, find_prepared
+from cran_bench.running.remote import Request, Workers
 from cran_bench.running.runner import Outcome, Runner, new_name, parse_seeds
 from cran_bench.similarity import COSINE, DOT, Similarity
 from cran_bench.tables.tables import Table, build_tables
@@ -40,38 +40,9 @@ from cran_bench.tables.tables import Table, build_tables
 if TYPE_CHECKING:
     from os import PathLike
 
+    import pandas as pd
+
 SIMILARITIES = {"cosine": COSINE, "dot": DOT}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to run.
-
-    Attributes:
-        dataset: spec of the dataset.
-        data: folder of the datasets.
-        methods: specs, one per row.
-        protocols: how texts become queries.
-        seeds: seeds of the fits.
-    """
-
-    dataset: str
-    data: Path
-    methods: Sequence[str]
-    protocols: Sequence[ProtocolName]
-    seeds: Sequence[int]
-
-
-class Workers(Protocol):
-    """Workers that compute the rows of a run instead of this process."""
-
-    def device(self, name: str) -> torch.device:
-        """The kind of device that `name` means on the workers."""
-        ...
-
-    def run(self, runner: Runner, request: Request) -> list[Outcome]:
-        """Compute the rows and return the outcomes in the order of `Runner.run`."""
-        ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,6 +80,8 @@ class Results:
 
     def table(self) -> pd.DataFrame:
         """Every figure as a number, one line for each method and protocol."""
+        import pandas as pd
+
         return pd.concat([table.frame() for table in self.tables], ignore_index=True)
 
 
@@ -130,6 +103,8 @@ def run(
     device: str = "auto",
     backend: str = "auto",
     bound: Bound = "measured",
+    jobs: int | None = None,
+    threads: int | None = None,
     workers: Workers | None = None,
 ) -> Results:
     """Fit methods, rank the test split in both directions, and record the figures; existing records are reused.
@@ -151,7 +126,11 @@ def run(
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         backend: how ranks are computed; does not change them.
         bound: bound on the error of low-precision scores, ``"measured"`` or ``"proven"``.
-        workers: where rows are computed; None for this process, or those of torchrun.
+        jobs: rows, and parts of rows, that are computed at a time; by default ``$CRAN_BENCH_JOBS``, or as many as
+            there are cores for their threads, and one on a GPU.
+        threads: threads of each; by default ``$CRAN_BENCH_THREADS`` or 1, and on a GPU those torch has.  With the same
+            number of threads the figures are the same for any number of jobs.
+        workers: those of a cluster, which compute the rows instead; they have threads of their own.
 
     Returns:
         Records and failures; a method that fails does not stop the others.
@@ -184,15 +163,28 @@ def run(
         return Request(source, where, specs, wanted, numbers), prepared
 
     kind = own_device(device) if workers is None else workers.device(device)
+    jobs, threads = jobs or _number("jobs"), threads or _number("threads")
+    if jobs is not None and jobs > 1 and (workers is not None or started() > 1):
+        other = "torchrun shares one training" if workers is None else "--cluster has workers of its own"
+        raise BadInput(f"{other}, --jobs {jobs} starts workers on this machine: use only one of them")
+    if workers is None and started() == 1 and kind.type == "cpu":
+        from joblib import cpu_count  # type: ignore[import-untyped]
+
+        threads = threads or 1
+        jobs = jobs or max(1, cpu_count() // threads)
     with joined(kind) as processes:
         request, prepared = processes.in_turn(parse, parse)
         name = processes.lead(new_name)
-        runner = Runner(prepared, records, folder, kind, folds, backend, bound, force, name, processes)
+        runner = Runner(prepared, records, folder, kind, folds, backend, bound, force, name, processes, threads)
         processes.helper = runner.help
 
         def compute() -> list[Outcome]:
             if workers is not None:
                 return workers.run(runner, request)
+            if jobs is not None and jobs > 1:
+                from cran_bench.running.jobs import run_side_by_side
+
+                return run_side_by_side(runner, request, jobs)
             configured = [METHODS.configure(text) for text in request.methods]
             return runner.run(configured, request.protocols, request.seeds)
 
@@ -221,6 +213,8 @@ class Scores:
 
     def table(self) -> pd.DataFrame:
         """A line for each figure: `value` and, for recalls and their sums, the 95 % interval over images."""
+        import pandas as pd
+
         bootstrap = sample([self.ranks])
         lines = []
         for figure, value in self.metrics.items():
@@ -323,6 +317,14 @@ def _folder(given: str | PathLike[str] | None, name: str, default: str | PathLik
     return Path(given or os.environ.get(f"CRAN_BENCH_{name.upper()}") or default)
 
 
+def _number(name: str) -> int | None:
+    """The whole number that an environment variable gives, or None."""
+    text = os.environ.get(f"CRAN_BENCH_{name.upper()}", "")
+    if text and not (text.isdecimal() and int(text)):
+        raise BadInput(f"CRAN_BENCH_{name.upper()} must be a whole number from 1, not '{text}'")
+    return int(text) if text else None
+
+
 def read_records(folder: str | PathLike[str] | None = None) -> pd.DataFrame:
     """The newest record of each row and seed below a folder of results: the run, its figures, seconds and environment.
 
@@ -332,6 +334,8 @@ def read_records(folder: str | PathLike[str] | None = None) -> pd.DataFrame:
     Raises:
         BadInput: there are no records, or one is damaged.
     """
+    import pandas as pd
+
     store = ResultStore(_folder(folder, "results", "results"))
     lines = [_line(run) for table in build_tables(store.runs(), []) for row in table.rows for run in row.runs]
     if not lines:
@@ -340,6 +344,8 @@ def read_records(folder: str | PathLike[str] | None = None) -> pd.DataFrame:
 
 
 def _line(run: Finished) -> dict[str, Any]:
+    import pandas as pd
+
     record = run.record
     about = record.environment
     return {
@@ -359,6 +365,7 @@ def _line(run: Finished) -> dict[str, Any]:
         "ties": record.ties,
         **{f"{phase}_s": seconds for phase, seconds in record.seconds.model_dump().items()},
         "peak_memory": record.peak_memory,
+        "peak_memory_gpu": record.peak_memory_gpu,
         "device": record.device,
         **{name: about.get(name) for name in ("cpu", "gpu", "threads", "torch", "commit")},
         "started": pd.Timestamp(record.started),

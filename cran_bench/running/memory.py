@@ -22,11 +22,9 @@ def require_room(part: Part, train: Split, val: Split, device: torch.device) -> 
     Raises:
         BadInput: the fit needs more memory than is available.
     """
-    needed = estimate(part, train, val)
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-    else:
-        needed, free = needed * started_here(), available()
+    needed, free = estimate(part, train, val), available(device)
+    if device.type != "cuda":
+        needed *= started_here()
     if needed > free:
         raise BadInput(
             f"{len(train):,} images with features of {train.image_dim:,} numbers and {len(train.texts):,} texts need "
@@ -44,8 +42,12 @@ def estimate(part: Part, train: Split, val: Split) -> int:
     return estimating.memory(train) + validation + LIBRARIES
 
 
-def available() -> int:
-    """Return how many more bytes this process may use, by the system and by the limits of its control group."""
+def available(device: torch.device | None = None) -> int:
+    """Return how many more bytes this process may use: of a GPU, or by the system and the limits of its group."""
+    if device is not None and device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # what torch holds
+        return free + unused
     return max(0, min(_system_memory(), _group_memory()))
 
 

@@ -28,14 +28,18 @@ from cran_bench.frontend.front_end import (
     proposer_identity,
     without_folders,
 )
-from cran_bench.frontend.text.vectors import vector_source
-from cran_bench.frontend.text.words import TextFrontEnd, tokenize
+from cran_bench.frontend.text.vectors import VectorFile, vector_source
+from cran_bench.frontend.text.words import TOKENIZER_VERSION, TextFrontEnd, tokenize
+from cran_bench.machine.ledger import noted_sha256, read_sealed, write_sealed
 from cran_bench.machine.progress import say
-from cran_bench.machine.storage import canonical_json
+from cran_bench.machine.storage import canonical_json, sha256_json
 from cran_bench.needs import Needing, described, missing
 from cran_bench.protocols import Unit
 from cran_bench.registry import Configured
 from cran_bench.split import Split
+
+REMARKS = 1
+"""To be raised with every change of the remarks on images and captions, which are kept in the cache."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Prepared:
             "split": self.collection.split_sha(),
             "extras": self.collection.extras_sha(),
             "features": self.features.fingerprint(),
-            "vectors": vector_source(self.vectors).identity(),
+            "vectors": _identity(self.vectors),
         }
 
     def text(self, fit_unit: Unit) -> TextFrontEnd | None:
@@ -145,7 +149,7 @@ def prepare(
     plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
     digests = image_digests(collection, cache)
     features = extract(plan, digests, force=force, skip_bad=skip_bad)
-    return _made(dataset, collection, features, vectors, digests)
+    return _made(dataset, collection, features, vectors, digests, cache)
 
 
 def check(
@@ -223,7 +227,7 @@ def find_prepared(
         plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
         _compare(plan, digests, made, given=bool(backbone and regions))
         features = extract(plan, digests)
-    return _made(dataset, collection, features, vectors, digests)
+    return _made(dataset, collection, features, vectors, digests, cache)
 
 
 def _way(made: Mapping[str, Any]) -> str:
@@ -264,18 +268,33 @@ def load_prepared(dataset: Configured[Dataset], data: Path, folder: Path, vector
 
 
 def _made(
-    dataset: Configured[Dataset], collection: Collection, features: Features, vectors: str, digests: list[str]
+    dataset: Configured[Dataset],
+    collection: Collection,
+    features: Features,
+    vectors: str,
+    digests: list[str],
+    cache: Path,
 ) -> Prepared:
     """Print what was loaded, `digests` being those of its images, and leave out images that could not be read."""
     usable = collection.without(features.failed)
-    of_content = usable.repeated(digests), _without_known_word(usable)
-    usable = replace(usable, remarks=[*collection.remarks, *filter(None, of_content)])
+    usable = replace(usable, remarks=[*collection.remarks, *_remarks(usable, digests, cache)])
     say(usable.describe())
     for remark in usable.remarks:
         say(f"  {remark}")
     if features.failed:
         say(f"  {len(features.failed)} images could not be read when features were extracted and are left out")
     return Prepared(dataset, usable, features, vectors)
+
+
+def _remarks(collection: Collection, digests: list[str], cache: Path) -> list[str]:
+    """What there is to note about the content of images and captions; kept in the cache, as all captions are read."""
+    key = [REMARKS, TOKENIZER_VERSION, collection.split_sha(), collection.images_sha(digests)]
+    path = cache / "remarks" / f"{sha256_json(key)[:16]}.json"
+    noted = read_sealed(path)
+    if not noted:
+        noted = {"lines": [*filter(None, (collection.repeated(digests), _without_known_word(collection)))]}
+        write_sealed(path, noted)
+    return list(noted["lines"])
 
 
 def _without_known_word(collection: Collection) -> str:
@@ -319,8 +338,16 @@ def default_specs(dataset: Configured[Dataset]) -> Mapping[str, str]:
 
 
 def _load(dataset: Configured[Dataset], data: Path, vectors: str) -> tuple[Collection, Mapping[str, str]]:
-    vector_source(vectors).identity()  # reports a wrong spec now, not after an extraction or in every row
+    _identity(vectors)  # reports a wrong spec now, not after an extraction or in every row
     return load_collection(dataset, data), default_specs(dataset)
+
+
+def _identity(vectors: str) -> dict[str, Any]:
+    """The identity of word vectors; a file that has not changed is not read again."""
+    source = vector_source(vectors)
+    if isinstance(source, VectorFile):
+        vars(source)["sha256"] = noted_sha256(source.path)
+    return source.identity()
 
 
 def _is_made_with(made: Mapping[str, Any], backbone: str | None, regions: str | None, collection: Collection) -> bool:

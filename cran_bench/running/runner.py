@@ -17,11 +17,13 @@ from cran_bench.contract import Method
 from cran_bench.dataset import Dataset
 from cran_bench.embeddings import Embedding, as_levels, no_tensor, on_device, require_finite
 from cran_bench.errors import BadInput, CannotWrite, file_of, python_error
+from cran_bench.machine.arithmetic import reproducible
 from cran_bench.machine.environment import environment, peak_memory
 from cran_bench.machine.fingerprint import code
 from cran_bench.machine.processes import ALONE, OutOfStep, Processes
 from cran_bench.machine.progress import duration, say
 from cran_bench.machine.storage import locked, sha256_json
+from cran_bench.machine.threads import limited
 from cran_bench.protocols import Protocol, Unit, unit_of
 from cran_bench.ranking.evaluation import evaluate
 from cran_bench.ranking.filtering import Bound
@@ -32,6 +34,7 @@ from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Re
 from cran_bench.records.store import ResultStore
 from cran_bench.registry import Configured
 from cran_bench.running.fits import Fit, FitStore, LentRun, SharedFit, code_of, fields_json
+from cran_bench.running.fits.store import fit_fingerprint
 from cran_bench.running.preparation import Prepared
 from cran_bench.similarity import MultiLevel, Similarity
 from cran_bench.split import MissingFeature, Split
@@ -67,6 +70,7 @@ class Runner:
         force: whether to run again what is recorded.
         name: name of this run: a forced fit is made once in it, by the process that comes first.
         processes: the processes that share a training; the first one runs the rows, the others `help`.
+        threads: threads that fit and evaluate a row; None for as many as torch has.
     """
 
     data: Prepared
@@ -79,6 +83,7 @@ class Runner:
     force: bool = False
     name: str = field(default_factory=new_name)
     processes: Processes = ALONE
+    threads: int | None = 1
     _helping: dict[Unit, FitStore] = field(default_factory=dict, repr=False)
 
     @property
@@ -121,7 +126,9 @@ class Runner:
     def outcomes(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> Iterator[Outcome]:
         """Run one method with one seed under every protocol; protocols of the same unit follow each other."""
         for fitted, protocol in self._rows(method, protocols, seed):
-            yield self._one(fitted, protocol)
+            with limited(self.threads):
+                outcome = self._one(fitted, protocol)
+            yield outcome
 
     def fingerprints(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> list[str]:
         """Return the fingerprints of the rows of `outcomes`; none if the method or a part of the data is unusable."""
@@ -166,13 +173,15 @@ class Runner:
 
     def fitted(self, method: Configured[Method], seed: int, unit: Unit) -> Method:
         """Fit a method on this data, or load it if this very fit is stored."""
-        return _Fitted(self, method, seed, unit).fit.part
+        with limited(self.threads):
+            return _Fitted(self, method, seed, unit).fit.part
 
     def help(self, job: SharedFit) -> None:
         """Do this process's share of a fit."""
         if job.unit not in self._helping:
             self._helping = {job.unit: self.fits(job.unit)}
-        self._helping[job.unit].help(job)
+        with limited(self.threads):
+            self._helping[job.unit].help(job)
 
     def fits(self, unit: Unit) -> FitStore:
         """Return the store of fits on the texts of a unit."""
@@ -236,12 +245,13 @@ class Runner:
         return Address(self.data.dataset.label, protocol, self.folds, fitted.method.label, fitted.seed, fingerprint)
 
     def _environment(self) -> dict[str, Any]:
-        return {**environment(), "processes": self.processes.count}
+        return {**environment(self.device), "processes": self.processes.count}
 
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
+        method, unit, seed = fitted.method.build(), fitted.unit, fitted.seed
         return sha256_json(
             {
-                "fit": fitted.store.fingerprint(fitted.method.build(), fitted.seed),
+                "fit": fit_fingerprint(self.data.identity, unit, method, seed, self.device),
                 "protocol": protocol,
                 "folds": self.folds,
                 "device": self.device.type,
@@ -304,6 +314,7 @@ class Runner:
             ),
             device=self.device.type,
             peak_memory=peak_memory(),
+            peak_memory_gpu=torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
             environment=self._environment(),
             started=started,
             ranks_sha="",
@@ -379,7 +390,7 @@ def embed(method: Method, split: Split) -> tuple[Embedding, Embedding]:
     Raises:
         BadInput: a side is no tensor, or has another number of rows or another dtype.
     """
-    with torch.inference_mode():
+    with reproducible(split.image_of.device), torch.inference_mode():
         images, texts = method.embed_images(split), method.embed_texts(split)
     for side, rows, expected, shape in (
         ("images", images, len(split), "(N, D)"),

@@ -362,9 +362,8 @@ def approximate(
         return Fourier.drawn(kernel, dense(rows[:1]).to(device), columns, seed), None
     if solver == "cholesky":
         rows = sampled(rows, among, seed)
-        rows = (
-            dense(rows) if isinstance(rows, FeatureRows) else rows
-        )  # the kernel of each block of pivots with all rows is computed
+        # the kernel of each block of pivots with all rows is computed
+        rows = dense(rows) if isinstance(rows, FeatureRows) else rows
         pivots, W = incomplete_cholesky(kernel, rows, columns, tolerance)
         return Landmarks(kernel, dense(rows[pivots]).to(device)), W
     landmarks = Landmarks(kernel, dense(sampled(rows, columns, seed)).to(device))

@@ -20,7 +20,7 @@ Matrix: TypeAlias = NDArray[np.float64]
 Texts: TypeAlias = "Tensor | sparse.csr_array | RowBlocks"
 
 TEXT_BLOCK = 8192
-TILE = 4096
+TILE = 2048
 
 
 class RowBlocks(Protocol):
@@ -161,18 +161,16 @@ def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments
 def _add_gram(total: Matrix, rows: Matrix) -> None:
     """Add the Gram matrix rows' rows to a total.
 
-    Up to `TILE` columns numpy uses OpenBLAS's symmetric kernel, which crashes at 20,000 columns; beyond, the upper
-    triangle is computed in tiles.
+    The upper triangle is computed in tiles; for those on the diagonal numpy uses OpenBLAS's symmetric kernel, which
+    crashes at 20,000 columns.
     """
     q = len(total)
-    if q <= TILE:
-        total += rows.T @ rows
-        return
     for a in range(0, q, TILE):
         b = min(a + TILE, q)
-        part = rows[:, a:b].T @ rows[:, a:]
-        total[a:b, a:] += part
-        total[b:, a:b] += part[:, b - a :].T
+        total[a:b, a:b] += rows[:, a:b].T @ rows[:, a:b]
+        part = rows[:, a:b].T @ rows[:, b:]
+        total[a:b, b:] += part
+        total[b:, a:b] += part.T
 
 
 def _sparse_moments(texts: sparse.csr_array) -> tuple[Matrix, Matrix]:
@@ -258,9 +256,18 @@ def truncated_svd(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix, Matrix]:
     return U, s, (matrix.T @ U) / s
 
 
-def canonical_correlations(C: Moments, rx: float, ry: float, rank: int) -> tuple[Matrix, Matrix, Matrix]:
-    """Ridge CCA: Wx (p, k), Wy (q, k) and correlations (k,), k <= rank; the ridges rx and ry are absolute values."""
-    Lx, Ly = Whitening.of(C.xx, rx), Whitening.of(C.yy, ry)
+def canonical_correlations(
+    C: Moments, rx: float, ry: float, rank: int, latest: dict[str, tuple[float, Whitening]] | None = None
+) -> tuple[Matrix, Matrix, Matrix]:
+    """Ridge CCA: Wx (p, k), Wy (q, k) and correlations (k,), k <= rank; the ridges rx and ry are absolute values.
+
+    A dict `latest` keeps the ridge and factorisation of each side for the next call with the same C.
+    """
+    latest = {} if latest is None else latest
+    for side, covariance, ridge in (("x", C.xx, rx), ("y", C.yy, ry)):
+        if side not in latest or latest[side][0] != ridge:
+            latest[side] = ridge, Whitening.of(covariance, ridge)
+    Lx, Ly = latest["x"][1], latest["y"][1]
     U, R, V = truncated_svd(Ly.half(Lx.half(C.xy).T).T, rank)
     return Lx.back(U), Ly.back(V), R
 

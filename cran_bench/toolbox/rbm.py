@@ -11,6 +11,7 @@ R. Salakhutdinov, G. Hinton, "Replicated softmax: an undirected topic model", NI
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -50,7 +51,7 @@ class RBM(nn.Module):
             mean = (mean / words).clamp_min(1e-6).log()
         self.a.copy_(mean - activity * self.W.sum(dim=1))
 
-    def _inputs(self, v: Tensor) -> Tensor:
+    def inputs(self, v: Tensor) -> Tensor:
         """(n, H) inputs of the hidden units."""
         if self.kind == "counts":
             return v @ self.W + v.sum(dim=1, keepdim=True) * self.c
@@ -58,7 +59,7 @@ class RBM(nn.Module):
 
     def hidden(self, v: Tensor) -> Tensor:
         """(n, H) probabilities p(h = 1 | v) for visible states v (n, V)."""
-        return torch.sigmoid(self._inputs(v))
+        return torch.sigmoid(self.inputs(v))
 
     def visible(self, h: Tensor, words: Tensor | None = None) -> Tensor:
         """(n, V) means of v given h (n, H); for counts, with `words` (n, 1) words per row."""
@@ -70,17 +71,17 @@ class RBM(nn.Module):
         assert words is not None
         return words * torch.softmax(inputs, dim=1)
 
-    def free_energy(self, v: Tensor) -> Tensor:
-        """(n,) free energies F(v), where p(v) = exp(-F(v)) / Z."""
+    def free_energy(self, v: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """(n,) free energies F(v), where p(v) = exp(-F(v)) / Z; hidden `inputs` for v are computed if not given."""
         own = 0.5 * (v - self.a).square().sum(dim=1) if self.kind == "gaussian" else -(v @ self.a)
-        return own - softplus(self._inputs(v)).sum(dim=1)
+        return own - softplus(self.inputs(v) if inputs is None else inputs).sum(dim=1)
 
     @torch.no_grad()
-    def gibbs(self, v: Tensor, steps: int, sample: bool = False) -> Tensor:
-        """(n, V) visible states after some Gibbs steps from v, as means, or as samples if `sample` is set."""
+    def gibbs(self, v: Tensor, steps: int, sample: bool = False, h: Tensor | None = None) -> Tensor:
+        """(n, V) visible states, means or samples, after some Gibbs steps from v, whose hidden probabilities are h."""
         words = v.sum(dim=1, keepdim=True) if self.kind == "counts" else None
         for _ in range(steps):
-            v = self.visible(torch.bernoulli(self.hidden(v)), words)
+            v, h = self.visible(torch.bernoulli(self.hidden(v) if h is None else h), words), None
             if not sample:
                 continue
             if self.kind == "binary":
@@ -100,13 +101,19 @@ def _sample_counts(means: Tensor) -> Tensor:
     )
 
 
-def contrastive_divergence(rbm: RBM, v: Tensor, steps: int, sample: bool = False) -> Tensor:
-    """A scalar with the gradient of CD: the mean of F(v) - F(v after some Gibbs steps), per word for counts."""
-    model = rbm.gibbs(v, steps, sample)
-    difference = rbm.free_energy(v) - rbm.free_energy(model)
+def contrastive_divergence(
+    rbm: RBM, v: Tensor, steps: int, sample: bool = False, penalty: Callable[[Tensor], Tensor | float] = lambda h: 0.0
+) -> Tensor:
+    """A scalar with the gradient of CD: the mean of F(v) - F(v after some Gibbs steps), per word for counts.
+
+    The `penalty` of the hidden probabilities (n, H) for v is added.
+    """
+    inputs = rbm.inputs(v)
+    h = torch.sigmoid(inputs)
+    difference = rbm.free_energy(v, inputs) - rbm.free_energy(rbm.gibbs(v, steps, sample, h))
     if rbm.kind == "counts":
         difference = difference / v.sum(dim=1).clamp_min(1)
-    return difference.mean()
+    return difference.mean() + penalty(h)
 
 
 class Sparsity(nn.Module):

@@ -15,7 +15,7 @@ from cran_bench import ALPHABET, Levels, MultiLevel, TrainingBenchmark, region_p
 from cran_bench.toolbox.losses import margin_loss
 
 from .batches import Batches
-from .model import LENGTH, Network, Views, lengths, only, unit
+from .model import KERNEL, LENGTH, Network, Views, lengths, only, unit
 from .recipe import LEVELS, EncoderOptions, PlusOptions, Recipe
 
 IMAGES = 2000
@@ -64,7 +64,22 @@ def training_benchmark(width: Literal["compact", "full"], device: torch.device) 
         return step
 
     variants = {"plain module": partial(prepare, plain), "ours": partial(prepare, shared)}
-    return TrainingBenchmark(f"CRAN, {width}, batch {recipe.batches.batch_size}, three levels", STEPS[width], variants)
+    size = recipe.batches.batch_size
+    flop = size * flop_of_pair(start, recipe, dim)
+    return TrainingBenchmark(f"CRAN, {width}, batch {size}, three levels", STEPS[width], variants, flop)
+
+
+def flop_of_pair(network: Network, recipe: Recipe, dim: int) -> int:
+    """Operations of the plain module for an image of five regions and a text, forward and backward."""
+    encoder, sizes, length = network.levels["global"].encoder, recipe.encoder.sizes, LENGTH
+    text = 0
+    for a, b, (size, stride) in zip((len(ALPHABET), *sizes.kernels), sizes.kernels, encoder.pools, strict=False):
+        length -= KERNEL - 1
+        text += length * KERNEL * a * b
+        length = (length - size) // stride + 1
+    text += length * 4 * sizes.lstm * (sizes.kernels[-1] + sizes.lstm) + sizes.lstm * sizes.dim
+    images = (dim + 5 * dim + 20 * 2 * (dim + 4)) * sizes.dim
+    return 6 * (len(LEVELS) * text + images)  # a product and a sum, and two more products of each size backward
 
 
 def three_losses(images: Levels, texts: Levels, owner: Tensor, margin: float) -> Tensor:

@@ -341,5 +341,5 @@ PAPER: dict[str, Any] = {
 LITERAL: dict[str, Any] = {**PAPER, "attn_div_m": True, "normalise": "none"}
 """The equations as printed."""
 
-QUICK: dict[str, Any] = {"text_init": "random", "max_epochs": 5, "hard_negative_batches": 0.0}
+QUICK: dict[str, Any] = {"text_init": "random", "max_epochs": 3, "hard_negative_batches": 0.0}
 """For a first look at little data: a few epochs from random weights, without hard negatives."""

@@ -1,5 +1,7 @@
 """What `cran-bench bench` measures against: the other ways give the same ranks, and the rows are kept by task."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
@@ -8,10 +10,17 @@ from cran_bench.bench import measuring, similarity
 from cran_bench.bench.contestants import Plain, by_argsort, by_einsum_and_topk, by_product_and_argsort
 from cran_bench.bench.contestants import caption_by_caption as loop
 from cran_bench.bench.ranking import bench_ranking
+from cran_bench.machine.environment import environment
 from cran_bench.ranking.rank import rank
 from cran_bench.similarity import COSINE, MultiLevel
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_long_products(monkeypatch):
+    """The peak rate is that of small products."""
+    monkeypatch.setattr(measuring, "LONG_ENOUGH", 1e-9)
 
 
 @pytest.fixture
@@ -87,12 +96,104 @@ def test_rows_replace_those_of_the_same_task(tmp_path):
         return [{"bench": "ranking", "task": task, "what": "ours", "dtype": "float32", "seconds": seconds}]
 
     for task, seconds in (("small", 1.0), ("large", 2.0), ("small", 3.0)):
-        path = measuring.save(rows(task, seconds), tmp_path)
+        path = measuring.save(rows(task, seconds), tmp_path, CPU)
     (table,) = tmp_path.glob("*.csv")
     kept = pd.read_csv(table)
     assert list(zip(kept["task"], kept["seconds"], strict=True)) == [("large", 2.0), ("small", 3.0)]
     text = path.read_text()
     assert "## ranking: small" in text and "## ranking: large" in text
+
+
+def test_timings_go_to_the_file_of_their_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA X{device.index or 0}")
+    monkeypatch.setattr(measuring, "environment", lambda: {**environment(), "cpu": "A Chip", "gpu": "NVIDIA X0"})
+    rows = [{"bench": "ranking", "task": "small", "what": "ours", "dtype": "float32", "seconds": 1.0}]
+    for device in (torch.device("cuda", 1), torch.device("cuda"), CPU):
+        measuring.save(rows, tmp_path, device)
+    names = sorted(path.name for path in tmp_path.glob("*.csv"))
+    assert names[1:] == ["nvidia-x0.csv", "nvidia-x1.csv"] and names[0].startswith("a-chip-")
+    assert (tmp_path / "nvidia-x1.md").read_text().startswith("# NVIDIA X1, torch")
+
+
+def event(name, start, end, kind="CUDA", annotation=False):
+    """An event as torch.profiler gives it, in microseconds."""
+    return SimpleNamespace(
+        name=name,
+        time_range=SimpleNamespace(start=start, end=end),
+        device_type=SimpleNamespace(name=kind),
+        is_user_annotation=annotation,
+    )
+
+
+def test_kernels_are_summarised():
+    seen = measuring.kernels(
+        [
+            event("ProfilerStep*", 0, 1000),
+            event("a step", 0, 1000, annotation=True),
+            event("gemm", 100, 200),
+            event("count", 150, 250),  # on another stream
+            event("inner", 160, 170),
+            event("gemm", 300, 400),
+            event("cudaLaunchKernel", 50, 60, "CPU"),
+            event("cudaGraphLaunch", 60, 70, "CPU"),
+            event("cudaStreamSynchronize", 70, 400, "CPU"),
+        ],
+        "CUDA",
+    )
+    assert seen is not None and seen[:3] == (4, 2, 1)
+    assert (seen.busy, seen.idle) == pytest.approx((250e-6, 50e-6))
+    assert seen.longest[0][:2] == ("gemm", 2) and seen.longest[0][2] == pytest.approx(200e-6)
+    assert measuring.kernels([event("aten::mm", 0, 1, "CPU")], "CUDA") is None
+
+
+def test_the_profiler_sees_the_second_call():
+    calls = []
+    seen = measuring.profiled(lambda: calls.append(torch.ones(3) + len(calls)), CPU)
+    assert len(calls) == 2 and seen is not None and seen.number > 0
+    assert [number for name, number, _ in seen.longest if name == "aten::add"] == [1]
+
+
+def test_launches_are_columns_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(measuring, "profiled", lambda *_: measuring.Kernels(9, 7, 2, 0.3, 0.1, []))
+    columns = measuring.on_gpu(int, torch.device("cuda"))
+    assert columns == {"launches": 7, "waits": 2, "idle_percent": pytest.approx(25)}
+    assert not measuring.on_gpu(int, CPU)
+
+
+def test_the_peak_is_that_of_float32_even_if_tf32_is_on(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "matmul", lambda x, y: seen.append(torch.get_float32_matmul_precision()))
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert measuring.gemm_peak(torch.float32, CPU) > 0
+        assert set(seen) == {"highest"} and torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_an_alternative_that_does_not_fit_is_left_out(monkeypatch, capsys):
+    from cran_bench.bench import ranking
+
+    def too_large(*_):
+        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    monkeypatch.setattr(ranking, "by_product_and_argsort", too_large)
+    monkeypatch.setattr(ranking, "gemm_peak", lambda *_: 1e12)
+    rows = (row["what"] for row in bench_ranking(100, 200, 16, CPU) if not row["what"].startswith("bare"))
+    assert next(rows) == "product and comparison, the whole matrix"
+    assert "left out: OutOfMemoryError: tried to allocate 9 GiB" in capsys.readouterr().err
+
+
+def test_operations_of_a_step_are_those_of_the_paper():
+    from cran_bench.methods.cran.benchmark import flop_of_pair
+    from cran_bench.methods.cran.model import Network
+    from cran_bench.methods.cran.recipe import LEVELS, EncoderOptions, Recipe
+
+    recipe = Recipe(encoder=EncoderOptions(width="full"))
+    with torch.device("meta"):
+        network = Network(recipe, LEVELS, 4096, 4096)
+    # three text encoders of 750 and image layers of 193 million products, each with two more backward
+    assert flop_of_pair(network, recipe, 4096) == pytest.approx(6e6 * (3 * 752.5 + 193.2), rel=0.002)
 
 
 def test_the_command(command, tmp_path, monkeypatch):
@@ -103,7 +204,7 @@ def test_the_command(command, tmp_path, monkeypatch):
     said = command("bench", "training", "-o", str(tmp_path))
     assert said.code == 0 and "plain module, one step" in said.out and "wrote" in said.err
     row = pd.read_csv(next(tmp_path.glob("*.csv"))).iloc[-1]
-    assert row["what"] == "ours, one step" and row["error"] < 1e-3
+    assert row["what"] == "ours, one step" and row["error"] < 1e-3 and row["peak_percent"] > 0
 
 
 @pytest.mark.parametrize(

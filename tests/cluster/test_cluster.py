@@ -1,32 +1,27 @@
-"""Rows on a cluster: those of a local run, whatever dies; specs of clusters."""
+"""Rows on a cluster, whatever dies; specs of clusters."""
 
-import contextlib
+import logging
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import torch
 
+from cran_bench.cluster import dispatch
 from cran_bench.cluster import workers as cluster
-from cran_bench.cluster.dispatch import ClusterWorkers
-from cran_bench.cluster.workers import Local, find_cluster
+from cran_bench.cluster.workers import find_cluster
+from cran_bench.machine.threads import LIBRARIES
 from cran_bench.records.schema import ERROR, EXAMPLES
 from cran_bench.registry import DATASETS, METHODS
-from cran_bench.running.experiment import Request
 from cran_bench.running.preparation import find_prepared
+from cran_bench.running.remote import AskedRow, Request, RunSpec
 from cran_bench.running.runner import Runner
 
 pytest.importorskip("distributed", reason="needs the extra distributed")
-
-CPU = torch.device("cpu")
-CRAN_BENCH = Path(sys.executable).with_name("cran-bench")
 
 HELD = '''
 """Ridge regression on words that says when it is fitted, and can be held in the midst of it."""
@@ -110,12 +105,6 @@ def held(tmp_path):
     return file
 
 
-@pytest.fixture
-def runner(quick_scenes, tmp_path):
-    prepared = find_prepared(DATASETS.configure(quick_scenes.spec), quick_scenes.data, quick_scenes.cache)
-    return Runner(prepared, tmp_path / "results", quick_scenes.cache, CPU)
-
-
 def until(is_so, seconds=60):
     end = time.monotonic() + seconds
     while not is_so():
@@ -128,47 +117,21 @@ def begun(file, what="started"):
     return [int(path.name.partition("-")[0]) for path in (file.parent / what).glob("*")]
 
 
-def kill_in_the_midst(nanny, file):
-    """Kill a worker while it is held in a fit, and return its process when another has taken its place."""
-    until(lambda: nanny.pid in begun(file, "held"))
-    pid = nanny.pid
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: nanny.pid not in (None, pid))
-    return pid
+@pytest.fixture
+def client(monkeypatch):
+    """The client of a scheduler with one worker, on this machine."""
+    from distributed import Client, Nanny, Scheduler, SpecCluster
 
-
-@dataclass(frozen=True)
-class Deadly(Local):
-    """Workers, the first of which is killed three times while it is held in a fit; then none is held any more."""
-
-    file: Path
-    killed: list[int] = field(default_factory=list)
-
-    @contextlib.contextmanager
-    def connected(self, device, rows, logs):
-        with super().connected(device, rows, logs) as client:
-
-            def kill():
-                for _ in range(3):
-                    self.killed.append(kill_in_the_midst(client.cluster.workers[0], self.file))
-                (self.file.parent / "go").touch()
-
-            thread = threading.Thread(target=kill)
-            thread.start()
-            yield client
-            thread.join()
-
-
-def left_of(session):
-    """The processes of a session that still run."""
-    import psutil
-
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.cmdline())
-    return found
+    silent = {"silence_logs": logging.CRITICAL}
+    worker = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "env": dict.fromkeys(LIBRARIES, "1"), **silent}
+    options = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}
+    with (
+        SpecCluster(
+            {0: {"cls": Nanny, "options": worker}}, scheduler={"cls": Scheduler, "options": options}, **silent
+        ) as started,
+        Client(started, set_as_default=False) as connected,
+    ):
+        yield connected
 
 
 def records(results):
@@ -176,33 +139,7 @@ def records(results):
     return [path for path in results.rglob("*.json") if not path.name.endswith((EXAMPLES, ERROR))]
 
 
-def test_every_row_comes_though_a_worker_is_killed_three_times(runner, quick_scenes, held, tmp_path, capsys):
-    methods = [f"{held}:Held", f"{held}:Held[waits=true]", "cca[dim=8]"]
-    deadly = Deadly(2, held)
-    outcomes = ClusterWorkers(deadly).run(
-        runner, Request(quick_scenes.spec, quick_scenes.data, methods, ["captions"], range(4))
-    )
-    assert len(set(deadly.killed)) == 3
-    assert len(begun(held)) == 8 + 3  # what was killed in the midst of a fit was fitted again
-    assert len(begun(held, "parts")) == 4  # and what rows share was fitted once for each seed
-    assert [outcome.failure for outcome in outcomes] == 12 * [None]
-    assert len(records(runner.results)) == 12 and not list(runner.results.rglob("*.error.json"))
-    said = capsys.readouterr().err
-    assert "dashboard: http://127.0.0.1:" in said
-    assert [line.split()[0] for line in said.splitlines() if line.startswith("[")] == [
-        f"[{k}/12]" for k in range(1, 13)
-    ]
-
-    here = Runner(runner.data, tmp_path / "here", tmp_path / "fits", CPU)
-    expected = here.run([METHODS.configure(text) for text in methods], ["captions"], range(4))
-    for outcome, by_itself in zip(outcomes, expected, strict=True):
-        assert outcome.address == by_itself.address
-        assert outcome.record.metrics == by_itself.record.metrics
-        assert outcome.record.ranks_sha == by_itself.record.ranks_sha
-        assert outcome.record == runner.store.find(outcome.address)
-
-
-def test_a_scheduler_that_runs_already(command, quick_scenes, held, tmp_path, monkeypatch):
+def test_a_scheduler_that_runs_already(client, command, quick_scenes, held, tmp_path, monkeypatch):
     def read(spec):
         from cran_bench.registry import METHODS
         from cran_bench.running.fits import code_of
@@ -214,69 +151,67 @@ def test_a_scheduler_that_runs_already(command, quick_scenes, held, tmp_path, mo
     monkeypatch.chdir(held.parent)
     arguments = ["run", *quick_scenes.arguments, "--results", tmp_path / "results", "--device", "cpu"]
     rows = ["-m", "held.py:Held,held.py:Held[ridge=-1],held.py:Held[ridge=2]", "-p", "captions,mean,documents"]
-    with Local(1).connected(CPU, 1, tmp_path) as client:
-        there = ["--cluster", client.scheduler.address.replace("tcp", "dask")]
-        said = command(*arguments, *rows, *there)
-        assert said.code == 2 and said.sentence == "3 of 9 runs failed"
-        assert said.out.count("held.py:Held[ridge=2]") == 3
-        assert said.err.count("FAILED, RuntimeError: less than nothing (") == 3
-        assert "workers at tcp://127.0.0.1" in said.err and "dashboard: http" in said.err
-        assert len(records(tmp_path / "results")) == 6
-        assert len(begun(held)) == 6 and len(begun(held, "parts")) == 2  # captions and documents
+    there = ["--cluster", client.scheduler.address.replace("tcp", "dask")]
+    said = command(*arguments, *rows, *there)
+    assert said.code == 2 and said.sentence == "3 of 9 runs failed"
+    assert said.out.count("held.py:Held[ridge=2]") == 3
+    assert said.err.count("FAILED, RuntimeError: less than nothing (") == 3
+    assert "workers at tcp://127.0.0.1" in said.err and "dashboard: http" in said.err
+    assert len(records(tmp_path / "results")) == 6
+    assert len(begun(held)) == 6 and len(begun(held, "parts")) == 2  # captions and documents
 
-        good = ["-m", "held.py:Held,held.py:Held[ridge=2]"]
-        forced = command(*arguments, *good, *there, "--force")
-        assert forced.code == 0 and "reused" not in forced.err
-        assert len(begun(held)) == 8 and len(begun(held, "parts")) == 3
-        assert "no worker at tcp" in command(*arguments[:-1], "cuda", *good, *there).sentence
+    good = ["-m", "held.py:Held,held.py:Held[ridge=2]"]
+    forced = command(*arguments, *good, *there, "--force")
+    assert forced.code == 0 and "reused" not in forced.err
+    assert len(begun(held)) == 8 and len(begun(held, "parts")) == 3
+    assert "no worker at tcp" in command(*arguments[:-1], "cuda", *good, *there).sentence
 
-        client.run(read, f"{other}:Held")  # and keep to it
-        other.write_text(HELD.replace("self.ridge * torch", "2 * self.ridge * torch"))
-        said = command(*arguments, "-m", "other.py:Held", *there)
-        assert re.search(r"FAILED, .*other\.py was changed after it was imported: start Python again", said.err)
+    client.run(read, f"{other}:Held")  # and keep to it
+    other.write_text(HELD.replace("self.ridge * torch", "2 * self.ridge * torch"))
+    said = command(*arguments, "-m", "other.py:Held", *there)
+    assert re.search(r"FAILED, .*other\.py was changed after it was imported: start Python again", said.err)
     nobody = ["--cluster", "dask://127.0.0.1:9"]
     reused = command(*arguments, *good, *nobody)  # nobody is asked where all is recorded
     assert reused.code == 0 and reused.err.count("(reused)") == 2
 
 
-def test_a_row_that_kills_workers_fails_and_the_others_go_on(runner, quick_scenes, held, monkeypatch, capsys):
-    """Those too which were given to the same worker meanwhile."""
-    monkeypatch.setattr(cluster, "DEATHS", 1)
-    held.write_text(HELD.replace('raise RuntimeError("less than nothing")', "os.kill(os.getpid(), 9)"))
-    methods = [f"{held}:Held[ridge=-1]", f"{held}:Held"]
-    fatal, good = ClusterWorkers(Local(1)).run(
-        runner, Request(quick_scenes.spec, quick_scenes.data, methods, ["captions"], [0])
+def test_a_row_whose_workers_die_is_given_again_and_then_fails(quick_scenes, tmp_path):
+    from distributed import KilledWorker
+
+    class Killed:
+        def result(self):
+            raise KilledWorker("task", None, 0)
+
+    prepared = find_prepared(DATASETS.configure(quick_scenes.spec), quick_scenes.data, quick_scenes.cache)
+    runner = Runner(prepared, tmp_path / "results", quick_scenes.cache, torch.device("cpu"))
+    request = Request(quick_scenes.spec, quick_scenes.data, ["cca"], ["captions"], [0])
+    tasks = dispatch._Tasks(
+        None, runner, RunSpec.of(runner, request, "cpu"), [AskedRow("cca", METHODS.configure("cca"), 0)]
     )
+    tasks.begun[0] = tasks.given[0] = cluster.DEATHS
+    assert tasks._outcomes(Killed(), 0) is None
+    tasks.begun[0] += 1
+    (failed,) = tasks._outcomes(Killed(), 0)
     assert (
-        fatal.failure.error == "its worker died 2 times: see the output of the workers; they may have too little memory"
+        failed.failure.error
+        == "its worker died 6 times: see the output of the workers; they may have too little memory"
     )
-    assert good.failure is None and len(records(runner.results)) == 1
-    assert capsys.readouterr().err.count("rows reassigned to other workers") == 2
+    assert list(runner.results.rglob("*.error.json"))
 
 
-def test_what_is_stopped_keeps_what_is_finished(quick_scenes, held, tmp_path):
-    arguments = [*quick_scenes.arguments, "--results", str(tmp_path / "results"), "--cluster", "local:1"]
-    rows = ["-m", f"{held}:Held,{held}:Held[waits=true],cca"]
-    process = subprocess.Popen(
-        [CRAN_BENCH, "run", *arguments, *rows], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    until(lambda: len(begun(held)) == 2)
-    os.killpg(process.pid, signal.SIGINT)  # as terminals do
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert err.splitlines()[-1] == "error: interrupted; finished work is kept, run the same command again to resume"
-    assert "Traceback" not in err and "distributed." not in err
-    assert len(records(tmp_path / "results")) == 1 and not list(tmp_path.rglob("*.error.json"))
-    until(lambda: not left_of(process.pid), 10)
+def test_a_run_has_workers_here_or_on_a_cluster(command, quick_scenes):
+    said = command("run", *quick_scenes.arguments, "--jobs", 2, "--cluster", "dask://127.0.0.1:9", "--device", "cpu")
+    assert said.code == 2 and said.sentence.startswith("--cluster has workers of its own, --jobs 2 starts workers on")
 
 
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("slrum", "there is no cluster 'slrum'; did you mean 'slurm'?; write local:N, dask://ADDRESS or slurm["),
-        ("local", "local takes a number of workers, at least 1, not ''; write local:2"),
-        ("local:0", "local takes a number of workers, at least 1, not '0'; write local:2"),
-        ("local:2[cores=1]", "local takes no options in brackets; write local:N"),
+        (
+            "slrum",
+            "there is no cluster 'slrum'; did you mean 'slurm'?; write dask://ADDRESS or slurm[queue=NAME,...], or",
+        ),
+        ("dask://here:1[cores=1]", "dask takes no options in brackets; write dask://ADDRESS"),
         ("dask", "'dask' is not a scheduler's address; write dask://HOST:PORT"),
         ("dask://somewhere", "'dask://somewhere' is not a scheduler's address; write dask://HOST:PORT"),
         ("slurm:gpu", "slurm takes options in brackets, not 'gpu'; write slurm[queue=NAME,...]"),
@@ -310,7 +245,7 @@ def test_nobody_answers(command, quick_scenes, monkeypatch):
 
 def test_the_extra_is_named(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    said = command("run", "--cluster", "local:2")
+    said = command("run", "--cluster", "dask://127.0.0.1:9")
     assert said.code == 2
     assert said.sentence.startswith("runs on a cluster need the extra distributed: python -m pip install 'cran-bench[")
     monkeypatch.undo()
@@ -373,7 +308,7 @@ def test_jobs_of_slurm(command, quick_scenes, held, slurm, tmp_path, monkeypatch
     asked = [line.removeprefix("#SBATCH ") for line in (slurm / "script").read_text().splitlines() if "#SBATCH" in line]
     assert {"-p gpu", "-A us", "--cpus-per-task=2", "--mem=4G", "-t 00:30:00", "-n 1"} <= set(asked)
     script = (slurm / "script").read_text()
-    assert all(f"export {name}=2" in script for name in cluster.THREADS)
+    assert all(f"export {name}=2" in script for name in LIBRARIES)
     assert "--lifetime 1680s" in (slurm / "script").read_text()
 
 

@@ -608,14 +608,21 @@ def test_kernels(command, tmp_path):
     (tmp_path / "kernels").mkdir()
     columns = "bench,task,what,dtype,part,seconds,ns_per_pair,gflops,peak_percent,times_faster,rescored,error,ranks"
     line = "ranking,two by two,torch,float32,all,0.5,2,3,4,5.25,6,1e-7,identical"
-    (tmp_path / "kernels" / "a-chip.csv").write_text(f"{columns},extra_mib,commit\n{line},7,abc\n")
+    (tmp_path / "kernels" / "a-chip.csv").write_text(
+        f"{columns},extra_mib,launches,waits,idle_percent,commit\n{line},7,,,,abc\n"
+    )
     said = command("table", "kernels", "--results", tmp_path)
     assert "a-chip · ranking: two by two" in said.out and "5.25" in said.out
     assert "a-chip" in command("table", "kernels", "--results", tmp_path, "-f", "csv").out
     (timing,) = json.loads(command("table", "kernels", "--results", tmp_path, "-f", "json").out)
     assert timing["hardware"] == "a-chip" and timing["times_faster"] == 5.25
     assert max(map(len, said.out.splitlines())) <= 100
-    for text in ("", "a,b\n1,2\n", f"{columns},extra_mib,commit\n{line.replace('0.5', 'fast')},7,abc\n", "\xff\xfe"):
+    for text in (
+        "",
+        "a,b\n1,2\n",
+        f"{columns},extra_mib,launches,waits,idle_percent,commit\n{line.replace('0.5', 'fast')},7,,,,abc\n",
+        "\xff\xfe",
+    ):
         (tmp_path / "kernels" / "a-chip.csv").write_text(text, encoding="latin-1")
         said = command("table", "kernels", "--results", tmp_path)
         assert said.code == 2 and "a-chip.csv holds no timings" in said.sentence

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from cran_bench.dataset import FolderImages
+from cran_bench.errors import BadInput
 from cran_bench.frontend.feature_files import FeatureFile, FeatureFiles
 from cran_bench.machine import ledger, storage
-from cran_bench.machine.ledger import UNREADABLE, Ledger
+from cran_bench.machine.ledger import UNREADABLE, Ledger, noted_sha256
 from cran_bench.machine.storage import sha256_bytes
 
 NAMES = ("a.jpg", "in/b.jpg", "in/c.jpg")
@@ -152,3 +153,24 @@ def test_a_subclass_with_digests_of_its_own_is_asked(images, tmp_path, opened):
     digests(cropped, tmp_path)
     Cropped.side = 2
     assert digests(cropped, tmp_path) == [f"{digest} 2" for digest in contents(images)]
+
+
+def test_a_large_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
+    file, read = tmp_path / "vectors.txt", []
+    file.write_text("first")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(ledger, "sha256_file", lambda path: read.append(path) or storage.sha256_file(path))
+    for size, times in ((6, 2), (5, 3)):  # noted from the second size on
+        monkeypatch.setattr(ledger, "LARGE", size)
+        monkeypatch.setattr(ledger, "SETTLED", -(10**9))
+        assert [noted_sha256(file) for _ in range(2)] == 2 * [sha256_bytes(b"first")]
+        assert len(read) == times
+    shutil.copy2(file, tmp_path / "other")
+    (tmp_path / "other").write_text("other")
+    in_place(file, tmp_path / "other")
+    assert noted_sha256(file) == sha256_bytes(b"other") and len(read) == 4
+    monkeypatch.setattr(ledger, "SETTLED", 10**18)  # too new to be noted
+    in_place(file, tmp_path / "vectors.txt")
+    assert [noted_sha256(file) for _ in range(2)] == 2 * [sha256_bytes(b"other")] and len(read) == 6
+    with pytest.raises(BadInput, match="cannot read"):
+        noted_sha256(tmp_path / "none")

@@ -251,7 +251,7 @@ def test_joint_inference_is_exact_where_both_sides_are_seen():
     h = torch.tensor(list(product((0.0, 1.0), repeat=2)))
     weights = torch.exp(v @ net.rbm.W @ h.T + h @ net.rbm.c)
     expected = (weights @ h) / weights.sum()
-    torch.testing.assert_close(net._read(v[:, :3], v[:, 3:]), expected)
+    torch.testing.assert_close(net.rbm.hidden(v), expected)
 
 
 @pytest.mark.parametrize("is_real", [True, False])
@@ -262,6 +262,8 @@ def test_the_side_that_is_seen_stays_as_it_is(is_real):
     torch.testing.assert_close(net.image(p)[:, :3], p)
     torch.testing.assert_close(net.text(q)[:, 3:], q)
     filled = net.image(p)[:, 3:]
+    net.readout = "joint"
+    torch.testing.assert_close(net.image(p), net.rbm.hidden(torch.cat([p, filled], dim=1)))
     settled = net.rbm.visible(net.rbm.hidden(torch.cat([p, filled], dim=1)))[:, 3:]
     np.testing.assert_allclose(filled.detach(), settled.detach(), atol=0.05)
 

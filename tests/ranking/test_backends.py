@@ -1,7 +1,11 @@
 """Every backend counts what the reference counts, whatever the levels, masks, ties and sizes."""
 
+import dataclasses
 import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cran_bench.embeddings import Levels, Relations, region_pairs, rows_of
 from cran_bench.errors import BadInput
@@ -18,7 +23,7 @@ from cran_bench.ranking.filtering import SMALLEST, Filtering, Limits, float32_er
 from cran_bench.ranking.problem import KernelInfo, Problem, make_problem, pair_scores
 from cran_bench.ranking.rank import rank
 from cran_bench.ranking.reference import Reference
-from cran_bench.ranking.tiles import Tiles, sum_of_best, tiles_for
+from cran_bench.ranking.tiles import ImageLevel, LevelPlan, Tiles, compare, power_of_two, sum_of_best, tiles_for
 from cran_bench.similarity import COSINE, DOT, MultiLevel, Similarity
 
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
@@ -31,7 +36,7 @@ def filtering_by(dtype, bound="measured", image_rows=5, text_rows=7):
 
 BACKENDS = {
     f"{dtype} {bound}": filtering_by(getattr(torch, dtype), bound)
-    for dtype in ("float32", "bfloat16")
+    for dtype in ("float32", "bfloat16", "float16")
     for bound in ("measured", "proven")
 }
 
@@ -99,7 +104,7 @@ def levels(n, t, d=64, regions=5, seed=0, noise=1.0):
     return Levels(globals, parts, Relations(first, second)), Levels(*texts), image_of
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bound", ["measured", "proven"])
 @pytest.mark.parametrize("cosine", [False, True])
 def test_low_precision_leaves_few_pairs_open(dtype, bound, cosine):
@@ -111,7 +116,8 @@ def test_low_precision_leaves_few_pairs_open(dtype, bound, cosine):
         assert np.array_equal(found.arrays()[key], value), key
     kernel = found.kernel
     assert kernel.bound == bound and kernel.error <= kernel.tolerance
-    most = {torch.float32: 0.01, torch.bfloat16: 0.25 if bound == "proven" else 0.05}[dtype]
+    wide = 0.25 if bound == "proven" else 0.05
+    most = {torch.float32: 0.01, torch.bfloat16: wide, torch.float16: wide / 5}[dtype]
     assert kernel.rescored < most * 120 * 600
     assert dtype == torch.float32 or kernel.error > 0
 
@@ -120,7 +126,7 @@ def test_the_proven_bound_holds_and_is_wider_than_the_measured_one():
     images, texts, image_of = levels(40, 200)
     for similarity in (MultiLevel(), MultiLevel(cosine=True)):
         problem = make_problem(images, texts, image_of, similarity)
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
             scorer = Tiles(problem, dtype)
             everything = slice(None)
             found = scorer.scores(scorer.images(everything), scorer.texts(everything)).double()
@@ -169,11 +175,11 @@ def test_tiles_are_compiled_to_the_same_counts():
 def test_the_sum_of_the_best_is_that_of_topk(count, top, seed):
     values = torch.randn(count, 4, 5, generator=torch.Generator().manual_seed(seed))
     top = min(top, count)
-    torch.testing.assert_close(sum_of_best(iter(values), top, False), values.topk(top, dim=0).values.sum(dim=0))
+    torch.testing.assert_close(sum_of_best(iter(values), top), values.topk(top, dim=0).values.sum(dim=0))
     missing = values.masked_fill(values < 0, -torch.inf)
     expected = missing.topk(top, dim=0).values
     expected = expected.masked_fill(expected == -torch.inf, 0).sum(dim=0)
-    torch.testing.assert_close(sum_of_best(iter(missing), top, True), expected)
+    torch.testing.assert_close(sum_of_best(iter(missing), top, torch.zeros(4, 5)), expected)
 
 
 @settings(deadline=None, max_examples=40)
@@ -192,9 +198,9 @@ def test_pairs_are_scored_in_blocks(rows, monkeypatch):
     images, texts, _ = levels(9, 30, d=6, regions=3)
     sizes, whole = [], Similarity.own_scores
 
-    def own_scores(self, left, right, dtype):
+    def own_scores(self, left, right, *more):
         sizes.append(8 * sum(x.numel() for side in (left, right) for x in side.tensors()))
-        return whole(self, left, right, dtype)
+        return whole(self, left, right, *more)
 
     monkeypatch.setattr(Similarity, "own_scores", own_scores)
     pair_scores(images, texts, MultiLevel(), rows, torch.arange(300) % 30, pair_bytes=1 << 16)
@@ -228,7 +234,7 @@ EPS = 2.0**-23  # of float32
 
 
 @settings(deadline=None, max_examples=100)
-@given(problems(), st.sampled_from([torch.float32, torch.bfloat16]))
+@given(problems(), st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
 def test_low_precision_scores_are_within_the_proven_bound(problem, dtype):
     images, texts, image_of, similarity = problem
     problem = make_problem(images, texts, image_of, similarity)
@@ -257,6 +263,55 @@ def test_the_bound_of_bfloat16_is_of_operands_and_products(side, row):
     assert scorer.rounding == pytest.approx(rounding, rel=1e-6)
     products = float32_error(2, 1) + 2.0**-8
     assert scorer.unit_error(2) == pytest.approx((1 + rounding) ** 2 * (1 + products) - 1, rel=1e-6)
+
+
+@st.composite
+def adversaries(draw):
+    """Vectors of lengths from tiny to huge, with zeros, duplicates and near ties: all that float16 rounds away."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n, d = draw(st.integers(2, 9)), draw(st.sampled_from([1, 5, 64]))
+    spread = draw(st.sampled_from([0, 2, 4, 9]))  # decimal orders of magnitude
+
+    def vectors(*shape):
+        x = random.normal(size=(*shape, d)) * 10.0 ** random.uniform(-spread, spread / 2, (*shape, 1))
+        x[random.random(shape) < 0.1] = 0
+        x[random.random(len(x)) < 0.3] = x[0] * (1 + 1e-6 * random.integers(-2, 3))
+        return torch.from_numpy(x.astype(np.float32))
+
+    if draw(st.booleans()):
+        return vectors(n), vectors(n), torch.arange(n), draw(st.sampled_from([COSINE, DOT]))
+    images = Levels(vectors(n), vectors(n, 3), Relations(vectors(n, 3), vectors(n, 3)))
+    return images, Levels(vectors(n), vectors(n), vectors(n)), torch.arange(n), MultiLevel(draw(st.booleans()))
+
+
+@settings(deadline=None, max_examples=60)
+@given(adversaries(), st.sampled_from(["measured", "proven"]))
+def test_float16_counts_as_the_reference_whatever_the_lengths(problem, bound):
+    images, texts, image_of, similarity = problem
+    expected = rank(images, texts, image_of, similarity, backend="reference").arrays()
+    found = rank(images, texts, image_of, similarity, backend=filtering_by(torch.float16, bound))
+    for key, value in expected.items():
+        assert np.array_equal(found.arrays()[key], value), key
+    posed = make_problem(images, texts, image_of, similarity)
+    if posed.is_in_range:
+        scorer, everything = Tiles(posed, torch.float16), slice(None)
+        off = scorer.scores(scorer.images(everything), scorer.texts(everything)) - posed.scores(everything, everything)
+        assert bool((off.abs() <= posed.reach.of_all(everything, everything, scorer.unit_error) + SMALLEST).all())
+
+
+@pytest.mark.parametrize(
+    ("length", "power"), [(1.0, 1.0), (64.0, 1.0), (65.0, 0.5), (1e6, 2.0**-14), (0.75, 64.0), (2.0**-20, 2.0**26)]
+)
+def test_vectors_are_scaled_to_where_float16_is_precise(length, power):
+    assert power_of_two(length) == power
+
+
+@pytest.mark.parametrize(("shortest", "dtype"), [(1e-2, torch.float16), (1e-6, torch.bfloat16)])
+def test_vectors_too_short_for_float16_are_screened_in_bfloat16(shortest, dtype):
+    x = torch.ones(4, 16)
+    x[2] *= shortest
+    assert Tiles(make_problem(x, x, torch.arange(4), DOT), torch.float16).dtype == dtype
+    assert Tiles(make_problem(x, x, torch.arange(4), COSINE), torch.float16).dtype == torch.float16  # of unit length
 
 
 class Off:
@@ -304,21 +359,63 @@ def test_half_of_the_sample_are_texts_of_its_images():
 def test_the_limits_of_a_query_are_its_threshold_and_the_bound():
     images, texts = torch.tensor([[4.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, -8.0]])
     problem = make_problem(images, texts, torch.tensor([0, 1, 1]), DOT)
-    of_images, of_texts, widest = limits(problem, slice(0, 2), slice(0, 3), lambda _: 0.0)
-    assert of_images.low.tolist() == [4 * (1 - 2 * EPS), 4 * (1 - 2 * EPS)]  # float32 rounds limits, too
-    assert of_images.high.tolist() == [4 * (1 + 2 * EPS), 4 * (1 + 2 * EPS)]
-    assert of_texts.low.tolist() == [4 * (1 - 2 * EPS), 4 * (1 - 2 * EPS), -16 * (1 + 2 * EPS)]
+    of_all, widest = limits(problem, Tiles(problem, image_rows=1, text_rows=2), lambda _: 0.0)
+    assert of_all.low_i.tolist() == [4 * (1 - 2 * EPS), 4 * (1 - 2 * EPS), 0]  # float32 rounds limits, too
+    assert of_all.high_i.tolist() == [4 * (1 + 2 * EPS), 4 * (1 + 2 * EPS), 0]
+    assert of_all.low_t.tolist() == [4 * (1 - 2 * EPS), 4 * (1 - 2 * EPS), -16 * (1 + 2 * EPS), 0, 0]
+    assert of_all.tolerance.tolist() == [4 * 8 * EPS * (1 + 2 * EPS), 2 * 8 * EPS * (1 + 2 * EPS), 0]
     assert widest == 0
-    of_images, of_texts, widest = limits(problem, slice(0, 2), slice(0, 3), lambda _: 0.125)
-    assert of_images.high.tolist() == pytest.approx([4 + 0.125 * 4 * 8, 4 + 0.125 * 2 * 8])  # longest text: 8
-    assert of_texts.low.tolist() == pytest.approx([4 - 0.125 * 1 * 4, 4 - 0.125 * 2 * 4, -16 - 0.125 * 8 * 4])
+    of_all, widest = limits(problem, Tiles(problem, image_rows=1, text_rows=2), lambda _: 0.125)
+    assert of_all.tolerance.tolist() == pytest.approx([0.125 * 4 * 8, 0.125 * 2 * 8, 0], rel=1e-5)  # longest text: 8
     assert widest == 0.125 * 4 * 8
+    tile = of_all.tile(slice(1, 2), slice(2, 3), 1, 2)
+    assert [x.tolist() for x in tile[1:]] == [
+        of_all[k][of_tile].tolist()
+        for k, of_tile in zip(range(1, 5), 2 * [slice(1, 2)] + 2 * [slice(2, 4)], strict=True)
+    ]
 
 
-def test_a_score_at_a_limit_is_undecided():
-    limit = Limits(torch.tensor([9.0, 1.0]), torch.tensor([9.0, 2.0]))
-    scores = torch.tensor([0.5, 1.0, 1.5, 2.0, 2.5])
-    assert limit.contain(torch.ones(5, dtype=torch.int64), scores).tolist() == [False, True, True, True, False]
+class Launches(TorchDispatchMode):
+    """Names of the operations that run, without views."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not func._schema.name.endswith(("::view", "::slice", "::t", "::permute")):
+            self.names.append(func._schema.name.removeprefix("aten::"))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_tile_is_few_kernels(monkeypatch):
+    """Three products, the comparison, and five that store the pairs it leaves undecided."""
+    images, texts, image_of = levels(32, 64, d=8)
+    problem = make_problem(images, texts, image_of, MultiLevel())
+    tiles = Tiles(problem, torch.bfloat16, True, 32, 64)
+    operands = tiles.images(slice(0, 32), 32), tiles.texts(slice(0, 64), 64)
+    of_all = limits(problem, tiles, tiles.unit_error)[0].tile(slice(0, 32), slice(0, 64), 32, 64)
+    whole = compare(operands[0], tiles.products(*operands), tuple(tiles.plans.values()), of_all)
+    monkeypatch.setattr("cran_bench.ranking.tiles.compiled_compare", lambda: lambda *_: whole)
+    memory = filtering.Undecided(*(torch.empty(999, dtype=x) for x in (torch.int64, torch.float32, torch.uint8)))
+    with Launches() as launches:
+        counts = tiles.compare(*operands, of_all, 7, memory)
+    read = "_local_scalar_dense"  # the number of pairs, on a CPU
+    assert launches.names == [*3 * ["mm"], "count_nonzero", read, "nonzero_static", "add", *2 * ["index_select"]]
+    number = int(counts.number)
+    assert memory.places[:number].tolist() == (7 + whole[3].flatten().nonzero().flatten()).tolist()
+    assert memory.codes[:number].tolist() == whole[3][whole[3] > 0].tolist()
+
+
+def test_a_score_within_the_tolerance_of_a_limit_is_undecided():
+    """Scores from 0 to 4, of five images and one text; the tolerance is one half, and the limits are 1 to 2."""
+    level = ImageLevel(torch.empty(0), None, None, torch.ones(5, 1))
+    low, high = torch.ones(5), torch.full((5,), 2.0)
+    limit = Limits(torch.full((5,), 0.5), low, high, torch.tensor([-9.0]), torch.tensor([-9.0]))
+    products = torch.tensor([0.4, 0.5, 1.5, 2.5, 2.6])[None, :, None]
+    of_images, of_texts, _, codes = compare([level], [products], (LevelPlan(None, 1, 1),), limit)
+    assert codes.flatten().tolist() == [0, 1, 1, 1, 0] and of_images.tolist() == [0, 0, 0, 0, 1]
+    assert of_texts.tolist() == [5]
 
 
 def near_one(n=20):
@@ -359,11 +456,55 @@ def test_the_fused_kernel_counts_as_the_reference(problem, bound):
         assert np.array_equal(found.arrays()[key], value), key
 
 
-def test_the_fused_kernel_starts_anew_where_more_pairs_are_open_than_it_has_room_for():
+def test_the_reference_counts_where_more_pairs_are_open_than_the_fused_kernel_has_room_for():
     pytest.importorskip("triton")
     images = torch.ones(70, 3)
     ranks = rank(images, images, torch.arange(70), DOT, backend="triton")
     assert ranks.kernel.name == "triton" and ranks.t2i.tied.tolist() == [69] * 70
+
+
+AHEAD_OF_TIME = """
+import re, subprocess, tempfile
+from pathlib import Path
+import triton.backends.nvidia
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from cran_bench.embeddings import region_pairs
+from cran_bench.ranking.triton import BI, BT, WARPS, compare_tile
+
+tools = Path(triton.backends.nvidia.__file__).parent / "bin"
+names = compare_tile.arg_names
+members = [(None, 1, 1, False, False), (None, 5, 3, False, True)]
+members.append((tuple((j, 5 + k) for j, k in region_pairs(5).tolist()), 20, 3, True, True))
+sizes = {f"{name}{k}": value for k, level in enumerate(members)
+         for name, value in zip(("PAIRS", "M", "TOP", "SCALED", "MASKED"), level)} | {"BI": BI, "BT": BT}
+kinds = dict.fromkeys(("counts_i", "counts_t", "number"), "*i32") | {"places": "*i64", "codes": "*u8", "base": "i64"}
+kinds |= dict.fromkeys(("room", "I", "T"), "i32") | dict.fromkeys(sizes, "constexpr")
+kinds |= {f"{name}{k}": kind for k in range(3) for name, kind in (("p", "*fp16"), ("e", "*u8"))}
+signature = {name: kinds.get(name, "*fp32") for name in names}
+aligned = [k for k, name in enumerate(names) if signature[name][0] == "*" and name != "number" or name in ("I", "T")]
+source = ASTSource(compare_tile, signature, {(names.index(k),): v for k, v in sizes.items()},
+                   {(k,): [["tt.divisibility", 16]] for k in aligned})
+kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": WARPS})
+with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+    Path(file.name).write_bytes(kernel.asm["cubin"])
+    usage = subprocess.run([tools / "cuobjdump", "-res-usage", file.name], capture_output=True, text=True).stdout
+print(*re.search(r"REG:(\\d+) STACK:(\\d+) SHARED:\\d+ LOCAL:(\\d+)", usage).groups(), kernel.metadata.shared)
+"""
+
+
+def test_the_kernel_spills_no_registers_on_a_gpu():
+    """Compiled ahead of time for compute capability 9.0, with masks: all is kept in registers, and two programs fit."""
+    nvidia = pytest.importorskip("triton.backends.nvidia")
+    if not (Path(nvidia.__file__).parent / "bin" / "cuobjdump").exists():
+        pytest.skip("this Triton contains no cuobjdump to read a compiled kernel with")
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_DEFAULT_FP_FUSION": "1"}
+    call = [sys.executable, "-c", AHEAD_OF_TIME]
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    registers, stack, local, shared = map(int, done.stdout.split())
+    assert stack == local == 0
+    assert registers * 32 * 8 * 2 <= 65536 and shared <= 113 << 10
 
 
 def test_without_a_gpu_the_fused_kernel_has_to_be_wanted(monkeypatch):
@@ -413,16 +554,26 @@ def test_the_pairs_of_all_folds_and_their_operations():
 
 
 @pytest.mark.parametrize(
-    ("device", "regions", "size"), [("cpu", 0, 2**23), ("cpu", 5, 2**23), ("cuda", 5, 2**29), ("cuda", 21, 2**29)]
+    ("device", "dtype", "regions", "rows", "texts", "size"),
+    [
+        ("cpu", torch.float32, 0, 1000, 1984, 2**23),
+        ("cpu", torch.float32, 5, 250, 512, 2**23),
+        ("cuda", torch.float32, 5, 5000, 3200, 2**30),
+        ("cuda", torch.float16, 5, 5000, 6400, 2**30),
+        ("cuda", torch.float16, 21, 5000, 1600, 2**30),
+    ],
 )
-def test_the_products_of_a_tile_fit_the_caches_of_a_cpu_and_fill_a_gpu(device, regions, size, monkeypatch):
-    images, texts, image_of = levels(6, 12, d=8, regions=max(2, regions))
-    images, texts = (images, texts) if regions else (Levels(images.globals), Levels(texts.globals))
-    problem = make_problem(images, texts, image_of, MultiLevel())
+def test_the_products_of_a_tile_fit_the_caches_of_a_cpu_and_fill_a_gpu(
+    device, dtype, regions, rows, texts, size, monkeypatch
+):
+    images, captions, image_of = levels(6, 12, d=8, regions=max(2, regions))
+    images, captions = (images, captions) if regions else (Levels(images.globals), Levels(captions.globals))
+    problem = make_problem(images, captions, image_of, MultiLevel())
     monkeypatch.setattr(Problem, "device", SimpleNamespace(type=device))
-    tiles = tiles_for(problem, torch.float32)
+    tiles = tiles_for(dataclasses.replace(problem, folds=((slice(0, 5000), slice(0, 25600)),)), dtype)
+    assert (tiles.image_rows, tiles.text_rows) == (rows, texts)
     vectors = 1 + 3 * regions  # the global one, regions, and both parts of factored relations
-    assert 4 * tiles.image_rows * tiles.text_rows * vectors == pytest.approx(size, rel=0.01)
+    assert 0.9 * size < dtype.itemsize * rows * texts * vectors <= 1.01 * size
 
 
 @pytest.mark.parametrize(("device", "pairs"), [("cpu", 2_000_000_000), ("cuda", 100_000_000)])
@@ -478,10 +629,35 @@ def test_settings_of_the_user_do_not_matter_and_stay(setting):
     assert np.array_equal(found.t2i.better, expected.t2i.better)
 
 
-def test_bfloat16_only_where_it_is_faster(monkeypatch):
+@pytest.mark.parametrize(
+    ("float32", "bfloat16", "float16", "best"),
+    [
+        (3.0, None, None, "float32"),
+        (3.0, 2.1, None, "float32"),  # less than 1.5 times as fast
+        (3.0, 1.9, None, "bfloat16"),
+        (3.0, 1.0, 1.1, "float16"),  # as fast, and more precise
+        (3.0, 1.0, 1.2, "bfloat16"),
+        (3.0, 2.1, 1.9, "float16"),
+    ],
+)
+def test_16_bits_only_where_they_are_faster(float32, bfloat16, float16, best, monkeypatch):
+    times = {name: time for name, time in (("float32", float32), ("float16", float16), ("bfloat16", bfloat16)) if time}
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: bfloat16 is not None)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: float16 is not None)
+    readings = iter(times.values())
+    monkeypatch.setattr(backends.timeit, "repeat", lambda *_, **__: [next(readings)])
     backends.fastest.cache_clear()
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    assert backends.fastest(CPU) == torch.float32
+    assert backends.fastest(CPU) == getattr(torch, best)
+    backends.fastest.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("capability", "best"), [((6, 1), torch.float32), ((7, 0), torch.float16), ((9, 0), torch.float16)]
+)
+def test_a_gpu_with_tensor_cores_screens_in_float16(capability, best, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    backends.fastest.cache_clear()
+    assert backends.fastest(torch.device("cuda:0")) == best
     backends.fastest.cache_clear()
 
 
@@ -525,16 +701,17 @@ def test_only_blocks_are_held(monkeypatch):
 
 def test_few_tiles_of_images_are_prepared_at_once(monkeypatch):
     images, texts, image_of = levels(64, 64, d=4)
-    monkeypatch.setattr(filtering, "PREPARED_BYTES", 2 * 8 * 4 * sum(x[0].numel() for x in images.tensors()))
+    monkeypatch.setattr(filtering, "PREPARED_IMAGES", 2 * 8 * 4 * sum(x[0].numel() for x in images.tensors()))
+    monkeypatch.setitem(filtering.PREPARED_TEXTS, "cpu", 2 * 16 * 4 * sum(x[0].numel() for x in texts.tensors()))
     prepared, whole = [], Tiles.texts
 
-    def texts_of(self, rows):
+    def texts_of(self, rows, size=0):
         prepared.append(rows)
-        return whole(self, rows)
+        return whole(self, rows, size)
 
     monkeypatch.setattr(Tiles, "texts", texts_of)
-    rank(images, texts, image_of, MultiLevel(), backend=filtering_by(torch.float32, "proven", 8, 64))
-    assert len(prepared) == 64 / 8 / 2  # eight tiles, two at a time, each with all texts
+    rank(images, texts, image_of, MultiLevel(), backend=filtering_by(torch.float32, "proven", 8, 16))
+    assert len(prepared) == 64 / 8 / 2 * 64 / 16 / 2  # eight tiles of images and four of texts, two at a time
 
 
 # shards -----------------------------------------------------------------------------------------------------------

@@ -306,16 +306,16 @@ TWO_TILES = Filtering(partial(Tiles, image_rows=40, text_rows=50), "proven")
 @pytest.mark.parametrize(
     ("backend", "buffer", "scoring", "counting"),
     [
-        ("reference", 0, (2 - 1) + (8 - 4), 16 - 8),  # positive pairs and one tile; its counts
-        ("torch", 50, (2 - 1) + (8 - 4) + (32 - 16), 128 - 64),  # also the sample for the bound; undecided pairs
-        (TWO_TILES, 20, (2 - 1) + (8 - 4) + (32 - 16) + (512 - 256), (128 - 64) + (2048 - 1024)),  # those of each tile
+        ("reference", 0, 2 - 1, 4 - 2),  # positive pairs and one tile; its counts
+        ("torch", 2500, 2 - 1, 4 - 2),  # also the sample for the bound; undecided pairs
+        (TWO_TILES, 2000, (2 - 1) + (8 - 4), (4 - 2) + (16 - 8)),  # those of each tile
     ],
 )
 def test_the_clock_counts_scoring_and_counting_apart(backend, buffer, scoring, counting, monkeypatch):
-    monkeypatch.setattr(filtering, "BUFFERED_PAIRS", buffer)
+    monkeypatch.setitem(filtering.BUFFERED_PAIRS, "cpu", buffer // 8)
     clock = Doubling(torch.device("cpu"))
     rank(torch.eye(50), torch.eye(50), torch.arange(50), DOT, clock, backend)
-    assert (clock.similarity, clock.rank) == (scoring, counting)
+    assert (clock.similarity, clock.rank, clock.last) == (scoring, counting, None)
     monkeypatch.setattr(evaluation, "Clock", Doubling)
     found = evaluate(torch.eye(50), torch.eye(50), torch.arange(50), None, DOT, "captions", backend=backend)
     assert (found.clock.similarity, found.clock.rank) == (scoring, counting)
@@ -450,8 +450,8 @@ def test_no_tensor_is_larger_than_the_tile_allows(levels, monkeypatch):
     tiles = []
     whole = Similarity.scores
 
-    def scores(self, left, right):
-        found = whole(self, left, right)
+    def scores(self, left, right, lengths):
+        found = whole(self, left, right, lengths)
         tiles.append(found.numel() * 8)
         return found
 

@@ -37,11 +37,12 @@ def test_a_healthy_tree_is_left_alone(command, tree):
 
 
 def test_records_of_other_code_are_counted(monkeypatch, tmp_path):
-    commits = ["aaa", "aaa+", "bbb+", None, "now"]
+    commits = ["aaa", "aaa+", "bbb+", None, "now", "damaged"]
     runs = [SimpleNamespace(record=SimpleNamespace(environment={"commit": commit})) for commit in commits]
-    monkeypatch.setattr(ResultStore, "read", lambda self: (runs, []))
-    monkeypatch.setattr(doctor, "environment", lambda: {"commit": "now"})
-    said = doctor.count_provenance(tmp_path)
+    monkeypatch.setattr(ResultStore, "runs", lambda self, damaged: runs)
+    monkeypatch.setattr(ResultStore, "path_of", lambda self, record: tmp_path / str(record.environment["commit"]))
+    monkeypatch.setattr(doctor, "commit", lambda: "now")
+    said = doctor.count_provenance(tmp_path, {tmp_path / "damaged"})
     assert said.startswith(
         "of 5 records, 4 were measured by the code of 4 other commits than the present (now), 2 with"
     )

@@ -18,7 +18,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def test_every_method_says_what_it_needs_and_is_refused_where_it_does_not_fit(
     command, quick_scenes, tmp_path, monkeypatch, name
 ):
-    monkeypatch.setattr(memory, "available", lambda: 1 << 18)
+    monkeypatch.setattr(memory, "available", lambda device=None: 1 << 18)
     where = (*quick_scenes.arguments, "--results", tmp_path / "results")
     said = command("run", "-m", name, *where)
     assert said.code == 2
@@ -41,8 +41,8 @@ def test_a_fit_holds_what_its_method_says(tmp_path):
 
 
 def test_a_part_of_a_fit_that_has_begun_is_not_refused(quick_scenes, command, tmp_path, monkeypatch):
-    def once():
-        monkeypatch.setattr(memory, "available", lambda: 0)
+    def once(device=None):
+        monkeypatch.setattr(memory, "available", lambda device=None: 0)
         return 1 << 40
 
     monkeypatch.setattr(memory, "available", once)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
+from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
 from cran_bench.machine import ledger
+from cran_bench.machine.storage import sha256_file
 from cran_bench.registry import DATASETS, METHODS
 from cran_bench.running import preparation
 from cran_bench.running.preparation import find_prepared
@@ -159,3 +161,33 @@ def test_swapped_word_vectors_are_noticed(folder):
         found.append((made.identity["vectors"]["sha256"], info.extras_sha))
         assert info.images_sha == made.features.manifest["images_sha"]
     assert found[0][0] != found[1][0] and found[0][1] != found[1][1] and all(sha for _, sha in found)
+
+
+def test_remarks_are_kept_until_a_text_or_an_image_changes(folder, monkeypatch):
+    data = folder()
+    captions = data / "captions.csv"
+    captions.write_text(captions.read_text().replace("picture 0", "picture 1").replace("picture 3", "zyx"))
+    first = load(data, *SPECS).collection.remarks
+    assert any("1 captions and 0 images occur more than once" in remark for remark in first)
+    assert any("1 of 3 test captions have no word" in remark for remark in first)
+    with monkeypatch.context() as patch:
+        patch.setattr(Collection, "repeated", lambda *_: pytest.fail("read again"))
+        assert load(data, *SPECS).collection.remarks == first
+    captions.write_text(captions.read_text().replace("zyx", "picture 1"))
+    shutil.copy(data / "1.png", data / "0.png")
+    (changed,) = load(data, *SPECS).collection.remarks[len(first) - 2 :]
+    assert "1 captions and 1 images occur more than once" in changed
+
+
+def test_unchanged_word_vectors_and_features_are_not_read_again(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(ledger, "LARGE", 0)
+    monkeypatch.setattr(ledger, "SETTLED", -(10**9))
+    data, vectors, rows = folder(), tmp_path / "glove.txt", tmp_path / "rows.npy"
+    vectors.write_text("picture 1 2 3\n")
+    np.save(rows, np.eye(12, dtype=np.float32))
+    made = load(data, f"npy:{rows}", "none", f"glove:{vectors}")
+    monkeypatch.setattr(ledger, "sha256_file", lambda path: pytest.fail(f"{path} is read again"))
+    again = load(data, f"npy:{rows}", "none", f"glove:{vectors}")
+    assert again.identity == made.identity and again.features.folder == made.features.folder
+    assert made.identity["vectors"]["sha256"] == sha256_file(vectors)

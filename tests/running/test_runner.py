@@ -123,7 +123,15 @@ def test_a_record_says_what_was_run(runner, prepared):
     assert min(record.seconds.model_dump().values()) >= 0 and record.seconds.fit > 0
     assert record.device == "cpu"
     assert record.environment["torch"] and record.environment["cores"] > 0
+    assert record.environment["threads"] == 1
     assert read_record(runner.store.path(outcome.address)) == record
+
+
+def test_a_fit_has_the_threads_that_its_record_names(runner, monkeypatch):
+    seen, fit = [], Toy.fit
+    monkeypatch.setattr(Toy, "fit", lambda *given: (seen.append(torch.get_num_threads()), fit(*given))[1])
+    runner.threads = 3
+    assert one(runner.run([configured()], ["captions"], [0])).record.environment["threads"] == seen[0] == 3
 
 
 def test_metrics_are_those_of_the_embeddings(runner, prepared):

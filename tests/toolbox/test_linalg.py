@@ -5,7 +5,7 @@ from scipy import sparse
 
 from cran_bench.errors import BadInput
 from cran_bench.toolbox import linalg
-from cran_bench.toolbox.linalg import Whitening, moments, spectral_norm, truncated_svd
+from cran_bench.toolbox.linalg import Whitening, canonical_correlations, moments, spectral_norm, truncated_svd
 
 CAPTIONS = np.array([1, 4, 2, 0, 3, 1, 1, 5, 2, 1])
 OWNER = np.repeat(np.arange(10), CAPTIONS)
@@ -142,6 +142,23 @@ def test_moments_by_tiles(monkeypatch):
     tiled = moments(blocks, torch.from_numpy(texts), torch.arange(9))
     for name in ("xx", "yy", "xy"):
         np.testing.assert_allclose(getattr(tiled, name), getattr(whole, name), atol=1e-12)
+
+
+def test_a_factorisation_serves_all_ridges_of_the_other_side(monkeypatch):
+    X, Y = np.random.default_rng(4).normal(size=(2, 30, 5))
+    C = moments([torch.from_numpy(X)], torch.from_numpy(X + Y), torch.arange(30))
+    made: list[float] = []
+    latest: dict[str, tuple[float, Whitening]] = {}
+    factorise = Whitening.of
+    monkeypatch.setattr(Whitening, "of", lambda C, ridge: made.append(ridge) or factorise(C, ridge))
+    for rx, ry in ((0.1, 0.3), (0.2, 0.3), (0.2, 0.4)):
+        shared = canonical_correlations(C, rx, ry, 3, latest)
+        assert made == [0.1, 0.3, 0.2, 0.4][: len(made)]
+        with monkeypatch.context() as patched:
+            patched.setattr(Whitening, "of", factorise)
+            for x, y in zip(shared, canonical_correlations(C, rx, ry, 3), strict=True):
+                np.testing.assert_array_equal(x, y)
+    assert len(made) == 4
 
 
 def test_mapped_moments_are_those_of_the_mapped_views():

@@ -11,10 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.feature_extraction.text import (  # type: ignore[import-untyped]
-    CountVectorizer,
-    TfidfTransformer,
-)
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.text.vectors import VectorSource, WordVectors, vector_source
@@ -64,6 +60,8 @@ class TextFrontEnd:
         Raises:
             BadInput: no text contains a word, or `vectors` is not a spec of word vectors.
         """
+        from sklearn.feature_extraction.text import CountVectorizer  # type: ignore[import-untyped]
+
         source = vector_source(vectors)
         if not any(map(tokenize, train_texts)):
             raise BadInput(f"the {len(train_texts)} training texts contain no word; give texts with letters or digits")
@@ -109,6 +107,8 @@ class TextFrontEnd:
         Raises:
             BadInput: `size` is not positive.
         """
+        from sklearn.feature_extraction.text import TfidfTransformer
+
         counts = self.bow(texts, size)
         if not counts.shape[0]:
             return counts
@@ -164,6 +164,8 @@ class TextFrontEnd:
 
     def _counts(self, texts: Sequence[str]) -> sparse.csr_array[np.float32, tuple[int, int]]:
         """Counts (T, V) of all training words; cached for the training texts and for the most recent texts."""
+        from sklearn.feature_extraction.text import CountVectorizer
+
         key = tuple(texts)
         if key == self._train_texts:
             return self._train_counts

@@ -216,10 +216,10 @@ def _classes(part: Part) -> set[type]:
 
 
 @contextlib.contextmanager
-def own_randomness(seed: int) -> Iterator[None]:
+def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Seed the global generators that a fit may use and restore them afterwards: a part never changes its owner's."""
     kept = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - libraries draw from it
-    kept_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    kept_cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     random.seed(seed)
@@ -229,8 +229,8 @@ def own_randomness(seed: int) -> Iterator[None]:
         torch.set_rng_state(kept[0])
         np.random.set_state(kept[1])  # noqa: NPY002
         random.setstate(kept[2])
-        if kept_cuda:
-            torch.cuda.set_rng_state_all(kept_cuda)
+        if kept_cuda is not None:
+            torch.cuda.set_rng_state(kept_cuda, device)
 
 
 def _number(value: float | Tensor) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from cran_bench.errors import BadInput, first_wrong, kind_of
 from cran_bench.machine.storage import write_atomically
+from cran_bench.machine.tensor_files import checksum
 from cran_bench.specs import flat_values
 
 
@@ -82,9 +82,5 @@ def damage(error: Exception) -> str:
 
 
 def _digest(state: Mapping[str, Tensor], about: str) -> str:
-    digest = hashlib.sha256(about.encode())
-    for key in sorted(state):
-        tensor = state[key]
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    rows = ((key, str(x.dtype), x.shape, x.reshape(-1).view(torch.uint8).numpy().data) for key, x in state.items())
+    return checksum(about, rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +11,13 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import NonNegativeFloat
+from safetensors import safe_open
 
 from cran_bench.contract import Part
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput, file_of, python_error
 from cran_bench.frontend.text.words import TextFrontEnd
+from cran_bench.machine.arithmetic import reproducible
 from cran_bench.machine.fingerprint import code
 from cran_bench.machine.processes import ALONE, OutOfStep, Processes
 from cran_bench.machine.progress import say
@@ -58,6 +62,22 @@ def code_of(part: Part, asked: Iterable[str] = ASKED) -> list[Any]:
     return [own.sha, *(code_of(inner, own.names) for inner in parts_of(part))]
 
 
+def fit_fingerprint(data: Mapping[str, Any], unit: Unit, part: Part, seed: int, device: torch.device) -> str:
+    """The sha256 of the data, the class, fields and code of a part and its parts, the seed and the device type."""
+    return sha256_json(
+        {
+            "data": data,
+            "unit": unit,
+            "class": type(part).__qualname__,
+            "fields": fields_json(part),
+            "code": code_of(part),
+            "scoring": code(LentRun.score).sha,  # which validation relies on
+            "seed": seed,
+            "device": device.type,
+        }
+    )
+
+
 @dataclass(frozen=True)
 class FitStore:
     """Fits on `train` and `val` in a folder, one safetensors file each.
@@ -78,19 +98,21 @@ class FitStore:
     processes: Processes = ALONE
 
     def fingerprint(self, part: Part, seed: int) -> str:
-        """The sha256 of the data, the class, fields and code of a part and its parts, the seed and the device type."""
-        return sha256_json(
-            {
-                "data": self.data,
-                "unit": self.train.unit,
-                "class": type(part).__qualname__,
-                "fields": fields_json(part),
-                "code": code_of(part),
-                "scoring": code(LentRun.score).sha,  # which validation relies on
-                "seed": seed,
-                "device": self.device.type,
-            }
-        )
+        """See `fit_fingerprint`."""
+        return fit_fingerprint(self.data, self.train.unit, part, seed, self.device)
+
+    def has(self, part: Part, seed: int) -> bool:
+        """Whether this very fit is stored, and need not be made again."""
+        return not self.forced_by and self._path(part, self.fingerprint(part, seed)).exists()
+
+    def seconds_before(self, part: Part) -> float | None:
+        """Seconds of the newest stored fit of this class, its parts excluded, whatever its fields and its data."""
+        with contextlib.suppress(Exception):  # none, or a damaged file
+            newest = max(self.root.glob(self._path(part, "*").name), key=lambda path: path.stat().st_mtime)
+            with safe_open(newest, framework="pt") as file:
+                about = json.loads(file.metadata()["about"])
+            return float(about["costs"][about["fingerprint"]])
+        return None
 
     def fitted(self, part: P, seed: int, label: str, is_nested: bool = False) -> Fit[P]:
         """Fit `part`, or load it if this very fit is stored.
@@ -135,7 +157,7 @@ class FitStore:
         """Do this process's share of a fit that the first process makes and stores."""
         fingerprint = self.fingerprint(job.part, job.seed)
         run = self._lend(job.part, job.seed, job.label, self._path(job.part, fingerprint), fingerprint)
-        with own_randomness(job.seed):
+        with reproducible(self.device), own_randomness(job.seed, self.device):
             job.part.fit(self.train, self.val, run)
 
     def _path(self, part: Part, fingerprint: str) -> Path:
@@ -157,7 +179,7 @@ class FitStore:
         if self.forced_by not in ("", stored.run):
             return None
         try:
-            with own_randomness(seed):  # layers draw initial weights before they are overwritten
+            with own_randomness(seed, self.device):  # layers draw initial weights before they are overwritten
                 part.load({key: value.to(self.device) for key, value in state.items()})
         except Exception as error:
             raise BadInput(
@@ -169,7 +191,8 @@ class FitStore:
     def _fit(self, part: P, seed: int, label: str, path: Path, fingerprint: str) -> Fit[P]:
         run = self._lend(part, seed, label, path, fingerprint)
         processes = self.processes if getattr(part, "by_all_processes", False) else ALONE
-        with processes.together(SharedFit(self.train.unit, part, seed, label)), own_randomness(seed):
+        shared = processes.together(SharedFit(self.train.unit, part, seed, label))
+        with shared, reproducible(self.device), own_randomness(seed, self.device):
             part.fit(self.train, self.val, run)
         costs = run.costs()
         about = {"fingerprint": fingerprint, "costs": costs, "chose": run.choices, "curves": run.curves}

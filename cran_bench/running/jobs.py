@@ -1,0 +1,297 @@
+"""Rows of a run, and the parts that they declare, side by side in worker processes of this machine.
+
+joblib's loky starts the workers, so that the caller's script needs no ``if __name__ == "__main__"``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Generator, Hashable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, cast
+
+from joblib.externals.loky import ProcessPoolExecutor, process_executor  # type: ignore[import-untyped]
+from joblib.externals.loky.backend import get_context  # type: ignore[import-untyped]
+
+from cran_bench.contract import Part
+from cran_bench.errors import BadInput, CannotWrite
+from cran_bench.machine.progress import Board, Step, say, send_progress
+from cran_bench.machine.threads import LIBRARIES, limited
+from cran_bench.protocols import Unit
+from cran_bench.registry import METHODS
+from cran_bench.running.fits import FitStore
+from cran_bench.running.fits.run import part_name, parts_of
+from cran_bench.running.memory import available, estimate
+from cran_bench.running.remote import AskedRow, Lines, Request, RunSpec, gather
+from cran_bench.running.runner import Outcome, Runner, fit_unit
+
+DEATHS = 2  # a row counts as failed after this many workers died while computing it
+TICK = 0.2  # seconds between looks at what workers send
+BASE = 1 << 29  # bytes of a worker beside the estimate of its fit
+
+
+@dataclass(eq=False)
+class Job:
+    """A row under all protocols, or a part that rows declare.
+
+    Attributes:
+        row: the row, or one of those that need the part.
+        number: the row's number; None for a part.
+        expected: the fingerprints, which the worker must find too.
+        place: the unit, and positions in `parts()` from the method down to the part.
+        memory: estimated bytes; infinite if nothing may run beside it.
+        seconds: how long such a fit took before, or 1.
+        needs: the parts to be fitted before.
+        needed_by: the jobs that need this part.
+    """
+
+    label: str
+    row: AskedRow
+    number: int | None
+    expected: list[str]
+    place: tuple[Unit, tuple[int, ...]]
+    memory: float = 0
+    seconds: float = 1
+    deaths: int = 0
+    needs: set[Job] = field(default_factory=set)
+    needed_by: list[Job] = field(default_factory=list)
+
+    @property
+    def urgency(self) -> float:
+        """Seconds from its start to the end of the last job that waits for it."""
+        return self.seconds + max((job.urgency for job in self.needed_by), default=0)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it waits for nothing and, if it is a part, another job waits for it."""
+        return not self.needs and (self.number is not None or any(self in job.needs for job in self.needed_by))
+
+
+class Plan:
+    """The jobs of a run, `waiting` being those that have not started, the most urgent first."""
+
+    def __init__(self, runner: Runner, request: Request, rows: Sequence[AskedRow], left: Sequence[int]) -> None:
+        self._free = available(runner.device)
+        self._jobs: dict[Hashable, Job] = {}
+        self._before: dict[type, float | None] = {}
+        stores: dict[Unit, FitStore] = {}
+        for number in left:
+            row = rows[number]
+            expected = runner.fingerprints(row.method, request.protocols, row.seed)
+            units = dict.fromkeys(fit_unit(row.method, protocol) for protocol in request.protocols)
+            job = Job(f"{row.method.label} · seed {row.seed}", row, number, expected, (next(iter(units)), ()))
+            self._jobs[number] = job
+            with contextlib.suppress(Exception):  # which the row reports
+                for unit in units:
+                    stores[unit] = stores.get(unit) or runner.fits(unit)
+                    self._add_parts(job, row.method.build(), stores[unit], (), row.method.label)
+        self.waiting = sorted(self._jobs.values(), key=lambda job: (job.urgency, job.memory), reverse=True)
+
+    def _add_parts(self, owner: Job, part: Part, store: FitStore, path: tuple[int, ...], label: str) -> None:
+        """Estimate a job, and add the parts of its part that are not stored."""
+        if type(part) not in self._before:
+            self._before[type(part)] = store.seconds_before(part)
+        owner.seconds = self._before[type(part)] or owner.seconds
+        owner.memory = max(owner.memory, estimate(part, store.train, store.val))
+        seed = owner.row.seed
+        for k, inner in enumerate([] if store.has(part, seed) else parts_of(part)):
+            if store.has(inner, seed):
+                continue
+            key, name = store.fingerprint(inner, seed), f"{label} / {part_name(inner)}"
+            if key not in self._jobs:
+                place = store.train.unit, (*path, k)
+                self._jobs[key] = Job(name, owner.row, None, [key], place, owner.memory)
+                self._add_parts(self._jobs[key], inner, store, place[1], name)
+            owner.needs.add(self._jobs[key])
+            self._jobs[key].needed_by.append(owner)
+
+    def pop(self, running: Sequence[Job]) -> Job | None:
+        """Take the most urgent job for which there is memory beside the `running` ones, or any if none runs."""
+        used = sum(job.memory + BASE for job in running)
+        fits = (job for job in self.waiting if not running or used + job.memory + BASE <= self._free)
+        job = next((job for job in fits if job.is_ready), None)
+        if job is not None:
+            self.waiting.remove(job)
+        return job
+
+    def settle(self, part: Job, is_stored: bool, deaths: int = 0) -> None:
+        """Let the jobs that need a part go on; if it is not stored, their rows fit it again and report the error."""
+        for job in part.needed_by:
+            if is_stored:
+                job.needs.discard(part)
+            elif job.number is None:
+                job.needs = {job}  # never ready
+                self.settle(job, is_stored, deaths)
+            else:
+                job.needs.clear()
+                job.deaths, job.memory = job.deaths + deaths, math.inf if deaths else job.memory
+
+
+class Worker:
+    """A process that computes one job after the other."""
+
+    job: Job
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._spec, context = spec, get_context("loky")
+        self._messages, self._sender = context.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(
+            1,
+            context=context,
+            initializer=_begin,
+            initargs=(self._sender, os.getpid()),
+            env=dict.fromkeys(LIBRARIES, str(spec.options["threads"])) if spec.options["threads"] else {},
+        )
+
+    def start(self, job: Job) -> Future[Any]:
+        """Begin a job; the future has the value of `_row` or `_part`."""
+        self.job = job
+        kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for this process only
+        try:
+            call = (_row,) if job.number is not None else (_part, *job.place, job.label)
+            about = self._spec, job.row.spec, job.row.seed, job.expected
+            return cast("Future[Any]", self._pool.submit(call[0], *about, *call[1:]))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, kept)
+            self._sender.close()  # of which the worker has a copy
+
+    def messages(self) -> Iterator[str | Step | None]:
+        """What it has sent since the last call."""
+        with contextlib.suppress(EOFError, OSError):  # it died
+            while self._messages.poll():
+                yield self._messages.recv()
+
+    def stop(self) -> None:
+        """End the process at once."""
+        self._pool.shutdown(kill_workers=True)
+        self._messages.close()
+
+
+def run_side_by_side(runner: Runner, request: Request, jobs: int) -> list[Outcome]:
+    """Compute the rows of a request, and the parts that they declare, at most `jobs` at a time.
+
+    Jobs of which only one can run at a time, and rows of methods that workers do not know, run in this process.
+
+    Returns:
+        Outcomes in the order of `Runner.run`.
+
+    Raises:
+        CannotWrite: the disk is full, or a folder is not writable.
+    """
+
+    def compute(rows: list[AskedRow], left: list[int]) -> Generator[tuple[int, list[Outcome]]]:
+        plan, here = Plan(runner, request, rows, left), left
+        if len(left) > 1 or any(len(job.needs) > 1 for job in plan.waiting):
+            here, spec = [], RunSpec.of(runner, request, str(runner.device))
+            with contextlib.closing(_side_by_side(plan, spec, jobs)) as finished:
+                for job, result in finished:
+                    assert job.number is not None
+                    if isinstance(result, BaseException):  # also a plugin that exits
+                        result = runner.failed(job.row.method, request.protocols, job.row.seed, result)
+                    if result is None:
+                        here.append(job.number)
+                    else:
+                        yield job.number, result
+        for number in here:
+            yield number, list(runner.outcomes(rows[number].method, request.protocols, rows[number].seed))
+
+    return gather(runner, request, compute)
+
+
+def _side_by_side(plan: Plan, spec: RunSpec, jobs: int) -> Generator[tuple[Job, list[Outcome] | Exception | None]]:
+    """Yield each row with its outcomes, an error, or None if workers have other code or data for it."""
+    idle: list[Worker] = []
+    running: dict[Future[Any], Worker] = {}
+    with Board() as board:
+        try:
+            while True:
+                while len(running) < jobs and (job := plan.pop([worker.job for worker in running.values()])):
+                    worker = idle.pop() if idle else Worker(spec)
+                    running[worker.start(job)] = worker
+                    board.show(worker, Step(job.label))
+                if not running:
+                    return
+                done, _ = wait(running, TICK, FIRST_COMPLETED)
+                for worker in running.values():
+                    for message in worker.messages():
+                        if isinstance(message, str):
+                            say(message)
+                        else:
+                            board.show(worker, message or Step(worker.job.label))
+                for future in done:
+                    worker = running.pop(future)
+                    job, error = worker.job, cast("Exception | None", future.exception())
+                    board.show(worker, None)
+                    if isinstance(error, BrokenExecutor):
+                        worker.stop()
+                        job.deaths += 1
+                        say(f"the worker of {job.label} died")
+                        if job.number is not None and job.deaths < DEATHS:
+                            job.memory = math.inf
+                            plan.waiting.append(job)
+                            continue
+                        error = BadInput(f"its worker died {job.deaths} times; it may have too little memory")
+                    else:
+                        idle.append(worker)
+                    if isinstance(error, CannotWrite):
+                        raise error
+                    if job.number is None:
+                        plan.settle(job, error is None and future.result(), job.deaths)
+                    else:
+                        yield job, error or future.result()
+        finally:
+            for worker in (*running.values(), *idle):
+                worker.stop()
+
+
+# in the worker ------------------------------------------------------------------------------------------------------
+
+
+def _begin(sender: Connection, parent: int) -> None:
+    """Prepare a worker: it reports to the process that started it, and does not outlive it."""
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize  # it keeps what it has read, which is no reason to restart it
+    send_progress(sender.send)
+    faulthandler.enable()  # as loky would, which needs a file for it
+    sys.stdout = sys.stderr = Lines(say)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _row(spec: RunSpec, method: str, seed: int, expected: list[str]) -> list[Outcome] | None:
+    """Compute a row; None if this process has other code or data than the one that asks."""
+    try:
+        runner, configured = spec.runner(), METHODS.configure(method)
+    except Exception:  # such as a method that only the other process has registered
+        return None
+    if not expected or runner.fingerprints(configured, spec.protocols, seed) != expected:
+        return None
+    return list(runner.outcomes(configured, spec.protocols, seed))
+
+
+def _part(
+    spec: RunSpec, method: str, seed: int, expected: list[str], unit: Unit, path: Sequence[int], label: str
+) -> bool:
+    """Fit and store a part; False if this process has other code or data than the one that asks."""
+    runner, part = spec.runner(), cast("Part", METHODS.configure(method).build())
+    for k in path:
+        part = parts_of(part)[k]
+    store = runner.fits(unit)
+    if [store.fingerprint(part, seed)] != expected:
+        return False
+    with limited(runner.threads):
+        store.fitted(part, seed, label)
+    return True

@@ -1,0 +1,165 @@
+"""Rows computed by other processes, on this machine or elsewhere: what these are told, and how their outcomes are kept.
+
+They receive only strings and numbers: specs, seeds and the paths of folders.  They read data and features there and
+write fits and records there, with the same locks as a run in one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from cran_bench.contract import Method
+from cran_bench.machine.environment import pick_device
+from cran_bench.protocols import Protocol as ProtocolName
+from cran_bench.registry import DATASETS, METHODS, Configured
+from cran_bench.running.preparation import Prepared, load_prepared
+from cran_bench.running.runner import Count, Outcome, Runner
+from cran_bench.specs import parse_spec
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to run.
+
+    Attributes:
+        dataset: spec of the dataset.
+        data: folder of the datasets.
+        methods: specs, one per row.
+        protocols: how texts become queries.
+        seeds: seeds of the fits.
+    """
+
+    dataset: str
+    data: Path
+    methods: Sequence[str]
+    protocols: Sequence[ProtocolName]
+    seeds: Sequence[int]
+
+
+class Workers(Protocol):
+    """Workers that compute the rows of a run instead of this process."""
+
+    def device(self, name: str) -> torch.device:
+        """The kind of device that `name` means on the workers."""
+        ...
+
+    def run(self, runner: Runner, request: Request) -> list[Outcome]:
+        """Compute the rows and return the outcomes in the order of `Runner.run`."""
+        ...
+
+
+class AskedRow(NamedTuple):
+    """A row of a run: the spec of its method, valid in any folder, the method, and the seed."""
+
+    spec: str
+    method: Configured[Method]
+    seed: int
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What the rows of a run have in common, as sent to workers.
+
+    Attributes:
+        data: spec of the dataset, folder of the datasets, folder of its features, and spec of the word vectors.
+        folders: those of the records, and of fits and features.
+        protocols: names of the protocols.
+        device: such as `cpu` or `cuda`.
+        options: the other fields of `Runner`.
+    """
+
+    data: tuple[str, str, str, str]
+    folders: tuple[str, str]
+    protocols: tuple[ProtocolName, ...]
+    device: str
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, runner: Runner, request: Request, device: str) -> RunSpec:
+        """Describe a runner to workers that compute on `device`."""
+        name, colon, file = runner.data.vectors.partition(":")
+        vectors = f"{name}:{Path(file).resolve()}" if colon else name
+        features = str(runner.data.features.folder.resolve())
+        return cls(
+            (with_full_path(request.dataset), str(request.data.resolve()), features, vectors),
+            (str(runner.results.resolve()), str(runner.cache.resolve())),
+            tuple(request.protocols),
+            device,
+            {name: getattr(runner, name) for name in ("folds", "backend", "bound", "force", "name", "threads")},
+        )
+
+    def runner(self) -> Runner:
+        """The same runner in a worker.
+
+        Raises:
+            BadInput: data or features are missing on this machine.
+        """
+        results, cache = map(Path, self.folders)
+        return Runner(_prepared(*self.data), results, cache, pick_device(self.device), **self.options)
+
+
+def gather(
+    runner: Runner,
+    request: Request,
+    compute: Callable[[list[AskedRow], list[int]], Generator[tuple[int, list[Outcome]]]],
+) -> list[Outcome]:
+    """Find the recorded rows of a request, compute the others, print a line for each, and return all in order.
+
+    Args:
+        runner: the runner of the request; it computes nothing itself.
+        request: the methods, protocols and seeds.
+        compute: yields the outcomes of rows, given by their number, as they finish; closed if an error ends the run.
+    """
+    methods = [(with_full_path(text), METHODS.configure(text)) for text in request.methods]
+    rows = [AskedRow(*method, seed) for method in methods for seed in request.seeds]
+    count = Count(len(rows) * len(request.protocols))
+    outcomes_of: dict[int, list[Outcome]] = {}
+
+    def take(number: int, outcomes: list[Outcome]) -> None:
+        outcomes_of[number] = outcomes
+        for outcome in outcomes:
+            count.say(outcome)
+
+    for number, row in enumerate(rows):
+        recorded = runner.recorded(row.method, request.protocols, row.seed)
+        if recorded is not None:
+            take(number, recorded)
+    left = [number for number in range(len(rows)) if number not in outcomes_of]
+    if left:
+        with contextlib.closing(compute(rows, left)) as finished:
+            for number, outcomes in finished:
+                take(number, outcomes)
+    return [outcome for number in range(len(rows)) for outcome in outcomes_of[number]]
+
+
+def with_full_path(spec: str) -> str:
+    """A spec of a method or dataset, with the full path of a plugin file, which is valid in any folder."""
+    file, suffix, rest = spec.partition(".py")
+    return f"{Path(file + suffix).resolve()}{rest}" if suffix and parse_spec(spec).name.endswith(".py") else spec
+
+
+@functools.lru_cache(maxsize=1)
+def _prepared(dataset: str, data: str, features: str, vectors: str) -> Prepared:
+    return load_prepared(DATASETS.configure(dataset), Path(data), Path(features), vectors)
+
+
+class Lines(io.TextIOBase):
+    """A text stream that passes each complete line to a function."""
+
+    def __init__(self, report: Callable[[str], object]) -> None:
+        self._report, self._line = report, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            if line.strip():
+                self._report(line)
+        return len(text)

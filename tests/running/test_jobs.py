@@ -1,0 +1,409 @@
+"""Rows and parts side by side: every part once, whatever dies; the numbers of one process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import BrokenExecutor, Future
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import cran_bench
+from cran_bench.errors import BadInput, CannotWrite
+from cran_bench.records.schema import ERROR, EXAMPLES
+from cran_bench.registry import DATASETS, METHODS
+from cran_bench.running import experiment, jobs, runner
+from cran_bench.running.jobs import Plan, run_side_by_side
+from cran_bench.running.preparation import find_prepared
+from cran_bench.running.remote import AskedRow, Request
+from cran_bench.running.runner import Runner
+
+CPU = torch.device("cpu")
+
+HELD = '''
+"""Ridge regression on words that says when it is fitted, and can fail, kill its process, or never end."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cran_bench import COSINE
+
+HERE = Path(__file__).parent
+
+
+def words(split):
+    return torch.from_numpy(split.tfidf(300).toarray()).double()
+
+
+def begin(what):
+    (HERE / what).mkdir(exist_ok=True)
+    (HERE / what / f"{os.getpid()}-{time.time_ns()}").touch()
+
+
+@dataclass
+class Mean:
+    """A part that all rows of a seed share."""
+
+    fails: bool = False
+
+    def fit(self, train, val, run):
+        begin("parts")
+        if self.fails:
+            raise RuntimeError("no mean")
+        self.mean = train.images.mean(dim=0) + 0 * torch.rand(1)
+
+    def memory(self, train):
+        return 1 << 20
+
+    def state(self):
+        return {"mean": self.mean}
+
+    def load(self, state):
+        self.mean = state["mean"]
+
+
+@dataclass
+class Held:
+    ridge: float = 1.0
+    dies: bool = False
+    fails: bool = False
+
+    similarity = COSINE
+
+    def parts(self):
+        return [Mean(self.fails)]
+
+    def memory(self, train):
+        return 1 << 30
+
+    def fit(self, train, val, run):
+        self.mean = run.part(self.parts()[0]).mean
+        begin("started")
+        if self.dies and not (HERE / "killed").exists():
+            begin("killed")
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.dies:
+            begin("held")
+            time.sleep(60)
+        if self.ridge < 0:
+            raise RuntimeError("less than nothing")
+        x, y = words(train), (train.images - self.mean)[train.image_of].double()
+        self.W = torch.linalg.solve(x.T @ x + self.ridge * torch.eye(x.shape[1]), x.T @ y).float()
+        self.W += 1e-3 * torch.rand_like(self.W)
+
+    def embed_images(self, split):
+        return split.images - self.mean
+
+    def embed_texts(self, split):
+        return words(split).float() @ self.W
+
+    def state(self):
+        return {"mean": self.mean, "W": self.W}
+
+    def load(self, state):
+        self.mean, self.W = state["mean"], state["W"]
+'''
+
+SCRIPT = """
+from cran_bench.cli import main
+main()  # without a guard, which loky does not need
+"""
+
+
+@pytest.fixture
+def held(tmp_path):
+    """The plugin file of `Held`, in a folder of its own."""
+    (tmp_path / "plugin").mkdir()
+    file = tmp_path / "plugin" / "held.py"
+    file.write_text(HELD)
+    return file
+
+
+@pytest.fixture
+def make_runner(quick_scenes, tmp_path):
+    prepared = find_prepared(DATASETS.configure(quick_scenes.spec), quick_scenes.data, quick_scenes.cache)
+    return lambda name="here", **about: Runner(prepared, tmp_path / name, tmp_path / f"{name}-cache", CPU, **about)
+
+
+@pytest.fixture
+def plan(quick_scenes):
+    """``plan(runner, methods)``: a plan of these rows, all of which are left."""
+
+    def make(runner, methods, seeds=(0,), protocols=("captions",)):
+        rows = [AskedRow(text, METHODS.configure(text), seed) for text in methods for seed in seeds]
+        request = Request(quick_scenes.spec, quick_scenes.data, methods, protocols, seeds)
+        return Plan(runner, request, rows, range(len(rows)))
+
+    return make
+
+
+def begun(file, what="started"):
+    """The processes that began a fit, or a part, one for each time."""
+    return [int(path.name.partition("-")[0]) for path in (file.parent / what).glob("*")]
+
+
+def records(results):
+    """The files of records, which are neither failures nor examples."""
+    return [path for path in results.rglob("*.json") if not path.name.endswith((EXAMPLES, ERROR))]
+
+
+def labels(plan):
+    return [job.label.removeprefix("held.py:") for job in plan.waiting]
+
+
+# the plan -------------------------------------------------------------------------------------------------------
+
+
+def test_parts_are_planned_once_and_rows_wait_for_them(make_runner, plan, held):
+    methods = ["cfa", f"{held}:Held", f"{held}:Held[ridge=2]"]
+    made = plan(make_runner(), methods, seeds=(0, 1), protocols=("captions", "mean"))
+    part, rows = "Held / Mean", [f"{name} · seed {k}" for name in ("Held", "Held[ridge=2]") for k in (0, 1)]
+    assert sorted(labels(made)) == sorted([part, part, *rows, "cfa:tuned · seed 0", "cfa:tuned · seed 1"])
+    assert labels(made)[:2] == [part, part]  # for which others wait
+    first = made.pop([])
+    assert first.number is None and [job.is_ready for job in first.needed_by] == [False, False]
+    assert made.pop([first]).number is None
+    made.settle(first, is_stored=True)
+    assert all(job.is_ready for job in first.needed_by)
+
+
+def test_what_is_stored_is_not_planned_unless_forced(make_runner, plan, held):
+    run, methods = make_runner(), [f"{held}:Held", f"{held}:Held[ridge=2]"]
+    run.run([METHODS.configure(methods[0])], ["captions"], [0])
+    assert sorted(labels(plan(run, methods))) == ["Held · seed 0", "Held[ridge=2] · seed 0"]
+    forced = Runner(run.data, run.results, run.cache, CPU, force=True)
+    assert len(plan(forced, methods).waiting) == 3
+
+
+def test_the_longest_comes_first_and_only_where_there_is_memory(make_runner, plan, held, monkeypatch):
+    run = make_runner()
+    run.run([METHODS.configure("cfa[dim=8]")], ["captions"], [0])
+    monkeypatch.setattr(runner.FitStore, "seconds_before", lambda _, part: {"CFA": 50.0}.get(type(part).__name__))
+    assert labels(plan(run, [f"{held}:Held", "cfa"]))[0] == "cfa:tuned · seed 0"
+    monkeypatch.undo()
+    assert 0 < run.fits("captions").seconds_before(METHODS.configure("cfa").build()) < 50
+    assert run.fits("captions").seconds_before(METHODS.configure("cca").build()) is None
+
+    monkeypatch.setattr(jobs, "available", lambda device=None: 3 << 30)
+    made = plan(run, [f"{held}:Held[ridge=2]", f"{held}:Held[ridge=3]"])
+    part = made.pop([])
+    made.settle(part, is_stored=True)
+    first = made.pop([])
+    assert first.memory > 1 << 30
+    assert made.pop([first]) is None  # 1.25 GiB each, and as much again for two processes
+    assert made.pop([]) is not None
+
+
+# without processes ----------------------------------------------------------------------------------------------
+
+
+class Inline:
+    """In place of a worker: computes in this process, or dies."""
+
+    deaths, done = {}, []
+
+    def __init__(self, spec):
+        self.spec = spec
+
+    def start(self, job):
+        self.job, future = job, Future()
+        about = self.spec, job.row.spec, job.row.seed, job.expected
+        Inline.done.append(job.label)
+        try:
+            if Inline.deaths.get(job.label, 0) > 0:
+                Inline.deaths[job.label] -= 1
+                raise BrokenExecutor
+            compute, more = (jobs._row, ()) if job.number is not None else (jobs._part, (*job.place, job.label))
+            future.set_result(compute(*about, *more))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def messages(self):
+        return [f"hello from {self.job.label}"]
+
+    def stop(self):
+        pass
+
+
+@pytest.fixture
+def inline(monkeypatch, quick_scenes):
+    """``inline(runner, methods)``: the outcomes of `run_side_by_side` where workers are `Inline`."""
+    monkeypatch.setattr(jobs, "Worker", Inline)
+    monkeypatch.setattr(Inline, "deaths", {})
+    monkeypatch.setattr(Inline, "done", [])
+
+    def run(runner, methods, count=2, seeds=(0,)):
+        request = Request(quick_scenes.spec, quick_scenes.data, methods, ["captions"], seeds)
+        return run_side_by_side(runner, request, count)
+
+    return run
+
+
+def test_a_part_that_fails_is_reported_by_the_rows_that_need_it(make_runner, inline, held, capsys):
+    methods = [f"{held}:Held[fails=true]", f"{held}:Held[fails=true,ridge=2]", f"{held}:Held"]
+    bad, worse, good = inline(make_runner(), methods)
+    assert bad.failure.error.startswith("RuntimeError: no mean (") and good.record is not None
+    assert worse.failure.error == bad.failure.error
+    assert len(begun(held, "parts")) == 2 + 2  # each row tries it once more
+    said = capsys.readouterr().err
+    assert said.count("FAILED, RuntimeError: no mean (") == 2
+    assert [line[:5] for line in said.splitlines() if line.startswith("[")] == ["[1/3]", "[2/3]", "[3/3]"]
+
+
+def test_rows_that_kill_their_workers_fail(make_runner, inline, held, capsys):
+    methods = [f"{held}:Held", f"{held}:Held[ridge=2]", f"{held}:Held[ridge=3]"]
+    Inline.deaths |= {"held.py:Held · seed 0": 1, "held.py:Held[ridge=2] · seed 0": 2}
+    once, twice, never = inline(make_runner(), methods)
+    assert once.record is not None and never.record is not None
+    assert twice.failure.error == "its worker died 2 times; it may have too little memory"
+    assert capsys.readouterr().err.count(" died\n") == 3
+
+
+def test_a_part_that_kills_its_worker_is_tried_by_its_rows_alone(make_runner, inline, held):
+    Inline.deaths |= {"held.py:Held / Mean": 9, "held.py:Held · seed 0": 1}
+    dead, alive, other = inline(make_runner(), [f"{held}:Held", f"{held}:Held[ridge=2]", "cfa[dim=8]"])
+    assert "died 2 times" in dead.failure.error and alive.record is not None and other.record is not None
+    assert Inline.done.count("held.py:Held / Mean") == 1
+
+
+def test_what_workers_do_not_know_is_computed_here(make_runner, inline, held, monkeypatch):
+    monkeypatch.setattr(jobs, "_row", lambda *_: None)
+    monkeypatch.setattr(jobs, "_part", lambda *_: False)
+    assert all(outcome.record for outcome in inline(make_runner(), [f"{held}:Held", "cfa[dim=8]"]))
+    assert begun(held) == [os.getpid()]
+
+
+def test_a_row_with_a_chain_of_parts_needs_no_worker(make_runner, inline, held):
+    (outcome,) = inline(make_runner(), [f"{held}:Held"])
+    assert outcome.record is not None and Inline.done == [] and len(begun(held, "parts")) == 1
+
+
+def test_other_code_is_not_computed_by_a_worker(make_runner, plan, held, quick_scenes):
+    run = make_runner()
+    (job,) = (job for job in plan(run, [f"{held}:Held"]).waiting if job.number is not None)
+    request = Request(quick_scenes.spec, quick_scenes.data, [], ["captions"], [0])
+    spec = jobs.RunSpec.of(run, request, "cpu")
+    assert jobs._row(spec, job.row.spec, 0, ["of other code"]) is None
+    assert jobs._row(spec, "registered-elsewhere", 0, job.expected) is None
+    assert jobs._part(spec, job.row.spec, 0, ["of other code"], "captions", (0,), "") is False
+    assert not begun(held) and not begun(held, "parts")
+
+
+def test_a_full_disk_ends_the_run(make_runner, inline, monkeypatch):
+    def refuse(*_):
+        raise CannotWrite("the disk is full")
+
+    monkeypatch.setattr(jobs, "_row", refuse)
+    with pytest.raises(CannotWrite, match="the disk is full"):
+        inline(make_runner(), ["cca", "cfa"])
+    assert len(Inline.done) <= 2
+
+
+# in processes ---------------------------------------------------------------------------------------------------
+
+
+def left_of(session):
+    """The processes of a session that still run."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.cmdline())
+        except (psutil.Error, ProcessLookupError):
+            pass
+    return found
+
+
+def until(is_so, seconds=120):
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_the_numbers_of_one_process_whatever_dies_until_it_is_stopped(quick_scenes, make_runner, held, tmp_path):
+    """A script without a guard; a worker that is killed; a row that fails; Ctrl-C; then the rest in this process."""
+    pytest.importorskip("psutil", reason="comes with the extra distributed")
+    good = [f"{held}:Held", f"{held}:Held[ridge=2]", "cca[dim=8]"]
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    methods = ",".join([*good, f"{held}:Held[ridge=-1]", f"{held}:Held[dies=true]"])
+    arguments = [*quick_scenes.arguments, "--results", tmp_path / "results", "-m", methods, "--jobs", "2"]
+    process = subprocess.Popen(
+        [sys.executable, script, "run", *map(str, arguments)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    until(lambda: begun(held, "held"))  # alone, as its first worker was killed, so that all others have finished
+    os.killpg(process.pid, signal.SIGINT)  # as terminals do
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "error: interrupted; finished work is kept, run the same command again to resume"
+    assert "Traceback" not in err and "KeyboardInterrupt" not in err
+    assert err.count("the worker of held.py:Held[dies=true] · seed 0 died\n") == 1
+    numbered = [line.split()[0] for line in err.splitlines() if line.startswith("[")]
+    assert numbered == [f"[{k}/5]" for k in range(1, 5)]
+    assert len(records(tmp_path / "results")) == 3 and len(list(tmp_path.rglob(f"*{ERROR}"))) == 1
+    assert len(begun(held, "parts")) == 1 and process.pid not in begun(held) + begun(held, "parts")
+    until(lambda: not left_of(process.pid), 10)
+
+    here = make_runner()
+    expected = here.run([METHODS.configure(text) for text in good], ["captions"], [0])
+    there = Runner(here.data, tmp_path / "results", quick_scenes.cache, CPU)
+    assert [o.failure for o in expected] == 3 * [None]
+    for outcome in expected:
+        record = there.store.find(outcome.address)
+        assert record.metrics == outcome.record.metrics and record.ranks_sha == outcome.record.ranks_sha
+        assert record.environment["threads"] == outcome.record.environment["threads"] == 1
+    for file in (here.cache / "fits").glob("*.safetensors"):
+        ours, theirs = load_file(file), load_file(quick_scenes.cache / "fits" / file.name)
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+# how many -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch, quick_scenes, tmp_path):
+    """``asked(**options)``: how many jobs `cran_bench.run` asks for, and with how many threads each."""
+    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
+    monkeypatch.delenv("CRAN_BENCH_JOBS")
+    seen = []
+    monkeypatch.setattr(jobs, "run_side_by_side", lambda run, request, count: seen.append((count, run.threads)) or [])
+    monkeypatch.setattr(Runner, "run", lambda run, *_: seen.append((1, run.threads)) or [])
+
+    def ask(**options):
+        cran_bench.run("cca", quick_scenes.spec, data=quick_scenes.data, cache=quick_scenes.cache, **options)
+        return seen.pop()
+
+    return ask
+
+
+def test_as_many_jobs_as_there_are_cores_for_their_threads(asked, monkeypatch):
+    assert asked() == (8, 1)
+    assert asked(threads=3) == (2, 3)
+    assert asked(threads=9) == (1, 9)
+    assert asked(jobs=5) == (5, 1)
+    monkeypatch.setenv("CRAN_BENCH_JOBS", "3")
+    monkeypatch.setenv("CRAN_BENCH_THREADS", "2")
+    assert asked() == (3, 2)
+    assert asked(jobs=1, threads=4) == (1, 4)
+    monkeypatch.setenv("CRAN_BENCH_JOBS", "many")
+    with pytest.raises(BadInput, match="CRAN_BENCH_JOBS must be a whole number from 1, not 'many'"):
+        asked()
+
+
+def test_workers_of_their_own_exclude_jobs(asked, monkeypatch):
+    monkeypatch.setattr(experiment, "started", lambda: 2)
+    with pytest.raises(BadInput, match="torchrun shares one training, --jobs 2 starts workers on this machine: use"):
+        asked(jobs=2)
+    assert asked() == (1, None)  # with the threads that torchrun gives
