@@ -135,14 +135,10 @@ def require_finite(embedding: Embedding, what: str) -> None:
             raise BadInput(f"{what}: {count} of {len(tensor)} vectors contain NaN or infinity, the first is {bad[0]}")
 
 
-def maxima(*tensors: Tensor) -> Tensor:
-    """Return (V,) the maximum norms of all vectors of some tensors, one tensor after the other."""
-    # in blocks, since vector_norm copies its argument
-    block = 16 * BLOCK if tensors[0].is_cuda else BLOCK
-    blocks = [x for tensor in tensors if tensor.numel() for x in torch.split(tensor, block)]
-    return torch.cat(
-        [torch.linalg.vector_norm(x, torch.inf, dim=-1).flatten() for x in blocks] or [tensors[0].flatten()]
-    )
+def maxima(x: Tensor) -> Tensor:
+    """Return (V,) the maximum norms of all vectors of a tensor, in blocks, since vector_norm copies its argument."""
+    blocks = torch.split(x, BLOCK) if x.numel() else []
+    return torch.cat([torch.linalg.vector_norm(x, torch.inf, dim=-1).flatten() for x in blocks] or [x.flatten()])
 
 
 def region_pairs(regions: int, kind: PairKind = "ordered") -> Tensor:
@@ -201,34 +197,28 @@ def both_exist(mask: Tensor, pairs: Tensor) -> Tensor:
 def pair_lengths(relations: Relations) -> Tensor:
     """Return (N, n, n) float64, the lengths |first_j + second_k|, computed in blocks of images."""
     first, second = relations.first, relations.second
-    lengths = first.new_empty(*first.shape[:2], first.shape[1], dtype=torch.float64)
-    # few kernels on a GPU, and vectors that stay in a CPU's caches
-    block, several = (2 * BLOCK, max(1, PAIRS // (2 * BLOCK * first[0].numel() or 1))) if first.is_cuda else (64, 1)
-    for start in range(0, len(first), block):
-        rows = slice(start, start + block)
-        left, right = first[rows].double(), second[rows].double()
-        for j in (slice(j, j + several) for j in range(0, first.shape[1], several)):
-            torch.linalg.vector_norm(left[:, j, None] + right[:, None], dim=-1, out=lengths[rows, j])
-    return lengths
+    # a GPU takes few kernels, and on a CPU vectors stay in the caches
+    block, several = (2 * BLOCK, PAIRS // (2 * BLOCK * first.shape[1:].numel() + 1) + 1) if first.is_cuda else (64, 1)
+    lengths = []
+    for start in range(0, max(1, len(first)), block):
+        left, right = (x[start : start + block].double() for x in (first, second))
+        pairs = (part[:, :, None] + right[:, None] for part in torch.split(left, several, dim=1))
+        lengths.append(torch.cat([torch.linalg.vector_norm(x, dim=-1) for x in pairs], dim=1))
+    return torch.cat(lengths)
 
 
 def vector_lengths(levels: Levels) -> Tensor:
     """Return (rows, V) float64, the lengths of all vectors of a row, tensor by tensor; computed in blocks of rows."""
-    sizes = [x.shape[1:-1].numel() for x in levels.tensors()]
-    lengths = levels.tensors()[0].new_empty(len(levels), sum(sizes), dtype=torch.float64)
-    for x, out in zip(levels.tensors(), lengths.split_with_sizes(sizes, dim=1), strict=True):
-        block = len(x) if x.is_cuda else 256  # a CPU copies its argument to float64
-        for rows in (slice(start, start + block) for start in range(0, len(x), block)):
-            vectors = x[rows, None] if x.dim() == 2 else x[rows]
-            torch.linalg.vector_norm(vectors, dim=-1, dtype=torch.float64, out=out[rows])
-    return lengths
+    block = max(1, len(levels)) if levels.tensors()[0].is_cuda else 256  # a CPU copies them to float64
+    lengths = []
+    for start in range(0, max(1, len(levels)), block):
+        rows = slice(start, start + block)
+        parts = [torch.linalg.vector_norm(x[rows], dim=-1, dtype=torch.float64) for x in levels.tensors()]
+        lengths.append(torch.cat([x if x.dim() == 2 else x[:, None] for x in parts], dim=1))
+    return torch.cat(lengths)
 
 
 def unit(x: Tensor) -> Tensor:
     """Scale vectors along the last dimension to unit length; a zero vector stays zero."""
-    return x * _inverse_lengths(x)[..., None]
-
-
-def _inverse_lengths(x: Tensor) -> Tensor:
-    lengths: Tensor = torch.linalg.vector_norm(x, dim=-1)
-    return lengths.reciprocal().nan_to_num(nan=torch.nan, posinf=0.0)
+    lengths: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x * lengths.reciprocal().nan_to_num(nan=torch.nan, posinf=0.0)

@@ -62,14 +62,13 @@ class Reach(NamedTuple):
             columns: T texts.
             unit: relative rounding error of an inner product of D terms, as a function of D.
         """
-        weights = self.weights_times(unit)
-        bounds: Tensor = (weights[:, None] * self.images[:, rows])[:, :, None] * self.texts[:, None, columns]
+        images = self.weights_times(unit)[:, None] * self.images[:, rows]
+        bounds: Tensor = images[:, :, None] * self.texts[:, None, columns]
         return bounds.sum(dim=0)
 
     def of_pairs(self, rows: Rows, columns: Rows, unit: Callable[[int], float | Tensor]) -> Tensor:
         """Return (P,) error bounds for P pairs of an image in `rows` and the text at the same place in `columns`."""
-        weights = self.weights_times(unit)
-        bounds: Tensor = weights[:, None] * self.images[:, rows] * self.texts[:, columns]
+        bounds: Tensor = self.weights_times(unit)[:, None] * self.images[:, rows] * self.texts[:, columns]
         return bounds.sum(dim=0)
 
     def weights_times(self, unit: Callable[[int], float | Tensor]) -> Tensor:
@@ -188,7 +187,7 @@ class Similarity:
         if not self.cosine:
             return self._combine(self.prepare(images, dtype), queries, _own_texts)
         left, right = lengths or (None, without_zeros(self.lengths(texts)))
-        of = dict(zip(queries.tensors(), right.to(dtype).T, strict=True))
+        of = dict(zip(queries.tensors(), right.to(dtype).unbind(1), strict=True))
 
         def directions(vectors: Tensor, texts: Tensor) -> Tensor:
             """Inner products with normalised texts; dividing the products is cheaper than dividing the vectors."""
@@ -203,7 +202,7 @@ class Similarity:
         *parts, pairs = by_tensor(left, of_images)
         if isinstance(left.relations, Relations):
             longest = [self._longest(part) for part in parts[:-2]]
-            longest.append(self._longest_pair(left.relations, left.mask, *parts[-2:], pairs))
+            longest.append(self._longest_pair(left.relations, left.mask, parts[-2], parts[-1], pairs))
         else:
             longest = [self._longest(part) for part in parts]
         levels = zip(self.level_weights(), (right.globals, right.regions, right.relations), strict=True)

@@ -185,11 +185,11 @@ def measured(problem: Problem, scorer: ApproximateScorer) -> Callable[[int], Ten
     kinds = torch.stack([is_positive, ~is_positive]).double()
     shares = kinds / kinds.sum(dim=1, keepdim=True).clamp_min(1)
     rows, columns, shares = (x.to(problem.device, non_blocking=True) for x in (rows, columns, shares))
-    approximate = scorer.scores(scorer.images(rows), scorer.texts(columns)).double()
+    approximate = scorer.scores(scorer.images(rows), scorer.texts(columns))
     scale = problem.reach.of_all(rows, columns, lambda _: 1.0)
     ratio = ((approximate - problem.scores(rows, columns)) / scale).masked_fill(scale == 0, 0.0)
     deviations = (shares @ ratio.square().flatten()).sqrt()
-    unit_error = torch.maximum(SIGMAS * deviations.max(), 1.5 * ratio.abs().max()) + 4 * EPS
+    unit_error = torch.maximum(SIGMAS * deviations.max(), 1.5 * torch.linalg.vector_norm(ratio, torch.inf)) + 4 * EPS
     return lambda _: unit_error
 
 

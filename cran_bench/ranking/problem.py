@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal, NamedTuple, Protocol
 
@@ -13,17 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cran_bench.embeddings import (
-    Embedding,
-    Levels,
-    Rows,
-    as_levels,
-    require_finite,
-    take,
-)
+from cran_bench.embeddings import Embedding, Levels, Rows, as_levels, require_finite, take
 from cran_bench.errors import BadInput
 from cran_bench.protocols import fold_rows
-from cran_bench.similarity import Lengths, MultiLevel, Reach, Similarity, by_tensor, rounding, without_zeros
+from cran_bench.similarity import Lengths, MultiLevel, Reach, Similarity, rounding, without_zeros
 
 RANGE = 1e-10, 1e10  # of vector sizes that float32 holds with a margin
 PAIR_BYTES = 1 << 28  # of a CPU's memory, for float64 vectors of pairs that are scored one by one
@@ -75,7 +69,7 @@ class Problem:
         better, tied = torch.zeros(2, size, dtype=torch.int32, device=self.device)
         return Tally(better, tied, self.right)
 
-    @property
+    @cached_property
     def thresholds(self) -> Tensor:
         """(N + T,) float64, the scores that a wrong candidate has to exceed: `best` and `positive`."""
         return torch.cat([self.best, self.positive])
@@ -260,11 +254,10 @@ def _scored(
     lengths = divisors if similarity.cosine else None
     positive = pair_scores(images, texts, similarity, image_of, everything, lengths=lengths)
     reach = similarity.reach(images, texts, measured)
-    vectors = [
-        x.flatten() for side, x in ((images, divisors[0]), (texts, divisors[1])) for x in by_tensor(side, x)[:-1]
-    ]
+    vectors = sum(x.shape[1:-1].numel() for x in images.tensors())
+    sizes = pad(torch.cat([divisors[0][:, :vectors].flatten(), divisors[1].flatten()]), (0, 1), value=1.0)
     reached = without_zeros(torch.cat([reach.images.flatten(), reach.texts.flatten()]))
-    extremes = (*pad(torch.cat(vectors), (0, 1), value=1.0).aminmax(), *reached.aminmax(), positive.abs().max())
+    extremes = *sizes.aminmax(), *reached.aminmax(), torch.linalg.vector_norm(positive, torch.inf)
     smallest, largest, low, high, largest_score = torch.stack(extremes).tolist()
     if not math.isfinite(largest):
         require_finite(images, "image embeddings")
@@ -362,11 +355,10 @@ class UndecidedPairs(NamedTuple):
 def count_better(
     problem: Problem, tally: Tally, pairs: UndecidedPairs, scores: Tensor, tolerance: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Add the pairs that score better than a threshold, by more than (P,) tolerances, to the tally.
+    """Add P pairs that score better than a threshold, by more than a tolerance (P,), to the tally.
 
     Returns:
-        (2, P) places of the pairs' images and texts in the tally, and (2, P) bool, which pairs lie within the
-        tolerance of the threshold.
+        (2, P) the pairs' images and texts as places in the tally, and (2, P) bool, which lie within the tolerance.
     """
     queries = torch.stack([pairs.rows, pairs.columns + len(problem.images)])
     margin = scores - problem.thresholds[queries]
