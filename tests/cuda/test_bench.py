@@ -27,7 +27,8 @@ def small(monkeypatch):
 def test_rankings(gpu, bench):
     rows = list(bench(60, 200, 16, CUDA))
     ours = [row for row in rows if row["what"].startswith("ours, ranks")]
-    assert ours and {row["ranks"] for row in ours} == {"identical (all)"}
+    assert {row["ranks"] for row in ours} == {"identical (all)"}
+    assert {row["dtype"] for row in ours} == {"float32", "bfloat16", "float16"}
     assert gpu.launches.total() and all(row["seconds"] > 0 for row in rows)
 
 
