@@ -200,14 +200,13 @@ def both_exist(mask: Tensor, pairs: Tensor) -> Tensor:
 def pair_lengths(relations: Relations) -> Tensor:
     """Return (N, n, n) float64, the lengths |first_j + second_k|, computed in blocks of images."""
     first, second = relations.first, relations.second
-    lengths = first.new_empty(*first.shape[:2], first.shape[1], dtype=torch.float64)
     block = 2 * BLOCK if first.is_cuda else 64  # few kernels on a GPU, and vectors that stay in a CPU's caches
-    for start in range(0, len(first), block):
-        rows = slice(start, start + block)
-        left, right = first[rows].double(), second[rows].double()
-        for j in range(first.shape[1]):
-            torch.linalg.vector_norm(left[:, j, None] + right, dim=-1, out=lengths[rows, j])
-    return lengths
+    lengths = []
+    for start in range(0, max(1, len(first)), block):
+        left, right = (x[start : start + block].double() for x in (first, second))
+        rows = [torch.linalg.vector_norm(left[:, j, None] + right, dim=-1) for j in range(first.shape[1])]
+        lengths.append(torch.stack(rows, dim=1))
+    return torch.cat(lengths)
 
 
 def _lengths(x: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ PAPER = {
     "power": (0.0,),
     "ridge_image": (1e-3,),
     "ridge_text": (1e-3,),
+    "lr": 1e-3,
     "epochs": 50,
     "patience": 0,
 }
@@ -86,8 +87,8 @@ class DCCA(LinearMethod):
     dropout: float = 0.2
     weight_decay: float = 1e-4
     batch_size: int = 2000
-    lr: float = 1e-3
-    epochs: int = 40
+    lr: float = 2e-3
+    epochs: int = 20
     patience: int = 8
     ridge_image: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
     ridge_text: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)

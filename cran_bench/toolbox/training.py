@@ -42,6 +42,7 @@ class Training(Generic[B]):
         stop_at: stop once `criterion` is at least this.
         patience: stop after this many epochs without a better `criterion`; 0 never stops.
         patience_from: first epoch that counts towards `patience`, such as the one that unfreezes an encoder.
+        is_trial: whether it only leads to a choice: it reads and writes no checkpoint, and reports no best epoch.
         rate: maps (fractional) elapsed epochs to a learning-rate multiplier.
         momentum: maps (fractional) elapsed epochs to the optimizer's momentum; None keeps it.
         clip: maximum gradient norm of a step; 0 for no limit.
@@ -64,13 +65,14 @@ class Training(Generic[B]):
     momentum: Callable[[float], float] | None = None
     clip: float = 0.0
     patience_from: int = 1
+    is_trial: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise BadInput(f"epochs is {self.epochs}; give at least 1")
 
-    def run(self, run: Run) -> None:
-        """Train the module and load the weights of its best epoch on validation.
+    def run(self, run: Run) -> float:
+        """Train the module, load the weights of its best epoch on validation, and return the criterion there.
 
         Raises:
             BadInput: the loss is not finite; the checkpoint of the last good epoch is kept.
@@ -79,13 +81,15 @@ class Training(Generic[B]):
         self._best: dict[str, Tensor] = {}
         self._best_value, self._best_epoch = -math.inf, 0
         self._device = run.device
-        first = self._restore(run.resume()) + 1
+        first = self._restore(None if self.is_trial else run.resume()) + 1
         if not self._is_over(first - 1):
             total, done = self.epochs * self.steps, (first - 1) * self.steps
             for _ in run.progress(self._train(run, first), "steps", total, done):
                 pass
         self.module.load_state_dict(self._best)
-        run.chose(epoch=self._best_epoch, **{self.criterion: round(self._best_value, 2)})
+        if not self.is_trial:
+            run.chose(epoch=self._best_epoch, **{self.criterion: round(self._best_value, 2)})
+        return self._best_value
 
     def _train(self, run: Run, first: int) -> Iterator[None]:
         """Yield once per step."""
@@ -110,7 +114,8 @@ class Training(Generic[B]):
             mean = float(torch.stack(losses).mean())
             _require_finite(mean, epoch)
             self._validate(run, epoch, mean)
-            run.checkpoint(self._state(epoch), at=f"after epoch {epoch} of at most {self.epochs}")
+            if not self.is_trial:
+                run.checkpoint(self._state(epoch), at=f"after epoch {epoch} of at most {self.epochs}")
             if self._is_over(epoch):
                 return
 

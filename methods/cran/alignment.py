@@ -18,7 +18,7 @@ from cran_bench.toolbox.training import Training, linear_decay, step_decay
 
 from .batches import POOL, Batches, nearest
 from .correlation import WORDS, Correlation
-from .model import BLOCK, KERNEL, LENGTH, Network, ViewRows, in_blocks, only
+from .model import BLOCK, KERNEL, LENGTH, Network, Scaling, ViewRows, in_blocks, lengths, only
 from .pretraining import PretrainedEncoder
 from .recipe import LEVELS, Recipe
 
@@ -36,22 +36,21 @@ class Alignment(Recipe):
 
     Attributes:
         levels: names of the levels: global, local, relation.
-        restart: number of the random initialisation, or none for that of the run's seed.
     """
 
     by_all_processes: ClassVar[bool] = True
 
     levels: tuple[str, ...] = LEVELS
-    restart: int | None = None
 
     def __post_init__(self) -> None:
+        self.restart: int | None = None  # the one that is being tried
         if self.plus.text_init == "pretrained":
             text_init: Any = "word-positions" if "relation" in self.levels else "cca-targets"
             self.plus = replace(self.plus, text_init=text_init)
 
     @property
     def part_name(self) -> str:
-        """The name of its curve: the levels, and the restart where it is one of several."""
+        """The name of its curve: the levels, and the restart while one is tried."""
         name = "+".join(self.levels)
         return name if self.restart is None else f"{name}, restart {self.restart}"
 
@@ -78,7 +77,7 @@ class Alignment(Recipe):
         return features + scaling + TEXT_BYTES * texts + read + neighbours + len(self.levels) * (32 * layers + batch)
 
     def parts(self) -> Sequence[Part]:
-        """The CCA that chooses the ridge, and the pretrained text encoder; restarts are of this very class."""
+        """The CCA that chooses the ridge, and the pretrained text encoder."""
         plus = self.plus
         correlation = [Correlation(plus.ridge, plus.scaled_dim)] if self._chooses_ridge else []
         return [*correlation, *([PretrainedEncoder(**self.of_encoder())] if plus.text_init != "random" else [])]
@@ -95,33 +94,39 @@ class Alignment(Recipe):
         processes = current()
         views, chars = self.views(train), train.chars(LENGTH)
         warn_of_unread(train, chars)
-        plus, frozen = self.plus, self.plus.frozen
-        restarts = frozen and plus.restarts > 1 and "relation" in self.levels
-        restart = self._best_restart(val, run) if restarts else self.restart
-        if restart is not None:
-            torch.manual_seed(RESTARTS * (run.seed + 1) + restart)
-        region_dim = 0 if views.regions is None else views.regions.shape[2]
-        self._build(views.globals.shape[1], region_dim, run.device)
-        ridge = plus.ridge[0]
+        plus, options, frozen = self.plus, self.optimiser, self.plus.frozen
+        ridge, pretrained = plus.ridge[0], None
         if self._chooses_ridge:
             ridge = run.part(Correlation(plus.ridge, plus.scaled_dim)).best
-
-        def scale() -> None:
-            words = train.tfidf(WORDS) if plus.image_scaling == "cca" else None
-            self.network.fit_scaling(views, words, train.image_of, ridge)
-
-        processes.lead(scale)  # the others get it with the weights
         if plus.text_init != "random":
-            encoder = run.part(PretrainedEncoder(**self.of_encoder())).network
-            for level in self.network.levels.values():
-                level.start_from(encoder)
-        neighbours = processes.lead(lambda: self._neighbours(train))
-        batches = Batches(self, train.image_of, (chars > 0).sum(dim=1).cpu(), neighbours)
+            pretrained = run.part(PretrainedEncoder(**self.of_encoder())).network
+        neighbours = None
+        if self._has_hard_negatives:
+            neighbours = processes.lead(lambda: nearest(train.image_rows, POOL * plus.hard_negative_group))
+        batches = Batches(self, train.image_of.cpu(), lengths(chars).cpu(), neighbours)
         scoring = MultiLevel(top=self.loss.k_train)
         draws = torch.Generator()
         negatives: Negatives = self.loss.negatives
         known: dict[str, Tensor] = {}  # outputs of frozen encoders for the training texts
-        encode: nn.Module = self.network
+        unseen: dict[str, Tensor] = {}  # and for the validation texts
+        scalings: dict[str, Scaling] = {}
+        encode: nn.Module = nn.Identity()
+
+        def build() -> None:
+            nonlocal encode
+            if self.restart is not None:
+                torch.manual_seed(RESTARTS * (run.seed + 1) + self.restart)
+            self._build(views.globals.shape[1], 0 if views.regions is None else views.regions.shape[2], run.device)
+            encode = self.network
+            if not scalings:
+                words = train.tfidf(WORDS) if plus.image_scaling == "cca" else None
+                # the others get it with the weights
+                processes.lead(lambda: self.network.fit_scaling(views, words, train.image_of, ridge))
+                scalings.update({name: level.scaling for name, level in self.network.levels.items()})
+            for name, level in self.network.levels.items():
+                level.scaling = scalings[name]
+                if pretrained is not None:
+                    level.start_from(pretrained)
 
         def epoch(number: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
             nonlocal negatives, scoring, encode
@@ -129,23 +134,24 @@ class Alignment(Recipe):
             warming_up = number <= self.loss.warm_up
             negatives = "all" if self.loss.negatives == "hardest" and warming_up else self.loss.negatives
             scoring = MultiLevel(top=self.loss.top if warming_up else self.loss.k_train)
-            if number > frozen and (known or encode is self.network):
+            if number > frozen:
                 known.clear()
-                encode = processes.parallel(self.network, some_unused=False)
-            elif not known and number <= frozen:
+            elif not known:
                 known.update(self._read(chars))
-                encode = processes.parallel(self.network, some_unused=True)
+            if encode is self.network or number == frozen + 1:
+                encode = processes.parallel(self.network, some_unused=number <= frozen)
             return batches.epoch(number, generator)
 
         def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
-            owner, texts = batch
+            longest = int(batches.lengths[batch[1]].max())
+            owner, texts = (x.to(run.device) for x in batch)
             sharing = processes.among(len(owner))
             mine = sharing.mine(len(owner))
             self.network.share(sharing)
             read = {name: x[texts[mine]] for name, x in known.items()}
             images, captions = (
                 embedded.map(lambda x: sharing.gather(x, len(owner)))
-                for embedded in encode(views.take(owner[mine]), read or chars[texts], mine)
+                for embedded in encode(views.take(owner[mine]), read or chars[texts[mine], :longest])
             )
             total = torch.zeros((), device=run.device)
             for level in self.levels:
@@ -155,45 +161,45 @@ class Alignment(Recipe):
             return total
 
         def validate() -> dict[str, float]:
-            metrics = run.score(self.embed_images(val), self.embed_texts(val))
+            if known and not unseen:
+                unseen.update(self._read(val.chars(LENGTH)))
+            texts = self.network.texts(unseen) if known else self.embed_texts(val)
+            metrics = run.score(self.embed_images(val), texts)
             return {"i2t_r1": metrics.i2t_r1, "t2i_r1": metrics.t2i_r1, "rsum": metrics.rsum}
 
-        options = self.optimiser
-        by_step = options.lr_decay == "step"
         settled = max(  # the first epoch in which nothing about training changes any more
             plus.hard_negatives_from if neighbours is not None else 1,
             self.loss.warm_up + 1 if self.loss.changes else 1,
             frozen + 1,
         )
 
-        Training(
-            module=self.network,
-            optimizer=self._optimizer(),
-            steps=batches.steps,
-            batches=epoch,
-            loss=loss,
-            validate=validate,
-            epochs=options.max_epochs,
-            patience=options.patience,
-            rate=step_decay(options.halve_every) if by_step else linear_decay(options.max_epochs),
-            clip=options.clip,
-            patience_from=settled,
-        ).run(run)
+        def train_for(epochs: int, is_trial: bool = False) -> float:
+            return Training(
+                module=self.network,
+                optimizer=self._optimizer(),
+                steps=batches.steps,
+                batches=epoch,
+                loss=loss,
+                validate=validate,
+                epochs=epochs,
+                patience=options.patience,
+                rate=step_decay(options.halve_every) if options.lr_decay == "step" else linear_decay(epochs),
+                clip=options.clip,
+                patience_from=settled,
+                is_trial=is_trial,
+            ).run(run)
+
+        if frozen and plus.restarts > 1 and "relation" in self.levels:
+            rsums = []
+            for self.restart in range(plus.restarts):
+                build()
+                rsums.append(train_for(1, is_trial=True))
+            self.restart = rsums.index(max(rsums))
+            run.chose(restart=self.restart)
+        build()
+        self.restart = None
+        train_for(options.max_epochs)
         self.network.eval()
-
-    def _best_restart(self, val: Split, run: Run) -> int:
-        """The random initialisation with the best rsum on validation after an epoch with the encoders frozen."""
-        plus = replace(self.plus, restarts=1, frozen_encoder_epochs=1)
-        short = replace(self, plus=plus, optimiser=replace(self.optimiser, max_epochs=1))
-
-        def rsum(restart: int) -> float:
-            trial = run.part(replace(short, restart=restart))
-            with torch.inference_mode():
-                return current().lead(lambda: run.score(trial.embed_images(val), trial.embed_texts(val)).rsum)
-
-        best = max(range(self.plus.restarts), key=rsum)
-        run.chose(restart=best)
-        return best
 
     def _build(self, image_dim: int, region_dim: int, device: torch.device) -> None:
         self.dims = image_dim, region_dim
@@ -209,9 +215,6 @@ class Alignment(Recipe):
     @property
     def _has_hard_negatives(self) -> bool:
         return self.plus.hard_negative_batches > 0 and "relation" in self.levels
-
-    def _neighbours(self, train: Split) -> Tensor | None:
-        return nearest(train.image_rows, POOL * self.plus.hard_negative_group) if self._has_hard_negatives else None
 
     def views(self, split: Split) -> ViewRows:
         """The image features that these levels use."""
@@ -235,8 +238,9 @@ class Alignment(Recipe):
         was_training = self.network.training
         self.network.eval()
         read: dict[str, Tensor] = {}
-        for rows in in_blocks((chars > 0).sum(dim=1).argsort(stable=True), BATCH):
-            for name, block in self.network.read(chars[rows]).items():
+        long = lengths(chars).cpu()
+        for rows in in_blocks(long.argsort(stable=True), BATCH):
+            for name, block in self.network.read(chars[rows, : int(long[rows[-1]])]).items():
                 whole = read.setdefault(name, block.new_empty(len(chars), block.shape[1]))
                 whole[rows] = block
         self.network.train(was_training)

@@ -24,7 +24,7 @@ class Batches:
 
     Attributes:
         recipe: the options.
-        image_of: (T,) image of each text, non-decreasing.
+        image_of: (T,) image of each text, non-decreasing, on the CPU.
         lengths: (T,) characters of each text, on the CPU.
         neighbours: (N, k) nearest neighbours of each image, nearest first; None for no batches of hard negatives.
     """
@@ -40,7 +40,7 @@ class Batches:
         return int(self.image_of[-1]) + 1
 
     def _counts(self) -> Tensor:
-        return torch.bincount(self.image_of.cpu(), minlength=self.images)
+        return torch.bincount(self.image_of, minlength=self.images)
 
     @property
     def steps(self) -> int:
@@ -56,13 +56,13 @@ class Batches:
         return min(math.ceil(images / self.recipe.batches.batch_size), max(1, images // 2))
 
     def epoch(self, number: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (B,) images, all different, and a text of each (B,); B is at least 2."""
+        """Yield (B,) images, all different, and a text of each (B,), on the CPU; B is at least 2."""
         left = self.steps if self.recipe.batches.epoch_mode == "batches" else -1
         while True:
             for chosen in self._captions(generator):
                 for images in self._pass(chosen, number, generator):
                     if len(images) > 1:  # one image alone has no negative
-                        yield images.to(self.image_of.device), chosen[images].to(self.image_of.device)
+                        yield images, chosen[images]
                         left -= 1
                     if left == 0:
                         return
@@ -79,7 +79,7 @@ class Batches:
             yield first + (torch.rand(len(counts), generator=generator) * counts).long()
         else:
             draw = torch.rand(len(self.image_of), generator=generator, dtype=torch.float64)
-            shuffled = (draw + self.image_of.cpu()).argsort()  # texts stay with their image, in random order
+            shuffled = (draw + self.image_of).argsort()  # texts stay with their image, in random order
             for k in range(int(counts.max())):
                 yield torch.where(counts > k, shuffled[(first + k).clamp_max(len(shuffled) - 1)], -1)
 
@@ -131,20 +131,24 @@ class Batches:
 
 
 def nearest(features: FeatureRows | Tensor, count: int) -> Tensor:
-    """The exact nearest neighbours of each row by cosine, (N, D) features to (N, count) int64, computed in tiles."""
+    """The exact nearest neighbours of each row by cosine, (N, D) features to (N, count) int64.
+
+    Computed in tiles, each of which serves its rows and its columns: N^2 D operations.
+    """
     total = len(features)
     count = min(count, total - 1)
-    nearest_rows = []
+    best: dict[int, tuple[Tensor, Tensor]] = {}
     for a in range(0, total, BLOCK):
         rows = normalize(features[a : a + BLOCK], dim=1)
-        values, indices = rows.new_empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.int64, device=rows.device)
-        for b in range(0, total, BLOCK):
-            similarity = rows @ normalize(features[b : b + BLOCK], dim=1).T
+        for b in range(a, total, BLOCK):
+            similarity = rows @ (rows if a == b else normalize(features[b : b + BLOCK], dim=1)).T
             if a == b:
                 similarity.fill_diagonal_(-torch.inf)
-            best = similarity.topk(min(count, similarity.shape[1]), dim=1)
-            values, indices = torch.cat([values, best.values], dim=1), torch.cat([indices, best.indices + b], dim=1)
-            values, kept = values.topk(min(count, values.shape[1]), dim=1)
-            indices = indices.gather(1, kept)
-        nearest_rows.append(indices.cpu())
-    return torch.cat(nearest_rows)
+            for tile, own, other in ((similarity, a, b), (similarity.T, b, a))[: 1 + (a != b)]:
+                near, places = tile.topk(min(count, tile.shape[1]), dim=1)
+                places += other
+                if own in best:
+                    near, places = torch.cat([best[own][0], near], dim=1), torch.cat([best[own][1], places], dim=1)
+                near, kept = near.topk(min(count, near.shape[1]), dim=1)
+                best[own] = near, places.gather(1, kept)
+    return torch.cat([places for _, places in best.values()]).cpu()

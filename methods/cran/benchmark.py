@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool1d, one_hot
+from torch.nn.functional import max_pool2d, one_hot, pad
 
 from cran_bench import ALPHABET, Levels, MultiLevel, TrainingBenchmark, region_pairs
 from cran_bench.toolbox.losses import margin_loss
 
 from .batches import Batches
-from .model import KERNEL, LENGTH, Network, Views, only, unit
+from .model import KERNEL, LENGTH, Network, Views, lengths, only, unit
 from .recipe import LEVELS, EncoderOptions, PlusOptions, Recipe
 
 IMAGES = 2000
@@ -39,9 +39,9 @@ def training_benchmark(width: Literal["compact", "full"], device: torch.device) 
         torch.ones(IMAGES, 5, dtype=torch.bool, device=device),
     )
     chars = torch.randint(1, len(ALPHABET) + 1, (IMAGES, LENGTH), dtype=torch.uint8)
-    lengths = (20 + torch.distributions.Gamma(5.0, 0.125).sample((IMAGES, 1))).clamp_max(LENGTH)  # as Flickr's
-    chars[torch.arange(LENGTH) >= lengths] = 0
-    batches = Batches(recipe, torch.arange(IMAGES), (chars > 0).sum(dim=1), None)
+    drawn = (20 + torch.distributions.Gamma(5.0, 0.125).sample((IMAGES, 1))).clamp_max(LENGTH)  # as Flickr's
+    chars[torch.arange(LENGTH) >= drawn] = 0
+    batches = Batches(recipe, torch.arange(IMAGES), lengths(chars))
     rows = [owner for owner, _ in batches.epoch(1, torch.Generator().manual_seed(0))]
     start = Network(recipe, LEVELS, dim, dim).to(device)
     chars = chars.to(device)
@@ -52,9 +52,10 @@ def training_benchmark(width: Literal["compact", "full"], device: torch.device) 
         optimizer = torch.optim.AdamW(learned, lr=LR, fused=True)
 
         def step(number: int) -> Tensor:
-            owner = rows[number % len(rows)].to(device)
+            owner = rows[number % len(rows)]
+            longest, owner = int(batches.lengths[owner].max()), owner.to(device)
             optimizer.zero_grad(set_to_none=True)
-            images, texts = forward(network, Views(*(x[owner] for x in views if x is not None)), chars[owner])
+            images, texts = forward(network, Views(*(x[owner] for x in views if x is not None)), chars[owner, :longest])
             loss = three_losses(images, texts, owner, recipe.loss.margin)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -98,14 +99,14 @@ def shared(network: Network, views: Views, chars: Tensor) -> tuple[Levels, Level
 def plain(network: Network, views: Views, chars: Tensor) -> tuple[Levels, Levels]:
     """The same embeddings without shortcuts: one-hot characters, all steps, a linear layer over concatenated pairs."""
     levels: Any = network.levels
-    read = {}
+    read, padded = {}, pad(chars, (0, LENGTH - chars.shape[1]))
     for name, level in levels.items():
         encoder = level.encoder
-        x = one_hot(chars.long(), len(ALPHABET) + 1)[..., 1:].float().transpose(1, 2)
+        x = one_hot(padded.long(), len(ALPHABET) + 1)[..., 1:].float().transpose(1, 2)[:, :, None]
         for convolution, norm, (size, stride) in zip(encoder.convolutions, encoder.norms, encoder.pools, strict=True):
-            x = max_pool1d(torch.relu(norm(convolution(x))), size, stride)
-        H, _ = encoder.lstm(x.transpose(1, 2))
-        counts = torch.arange(H.shape[1], device=H.device) < encoder.touched(chars)[:, None]
+            x = max_pool2d(torch.relu(norm(convolution(x))), (1, size), (1, stride))
+        H, _ = encoder.lstm(x.squeeze(2).transpose(1, 2))
+        counts = torch.arange(H.shape[1], device=H.device) < encoder.touched(lengths(chars))[:, None]
         a = level.pooling.weights(H, counts)
         read[name] = (a[:, None] @ H).squeeze(1)
     whole, local = (levels[name].images(views) for name in ("global", "local"))

@@ -24,7 +24,7 @@ from cran_bench import FIRST_WORD, Run, Split
 from cran_bench.toolbox.training import Training, linear_decay
 
 from .correlation import WORDS, Correlation
-from .model import LENGTH, Mean, TextEncoder, in_blocks
+from .model import LENGTH, Mean, TextEncoder, in_blocks, lengths
 from .recipe import Recipe
 
 QUARTERS = 4
@@ -45,9 +45,9 @@ class Words(NamedTuple):
     ids: Tensor
     quarters: Tensor
 
-    def rows(self, rows: Tensor) -> Words:
-        """The texts at these positions."""
-        return Words(*(x[rows] for x in self))
+    def rows(self, rows: Tensor, length: int = LENGTH) -> Words:
+        """The texts at these positions, with their first `length` characters."""
+        return Words(self.chars[rows, :length], self.ids[rows], self.quarters[rows])
 
 
 def words_of(split: Split) -> Words:
@@ -161,7 +161,8 @@ class PretrainedEncoder(Recipe):
             model: CCATargetPredictor | WordPositionPredictor = CCATargetPredictor(self, words).to(run.device)
         else:
             model = WordPositionPredictor(self, train.bow(WORDS).shape[1]).to(run.device)
-        touched = model.encoder.touched(texts.chars).cpu()
+        long, unseen_long = lengths(texts.chars).cpu(), lengths(unseen.chars).cpu()
+        touched = model.encoder.touched(long)
         steps = min(math.ceil(len(touched) / BATCH), max(1, len(touched) // 2))
 
         def batches(number: int, generator: torch.Generator) -> Iterator[Words]:
@@ -169,11 +170,11 @@ class PretrainedEncoder(Recipe):
             order = (touched + 2 * torch.rand(len(touched), generator=generator)).argsort()
             batches = torch.tensor_split(order, steps)
             for k in torch.randperm(steps, generator=generator).tolist():
-                yield texts.rows(batches[k].to(run.device))
+                yield texts.rows(batches[k].to(run.device), int(long[batches[k]].max()))
 
         def validate() -> dict[str, float]:
-            rows = in_blocks(torch.arange(len(unseen.ids), device=run.device), BATCH)
-            losses = torch.cat([model.losses(unseen.rows(block)) for block in rows])
+            blocks = in_blocks(torch.arange(len(unseen.ids)), BATCH)
+            losses = torch.cat([model.losses(unseen.rows(block, int(unseen_long[block].max()))) for block in blocks])
             return {model.criterion: model.quality(float(losses.sum()) / max(1, len(losses)))}
 
         learned = [p for p in model.parameters() if p.requires_grad]

@@ -158,7 +158,7 @@ class OptimiserOptions:
     lr_decay: Literal["linear", "step"] = "linear"
     halve_every: int = 50
     max_epochs: int = 8
-    patience: int = 3
+    patience: int = 2
     weight_decay: float = 1e-4
     clip: float = 5.0
 

@@ -314,7 +314,7 @@ EVERY = ALL | OTHERS
 
 # A module, what is written there, what in its place, and the methods whose keys change.
 OTHER_MEANING = [
-    ("toolbox.linalg", "Whitening.of(C.xx, rx)", "Whitening.of(C.xx, ry)", CORRELATED | {"cran:paper"}),
+    ("toolbox.linalg", '("x", C.xx, rx)', '("x", C.xx, ry)', CORRELATED | {"cran:paper"}),
     ("toolbox.linalg", "s > 1e-7 * s[0]", "s > 1e-8 * s[0]", CORRELATED | {"cfa", "cran:paper"}),
     ("toolbox.linalg", "TEXT_BLOCK = 8192", "TEXT_BLOCK = 4096", CORRELATED | {"cfa", "cran:paper"}),
     ("toolbox.linalg", "import numpy as np", "import numpy_of_ours as np", EVERY - STACKS),
@@ -344,11 +344,11 @@ OTHER_MEANING = [
     ("frontend.text.words", "FIRST_WORD = 2", "FIRST_WORD = 3", EVERY),
     ("frontend.text.words", "PADDING, UNKNOWN = 0, 1", "PADDING, UNKNOWN = 1, 1", CRANS | WITH_WORDS),
     ("dataset", '[" ".join(captions[a:b])', '["  ".join(captions[a:b])', EVERY),
-    ("ranking.rank", "problem.best[image_of] - tolerances", "problem.best[image_of] + tolerances", EVERY),
+    ("ranking.problem", "best[image_of] - reach.of_pairs", "best[image_of] + reach.of_pairs", EVERY),
     ("ranking.metrics", "self.better + self.tied /", "self.better - self.tied /", EVERY),
     ("ranking.metrics", "return self.i2t_r1 + self", "return 2 * self.i2t_r1 + self", EVERY),
     ("ranking.filtering", "SIGMAS = 6", "SIGMAS = 7", EVERY),
-    ("ranking.triton", "MEMBERS = 128", "MEMBERS = 129", EVERY),
+    ("ranking.triton", "WARPS = 8, 128, 8", "WARPS = 8, 128, 4", EVERY),
     ("ranking.backends", "problem.flop < SMALL", "problem.flop <= SMALL", EVERY),
     ("running.fits.run", "torch.manual_seed(seed)", "torch.manual_seed(seed + 1)", EVERY),
     ("running.fits.run", "rank(images, texts, val", "rank(texts, images, val", EVERY),
@@ -375,7 +375,7 @@ OTHER_MEANING = [
     ("methods._stacks", "SEGMENT = 5", "SEGMENT = 6", STACKS),
     ("methods._stacks", "return self.image.codes(split)", "return -self.image.codes(split)", STACKS),
     ("methods._codes", "MEASURED = ", "MEASURED = 1 + ", STACKS),
-    ("methods.bimodal_ae", "repeat(3, 1)", "repeat(3, 2)", {"bimodal-ae"}),
+    ("methods.bimodal_ae", "square().sum(dim=2)", "abs().sum(dim=2)", {"bimodal-ae"}),
     ("methods.corr_ae", "0.5 * ((1 - self.alpha)", "0.6 * ((1 - self.alpha)", {"corr-ae", "ccl"}),
     ("methods.multimodal_dbn", "range(self.mean_field_steps)", "range(1 + self.mean_field_steps)", {"multimodal-dbn"}),
     ("methods.ccl", "(2 * len(images))", "len(images)", {"ccl"}),

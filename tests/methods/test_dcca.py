@@ -28,6 +28,8 @@ def test_the_objective_is_the_sum_of_singular_values(ridge):
         roots.append(vectors / np.sqrt(values) @ vectors.T)
     expected = np.linalg.svd(roots[0] @ (a.T @ b / 39) @ roots[1], compute_uv=False).sum()
     assert float(total_correlation(H1, H2, ridge)) == pytest.approx(expected, rel=1e-10)
+    single = total_correlation(H1.float(), H2.float(), ridge)
+    assert single.dtype == torch.float32 and float(single) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_gradient_is_that_of_central_differences():

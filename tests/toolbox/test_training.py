@@ -69,6 +69,13 @@ def test_the_weights_that_were_best_on_validation_stay():
     assert run.shown == ("steps", 12, 0)
 
 
+def test_a_trial_stores_nothing_and_tells_what_it_reached():
+    made, module = training([1, 5, 3, 4, 2, 0], is_trial=True)
+    run = Notes(state={})
+    assert made.run(run) == 5 and float(module.weight.detach()) == -4
+    assert len(run.points) == 6 and not run.states and not run.choices
+
+
 def test_it_stops_when_validation_no_longer_improves():
     made, _ = training([1, 5, 3, 4, 9, 9], patience=2)
     run = Notes()
