@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,7 @@ def started(*command):
 
 def main(count, spec, data, cache, folder):
     """Fit all cases in this many forks, and then one more, in which a process is lost."""
-    import torch._dynamo  # which otherwise every fork would import with its first optimiser
-
+    import_module("torch._dynamo")  # which otherwise every fork would import with its first optimiser
     scenes = find_prepared(DATASETS.configure(spec), Path(data), Path(cache))
     FitStore(Path(folder), {}, scenes.split("train", "captions", CPU), None, CPU).fingerprint(Alignment(), 0)
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -156,7 +156,7 @@ def main(count, spec, data, cache, folder):
         if not children[-1]:
             os.environ |= {"TORCHELASTIC_RUN_ID": "none", "RANK": number, "LOCAL_RANK": number, **team}
             return fit_all(scenes, Path(folder))
-    return max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+    return int(any([os.waitpid(child, 0)[1] for child in children]))
 
 
 def fit_all(scenes, folder):
