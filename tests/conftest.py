@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from PIL import Image
 os.environ["PYTHONSAFEPATH"] = "1"
 os.environ["CRAN_BENCH_JOBS"] = "1"  # rows in this process, which knows the methods that tests register
 
-CRAN_BENCH = Path(sys.executable).with_name("cran-bench")
 RECORDED = "cca,cfa,cran[width=compact,text_init=random,max_epochs=2,lstm_layers=1]"  # the last has training curves
 
 
@@ -114,10 +112,12 @@ def quick_scenes(prepared_scenes, tmp_path):
 
 @pytest.fixture(scope="session")
 def _recorded_scenes(prepared_scenes, tmp_path_factory):
+    import cran_bench
+
     folder = tmp_path_factory.mktemp("recorded")
     shutil.copytree(prepared_scenes.cache, folder / "cache")
     tiny = replace(prepared_scenes, cache=folder / "cache", results=folder / "results")
-    subprocess.run([CRAN_BENCH, "run", *tiny.arguments, "-m", RECORDED], check=True, capture_output=True)
+    cran_bench.run(RECORDED, tiny.spec, data=tiny.data, cache=tiny.cache, results=tiny.results)
     return tiny
 
 

@@ -29,7 +29,8 @@ PACKAGES = (cran_bench, cran_bench.methods, cran_bench.datasets)
 SOURCES = sorted({path for package in PACKAGES for folder in package.__path__ for path in Path(folder).rglob("*.py")})
 
 UNPICKLE = {"pickle", "cPickle", "_pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib", "yaml"}
-HARMLESS = {"UnpicklingError"}  # to be caught
+HARMLESS = {"UnpicklingError", "cpu_count"}
+WORKERS = "joblib.externals.loky"  # pickles between processes of one run, and reads no file
 RUN = {"eval", "exec", "compile", "__import__"}
 ATTRIBUTES = {"os.system", "os.popen", "tempfile.mktemp", "torch.hub.load", "torch.jit.load"}
 METHODS_OF_ANYTHING = {"read_pickle", "to_pickle", "extract", "extractall", "query", "unsafe_load", "full_load"}
@@ -42,7 +43,8 @@ def complaints(text, where="a.py"):
         if isinstance(node, ast.Import):
             found += [(node, alias.name) for alias in node.names if alias.name.split(".")[0] in UNPICKLE]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in UNPICKLE:
-            found += [(node, node.module) for alias in node.names if alias.name not in HARMLESS]
+            if not node.module.startswith(WORKERS):
+                found += [(node, node.module) for alias in node.names if alias.name not in HARMLESS]
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             last = name.rpartition(".")[2]
@@ -76,6 +78,7 @@ def test_the_suite_runs_nothing_that_it_reads():
         "from pickle import loads",
         "import yaml",
         "import joblib.numpy_pickle",
+        "from joblib import load",
         "eval(text)",
         "frame.eval(text)",
         "exec(text)",

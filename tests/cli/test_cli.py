@@ -553,7 +553,7 @@ def test_control_c_while_fitting(run, quick_scenes, mine, tmp_path):
 
 
 def test_training_goes_on_after_a_kill(quick_scenes, tmp_path):
-    method = "cran-baseline[max_epochs=10,patience=0,text_init=random,caption_sampling=random,batch_size=10]"
+    method = "cran-baseline:quick[max_epochs=6,patience=0,text_init=random,caption_sampling=random,batch_size=20]"
     arguments = ("run", "-m", method, *quick_scenes.arguments, "--results", tmp_path / "results")
     process = start(*arguments)
     wait_for(lambda: list(tmp_path.rglob("*.checkpoint")), process)
@@ -563,10 +563,10 @@ def test_training_goes_on_after_a_kill(quick_scenes, tmp_path):
     second = start(*arguments)
     _, err = second.communicate(timeout=300)
     assert second.returncode == 0, err
-    assert re.search(r"global: resuming from the last checkpoint, after epoch \d+ of at most 10", err)
+    assert re.search(r"global: resuming from the last checkpoint, after epoch \d+ of at most 6", err)
     assert len(records(tmp_path)) == 1 and not list(tmp_path.rglob("*.checkpoint"))
     (curves,) = tmp_path.rglob("*.curves.csv")
-    assert [line.split(",")[1] for line in curves.read_text().splitlines()[1:]] == [f"{k}" for k in range(1, 11)]
+    assert [line.split(",")[1] for line in curves.read_text().splitlines()[1:]] == [f"{k}" for k in range(1, 7)]
 
 
 # verbs ----------------------------------------------------------------------------------------------------------

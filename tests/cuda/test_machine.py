@@ -49,18 +49,14 @@ def test_only_the_gpu_in_use_is_asked_for_its_random_state(gpu, monkeypatch):
 
 def test_the_gpu_that_is_named_is_the_one_in_use(gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index or 0}")
-    environment.cache_clear()
     named = [environment(*devices)["gpu"] for devices in ((), (torch.device("cuda:1"),), (torch.device("cpu"),))]
-    environment.cache_clear()
     assert named == ["GPU 0", "GPU 1", None]
 
 
 def test_a_run_on_the_gpu_says_so_and_its_fit_searches(gpu, command, quick_scenes, tmp_path, monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    environment.cache_clear()
     method = "cca[ridge_image=0.02,ridge_text=0.01,dim=16]"
     said = command("run", "-m", method, "--device", "cuda", *quick_scenes.arguments, "--results", tmp_path / "results")
-    environment.cache_clear()
     assert said.code == 0, said.err
     record = cran_bench.read_records(tmp_path / "results").iloc[0]
     assert (record["device"], record["gpu"], record["peak_memory_gpu"]) == ("cuda", "Pretended GPU", 3 * GIB)
