@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -148,7 +149,7 @@ class Worker:
             1,
             context=context,
             initializer=_begin,
-            initargs=(self._sender, os.getpid()),
+            initargs=(self._sender, os.getpid(), multiprocessing.get_start_method(allow_none=True)),
             env=dict.fromkeys(LIBRARIES, str(spec.options["threads"])) if spec.options["threads"] else {},
         )
 
@@ -256,9 +257,10 @@ def _side_by_side(plan: Plan, spec: RunSpec, jobs: int) -> Generator[tuple[Job, 
 # in the worker ------------------------------------------------------------------------------------------------------
 
 
-def _begin(sender: Connection, parent: int) -> None:
+def _begin(sender: Connection, parent: int, start_method: str | None) -> None:
     """Prepare a worker: it reports to the process that started it, and does not outlive it."""
     process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize  # it keeps what it has read, which is no reason to restart it
+    multiprocessing.set_start_method(start_method, force=True)  # for the processes of methods, as loky sets its own
     send_progress(sender.send)
     faulthandler.enable()  # as loky would, which needs a file for it
     sys.stdout = sys.stderr = Lines(say)

@@ -26,6 +26,7 @@ CPU = torch.device("cpu")
 HELD = '''
 """Ridge regression on words that says when it is fitted, and can fail, kill its process, or never end."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -87,6 +88,8 @@ class Held:
     def fit(self, train, val, run):
         self.mean = run.part(self.parts()[0]).mean
         begin("started")
+        if multiprocessing.get_start_method() == "loky":
+            raise RuntimeError("which has no processes for a DataLoader")
         if self.dies and not (HERE / "killed").exists():
             begin("killed")
             os.kill(os.getpid(), signal.SIGKILL)
