@@ -1,5 +1,6 @@
 """Rows and parts side by side: every part once, whatever dies; the numbers of one process."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -455,10 +456,21 @@ def test_as_many_jobs_as_there_are_cores_for_their_threads(asked, monkeypatch):
     monkeypatch.setenv("CRAN_BENCH_JOBS", "many")
     with pytest.raises(BadInput, match="CRAN_BENCH_JOBS must be a whole number from 1, not 'many'"):
         asked()
+    for wrong in ({"jobs": 0}, {"jobs": 2.5}, {"threads": -1}, {"threads": "many"}):
+        with pytest.raises(BadInput, match=f"^{next(iter(wrong))} must be a whole number from 1, not "):
+            asked(**wrong)
 
 
 def test_workers_of_their_own_exclude_jobs(asked, monkeypatch):
     monkeypatch.setattr(experiment, "started", lambda: 2)
     with pytest.raises(BadInput, match="torchrun shares one training, --jobs 2 starts workers on this machine: use"):
         asked(jobs=2)
+    monkeypatch.setenv("CRAN_BENCH_JOBS", "3")
     assert asked() == (1, None)  # with the threads that torchrun gives
+    with pytest.raises(BadInput, match="--cluster has workers of its own"):
+        asked(jobs=2, workers=object())  # which is not asked for anything
+
+
+def test_a_process_that_may_start_none_computes_all_rows(asked, monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "_config", {"daemon": True})
+    assert asked() == asked(jobs=3) == (1, 1)
