@@ -170,8 +170,7 @@ def run(
         other = "torchrun shares one training" if workers is None else "--cluster has workers of its own"
         raise BadInput(f"{other}, --jobs {jobs} starts workers on this machine: use only one of them")
     kind = own_device(device) if workers is None else workers.device(device)
-    if current_process().daemon:  # which may start no process
-        jobs = 1
+    jobs = 1 if current_process().daemon else jobs  # as it may start no process
     if is_alone and kind.type == "cpu":
         from joblib import cpu_count  # type: ignore[import-untyped]
 

@@ -6,7 +6,6 @@ joblib's loky starts the workers, so that the caller's script needs no ``if __na
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import math
 import multiprocessing
 import os
@@ -17,6 +16,7 @@ import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
@@ -37,7 +37,7 @@ from cran_bench.running.runner import Outcome, Runner, fit_unit
 
 DEATHS = 2  # a row counts as failed after this many workers died while computing it
 TICK = 0.2  # seconds between looks at what workers send
-MESSAGES = 1 << 12  # that are read from a worker at a time, as a pipe holds no more
+MESSAGES = 1 << 12  # that are read from a worker at a time: all that a pipe holds, as it may send without end
 BASE = 1 << 29  # bytes of a worker beside the estimate of its fit
 
 
@@ -167,11 +167,9 @@ class Worker:
             self._sender.close()  # of which the worker has a copy
 
     def messages(self) -> Iterator[str | Step | None]:
-        """What it has sent since the last call, at most as many as a pipe holds: it may go on for ever."""
+        """What it has sent since the last call."""
         with contextlib.suppress(EOFError, OSError):  # it died
-            for _ in range(MESSAGES):
-                if not self._messages.poll():
-                    return
+            while self._messages.poll():
                 yield self._messages.recv()
 
     def stop(self) -> None:
@@ -230,7 +228,7 @@ def _side_by_side(plan: Plan, spec: RunSpec, jobs: int) -> Generator[tuple[Job, 
                     return
                 done, _ = wait(running, TICK, FIRST_COMPLETED)
                 for worker in running.values():
-                    for message in worker.messages():
+                    for message in islice(worker.messages(), MESSAGES):
                         if isinstance(message, str):
                             say(message)
                         else:
@@ -284,7 +282,6 @@ def _begin(sender: Connection, parent: int, start_method: str | None) -> None:
     send_progress(send)
     os.dup2(2, 1)  # the command's stdout is for its table
     sys.stdout = sys.stderr = Lines(say)
-    faulthandler.enable()
     os.register_at_fork(after_in_child=write_directly)  # the processes of a method, which have no part in the lock
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

@@ -173,13 +173,9 @@ class _Bytes(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         with self._lock:
-            *lines, self._begun = map(_last_state, (self._begun + data).split(b"\n"))
+            lines = (self._begun + data).split(b"\n")
+            *lines, self._begun = (x[x.rstrip(b"\r").rfind(b"\r") + 1 :] for x in lines)  # as bars stand in the end
         for line in lines:
             if text := line.decode(errors="replace").rstrip():
                 self._report(text)
         return len(data)
-
-
-def _last_state(line: bytes) -> bytes:
-    """What a line shows that begins again at each carriage return, as progress bars do."""
-    return line[line.rstrip(b"\r").rfind(b"\r") + 1 :]
