@@ -116,10 +116,10 @@ Jobs = Annotated[
     typer.Option(
         "-j",
         "--jobs",
-        envvar="CRAN_BENCH_JOBS",
         min=1,
         metavar="N",
-        help="Rows and parts of rows computed at a time. Default: as many as there are cores for; one on a GPU.",
+        help="Rows and parts of rows computed at a time. Default: CRAN_BENCH_JOBS, or as many as there are cores for; "
+        "one on a GPU.",
     ),
 ]
 Threads = Annotated[

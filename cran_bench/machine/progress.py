@@ -37,8 +37,8 @@ class Step(NamedTuple):
 _send: Callable[[str | Step | None], object] | None = None
 
 
-def send_progress(send: Callable[[str | Step | None], object]) -> None:
-    """Show nothing in this process, but pass its lines and steps to `send`, and None after the last step of a count."""
+def send_progress(send: Callable[[str | Step | None], object] | None) -> None:
+    """Pass lines and steps to `send`, and None after a count, instead of showing them; None shows them again."""
     global _send
     _send = send
 

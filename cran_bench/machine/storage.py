@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LOCKS = ".locks"
 """Name of the folder of lock files, beside the locked files."""
 
+SHORT = 1.0  # seconds that a process waits without a message, such as while another one reads the same fit
 LONGEST_HEADER = 10_000  # bytes; numpy would read a longer header before rejecting it
 
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -187,7 +188,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, doing: str) -> Iterator[None]:
-    """Hold the inter-process lock of `path`, after a message if another process holds it; released if a process dies.
+    """Hold the inter-process lock of `path`, after a message if another process keeps it; released if a process dies.
 
     Where nothing can be written, what exists is read without a lock.
 
@@ -199,7 +200,7 @@ def locked(path: Path, doing: str) -> Iterator[None]:
         lock = _lock_of(path)
         try:
             Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=SHORT)
         except Timeout:
             say(f"another process is {doing}; waiting for it")
             lock.acquire()

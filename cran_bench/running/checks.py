@@ -97,7 +97,7 @@ def _broken(check: Callable[[], object], file: str | None) -> str | None:
         check()
     except (Broken, BadInput) as error:
         return str(error)
-    except Exception as error:  # whatever a plugin raises is a failed check, not a crash
+    except (Exception, SystemExit) as error:  # whatever a plugin raises is a failed check, not a crash
         return python_error(error, file)
     return None
 
@@ -105,7 +105,7 @@ def _broken(check: Callable[[], object], file: str | None) -> str | None:
 class _Trial:
     def __init__(self, method: Configured[Method], prepared: Prepared, folder: Path, device: torch.device) -> None:
         self.method, self.prepared, self.folder, self.device = method, prepared, folder, device
-        self._fit: Fit[Method] | Exception | None = None
+        self._fit: Fit[Method] | BaseException | None = None
 
     def fitted(self, name: str, prepared: Prepared | None = None, unit: Unit = "captions") -> Fit[Method]:
         data = prepared or self.prepared
@@ -120,9 +120,9 @@ class _Trial:
                 self._fit = self.fitted("first")
             except MissingFeature as error:
                 self._fit = BadInput(f"{self.method.label} cannot run on scenes: {error}")
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._fit = error
-        if isinstance(self._fit, Exception):
+        if isinstance(self._fit, BaseException):
             raise self._fit
         return self._fit
 
@@ -301,7 +301,7 @@ class _DatasetTrial:
             except BadInput as error:
                 if "\n" in str(error):
                     raise Broken(f"the error has several lines, the first is {str(error).splitlines()[0]}") from error
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 what = python_error(error, file_of(self.dataset.plugin.cls))
                 raise Broken(f"{what}; raise BadInput with a sentence that names what is missing") from error
 

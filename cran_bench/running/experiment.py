@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import current_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,12 +163,15 @@ def run(
             fold_rows(len(prepared.collection.splits["test"]), folds)  # before any fit
         return Request(source, where, specs, wanted, numbers), prepared
 
-    kind = own_device(device) if workers is None else workers.device(device)
-    jobs, threads = jobs or _number("jobs"), threads or _number("threads")
-    if jobs is not None and jobs > 1 and (workers is not None or started() > 1):
+    is_alone = workers is None and started() == 1
+    threads = _number("threads", threads)
+    jobs = _number("jobs", jobs) if is_alone or jobs is not None else 1
+    if jobs is not None and jobs > 1 and not is_alone:
         other = "torchrun shares one training" if workers is None else "--cluster has workers of its own"
         raise BadInput(f"{other}, --jobs {jobs} starts workers on this machine: use only one of them")
-    if workers is None and started() == 1 and kind.type == "cpu":
+    kind = own_device(device) if workers is None else workers.device(device)
+    jobs = 1 if current_process().daemon else jobs  # as it may start no process
+    if is_alone and kind.type == "cpu":
         from joblib import cpu_count  # type: ignore[import-untyped]
 
         threads = threads or 1
@@ -317,11 +321,12 @@ def _folder(given: str | PathLike[str] | None, name: str, default: str | PathLik
     return Path(given or os.environ.get(f"CRAN_BENCH_{name.upper()}") or default)
 
 
-def _number(name: str) -> int | None:
-    """The whole number that an environment variable gives, or None."""
-    text = os.environ.get(f"CRAN_BENCH_{name.upper()}", "")
+def _number(name: str, given: object) -> int | None:
+    """The whole number that an argument gives, or an environment variable if it is None; None if neither does."""
+    source = f"CRAN_BENCH_{name.upper()}" if given is None else name
+    text = os.environ.get(source, "") if given is None else str(given)
     if text and not (text.isdecimal() and int(text)):
-        raise BadInput(f"CRAN_BENCH_{name.upper()} must be a whole number from 1, not '{text}'")
+        raise BadInput(f"{source} must be a whole number from 1, not '{text}'")
     return int(text) if text else None
 
 

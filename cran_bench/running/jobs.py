@@ -6,16 +6,17 @@ joblib's loky starts the workers, so that the caller's script needs no ``if __na
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import math
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
@@ -36,6 +37,7 @@ from cran_bench.running.runner import Outcome, Runner, fit_unit
 
 DEATHS = 2  # a row counts as failed after this many workers died while computing it
 TICK = 0.2  # seconds between looks at what workers send
+MESSAGES = 1 << 12  # that are read from a worker at a time: all that a pipe holds, as it may send without end
 BASE = 1 << 29  # bytes of a worker beside the estimate of its fit
 
 
@@ -131,7 +133,7 @@ class Plan:
             elif job.number is None:
                 job.needs = {job}  # never ready
                 self.settle(job, is_stored, deaths)
-            else:
+            elif job.needs:  # else it has been counted
                 job.needs.clear()
                 job.deaths, job.memory = job.deaths + deaths, math.inf if deaths else job.memory
 
@@ -148,7 +150,7 @@ class Worker:
             1,
             context=context,
             initializer=_begin,
-            initargs=(self._sender, os.getpid()),
+            initargs=(self._sender, os.getpid(), multiprocessing.get_start_method(allow_none=True)),
             env=dict.fromkeys(LIBRARIES, str(spec.options["threads"])) if spec.options["threads"] else {},
         )
 
@@ -159,7 +161,7 @@ class Worker:
         try:
             call = (_row,) if job.number is not None else (_part, *job.place, job.label)
             about = self._spec, job.row.spec, job.row.seed, job.expected
-            return cast("Future[Any]", self._pool.submit(call[0], *about, *call[1:]))
+            return cast("Future[Any]", self._pool.submit(_computed, call[0], *about, *call[1:]))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, kept)
             self._sender.close()  # of which the worker has a copy
@@ -209,20 +211,24 @@ def run_side_by_side(runner: Runner, request: Request, jobs: int) -> list[Outcom
 
 def _side_by_side(plan: Plan, spec: RunSpec, jobs: int) -> Generator[tuple[Job, list[Outcome] | Exception | None]]:
     """Yield each row with its outcomes, an error, or None if workers have other code or data for it."""
+    workers: list[Worker] = []
     idle: list[Worker] = []
     running: dict[Future[Any], Worker] = {}
     with Board() as board:
         try:
             while True:
                 while len(running) < jobs and (job := plan.pop([worker.job for worker in running.values()])):
-                    worker = idle.pop() if idle else Worker(spec)
+                    if not idle:
+                        idle.append(Worker(spec))
+                        workers += idle  # before it starts, as Ctrl-C may come then
+                    worker = idle.pop()
                     running[worker.start(job)] = worker
                     board.show(worker, Step(job.label))
                 if not running:
                     return
                 done, _ = wait(running, TICK, FIRST_COMPLETED)
                 for worker in running.values():
-                    for message in worker.messages():
+                    for message in islice(worker.messages(), MESSAGES):
                         if isinstance(message, str):
                             say(message)
                         else:
@@ -232,6 +238,7 @@ def _side_by_side(plan: Plan, spec: RunSpec, jobs: int) -> Generator[tuple[Job, 
                     job, error = worker.job, cast("Exception | None", future.exception())
                     board.show(worker, None)
                     if isinstance(error, BrokenExecutor):
+                        workers.remove(worker)
                         worker.stop()
                         job.deaths += 1
                         say(f"the worker of {job.label} died")
@@ -239,7 +246,8 @@ def _side_by_side(plan: Plan, spec: RunSpec, jobs: int) -> Generator[tuple[Job, 
                             job.memory = math.inf
                             plan.waiting.append(job)
                             continue
-                        error = BadInput(f"its worker died {job.deaths} times; it may have too little memory")
+                        causes = "it may have too little memory, or the method's code ended the process"
+                        error = BadInput(f"its worker died {job.deaths} times; {causes}")
                     else:
                         idle.append(worker)
                     if isinstance(error, CannotWrite):
@@ -249,19 +257,32 @@ def _side_by_side(plan: Plan, spec: RunSpec, jobs: int) -> Generator[tuple[Job, 
                     else:
                         yield job, error or future.result()
         finally:
-            for worker in (*running.values(), *idle):
+            for worker in workers:
                 worker.stop()
 
 
 # in the worker ------------------------------------------------------------------------------------------------------
 
 
-def _begin(sender: Connection, parent: int) -> None:
+def _begin(sender: Connection, parent: int, start_method: str | None) -> None:
     """Prepare a worker: it reports to the process that started it, and does not outlive it."""
     process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize  # it keeps what it has read, which is no reason to restart it
-    send_progress(sender.send)
-    faulthandler.enable()  # as loky would, which needs a file for it
+    multiprocessing.set_start_method(start_method, force=True)  # for the processes of methods, as loky sets its own
+    lock = threading.RLock()
+
+    def send(message: str | Step | None) -> None:
+        with lock:
+            sender.send(message)
+
+    def write_directly() -> None:
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        send_progress(None)
+        sender.close()
+
+    send_progress(send)
+    os.dup2(2, 1)  # the command's stdout is for its table
     sys.stdout = sys.stderr = Lines(say)
+    os.register_at_fork(after_in_child=write_directly)  # the processes of a method, which have no part in the lock
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
@@ -269,6 +290,13 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
+
+
+def _computed(compute: Callable[..., Any], *about: Any) -> Any:
+    try:
+        return compute(*about)
+    finally:
+        sys.stdout.write("\n")  # ends a line that was begun; empty ones are not shown
 
 
 def _row(spec: RunSpec, method: str, seed: int, expected: list[str]) -> list[Outcome] | None:

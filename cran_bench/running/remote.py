@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,15 +152,30 @@ def _prepared(dataset: str, data: str, features: str, vectors: str) -> Prepared:
     return load_prepared(DATASETS.configure(dataset), Path(data), Path(features), vectors)
 
 
-class Lines(io.TextIOBase):
-    """A text stream that passes each complete line to a function."""
+class Lines(io.TextIOWrapper):
+    """A text stream that passes each complete line to a function; programs that are given it write to stderr."""
 
     def __init__(self, report: Callable[[str], object]) -> None:
-        self._report, self._line = report, ""
+        super().__init__(_Bytes(report), "utf-8", "backslashreplace", newline="\n", write_through=True)
 
-    def write(self, text: str) -> int:
-        *lines, self._line = (self._line + text).split("\n")
+
+class _Bytes(io.RawIOBase):
+    name = "<stderr>"
+
+    def __init__(self, report: Callable[[str], object]) -> None:
+        self._report, self._begun, self._lock = report, b"", threading.RLock()
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 2
+
+    def write(self, data: Any) -> int:
+        with self._lock:
+            lines = (self._begun + data).split(b"\n")
+            *lines, self._begun = (x[x.rstrip(b"\r").rfind(b"\r") + 1 :] for x in lines)  # as bars stand in the end
         for line in lines:
-            if line.strip():
-                self._report(line)
-        return len(text)
+            if text := line.decode(errors="replace").rstrip():
+                self._report(text)
+        return len(data)

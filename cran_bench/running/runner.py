@@ -153,7 +153,7 @@ class Runner:
         return None if record is None else Outcome(address, record, None, reused=True)
 
     def failed(
-        self, method: Configured[Method], protocols: Sequence[Protocol], seed: int, error: Exception
+        self, method: Configured[Method], protocols: Sequence[Protocol], seed: int, error: BaseException
     ) -> list[Outcome]:
         """Record an error that occurred before or outside `outcomes`; rows that are already recorded are kept."""
         started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -209,13 +209,13 @@ class Runner:
             return Outcome(address, record, None, reused=False)
         except CannotWrite:
             raise
-        except Exception as error:  # recorded with its traceback; the other rows go on
+        except (Exception, SystemExit) as error:  # recorded with its traceback; the other rows go on
             failed = self._failed(fitted, protocol, error, started)
             if isinstance(error, OutOfStep):
                 raise
             return failed
 
-    def _failed(self, fitted: _Fitted, protocol: Protocol, error: Exception, started: str) -> Outcome:
+    def _failed(self, fitted: _Fitted, protocol: Protocol, error: BaseException, started: str) -> Outcome:
         method, dataset = fitted.method, self.data.dataset.label
         is_told = isinstance(error, BadInput)
         text = " ".join(str(error).split()) if is_told else python_error(error, file_of(method.plugin.cls))
@@ -339,7 +339,7 @@ class _Fitted:
 
     def __init__(self, runner: Runner, method: Configured[Method], seed: int, unit: Unit) -> None:
         self.runner, self.method, self.seed, self.unit = runner, method, seed, unit
-        self._fit: Fit[Method] | Exception | None = None
+        self._fit: Fit[Method] | BaseException | None = None
         self._embedded: dict[Unit, tuple[Split, Embedding, Embedding, float]] = {}
 
     @cached_property
@@ -352,9 +352,9 @@ class _Fitted:
         if self._fit is None:
             try:
                 self._fit = self.store.fitted(self.method.build(), self.seed, self.method.label)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._fit = error
-        if isinstance(self._fit, Exception):
+        if isinstance(self._fit, BaseException):
             raise self._fit
         return self._fit
 

@@ -293,11 +293,12 @@ def test_what_depends_on_a_broken_promise_is_untried(verdicts, changes, promise,
     assert len({found[name] for name in (promise, *untried)}) == 1
 
 
-def test_a_fit_that_fails_breaks_every_promise_but_the_declaration(verdicts):
-    found = verdicts("    def fit(self, train, val, run):\n        raise RuntimeError('no')\n")
+@pytest.mark.parametrize("error", ["RuntimeError('no')", "SystemExit('no')"])
+def test_a_fit_that_fails_breaks_every_promise_but_the_declaration(verdicts, error):
+    found = verdicts(f"    def fit(self, train, val, run):\n        raise {error}\n")
     assert found[DECLARES] is None
     said = {found[promise] for promise in PROMISES[1:]}
-    assert len(said) == 1 and said.pop().startswith("RuntimeError: no (")
+    assert len(said) == 1 and said.pop().startswith(f"{error[:-6]}: no (")
 
 
 def test_the_suites_own_cache_holds_no_fit_of_a_check(verdicts, prepared_scenes):

@@ -1,6 +1,8 @@
 """Rows and parts side by side: every part once, whatever dies; the numbers of one process."""
 
+import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from cran_bench.registry import DATASETS, METHODS
 from cran_bench.running import experiment, jobs, runner
 from cran_bench.running.jobs import Plan, run_side_by_side
 from cran_bench.running.preparation import find_prepared
-from cran_bench.running.remote import AskedRow, Request
+from cran_bench.running.remote import AskedRow, Lines, Request
 from cran_bench.running.runner import Runner
 
 CPU = torch.device("cpu")
@@ -26,8 +28,10 @@ CPU = torch.device("cpu")
 HELD = '''
 """Ridge regression on words that says when it is fitted, and can fail, kill its process, or never end."""
 
+import multiprocessing
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +91,15 @@ class Held:
     def fit(self, train, val, run):
         self.mean = run.part(self.parts()[0]).mean
         begin("started")
+        if multiprocessing.get_start_method() == "loky":
+            raise RuntimeError("which has no processes for a DataLoader")
+        os.write(1, b"not of the table\\n")
+        threads = [threading.Thread(target=lambda: print(17_000 * "x")) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        print("10 %\\r20 %\\r", end="", flush=True)
         if self.dies and not (HERE / "killed").exists():
             begin("killed")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -264,7 +277,9 @@ def test_rows_that_kill_their_workers_fail(make_runner, inline, held, capsys):
     Inline.deaths |= {"held.py:Held · seed 0": 1, "held.py:Held[ridge=2] · seed 0": 2}
     once, twice, never = inline(make_runner(), methods)
     assert once.record is not None and never.record is not None
-    assert twice.failure.error == "its worker died 2 times; it may have too little memory"
+    assert twice.failure.error == (
+        "its worker died 2 times; it may have too little memory, or the method's code ended the process"
+    )
     assert capsys.readouterr().err.count(" died\n") == 3
 
 
@@ -273,6 +288,27 @@ def test_a_part_that_kills_its_worker_is_tried_by_its_rows_alone(make_runner, in
     dead, alive, other = inline(make_runner(), [f"{held}:Held", f"{held}:Held[ridge=2]", "cfa[dim=8]"])
     assert "died 2 times" in dead.failure.error and alive.record is not None and other.record is not None
     assert Inline.done.count("held.py:Held / Mean") == 1
+
+
+def test_deaths_of_a_part_count_once_for_a_row_that_needs_it_twice(make_runner, plan, held):
+    made = plan(make_runner(), [f"{held}:Held"])
+    part, row = made.waiting
+    between = [jobs.Job("", row.row, None, [], row.place, needs={part}, needed_by=[row]) for _ in range(2)]
+    part.needed_by, row.needs = between, set(between)
+    made.settle(part, is_stored=False, deaths=1)
+    assert row.deaths == 1 and row.is_ready and not any(job.is_ready for job in between)
+
+
+def test_a_worker_is_stopped_if_ctrl_c_comes_as_it_starts(make_runner, inline, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    stopped = []
+    monkeypatch.setattr(Inline, "start", interrupt)
+    monkeypatch.setattr(Inline, "stop", lambda worker: stopped.append(worker))
+    with pytest.raises(KeyboardInterrupt):
+        inline(make_runner(), ["cca", "cfa"])
+    assert len(stopped) == 1
 
 
 def test_what_workers_do_not_know_is_computed_here(make_runner, inline, held, monkeypatch):
@@ -308,6 +344,17 @@ def test_a_full_disk_ends_the_run(make_runner, inline, monkeypatch):
     assert len(Inline.done) <= 2
 
 
+def test_lines_are_passed_on_whole_as_they_stand_in_the_end():
+    said = []
+    lines = Lines(said.append)
+    for text in ("a\r\nb", "c\n\n", "10 %\r", "20 %\r", "30 %", "\r40 %\n", "\udc80\nrest"):
+        lines.write(text)
+    lines.buffer.write(" é\n".encode()[:2])
+    lines.buffer.write(" é\n".encode()[2:])
+    assert said == ["a", "bc", "40 %", "\\udc80", "rest é"]
+    assert lines.fileno() == 2 and lines.encoding == "utf-8" and not lines.isatty()
+
+
 # in processes ---------------------------------------------------------------------------------------------------
 
 
@@ -340,13 +387,22 @@ def test_the_numbers_of_one_process_whatever_dies_until_it_is_stopped(quick_scen
     script.write_text(SCRIPT)
     methods = ",".join([*good, f"{held}:Held[ridge=-1]", f"{held}:Held[dies=true]"])
     arguments = [*quick_scenes.arguments, "--results", tmp_path / "results", "-m", methods, "--jobs", "2"]
+    told = (tmp_path / "told").open("w+")  # as a pipe would be full
     process = subprocess.Popen(
-        [sys.executable, script, "run", *map(str, arguments)], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, script, "run", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=told,
+        text=True,
+        start_new_session=True,
     )
-    until(lambda: begun(held, "held"))  # alone, as its first worker was killed, so that all others have finished
+    until(lambda: begun(held, "held"), 60)  # alone, as its first worker was killed, so that all others have finished
     os.killpg(process.pid, signal.SIGINT)  # as terminals do
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    out, _ = process.communicate(timeout=30)
+    told.seek(0)
+    err = told.read()
+    told.close()
+    assert process.returncode == 130 and out == "" and err.count("not of the table\n") == 5
+    assert re.findall(".* %.*", err) == 3 * ["20 %"]  # of those that ended
     assert err.splitlines()[-1] == "error: interrupted; finished work is kept, run the same command again to resume"
     assert "Traceback" not in err and "KeyboardInterrupt" not in err
     assert err.count("the worker of held.py:Held[dies=true] · seed 0 died\n") == 1
@@ -400,10 +456,21 @@ def test_as_many_jobs_as_there_are_cores_for_their_threads(asked, monkeypatch):
     monkeypatch.setenv("CRAN_BENCH_JOBS", "many")
     with pytest.raises(BadInput, match="CRAN_BENCH_JOBS must be a whole number from 1, not 'many'"):
         asked()
+    for wrong in ({"jobs": 0}, {"jobs": 2.5}, {"threads": -1}, {"threads": "many"}):
+        with pytest.raises(BadInput, match=f"^{next(iter(wrong))} must be a whole number from 1, not "):
+            asked(**wrong)
 
 
 def test_workers_of_their_own_exclude_jobs(asked, monkeypatch):
     monkeypatch.setattr(experiment, "started", lambda: 2)
     with pytest.raises(BadInput, match="torchrun shares one training, --jobs 2 starts workers on this machine: use"):
         asked(jobs=2)
+    monkeypatch.setenv("CRAN_BENCH_JOBS", "3")
     assert asked() == (1, None)  # with the threads that torchrun gives
+    with pytest.raises(BadInput, match="--cluster has workers of its own"):
+        asked(jobs=2, workers=object())  # which is not asked for anything
+
+
+def test_a_process_that_may_start_none_computes_all_rows(asked, monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "_config", {"daemon": True})
+    assert asked() == asked(jobs=3) == (1, 1)

@@ -567,6 +567,13 @@ class Raises(Toy):
         raise RuntimeError("over\nseveral   lines")
 
 
+@dataclass
+class Exits(Toy):
+    def fit(self, train, val, run):
+        self.note("fit")
+        raise SystemExit(3)
+
+
 def test_scores_are_bound_to_validation(runner):
     (outcome,) = runner.run([configured(TrainScores)], ["captions"], [0])
     assert outcome.failure.error == (
@@ -633,6 +640,12 @@ class LogsTensors(Toy):
 @pytest.mark.filterwarnings("error")
 def test_a_loss_with_gradients_is_logged(runner, calls):
     one(runner.run([configured(LogsTensors)], ["captions"], [0]))
+
+
+def test_a_method_that_exits_fails_and_does_not_end_the_run(runner, calls):
+    failed, again = runner.run([configured(Exits)], ["captions", "mean"], [0])
+    assert failed.failure.error.startswith("SystemExit: 3 (") and failed.failure.error == again.failure.error
+    assert fits(calls) == ["fit Exits"]
 
 
 def test_one_failure_does_not_stop_the_others_and_is_tried_again(runner, calls, capsys):
