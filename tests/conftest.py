@@ -129,6 +129,13 @@ def recorded_scenes(_recorded_scenes, tmp_path):
     return replace(_recorded_scenes, cache=tmp_path / "cache", results=tmp_path / "results")
 
 
+@pytest.fixture
+def held(tmp_path):
+    """The plugin file of `Held`, in a folder of its own."""
+    (tmp_path / "plugin").mkdir()
+    return Path(shutil.copy(Path(__file__).parent / "plugins" / "held.py", tmp_path / "plugin"))
+
+
 @pytest.fixture(scope="session")
 def drawn_photographs(tmp_path_factory):
     home = tmp_path_factory.mktemp("photographs") / "flickr8k"

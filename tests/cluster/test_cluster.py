@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -10,12 +11,13 @@ import time
 
 import pytest
 import torch
+from held import begun
 
 from cran_bench.cluster import dispatch
 from cran_bench.cluster import workers as cluster
 from cran_bench.cluster.workers import find_cluster
 from cran_bench.machine.threads import LIBRARIES
-from cran_bench.records.schema import ERROR, EXAMPLES
+from cran_bench.records.store import ResultStore
 from cran_bench.registry import DATASETS, METHODS
 from cran_bench.running.preparation import find_prepared
 from cran_bench.running.remote import AskedRow, Request, RunSpec
@@ -23,98 +25,12 @@ from cran_bench.running.runner import Runner
 
 pytest.importorskip("distributed", reason="needs the extra distributed")
 
-HELD = '''
-"""Ridge regression on words that says when it is fitted, and can be held in the midst of it."""
-
-import os
-import time
-from dataclasses import dataclass
-from pathlib import Path
-
-import torch
-
-from cran_bench import COSINE
-
-HERE = Path(__file__).parent
-
-
-def words(split):
-    return torch.from_numpy(split.tfidf(300).toarray()).double()
-
-
-def begin(what):
-    (HERE / what).mkdir(exist_ok=True)
-    (HERE / what / f"{os.getpid()}-{time.time_ns()}").touch()
-
-
-@dataclass
-class Mean:
-    """A part that all rows of a seed share."""
-
-    def fit(self, train, val, run):
-        begin("parts")
-        self.mean = train.images.mean(dim=0)
-
-    def state(self):
-        return {"mean": self.mean}
-
-    def load(self, state):
-        self.mean = state["mean"]
-
-
-@dataclass
-class Held:
-    ridge: float = 1.0
-    waits: bool = False
-
-    similarity = COSINE
-
-    def fit(self, train, val, run):
-        mean = run.part(Mean())
-        begin("started")
-        if self.waits:
-            begin("held")
-        while self.waits and not (HERE / "go").exists():
-            time.sleep(0.02)
-        if self.ridge < 0:
-            raise RuntimeError("less than nothing")
-        self.mean = mean.mean
-        x, y = words(train), (train.images - self.mean)[train.image_of].double()
-        self.W = torch.linalg.solve(x.T @ x + self.ridge * torch.eye(x.shape[1]), x.T @ y).float()
-
-    def embed_images(self, split):
-        return split.images - self.mean
-
-    def embed_texts(self, split):
-        return words(split).float() @ self.W
-
-    def state(self):
-        return {"mean": self.mean, "W": self.W}
-
-    def load(self, state):
-        self.mean, self.W = state["mean"], state["W"]
-'''
-
-
-@pytest.fixture
-def held(tmp_path):
-    """The plugin file of `Held`, in a folder of its own."""
-    (tmp_path / "plugin").mkdir()
-    file = tmp_path / "plugin" / "held.py"
-    file.write_text(HELD)
-    return file
-
 
 def until(is_so, seconds=60):
     end = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
-
-
-def begun(file, what="started"):
-    """The processes that began a fit, or a part, one for each time."""
-    return [int(path.name.partition("-")[0]) for path in (file.parent / what).glob("*")]
 
 
 @pytest.fixture
@@ -134,11 +50,6 @@ def client(monkeypatch):
         yield connected
 
 
-def records(results):
-    """The files of records, which are neither failures nor examples."""
-    return [path for path in results.rglob("*.json") if not path.name.endswith((EXAMPLES, ERROR))]
-
-
 def test_a_scheduler_that_runs_already(client, command, quick_scenes, held, tmp_path, monkeypatch):
     def read(spec):
         from cran_bench.registry import METHODS
@@ -147,7 +58,7 @@ def test_a_scheduler_that_runs_already(client, command, quick_scenes, held, tmp_
         code_of(METHODS.configure(spec).build())
 
     other = held.with_name("other.py")
-    other.write_text(HELD)
+    shutil.copy(held, other)
     monkeypatch.chdir(held.parent)
     arguments = ["run", *quick_scenes.arguments, "--results", tmp_path / "results", "--device", "cpu"]
     rows = ["-m", "held.py:Held,held.py:Held[ridge=-1],held.py:Held[ridge=2]", "-p", "captions,mean,documents"]
@@ -157,7 +68,7 @@ def test_a_scheduler_that_runs_already(client, command, quick_scenes, held, tmp_
     assert said.out.count("held.py:Held[ridge=2]") == 3
     assert said.err.count("FAILED, RuntimeError: less than nothing (") == 3
     assert "workers at tcp://127.0.0.1" in said.err and "dashboard: http" in said.err
-    assert len(records(tmp_path / "results")) == 6
+    assert len(ResultStore(tmp_path / "results").runs()) == 6
     assert len(begun(held)) == 6 and len(begun(held, "parts")) == 2  # captions and documents
 
     good = ["-m", "held.py:Held,held.py:Held[ridge=2]"]
@@ -167,7 +78,7 @@ def test_a_scheduler_that_runs_already(client, command, quick_scenes, held, tmp_
     assert "no worker at tcp" in command(*arguments[:-1], "cuda", *good, *there).sentence
 
     client.run(read, f"{other}:Held")  # and keep to it
-    other.write_text(HELD.replace("self.ridge * torch", "2 * self.ridge * torch"))
+    other.write_text(held.read_text().replace("self.ridge * torch", "2 * self.ridge * torch"))
     said = command(*arguments, "-m", "other.py:Held", *there)
     assert re.search(r"FAILED, .*other\.py was changed after it was imported: start Python again", said.err)
     nobody = ["--cluster", "dask://127.0.0.1:9"]
@@ -302,7 +213,7 @@ def test_jobs_of_slurm(command, quick_scenes, held, slurm, tmp_path, monkeypatch
     thread.join()
     assert said.code == 0 and "SLURM jobs: 1, with output in " in said.err
     assert "died; rows reassigned to other workers: 1" in said.err
-    assert len(records(tmp_path / "results")) == 1 and len(begun(held)) == 2
+    assert len(ResultStore(tmp_path / "results").runs()) == 1 and len(begun(held)) == 2
     submitted = (slurm / "submitted").read_text().split()
     assert len(submitted) == 2 and submitted[-1] in (slurm / "cancelled").read_text().split()
     asked = [line.removeprefix("#SBATCH ") for line in (slurm / "script").read_text().splitlines() if "#SBATCH" in line]

@@ -11,11 +11,13 @@ from concurrent.futures import BrokenExecutor, Future
 
 import pytest
 import torch
+from held import begun
 from safetensors.torch import load_file
 
 import cran_bench
 from cran_bench.errors import BadInput, CannotWrite
-from cran_bench.records.schema import ERROR, EXAMPLES
+from cran_bench.records.schema import ERROR
+from cran_bench.records.store import ResultStore
 from cran_bench.registry import DATASETS, METHODS
 from cran_bench.running import experiment, jobs, runner
 from cran_bench.running.jobs import Plan, run_side_by_side
@@ -25,119 +27,10 @@ from cran_bench.running.runner import Runner
 
 CPU = torch.device("cpu")
 
-HELD = '''
-"""Ridge regression on words that says when it is fitted, and can fail, kill its process, or never end."""
-
-import multiprocessing
-import os
-import signal
-import threading
-import time
-from dataclasses import dataclass
-from pathlib import Path
-
-import torch
-
-from cran_bench import COSINE
-
-HERE = Path(__file__).parent
-
-
-def words(split):
-    return torch.from_numpy(split.tfidf(300).toarray()).double()
-
-
-def begin(what):
-    (HERE / what).mkdir(exist_ok=True)
-    (HERE / what / f"{os.getpid()}-{time.time_ns()}").touch()
-
-
-@dataclass
-class Mean:
-    """A part that all rows of a seed share."""
-
-    fails: bool = False
-
-    def fit(self, train, val, run):
-        begin("parts")
-        if self.fails:
-            raise RuntimeError("no mean")
-        self.mean = train.images.mean(dim=0) + 0 * torch.rand(1)
-
-    def memory(self, train):
-        return 1 << 20
-
-    def state(self):
-        return {"mean": self.mean}
-
-    def load(self, state):
-        self.mean = state["mean"]
-
-
-@dataclass
-class Held:
-    ridge: float = 1.0
-    dies: bool = False
-    fails: bool = False
-
-    similarity = COSINE
-
-    def parts(self):
-        return [Mean(self.fails)]
-
-    def memory(self, train):
-        return 1 << 30
-
-    def fit(self, train, val, run):
-        self.mean = run.part(self.parts()[0]).mean
-        begin("started")
-        if multiprocessing.get_start_method() == "loky":
-            raise RuntimeError("which has no processes for a DataLoader")
-        os.write(1, b"not of the table\\n")
-        threads = [threading.Thread(target=lambda: print(17_000 * "x")) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        print("10 %\\r20 %\\r", end="", flush=True)
-        if self.dies and not (HERE / "killed").exists():
-            begin("killed")
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.dies:
-            begin("held")
-            time.sleep(60)
-        if self.ridge < 0:
-            raise RuntimeError("less than nothing")
-        x, y = words(train), (train.images - self.mean)[train.image_of].double()
-        self.W = torch.linalg.solve(x.T @ x + self.ridge * torch.eye(x.shape[1]), x.T @ y).float()
-        self.W += 1e-3 * torch.rand_like(self.W)
-
-    def embed_images(self, split):
-        return split.images - self.mean
-
-    def embed_texts(self, split):
-        return words(split).float() @ self.W
-
-    def state(self):
-        return {"mean": self.mean, "W": self.W}
-
-    def load(self, state):
-        self.mean, self.W = state["mean"], state["W"]
-'''
-
 SCRIPT = """
 from cran_bench.cli import main
 main()  # without a guard, which loky does not need
 """
-
-
-@pytest.fixture
-def held(tmp_path):
-    """The plugin file of `Held`, in a folder of its own."""
-    (tmp_path / "plugin").mkdir()
-    file = tmp_path / "plugin" / "held.py"
-    file.write_text(HELD)
-    return file
 
 
 @pytest.fixture
@@ -156,16 +49,6 @@ def plan(quick_scenes):
         return Plan(runner, request, rows, range(len(rows)))
 
     return make
-
-
-def begun(file, what="started"):
-    """The processes that began a fit, or a part, one for each time."""
-    return [int(path.name.partition("-")[0]) for path in (file.parent / what).glob("*")]
-
-
-def records(results):
-    """The files of records, which are neither failures nor examples."""
-    return [path for path in results.rglob("*.json") if not path.name.endswith((EXAMPLES, ERROR))]
 
 
 def labels(plan):
@@ -408,7 +291,7 @@ def test_the_numbers_of_one_process_whatever_dies_until_it_is_stopped(quick_scen
     assert err.count("the worker of held.py:Held[dies=true] · seed 0 died\n") == 1
     numbered = [line.split()[0] for line in err.splitlines() if line.startswith("[")]
     assert numbered == [f"[{k}/5]" for k in range(1, 5)]
-    assert len(records(tmp_path / "results")) == 3 and len(list(tmp_path.rglob(f"*{ERROR}"))) == 1
+    assert len(ResultStore(tmp_path / "results").runs()) == 3 and len(list(tmp_path.rglob(f"*{ERROR}"))) == 1
     assert len(begun(held, "parts")) == 1 and process.pid not in begun(held) + begun(held, "parts")
     until(lambda: not left_of(process.pid), 10)
 
