@@ -124,7 +124,12 @@ Jobs = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", envvar="CRAN_BENCH_THREADS", min=1, metavar="N", help="Threads of each fit. Default: 1."),
+    typer.Option(
+        "--threads",
+        min=1,
+        metavar="N",
+        help="Threads of each fit. Default: CRAN_BENCH_THREADS, or 1; on a GPU torch's own.",
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 
