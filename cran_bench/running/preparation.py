@@ -343,7 +343,10 @@ def _load(dataset: Configured[Dataset], data: Path, vectors: str) -> tuple[Colle
 
 
 def _identity(vectors: str) -> dict[str, Any]:
-    """The identity of word vectors; a file that has not changed is not read again."""
+    """The identity of word vectors; a file that has not changed is not read again.
+
+    The ledger is asked here, since the fingerprint of a fit covers all code that the word vectors themselves call.
+    """
     source = vector_source(vectors)
     if isinstance(source, VectorFile):
         vars(source)["sha256"] = noted_sha256(source.path)
