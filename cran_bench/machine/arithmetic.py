@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +17,27 @@ def has_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@cache
+def uses_onednn() -> bool:
+    """Whether float32 products on this CPU are computed by oneDNN, in full precision, and not by MKL.
+
+    MKL gives AMD processors its kernels for AVX2, which take over twice the time of oneDNN's for AVX-512.  torch calls
+    oneDNN where bfloat16 is allowed, which oneDNN only uses on processors with AMX.
+    """
+    if not hasattr(torch.backends.mkldnn, "matmul") or not torch.cpu._is_avx512_bf16_supported():
+        return False
+    if torch.cpu._is_amx_tile_supported():
+        return False
+    x = torch.full((64, 64), 1 + 2.0**-20)  # 1 in bfloat16
+    matmul: Any = torch.backends.mkldnn.matmul
+    kept = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    try:
+        return bool((x @ torch.eye(64) == x).all())
+    finally:
+        matmul.fp32_precision = kept
 
 
 @contextmanager
@@ -36,6 +58,8 @@ def in_full_precision(device: torch.device) -> Iterator[None]:
     cudnn.allow_tf32 = False
     for kind, _ in kept:  # again, as the older settings change the newer ones
         kind.fp32_precision = "ieee"
+    if device.type == "cpu" and uses_onednn():
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
     cuda.allow_bf16_reduced_precision_reduction = False
     try:
         with torch.autocast(device.type, enabled=False):

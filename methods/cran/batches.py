@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -92,7 +93,7 @@ class Batches:
         if self.neighbours is not None and number >= plus.hard_negatives_from:
             hard = round(plus.hard_negative_batches * count)
         if hard:
-            order = self._grouped(order.tolist(), hard * math.ceil(len(order) / count))
+            order = self._grouped(order.tolist(), hard * math.ceil(len(order) / count), self.lengths[chosen])
         batches = list(torch.tensor_split(order, count))
         if self.recipe.batches.bucket > 1:
             batches[hard:] = self._sorted_by_length(batches[hard:], chosen)
@@ -109,16 +110,20 @@ class Batches:
             divided += torch.split(by_length, [len(batch) for batch in some])
         return divided
 
-    def _grouped(self, order: list[int], wanted: int) -> Tensor:
-        """The same images: about `wanted` of them in groups of an image and its neighbours, then the others."""
+    def _grouped(self, order: list[int], wanted: int, lengths: Tensor) -> Tensor:
+        """The same images: about `wanted` of them in groups of an image and its neighbours, then the others.
+
+        Groups are sorted by the longest of their texts, of these (N,) lengths, unless `bucket` is 1.
+        """
         assert self.neighbours is not None
         near = self.neighbours.tolist()
         used = bytearray(b"\1" * self.images)
         for image in order:
             used[image] = False
-        grouped: list[int] = []
+        groups: list[list[int]] = []
+        left = wanted
         for image in order:
-            if len(grouped) >= wanted:
+            if left <= 0:
                 break
             if used[image]:
                 continue
@@ -126,8 +131,12 @@ class Batches:
             group = [image, *free[: self.recipe.plus.hard_negative_group - 1]]
             for member in group:
                 used[member] = True
-            grouped += group
-        return torch.tensor(grouped + [image for image in order if not used[image]])
+            groups.append(group)
+            left -= len(group)
+        if self.recipe.batches.bucket > 1:
+            long = lengths.tolist()
+            groups.sort(key=lambda group: max(long[member] for member in group))
+        return torch.tensor([*chain.from_iterable(groups), *(image for image in order if not used[image])])
 
 
 def nearest(features: FeatureRows | Tensor, count: int) -> Tensor:

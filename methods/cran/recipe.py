@@ -223,7 +223,7 @@ class PlusOptions:
     """
 
     text_init: Literal["pretrained", "cca-targets", "word-positions", "random"] = "pretrained"
-    pretraining_epochs: int = 5
+    pretraining_epochs: int = 4
     frozen_encoder_epochs: int = 4
     restarts: int = _of(6, "relation")
     attn_dropout: float = _of(0.2, "local", "relation")

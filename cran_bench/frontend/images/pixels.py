@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,7 +29,7 @@ STEP = 2  # pixels to either side over which brightness differences are taken
 SOFTNESS = 0.03  # temperature of the softmax over squared colour distances
 FAINT = 0.01, 0.05  # edge energies below which a window's edge directions, and its edge strength, are damped
 DIRECTIONS = 8
-AT_ONCE = 16  # images whose windows fit into a processor's cache
+AT_ONCE = 4  # images whose windows fit into a core's cache
 SCALE = 10.0  # of the random weights; window descriptors have a spread of about 1 / SCALE
 
 # Prototypes of the soft colour channels: white, grey, black, red, orange, yellow, green, cyan, blue, violet, pink.
@@ -65,14 +67,26 @@ class Pixels:
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Embed (B, SIDE, SIDE, 3) uint8 images: (B, dim) float32."""
-        weights, bias = _projection(self.dim)
-        averages = []
-        with torch.inference_mode():
-            for few in torch.split(torch.tensor(batch), AT_ONCE):
-                windows = _describe_windows(few)
-                averages.append(torch.relu_(windows @ weights + bias).mean(dim=1))
-            features: NDArray[np.float32] = torch.cat(averages).sqrt().numpy()
+        few, threads = torch.split(torch.tensor(batch), AT_ONCE), torch.get_num_threads()
+        torch.set_num_threads(1)  # for each thread of the pool
+        try:
+            features: NDArray[np.float32] = torch.cat(list(_pool(threads, os.getpid()).map(self._embed, few))).numpy()
+        finally:
+            torch.set_num_threads(threads)
         return features
+
+    @torch.inference_mode()
+    def _embed(self, images: Tensor) -> Tensor:
+        weights, bias = _projection(self.dim)
+        windows = _describe_windows(images)
+        features = torch.relu_(torch.addmm(bias, windows.flatten(0, 1), weights))
+        return features.view(*windows.shape[:2], self.dim).mean(dim=1).sqrt()
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads of a process, kept because the memory of new ones has to be mapped anew."""
+    return ThreadPoolExecutor(threads)
 
 
 def _describe_windows(images: Tensor) -> Tensor:
