@@ -21,21 +21,18 @@ def has_bfloat16(device: torch.device) -> bool:
 
 @cache
 def uses_onednn() -> bool:
-    """Whether float32 products on this CPU are computed by oneDNN, in full precision, and not by MKL.
+    """Whether this processor's float32 products are computed by oneDNN, as precisely, in place of MKL.
 
-    MKL gives AMD processors its kernels for AVX2, which take over twice the time of oneDNN's for AVX-512.  torch calls
-    oneDNN where bfloat16 is allowed, which oneDNN only uses on processors with AMX.
+    MKL runs kernels for AVX2 on AMD processors, which take over twice the time of oneDNN's for AVX-512.  torch leaves
+    products to oneDNN if it may compute them in bfloat16, as it does with AMX only.
     """
-    if not hasattr(torch.backends.mkldnn, "matmul") or not torch.cpu._is_avx512_bf16_supported():
+    matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)
+    if not hasattr(matmul, "fp32_precision") or torch.cpu._is_amx_tile_supported():
         return False
-    if torch.cpu._is_amx_tile_supported():
-        return False
-    x = torch.full((64, 64), 1 + 2.0**-20)  # 1 in bfloat16
-    matmul: Any = torch.backends.mkldnn.matmul
-    kept = matmul.fp32_precision
+    kept, x = _own_precision(matmul, torch.backends.mkldnn), torch.full((64, 64), 1 + 2.0**-20)
     matmul.fp32_precision = "bf16"
     try:
-        return bool((x @ torch.eye(64) == x).all())
+        return bool((x @ torch.eye(64) == x).all())  # bfloat16 would round it to 1
     finally:
         matmul.fp32_precision = kept
 
@@ -54,12 +51,12 @@ def in_full_precision(device: torch.device) -> Iterator[None]:
     for kind, _ in kept:
         kind.fp32_precision = "ieee"
     precision, tf32 = torch.get_float32_matmul_precision(), _allows_tf32()
-    torch.set_float32_matmul_precision("highest")
+    by_onednn = [kind for kind, _ in kept[::3]] if device.type == "cpu" and uses_onednn() else []
+    torch.set_float32_matmul_precision("medium" if by_onednn else "highest")
     cudnn.allow_tf32 = False
     for kind, _ in kept:  # again, as the older settings change the newer ones
-        kind.fp32_precision = "ieee"
-    if device.type == "cpu" and uses_onednn():
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
+        if kind not in by_onednn:
+            kind.fp32_precision = "ieee"
     cuda.allow_bf16_reduced_precision_reduction = False
     try:
         with torch.autocast(device.type, enabled=False):

@@ -21,7 +21,7 @@ from cran_bench.ranking.tiles import tiles_for
 BACKENDS = ("auto", "reference", "torch", "triton")
 BOUNDS = get_args(Bound)
 
-SMALL = 2e9  # FLOP; below, the set-up of the other backends takes longer than float64
+SMALL = 1e8  # FLOP; below, the set-up of the other backends takes longer than float64
 LARGE = 1e11  # FLOP; above, 16 bits pay off
 
 

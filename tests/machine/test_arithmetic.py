@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import backends
 
-from cran_bench.machine.arithmetic import in_full_precision, reproducible
+from cran_bench.machine.arithmetic import in_full_precision, reproducible, uses_onednn
 
 CPU = torch.device("cpu")
 PLACES = [(kind, part) for kind in ("cuda", "mkldnn") for part in ("all", "matmul", "conv", "rnn")]
@@ -76,8 +76,10 @@ def test_products_are_exact_inside_and_the_settings_of_the_user_come_back(afterw
     before = settings()
     with pytest.raises(KeyError), in_full_precision(CPU):
         inside = settings()
-        assert inside[3] is False and inside[5:7] == ["highest", False]
-        assert {x for (_, part), x in zip(PLACES, inside[7:], strict=False) if part != "all"} <= {"ieee"}
+        assert inside[3] is False and inside[5:7] == ["medium" if uses_onednn() else "highest", False]
+        products = {"ieee", "tf32", "bf16"} if uses_onednn() else {"ieee"}  # on this processor all keep float32's bits
+        for (_, part), precision in zip(PLACES, inside[7:], strict=False):
+            assert part == "all" or precision in (products if part == "matmul" else {"ieee"})
         raise KeyError
     assert settings() == before
 
@@ -94,3 +96,19 @@ def test_what_is_inherited_stays_inherited(afterwards):
 def test_a_processor_needs_no_deterministic_algorithms(afterwards):
     with reproducible(CPU):
         assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (50, 512, 2048), (250, 132, 512), (512, 3000, 40)])
+def test_products_on_this_processor_keep_the_bits_of_float32(shape):
+    n, k, m = shape
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.rand(n, k, generator=draw), torch.rand(k, m, generator=draw)
+    exact = x.double() @ y.double()
+    with in_full_precision(CPU):
+        for product in (x @ y, torch.addmm(torch.zeros(m), x, y), (x[None] @ y[None])[0], (y.T @ x.T).T):
+            torch.testing.assert_close(product.double(), exact, rtol=3e-6, atol=0)
+
+
+def test_a_processor_that_computes_in_bfloat16_is_left_alone(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert not uses_onednn.__wrapped__()
