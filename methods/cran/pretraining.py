@@ -118,7 +118,7 @@ class CCATargetPredictor(Predictor):
     """
 
     criterion = "cosine"
-    stop_at = 0.98
+    stop_at = 0.99
 
     def __init__(self, recipe: Recipe, words: Tensor) -> None:
         super().__init__(recipe, words.shape[1])
