@@ -19,7 +19,7 @@ from cran_bench.toolbox.linalg import (
     Matrix,
     Moments,
     Texts,
-    Whitening,
+    Whitened,
     canonical_correlations,
     covariance_bytes,
     moments,
@@ -122,7 +122,7 @@ class Projections:
         C = C.mapped(*maps)
         scale_x, scale_y = spectral_norm(C.xx), spectral_norm(C.yy)
         tried: dict[tuple[float, float], float] = {}
-        latest: dict[str, tuple[float, Whitening]] = {}
+        latest: Whitened = {}
 
         def whole(W: Matrix, mapped: Matrix | None) -> Matrix:
             return W if mapped is None else np.asarray(mapped @ W)

@@ -223,6 +223,10 @@ class Whitening:
         return np.asarray(scipy.linalg.solve_triangular(self.lower, matrix, lower=True, trans="T", check_finite=False))
 
 
+Whitened: TypeAlias = dict[str, tuple[float, Whitening, Matrix]]
+"""For each side its ridge, its factorisation and, of the side with more dimensions, L^-1 times the cross-covariance."""
+
+
 def truncated_svd(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix, Matrix]:
     """Compute the `rank` largest singular triplets from the eigenvectors of the smaller Gram matrix.
 
@@ -257,18 +261,21 @@ def truncated_svd(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def canonical_correlations(
-    C: Moments, rx: float, ry: float, rank: int, latest: dict[str, tuple[float, Whitening]] | None = None
+    C: Moments, rx: float, ry: float, rank: int, latest: Whitened | None = None
 ) -> tuple[Matrix, Matrix, Matrix]:
     """Ridge CCA: Wx (p, k), Wy (q, k) and correlations (k,), k <= rank; the ridges rx and ry are absolute values.
 
-    A dict `latest` keeps the ridge and factorisation of each side for the next call with the same C.
+    `latest` keeps what was computed for the next call with the same C.
     """
     latest = {} if latest is None else latest
-    for side, covariance, ridge in (("x", C.xx, rx), ("y", C.yy, ry)):
+    larger, other = ("y", "x") if len(C.yy) > len(C.xx) else ("x", "y")
+    for side, covariance, cross, ridge in (("x", C.xx, C.xy, rx), ("y", C.yy, C.xy.T, ry)):
         if side not in latest or latest[side][0] != ridge:
-            latest[side] = ridge, Whitening.of(covariance, ridge)
+            factor = Whitening.of(covariance, ridge)
+            latest[side] = ridge, factor, factor.half(cross) if side == larger else cross
     Lx, Ly = latest["x"][1], latest["y"][1]
-    U, R, V = truncated_svd(Ly.half(Lx.half(C.xy).T).T, rank)
+    T = latest[other][1].half(latest[larger][2].T)
+    U, R, V = truncated_svd(T if other == "x" else T.T, rank)
     return Lx.back(U), Ly.back(V), R
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, pad
+from torch.nn.functional import avg_pool1d, pad
 
 VERSION = 1
 """Part of the identity of the features, to be raised with every change of what is computed."""
@@ -121,8 +121,16 @@ def _pad(x: Tensor, width: int) -> Tensor:
 
 
 def _average(x: Tensor) -> Tensor:
-    """Average over windows of cells, with tapered weights, so that a small shift changes little."""
-    return avg_pool2d(avg_pool2d(avg_pool2d(x, CELL), WINDOW, stride=1), 2, stride=1)
+    """Average over windows of cells, (..., H, W) to (..., windows, windows), which a small shift changes little."""
+    down, across = _window_weights(x.shape[-2]), _window_weights(x.shape[-1])
+    return down @ x @ across.T
+
+
+@lru_cache(maxsize=4)
+def _window_weights(side: int) -> Tensor:
+    """(windows, side) weights of the pixels in each window, tapered towards its ends."""
+    cells = avg_pool1d(torch.eye(side)[:, None], CELL)
+    return avg_pool1d(avg_pool1d(cells, WINDOW, stride=1), 2, stride=1)[:, 0].T.contiguous()
 
 
 @lru_cache(maxsize=4)
