@@ -26,7 +26,7 @@ from cran_bench.running.runner import Runner
 pytest.importorskip("distributed", reason="needs the extra distributed")
 
 
-def until(is_so, seconds=60):
+def until(is_so, seconds=180):
     end = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < end, "waited in vain"
@@ -200,9 +200,11 @@ def test_jobs_of_slurm(command, quick_scenes, held, slurm, tmp_path, monkeypatch
     monkeypatch.setattr(cluster, "POLL_EVERY", 0.5)
 
     def end_the_first():
-        until(lambda: begun(held))
-        os.killpg(int((slurm / "submitted").read_text().split()[0]), signal.SIGKILL)
-        (held.parent / "go").touch()
+        try:
+            until(lambda: begun(held))
+            os.killpg(int((slurm / "submitted").read_text().split()[0]), signal.SIGKILL)
+        finally:
+            (held.parent / "go").touch()  # else the row would wait without end
 
     thread = threading.Thread(target=end_the_first)
     thread.start()
