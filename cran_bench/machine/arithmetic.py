@@ -21,10 +21,10 @@ def has_bfloat16(device: torch.device) -> bool:
 
 @cache
 def uses_onednn() -> bool:
-    """Whether this processor's float32 products are computed by oneDNN, as precisely, in place of MKL.
+    """Whether float32 products may be left to oneDNN on this processor, because it keeps all their bits.
 
     MKL runs kernels for AVX2 on AMD processors, which take over twice the time of oneDNN's for AVX-512.  torch leaves
-    products to oneDNN if it may compute them in bfloat16, as it does with AMX only.
+    products to oneDNN if it may compute them in bfloat16, as it does with AMX only; without AVX-512, MKL goes on.
     """
     matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)
     if not hasattr(matmul, "fp32_precision") or torch.cpu._is_amx_tile_supported():
@@ -51,7 +51,8 @@ def in_full_precision(device: torch.device) -> Iterator[None]:
     for kind, _ in kept:
         kind.fp32_precision = "ieee"
     precision, tf32 = torch.get_float32_matmul_precision(), _allows_tf32()
-    by_onednn = [kind for kind, _ in kept[::3]] if device.type == "cpu" and uses_onednn() else []
+    by_onednn = [cuda, getattr(torch.backends.mkldnn, "matmul", None)]  # both are set by "medium"
+    by_onednn = by_onednn if device.type == "cpu" and uses_onednn() else []
     torch.set_float32_matmul_precision("medium" if by_onednn else "highest")
     cudnn.allow_tf32 = False
     for kind, _ in kept:  # again, as the older settings change the newer ones

@@ -77,9 +77,9 @@ def test_products_are_exact_inside_and_the_settings_of_the_user_come_back(afterw
     with pytest.raises(KeyError), in_full_precision(CPU):
         inside = settings()
         assert inside[3] is False and inside[5:7] == ["medium" if uses_onednn() else "highest", False]
-        products = {"ieee", "tf32", "bf16"} if uses_onednn() else {"ieee"}  # on this processor all keep float32's bits
-        for (_, part), precision in zip(PLACES, inside[7:], strict=False):
-            assert part == "all" or precision in (products if part == "matmul" else {"ieee"})
+        medium = {("cuda", "matmul"): "tf32", ("mkldnn", "matmul"): "bf16"} if uses_onednn() else {}
+        for place, precision in zip(PLACES, inside[7:], strict=False):
+            assert place[1] == "all" or precision == medium.get(place, "ieee")
         raise KeyError
     assert settings() == before
 
