@@ -55,8 +55,8 @@ class OnnxTextEncoder:
         tokens = _read(vocabulary)
         if (rows := _table_rows(model)) not in (None, len(tokens)):
             raise BadInput(
-                f"{vocabulary} has {len(tokens):,} tokens, but {path.name} has vectors of {rows:,}: give the vocabulary "
-                "of this encoder with vocab=FILE"
+                f"{vocabulary} has {len(tokens):,} tokens, but {path.name} has vectors of {rows:,}: give the "
+                "vocabulary of this encoder with vocab=FILE"
             )
         self._tokenizer, self._padding = _tokenizer(tokens), tokens["[PAD]"]
         self._vocab_sha256 = sha256_file(vocabulary)
