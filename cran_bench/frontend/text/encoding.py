@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -36,11 +35,11 @@ class TextManifest(BaseModel):
     encoder: str
     identity: dict[str, Any]
     captions_sha: str
-    sha256: str
+    sha256: str = ""
 
     def sources_sha(self) -> str:
         """Return the sha256 of the encoder and the captions."""
-        return _sources_sha(self.identity, self.captions_sha)
+        return sha256_json({"schema": SCHEMA, "encoder": self.identity, "captions": self.captions_sha})
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,9 @@ def encode(
         BadInput: features computed elsewhere are not of these captions, an encoder returns NaN or another shape, or the
             disk is full.
     """
-    identity, captions_sha = dict(encoder.identity()), sha256_json(list(collection.captions))
-    path = cache / FOLDER / f"{_sources_sha(identity, captions_sha)[:16]}.npy"
+    captions_sha = sha256_json(list(collection.captions))
+    manifest = TextManifest(encoder=label, identity=dict(encoder.identity()), captions_sha=captions_sha)
+    path = cache / FOLDER / f"{manifest.sources_sha()[:16]}.npy"
     unfinished = path.with_name(UNFINISHED + path.name)
     with locked(path, "encoding these captions"):
         if force or not path.exists():
@@ -111,8 +111,7 @@ def encode(
                 if force:
                     unfinished.unlink(missing_ok=True)
                 _write(collection, encoder, label, unfinished)
-                own = sha256_file(unfinished)
-                manifest = TextManifest(encoder=label, identity=identity, captions_sha=captions_sha, sha256=own)
+                manifest = manifest.model_copy(update={"sha256": sha256_file(unfinished)})
                 write_json(path.with_suffix(".json"), manifest.model_dump())
                 unfinished.replace(path)
         else:
@@ -218,7 +217,3 @@ def _distinct(collection: Collection) -> tuple[NDArray[np.int64], NDArray[np.int
     place: dict[str, int] = {}
     rows = np.array([place.setdefault(text, len(place)) for text in collection.captions])
     return rows, np.unique(rows, return_index=True)[1]
-
-
-def _sources_sha(identity: Mapping[str, Any], captions_sha: str) -> str:
-    return sha256_json({"schema": SCHEMA, "encoder": identity, "captions": captions_sha})

@@ -43,8 +43,9 @@ class ByHash:
 
 @pytest.fixture
 def collection(tiny):
-    """Some of its captions are equal."""
-    return tiny.train._collection
+    """That of `tiny`, where every ninth caption is that before it."""
+    own = tiny.train._collection
+    return replace(own, captions=[own.captions[k - (k % 9 == 8)] for k in range(len(own.captions))])
 
 
 @pytest.fixture
@@ -70,12 +71,14 @@ def rows_of(collection):
     return np.array([vector(text) for text in collection.captions])
 
 
-def split(tiny, texts, name="train", unit="captions"):
-    return Split(name, unit, texts_of(tiny), tiny.train._features, None, CPU, encoded=texts)
+@pytest.fixture
+def split(collection, tiny):
+    """``split(texts)``: a split with these features of the captions."""
 
+    def made(texts, name="train", unit="captions"):
+        return Split(name, unit, collection, tiny.train._features, None, CPU, encoded=texts)
 
-def texts_of(tiny):
-    return tiny.train._collection
+    return made
 
 
 def test_each_distinct_caption_is_encoded_once_and_kept(collection, tmp_path, capsys):
@@ -239,10 +242,10 @@ def test_the_forecast_counts_captions(collection, given):
 # splits ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_split_gives_the_rows_of_its_captions(tiny, tmp_path):
-    texts = encode(texts_of(tiny), ByHash(), "by-hash", tmp_path)
+def test_a_split_gives_the_rows_of_its_captions(split, collection, tmp_path):
+    texts = encode(collection, ByHash(), "by-hash", tmp_path)
     for name in ("train", "val", "test"):
-        own = split(tiny, texts, name)
+        own = split(texts, name)
         expected = np.array([vector(text) for text in own.texts])
         assert own.text_dim == DIM and own.text_features.dtype == torch.float32
         np.testing.assert_array_equal(own.text_features, expected)
@@ -251,9 +254,9 @@ def test_a_split_gives_the_rows_of_its_captions(tiny, tmp_path):
         np.testing.assert_array_equal(some.text_features, [vector(text) for text in some.texts])
 
 
-def test_a_document_has_the_mean_of_its_captions_at_unit_length(tiny, tmp_path):
-    texts = encode(texts_of(tiny), ByHash(), "by-hash", tmp_path)
-    documents, captions = split(tiny, texts, unit="documents"), split(tiny, texts)
+def test_a_document_has_the_mean_of_its_captions_at_unit_length(split, collection, tmp_path):
+    texts = encode(collection, ByHash(), "by-hash", tmp_path)
+    documents, captions = split(texts, unit="documents"), split(texts)
     owner = captions.image_of.numpy()
     means = np.array([captions.text_features.numpy()[owner == image].mean(axis=0) for image in range(len(documents))])
     expected = means / np.linalg.norm(means, axis=1, keepdims=True)
@@ -262,11 +265,11 @@ def test_a_document_has_the_mean_of_its_captions_at_unit_length(tiny, tmp_path):
     assert documents.text_rows.shape == (60, DIM)
 
 
-def test_other_texts_are_encoded_where_the_encoder_can(tiny, tmp_path, given):
-    asked = split(tiny, encode(texts_of(tiny), ByHash(), "by-hash", tmp_path)).asking(["something new", "b"])
+def test_other_texts_are_encoded_where_the_encoder_can(split, collection, tmp_path, given):
+    asked = split(encode(collection, ByHash(), "by-hash", tmp_path)).asking(["something new", "b"])
     np.testing.assert_array_equal(asked.text_features, [vector("something new"), vector("b")])
-    encoder = open_text_encoder(given(rows_of(texts_of(tiny))))
-    asked = split(tiny, encode(texts_of(tiny), encoder, "npy:rows.npy", tmp_path)).asking(["something new"])
+    encoder = open_text_encoder(given(rows_of(collection)))
+    asked = split(encode(collection, encoder, "npy:rows.npy", tmp_path)).asking(["something new"])
     with pytest.raises(MissingFeature, match=r"npy:rows.npy has no features of other texts than the captions of tiny"):
         _ = asked.text_features
 

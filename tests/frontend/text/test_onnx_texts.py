@@ -154,7 +154,7 @@ def test_a_vocabulary_of_another_encoder_is_refused(tmp_path, vocab):
     ("changes", "sentence"),
     [
         ({"inputs": ("input_ids", "position_ids")}, "net.onnx takes input_ids, position_ids, but a text encoder takes"),
-        ({"kind": "sentences"}, "but one vector for each token is expected: export last_hidden_state"),
+        ({"kind": "sentences"}, "not a vector for each: export last_hidden_state"),
     ],
 )
 def test_a_network_that_is_no_text_encoder_is_refused(tmp_path, changes, sentence):
