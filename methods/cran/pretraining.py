@@ -24,7 +24,7 @@ from cran_bench import FIRST_WORD, Run, Split
 from cran_bench.toolbox.training import Training, linear_decay
 
 from .correlation import WORDS, Correlation
-from .model import LENGTH, Mean, CharacterEncoder, in_blocks, lengths
+from .model import LENGTH, CharacterEncoder, Mean, in_blocks, lengths
 from .recipe import Recipe
 
 QUARTERS = 4

@@ -24,7 +24,7 @@ from cran_bench.methods.cran import CRAN, CRANBaseline, CRANLocal, CRANRelation,
 from cran_bench.methods.cran.alignment import NEGATIVES, Alignment
 from cran_bench.methods.cran.batches import Batches, nearest
 from cran_bench.methods.cran.correlation import Correlation
-from cran_bench.methods.cran.model import LENGTH, Attention, Network, Scaling, CharacterEncoder, Views, only
+from cran_bench.methods.cran.model import LENGTH, Attention, CharacterEncoder, Network, Scaling, Views, only
 from cran_bench.methods.cran.pretraining import (
     CCATargetPredictor,
     PretrainedEncoder,
