@@ -17,7 +17,7 @@ from cran_bench.dataset import Collection, Dataset
 from cran_bench.errors import BadInput, file_of, one_sentence, place
 from cran_bench.frontend.catalogue import open_backbone, open_proposer
 from cran_bench.frontend.extraction import extract, image_digests
-from cran_bench.frontend.features import Features, ids_sha, load_features, prepared, read_digests
+from cran_bench.frontend.features import MANIFEST, Features, declare, ids_sha, load_features, prepared, read_digests
 from cran_bench.frontend.front_end import (
     ExtractionPlan,
     FrontEnd,
@@ -30,12 +30,14 @@ from cran_bench.frontend.front_end import (
 )
 from cran_bench.frontend.text.vectors import VectorFile, vector_source
 from cran_bench.frontend.text.words import TOKENIZER_VERSION, TextFrontEnd, tokenize
+from cran_bench.frontend.trained_on import exposures, noted
 from cran_bench.machine.ledger import noted_sha256, read_sealed, write_sealed
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import canonical_json, sha256_json
 from cran_bench.needs import Needing, described, missing
 from cran_bench.protocols import Unit
 from cran_bench.registry import Configured
+from cran_bench.running.materials import MATERIALS, overview
 from cran_bench.split import Split
 
 REMARKS = 1
@@ -148,6 +150,9 @@ def prepare(
     collection, defaults = _load(dataset, data, vectors)
     plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
     digests = image_digests(collection, cache)
+    is_new = not (plan.folder(collection.images_sha(digests)) / MANIFEST).exists()
+    if is_new and _is_open(defaults, backbone, regions) and any(material.find(data) for material in MATERIALS):
+        say(overview(dataset.label, collection, defaults, data, cache))
     features = extract(plan, digests, force=force, skip_bad=skip_bad)
     return _made(dataset, collection, features, vectors, digests, cache)
 
@@ -176,9 +181,16 @@ def check(
             return "\n".join([*lines, f"missing: {len(absent)} of {len(needs)}"]), False
     collection, defaults = _load(dataset, data, "ppmi-svd")
     lines.append(collection.describe())
+    if _is_open(defaults, backbone, regions):
+        lines += ["", overview(dataset.label, collection, defaults, data, cache), ""]
     plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
     forecast, has_room = plan.forecast()
     return "\n".join([*lines, forecast]), has_room
+
+
+def _is_open(defaults: Mapping[str, str], backbone: str | None, regions: str | None) -> bool:
+    """Whether a front end remains to be chosen: the default is one of photographs, and no spec is given."""
+    return backbone is None and regions is None and defaults["regions"] == "grid"
 
 
 def _front_end(
@@ -222,6 +234,7 @@ def find_prepared(
             + alike * (len(ways) < len(folders))
         )
     if folders:
+        declare(folders[0], {role: spec for role, spec in (("backbone", backbone), ("regions", regions)) if spec})
         features = load_features(folders[0], collection.images.ids)
     else:
         plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
@@ -281,6 +294,9 @@ def _made(
     say(usable.describe())
     for remark in usable.remarks:
         say(f"  {remark}")
+    trained_on = noted(features.manifest)
+    for sentence in exposures(trained_on, trained_on, dataset.label):
+        say(f"  {sentence}: rows that use it are marked")
     if features.failed:
         say(f"  {len(features.failed)} images could not be read when features were extracted and are left out")
     return Prepared(dataset, usable, features, vectors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,8 @@ from cran_bench.contract import Method
 from cran_bench.dataset import Dataset
 from cran_bench.embeddings import Embedding, as_levels, no_tensor, on_device, require_finite
 from cran_bench.errors import BadInput, CannotWrite, file_of, python_error
+from cran_bench.frontend.features import Features
+from cran_bench.frontend.trained_on import noted
 from cran_bench.machine.arithmetic import reproducible
 from cran_bench.machine.environment import environment, peak_memory
 from cran_bench.machine.fingerprint import code
@@ -108,6 +110,7 @@ class Runner:
             sources_sha=sha256_json({key: self.data.features.manifest[key] for key in SOURCES}),
             images_sha=self.data.features.manifest["images_sha"],
             extras_sha=sha256_json(extras) if any(extras) else "",
+            trained_on=noted(self.data.features.manifest),
         )
 
     def run(
@@ -290,6 +293,7 @@ class Runner:
                 unit=fitted.unit,
                 code_sha=sha256_json([code_of(fit.part), code(LentRun.score).sha, _evaluation()]),
                 fit_fingerprint=fit.fingerprint,
+                encoders=sorted(fitted.used),
             ),
             protocol=protocol,
             folds=self.folds,
@@ -341,6 +345,7 @@ class _Fitted:
         self.runner, self.method, self.seed, self.unit = runner, method, seed, unit
         self._fit: Fit[Method] | BaseException | None = None
         self._embedded: dict[Unit, tuple[Split, Embedding, Embedding, float]] = {}
+        self.used: set[str] = set()  # roles of the encoders whose features of the test split were read
 
     @cached_property
     def store(self) -> FitStore:
@@ -361,7 +366,9 @@ class _Fitted:
     def embeddings(self, unit: Unit) -> tuple[Split, Embedding, Embedding, float]:
         """Return the test split, its image and text embeddings on the device, and the seconds they took."""
         if unit not in self._embedded:
-            test = self.runner.data.split("test", unit, self.runner.device, self.unit)
+            features = cast("Features", _Noting(self.runner.data.features, self.used))
+            data = replace(self.runner.data, features=features)
+            test = data.split("test", unit, self.runner.device, self.unit)
             part, device = self.fit.part, self.runner.device
             clock = Clock(device)
             start = clock.now()
@@ -377,6 +384,21 @@ class _Fitted:
         test, images, texts, _ = self.embeddings(unit_of(protocol))
         with torch.inference_mode():
             return find_examples(self.fit.part, test, images, texts)
+
+
+class _Noting:
+    """Features that note by which encoders those that are read were made."""
+
+    def __init__(self, features: Features, used: set[str]) -> None:
+        self._features, self._used = features, used
+
+    def __getattr__(self, name: str) -> Any:
+        self._used.update(_MADE_BY.get(name, ()))
+        return getattr(self._features, name)
+
+
+_MADE_BY = {"globals": ("backbone",), "regions": ("backbone", "regions")}
+_MADE_BY |= {name: ("regions",) for name in ("boxes", "scores", "mask")}
 
 
 def _evaluation() -> list[str]:
