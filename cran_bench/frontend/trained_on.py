@@ -116,7 +116,8 @@ def exposures(trained_on: Mapping[str, Sequence[str] | None], used: Collection[s
 
 def containing(dataset: str) -> list[str]:
     """Return the names of the known data that contains images or captions of the test set of a dataset."""
-    tests = {test for test, pattern in _TEST_SETS.items() if re.search(pattern, dataset.lower())}
+    label = dataset.lower().rpartition("tested on ")[2]  # without the dataset of a fit
+    tests = {test for test, pattern in _TEST_SETS.items() if re.search(pattern, label)}
     return [data for data, contained in CONTAINED.items() if tests.intersection(contained)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -366,9 +366,8 @@ class _Fitted:
     def embeddings(self, unit: Unit) -> tuple[Split, Embedding, Embedding, float]:
         """Return the test split, its image and text embeddings on the device, and the seconds they took."""
         if unit not in self._embedded:
-            features = cast("Features", _Noting(self.runner.data.features, self.used))
-            data = replace(self.runner.data, features=features)
-            test = data.split("test", unit, self.runner.device, self.unit)
+            test = self.runner.data.split("test", unit, self.runner.device, self.unit)
+            test._features = cast("Features", _Noting(test._features, self.used))
             part, device = self.fit.part, self.runner.device
             clock = Clock(device)
             start = clock.now()

@@ -91,7 +91,8 @@ def test_nothing_is_said_of_other_data_or_of_older_records():
 
 def test_the_table_of_what_contains_a_test_set():
     assert containing("flickr8k") == ["flickr30k", "flickr8k", "snli"]
-    assert containing("scenes") == []
+    assert containing("scenes") == containing("flickr8k, tested on folder") == []
+    assert containing("scenes, tested on flickr8k") == containing("flickr8k")
     for data, tests in CONTAINED.items():
         for test in tests:
             assert data in containing(str(parse_spec(test)))
