@@ -42,9 +42,9 @@ def test_the_table_before_a_front_end_is_chosen(command, flickr, networks, tmp_p
     where = ("flickr8k", "--data", flickr, "--cache", tmp_path / "cache")
     said = command("prepare", *where, "--check")
     assert said.code == 0 and "known files below" in said.out
-    table = said.out[said.out.index("\nEfficientNet") : said.out.index("\nThe first")].splitlines()
+    table = said.out[said.out.index("\nEfficientNet") + 1 : said.out.index("\nThe first")].splitlines()
     assert max(map(len, table)) <= WIDTH
-    lines = {line[:18].strip(): line[18:].split() for line in table}
+    lines = {line[:18].strip(): line[18:].split() for line in table[: table.index("")]}
     assert lines["EfficientNet-Lite0"] == ["backbone", "models/EfficientNet_Lite0.onnx"]
     assert lines["YOLOX-nano"] == ["regions", "yolox-nano.onnx"]
     assert lines["NanoDet-m"] == ["regions", "missing:", "github.com/RangiLyu/nanodet"]

@@ -237,10 +237,10 @@ def decoded(output, side=YOLO[0]):
     return found
 
 
-def greedy(found, width, height, iou, threshold=0.0):
-    """The five best boxes of `decoded` within an image of `width` x `height` pixels."""
+def greedy(found, extent, iou, threshold=0.0):
+    """The five best boxes of `decoded` within an image of width and height `extent` in pixels."""
     clipped = [
-        ([min(max(v, 0), (width, height)[k % 2]) for k, v in enumerate(box)], score, label)
+        ([min(max(v, 0), extent[k % 2]) for k, v in enumerate(box)], score, label)
         for box, score, label in sorted(found, key=lambda one: -one[1])
     ]
     kept = []
@@ -288,12 +288,12 @@ def yolox(tmp_path):
 def test_yolox_gives_the_best_five_within_the_image(yolox, size, extent):
     proposer = open_proposer(f"yolox:{yolox}[iou=0.4]", collection())
     (proposals,) = proposer.propose([0], [PHOTO.resize(size)])
-    kept = greedy(decoded(rows()), *extent, 0.4)
+    kept = greedy(decoded(rows()), extent, 0.4)
     np.testing.assert_allclose(proposals.boxes, np.array([box for box, _, _ in kept]) / (extent * 2), rtol=1e-4)
     np.testing.assert_allclose(proposals.scores, [score for _, score, _ in kept], rtol=1e-6)
     assert proposals.boxes.dtype == proposals.scores.dtype == np.float32
     assert proposals.boxes.max() <= 1
-    few = greedy(decoded(rows()), *extent, 0.4, threshold=kept[2][1] - 1e-6)
+    few = greedy(decoded(rows()), extent, 0.4, threshold=kept[2][1] - 1e-6)
     proposer = open_proposer(f"yolox:{yolox}[iou=0.4,threshold={kept[2][1] - 1e-6:.7f}]", collection())
     assert len(proposer.propose([0], [PHOTO.resize(size)])[0].boxes) == len(few) == 3
 
@@ -343,7 +343,7 @@ def test_the_real_yolox():
     for image, proposals in zip(images[:2], found, strict=False):
         pixels, extent = proposer.prepare(image, 416)
         (output,) = proposer._network.run(pixels[None])
-        kept = greedy(decoded(output, 416), *extent, 0.5)
+        kept = greedy(decoded(output, 416), extent, 0.5)
         expected = np.array([box for box, _, _ in kept]) / (extent * 2)
         np.testing.assert_allclose(proposals.boxes, expected, atol=1e-5)
         np.testing.assert_allclose(proposals.scores, [score for _, score, _ in kept], rtol=1e-5)
