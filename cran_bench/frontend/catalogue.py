@@ -1,14 +1,22 @@
-"""The known image backbones and region proposers, and how a spec names one; a backend is imported when it is used."""
+"""The known backbones, region proposers and text encoders, and how a spec names one; each is imported when used."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput, did_you_mean
-from cran_bench.frontend.interfaces import Backbone, PrecomputedImages, PrecomputedRegions, Proposer
+from cran_bench.frontend.interfaces import (
+    Backbone,
+    PrecomputedImages,
+    PrecomputedRegions,
+    PrecomputedTexts,
+    Proposer,
+    TextEncoder,
+)
 from cran_bench.frontend.sidecar import TRAINED_ON, sidecar_options
 from cran_bench.frontend.trained_on import UNTRAINED, declared
 from cran_bench.specs import Spec, build, parse_spec
@@ -20,14 +28,14 @@ class Entry(NamedTuple):
     Attributes:
         module: name of the module below `cran_bench.frontend`.
         cls: name of the class; '' for no backend.
-        takes: what the spec gives: a ``file`` or a ``model`` after the colon, ``fields`` only, or nothing if everything
-            comes with the ``collection``.
+        takes: what the spec gives: a ``file``, ``folder`` or ``model`` after the colon, ``fields`` only, or nothing if
+            everything comes with the ``collection``.
         example: name of a model, for error messages.
     """
 
     module: str
     cls: str
-    takes: Literal["fields", "file", "model", "collection"] = "fields"
+    takes: Literal["fields", "file", "folder", "model", "collection"] = "fields"
     example: str = ""
 
 
@@ -50,6 +58,10 @@ PROPOSERS = {
     "npy": Entry("npy", "NpyRegions", "file"),
     "data": Entry("feature_files", "DataRegions", "collection"),
 }
+TEXT_ENCODERS = {
+    "npy": Entry("npy", "NpyTexts", "file"),
+    "onnx": Entry("text.onnx", "OnnxTextEncoder", "file"),
+}
 
 
 def open_backbone(text: str, collection: Collection | None = None) -> Backbone | PrecomputedImages:
@@ -58,10 +70,7 @@ def open_backbone(text: str, collection: Collection | None = None) -> Backbone |
     Raises:
         BadInput: the name or a field is unknown, a file is missing or of the wrong kind, or the data has no features.
     """
-    spec = parse_spec(text)
-    if spec.name not in BACKBONES:
-        raise BadInput(f"there is no backbone '{spec.name}'{did_you_mean(spec.name, BACKBONES)}")
-    return cast("Backbone | PrecomputedImages", _open(BACKBONES[spec.name], spec, collection))
+    return cast("Backbone | PrecomputedImages", _open("backbone", BACKBONES, text, collection))
 
 
 def open_proposer(text: str, collection: Collection) -> Proposer | PrecomputedRegions | None:
@@ -70,10 +79,16 @@ def open_proposer(text: str, collection: Collection) -> Proposer | PrecomputedRe
     Raises:
         BadInput: the name or a field is unknown, a file is missing, or the collection has no boxes.
     """
-    spec = parse_spec(text)
-    if spec.name not in PROPOSERS:
-        raise BadInput(f"there is no region proposer '{spec.name}'{did_you_mean(spec.name, PROPOSERS)}")
-    return cast("Proposer | PrecomputedRegions | None", _open(PROPOSERS[spec.name], spec, collection))
+    return cast("Proposer | PrecomputedRegions | None", _open("region proposer", PROPOSERS, text, collection))
+
+
+def open_text_encoder(text: str) -> TextEncoder | PrecomputedTexts:
+    """Open the text encoder of a spec, such as ``npy:FILE[ids=FILE]`` or ``onnx:FILE[vocab=FILE]``.
+
+    Raises:
+        BadInput: the name or a field is unknown, or a file is missing or of the wrong kind.
+    """
+    return cast("TextEncoder | PrecomputedTexts", _open("text encoder", TEXT_ENCODERS, text, None))
 
 
 def is_path(text: str) -> bool:
@@ -81,15 +96,19 @@ def is_path(text: str) -> bool:
     return "/" in text or Path(text).suffix != ""
 
 
-def _open(entry: Entry, spec: Spec, collection: Collection | None) -> Any:
+def _open(kind: str, entries: Mapping[str, Entry], text: str, collection: Collection | None) -> Any:
+    spec = parse_spec(text)
+    if spec.name not in entries:
+        raise BadInput(f"there is no {kind} '{spec.name}'{did_you_mean(spec.name, entries)}")
+    entry = entries[spec.name]
     if entry.takes in ("fields", "collection") and spec.argument:
         raise BadInput(f"'{spec.name}' takes nothing after a colon, not '{spec.argument}'; write {spec.name}")
     ignored = () if spec.name in UNTRAINED else (TRAINED_ON,)
     options = {key: value for key, value in spec.options.items() if key not in ignored}
     if entry.takes == "collection" and options:
         raise BadInput(f"'{spec.name}' has no fields; write {spec.name}, not {spec}")
-    if entry.takes == "file" and not spec.argument:
-        raise BadInput(f"'{spec.name}' needs a file; write {spec.name}:FILE")
+    if entry.takes in ("file", "folder") and not spec.argument:
+        raise BadInput(f"'{spec.name}' needs a {entry.takes}; write {spec.name}:{entry.takes.upper()}")
     if entry.takes == "model" and not spec.argument:
         raise BadInput(f"'{spec.name}' needs the name of a network; write {spec.name}:{entry.example}")
     declared(str(spec))  # reports a wrong declaration now

@@ -47,7 +47,10 @@ class DataInfo(_Growing):
         sources_sha: sha256 of what the features were computed from: images, ids, backbone and proposer; '' in older
             records, as for the next two.
         images_sha: sha256 of the ids and contents of all images.
-        extras_sha: sha256 of the labels and of the file of word vectors, or '' if there is neither.
+        extras_sha: sha256 of the labels, of the file of word vectors and of what text features were made from, or '' if
+            there are none.
+        text_encoder: the encoder of the text features; '' without one, as for the next.
+        texts_sha: sha256 of the encoder and of all captions.
         trained_on: names of the data on which the encoders were trained, by role (`backbone`, `regions` or `text`);
             None where they are not declared; nothing in older records.
     """
@@ -64,6 +67,8 @@ class DataInfo(_Growing):
     images_sha: str = ""
     extras_sha: str = ""
     trained_on: dict[str, list[str] | None] = {}
+    text_encoder: str = ""
+    texts_sha: str = ""
 
     @property
     def cell(self) -> tuple[object, ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.features import MANIFEST, UNFINISHED, read_manifest
+from cran_bench.frontend.text.encoding import FOLDER, read_text_manifest
 from cran_bench.frontend.trained_on import described, noted
 from cran_bench.machine.checkout import commit
 from cran_bench.machine.storage import clear_os_errors, is_abandoned, is_locked, sha256_file
@@ -93,6 +94,15 @@ def on_features(cache: Path) -> Iterator[str]:
             manifest = read_manifest(path.parent)
             label = f"{manifest['dataset']}: {manifest['images_with']} + {manifest['regions_with']}"
             yield f"features {path.parent.name} of {label}: {described(noted(manifest))}"
+    yield from _on_texts(cache)
+
+
+def _on_texts(cache: Path) -> Iterator[str]:
+    for path in sorted((cache / FOLDER).glob("*.npy")):
+        if not path.name.startswith(UNFINISHED):
+            with suppress(BadInput):
+                made = read_text_manifest(path)
+                yield f"text features {path.stem} by {made.encoder}: {described({'text': made.trained_on})}"
 
 
 def examine_cache(cache: Path) -> Iterator[Complaint]:
@@ -106,6 +116,14 @@ def examine_cache(cache: Path) -> Iterator[Complaint]:
                     raise BadInput(f"{name}.npy was changed after it was written (its checksum does not match)")
         except BadInput as error:
             yield Complaint(manifest.parent, str(error), cache)
+    for path in sorted((cache / FOLDER).glob("*.npy")):
+        if path.name.startswith(UNFINISHED) or is_locked(path):
+            continue
+        try:
+            if sha256_file(path) != read_text_manifest(path).sha256:
+                raise BadInput(f"{path.name} was changed after it was written (its checksum does not match)")
+        except BadInput as error:
+            yield Complaint(path, str(error), cache)
     for path in sorted((cache / "fits").glob("*")):
         if path.suffix == ".checkpoint" and path.with_suffix(".safetensors").exists():
             yield Complaint(path, "a checkpoint of a fit that has finished since", cache, is_litter=True)

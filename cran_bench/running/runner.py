@@ -18,7 +18,7 @@ from cran_bench.dataset import Dataset
 from cran_bench.embeddings import Embedding, as_levels, no_tensor, on_device, require_finite
 from cran_bench.errors import BadInput, CannotWrite, file_of, python_error
 from cran_bench.frontend.features import Features
-from cran_bench.frontend.trained_on import noted
+from cran_bench.frontend.text.encoding import TextFeatures
 from cran_bench.machine.arithmetic import reproducible
 from cran_bench.machine.environment import environment, peak_memory
 from cran_bench.machine.fingerprint import code
@@ -98,6 +98,11 @@ class Runner:
         collection, test = self.data.collection, self.data.collection.splits["test"]
         vectors_sha = self.data.identity["vectors"].get("sha256")
         extras = [collection.labels is not None and collection.extras_sha(), vectors_sha]
+        encoded = dict[str, str]()
+        if self.data.texts:
+            made = self.data.texts.manifest
+            encoded = {"text_encoder": made.encoder, "texts_sha": made.sources_sha()}
+            extras.append(encoded["texts_sha"])
         return DataInfo(
             label=self.data.dataset.label,
             quick=is_quick(self.data.dataset),
@@ -110,7 +115,8 @@ class Runner:
             sources_sha=sha256_json({key: self.data.features.manifest[key] for key in SOURCES}),
             images_sha=self.data.features.manifest["images_sha"],
             extras_sha=sha256_json(extras) if any(extras) else "",
-            trained_on=noted(self.data.features.manifest),
+            trained_on=self.data.trained_on,
+            **encoded,
         )
 
     def run(
@@ -368,6 +374,7 @@ class _Fitted:
         if unit not in self._embedded:
             test = self.runner.data.split("test", unit, self.runner.device, self.unit)
             test._features = cast("Features", _Noting(test._features, self.used))
+            test._encoded = test._encoded and cast("TextFeatures", _Noting(test._encoded, self.used))
             part, device = self.fit.part, self.runner.device
             clock = Clock(device)
             start = clock.now()
@@ -388,7 +395,7 @@ class _Fitted:
 class _Noting:
     """Features that note by which encoders those that are read were made."""
 
-    def __init__(self, features: Features, used: set[str]) -> None:
+    def __init__(self, features: Features | TextFeatures, used: set[str]) -> None:
         self._features, self._used = features, used
 
     def __getattr__(self, name: str) -> Any:
@@ -396,7 +403,7 @@ class _Noting:
         return getattr(self._features, name)
 
 
-_MADE_BY = {"globals": ("backbone",), "regions": ("backbone", "regions")}
+_MADE_BY = {"array": ("text",), "globals": ("backbone",), "regions": ("backbone", "regions")}
 _MADE_BY |= {name: ("regions",) for name in ("boxes", "scores", "mask")}
 
 

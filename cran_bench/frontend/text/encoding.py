@@ -1,0 +1,231 @@
+"""Features of all captions of a collection by a text encoder, on disk; encoding can be killed and then resumes."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from cran_bench.dataset import Collection
+from cran_bench.errors import BadInput, first_wrong
+from cran_bench.frontend.features import UNFINISHED
+from cran_bench.frontend.interfaces import PrecomputedTexts, TextEncoder
+from cran_bench.frontend.trained_on import declared
+from cran_bench.machine.progress import duration, say, track
+from cran_bench.machine.storage import clear_os_errors, locked, map_array, sha256_file, sha256_json, write_json
+
+FOLDER = "texts"
+"""Name of the folder of these features in the cache."""
+SCHEMA = 1
+"""To be raised with every change of the manifest or of how captions are encoded."""
+SHARD = 1024  # captions that are encoded before they are written
+PROBE = 32  # captions that are encoded to estimate the duration
+APART = 0.1  # of its length, by which features of equal captions may differ, as an encoder may round by batch
+
+
+class TextManifest(BaseModel):
+    """What text features were made from: spec and identity of the encoder, digests of all captions and of the array."""
+
+    encoder: str
+    identity: dict[str, Any]
+    captions_sha: str
+    sha256: str = ""
+    trained_on: list[str] | None = None
+
+    def sources_sha(self) -> str:
+        """Return the sha256 of the encoder and the captions."""
+        return sha256_json({"schema": SCHEMA, "encoder": self.identity, "captions": self.captions_sha})
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """The features of all T captions of a collection; equal captions share a row.
+
+    Attributes:
+        path: the file of the array.
+        manifest: what the features were made from.
+        array: (U, q) float32, the features of the distinct captions, memory-mapped.
+        rows: (T,) int64, the row of each caption.
+        encoder: encodes other texts; None if they cannot be encoded.
+    """
+
+    path: Path
+    manifest: TextManifest
+    array: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    encoder: TextEncoder | None = None
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Features (N, q) of the documents of N images, computed on access: the captions' mean at unit length."""
+
+    features: TextFeatures
+    image_of: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return int(self.image_of[-1]) + 1, self.features.array.shape[1]
+
+    def __getitem__(self, images: NDArray[np.int64]) -> NDArray[np.float64]:
+        captions, first = captions_of(self.image_of, images)
+        sums = np.add.reduceat(self.features.array[self.features.rows[captions]].astype(np.float64), first)
+        return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-30))
+
+
+def captions_of(image_of: NDArray[np.int64], images: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the captions of `images`, image by image, and where those of each image begin among them."""
+    begin, end = np.searchsorted(image_of, images, side="left"), np.searchsorted(image_of, images, side="right")
+    first = np.cumsum(end - begin) - (end - begin)
+    return np.arange((end - begin).sum()) + np.repeat(begin - first, end - begin), first
+
+
+def encode(
+    collection: Collection, encoder: TextEncoder | PrecomputedTexts, label: str, cache: Path, force: bool = False
+) -> TextFeatures:
+    """Encode the captions of a collection, or load their features if these are complete.
+
+    Args:
+        collection: the captions.
+        encoder: an encoder, or features computed elsewhere.
+        label: its spec, without folders.
+        cache: the folder below which features are stored.
+        force: encode the captions again, and replace what is stored.
+
+    Raises:
+        BadInput: features computed elsewhere are not of these captions, an encoder returns NaN or another shape, or the
+            disk is full.
+    """
+    captions_sha = sha256_json(list(collection.captions))
+    manifest = TextManifest(encoder=label, identity=dict(encoder.identity()), captions_sha=captions_sha)
+    path = cache / FOLDER / f"{manifest.sources_sha()[:16]}.npy"
+    unfinished = path.with_name(UNFINISHED + path.name)
+    with locked(path, "encoding these captions"):
+        if force or not path.exists():
+            with clear_os_errors(path):
+                if force:
+                    unfinished.unlink(missing_ok=True)
+                _write(collection, encoder, label, unfinished)
+                manifest = manifest.model_copy(update={"sha256": sha256_file(unfinished)})
+                write_json(path.with_suffix(".json"), manifest.model_dump())
+                unfinished.replace(path)
+        else:
+            say(f"captions of {collection.name} are already encoded: {path}")
+    return load_texts(path, collection, None if isinstance(encoder, PrecomputedTexts) else encoder)
+
+
+def _write(collection: Collection, encoder: TextEncoder | PrecomputedTexts, label: str, path: Path) -> None:
+    """Write the features of the distinct captions, after those that an earlier run has written."""
+    rows, first = _distinct(collection)
+    again = np.setdiff1d(np.arange(len(rows)), first)
+    for captions in np.split(again, range(SHARD, len(again), SHARD)) if isinstance(encoder, PrecomputedTexts) else ():
+        own, other = (_features(collection, encoder, label, k) for k in (captions, first[rows[captions]]))
+        apart = np.linalg.norm(own - other, axis=1) > APART * np.linalg.norm(other, axis=1)
+        if apart.any():
+            keys, caption = collection.caption_keys(), captions[apart.argmax()]
+            raise BadInput(
+                f"{label} differs between {keys[first[rows[caption]]]} and {keys[caption]}, whose captions are equal: "
+                "give rows in the order of the captions, or ids=FILE"
+            )
+    header, size = BytesIO(), 4 * encoder.dim * SHARD
+    layout = {"descr": "<f4", "fortran_order": False, "shape": (len(first), encoder.dim)}
+    np.lib.format.write_array_header_1_0(header, layout)
+    with path.open("r+b" if path.exists() else "wb") as file:
+        start = len(header.getvalue())
+        done = max(0, path.stat().st_size - start) // size
+        file.write(header.getvalue())
+        file.truncate(file.seek(start + done * size))
+        shards = range(done * SHARD, len(first), SHARD)
+        say(f"encoding {len(first):,} captions with {label}" + f", {done * SHARD:,} are done" * bool(done))
+        for a in track(shards, "encoding", total=done + len(shards), done=done):
+            features = _features(collection, encoder, label, first[a : a + SHARD])
+            file.write(np.ascontiguousarray(features, "<f4").tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _features(
+    collection: Collection, encoder: TextEncoder | PrecomputedTexts, label: str, captions: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The features of the captions of a collection at the positions `captions` (n,): (n, dim)."""
+    if isinstance(encoder, PrecomputedTexts):
+        return encoder.features(collection, captions)
+    texts = [collection.captions[k] for k in captions.tolist()]
+    rows = encoder.embed(texts)
+    if rows.shape != (len(texts), encoder.dim) or not np.isfinite(rows).all():
+        which = f"of shape {rows.shape}, not {(len(texts), encoder.dim)}" if np.isfinite(rows).all() else "with NaN"
+        raise BadInput(f"{label} returns features {which}, for texts such as '{texts[0]}': use another encoder")
+    return rows
+
+
+def forecast_texts(collection: Collection, encoder: TextEncoder | PrecomputedTexts, label: str) -> str:
+    """Say how many captions there are to encode, and how long that will take here.
+
+    Raises:
+        BadInput: as for `encode`, as far as a few captions show it.
+    """
+    first, start = _distinct(collection)[1], time.perf_counter()
+    some = first[:: -(-len(first) // PROBE)]
+    _features(collection, encoder, label, some)
+    left = duration((time.perf_counter() - start) / len(some) * len(first))
+    return (
+        f"captions by {label}: {len(first):,} different ones, {4e-6 * len(first) * encoder.dim:,.0f} MB, about {left}"
+    )
+
+
+def load_texts(path: Path, collection: Collection, encoder: TextEncoder | None = None) -> TextFeatures:
+    """Map the text features of a collection's captions.
+
+    Raises:
+        BadInput: they are of other captions, or a file is missing or damaged.
+    """
+    manifest, (rows, first) = read_text_manifest(path), _distinct(collection)
+    if manifest.captions_sha != sha256_json(list(collection.captions)):
+        raise BadInput(f"{path} holds features of other captions: prepare {collection.name} again")
+    try:
+        array = map_array(path)
+        if array.dtype != np.float32 or array.ndim != 2 or len(array) != len(first):
+            raise ValueError(f"it holds {array.dtype} of shape {array.shape} for {len(first):,} captions")
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} is damaged ({error}): prepare the dataset again with --force") from error
+    return TextFeatures(path, manifest, array, rows, encoder)
+
+
+def declare_texts(texts: TextFeatures, spec: str) -> TextFeatures:
+    """Return text features that note what their encoder was trained on, as declared by its spec."""
+    names = declared(spec, texts.manifest.trained_on)
+    if names == texts.manifest.trained_on:
+        return texts
+    manifest = texts.manifest.model_copy(update={"trained_on": names})
+    write_json(texts.path.with_suffix(".json"), manifest.model_dump())
+    return replace(texts, manifest=manifest)
+
+
+def read_text_manifest(path: Path) -> TextManifest:
+    """Read the manifest beside the array of text features.
+
+    Raises:
+        BadInput: it is missing or damaged, or belongs to other features.
+    """
+    try:
+        manifest = TextManifest.model_validate_json(path.with_suffix(".json").read_bytes())
+        if path.stem != manifest.sources_sha()[:16]:
+            raise ValueError("it is of other features")
+    except (OSError, ValueError) as error:
+        why = first_wrong(error, "the manifest") if isinstance(error, ValidationError) else str(error)
+        raise BadInput(f"the manifest of {path} is not usable ({why}): prepare again with --force") from error
+    return manifest
+
+
+def _distinct(collection: Collection) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each caption the number (T,) of its text, and for each text its first caption (U,)."""
+    place: dict[str, int] = {}
+    rows = np.array([place.setdefault(text, len(place)) for text in collection.captions])
+    return rows, np.unique(rows, return_index=True)[1]
