@@ -711,8 +711,10 @@ def images():
 
 def onnx_files(whole):
     onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
-    from cran_bench.frontend.images.onnx import OnnxBackbone, _cut, _find_tensor, _sidecar
+    from cran_bench.frontend.catalogue import open_backbone
+    from cran_bench.frontend.images.onnx import OnnxBackbone, _cut, _find_tensor
     from cran_bench.frontend.onnx_network import load_model
+    from cran_bench.frontend.sidecar import sidecar_options
 
     rng, make, value = np.random.default_rng(0), onnx.helper.make_node, onnx.helper.make_tensor_value_info
     nodes = [
@@ -742,10 +744,10 @@ def onnx_files(whole):
             with contextlib.suppress(BadInput):
                 found, _ = load_model(root / "a.onnx")
                 _cut(found, _find_tensor(found, tensor, "a.onnx"))
-        _sidecar(root / "a.json")
+        sidecar_options(root / "a.onnx", OnnxBackbone)
 
     def read_whole(root, _):
-        assert np.isfinite(OnnxBackbone.open({"file": str(root / "a.onnx"), "tensor": "penultimate"}, "onnx").dim)
+        assert np.isfinite(open_backbone(f"onnx:{root / 'a.onnx'}[tensor=penultimate]").dim)
 
     return Reader(files, read_whole, ("a.json", "a.onnx")) if whole else Reader(files, read)
 

@@ -84,8 +84,8 @@ Regions = Annotated[
     typer.Option(
         "--regions",
         metavar="SPEC",
-        help="Regions: boxes, grid, nanodet:FILE, torchvision:fasterrcnn_resnet50_fpn_v2, paper, selective_search, "
-        "npy:FILE[boxes=FILE], data or none.",
+        help="Regions: boxes, grid, yolox:FILE, nanodet:FILE, torchvision:fasterrcnn_resnet50_fpn_v2, paper, "
+        "selective_search, npy:FILE[boxes=FILE], data or none.",
     ),
 ]
 Vectors = Annotated[

@@ -108,13 +108,15 @@ def doctor(
 
     Example: cran-bench doctor --results results --check
     """
-    from cran_bench.running.doctor import count_provenance, cure, examine_cache, examine_results, gathered
+    from cran_bench.running.doctor import count_provenance, cure, examine_cache, examine_results, gathered, on_features
 
     if not (results / "runs").is_dir() and not cache.is_dir():
         raise BadInput(f"there are neither records below {results / 'runs'} nor features and fits below {cache}")
     complaints = [*examine_results(results), *examine_cache(cache)]
     if (results / "runs").is_dir():
         say(count_provenance(results, {one.path for one in complaints}))
+    for line in on_features(cache):
+        say(line)
     if only_check:
         for line in gathered((one.path, f"{one.path}: {one.what}") for one in complaints):
             echo(line)
@@ -126,7 +128,8 @@ def doctor(
 
 
 def _print_info(name: str) -> None:
-    from cran_bench.registry import registry_of
+    from cran_bench.frontend.trained_on import containing
+    from cran_bench.registry import METHODS, registry_of
     from cran_bench.specs import format_value
     from cran_bench.tables.method_pages import description, module_text
 
@@ -136,6 +139,8 @@ def _print_info(name: str) -> None:
     echo("\n\n".join([module_text(plugin.cls), *description(configured.build())]) + "\n")
     if registry.takes_unit:
         echo("- `unit`: texts to train on: captions, or documents for the protocol documents")
+    if seen := [] if registry is METHODS else containing(configured.label):
+        echo(f"- test set: rows are marked if their encoder was trained on {', '.join(seen)}, which contain some of it")
     for preset, fields in plugin.presets.items():
         changes = ", ".join(f"{key}={format_value(value)}" for key, value in fields.items())
         echo(f"- preset `{preset}`: {changes or 'the defaults'}")

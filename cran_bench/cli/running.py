@@ -40,10 +40,10 @@ def prepare(
 ) -> None:
     """Validate a dataset and extract its features, once.  It can be interrupted at any time and resumed.
 
-    Example: cran-bench prepare flickr8k --data DIR --backbone "onnx:net.onnx[tensor=penultimate]"
-    --regions nanodet:detector.onnx
+    Example: cran-bench prepare flickr8k --data DIR --check
 
-    Example: cran-bench prepare mscoco --data DIR --check
+    Example: cran-bench prepare flickr8k --data DIR --backbone "onnx:net.onnx[tensor=penultimate]"
+    --regions yolox:detector.onnx
 
     Example: cran-bench prepare scenes --export look/
     """

@@ -9,7 +9,7 @@ from typing import cast
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.ranking.metrics import Direction
 from cran_bench.records.statistics import FIGURES, LEVEL, Interval, behind_best, holm, mcnemar
-from cran_bench.tables.tables import DATA_FORMATS, Group, Row, Table, export, typeset
+from cran_bench.tables.tables import DATA_FORMATS, Group, Row, Table, export, exposure_notes, typeset
 
 from .verdict import bounds, signed
 
@@ -48,6 +48,7 @@ def significance_table(tables: Sequence[Table], labels: Sequence[str], style: st
         else "Verdict: multiple comparisons with the best; all intervals hold at once at 95 %, to the best other row.",
         "McNemar: uncorrected p value of equal R@1 of the first seeds, with the captions of an image as one cluster.",
         table.group.inputs,
+        *exposure_notes([first, *others]),
     ]
     cells = {heading: [line[k] for line in lines] for k, heading in enumerate(headings)}
     return typeset(f"{first.label} · {table.title}", cells, [*notes, *table.failed], style)

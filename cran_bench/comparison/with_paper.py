@@ -9,7 +9,7 @@ from cran_bench.protocols import Protocol
 from cran_bench.records.statistics import FIGURES, LEVEL, Interval, holm
 from cran_bench.specs import parse_spec
 from cran_bench.tables.paper import TABLES, TEST_PAIRS, PaperRow, find_row, matching, not_comparable, orders, paper_rows
-from cran_bench.tables.tables import Row, Table
+from cran_bench.tables.tables import Row, Table, exposure_notes
 
 from .verdict import Verdict, bounds, signed
 
@@ -93,6 +93,7 @@ def _cells(number: int, dataset: str, reading: str, preset: str, tables: Sequenc
         judged += not reason
         if reason:
             notes.append(f"{row.label} is not comparable: {reason}.")
+        notes += exposure_notes([row])
         if len(row.records) == 1:
             notes.append(f"{row.label}: one seed, so its intervals cover the choice of images only.")
         gaps = {figure: _difference(row, printed, figure) for figure in FIGURES}

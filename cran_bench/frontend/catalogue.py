@@ -17,6 +17,8 @@ from cran_bench.frontend.interfaces import (
     Proposer,
     TextEncoder,
 )
+from cran_bench.frontend.sidecar import TRAINED_ON, sidecar_options
+from cran_bench.frontend.trained_on import UNTRAINED, declared
 from cran_bench.specs import Spec, build, parse_spec
 
 
@@ -49,6 +51,7 @@ PROPOSERS = {
     "boxes": Entry("regions.boxes", "Boxes", "collection"),
     "grid": Entry("regions.boxes", "Grid"),
     "nanodet": Entry("regions.nanodet", "NanoDet", "file"),
+    "yolox": Entry("regions.yolox", "YOLOX", "file"),
     "torchvision": Entry("regions.faster_rcnn", "FasterRCNN", "model", "fasterrcnn_resnet50_fpn_v2"),
     "paper": Entry("regions.faster_rcnn", "PaperRegions"),
     "selective_search": Entry("regions.selective_search", "SelectiveSearch"),
@@ -100,19 +103,21 @@ def _open(kind: str, entries: Mapping[str, Entry], text: str, collection: Collec
     entry = entries[spec.name]
     if entry.takes in ("fields", "collection") and spec.argument:
         raise BadInput(f"'{spec.name}' takes nothing after a colon, not '{spec.argument}'; write {spec.name}")
-    if entry.takes == "collection" and spec.options:
+    ignored = () if spec.name in UNTRAINED else (TRAINED_ON,)
+    options = {key: value for key, value in spec.options.items() if key not in ignored}
+    if entry.takes == "collection" and options:
         raise BadInput(f"'{spec.name}' has no fields; write {spec.name}, not {spec}")
     if entry.takes in ("file", "folder") and not spec.argument:
         raise BadInput(f"'{spec.name}' needs a {entry.takes}; write {spec.name}:{entry.takes.upper()}")
     if entry.takes == "model" and not spec.argument:
         raise BadInput(f"'{spec.name}' needs the name of a network; write {spec.name}:{entry.example}")
+    declared(str(spec))  # reports a wrong declaration now
     if not entry.cls:
         return None
     cls = getattr(import_module(f"cran_bench.frontend.{entry.module}"), entry.cls)
     if entry.takes == "collection":
         return cls.of(collection)
-    given = dict(spec.options)
+    given = {**(sidecar_options(Path(spec.argument), cls) if entry.takes == "file" else {}), **options}
     if entry.takes != "fields":
         given[entry.takes] = spec.argument
-    label = str(Spec(spec.name, spec.argument))
-    return cls.open(given, label) if hasattr(cls, "open") else build(cls, given, label)
+    return build(cls, given, str(Spec(spec.name, spec.argument)))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
-from cran_bench.frontend.features import DIGESTS, MANIFEST, SCHEMA, Features, ids_sha, load_features
+from cran_bench.frontend.features import DIGESTS, MANIFEST, SCHEMA, Features, declare, ids_sha, load_features
 from cran_bench.frontend.front_end import ExtractionPlan, Picture, free_bytes
 from cran_bench.images import UnreadableImage
 from cran_bench.machine.ledger import Ledger
@@ -81,6 +81,7 @@ def extract(
                     shutil.rmtree(folder)
                 unfinished.replace(folder)
                 (folder / JOURNAL).unlink()
+        declare(folder, {"backbone": plan.front_end.backbone_spec, "regions": plan.front_end.regions_spec})
     return load_features(folder, collection.images.ids)
 
 

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from cran_bench.errors import BadInput, first_wrong
+from cran_bench.frontend.sidecar import TRAINED_ON
+from cran_bench.frontend.trained_on import declared, noted
 from cran_bench.machine.progress import say
-from cran_bench.machine.storage import canonical_json, map_array, sha256_bytes, sha256_json
+from cran_bench.machine.storage import canonical_json, map_array, sha256_bytes, sha256_json, write_json
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -45,6 +47,7 @@ class _Manifest(BaseModel):
     arrays: dict[Literal["globals", "regions", "boxes", "scores", "mask"], _Array]
     failed: dict[NonNegativeInt, str]
     seconds: NonNegativeFloat
+    trained_on: dict[str, list[str] | None] = {}
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         reason = first_wrong(error, "the manifest") if isinstance(error, ValidationError) else str(error)
         raise BadInput(f"{path} is damaged ({reason}): prepare the dataset again with --force") from error
     return manifest
+
+
+def declare(folder: Path, specs: Mapping[str, str]) -> None:
+    """Note in the manifest of a folder what the encoders were trained on, as declared by their specs, given by role.
+
+    Raises:
+        BadInput: a declaration is wrong, or the manifest cannot be read or written.
+    """
+    before = noted(manifest := read_manifest(folder))
+    now = before | {role: declared(spec, before.get(role)) for role, spec in specs.items()}
+    if specs and now != manifest.get(TRAINED_ON):
+        write_json(folder / MANIFEST, {**manifest, TRAINED_ON: now})
 
 
 def prepared(cache: Path) -> dict[Path, dict[str, Any]]:

@@ -30,6 +30,7 @@ from cran_bench.frontend.interfaces import (
     PrecomputedRegions,
     Proposer,
 )
+from cran_bench.frontend.sidecar import TRAINED_ON
 from cran_bench.images import UnreadableImage
 from cran_bench.machine.progress import duration
 from cran_bench.specs import Spec, parse_spec
@@ -330,9 +331,13 @@ def is_at_hand(text: str) -> bool:
 
 
 def without_folders(text: str) -> str:
-    """Remove folders from the paths in a spec: ``onnx:/data/net.onnx[tensor=a/b]`` -> ``onnx:net.onnx[tensor=a/b]``."""
+    """Remove folders from the paths in a spec: ``onnx:/data/net.onnx[tensor=a/b]`` -> ``onnx:net.onnx[tensor=a/b]``.
+
+    What the network was trained on is left out too, as it is no part of a label.
+    """
     spec = parse_spec(text)
-    options = {key: Path(value).name if key in _FILES else value for key, value in spec.options.items()}
+    kept = {key: value for key, value in spec.options.items() if key != TRAINED_ON}
+    options = {key: Path(value).name if key in _FILES else value for key, value in kept.items()}
     return str(Spec(spec.name, Path(spec.argument).name, options))
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
+from cran_bench.frontend.trained_on import exposures
 from cran_bench.machine.storage import sha256_json, slug
 from cran_bench.protocols import Protocol, Unit
 from cran_bench.ranking.metrics import Metrics
@@ -50,6 +51,8 @@ class DataInfo(_Growing):
             there are none.
         text_encoder: the encoder of the text features; '' without one, as for the next.
         texts_sha: sha256 of the encoder and of all captions.
+        trained_on: names of the data on which the encoders were trained, by role (`backbone`, `regions` or `text`);
+            None where they are not declared; nothing in older records.
     """
 
     label: str
@@ -63,6 +66,7 @@ class DataInfo(_Growing):
     sources_sha: str = ""
     images_sha: str = ""
     extras_sha: str = ""
+    trained_on: dict[str, list[str] | None] = {}
     text_encoder: str = ""
     texts_sha: str = ""
 
@@ -73,7 +77,7 @@ class DataInfo(_Growing):
         return self.label, self.quick, self.front_end, self.vectors, self.split_sha, sources, self.extras_sha
 
 
-class MethodInfo(StrictModel):
+class MethodInfo(_Growing):
     """The method that ranked the split.
 
     Attributes:
@@ -86,6 +90,8 @@ class MethodInfo(StrictModel):
         unit: what it was trained on, captions or documents.
         code_sha: sha256 of the source code that its numbers depend on.
         fit_fingerprint: fingerprint of the stored fit.
+        encoders: roles of the encoders whose features of the test split it read, as in `DataInfo.trained_on`; nothing
+            in older records.
     """
 
     label: str
@@ -97,6 +103,7 @@ class MethodInfo(StrictModel):
     unit: Unit
     code_sha: str
     fit_fingerprint: str
+    encoders: list[str] = []
 
 
 class Seconds(StrictModel):
@@ -163,6 +170,11 @@ class Record(StrictModel):
     started: str
     ranks_sha: str
     checksum: str = ""
+
+    @property
+    def exposures(self) -> list[str]:
+        """A sentence for each encoder of the method that was trained on images or captions of the test split."""
+        return exposures(self.data.trained_on, self.method.encoders, self.data.label)
 
     @model_serializer(mode="wrap")
     def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from cran_bench.comparison.verdict import Verdict
 from cran_bench.errors import escaped
 from cran_bench.machine.extras import require
 from cran_bench.records.store import ResultStore
-from cran_bench.tables.tables import HEADINGS, Row, Table
+from cran_bench.tables.tables import HEADINGS, Row, Table, exposure_notes
 
 from .charts import bars, curves, phases
 from .gallery import Gallery
@@ -72,6 +72,7 @@ def _visible(value: Any) -> Any:
 
 def _section(number: int, table: Table, store: ResultStore, gallery: Gallery) -> dict[str, Any]:
     columns, finished = table.display(), [row for row in table.rows if row.records]
+    marks = exposure_notes(finished)
     gallery.add(number, table, finished, store)
     twins = any("twin_accuracy" in record.metrics for row in finished for record in row.records)
     ablation = [row for row in finished if (row.records[0].method.paper_row or "").startswith("CRAN")]
@@ -79,7 +80,8 @@ def _section(number: int, table: Table, store: ResultStore, gallery: Gallery) ->
         "id": f"s{number}",
         "title": table.title,
         "quick": table.group.quick,
-        "notes": [*table.notes, *table.failed],
+        "marks": marks,
+        "notes": [note for note in (*table.notes, *table.failed) if note not in marks],
         "headings": [HEADINGS.get(name, name) for name in columns],
         "lines": [(line, _sort_values(line)) for line in zip(*columns.values(), strict=True)],
         "recall": bars(finished, "rsum", 600.0),

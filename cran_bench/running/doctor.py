@@ -9,12 +9,14 @@ import re
 import shutil
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.features import MANIFEST, UNFINISHED, read_manifest
 from cran_bench.frontend.text.encoding import FOLDER, read_text_manifest
+from cran_bench.frontend.trained_on import described, noted
 from cran_bench.machine.checkout import commit
 from cran_bench.machine.storage import clear_os_errors, is_abandoned, is_locked, sha256_file
 from cran_bench.machine.tensor_files import require_intact
@@ -81,6 +83,26 @@ def count_provenance(results: Path, bad: Container[Path]) -> str:
         f"of {len(commits)} records, {len(others)} were measured by the code of {len(set(others))} other commits than "
         f"the present ({now or 'none is known'}), {sum(str(c).endswith('+') for c in commits)} with uncommitted changes"
     )
+
+
+def on_features(cache: Path) -> Iterator[str]:
+    """Yield a line on each folder of finished features: how they were made, and what the encoders were trained on."""
+    for path in sorted((cache / "features").glob(f"*/{MANIFEST}")):
+        if path.parent.name.startswith(UNFINISHED):
+            continue
+        with suppress(BadInput):  # which is a complaint
+            manifest = read_manifest(path.parent)
+            label = f"{manifest['dataset']}: {manifest['images_with']} + {manifest['regions_with']}"
+            yield f"features {path.parent.name} of {label}: {described(noted(manifest))}"
+    yield from _on_texts(cache)
+
+
+def _on_texts(cache: Path) -> Iterator[str]:
+    for path in sorted((cache / FOLDER).glob("*.npy")):
+        if not path.name.startswith(UNFINISHED):
+            with suppress(BadInput):
+                made = read_text_manifest(path)
+                yield f"text features {path.stem} by {made.encoder}: {described({'text': made.trained_on})}"
 
 
 def examine_cache(cache: Path) -> Iterator[Complaint]:

@@ -370,6 +370,7 @@ def _line(run: Finished) -> dict[str, Any]:
         "preset": record.method.preset,
         "unit": record.method.unit,
         "seed": record.seed,
+        "exposures": "; ".join(record.exposures),
         **record.metrics,
         "ties": record.ties,
         **{f"{phase}_s": seconds for phase, seconds in record.seconds.model_dump().items()},

@@ -17,7 +17,7 @@ from cran_bench.dataset import Collection, Dataset
 from cran_bench.errors import BadInput, file_of, one_sentence, place
 from cran_bench.frontend.catalogue import open_backbone, open_proposer, open_text_encoder
 from cran_bench.frontend.extraction import extract, image_digests
-from cran_bench.frontend.features import Features, ids_sha, load_features, prepared, read_digests
+from cran_bench.frontend.features import MANIFEST, Features, declare, ids_sha, load_features, prepared, read_digests
 from cran_bench.frontend.front_end import (
     ExtractionPlan,
     FrontEnd,
@@ -28,15 +28,17 @@ from cran_bench.frontend.front_end import (
     proposer_identity,
     without_folders,
 )
-from cran_bench.frontend.text.encoding import TextFeatures, encode, forecast_texts, load_texts
+from cran_bench.frontend.text.encoding import TextFeatures, declare_texts, encode, forecast_texts, load_texts
 from cran_bench.frontend.text.vectors import VectorFile, vector_source
 from cran_bench.frontend.text.words import TOKENIZER_VERSION, TextFrontEnd, tokenize
+from cran_bench.frontend.trained_on import exposures, noted
 from cran_bench.machine.ledger import noted_sha256, read_sealed, write_sealed
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import canonical_json, sha256_json
 from cran_bench.needs import Needing, described, missing
 from cran_bench.protocols import Unit
 from cran_bench.registry import Configured
+from cran_bench.running.materials import MATERIALS, overview
 from cran_bench.split import Split
 
 REMARKS = 1
@@ -69,6 +71,11 @@ class Prepared:
             "vectors": _identity(self.vectors),
             **({"texts": [self.texts.manifest.sources_sha(), self.texts.manifest.sha256]} if self.texts else {}),
         }
+
+    @property
+    def trained_on(self) -> dict[str, list[str] | None]:
+        """What the encoders were trained on, by role, as declared."""
+        return noted(self.features.manifest) | ({"text": self.texts.manifest.trained_on} if self.texts else {})
 
     def text(self, fit_unit: Unit) -> TextFrontEnd | None:
         """The text front end, fitted on the training texts of a unit; None if there are none."""
@@ -155,6 +162,9 @@ def prepare(
     texts = _encoded(collection, text_encoder, cache, force)
     plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
     digests = image_digests(collection, cache)
+    is_new = not (plan.folder(collection.images_sha(digests)) / MANIFEST).exists()
+    if is_new and _is_open(defaults, backbone, regions) and any(material.find(data) for material in MATERIALS):
+        say(overview(dataset.label, collection, defaults, data, cache))
     features = extract(plan, digests, force=force, skip_bad=skip_bad)
     return _made(dataset, collection, features, vectors, texts, digests, cache)
 
@@ -184,11 +194,18 @@ def check(
             return "\n".join([*lines, f"missing: {len(absent)} of {len(needs)}"]), False
     collection, defaults = _load(dataset, data, "ppmi-svd")
     lines.append(collection.describe())
+    if _is_open(defaults, backbone, regions):
+        lines += ["", overview(dataset.label, collection, defaults, data, cache), ""]
     plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
     forecast, has_room = plan.forecast()
     if text_encoder:
         lines.append(forecast_texts(collection, open_text_encoder(text_encoder), text_encoder))
     return "\n".join([*lines, forecast]), has_room
+
+
+def _is_open(defaults: Mapping[str, str], backbone: str | None, regions: str | None) -> bool:
+    """Whether a front end remains to be chosen: the default is one of photographs, and no spec is given."""
+    return backbone is None and regions is None and defaults["regions"] == "grid"
 
 
 def _front_end(
@@ -234,6 +251,7 @@ def find_prepared(
             + alike * (len(ways) < len(folders))
         )
     if folders:
+        declare(folders[0], {role: spec for role, spec in (("backbone", backbone), ("regions", regions)) if spec})
         features = load_features(folders[0], collection.images.ids)
     else:
         plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
@@ -299,7 +317,10 @@ def _made(
         say(f"  {remark}")
     if features.failed:
         say(f"  {len(features.failed)} images could not be read when features were extracted and are left out")
-    return Prepared(dataset, usable, features, vectors, texts)
+    made = Prepared(dataset, usable, features, vectors, texts)
+    for sentence in exposures(made.trained_on, made.trained_on, dataset.label):
+        say(f"  {sentence}: rows that use it are marked")
+    return made
 
 
 def _remarks(collection: Collection, digests: list[str], cache: Path) -> list[str]:
@@ -361,7 +382,8 @@ def _load(dataset: Configured[Dataset], data: Path, vectors: str) -> tuple[Colle
 def _encoded(collection: Collection, text_encoder: str | None, cache: Path, force: bool = False) -> TextFeatures | None:
     if not text_encoder:
         return None
-    return encode(collection, open_text_encoder(text_encoder), without_folders(text_encoder), cache, force)
+    texts = encode(collection, open_text_encoder(text_encoder), without_folders(text_encoder), cache, force)
+    return declare_texts(texts, text_encoder)
 
 
 def _identity(vectors: str) -> dict[str, Any]:

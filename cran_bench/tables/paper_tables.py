@@ -11,7 +11,7 @@ from cran_bench.protocols import Protocol
 from cran_bench.records.statistics import FIGURES
 from cran_bench.specs import parse_spec
 from cran_bench.tables.paper import DATASET_NAMES, TABLES, PaperRow, find_row, not_comparable, of_dataset, paper_rows
-from cran_bench.tables.tables import DATA, DATA_FORMATS, Group, Row, Table, commit_note, export, typeset
+from cran_bench.tables.tables import DATA, DATA_FORMATS, Group, Row, Table, commit_note, export, exposure_notes, typeset
 
 
 def paper_table(
@@ -65,7 +65,8 @@ def paper_table(
         notes.insert(0, f"The printed numbers are of {printed_set}, another dataset: they are not comparable.")
     if any(line.row is None for line in lines):
         notes.append("- is not measured.")
-    notes += [*_apart(lines), *commit_note(line.row for line in lines if line.row)]
+    rows = [line.row for line in lines if line.row]
+    notes += [*_apart(lines), *exposure_notes(rows), *commit_note(rows)]
     return typeset(title, columns, list(dict.fromkeys(notes)), style, width=width)
 
 
@@ -100,7 +101,7 @@ class Line:
             if self.row and self.row.records:
                 measured = f"{self.row.mean(figure) / 100:.3f}"
             cells[figure] = f"{measured} ({self.printed.values[figure] / 100:.3f})"
-        return cells | {"measured": f"{self.row.label}, {self.protocol}" if self.row else "not measured"}
+        return cells | {"measured": f"{self.row.marked_label}, {self.protocol}" if self.row else "not measured"}
 
     def numbers(self) -> dict[str, Any]:
         """The line as columns of a CSV file."""

@@ -31,6 +31,8 @@ DATA_FORMATS = ("csv", "json")
 _STYLE = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
 DATA = ("split_sha", "features", "extras")
 MEDR = "MedR is the plain median of the ranks (vsepp and SCAN print floor(median of zero-based ranks) + 1)"
+EXPOSED = "†"
+"""Marks a row of which an encoder was trained on images or captions of the test split."""
 PHASES = ("features", "fit", "embed", "similarity", "rank")
 HEADINGS = {
     **{figure: figure.replace("_r", " R@") if figure.endswith("_r1") else f"R@{figure[5:]}" for figure in FIGURES},
@@ -111,6 +113,16 @@ class Row:
         """Mean seconds of a phase over seeds; NaN if none finished."""
         values = [getattr(record.seconds, phase) for record in self.records]
         return float(np.mean(values)) if values else float("nan")
+
+    @property
+    def exposures(self) -> list[str]:
+        """A sentence for each of its encoders that was trained on images or captions of the test split."""
+        return list(dict.fromkeys(sentence for record in self.records for sentence in record.exposures))
+
+    @property
+    def marked_label(self) -> str:
+        """The label, with a mark if there are `exposures`."""
+        return self.label + f" {EXPOSED}" * bool(self.exposures)
 
     @property
     def status(self) -> str:
@@ -199,6 +211,7 @@ class Table:
                 lines.append("Here, rows with one seed get the mean variance over seeds of the rows with several.")
         if self._has_seeds:
             lines.append("± is the standard deviation over seeds.")
+        lines += exposure_notes(self.rows)
         return [*lines, *commit_note(self.rows), *self._too_short()]
 
     @property
@@ -264,6 +277,8 @@ class Table:
                 "seeds": " ".join(str(record.seed) for record in row.records),
                 "status": row.status,
             }
+            if any(other.exposures for other in self.rows):
+                line["exposures"] = "; ".join(row.exposures)
             for figure in _figures(self.rows):
                 line[figure] = round(row.mean(figure), 4)
                 if self._has_seeds:
@@ -296,7 +311,7 @@ class Table:
     def display(self, names: Sequence[str] = ()) -> dict[str, list[str]]:
         """The cells of the readable columns, by name: the given ones, or all that say something."""
         behind, figures = self.behind_best(), _figures(self.rows)
-        columns = {"method": [row.label for row in self.rows]}
+        columns = {"method": [row.marked_label for row in self.rows]}
         for figure in (*FIGURES, "medr", "rsum", *["twin_accuracy"] * ("twin_accuracy" in figures)):
             columns[figure] = [self._cell(row, figure) for row in self.rows]
         if behind:
@@ -319,6 +334,15 @@ class Table:
             return f"{row.mean('i2t_medr'):.4g} / {row.mean('t2i_medr'):.4g}"
         text = f"{row.mean(figure):.1f}"
         return f"{text} ± {row.deviation(figure):.1f}" if len(row.records) > 1 else text
+
+
+def exposure_notes(rows: Iterable[Row]) -> list[str]:
+    """A line on each encoder that was trained on images or captions of the test split, with the rows that use it."""
+    of: dict[str, list[str]] = {}
+    for row in rows:
+        for sentence in row.exposures:
+            of.setdefault(sentence, []).append(row.label)
+    return [f"{EXPOSED} {', '.join(labels)}: {sentence}." for sentence, labels in of.items()]
 
 
 def commit_note(rows: Iterable[Row]) -> list[str]:

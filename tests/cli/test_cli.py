@@ -1,6 +1,7 @@
 """The command line: every mistake is one sentence and exit code 2, nothing is half-written, and a rerun goes on."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -250,6 +251,47 @@ def test_check_of_a_disk_that_is_too_small_and_with_other_options(prepare, monke
     monkeypatch.setattr("cran_bench.frontend.front_end.free_bytes", lambda path: 100)
     said = prepare("--check")
     assert said.code == 1 and "0.00 GB are free: too little" in said.out
+
+
+def test_a_row_whose_encoder_saw_the_test_set_is_marked(command, flickr, tmp_path):
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32))
+    where = ("-d", "flickr8k", "--data", flickr, "--cache", tmp_path / "cache", "--results", tmp_path / "results")
+    spec = f"npy:{tmp_path}/f.npy"
+    plain = command("run", "-m", "cfa", *where, "--backbone", spec)
+    assert plain.code == 0 and "†" not in plain.out
+    (path,) = records(tmp_path)
+    record = json.loads(path.read_text())
+    assert record["data"]["trained_on"] == {"backbone": None, "regions": []}
+    assert record["method"]["encoders"] == ["backbone"]
+    folders = ready(tmp_path)
+
+    declared = f"{spec}[trained_on=Flickr30K]"
+    said = command("run", "-m", "cfa,cca", *where, "--backbone", declared)
+    sentence = "the image backbone was trained on images of Flickr30K, among them images of this test set"
+    assert f"{sentence}: rows that use it are marked" in said.err
+    assert ready(tmp_path) == folders and "cfa:tuned · captions · seed 0" in said.err and "(reused)" in said.err
+    said = command("run", "-m", "cca", *where)  # as the manifest says
+    assert "cca:tuned †" in said.out and f"† cca:tuned: {sentence}." in " ".join(said.out.split())
+    table = ("table", "--results", tmp_path / "results", "-d", "flickr8k")
+    markdown = command(*table, "-f", "markdown").out
+    assert "| cca:tuned † " in markdown and "| cfa:tuned   " in markdown
+    frame = pd.read_csv(io.StringIO(command(*table, "-f", "csv").out)).set_index("method")["exposures"]
+    assert frame["cca:tuned"] == sentence and pd.isna(frame["cfa:tuned"])
+    compared = command("significance", "cca", "cfa", *where[:2], "--results", tmp_path / "results")
+    assert f"† cca:tuned: {sentence}." in compared.out
+    said = command("doctor", "--check", "--results", tmp_path / "results", "--cache", tmp_path / "cache")
+    assert (
+        said.code == 0 and "flickr8k: npy:f.npy + none: backbone trained on flickr30k, regions trained on" in said.err
+    )
+    assert (
+        "rows are marked if their encoder was trained on flickr30k, flickr8k, snli" in command("info", "flickr8k").out
+    )
+    assert "rows are marked" not in command("info", "scenes").out
+    for wrong in (f"{spec}[trained_on=|]", f"onnx:{tmp_path}/m.onnx[trained_on=|]"):
+        said = command("run", "-m", "cfa", *where, "--backbone", wrong)
+        assert said.code == 2 and "trained_on takes names of data" in said.sentence
+    said = command("run", "-m", "cfa", *where, "--regions", "grid[trained_on=coco]")
+    assert said.code == 2 and "grid has no field 'trained_on'" in said.sentence
 
 
 def test_check_of_data_that_cannot_be_used(prepare, flickr):

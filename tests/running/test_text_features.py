@@ -123,3 +123,27 @@ def test_a_search_needs_an_encoder_of_new_sentences(command, quick_scenes, encod
     spec = "cca[text=encoder,dim=8,ridge_image=0.01,ridge_text=0.01]"
     said = command("search", "a red star", "-m", spec, *quick_scenes.arguments, "--text-encoder", encoder)
     assert said.code == 2 and "npy:texts.npy has no features of other texts than the captions" in said.sentence
+
+
+def test_rows_that_read_an_encoder_which_saw_the_captions_are_marked(command, flickr, tmp_path):
+    captions = load_collection(DATASETS.configure("flickr8k"), flickr).captions
+    of_text = {text: k for k, text in enumerate(dict.fromkeys(captions))}
+    rows = np.random.default_rng(0).normal(size=(len(of_text), 8))[[of_text[text] for text in captions]]
+    np.save(tmp_path / "texts.npy", rows.astype(np.float32))
+    where = ["-d", "flickr8k", "--data", flickr, "--cache", tmp_path / "cache", "--results", tmp_path / "results"]
+    where += ["--backbone", "pixels[dim=16]", "--regions", "none"]
+    spec = f"npy:{tmp_path / 'texts.npy'}"
+    said = command("run", "-m", "cca[text=encoder],cca", *where, "--text-encoder", f"{spec}[trained_on=snli|Flickr30K]")
+    what = "captions of SNLI and Flickr30K, among them captions of this test set"
+    assert said.code == 0 and f"the text encoder was trained on {what}: rows that use it are marked" in said.err
+    made = {record["method"]["label"]: record for record in records(tmp_path)}
+    assert made["cca:tuned"]["method"]["encoders"] == ["backbone"]
+    assert made["cca:tuned[text=encoder]"]["method"]["encoders"] == ["backbone", "text"]
+    assert made["cca:tuned"]["data"]["trained_on"]["text"] == ["snli", "flickr30k"]
+    table = command("table", "--results", tmp_path / "results", "-d", "flickr8k", "-f", "markdown").out
+    assert "| cca:tuned[text=encoder] † |" in table and "| cca:tuned   " in table
+    assert f"† cca:tuned[text=encoder]: the text encoder was trained on {what}." in table
+    said = command("run", "-m", "cfa[text=encoder]", *where, "--text-encoder", spec)  # as noted with the features
+    assert f"the text encoder was trained on {what}" in said.err and "cfa:tuned[text=encoder] †" in said.out
+    said = command("doctor", "--check", "--results", tmp_path / "results", "--cache", tmp_path / "cache")
+    assert said.code == 0 and "by npy:texts.npy: text trained on snli and flickr30k" in said.err

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +14,6 @@ from PIL import Image
 
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.frontend.onnx_network import ImageNetwork, load_model
-from cran_bench.specs import build, format_value
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -33,8 +31,8 @@ class OnnxBackbone:
 
     A four-dimensional tensor is averaged over its square map, a three-dimensional one (batch, tokens, features) over
     the tokens.  By default the feature is the model's first output, which for a classifier is the class scores;
-    `tensor=penultimate` is the input of the last matrix product or convolution.  After construction every field holds
-    the value in use.
+    `tensor=penultimate` is the input of the last matrix product or convolution.  A JSON file beside the model may set
+    the fields.  After construction every field holds the value in use.
 
     Attributes:
         file: path of the model.
@@ -63,19 +61,6 @@ class OnnxBackbone:
     crop: Literal["warp", "center"] = "warp"
     resize: int | None = None
     dim: int = field(init=False)
-
-    @classmethod
-    def open(cls, options: Mapping[str, str], label: str) -> OnnxBackbone:
-        """Open a model with the fields set in the JSON file beside it (``model.json`` for ``model.onnx``).
-
-        Args:
-            options: fields as on the command line, including `file`; they override the JSON.
-            label: name of the backbone in messages.
-
-        Raises:
-            BadInput: as for the class, or the JSON is not an object of known fields.
-        """
-        return build(cls, {**_sidecar(Path(options["file"]).with_suffix(".json")), **options}, label)
 
     def __post_init__(self) -> None:
         for name, value in (("mean", self.mean), ("std", self.std)):
@@ -144,23 +129,6 @@ class OnnxBackbone:
         elif values.ndim == 3:
             values = values.mean(axis=1, dtype=np.float32)
         return values[: len(images)].astype(np.float32, copy=False)
-
-
-def _sidecar(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is not JSON ({error}); correct or remove it") from error
-    if not isinstance(values, dict):
-        raise BadInput(
-            f"{path} should hold a JSON object of fields, not a {type(values).__name__}; correct or remove it"
-        )
-    known = {f.name for f in fields(OnnxBackbone) if f.init} - {"file"}
-    for key in values.keys() - known:
-        raise BadInput(f"{path} has an unknown field '{key}'{did_you_mean(key, known)}")
-    return {key: "|".join(map(str, v)) if isinstance(v, list) else format_value(v) for key, v in values.items()}
 
 
 def _find_tensor(model: ModelProto, wanted: str | None, what: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput, first_wrong
 from cran_bench.frontend.features import UNFINISHED
 from cran_bench.frontend.interfaces import PrecomputedTexts, TextEncoder
+from cran_bench.frontend.trained_on import declared
 from cran_bench.machine.progress import duration, say, track
 from cran_bench.machine.storage import clear_os_errors, locked, map_array, sha256_file, sha256_json, write_json
 
@@ -36,6 +37,7 @@ class TextManifest(BaseModel):
     identity: dict[str, Any]
     captions_sha: str
     sha256: str = ""
+    trained_on: list[str] | None = None
 
     def sources_sha(self) -> str:
         """Return the sha256 of the encoder and the captions."""
@@ -194,6 +196,16 @@ def load_texts(path: Path, collection: Collection, encoder: TextEncoder | None =
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} is damaged ({error}): prepare the dataset again with --force") from error
     return TextFeatures(path, manifest, array, rows, encoder)
+
+
+def declare_texts(texts: TextFeatures, spec: str) -> TextFeatures:
+    """Return text features that note what their encoder was trained on, as declared by its spec."""
+    names = declared(spec, texts.manifest.trained_on)
+    if names == texts.manifest.trained_on:
+        return texts
+    manifest = texts.manifest.model_copy(update={"trained_on": names})
+    write_json(texts.path.with_suffix(".json"), manifest.model_dump())
+    return replace(texts, manifest=manifest)
 
 
 def read_text_manifest(path: Path) -> TextManifest:

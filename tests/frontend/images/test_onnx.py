@@ -239,6 +239,45 @@ def test_unknown_backbones_are_answered_with_the_nearest():
         open_backbone("pixels:large")
 
 
+def test_a_list_of_data_beside_the_model_is_no_field(tmp_path):
+    path = network(tmp_path / "m.onnx")
+    before = open_backbone(f"onnx:{path}").identity()
+    path.with_suffix(".json").write_text('{"trained_on": ["imagenet"]}')
+    assert open_backbone(f"onnx:{path}").identity() == before
+    assert open_backbone(f"onnx:{path}[trained_on=flickr30k|coco]").identity() == before
+    path.with_suffix(".json").write_text('{"trained_on": "imagenet"}')
+    with pytest.raises(BadInput, match=r"m\.json: trained_on takes names of data, such as imagenet"):
+        open_backbone(f"onnx:{path}")
+
+
+@pytest.mark.real
+def test_the_real_efficientnet_needs_only_its_file():
+    if "CRAN_BENCH_DATA" not in os.environ:
+        pytest.skip("CRAN_BENCH_DATA does not name the folder of the real data")
+    runtime = pytest.importorskip("onnxruntime")
+    data = Path(os.environ["CRAN_BENCH_DATA"])
+    path = data / "models/efficientnet_lite0_imagenet.onnx"
+    backbone = open_backbone(f"onnx:{path}")
+    assert backbone.identity() | {"sha256": ""} == {
+        "name": "onnx",
+        "file": path.name,
+        "sha256": "",
+        "tensor": "pooled",
+        "size": 224,
+        "layout": "nchw",
+        "channels": "rgb",
+        "mean": [127.0] * 3,
+        "std": [128.0] * 3,
+        "crop": "warp",
+        "resize": None,
+    }
+    photos = [Image.open(path).convert("RGB") for path in sorted((data / "flickr8k/images").glob("*.jpg"))[:3]]
+    batch = np.stack([backbone.prepare(photo) for photo in photos])
+    planes = ((batch.astype(np.float32) - 127) / 128).transpose(0, 3, 1, 2)
+    (expected,) = runtime.InferenceSession(str(path)).run(["pooled"], {"image": planes})
+    np.testing.assert_allclose(backbone.embed(batch), expected.reshape(3, -1), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.real
 def test_the_real_mobilenet():
     if "CRAN_BENCH_DATA" not in os.environ:

@@ -1,4 +1,4 @@
-"""Regions: the data's own boxes, the grid, and NanoDet's decoding against the obvious loops."""
+"""Regions: the data's own boxes, the grid, and the decoding of NanoDet and YOLOX against the obvious loops."""
 
 import os
 from pathlib import Path
@@ -10,8 +10,9 @@ from PIL import Image
 from cran_bench.dataset import Collection, FolderImages
 from cran_bench.errors import BadInput
 from cran_bench.frontend.catalogue import open_proposer
-from cran_bench.frontend.regions.nanodet import decode
+from cran_bench.frontend.regions.nanodet import NanoDet
 from cran_bench.frontend.regions.suppression import suppress
+from cran_bench.frontend.regions.yolox import YOLOX
 
 PHOTO = Image.new("RGB", (64, 48), (90, 120, 30))
 
@@ -83,7 +84,7 @@ def maps(seed=0, classes=4):
 
 def test_decode_is_the_expected_distance_from_each_cells_centre():
     scores, sides = maps()
-    boxes, best, classes = decode([sides[1], *scores, sides[0]], SIZE)
+    boxes, best, classes = NanoDet.decode([sides[1], *scores, sides[0]], SIZE)
     expected = {}
     for stride, score, side in zip(STRIDES, scores, sides, strict=True):
         grid = SIZE // stride
@@ -111,7 +112,7 @@ def test_decode_refuses_other_shapes():
         [scores[0][:, :7], sides[0][:, :7]],
     ):
         with pytest.raises(ValueError, match="expected scores"):
-            decode(outputs, SIZE)
+            NanoDet.decode(outputs, SIZE)
 
 
 def overlap(a, b):
@@ -135,13 +136,11 @@ def test_suppression_is_the_greedy_loop(seed, most):
     assert len(suppress(boxes[:0], scores[:0], groups[:0], 0.4, most)) == 0
 
 
-@pytest.fixture
-def detector(tmp_path):
+def constant_network(path, arrays, size):
     """A network that sees the same objects in every image."""
     onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-    scores, sides = maps()
-    constants = dict(zip("abcd", [*scores, *sides], strict=True))
+    constants = {f"array{k}": array for k, array in enumerate(arrays)}
     make, value, real = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
     nodes = [
         make("ReduceMean", ["image"], ["mean"], keepdims=0),
@@ -151,21 +150,26 @@ def detector(tmp_path):
     graph = onnx.helper.make_graph(
         nodes,
         "detector",
-        [value("image", real, [1, 3, SIZE, SIZE])],
+        [value("image", real, [1, 3, size, size])],
         [value(name + "_out", real, list(array.shape)) for name, array in constants.items()],
         [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
-    path = tmp_path / "detector.onnx"
     opset = [onnx.helper.make_opsetid("", 13)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
     return path
+
+
+@pytest.fixture
+def detector(tmp_path):
+    scores, sides = maps()
+    return constant_network(tmp_path / "detector.onnx", [*scores, *sides], SIZE)
 
 
 def test_nanodet_gives_the_best_five_as_fractions(detector):
     proposer = open_proposer(f"nanodet:{detector}[iou=0.4]", collection())
     proposals = proposer.propose([0], [PHOTO])[0]
     scores, sides = maps()
-    boxes, best, classes = decode([*scores, *sides], SIZE)
+    boxes, best, classes = NanoDet.decode([*scores, *sides], SIZE)
     kept = suppress(boxes.clip(0, SIZE), best, classes, 0.4, 5)
     np.testing.assert_allclose(proposals.boxes, boxes[kept].clip(0, SIZE) / SIZE, rtol=1e-5)
     np.testing.assert_allclose(proposals.scores, best[kept])
@@ -206,3 +210,141 @@ def test_the_real_nanodet():
     np.testing.assert_allclose(found[2].boxes[0], [0.695, 0.174, 0.935, 0.825], atol=0.02)
     with pytest.raises(BadInput, match="is not a NanoDet-m"):
         open_proposer(f"nanodet:{data / 'models/mobilenet_v2_imagenet.onnx'}", collection())
+
+
+YOLO = 64, (8, 16, 32), 64 + 16 + 4  # side, strides and number of cells
+
+
+def rows(seed=0, classes=3, cells=YOLO[2]):
+    """An output of a YOLOX: offsets, log sizes, objectness and scores of the classes."""
+    rng = np.random.default_rng(seed)
+    parts = rng.random((cells, 2)), rng.normal(0.5, 0.7, (cells, 2)), rng.random((cells, 1 + classes))
+    return np.concatenate(parts, axis=1)[None].astype(np.float32)
+
+
+def decoded(output, side=YOLO[0]):
+    """Boxes in pixels, scores and classes, cell by cell."""
+    found, cell = [], 0
+    for stride in YOLO[1]:
+        for y in range(side // stride):
+            for x in range(side // stride):
+                dx, dy, w, h, objectness, *scores = map(float, output[0, cell])
+                centre_x, centre_y = (x + dx) * stride, (y + dy) * stride
+                width, height = np.exp(w) * stride, np.exp(h) * stride
+                box = [centre_x - width / 2, centre_y - height / 2, centre_x + width / 2, centre_y + height / 2]
+                found.append((box, objectness * max(scores), scores.index(max(scores))))
+                cell += 1
+    return found
+
+
+def greedy(found, extent, iou, threshold=0.0):
+    """The five best boxes of `decoded` within an image of width and height `extent` in pixels."""
+    clipped = [
+        ([min(max(v, 0), extent[k % 2]) for k, v in enumerate(box)], score, label)
+        for box, score, label in sorted(found, key=lambda one: -one[1])
+    ]
+    kept = []
+    for box, score, label in clipped:
+        if box[2] - box[0] < 1 or box[3] - box[1] < 1 or score < threshold:
+            continue
+        if all(label != other[2] or overlap(box, other[0]) <= iou for other in kept) and len(kept) < 5:
+            kept.append((box, score, label))
+    return kept
+
+
+def test_yolox_decodes_every_cell_as_the_loop_does():
+    found = decoded(rows())
+    boxes, scores, classes = YOLOX.decode([rows()], YOLO[0])
+    np.testing.assert_allclose(boxes, [box for box, _, _ in found], rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(scores, [score for _, score, _ in found], rtol=1e-6)
+    assert classes.tolist() == [label for _, _, label in found]
+    assert boxes.dtype == scores.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("outputs", "size", "message"),
+    [
+        ([rows(), rows()], 64, "expected one output"),
+        ([rows()[0]], 64, "expected one output"),
+        ([rows()[..., :5]], 64, "expected one output"),
+        ([rows()[:, :-1]], 64, "expected one output"),
+        ([rows()], 96, r"expected one output \(1, 189, 5 \+ classes\) for 96 x 96"),
+        ([rows(cells=100)], 72, "a multiple of 32|expected one output"),
+        ([rows() * 2], 64, "scores below 0 or above 1"),
+        ([rows() + np.array([0, 0, 50, 50, 0, 0, 0, 0], np.float32)], 64, "decoded already"),
+    ],
+)
+def test_yolox_refuses_other_outputs(outputs, size, message):
+    with pytest.raises(ValueError, match=message):
+        YOLOX.decode(outputs, size)
+
+
+@pytest.fixture
+def yolox(tmp_path):
+    return constant_network(tmp_path / "yolox.onnx", [rows()], YOLO[0])
+
+
+@pytest.mark.parametrize(("size", "extent"), [((64, 48), (64, 48)), ((30, 60), (32, 64)), ((300, 300), (64, 64))])
+def test_yolox_gives_the_best_five_within_the_image(yolox, size, extent):
+    proposer = open_proposer(f"yolox:{yolox}[iou=0.4]", collection())
+    (proposals,) = proposer.propose([0], [PHOTO.resize(size)])
+    kept = greedy(decoded(rows()), extent, 0.4)
+    np.testing.assert_allclose(proposals.boxes, np.array([box for box, _, _ in kept]) / (extent * 2), rtol=1e-4)
+    np.testing.assert_allclose(proposals.scores, [score for _, score, _ in kept], rtol=1e-6)
+    assert proposals.boxes.dtype == proposals.scores.dtype == np.float32
+    assert proposals.boxes.max() <= 1
+    few = greedy(decoded(rows()), extent, 0.4, threshold=kept[2][1] - 1e-6)
+    proposer = open_proposer(f"yolox:{yolox}[iou=0.4,threshold={kept[2][1] - 1e-6:.7f}]", collection())
+    assert len(proposer.propose([0], [PHOTO.resize(size)])[0].boxes) == len(few) == 3
+
+
+def test_the_input_of_yolox_is_bgr_on_grey(yolox):
+    proposer = open_proposer(f"yolox:{yolox}", collection())
+    pixels, extent = proposer.prepare(PHOTO, 64)
+    assert pixels.shape == (64, 64, 3) and pixels.dtype == np.float32 and extent == (64, 48)
+    assert np.array_equal(pixels[:48], np.broadcast_to([30, 120, 90], (48, 64, 3)))
+    assert (pixels[48:] == 114).all()
+    assert proposer.prepare(Image.new("RGB", (1000, 1)), 64)[1] == (64, 1)
+    assert proposer.identity() == {
+        "name": "yolox",
+        "file": "yolox.onnx",
+        "sha256": proposer.identity()["sha256"],
+        "iou": 0.5,
+        "threshold": 0.0,
+        "size": 64,
+    }
+
+
+def test_wrong_options_and_files_of_yolox(yolox, detector):
+    for wrong in ("iou=1.5", "threshold=-0.1", "size=416", "iuo=0.5"):
+        with pytest.raises(BadInput, match=wrong.split("=")[0]):
+            open_proposer(f"yolox:{yolox}[{wrong}]", collection())
+    with pytest.raises(BadInput, match=r"detector\.onnx is not a YOLOX: expected one output .*, got \[\(1, 16, 4\)"):
+        open_proposer(f"yolox:{detector}", collection())
+    with pytest.raises(BadInput, match=r"yolox\.onnx is not a NanoDet-m: .*, got \[\(1, 84, 8\)\]"):
+        open_proposer(f"nanodet:{yolox}", collection())
+    with pytest.raises(BadInput, match="'yolox' needs a file"):
+        open_proposer("yolox", collection())
+    with pytest.raises(BadInput, match=r"there is no region proposer 'yolo'; did you mean 'yolox'\?"):
+        open_proposer("yolo:a.onnx", collection())
+
+
+@pytest.mark.real
+def test_the_real_yolox():
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    if "CRAN_BENCH_DATA" not in os.environ:
+        pytest.skip("CRAN_BENCH_DATA does not name the folder of the real data")
+    data = Path(os.environ["CRAN_BENCH_DATA"])
+    proposer = open_proposer(f"yolox:{data / 'models/yolox_nano_coco.onnx'}", collection())
+    photos = sorted((data / "flickr8k/images").glob("*.jpg"))[100:4000:650]
+    images = [Image.open(path).convert("RGB") for path in photos]
+    images[1] = images[1].crop((0, 40, 224, 180))
+    found = proposer.propose(range(len(images)), images)
+    for image, proposals in zip(images[:2], found, strict=False):
+        pixels, extent = proposer.prepare(image, 416)
+        (output,) = proposer._network.run(pixels[None])
+        kept = greedy(decoded(output, 416), extent, 0.5)
+        expected = np.array([box for box, _, _ in kept]) / (extent * 2)
+        np.testing.assert_allclose(proposals.boxes, expected, atol=1e-5)
+        np.testing.assert_allclose(proposals.scores, [score for _, score, _ in kept], rtol=1e-5)
+    assert all(len(p.boxes) == 5 and np.all(np.diff(p.scores) <= 0) for p in found)
