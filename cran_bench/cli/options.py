@@ -58,7 +58,7 @@ Methods = Annotated[
         "-m",
         "--method",
         metavar="METHOD",
-        help="Methods: cca,cca:paper,'cca[dim=128]',mine.py:Mine; may be repeated. Default: all.",
+        help="Methods: cca,cca:paper,'cca[dim=128]',mine.py:Mine; may be repeated. Default: all rows of the paper.",
     ),
 ]
 Protocols = Annotated[str, typer.Option("-p", "--protocol", metavar="NAMES", help="Only these protocols.")]

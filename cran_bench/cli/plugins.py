@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -18,15 +19,20 @@ from .options import app, echo, load_tables
 def list_plugins() -> None:
     """List the installed methods and datasets, and those whose import failed.
 
+    Further methods reproduce no row of the paper; `run` without methods leaves them out unless --all is given.
+
     Example: cran-bench list
     """
     from cran_bench.registry import DATASETS, METHODS
 
     for registry in (METHODS, DATASETS):
-        echo(f"{registry.kind}s")
-        for plugin in map(registry.describe, registry.names()):
-            presets = f"  [{', '.join(plugin.presets)}]" if plugin.presets else ""
-            echo(f"  {plugin.name:<18} {plugin.summary}{presets}")
+        known = map(registry.describe, registry.names())
+        grouped = {plugin: registry is METHODS and not plugin.paper_row for plugin in known}
+        for is_further, group in groupby(sorted(grouped, key=grouped.__getitem__), grouped.__getitem__):
+            echo("further methods" if is_further else f"{registry.kind}s")
+            for plugin in group:
+                presets = f"  [{', '.join(plugin.presets)}]" if plugin.presets else ""
+                echo(f"  {plugin.name:<18} {plugin.summary}{presets}")
         for name, reason in registry.failures.items():
             echo(f"  {name:<18} could not be imported: {reason}")
 

@@ -92,6 +92,7 @@ def run(
     protocols: str | Sequence[str] = "captions",
     seeds: int | str | Sequence[int] = 0,
     *,
+    everything: bool = False,
     quick: bool = False,
     folds: int = 0,
     force: bool = False,
@@ -112,10 +113,12 @@ def run(
     """Fit methods, rank the test split in both directions, and record the figures; existing records are reused.
 
     Args:
-        methods: specs such as ``"cca"``, ``"cran:paper[margin=0.2]"`` or ``"mine.py:Mine"``; None for all.
+        methods: specs such as ``"cca"``, ``"cran:paper[margin=0.2]"`` or ``"mine.py:Mine"``; None for all rows of the
+            paper.
         dataset: spec of the dataset, such as ``"scenes"`` or ``"flickr8k[limit=200]"``.
         protocols: names, or ``"all"``.
         seeds: seeds of the fits; ``"0:5"`` for 0 to 4.
+        everything: without methods, run the further methods too, which reproduce no row of the paper.
         quick: less data and shorter training; not for comparison.
         folds: 0 to rank the whole test split, else the number of folds to average over.
         force: repeat recorded runs.
@@ -151,13 +154,19 @@ def run(
         if isinstance(given, type) or not all(isinstance(text, str) for text in given):
             raise BadInput(f"methods are given by name, 'cca' or 'mine.py:Mine', not as {methods!r}")
         named = each(given)
-        specs = [quick_method(text) if quick else text for text in named or METHODS.usable()]
+        if named and everything:
+            raise BadInput(f"--all is for a run without methods, not with {', '.join(named)}: leave out one of the two")
+        found = named or METHODS.usable()
+        further = [name for name in found if not (named or everything or METHODS.describe(name).paper_row)]
+        specs = [quick_method(text) if quick else text for text in found if text not in further]
         for text in specs:
             configured = METHODS.configure(text)
             with contextlib.suppress(Exception):  # which the row reports
                 code_of(configured.build())  # reads the source now, as it runs, before anybody edits it
         for name, reason in () if named else METHODS.failures.items():
             say(f"left out: method {name}: {reason}")
+        if further:
+            say(f"left out: the further methods {', '.join(further)}, which --all includes")
         wanted = parse_protocols(protocols if isinstance(protocols, str) else ",".join(protocols))
         numbers = parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, np.atleast_1d(seeds).tolist())))
         require_known(backend, bound)

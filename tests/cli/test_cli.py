@@ -623,6 +623,8 @@ def test_list(command, monkeypatch):
     assert lines[0] == "methods" and "datasets" in lines
     assert any(re.match(r"  cca +CCA: canonical correlation analysis.*\[paper, tuned\]$", line) for line in lines)
     assert any(re.match(r"  scenes +Rendered scenes.*\[quick\]$", line) for line in lines)
+    further = lines[lines.index("further methods") + 1 : lines.index("datasets")]
+    assert {"vsepp", "vse-infinity"} < {line.split()[0] for line in further} and "  cca " not in "".join(further)
     assert any("dreams could not be imported: ImportError: no such thing" in line for line in lines)
     assert "could not be imported: ImportError: no such thing" in command("run", "-m", "dreams").sentence
 
@@ -816,6 +818,20 @@ def test_what_cannot_be_used_is_left_out_and_told_once(run, also_registered, mon
     told = [line for line in said.err.splitlines() if line.startswith("left out: method")]
     assert len(told) == 2 and said.err.count("ZeroDivisionError") == said.err.count("is not a method") == 1
     assert told[0].startswith("left out: method fails: ZeroDivisionError: division by zero")
+
+
+def test_methods_that_are_no_rows_of_the_paper_run_only_when_asked_for(run, monkeypatch, plugins_of_its_own):
+    read, named = METHODS._declared, {"cca", "vsepp"}
+    monkeypatch.setattr(METHODS, "plugins", {name: METHODS.get(name) for name in named})
+    monkeypatch.setattr(METHODS, "_declared", {name: read[name] for name in named})
+    monkeypatch.setitem(METHODS.get("vsepp").presets, "tuned", {"dim": 4, "epochs": 1})
+    said = run()
+    assert said.code == 0 and "cca:tuned" in said.out and "vsepp:tuned" not in said.out
+    assert "left out: the further methods vsepp, which --all includes\n" in said.err
+    said = run("--all")
+    assert said.code == 0 and "cca:tuned" in said.out and "vsepp:tuned" in said.out and "left out" not in said.err
+    said = run("--all", "-m", "cca")
+    assert said.code == 2 and "--all is for a run without methods, not with cca" in said.sentence
 
 
 HEAVY = {"torch", "scipy.stats", "sklearn", "pandas"}

@@ -9,7 +9,7 @@ devices raises, except where CUDA allows it: 0-dimensional CPU tensors, and CPU 
 Optimisers take the paths they take there: `foreach` by default, `fused` with the step on the device, otherwise with the
 step on the CPU.  Operations are counted by the line of the package that called them:
 
-- `launches`: operations that start a kernel.  A compiled function, an LSTM and its gradient count as one each.
+- `launches`: operations that start a kernel.  A compiled function, an LSTM or GRU and its gradient count as one each.
 - `syncs`: operations that wait for the device: copies to the CPU, `item`, boolean masks, `nonzero`, `torch.equal`, ...
 - `uploads`: copies to the device, which wait as well unless they are `non_blocking`.
 - `unordered`: float sums by atomic additions, whose last bits change from run to run on a GPU, outside of
@@ -331,16 +331,17 @@ EMULATED: dict[str, Callable[..., Any]] = {
 """Operations that the CPU has in another form, or does not have."""
 
 
-class _LSTM(torch.autograd.Function):
-    """cuDNN's LSTM, one launch in each direction, or the CPU's."""
+class _Recurrent(torch.autograd.Function):
+    """cuDNN's LSTM or GRU, one launch in each direction, or the CPU's."""
 
     @staticmethod
-    def forward(ctx: Any, options: tuple[Any, ...], x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, kind: str, options: tuple[Any, ...], x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         ctx.on_device = isinstance(x, Pretended)
         with current().as_one(ctx.on_device), _disable_current_modes(), torch.enable_grad():
             ctx.inputs = [held(y).detach().requires_grad_(y.requires_grad) for y in (x, *others)]
-            x, h, c, *weights = ctx.inputs
-            ctx.outputs = CPU_LSTM(x, (h, c), weights, *options)
+            x, h, *weights = ctx.inputs
+            hx = (h, weights.pop(0)) if kind == "lstm" else h
+            ctx.outputs = CPU_RECURRENT[kind](x, hx, weights, *options)
         return tuple(Pretended(y.detach()) if ctx.on_device else y.detach() for y in ctx.outputs)
 
     @staticmethod
@@ -350,16 +351,17 @@ class _LSTM(torch.autograd.Function):
         with current().as_one(ctx.on_device), _disable_current_modes():
             computed = torch.autograd.grad(ctx.outputs, wanted, heads, allow_unused=True)
         known = iter([Pretended(g) if ctx.on_device else g for g in computed])
-        return None, *(next(known) if x.requires_grad else None for x in ctx.inputs)
+        return None, None, *(next(known) if x.requires_grad else None for x in ctx.inputs)
 
 
-CPU_LSTM, COMPILE = torch._VF.lstm, torch.compile
+CPU_RECURRENT, COMPILE = {"lstm": torch._VF.lstm, "gru": torch._VF.gru}, torch.compile
 
 
-def _lstm(x: Tensor, hx: Any, weights: Any, *options: Any) -> Any:
-    if len({y.device for y in (x, *hx, *weights)}) > 1:
-        raise DeviceError(f"lstm: input, states and weights on two devices, at {line()}")
-    return _LSTM.apply(options, x, *hx, *weights)
+def _recurrent(kind: str, x: Tensor, hx: Any, weights: Any, *options: Any) -> Any:
+    states = hx if kind == "lstm" else (hx,)
+    if len({y.device for y in (x, *states, *weights)}) > 1:
+        raise DeviceError(f"{kind}: input, states and weights on two devices, at {line()}")
+    return _Recurrent.apply(kind, options, x, *states, *weights)
 
 
 class _Generator(torch.Generator):
@@ -429,7 +431,8 @@ def pretended_cuda() -> Iterator[Device]:
             stack.enter_context(patch.object(torch, name, functools.partial(made, getattr(torch, name))))
         stack.enter_context(patch.object(torch, "Generator", _Generator))
         stack.enter_context(patch.object(torch, "compile", _compiled))
-        stack.enter_context(patch.object(torch._VF, "lstm", _lstm))
+        for kind in CPU_RECURRENT:
+            stack.enter_context(patch.object(torch._VF, kind, functools.partial(_recurrent, kind)))
         for module in supporting:
             types = [*module._foreach_supported_types, Pretended]
             stack.enter_context(patch.object(module, "_foreach_supported_types", types))

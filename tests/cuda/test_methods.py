@@ -38,6 +38,8 @@ SWEEP = {
     "cran-baseline": f"cran-baseline[{SMALL},text_init=cca-targets,pretraining_epochs=1,max_epochs=1]",
     "cran-local": f"cran-local[{SMALL},text_init=random,max_epochs=1]",
     "cran-relation": GATE["cran-relation"],
+    "vsepp": "vsepp:quick[dim=16,epochs=2]",
+    "vse-infinity": "vse-infinity:quick[dim=16,epochs=2]",
 }
 EQUAL = 1e-5
 

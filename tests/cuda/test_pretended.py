@@ -80,11 +80,14 @@ def test_waits_for_the_device_are_counted(gpu):
     assert gpu.uploads.total() == 1
 
 
-@pytest.mark.parametrize("optimiser", ["Adam", "fused", "SGD", "RMSprop"])
-def test_a_network_learns_as_on_the_cpu(gpu, optimiser):
+RECURRENT = [("Adam", nn.LSTM), ("fused", nn.LSTM), ("fused", nn.GRU), ("SGD", nn.LSTM), ("RMSprop", nn.LSTM)]
+
+
+@pytest.mark.parametrize(("optimiser", "recurrent"), RECURRENT)
+def test_a_network_learns_as_on_the_cpu(gpu, optimiser, recurrent):
     def weights(device):
         torch.manual_seed(0)
-        network = nn.ModuleList([nn.LSTM(3, 4, batch_first=True), nn.BatchNorm1d(4), nn.Linear(4, 2)]).to(device)
+        network = nn.ModuleList([recurrent(3, 4, batch_first=True), nn.BatchNorm1d(4), nn.Linear(4, 2)]).to(device)
         kind = getattr(torch.optim, "Adam" if optimiser == "fused" else optimiser)
         learning = kind(network.parameters(), lr=0.1, **({"fused": True} if optimiser == "fused" else {}))
         for _ in range(3):

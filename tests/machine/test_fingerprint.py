@@ -27,7 +27,8 @@ CPU = torch.device("cpu")
 LINEAR = {"cca", "cfa", "kcca", "macc", "dcca"}
 STACKS = {"bimodal-ae", "multimodal-dbn", "corr-ae", "ccl"}
 CRANS = {"cran", "cran-baseline", "cran-local", "cran-relation"}
-ALL = LINEAR | STACKS | CRANS | {"gmm-hglmm"}
+HINGES = {"vsepp", "vse-infinity"}
+ALL = LINEAR | STACKS | CRANS | HINGES | {"gmm-hglmm"}
 OTHERS = {"cca[text=word_cnn]", "kcca[text=word_cnn]", "cran:paper"}
 SPECS = sorted(ALL | OTHERS)
 

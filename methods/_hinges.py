@@ -1,0 +1,214 @@
+"""Base of `vsepp` and `vse-infinity`: two networks, for images and for sequences of words, trained by hinges.
+
+    L = sum over the pairs (i, c) of a batch:  max_c' [a - s(i, c) + s(i, c')]_+  +  max_i' [a - s(i, c) + s(i', c)]_+
+
+with s the cosine, c' a text of another image, and i' another image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cran_bench import COSINE, FIRST_WORD, FeatureRows, Run, Split
+from cran_bench.toolbox.losses import margin_loss
+from cran_bench.toolbox.training import Training, linear_decay
+
+from ._codes import at_least
+
+PAPER = {"dim": 1024, "dropout": 0.0, "decay_at": 15, "patience": 0}  # of both papers
+QUICK = {"dim": 128, "word_dim": 64, "warm_up": 2, "epochs": 5}
+BLOCK = 256  # images or texts that are embedded at a time
+POOL = 12  # batches whose texts are sorted by length together, so that few steps are padding
+
+
+class Words(nn.Module):
+    """A (V, d) table of word embeddings; row 0, for padding, stays zero, and row 1 stands for all words beyond V."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Embedding(len(table), table.shape[1], padding_idx=0)
+        self.table.weight = nn.Parameter(table)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, L) word ids to (B, L, d)."""
+        embedded: Tensor = self.table(torch.where(ids < self.table.num_embeddings, ids, FIRST_WORD - 1))
+        return embedded
+
+
+class JointNetwork(nn.Module):
+    """A network for images and one for texts, whose embeddings have unit length."""
+
+    def images(self, *features: Tensor) -> Tensor:
+        """(B, D) embeddings of the features of B images."""
+        raise NotImplementedError
+
+    def texts(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """(B, D) embeddings of word ids (B, L), padded to the right, and lengths (B,) of at least 1."""
+        raise NotImplementedError
+
+
+@dataclass
+class HingeMethod:
+    """Fields and training of both methods.
+
+    Attributes:
+        dim: dimension D of the embeddings, and units of the recurrent network.
+        word_dim: dimension of the word embeddings, unless they start from word vectors.
+        word_init: initial word embeddings: `random`, or the `vectors` of the front end.
+        min_count: times that a word occurs in the training texts, at least; words that are rarer share one embedding.
+        dropout: dropout rate of image features and of word embeddings.
+        margin: margin a of the hinges.
+        negatives: the `hardest` negative of the batch for each image and text, or `all`, whose mean hinge is taken.
+        warm_up: first epochs, in which `all` negatives are used: the hardest ones alone may start slowly or not at all.
+        batch_size: pairs of an image and a text in a batch; those of one image are never negatives of each other.
+        lr: learning rate of AdamW.
+        weight_decay: decoupled weight decay; without, AdamW is Adam.
+        decay_at: epochs after which the learning rate is divided by 10; 0 to lower it linearly to 0 instead.
+        clip: largest norm of a step's gradient, of the sum over the batch; 0 for no limit.
+        epochs: largest number of epochs.
+        patience: epochs without a better rsum on validation before training ends; 0 to train for all `epochs`.
+    """
+
+    dim: int = 512
+    word_dim: int = 300
+    word_init: Literal["random", "vectors"] = "random"
+    min_count: int = 4
+    dropout: float = 0.2
+    margin: float = 0.2
+    negatives: Literal["hardest", "all"] = "hardest"
+    warm_up: int = 6
+    batch_size: int = 128
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    decay_at: int = 0
+    clip: float = 2.0
+    epochs: int = 12
+    patience: int = 4
+
+    similarity: ClassVar = COSINE
+    directions: ClassVar[int] = 1  # of the recurrent network
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "dim", "word_dim", "min_count", "epochs")
+        at_least(self, 0, "margin", "warm_up", "weight_decay", "decay_at", "clip", "patience")
+        at_least(self, 2, "batch_size")  # one pair alone has no negative
+        for name in ("dropout", "size_augmentation"):
+            if not 0 <= (rate := getattr(self, name, 0.0)) < 1:
+                raise ValueError(f"{name} is at least 0 and below 1, not {rate:g}")
+        if not self.lr > 0:
+            raise ValueError(f"lr is above 0, not {self.lr:g}")
+
+    def image_features(self, split: Split) -> tuple[FeatureRows | Tensor, ...]:
+        """Features of N images each, the arguments of `JointNetwork.images`; the first has vectors of p numbers."""
+        raise NotImplementedError
+
+    def build(self, table: Tensor, p: int) -> JointNetwork:
+        """Build the network for initial word embeddings (V, d) and image features of p numbers."""
+        raise NotImplementedError
+
+    def fit(self, train: Split, val: Split, run: Run) -> None:
+        """Minimise L by AdamW; keep the epoch with the best rsum on validation."""
+        (ids, lengths), owner, features = token_ids(train), train.image_of, self.image_features(train)
+        counts = lengths.cpu()
+        self.p = features[0].shape[-1]
+        network = self.network = self.build(self._initial_table(train, ids), self.p).to(run.device)
+        negatives: Literal["hardest", "all"] = "all"
+
+        def batches(epoch: int, generator: torch.Generator) -> Iterator[Tensor]:
+            nonlocal negatives
+            negatives = "all" if epoch <= self.warm_up else self.negatives
+            return of_similar_length(counts, self.batch_size, generator)
+
+        def loss(rows: Tensor) -> Tensor:
+            longest = int(counts[rows].max())  # on the CPU, as a GPU would have to be waited for
+            rows = rows.to(run.device, non_blocking=True)
+            images = network.images(*(x[owner[rows]] for x in features))
+            texts = network.texts(ids[rows, :longest].long(), lengths[rows])
+            return len(rows) * margin_loss(images @ texts.T, owner[rows], self.margin, negatives)
+
+        Training(
+            module=network,
+            optimizer=torch.optim.AdamW(network.parameters(), self.lr, weight_decay=self.weight_decay, fused=True),
+            steps=math.ceil(len(ids) / self.batch_size),
+            batches=batches,
+            loss=loss,
+            validate=lambda: {"rsum": run.score(self.embed_images(val), self.embed_texts(val)).rsum},
+            epochs=self.epochs,
+            patience=self.patience,
+            patience_from=self.warm_up + 1,
+            rate=(lambda passed: 0.1 ** (passed // self.decay_at)) if self.decay_at else linear_decay(self.epochs),
+            clip=self.clip,
+        ).run(run)
+        network.eval()
+
+    def _initial_table(self, train: Split, ids: Tensor) -> Tensor:
+        """(V, d) initial embeddings of padding, of unknown words, and of frequent words, which come first in `ids`."""
+        frequent = torch.bincount(ids.flatten().cpu())[FIRST_WORD:] >= self.min_count
+        rows = FIRST_WORD + int(frequent.sum())
+        random = torch.empty(rows, self.word_dim).uniform_(-0.1, 0.1)
+        table = random if self.word_init == "random" else train.token_vectors()[:rows]
+        return table.index_fill(0, torch.zeros(1, dtype=torch.long, device=table.device), 0.0)
+
+    def memory(self, train: Split) -> int:
+        """Bytes of features, word ids, weights with their moments in Adam, and the steps of a batch of long texts."""
+        ids, features = train.tokens[0], self.image_features(train)
+        p, held = features[0].shape[-1], sum(x.held for x in features if isinstance(x, FeatureRows))
+        width = train.vector_shape[1] if self.word_init == "vectors" else self.word_dim
+        recurrent = 3 * self.directions * self.dim * (width + self.dim + 2)
+        weights = recurrent + (int(ids.max()) + 1) * width + 2 * (p + self.dim) * self.dim
+        step = self.batch_size * (2 * (p + width) + 16 * self.directions * self.dim)
+        longest = max(ids.shape[1], math.prod(features[0].shape[1:]) // p)
+        steps = 4 * longest * max(step, BLOCK * (p + width + 6 * self.dim))
+        return held + 4 * ids.numel() + 300 * len(ids) + 28 * weights + steps
+
+    def embed_images(self, split: Split) -> Tensor:
+        """(N, D) image embeddings."""
+        features = self.image_features(split)
+        with torch.inference_mode():
+            blocks = torch.split(torch.arange(len(split), device=split.image_of.device), BLOCK)
+            return torch.cat([self.network.images(*(x[rows] for x in features)) for rows in blocks])
+
+    def embed_texts(self, split: Split) -> Tensor:
+        """(T, D) text embeddings, of texts of similar length at a time."""
+        ids, lengths = token_ids(split)
+        counts = lengths.cpu()
+        embedded = torch.empty(len(ids), self.dim, device=ids.device)
+        with torch.inference_mode():
+            for rows in torch.split(counts.argsort(stable=True), BLOCK):
+                longest = int(counts[rows[-1:]].sum())  # 0 if there are no texts
+                rows = rows.to(ids.device)
+                embedded[rows] = self.network.texts(ids[rows, : max(1, longest)].long(), lengths[rows])
+        return embedded
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights, and the dimension of the image features."""
+        return {**self.network.state_dict(), "p": torch.tensor(self.p)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        weights = {name: value for name, value in state.items() if name != "p"}
+        self.p = int(state["p"])
+        table = weights["words.table.weight"]
+        self.network = self.build(torch.zeros(table.shape), self.p).to(table.device).eval()
+        self.network.load_state_dict(weights)
+
+
+def token_ids(split: Split) -> tuple[Tensor, Tensor]:
+    """Word ids (T, L), L >= 1, and lengths (T,); a text without words counts as one word of zero embedding."""
+    ids, lengths = split.tokens
+    return nn.functional.pad(ids, (0, int(not ids.shape[1]))), lengths.clamp_min(1)
+
+
+def of_similar_length(lengths: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield all rows once, in random batches of at most `batch_size` texts of similar length, given (T,) lengths."""
+    batches: list[Tensor] = []
+    for rows in torch.split(torch.randperm(len(lengths), generator=generator), POOL * batch_size):
+        by_length = rows[lengths[rows].argsort(stable=True)]
+        batches += torch.tensor_split(by_length, math.ceil(len(rows) / batch_size))
+    for k in torch.randperm(len(batches), generator=generator).tolist():
+        yield batches[k]
