@@ -75,8 +75,8 @@ Backbone = Annotated[
     typer.Option(
         "--backbone",
         metavar="SPEC",
-        help="Backbone: pixels[dim=512], onnx:FILE[tensor=NAME], torchvision:vgg19[weights=FILE], npy:FILE[ids=FILE] "
-        "or data.",
+        help="Backbone: pixels[dim=512], onnx:FILE[tensor=NAME], torchvision:vgg19[weights=FILE], clip:FOLDER, "
+        "npy:FILE[ids=FILE] or data.",
     ),
 ]
 Regions = Annotated[
