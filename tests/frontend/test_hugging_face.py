@@ -1,6 +1,8 @@
 """``transformers:`` and ``clip:`` on tiny models with random weights: the tox environment `encoders`."""
 
 import json
+import re
+import shlex
 import shutil
 import socket
 import sys
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import cran_bench
 from cran_bench.errors import BadInput
 from cran_bench.frontend.catalogue import open_backbone, open_text_encoder
 from cran_bench.frontend.extraction import extract
@@ -20,6 +23,7 @@ from cran_bench.frontend.front_end import FrontEnd
 from cran_bench.frontend.interfaces import TextEncoder
 from cran_bench.registry import DATASETS
 
+DOCS = Path(__file__).parents[2] / "docs"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 NOUNS = ["dog", "beach", "star", "square"]
 WORDS = [*SPECIAL, *NOUNS, "a", "run", "##s", "on", "the", "red", "is", "left", "of", "blue", "small"]
@@ -408,3 +412,19 @@ def test_the_extra_is_named_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(BadInput, match=r"models from folders need the extra encoders: .*'cran-bench\[encoders\]'"):
         open_text_encoder(f"transformers:{tmp_path}")
+
+
+def test_the_commands_of_the_docs(bert, clip, command, tmp_path, monkeypatch):
+    monkeypatch.setenv("CRAN_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CRAN_BENCH_RESULTS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip").symlink_to(clip)
+    (tmp_path / "minilm").symlink_to(bert)
+    section = (DOCS / "backbone.md").read_text().partition("## A CLIP folder")[2].partition("\n## ")[0]
+    lines = re.findall(r"^cran-bench (.*)$", section, re.MULTILINE)
+    assert len(lines) == 3
+    for line in lines:
+        said = command(*shlex.split(line))
+        assert said.code == 0, said.err
+    encoders = cran_bench.read_records(tmp_path / "results")["text_encoder"]
+    assert set(encoders) == {"clip:clip", "transformers:minilm"}
