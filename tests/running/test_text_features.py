@@ -32,21 +32,21 @@ def encoder(collection, tmp_path):
 
 
 def records(folder):
-    return [json.loads(path.read_text()) for path in folder.rglob("cca*s0-*.json") if "examples" not in path.name]
+    return [json.loads(path.read_text()) for path in folder.rglob("cca*s0-*.json") if path.name.count(".") == 1]
 
 
 def test_a_run_names_the_encoder_and_is_reused(command, quick_scenes, encoder, tmp_path):
     arguments = [*quick_scenes.arguments, "--results", tmp_path / "results", "--text-encoder", encoder]
     said = command("run", "-m", "cca[text=encoder]", *arguments)
-    assert said.code == 0 and "encoding 500 captions" not in said.err, said.err
-    assert "cca[text=encoder]" in said.out and "text encoder npy:texts.npy." in said.out
+    assert said.code == 0 and "encoding 500 captions with npy:texts.npy" in said.err, said.err
+    assert "cca:tuned[text=encoder]" in said.out and "text encoder npy:texts.npy." in said.out
     (record,) = records(tmp_path)
     assert record["data"]["text_encoder"] == "npy:texts.npy" and len(record["data"]["texts_sha"]) == 64
-    assert record["metrics"]["rsum"] > 60  # six times chance
+    assert record["metrics"]["rsum"] > 200  # chance has 150
     assert "reused" in command("run", "-m", "cca[text=encoder]", *arguments).err
     assert cran_bench.read_records(tmp_path / "results")["text_encoder"].tolist() == ["npy:texts.npy"]
-    header, *lines = command("table", "--results", tmp_path / "results", "-f", "csv").out.splitlines()
-    assert "text_encoder" in header and all("npy:texts.npy" in line for line in lines)
+    header, line, *_ = command("table", "--results", tmp_path / "results", "-f", "csv").out.splitlines()
+    assert "text_encoder" in header and "npy:texts.npy" in line
 
 
 def test_without_an_encoder_nothing_is_named_and_the_row_says_what_it_needs(command, quick_scenes, tmp_path):

@@ -94,7 +94,8 @@ class OnnxTextEncoder:
         return vectors
 
     def _vectors(self, tokens: list[list[int]]) -> NDArray[np.float32]:
-        mask = np.arange(max(map(len, tokens))) < np.array([len(own) for own in tokens])[:, None]
+        places = np.arange(max(map(len, tokens)))
+        mask = places < np.array([len(own) for own in tokens])[:, None]
         ids = np.full(mask.shape, self._padding)
         ids[mask] = [token for own in tokens for token in own]
         given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
@@ -108,7 +109,7 @@ class OnnxTextEncoder:
                 f"{self.file} returns {self._output} of shape {states.shape} for tokens of shape {ids.shape}, not a "
                 "vector for each: export last_hidden_state"
             )
-        weights = mask if self.pooling == "mean" else mask & (np.arange(mask.shape[1]) == 0)
+        weights = mask if self.pooling == "mean" else mask & (places == 0)
         pooled = (states * weights[:, :, None].astype(np.float64)).sum(axis=1)  # to be divided by its length
         return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True).clip(1e-12), np.float32)
 
