@@ -131,7 +131,7 @@ def test_sentences_have_the_mean_of_the_last_layer_at_unit_length(library, bert,
     encoder: TextEncoder = open_text_encoder(f"transformers:{bert}")
     assert "bert: mean pooling, unit length, at most 16 tokens" in capsys.readouterr().err
     found = encoder.embed(TEXTS)
-    assert (found.shape, found.dtype, encoder.dim) == ((len(TEXTS), 32), np.float32, 32)
+    assert found.shape == (len(TEXTS), 32) and found.dtype == np.float32 and encoder.dim == 32
     expected = unit(np.stack([states(library, bert, text).mean(axis=0) for text in TEXTS]))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.abs(np.diff(expected, axis=0)).max() > 0.1, "the texts differ"
