@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cran_bench.frontend.text.characters import ALPHABET
-from cran_bench.methods.cran.model import LENGTH, TextEncoder
+from cran_bench.methods.cran.model import LENGTH, CharacterEncoder
 from cran_bench.methods.cran.recipe import EncoderOptions, Recipe
 
 # a separate process, for the peak memory of the step alone: three levels, forward, backward and an RMSprop update.
@@ -71,14 +71,14 @@ def captions(count: int) -> torch.Tensor:
 @pytest.mark.benchmark(group="compact text encoder, 50 captions, forward and backward")
 @pytest.mark.parametrize("mask", [True, False], ids=["padded steps left out", "padded steps computed once"])
 def test_text_encoder(benchmark, mask):
-    encoder, chars = TextEncoder(Recipe(encoder=EncoderOptions(mask_padding=mask))), captions(50)[:, :99]
+    encoder, chars = CharacterEncoder(Recipe(encoder=EncoderOptions(mask_padding=mask))), captions(50)[:, :99]
     benchmark.pedantic(lambda: encoder(chars)[0].sum().backward(), rounds=10, warmup_rounds=2)
 
 
 @pytest.mark.benchmark(group="compact text encoder, 50 captions, forward and backward")
 def test_text_encoder_without_shortcuts(benchmark):
     """All steps of all texts, padding included, with one-hot characters and plain layers."""
-    encoder, chars = TextEncoder(Recipe(encoder=EncoderOptions(mask_padding=False))), captions(50)
+    encoder, chars = CharacterEncoder(Recipe(encoder=EncoderOptions(mask_padding=False))), captions(50)
 
     def step() -> None:
         x = torch.nn.functional.one_hot(chars.long(), len(ALPHABET) + 1)[..., 1:].float().transpose(1, 2)[:, :, None]

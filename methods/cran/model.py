@@ -80,7 +80,7 @@ class BatchNorm(nn.BatchNorm2d):
         return centred * scale[:, None, None] + self.bias[:, None, None]
 
 
-class TextEncoder(nn.Module):
+class CharacterEncoder(nn.Module):
     """Character CNN and LSTM: characters to H = {h_1 ... h_m} (Section 3.1; the cell is Eqs. 1-3).
 
     Three convolutions of width 4 with ReLU, max pooling (3, 3) after the first two: 201 characters become m = 18 steps.
@@ -287,7 +287,7 @@ class Scaling(nn.Module):
 class Level(nn.Module):
     """One of the three subnetworks: a text encoder, its own or a shared one, and fully-connected layers."""
 
-    def __init__(self, recipe: Recipe, encoder: TextEncoder, attends: bool) -> None:
+    def __init__(self, recipe: Recipe, encoder: CharacterEncoder, attends: bool) -> None:
         super().__init__()
         self.recipe = recipe
         self.encoder = encoder
@@ -310,7 +310,7 @@ class Level(nn.Module):
         embedded: Tensor = self.text(self.dropout(read))
         return self.finish(embedded)
 
-    def start_from(self, encoder: TextEncoder) -> None:
+    def start_from(self, encoder: CharacterEncoder) -> None:
         """Copy the weights of a pretrained encoder and set attention to a plain mean."""
         self.encoder.load_state_dict(encoder.state_dict())
         if isinstance(self.pooling, Attention):
@@ -329,7 +329,7 @@ class Level(nn.Module):
 class GlobalLevel(Level):
     """g^i and g^t: the whole image and the whole text."""
 
-    def __init__(self, recipe: Recipe, encoder: TextEncoder, image_dim: int, region_dim: int) -> None:
+    def __init__(self, recipe: Recipe, encoder: CharacterEncoder, image_dim: int, region_dim: int) -> None:
         super().__init__(recipe, encoder, attends=False)
         self.scaling = Scaling(recipe, image_dim)
         self.image = nn.Linear(self.scaling.dim, recipe.encoder.sizes.dim)
@@ -345,7 +345,7 @@ class LocalLevel(Level):
     # values of the option `geometry` under which box geometry is part of the input
     geometry: ClassVar[tuple[str, ...]] = ("regions",)
 
-    def __init__(self, recipe: Recipe, encoder: TextEncoder, image_dim: int, region_dim: int) -> None:
+    def __init__(self, recipe: Recipe, encoder: CharacterEncoder, image_dim: int, region_dim: int) -> None:
         super().__init__(recipe, encoder, attends=True)
         self.scaling = Scaling(recipe, region_dim)
         self.region_dim = self.scaling.dim + (4 if recipe.plus.geometry in self.geometry else 0)
@@ -422,9 +422,12 @@ class Network(nn.Module):
 
     def __init__(self, recipe: Recipe, levels: Sequence[str], image_dim: int, region_dim: int = 0) -> None:
         super().__init__()
-        shared = TextEncoder(recipe) if recipe.encoder.encoders == "one" else None
+        shared = CharacterEncoder(recipe) if recipe.encoder.encoders == "one" else None
         self.by_name = nn.ModuleDict(
-            {name: LEVEL_CLASSES[name](recipe, shared or TextEncoder(recipe), image_dim, region_dim) for name in levels}
+            {
+                name: LEVEL_CLASSES[name](recipe, shared or CharacterEncoder(recipe), image_dim, region_dim)
+                for name in levels
+            }
         )
 
     @property

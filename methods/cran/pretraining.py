@@ -24,7 +24,7 @@ from cran_bench import FIRST_WORD, Run, Split
 from cran_bench.toolbox.training import Training, linear_decay
 
 from .correlation import WORDS, Correlation
-from .model import LENGTH, Mean, TextEncoder, in_blocks, lengths
+from .model import LENGTH, CharacterEncoder, Mean, in_blocks, lengths
 from .recipe import Recipe
 
 QUARTERS = 4
@@ -69,7 +69,7 @@ class Predictor(nn.Module):
 
     def __init__(self, recipe: Recipe, outputs: int) -> None:
         super().__init__()
-        self.encoder = TextEncoder(recipe)
+        self.encoder = CharacterEncoder(recipe)
         self.mean = Mean()
         self.layer = nn.Linear(recipe.encoder.sizes.lstm, outputs)
 
@@ -198,5 +198,5 @@ class PretrainedEncoder(Recipe):
         return dict(self.network.state_dict())
 
     def load(self, state: dict[str, Tensor]) -> None:
-        self.network = TextEncoder(self).to(next(iter(state.values())).device).eval()
+        self.network = CharacterEncoder(self).to(next(iter(state.values())).device).eval()
         self.network.load_state_dict(state)

@@ -24,7 +24,7 @@ from cran_bench.methods.cran import CRAN, CRANBaseline, CRANLocal, CRANRelation,
 from cran_bench.methods.cran.alignment import NEGATIVES, Alignment
 from cran_bench.methods.cran.batches import Batches, nearest
 from cran_bench.methods.cran.correlation import Correlation
-from cran_bench.methods.cran.model import LENGTH, Attention, Network, Scaling, TextEncoder, Views, only
+from cran_bench.methods.cran.model import LENGTH, Attention, CharacterEncoder, Network, Scaling, Views, only
 from cran_bench.methods.cran.pretraining import (
     CCATargetPredictor,
     PretrainedEncoder,
@@ -131,7 +131,7 @@ def embedded(split, levels=LEVELS, **fields):
 
 
 def test_201_characters_become_198_66_63_21_and_18_steps():
-    encoder = TextEncoder(made(Recipe, mask_padding=False))
+    encoder = CharacterEncoder(made(Recipe, mask_padding=False))
     lengths = []
     for layer in encoder.convolutions:
         layer.register_forward_hook(lambda _, __, out: lengths.append(out.shape[3]))
@@ -140,7 +140,7 @@ def test_201_characters_become_198_66_63_21_and_18_steps():
     assert lengths == [63, 18] and (198 // 3, 63 // 3) == (66, 21)  # the first convolution is a table look-up
     assert H.shape[1] == encoder.steps == 18 and bool(counts.all())
     assert (encoder.field, encoder.stride) == (48, 9)
-    assert TextEncoder(made(Recipe, third_pool=True)).steps == 8
+    assert CharacterEncoder(made(Recipe, third_pool=True)).steps == 8
 
 
 def test_the_first_convolution_is_one_over_one_hot_characters():
@@ -153,7 +153,7 @@ def test_the_first_convolution_is_one_over_one_hot_characters():
 
 
 def test_a_step_sees_48_characters():
-    encoder = TextEncoder(made(Recipe, mask_padding=False, conv_bn=False)).eval()
+    encoder = CharacterEncoder(made(Recipe, mask_padding=False, conv_bn=False)).eval()
     seen = []
     encoder.lstm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     chars = torch.full((1, LENGTH), 3, dtype=torch.uint8)
@@ -170,7 +170,7 @@ def test_a_step_sees_48_characters():
 @pytest.mark.parametrize("mask", [False, True])
 def test_padding_is_computed_once_and_changes_nothing(mask, third_pool):
     torch.manual_seed(0)
-    encoder = TextEncoder(made(Recipe, mask_padding=mask, conv_bn=True, third_pool=third_pool)).eval()
+    encoder = CharacterEncoder(made(Recipe, mask_padding=mask, conv_bn=True, third_pool=third_pool)).eval()
     chars = torch.from_numpy(encode(["a dog", "two brown dogs run over a wet field by the sea", ""]).copy())
     H, counts = encoder(chars[:, :46])
     whole = chars.clone()
@@ -916,7 +916,7 @@ def test_pretraining_depends_on_what_an_encoder_is_made_of():
     changes = [{"width": "full"}, {"third_pool": True}, {"mask_padding": False}, {"lstm_layers": 2}, {"conv_bn": False}]
     for change in ({}, *changes):
         recipe = made(Recipe, **change)
-        one, other = TextEncoder(recipe), TextEncoder(Recipe(**recipe.of_encoder()))
+        one, other = CharacterEncoder(recipe), CharacterEncoder(Recipe(**recipe.of_encoder()))
         shapes = [{key: value.shape for key, value in e.state_dict().items()} for e in (one, other)]
         assert shapes[0] == shapes[1]
         assert (one.pools, one.mask_padding) == (other.pools, other.mask_padding)

@@ -103,7 +103,7 @@ class OnnxTextEncoder:
             feed = {name: given[name].astype(dtype) for name, dtype in self._inputs.items()}
             states = self._session.run([self._output], feed)[0]
         except Exception as error:  # onnxruntime's exceptions have no common base
-            raise BadInput(f"{self.file} fails on texts of up to {ids.shape[1]} tokens: {error}") from error
+            raise BadInput(f"{self.file} fails on texts of up to {len(places)} tokens: {error}") from error
         if states.shape[:2] != ids.shape or states.ndim != 3:
             raise BadInput(
                 f"{self.file} returns {self._output} of shape {states.shape} for tokens of shape {ids.shape}, not a "
