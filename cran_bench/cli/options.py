@@ -75,8 +75,8 @@ Backbone = Annotated[
     typer.Option(
         "--backbone",
         metavar="SPEC",
-        help="Backbone: pixels[dim=512], onnx:FILE[tensor=NAME], torchvision:vgg19[weights=FILE], npy:FILE[ids=FILE] "
-        "or data.",
+        help="Backbone: pixels[dim=512], onnx:FILE[tensor=NAME], torchvision:vgg19[weights=FILE], clip:FOLDER, "
+        "npy:FILE[ids=FILE] or data.",
     ),
 ]
 Regions = Annotated[
@@ -96,7 +96,8 @@ TextEncoder = Annotated[
     typer.Option(
         "--text-encoder",
         metavar="SPEC",
-        help="Encoder of texts, for text=encoder: npy:FILE[ids=FILE] or onnx:FILE[vocab=FILE,pooling=mean].",
+        help="Encoder of texts, for text=encoder: npy:FILE[ids=FILE], onnx:FILE[vocab=FILE,pooling=mean], "
+        "transformers:FOLDER[pooling=mean] or clip:FOLDER.",
     ),
 ]
 Seed = Annotated[int, typer.Option("-s", "--seed", min=0, help="Seed of the fit.")]

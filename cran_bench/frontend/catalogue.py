@@ -43,6 +43,7 @@ BACKBONES = {
     "pixels": Entry("images.pixels", "Pixels"),
     "onnx": Entry("images.onnx", "OnnxBackbone", "file"),
     "torchvision": Entry("images.torchvision", "TorchvisionBackbone", "model", "vgg19"),
+    "clip": Entry("hugging_face", "ClipImages", "folder"),
     "npy": Entry("npy", "NpyImages", "file"),
     "data": Entry("feature_files", "DataImages", "collection"),
 }
@@ -61,6 +62,8 @@ PROPOSERS = {
 TEXT_ENCODERS = {
     "npy": Entry("npy", "NpyTexts", "file"),
     "onnx": Entry("text.onnx", "OnnxTextEncoder", "file"),
+    "transformers": Entry("hugging_face", "SentenceEncoder", "folder"),
+    "clip": Entry("hugging_face", "ClipTexts", "folder"),
 }
 
 
