@@ -88,7 +88,7 @@ def triples(ranks):
 TILES = (64, 256), (1, 1), (2, 5), (7, 3)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_sets_of_vectors_are_counted_as_by_two_loops_in_every_tiling(seed):
     images, texts, image_of = sets(seed)
     scores = slowly(images, texts).tolist()
@@ -103,7 +103,7 @@ def test_many_of_these_scores_tie():
     assert sum(rank(*sets(seed), similarity=Pairwise(best_regions)).ties() for seed in range(12)) > 50
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("top", [1, 3, 1000])
 @pytest.mark.parametrize("cheap", [COSINE, DOT])
 def test_the_best_by_the_cheap_similarity_are_ranked_again_as_by_two_loops(seed, top, cheap):
