@@ -26,13 +26,14 @@ def list_plugins() -> None:
     from cran_bench.registry import DATASETS, METHODS
 
     for registry in (METHODS, DATASETS):
-        known = map(registry.describe, registry.names())
+        known = map(registry.describe, (*registry.names(), *registry.with_argument()))
         grouped = {plugin: registry is METHODS and not plugin.paper_row for plugin in known}
         for is_further, group in groupby(sorted(grouped, key=grouped.__getitem__), grouped.__getitem__):
             echo("further methods" if is_further else f"{registry.kind}s")
             for plugin in group:
+                name = f"{plugin.name}:{plugin.argument.upper()}" if plugin.argument else plugin.name
                 presets = f"  [{', '.join(plugin.presets)}]" if plugin.presets else ""
-                echo(f"  {plugin.name:<18} {plugin.summary}{presets}")
+                echo(f"  {name:<18} {plugin.summary}{presets}")
         for name, reason in registry.failures.items():
             echo(f"  {name:<18} could not be imported: {reason}")
 
