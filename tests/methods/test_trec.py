@@ -1,0 +1,214 @@
+"""Rankings in TREC's format: read as they are meant, or refused with a reason."""
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cran_bench.errors import BadInput
+from cran_bench.records.archive import read_ranks, read_record
+from cran_bench.registry import DATASETS, METHODS
+from cran_bench.running.fits.serialisation import fields_json
+from cran_bench.running.preparation import find_prepared
+
+IMAGES, TEXTS = ["a.jpg", "b%20c.jpg"], ["a.jpg#0", "a.jpg#1", "b%20c.jpg#0"]
+I2T = "a.jpg Q0 a.jpg#1 1 0.5 x\na.jpg Q0 b%20c.jpg#0 2 -1e3 x\nb%20c.jpg Q0 a.jpg#0 7 0.25 other\n"
+T2I = "a.jpg#0 Q0 b%20c.jpg 1 3 x\na.jpg#1 Q0 a.jpg 1 4 x\nb%20c.jpg#0 Q0 a.jpg 1 5 x\n"
+
+
+@pytest.fixture
+def read(tmp_path):
+    """``read(text)``: the lists of image annotation in a run file."""
+
+    def call(text, direction="i2t", t2i=None):
+        (tmp_path / "made.run").write_bytes(text if isinstance(text, bytes) else text.encode())
+        spec = f"trec:{tmp_path}/made.run"
+        if t2i is not None:
+            (tmp_path / "t2i.run").write_text(t2i)
+            spec += f"[t2i={tmp_path}/t2i.run]"
+        sides = (IMAGES, TEXTS) if direction == "i2t" else (TEXTS, IMAGES)
+        return [column.tolist() for column in METHODS.configure(spec).build().listed(direction, *sides)]
+
+    return call
+
+
+ONE_FILE = [[0, 0, 1], [1, 2, 0], [0.5, -1000.0, 0.25]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        I2T + T2I,
+        T2I + I2T,
+        "\ufeff" + I2T + T2I,
+        (I2T + T2I).replace("\n", "\r\n"),
+        (I2T + T2I).replace(" ", "\t"),
+        "\n" + (I2T + T2I).replace("\n", "\n\n   \n"),
+    ],
+)
+def test_a_file_of_both_directions(read, text):
+    assert read(text) == ONE_FILE
+    assert read(text, "t2i") == [[0, 1, 2], [1, 0, 0], [3.0, 4.0, 5.0]]
+
+
+def test_a_file_for_each_direction(read):
+    assert read(I2T, t2i=T2I) == ONE_FILE
+    assert read(I2T, "t2i", T2I) == [[0, 1, 2], [1, 0, 0], [3.0, 4.0, 5.0]]
+
+
+def test_scores_are_read_to_the_last_bit(read):
+    values = [0.1 + 0.2, 1 / 3, 5e-324, -1.7976931348623157e308]
+    for value in values:
+        assert read(f"a.jpg Q0 a.jpg#0 1 {value!r} x\n" + I2T.splitlines()[2] + "\n")[2][0] == value
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "ranks nothing for i2t; a row has both directions"),
+        (T2I, "ranks nothing for i2t"),
+        ("a,b,c\n", "is not a run, with lines 'query Q0 candidate rank score tag': line 1 has 1 words"),
+        (I2T + "a.jpg Q0 a.jpg#0 3 0.1\n", "line 4 has 5 words"),
+        ("a.jpg Q0 a.jpg#0 1 best x\n", "could not convert string to float: 'best'"),
+        (b"\xff\xfe\x00 x", "is not a run"),
+        (I2T + "a.jpg Q0 a.jpg#0 3 nan x\n", "line 4: the score is nan; give a finite number"),
+        (I2T + "a.jpg Q0 a.jpg#0 3 -inf x\n", "line 4: the score is -inf"),
+        (I2T + "a.jpg Q0 a.jpg#0 3 1e999 x\n", "line 4: the score is 1e999"),
+        (I2T + "a.jpg Q0 a.jpg#1 3 0.1 x\n", "lists a.jpg#1 twice or more for a.jpg; keep one line"),
+        (I2T + "a.jpeg Q0 a.jpg#1 3 0.1 x\n", "1 of 4 lines are not of i2t on this test split and protocol"),
+        (I2T + "a.jpeg Q0 a.jpg#1 3 0.1 x\n", "the first has 'a.jpeg'; did you mean 'a.jpg'?"),
+        (I2T + T2I + "a.jpg#1 Q0 b.jpg 3 0.1 x\n", "1 of 7 lines are not of i2t on this test split and protocol"),
+        (I2T + "a.jpg Q0 a.jpg 3 0.1 x\n", "the first has 'a.jpg'"),
+        ("z Q0 z#0 1 1 x\nz Q0 z#1 1 1 x\n", "2 of 2 lines are not of i2t"),
+    ],
+)
+def test_what_is_not_a_run_of_this_split_is_refused(read, text, sentence):
+    with pytest.raises(BadInput) as said:
+        read(text)
+    assert sentence in str(said.value)
+
+
+def test_files_in_the_wrong_order_are_told(read):
+    with pytest.raises(BadInput, match=r"the first has 'a\.jpg#0'; is no query of this direction"):
+        read(T2I, t2i=I2T)
+
+
+def test_a_name_of_an_image_and_a_caption_needs_two_files(tmp_path):
+    (tmp_path / "made.run").write_text("a Q0 a#0 1 1 x\n")
+    method = METHODS.configure(f"trec:{tmp_path}/made.run").build()
+    with pytest.raises(BadInput, match="'a#0' is an image and a caption: give a run of each"):
+        method.listed("i2t", ["a", "a#0"], ["a#0", "a#0#0"])
+
+
+def test_missing_queries_are_counted(read, capsys):
+    assert read("a.jpg Q0 a.jpg#1 1 0.5 x\n")[0] == [0]
+    assert "1 of 2 queries of i2t are missing; all their candidates tie" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("trec:gone.run", "trec: there is no run file gone.run; write the path of one, trec:FILE"),
+        ("trec:made.run[t2i=gone.run]", "there is no run file gone.run"),
+        ("trec:made.run[run=made.run]", "the field 'run' is given twice; keep one"),
+        ("trec:made.run[i2t=made.run]", "trec has no field 'i2t'; did you mean 't2i'?"),
+        ("trec:.", "there is no run file ."),
+    ],
+)
+def test_what_is_not_a_file_is_one_sentence(tmp_path, monkeypatch, spec, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made.run").write_text(I2T + T2I)
+    with pytest.raises(BadInput) as said:
+        METHODS.configure(spec)
+    assert sentence in str(said.value)
+
+
+def test_a_row_needs_a_file(read):
+    with pytest.raises(BadInput, match="trec needs a run file: write trec:FILE"):
+        METHODS.configure("trec").build().listed("i2t", IMAGES, TEXTS)
+
+
+WORD = st.sampled_from([*IMAGES, *TEXTS, "Q0", "0", "0.5", "-3", "nan", "1e400", "x", "\u2028", "\x85", '"', "#"])
+LINES = st.lists(st.lists(WORD, max_size=7).map(" ".join), max_size=6).map("\n".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(LINES.map(str.encode), st.binary(max_size=60)))
+def test_any_file_is_read_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.run"
+    path.write_bytes(content)
+    try:
+        queries, candidates, scores = METHODS.configure(f"trec:{path}").build().listed("i2t", IMAGES, TEXTS)
+    except BadInput:
+        return
+    assert len(queries) == len(candidates) == len(scores) > 0
+    assert np.isfinite(scores).all() and len({*zip(queries.tolist(), candidates.tolist(), strict=True)}) == len(scores)
+    assert set(queries.tolist()) <= {0, 1} and set(candidates.tolist()) <= {0, 1, 2}
+
+
+# as a row -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ranked(quick_scenes, tmp_path):
+    """A run of the tiny scenes' test split that lists eight random candidates of every query but one."""
+    test = find_prepared(DATASETS.configure(quick_scenes.spec), quick_scenes.data, quick_scenes.cache)
+    rows = test.collection.splits["test"]
+    images = [test.collection.images.ids[row] for row in rows.tolist()]
+    texts = [f"{name}#{k}" for name in images for k in range(5)]
+    draw, lines = random.Random(0), []
+    for queries, candidates in ((images[1:], texts), (texts, images)):
+        for query in queries:
+            lines += [f"{query} Q0 {name} 0 {draw.randrange(5)} x" for name in draw.sample(candidates, 8)]
+    (tmp_path / "their").mkdir()
+    (tmp_path / "their" / "made.run").write_text("\n".join(lines) + "\n")
+    return tmp_path / "their" / "made.run"
+
+
+def test_a_run_is_a_row_like_any_other(ranked, quick_scenes, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    where = [*quick_scenes.arguments, "--results", "results"]
+    cca = "cca[ridge_image=0.01,ridge_text=0.01,dim=32]"
+    said = command("run", "-m", f"{cca},trec:their/made.run", *where)
+    assert said.code == 0, said.err
+    assert "1 of 20 queries of i2t are missing" in said.err
+    (path,) = (tmp_path / "results").rglob("trec-*-s0-*[0-9a-f].json")
+    record = json.loads(path.read_text())
+    assert record["method"]["label"] == "trec:their/made.run" and record["similarity"]["name"] == "lists"
+    assert record["method"]["parameters"] == fields_json(METHODS.configure("trec:their/made.run").build())
+    assert "made.run" not in json.dumps(record["method"]["parameters"]) and record["ties"] > 0
+    assert "twin_accuracy" in record["metrics"]
+    ranks = read_ranks(path, read_record(path))
+    assert (ranks.i2t.better[0], ranks.i2t.tied[0], ranks.i2t.right[0]) == (0, 95, 5)  # nothing is listed for it
+    rows = ["trec:their/made.run", cca, "-d", quick_scenes.spec, "--results", "results"]
+    compared = command("significance", *rows)
+    assert compared.code == 0 and "trec:their/made.run" in compared.out
+    assert command("table", "--results", "results").out.count("trec:their/made.run") >= 1
+
+    (tmp_path / "other").mkdir()
+    shutil.copy(ranked, tmp_path / "other" / "made.run")
+    assert "reused" in command("run", "-m", "trec:their/made.run", *where).err
+    other = command("run", "-m", "trec:other/made.run", *where)
+    assert other.code == 0 and "reused" not in other.err
+    (copy,) = (tmp_path / "results").rglob("trec-other*-s0-*[0-9a-f].json")
+    assert json.loads(copy.read_text())["fingerprint"] == record["fingerprint"]  # the content counts, not the place
+    ranked.write_text(ranked.read_text().replace(" 4 x", " 0 x"))
+    changed = command("run", "-m", "trec:their/made.run", *where)
+    assert changed.code == 0 and "reused" not in changed.err
+
+
+@pytest.mark.parametrize("arguments", [["run", "-p", "documents"], ["search", "a red star"]])
+def test_what_a_run_cannot_do_is_one_sentence(ranked, quick_scenes, command, tmp_path, arguments):
+    results = ["--results", str(tmp_path / "results")] if arguments[0] == "run" else []
+    said = command(*arguments, "-m", f"trec:{ranked}", *quick_scenes.arguments, *results)
+    assert said.code == 2 and "Traceback" not in said.err
+    sentence = "are not of i2t on this test split and protocol" if results else "reads rankings and embeds nothing"
+    assert sentence in said.err
+
+
+def test_runs_are_left_out_where_none_is_named():
+    assert "trec" in METHODS.names() and "trec" not in METHODS.usable() and "trec" not in METHODS.failures
