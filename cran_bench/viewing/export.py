@@ -91,7 +91,7 @@ def export(
         raise BadInput("export writes TREC files or a table: give either --trec DIR or --topk FILE")
     if top < 1:
         raise BadInput(f"top is {top}; list at least one candidate for each query")
-    names = [f"{side}.{kind}" for side in get_args(Direction) for kind in ("qrels", "run")]
+    names = [f"{side}.{kind}" for kind in ("run", "qrels") for side in get_args(Direction)]
     files = [Path(topk)] if topk is not None else [Path(cast("str", trec)) / name for name in names]
     if not force and (there := [path for path in files if path.exists()]):
         raise BadInput(f"{there[0]} exists: name another place, or replace it with --force")
@@ -103,11 +103,15 @@ def export(
     threads = newest.environment.get("threads")  # the last bits of embeddings depend on it
     runner = Runner(prepared, Path(), store, pick_device(device), newest.folds, threads=threads)
     rankings = _rankings(runner, method, found, top)
-    writers = [write for ranking in rankings for write in (ranking.write_qrels, ranking.write_run)]
+    writers = [*(ranking.write_run for ranking in rankings), *(ranking.write_qrels for ranking in rankings)]
     for path, write in zip(files, [partial(_write_table, rankings)] if topk is not None else writers, strict=True):
         write_atomically(path, write)
     for ranking in rankings:
-        say(ranking.ties())
+        if ranking.tied:
+            say(
+                f"{ranking.direction}: {ranking.tied} of {len(ranking.counts.better)} queries list equal scores, which "
+                f"are ties, in the order of the data; for {ranking.cut} the last place falls among equal scores"
+            )
     return files
 
 
@@ -198,8 +202,9 @@ class Ranking:
         """
         to_texts = self.direction == "i2t"
         queries, candidates = (self.images, self.texts) if to_texts else (self.texts, self.images)
-        sides = [fold if to_texts else fold[::-1] for fold in self.problem.folds]
-        tasks = [(part, other) for query, other in sides for part in blocks(query, self._rows(other))]
+        tasks = []
+        for asked, other in (fold if to_texts else fold[::-1] for fold in self.problem.folds):
+            tasks += [(part, other) for part in blocks(asked, max(1, BLOCK_BYTES // (8 * (other.stop - other.start))))]
         for part, other in track(tasks, f"ranking {self.direction}", len(tasks)):
             scores, is_right = self._scored(part, other) if to_texts else map(torch.t, self._scored(other, part))
             best, places = scores.sort(dim=1, descending=True, stable=True)
@@ -225,22 +230,8 @@ class Ranking:
             pair = (self.images[row], text) if self.direction == "i2t" else (text, self.images[row])
             file.write(f"{pair[0]} 0 {pair[1]} 1\n".encode())
 
-    def ties(self) -> str:
-        """A line on equal scores."""
-        return (
-            f"{self.direction}: {self.tied} of {len(self.counts.better)} queries list equal scores, which are ties, in "
-            f"the order of the data; for {self.cut} the last place falls among equal scores"
-        )
-
-    def _rows(self, others: slice) -> int:
-        return max(1, BLOCK_BYTES // (8 * (others.stop - others.start)))
-
     def _scored(self, images: slice, texts: slice) -> tuple[Tensor, Tensor]:
-        """(I, T) scores, where those that tie with a query's best right answer equal it, and (I, T) bool: is it right.
-
-        Raises:
-            BadInput: as for `__iter__`.
-        """
+        """(I, T) scores, where those that tie with a query's best right answer equal it, and (I, T) whether right."""
         problem = self.problem
         height, width = tile_shape(problem, BLOCK_BYTES)
         with torch.no_grad(), in_full_precision(problem.device):
