@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from cran_bench.contract import Estimating as Estimating
     from cran_bench.contract import Explaining as Explaining
     from cran_bench.contract import Explanation as Explanation
-    from cran_bench.contract import Listing as Listing
     from cran_bench.contract import Method as Method
     from cran_bench.contract import Part as Part
     from cran_bench.contract import Run as Run
@@ -53,17 +52,15 @@ if TYPE_CHECKING:
     from cran_bench.running.experiment import run as run
     from cran_bench.similarity import COSINE as COSINE
     from cran_bench.similarity import DOT as DOT
-    from cran_bench.similarity import Listed as Listed
     from cran_bench.similarity import MultiLevel as MultiLevel
     from cran_bench.similarity import Similarity as Similarity
     from cran_bench.split import MissingFeature as MissingFeature
     from cran_bench.split import Split as Split
-    from cran_bench.viewing.export import export as export
 
 _HOME = {
     name: module
     for module, names in {
-        "contract": "Composite Estimating Explaining Explanation Listing Method Part Run Timed TrainingBenchmark",
+        "contract": "Composite Estimating Explaining Explanation Method Part Run Timed TrainingBenchmark",
         "dataset": "SPLITS Collection Dataset FolderImages ImageSource",
         "embeddings": "Embedding Levels Relations region_pairs",
         "errors": "BadInput did_you_mean first_wrong",
@@ -75,9 +72,8 @@ _HOME = {
         "needs": "Need first_of",
         "registry": "register register_dataset",
         "running.experiment": "Results Scores evaluate read_records run",
-        "similarity": "COSINE DOT Listed MultiLevel Similarity",
+        "similarity": "COSINE DOT MultiLevel Similarity",
         "split": "MissingFeature Split",
-        "viewing.export": "export",
     }.items()
     for name in names.split()
 }

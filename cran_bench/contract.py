@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cran_bench.embeddings import Embedding
-from cran_bench.ranking.metrics import Direction, Metrics
+from cran_bench.ranking.metrics import Metrics
 from cran_bench.similarity import Similarity
 from cran_bench.split import Split
 
@@ -92,26 +90,6 @@ class Method(Part, Protocol):
         """Embed the texts of a split: (T, D) float32, or `Levels` of T rows.
 
         Row k belongs to text k and must not depend on any other text of the split.
-        """
-        ...
-
-
-class Listing(Method, Protocol):
-    """A method with ``similarity = Listed()``: its rankings were made elsewhere, and it embeds nothing."""
-
-    def listed(
-        self, direction: Direction, queries: Sequence[str], candidates: Sequence[str]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
-        """The scored candidates of the test split; those that are not listed rank below, in random order.
-
-        Args:
-            direction: ``i2t``, whose queries are images, or ``t2i``, whose queries are texts.
-            queries: Q ids, ``image.jpg`` of an image, ``image.jpg#0`` of its first caption; words, in which white
-                space is escaped.
-            candidates: C ids of the other kind.
-
-        Returns:
-            (L,) int32 rows of queries and of candidates, no pair twice, and (L,) finite float64 scores; equal ones tie.
         """
         ...
 

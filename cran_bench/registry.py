@@ -27,7 +27,7 @@ from cran_bench.machine.declarations import (
 )
 from cran_bench.machine.storage import is_file, sha256_file
 from cran_bench.protocols import Unit
-from cran_bench.specs import Spec, build, by_flat_name, file_fields, flat_fields, format_options, parse_spec
+from cran_bench.specs import Spec, build, by_flat_name, flat_fields, format_options, parse_spec
 
 if TYPE_CHECKING:
     from cran_bench.contract import Method
@@ -133,13 +133,13 @@ class Registry(Generic[T]):
         return Declaration(name, module, cls.__qualname__, summary, tuple(plugin.presets), plugin.paper_row)
 
     def usable(self) -> list[str]:
-        """Names that can be imported, configured and run without a file; `failures` says why others cannot."""
+        """Names that can be imported and configured; `failures` says why the others cannot."""
         for name in self.names():
             try:
                 self.configure(name)
             except BadInput as error:
                 self.failures.setdefault(name, str(error))
-        return [name for name in self.names() if name not in self.failures and not file_fields(self.get(name).cls)]
+        return [name for name in self.names() if name not in self.failures]
 
     def get(self, name: str) -> Plugin[T]:
         """Import and return the plugin called `name`.
@@ -165,8 +165,6 @@ class Registry(Generic[T]):
     def configure(self, text: str) -> Configured[T]:
         """Configure a plugin from ``name:preset[field=value]`` or ``path/to/file.py:Name[field=value]``.
 
-        A plugin that reads a file takes it in place of a preset, ``name:file[field=value]``.
-
         Raises:
             BadInput: unknown name, preset or field, a value that the class refuses, or a class with a missing member.
         """
@@ -178,17 +176,12 @@ class Registry(Generic[T]):
         else:
             plugin, preset = self.get(spec.name), spec.argument
             what = plugin.name
-        self._require_members(plugin)
-        given, files = dict(spec.options), file_fields(plugin.cls)[:1]
-        if files and preset:
-            if files[0] in given:
-                raise BadInput(f"in '{text}', the field '{files[0]}' is given twice; keep one")
-            given[files[0]], preset = preset, ""
         if ":" in preset:
             raise BadInput(
                 f"'{text}' has too many colons: write one preset, as {plugin.name}:{preset.partition(':')[0]}"
             )
-        base = dict(plugin.preset(preset))
+        self._require_members(plugin)
+        base, given = dict(plugin.preset(preset)), dict(spec.options)
         unit = given.pop("unit", "") if self.takes_unit else ""
         if unit and unit not in get_args(Unit):
             raise BadInput(f"{plugin.name}: unit is '{unit}'{did_you_mean(unit, get_args(Unit))}")
@@ -208,8 +201,7 @@ class Registry(Generic[T]):
         always = {k: f.of(changed) for k, f in fields.items() if f.field.metadata.get("label") == "always"}
         shown = {**always, **options, **({"unit": unit} if unit else {})}
         preset = preset or (DEFAULT_PRESET if DEFAULT_PRESET in plugin.presets else "")
-        named = preset or "".join(shown.pop(name, "") for name in files)
-        head = f"{plugin.name}:{named}" if named else plugin.name
+        head = f"{plugin.name}:{preset}" if preset else plugin.name
         label = head + format_options(shown)
         return Configured(plugin, preset, label, {**base, **options}, unit)
 

@@ -369,13 +369,6 @@ class MultiLevel(Similarity):
         return best.masked_fill(best == -torch.inf, 0.0).sum(dim=1) / count[:, None]
 
 
-@dataclass(frozen=True)
-class Listed(Similarity):
-    """No comparison of vectors: the method gives lists of scored candidates, see `cran_bench.Listing`."""
-
-    cosine: bool = False
-
-
 def weighted(weight: float, scores: Tensor) -> Tensor:
     """Scores times a weight."""
     return scores if weight == 1 else weight * scores

@@ -94,11 +94,6 @@ def flat_fields(cls: type) -> dict[str, FlatField]:
     return _by_name((leaf.path, leaf) for leaf in _leaves(cls))
 
 
-def file_fields(cls: type) -> list[str]:
-    """The names of fields with ``metadata={"file": True}``, which hold the path of a file or ''."""
-    return [name for name, leaf in flat_fields(cls).items() if leaf.field.metadata.get("file")]
-
-
 def flat_values(instance: object) -> dict[str, Any]:
     """The values of the fields of a dataclass and its groups, by the names of `flat_fields`."""
     return _by_name(_values(instance))

@@ -14,8 +14,7 @@ ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("CRAN_BENCH_DATA", ROOT / "data"))
 CLOSED_FORMS = "cca,cfa,kcca,macc,gmm-hglmm"
 DEEP = "bimodal-ae,multimodal-dbn,corr-ae,ccl"
-ROWS = [name for name in METHODS.names() if METHODS.describe(name).paper_row]
-PAPER = ",".join(f"{name}:paper" + "[width=full]" * name.startswith("cran") for name in ROWS)
+PAPER = ",".join(f"{name}:paper" + "[width=full]" * name.startswith("cran") for name in METHODS.names())
 
 
 @pytest.fixture

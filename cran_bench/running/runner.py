@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 
-from cran_bench.contract import Listing, Method
+from cran_bench.contract import Method
 from cran_bench.dataset import Dataset
 from cran_bench.embeddings import Embedding, as_levels, no_tensor, on_device, require_finite
 from cran_bench.errors import BadInput, CannotWrite, file_of, python_error
@@ -27,7 +27,6 @@ from cran_bench.machine.threads import limited
 from cran_bench.protocols import Protocol, Unit, unit_of
 from cran_bench.ranking.evaluation import evaluate
 from cran_bench.ranking.filtering import Bound
-from cran_bench.ranking.lists import evaluate_lists
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.problem import Backend, Clock
 from cran_bench.records.examples import Examples, find_examples
@@ -37,7 +36,7 @@ from cran_bench.registry import Configured
 from cran_bench.running.fits import Fit, FitStore, LentRun, SharedFit, code_of, fields_json
 from cran_bench.running.fits.store import fit_fingerprint
 from cran_bench.running.preparation import Prepared
-from cran_bench.similarity import Listed, MultiLevel, Similarity
+from cran_bench.similarity import MultiLevel, Similarity
 from cran_bench.split import MissingFeature, Split
 
 SOURCES = ("schema", "images_sha", "ids_sha", "backbone", "proposer", "failed")  # keys of a features manifest
@@ -177,15 +176,6 @@ class Runner:
         with limited(self.threads):
             return _Fitted(self, method, seed, unit).fit.part
 
-    def embedded(
-        self, method: Configured[Method], protocol: Protocol, seed: int
-    ) -> tuple[Method, Split, Embedding, Embedding]:
-        """A fitted method, the test split with the texts of a protocol, and the embeddings of its images and texts."""
-        fitted = _Fitted(self, method, seed, fit_unit(method, protocol))
-        with limited(self.threads):
-            test, images, texts, _ = fitted.embeddings(unit_of(protocol))
-            return fitted.fit.part, test, images, texts
-
     def help(self, job: SharedFit) -> None:
         """Do this process's share of a fit."""
         if job.unit not in self._helping:
@@ -265,32 +255,26 @@ class Runner:
                 "protocol": protocol,
                 "folds": self.folds,
                 "device": self.device.type,
-                "evaluation": _evaluation(method),
+                "evaluation": _evaluation(),
             }
         )
 
     def _evaluate(self, fitted: _Fitted, protocol: Protocol, fingerprint: str, started: str) -> tuple[Record, Ranks]:
         fit = fitted.fit
         similarity = fit.part.similarity
-        embed_seconds = 0.0
-        if isinstance(similarity, Listed):
-            test = self.data.split("test", unit_of(protocol), self.device, fitted.unit)
-            lists = cast("Listing", fit.part).listed
-            evaluation = evaluate_lists(lists, protocol, test.image_ids, test.image_of, test.twins, self.folds)
-        else:
-            test, images, texts, embed_seconds = fitted.embeddings(unit_of(protocol))
-            require_scorable(fit.part, images, texts)
-            evaluation = evaluate(
-                images,
-                texts,
-                test.image_of,
-                test.twins,
-                similarity,
-                protocol,
-                self.folds,
-                self.backend,
-                self.bound,
-            )
+        test, images, texts, embed_seconds = fitted.embeddings(unit_of(protocol))
+        require_scorable(fit.part, images, texts)
+        evaluation = evaluate(
+            images,
+            texts,
+            test.image_of,
+            test.twins,
+            similarity,
+            protocol,
+            self.folds,
+            self.backend,
+            self.bound,
+        )
         kernel = evaluation.ranks.kernel
         assert kernel is not None
         record = Record(
@@ -304,7 +288,7 @@ class Runner:
                 parameters=fields_json(fit.part),
                 chose=dict(fit.chose),
                 unit=fitted.unit,
-                code_sha=sha256_json([code_of(fit.part), code(LentRun.score).sha, _evaluation(fit.part)]),
+                code_sha=sha256_json([code_of(fit.part), code(LentRun.score).sha, _evaluation()]),
                 fit_fingerprint=fit.fingerprint,
             ),
             protocol=protocol,
@@ -388,17 +372,15 @@ class _Fitted:
 
     def examples(self, protocol: Protocol) -> Examples | None:
         """Return retrieval examples for protocols that rank texts; an average of captions cannot be shown."""
-        if protocol not in ("captions", "documents") or isinstance(self.fit.part.similarity, Listed):
+        if protocol not in ("captions", "documents"):
             return None
         test, images, texts, _ = self.embeddings(unit_of(protocol))
         with torch.inference_mode():
             return find_examples(self.fit.part, test, images, texts)
 
 
-def _evaluation(method: Method) -> list[str]:
-    """The sha256 of the code that computes metrics from the embeddings or lists of a method."""
-    if isinstance(method.similarity, Listed):
-        return [code(evaluate_lists).sha, code(type(method), asked=("listed",)).sha]
+def _evaluation() -> list[str]:
+    """The sha256 of the code that computes metrics from embeddings."""
     return [code(evaluate).sha, code(Split, asked=("image_of", "twins")).sha]
 
 
@@ -473,9 +455,7 @@ def parse_seeds(text: str) -> list[int]:
 
 def _similarity_name(similarity: Similarity) -> str:
     measure = "cosine" if similarity.cosine else "dot"
-    if isinstance(similarity, MultiLevel):
-        return f"multi-level {measure}, top {similarity.top}"
-    return "lists" if isinstance(similarity, Listed) else measure
+    return f"multi-level {measure}, top {similarity.top}" if isinstance(similarity, MultiLevel) else measure
 
 
 def _file_name(spec: str) -> str:

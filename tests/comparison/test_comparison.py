@@ -377,7 +377,7 @@ def test_one_seed_in_the_reference_is_allowed_what_the_other_rows_show():
 def test_tolerances_hold_for_as_many_rows_as_there_are():
     """Fourteen rows whose seeds are exchangeable: a false alarm in at most one table of twenty, about."""
     random, alarms = np.random.default_rng(1), 0
-    labels = [f"{name}:tuned" for row, name in NAMES.items() if row]
+    labels = [f"{name}:tuned" for name in METHODS.names()]
     for _ in range(12):
         before = [
             made(label, BASE + random.normal(0, 1.5), seed=seed, **{**SCENES, "images": 300})

@@ -68,7 +68,7 @@ def before():
 
 
 def test_every_registered_method_is_looked_at(before):
-    assert set(METHODS.names()) == ALL | {"trec"}
+    assert set(METHODS.names()) == ALL
     assert len(set(before.values())) == len(before)
 
 

@@ -14,7 +14,7 @@ from cran_bench.running import memory
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.mark.parametrize("name", METHODS.usable())
+@pytest.mark.parametrize("name", METHODS.names())
 def test_every_method_says_what_it_needs_and_is_refused_where_it_does_not_fit(
     command, quick_scenes, tmp_path, monkeypatch, name
 ):
@@ -27,7 +27,7 @@ def test_every_method_says_what_it_needs_and_is_refused_where_it_does_not_fit(
     assert not list((quick_scenes.cache / "fits").glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("name", METHODS.usable())
+@pytest.mark.parametrize("name", METHODS.names())
 def test_every_method_says_what_it_holds(command, name):
     assert "Memory: " in command("info", name).out
 

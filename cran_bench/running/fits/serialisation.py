@@ -15,10 +15,9 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from cran_bench.errors import BadInput, first_wrong, kind_of
-from cran_bench.machine.ledger import noted_sha256
 from cran_bench.machine.storage import write_atomically
 from cran_bench.machine.tensor_files import checksum
-from cran_bench.specs import file_fields, flat_values
+from cran_bench.specs import flat_values
 
 
 class About(BaseModel):
@@ -31,13 +30,9 @@ class About(BaseModel):
 
 
 def fields_json(part: object) -> dict[str, Any]:
-    """Return the fields of a dataclass as JSON values, those of nested dataclasses under their own names.
-
-    In place of a file, a field with ``metadata={"file": True}``, stands the sha256 of its content.
-    """
+    """Return the fields of a dataclass as JSON values, those of nested dataclasses under their own names."""
     values: dict[str, Any] = json.loads(json.dumps(flat_values(part), default=dataclasses.asdict))
-    files = {name: values[name] for name in file_fields(type(part)) if values[name]}
-    return {**values, **{name: noted_sha256(Path(file)) for name, file in files.items()}}
+    return values
 
 
 def require_state(state: object) -> None:
