@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from cran_bench.similarity import COSINE as COSINE
     from cran_bench.similarity import DOT as DOT
     from cran_bench.similarity import MultiLevel as MultiLevel
+    from cran_bench.similarity import Pairwise as Pairwise
     from cran_bench.similarity import Similarity as Similarity
     from cran_bench.split import MissingFeature as MissingFeature
     from cran_bench.split import Split as Split
@@ -72,7 +73,7 @@ _HOME = {
         "needs": "Need first_of",
         "registry": "register register_dataset",
         "running.experiment": "Results Scores evaluate read_records run",
-        "similarity": "COSINE DOT MultiLevel Similarity",
+        "similarity": "COSINE DOT MultiLevel Pairwise Similarity",
         "split": "MissingFeature Split",
     }.items()
     for name in names.split()

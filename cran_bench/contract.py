@@ -71,7 +71,8 @@ class Method(Part, Protocol):
     """One row of a table.
 
     Attributes:
-        similarity: how an image is compared with a text: `COSINE`, `DOT` or `MultiLevel(top=3)`.
+        similarity: how an image is compared with a text: `COSINE`, `DOT`, `MultiLevel(top=3)`, or, for a method that
+            scores pairs itself, `Pairwise(self.score)`.
     """
 
     @property

@@ -62,6 +62,9 @@ class Levels:
         relations: for images `Relations`, or (N, P, D) float32 in the order of `region_pairs`; (T, D) for texts.
         mask: (N, n) bool for images, True where a region exists; None if all exist.
 
+    For a pair scorer (`Pairwise`) both sides may be sets of vectors: `regions` of texts are then (T, L, D), such as the
+    vectors of their words, and `mask` is (T, L).
+
     Raises:
         BadInput: all three levels are None.
     """

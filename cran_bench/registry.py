@@ -41,12 +41,16 @@ DEFAULT_PRESET = "tuned"
 
 @dataclass(frozen=True)
 class Plugin(Generic[T]):
-    """A registered class with its presets (field values by preset name) and the row of the paper it reproduces."""
+    """A registered class with its presets (field values by preset name) and the row of the paper it reproduces.
+
+    A spec ``name:TEXT`` sets the field called `argument`, if that is not '', in place of a preset.
+    """
 
     name: str
     cls: type[T]
     presets: Mapping[str, Mapping[str, Any]]
     paper_row: str | None = None
+    argument: str = ""
 
     def preset(self, name: str) -> Mapping[str, Any]:
         """Field values of a preset; '' means `tuned`, or the class's own defaults if it has no presets.
@@ -100,7 +104,11 @@ class Registry(Generic[T]):
     _declared: dict[str, tuple[Declaration, Callable[[], object]]] | None = None
 
     def register(
-        self, name: str, presets: Mapping[str, Mapping[str, Any]] | None = None, paper_row: str | None = None
+        self,
+        name: str,
+        presets: Mapping[str, Mapping[str, Any]] | None = None,
+        paper_row: str | None = None,
+        argument: str = "",
     ) -> Callable[[C], C]:
         """Class decorator that registers a dataclass as `name`.
 
@@ -113,14 +121,19 @@ class Registry(Generic[T]):
                 what = f"{place(cls)}: {self.kind} '{name}'"
                 raise BadInput(f"{what}: put @dataclass under @{DECORATORS[self.kind]}, its fields are the options")
             self._require_free(name, cls.__module__, cls.__qualname__, cls)
-            self.plugins[name] = Plugin(name, cast("type[T]", cls), presets or {}, paper_row)
+            self.plugins[name] = Plugin(name, cast("type[T]", cls), presets or {}, paper_row, argument)
             return cls
 
         return add
 
     def names(self) -> list[str]:
-        """Every known name, sorted; modules are imported only if their source does not show it."""
-        return sorted({*self._read(), *self.plugins})
+        """Every name that needs no argument, sorted; modules are imported only if their source does not show it."""
+        return sorted({*self._read(), *self.plugins} - set(self.with_argument()))
+
+    def with_argument(self) -> list[str]:
+        """Names of plugins that need an argument, such as ``scores`` in ``scores:FILE``, sorted."""
+        known = {**self.plugins, **{name: declared for name, (declared, _) in self._read().items()}}
+        return sorted(name for name, plugin in known.items() if plugin.argument)
 
     def describe(self, name: str) -> Declaration:
         """Describe a known plugin, from its source if possible."""
@@ -130,7 +143,8 @@ class Registry(Generic[T]):
         cls, module = plugin.cls, plugin.cls.__module__
         is_alone = sum(other.cls.__module__ == module for other in self.plugins.values()) == 1
         summary = first_line((is_alone and sys.modules[module].__doc__) or cls.__doc__)
-        return Declaration(name, module, cls.__qualname__, summary, tuple(plugin.presets), plugin.paper_row)
+        about = tuple(plugin.presets), plugin.paper_row, plugin.argument
+        return Declaration(name, module, cls.__qualname__, summary, *about)
 
     def usable(self) -> list[str]:
         """Names that can be imported and configured; `failures` says why the others cannot."""
@@ -155,7 +169,8 @@ class Registry(Generic[T]):
             return self.plugins[name]
         if reason := self.failure(name):
             raise BadInput(f"{self.kind} '{name}' could not be imported: {reason}")
-        raise BadInput(f"there is no {self.kind} '{name}'{did_you_mean(name, self.names())}")
+        known = [*self.names(), *self.with_argument()]
+        raise BadInput(f"there is no {self.kind} '{name}'{did_you_mean(name, known)}")
 
     def failure(self, name: str) -> str | None:
         """Why the plugin or module of that name cannot be used, or None."""
@@ -163,7 +178,7 @@ class Registry(Generic[T]):
         return self.failures.get(name) or tails.get(name)
 
     def configure(self, text: str) -> Configured[T]:
-        """Configure a plugin from ``name:preset[field=value]`` or ``path/to/file.py:Name[field=value]``.
+        """Configure a plugin from ``name:preset[field=value]``, ``scores:FILE`` or ``path/to/file.py:Name[field=x]``.
 
         Raises:
             BadInput: unknown name, preset or field, a value that the class refuses, or a class with a missing member.
@@ -176,12 +191,17 @@ class Registry(Generic[T]):
         else:
             plugin, preset = self.get(spec.name), spec.argument
             what = plugin.name
+        given, argument = dict(spec.options), ""
+        if plugin.argument:
+            argument, preset = preset, ""
+            if not argument:
+                raise BadInput(f"{what} needs a {plugin.argument}: write {what}:{plugin.argument.upper()}")
         if ":" in preset:
             raise BadInput(
                 f"'{text}' has too many colons: write one preset, as {plugin.name}:{preset.partition(':')[0]}"
             )
         self._require_members(plugin)
-        base, given = dict(plugin.preset(preset)), dict(spec.options)
+        base = {**plugin.preset(preset), **({plugin.argument: argument} if argument else {})}
         unit = given.pop("unit", "") if self.takes_unit else ""
         if unit and unit not in get_args(Unit):
             raise BadInput(f"{plugin.name}: unit is '{unit}'{did_you_mean(unit, get_args(Unit))}")
@@ -195,13 +215,15 @@ class Registry(Generic[T]):
 
             if not isinstance(similarity, Similarity):
                 what = f"{place(plugin.cls)}: {plugin.cls.__name__} is not a {self.kind}"
-                raise BadInput(f"{what}: its similarity is {similarity!r}; give COSINE, DOT or MultiLevel(...)")
+                raise BadInput(
+                    f"{what}: its similarity is {similarity!r}; give COSINE, DOT, MultiLevel(...) or Pairwise(...)"
+                )
         fields = flat_fields(plugin.cls)
         options = {k: fields[k].of(changed) for k in given if fields[k].of(changed) != fields[k].of(reference)}
         always = {k: f.of(changed) for k, f in fields.items() if f.field.metadata.get("label") == "always"}
         shown = {**always, **options, **({"unit": unit} if unit else {})}
         preset = preset or (DEFAULT_PRESET if DEFAULT_PRESET in plugin.presets else "")
-        head = f"{plugin.name}:{preset}" if preset else plugin.name
+        head = ":".join(filter(None, (plugin.name, preset, argument)))
         label = head + format_options(shown)
         return Configured(plugin, preset, label, {**base, **options}, unit)
 
@@ -338,7 +360,10 @@ DATASETS: Registry[Dataset] = Registry("dataset", "cran_bench.datasets", ("load"
 
 
 def register(
-    name: str, presets: Mapping[str, Mapping[str, Any]] | None = None, paper_row: str | None = None
+    name: str,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+    paper_row: str | None = None,
+    argument: str = "",
 ) -> Callable[[C], C]:
     """Class decorator that registers a dataclass as a method.
 
@@ -346,11 +371,13 @@ def register(
         name: the method's name on the command line and in tables.
         presets: values of its fields by the name of a preset; `tuned` is used where none is named, `quick` by --quick.
         paper_row: the row of the CRAN paper's tables that it reproduces.
+        argument: the field that the text after the colon sets, as the file in ``scores:FILE``, for a method that cannot
+            do without it; it has no presets.
 
     Raises:
         BadInput: the name is taken, or the class is not a dataclass.
     """
-    return METHODS.register(name, presets, paper_row)
+    return METHODS.register(name, presets, paper_row, argument)
 
 
 def register_dataset(name: str, presets: Mapping[str, Mapping[str, Any]] | None = None) -> Callable[[C], C]:
@@ -417,9 +444,9 @@ def registry_of(text: str) -> Registry[Any]:
                 kinds = " nor ".join(f"a {r.kind}, which has {', '.join(r.required)}" for r in both)
                 raise BadInput(f"{place(cls)}: {class_name} is neither {kinds}")
     else:
-        known = [r for r in both if spec.name in r.names() or r.failure(spec.name)]
+        known = [r for r in both if spec.name in (*r.names(), *r.with_argument()) or r.failure(spec.name)]
         if not known:
-            names = sorted(name for r in both for name in r.names())
+            names = sorted(name for r in both for name in (*r.names(), *r.with_argument()))
             raise BadInput(f"there is no method or dataset '{spec.name}'{did_you_mean(spec.name, names)}")
     if len(known) > 1:
         kinds = "registers methods and datasets" if text.endswith(".py") else "may be a method or a dataset"

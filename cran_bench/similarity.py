@@ -1,14 +1,15 @@
 """The similarities a method can declare, and their reference kernels in float64.
 
 `COSINE` and `DOT` compare one vector per image with one vector per text.  `MultiLevel` adds to the score of the global
-level the mean over the `top` best regions and the mean over the `top` best region pairs (CRAN, Eq. 11).
+level the mean over the `top` best regions and the mean over the `top` best region pairs (CRAN, Eq. 11).  With
+`Pairwise` a method scores pairs by a function of its own, such as an attention between regions and words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from cran_bench.embeddings import (
     unit,
     vector_lengths,
 )
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, kind_of
 
 Lengths: TypeAlias = tuple[Tensor, Tensor]
 """`Similarity.lengths` of images and of texts."""
@@ -403,3 +404,128 @@ COSINE = Similarity(cosine=True)
 
 DOT = Similarity(cosine=False)
 """The inner product of an image's and a text's vector."""
+
+PairScores: TypeAlias = Callable[[Any, Any], Tensor]
+"""From the embeddings of I images and of T texts to their scores, (I, T) floating point."""
+
+UNBOUNDED = 1e300  # a size of scores beyond float32, so that no backend approximates them
+
+
+@dataclass(frozen=True)
+class Pairwise(Similarity):
+    """A function of the method scores pairs, for what no inner product expresses: ``Pairwise(self.score)``.
+
+    The function is given the embeddings of I images and of T texts, as `Levels` or, if they are global vectors only, as
+    tensors (I, D) and (T, D).  It returns scores (I, T) of any floating-point type; a larger score means more similar.
+    In `Levels` both sides may have sets of vectors as `regions`, such as regions (I, n, D) and words (T, L, D), each
+    with its `mask`.  Scores are compared exactly as they are returned, so the score of a pair must be the same, to the
+    last bit, whatever else is in the tile.
+
+    Attributes:
+        score: the function.
+        i2t: the function that scores the candidates of image queries, if it is another; `score` is then for texts.
+        rerank: K; only the K best candidates of each query by `cheap` are scored by the function, and those that tie
+            with the K-th.  All others rank below them, in the order of `cheap`.  0 for all pairs.
+        cheap: compares the `globals` of both sides for `rerank`.
+        tile: the largest number of images and of texts that the function is given at once; it bounds its memory.
+
+    Raises:
+        BadInput: `score` is not a function, or `rerank` or `tile` is out of range.
+    """
+
+    cosine: bool = field(default=False, init=False)
+    score: PairScores
+    i2t: PairScores | None = None
+    rerank: int = 0
+    cheap: Similarity = COSINE
+    tile: tuple[int, int] = (64, 256)
+
+    def __post_init__(self) -> None:
+        if not callable(self.score):
+            raise BadInput(f"Pairwise takes the function that scores pairs, Pairwise(self.score), not {self.score!r}")
+        if self.rerank < 0:
+            raise BadInput(f"Pairwise: rerank is a number of candidates, 0 to score all pairs, not {self.rerank}")
+        if min(self.tile) < 1:
+            raise BadInput(f"Pairwise: a tile has at least one image and one text, not {self.tile}")
+
+    @property
+    def depends_on_query(self) -> bool:
+        """Whether the order of two pairs may depend on which side is the query."""
+        return bool(self.rerank or self.i2t)
+
+    def scores(self, images: Embedding, texts: Embedding, lengths: Lengths | None = None) -> Tensor:
+        return self.scores_by(self.score, images, texts)
+
+    def scores_by(self, score: PairScores, images: Embedding, texts: Embedding) -> Tensor:
+        """Score all pairs of N images and T texts by a function, tile by tile: (N, T) float64.
+
+        Raises:
+            BadInput: the function does not return a floating-point tensor of the tile's shape.
+        """
+        left, right = as_levels(images), as_levels(texts)
+        device = left.tensors()[0].device
+        scores = torch.empty(len(left), len(right), dtype=torch.float64, device=device)
+        for i in range(0, len(left), self.tile[0]):
+            rows = left.rows(slice(i, i + self.tile[0]))
+            for k in range(0, len(right), self.tile[1]):
+                columns = right.rows(slice(k, k + self.tile[1]))
+                tile = score(_plain(rows), _plain(columns))
+                shape, name = (len(rows), len(columns)), getattr(score, "__qualname__", repr(score))
+                if not isinstance(tile, Tensor) or tile.shape != shape or not tile.is_floating_point():
+                    what = f"{tile.dtype} {tuple(tile.shape)}" if isinstance(tile, Tensor) else kind_of(tile)
+                    asked = f"the scores of {shape[0]} images and {shape[1]} texts as a float tensor {shape}"
+                    raise BadInput(f"{name} returned {what.removeprefix('torch.')}; return {asked}")
+                scores[i : i + shape[0], k : k + shape[1]] = tile
+        return scores
+
+    def own_scores(
+        self,
+        images: Embedding,
+        texts: Embedding,
+        dtype: torch.dtype = torch.float64,
+        lengths: Lengths | None = None,
+    ) -> Tensor:
+        left, right = as_levels(images), as_levels(texts)
+        each = len(right) // len(left)
+        tiles = [
+            self.scores(left.rows(slice(i, i + 1)), right.rows(slice(i * each, (i + 1) * each)))
+            for i in range(len(left))
+        ]
+        return torch.cat(tiles).to(dtype)
+
+    def lengths(self, embedding: Embedding) -> Tensor:
+        """(N, 1) float64 ones, as nothing is divided by lengths."""
+        first = as_levels(embedding).tensors()[0]
+        return torch.ones(len(first), 1, dtype=torch.float64, device=first.device)
+
+    def reach(self, images: Embedding, texts: Embedding, lengths: Lengths | None = None) -> Reach:
+        """Bounds of weight 0, as scores have no rounding error, and of a size that keeps them in float64."""
+        of_images, of_texts = lengths or (self.lengths(images), self.lengths(texts))
+        return Reach((0.0,), (1,), UNBOUNDED * of_images[:, :1].T, of_texts[:, :1].T)
+
+    def check(self, images: Embedding, texts: Embedding) -> None:
+        """Reject embeddings of which a row of every tensor cannot be taken, or that lack what `rerank` needs.
+
+        Raises:
+            BadInput: the tensors of a side have different numbers of rows, or there is `rerank` and the `globals` of a
+                side are missing or cannot be compared.
+        """
+        left, right = as_levels(images), as_levels(texts)
+        for side, levels in (("images", left), ("texts", right)):
+            counts = {len(x) for x in (*levels.tensors(), *([levels.mask] if levels.mask is not None else []))}
+            if len(counts) > 1:
+                numbers = " and ".join(map(str, sorted(counts)))
+                raise BadInput(f"the tensors of {side} have {numbers} rows; give the same number in each")
+            if self.rerank and levels.globals is None:
+                raise BadInput(
+                    f"rerank={self.rerank} chooses candidates by global vectors, and {side} have none: give globals in "
+                    "Levels, or rerank=0"
+                )
+        if self.rerank and left.globals is not None and right.globals is not None:
+            self.cheap.check(left.globals, right.globals)
+
+
+def _plain(levels: Levels) -> Embedding:
+    """Global vectors alone as the tensor they were given as."""
+    parts = levels.regions, levels.relations, levels.mask
+    return levels.globals if levels.globals is not None and parts == (None, None, None) else levels

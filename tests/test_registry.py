@@ -414,7 +414,7 @@ def test_an_error_in_a_file_beside_it_is_placed_there(write, monkeypatch, tmp_pa
 
 
 LACKS = "is not a method: it lacks {}; a method has similarity, fit, embed_images, embed_texts, state, load"
-GIVE = "give COSINE, DOT or MultiLevel(...)"
+GIVE = "give COSINE, DOT, MultiLevel(...) or Pairwise(...)"
 
 
 @pytest.mark.parametrize("decorator", ["", "@register('lacking')\n"])

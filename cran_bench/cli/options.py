@@ -173,7 +173,12 @@ def load_tables(
 
 
 def labels_of(methods: Sequence[str] | None) -> list[str]:
-    """The labels of the methods that an option names."""
+    """The labels of the methods that an option names; one that is given a file, which may be elsewhere, is its own."""
     from cran_bench.registry import METHODS, each
+    from cran_bench.specs import parse_spec
 
-    return [METHODS.configure(text).label for text in each(methods or [])]
+    given = METHODS.with_argument()
+    return [
+        str(spec) if (spec := parse_spec(text)).name in given else METHODS.configure(text).label
+        for text in each(methods or [])
+    ]

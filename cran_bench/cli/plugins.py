@@ -24,9 +24,10 @@ def list_plugins() -> None:
 
     for registry in (METHODS, DATASETS):
         echo(f"{registry.kind}s")
-        for plugin in map(registry.describe, registry.names()):
+        for plugin in map(registry.describe, (*registry.names(), *registry.with_argument())):
+            name = f"{plugin.name}:{plugin.argument.upper()}" if plugin.argument else plugin.name
             presets = f"  [{', '.join(plugin.presets)}]" if plugin.presets else ""
-            echo(f"  {plugin.name:<18} {plugin.summary}{presets}")
+            echo(f"  {name:<18} {plugin.summary}{presets}")
         for name, reason in registry.failures.items():
             echo(f"  {name:<18} could not be imported: {reason}")
 

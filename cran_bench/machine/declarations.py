@@ -30,6 +30,7 @@ class Declaration:
         module: the module that defines the class.
         summary: first line of the module's docstring, or of the class's if the module registers several.
         presets: names of the presets.
+        argument: the field that a spec ``name:TEXT`` sets, or ''.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Declaration:
     summary: str
     presets: tuple[str, ...]
     paper_row: str | None
+    argument: str = ""
 
 
 def find_module(name: str) -> ModuleSpec | None:
@@ -96,7 +98,8 @@ def declarations(module: str, kind: str, within: str, name: str = "", class_name
         for cls, given in calls.items():
             doc = (len(calls) == 1 and ast.get_docstring(tree)) or ast.get_docstring(classes[cls])
             keys, row = _keys(given.get("presets"), statements), _literal(given.get("paper_row"))
-            declared.append(Declaration(str(_literal(given["name"])), target, cls, first_line(doc), keys, row))
+            about = first_line(doc), keys, row, str(_literal(given.get("argument")) or "")
+            declared.append(Declaration(str(_literal(given["name"])), target, cls, *about))
         if name or is_package:
             package = target if is_package else target.rpartition(".")[0]
             todo += [other for other in _imported(statements, package) if other not in todo]
@@ -135,7 +138,7 @@ def _registrations(tree: ast.Module, classes: Iterable[ast.ClassDef], decorator:
         for call in cls.decorator_list:
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in words:
                 used.add(call.func)
-                given = dict(zip(("name", "presets", "paper_row"), call.args, strict=False))
+                given = dict(zip(("name", "presets", "paper_row", "argument"), call.args, strict=False))
                 given |= {str(keyword.arg): keyword.value for keyword in call.keywords}
                 is_clear = isinstance(_literal(given.get("name")), str) and "None" not in given
                 if not is_clear or (call.func.id == decorator and calls.setdefault(cls.name, given) is not given):

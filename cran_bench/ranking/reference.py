@@ -44,7 +44,8 @@ def count_tile(problem: Problem, tally: Tally, rows: slice, columns: slice, cloc
     if not bool(torch.isfinite(scores).all()):
         i, j = (~torch.isfinite(scores)).nonzero()[0].tolist()
         raise BadInput(
-            f"the score of image {rows.start + i} and text {columns.start + j} is not finite: scale the embeddings down"
+            f"the score of image {rows.start + i} and text {columns.start + j} is not finite: "
+            "scale the embeddings down, or correct the scores of a pair scorer"
         )
     tolerance = problem.reach.of_all(rows, columns, rounding)
     own = problem.image_of[columns]

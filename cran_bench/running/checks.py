@@ -24,14 +24,17 @@ from cran_bench.frontend.front_end import FrontEnd
 from cran_bench.images import UnreadableImage
 from cran_bench.protocols import Unit
 from cran_bench.ranking.metrics import KS
+from cran_bench.ranking.pairs import backend_of
 from cran_bench.ranking.rank import rank
 from cran_bench.records.statistics import sample
 from cran_bench.registry import DATASETS, Configured
 from cran_bench.running.fits import Fit, FitStore, code_of
 from cran_bench.running.preparation import Prepared, default_specs, find_prepared, load_collection
 from cran_bench.running.runner import embed, require_scorable
+from cran_bench.similarity import Pairwise
 from cran_bench.split import MissingFeature
 
+TILES = (100, 500), (7, 13)  # images and texts in the tiles of two tilings of 100 images
 DATASET = "scenes[train=200,val=60,test=100]"
 SEED = 0
 
@@ -67,6 +70,8 @@ def check_method(method: Configured[Method], cache: Path, device: torch.device) 
             ("takes documents as well as captions", trial.documents),
             ("learns more than chance on scenes", trial.learns),
         ]
+        if trial.scores_pairs:
+            checks.insert(-1, ("gives a pair the same score whatever else is in the tile", trial.tiled))
         return _tried(checks, method)
 
 
@@ -196,10 +201,32 @@ class _Trial:
         fit = self.fitted("documents", unit="documents")
         embed(fit.part, self.prepared.split("test", "documents", self.device))
 
+    @property
+    def scores_pairs(self) -> bool:
+        return isinstance(self.method.build().similarity, Pairwise)
+
+    def tiled(self) -> None:
+        images, texts = self.embeddings(self.fit)
+        similarity = self.fit.part.similarity
+        assert isinstance(similarity, Pairwise)
+        with torch.inference_mode():
+            for score in filter(None, (similarity.score, similarity.i2t)):
+                whole, parts = (replace(similarity, tile=tile).scores_by(score, images, texts) for tile in TILES)
+                if not torch.equal(whole, parts):
+                    image, text = (whole != parts).nonzero()[0].tolist()
+                    raise Broken(
+                        f"the score of image {image} and text {text} is {whole[image, text]:.9g} in a tile of "
+                        f"{TILES[0][0]} x {TILES[0][1]} and {parts[image, text]:.9g} in one of {TILES[1][0]} x "
+                        f"{TILES[1][1]}: use the pair's own rows only, and round away the last bits of products, for "
+                        "instance by computing in float64 and returning float32"
+                    )
+
     def learns(self) -> None:
         test = self.prepared.split("test", "captions", self.device)
         images, texts = self.embeddings(self.fit)
-        rsum = sample([rank(images, texts, test.image_of, self.fit.part.similarity)]).interval("rsum")
+        similarity = self.fit.part.similarity
+        ranks = rank(images, texts, test.image_of, similarity, backend=backend_of(similarity))
+        rsum = sample([ranks]).interval("rsum")
         chance = 2 * sum(100.0 * k / len(test) for k in KS)
         if rsum.low <= chance:
             raise Broken(f"rsum {rsum.value:.1f} [{rsum.low:.1f}, {rsum.high:.1f}] is not above chance, {chance:.1f}")

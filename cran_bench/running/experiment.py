@@ -27,6 +27,7 @@ from cran_bench.ranking.backends import require_known
 from cran_bench.ranking.evaluation import evaluate as rank_and_measure
 from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Ranks
+from cran_bench.ranking.pairs import backend_of, require_ranked
 from cran_bench.records.schema import Failure, Record
 from cran_bench.records.statistics import SUMS, Interval, sample
 from cran_bench.records.store import Finished, ResultStore
@@ -246,7 +247,8 @@ def evaluate(
         image_embeddings: (N, D) rows, or `Levels`; ranked in float64 if either side has it, else in float32.
         text_embeddings: (T, D) rows, or `Levels`.
         image_of: (T,) the row of each text's image; None where text k belongs to image k // (T / N).
-        similarity: ``"cosine"``, ``"dot"``, or a declared similarity such as ``MultiLevel(top=3)``.
+        similarity: ``"cosine"``, ``"dot"``, or a declared similarity such as ``MultiLevel(top=3)`` or
+            ``Pairwise(score)``, for a function that scores tiles of pairs.
         protocol: how texts become queries.
         folds: 0 to rank everything, else the number of folds to average over.
         twins: (N,) the row of each image's twin, for `twin_accuracy`.
@@ -288,7 +290,9 @@ def evaluate(
     other = None if twins is None else _rows(twins, "twins").to(device)
     if other is not None and (len(other) != len(images) or not bool(((other >= 0) & (other < len(images))).all())):
         raise BadInput(f"twins needs a row, 0 to {len(images) - 1}, for each of the {len(images)} images")
-    evaluation = rank_and_measure(images, texts, owners, other, similarity, protocol, folds, backend, bound)
+    require_ranked(similarity, protocol)
+    how = backend_of(similarity, backend), bound
+    evaluation = rank_and_measure(images, texts, owners, other, similarity, protocol, folds, *how)
     return Scores(dict(evaluation.metrics), evaluation.ranks)
 
 

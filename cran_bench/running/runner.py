@@ -28,15 +28,16 @@ from cran_bench.protocols import Protocol, Unit, unit_of
 from cran_bench.ranking.evaluation import evaluate
 from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Ranks
+from cran_bench.ranking.pairs import backend_of, require_ranked
 from cran_bench.ranking.problem import Backend, Clock
 from cran_bench.records.examples import Examples, find_examples
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import ResultStore
 from cran_bench.registry import Configured
-from cran_bench.running.fits import Fit, FitStore, LentRun, SharedFit, code_of, fields_json
+from cran_bench.running.fits import Fit, FitStore, SharedFit, code_of, fields_json, run_of
 from cran_bench.running.fits.store import fit_fingerprint
 from cran_bench.running.preparation import Prepared
-from cran_bench.similarity import MultiLevel, Similarity
+from cran_bench.similarity import MultiLevel, Pairwise, Similarity
 from cran_bench.split import MissingFeature, Split
 
 SOURCES = ("schema", "images_sha", "ids_sha", "backbone", "proposer", "failed")  # keys of a features manifest
@@ -255,11 +256,12 @@ class Runner:
                 "protocol": protocol,
                 "folds": self.folds,
                 "device": self.device.type,
-                "evaluation": _evaluation(),
+                "evaluation": _evaluation(method.similarity),
             }
         )
 
     def _evaluate(self, fitted: _Fitted, protocol: Protocol, fingerprint: str, started: str) -> tuple[Record, Ranks]:
+        require_ranked(fitted.method.build().similarity, protocol)  # before a fit
         fit = fitted.fit
         similarity = fit.part.similarity
         test, images, texts, embed_seconds = fitted.embeddings(unit_of(protocol))
@@ -272,7 +274,7 @@ class Runner:
             similarity,
             protocol,
             self.folds,
-            self.backend,
+            backend_of(similarity, self.backend),
             self.bound,
         )
         kernel = evaluation.ranks.kernel
@@ -288,7 +290,7 @@ class Runner:
                 parameters=fields_json(fit.part),
                 chose=dict(fit.chose),
                 unit=fitted.unit,
-                code_sha=sha256_json([code_of(fit.part), code(LentRun.score).sha, _evaluation()]),
+                code_sha=sha256_json([code_of(fit.part), code(run_of(fit.part).score).sha, _evaluation(similarity)]),
                 fit_fingerprint=fit.fingerprint,
             ),
             protocol=protocol,
@@ -371,17 +373,23 @@ class _Fitted:
         return self._embedded[unit]
 
     def examples(self, protocol: Protocol) -> Examples | None:
-        """Return retrieval examples for protocols that rank texts; an average of captions cannot be shown."""
-        if protocol not in ("captions", "documents"):
+        """Return retrieval examples for protocols that rank texts; an average of captions cannot be shown.
+
+        Nor can an order that depends on the query: examples show the answers of one score.
+        """
+        similarity = self.fit.part.similarity
+        is_by_query = isinstance(similarity, Pairwise) and similarity.depends_on_query
+        if protocol not in ("captions", "documents") or is_by_query:
             return None
         test, images, texts, _ = self.embeddings(unit_of(protocol))
         with torch.inference_mode():
             return find_examples(self.fit.part, test, images, texts)
 
 
-def _evaluation() -> list[str]:
+def _evaluation(similarity: Similarity) -> list[str]:
     """The sha256 of the code that computes metrics from embeddings."""
-    return [code(evaluate).sha, code(Split, asked=("image_of", "twins")).sha]
+    pairs = [code(backend_of).sha] if isinstance(similarity, Pairwise) else []
+    return [code(evaluate).sha, code(Split, asked=("image_of", "twins")).sha, *pairs]
 
 
 def embed(method: Method, split: Split) -> tuple[Embedding, Embedding]:
@@ -454,6 +462,9 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def _similarity_name(similarity: Similarity) -> str:
+    if isinstance(similarity, Pairwise):
+        cheap = f", the best {similarity.rerank} by {_similarity_name(similarity.cheap)}" if similarity.rerank else ""
+        return "pair scorer" + (", another for i2t" if similarity.i2t else "") + cheap
     measure = "cosine" if similarity.cosine else "dot"
     return f"multi-level {measure}, top {similarity.top}" if isinstance(similarity, MultiLevel) else measure
 

@@ -293,6 +293,34 @@ def test_what_depends_on_a_broken_promise_is_untried(verdicts, changes, promise,
     assert len({found[name] for name in (promise, *untried)}) == 1
 
 
+TILED = "gives a pair the same score whatever else is in the tile"
+PAIRS = """    @property
+    def similarity(self):
+        from cran_bench import Pairwise
+        return Pairwise(self.score)
+"""
+EXACT = "(torch.nn.functional.normalize(images.double()) @ torch.nn.functional.normalize(texts.double()).T)"
+SCORES = {
+    "alone": (f"{EXACT}.float()", None),
+    "less the mean of the tile": (f"({EXACT} - {EXACT}.mean(dim=0)).float()", "the score of image 0 and text 0 is "),
+    "with its place in the tile": (
+        f"({EXACT} + 1e-6 * torch.arange(len(texts))).float()",
+        "use the pair's own rows only, and round away the last bits of products",
+    ),
+    "of another shape": (f"{EXACT}.float().T", "Mine.score returned float32 (100, 20); return the scores of 20 images"),
+}
+
+
+@pytest.mark.parametrize("kind", SCORES)
+def test_a_pair_scorer_is_tried_with_two_tilings(verdicts, kind):
+    value, said = SCORES[kind]
+    found = verdicts(f"{PAIRS}\n    def score(self, images, texts):\n        return {value}\n")
+    assert list(found) == [*PROMISES[:-1], TILED, LEARNS]
+    broken = {promise: broken for promise, broken in found.items() if broken}
+    assert (TILED in broken) == (said is not None) and (said or "") in broken.get(TILED, "")
+    assert kind != "alone" or not broken
+
+
 @pytest.mark.parametrize("error", ["RuntimeError('no')", "SystemExit('no')"])
 def test_a_fit_that_fails_breaks_every_promise_but_the_declaration(verdicts, error):
     found = verdicts(f"    def fit(self, train, val, run):\n        raise {error}\n")

@@ -17,15 +17,16 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from cran_bench.contract import Composite, Part
+from cran_bench.contract import Composite, Method, Part
 from cran_bench.embeddings import Embedding, no_tensor, on_device
 from cran_bench.errors import BadInput
 from cran_bench.machine.processes import current
 from cran_bench.machine.progress import say, track
 from cran_bench.ranking.metrics import Metrics
+from cran_bench.ranking.pairs import backend_of
 from cran_bench.ranking.rank import rank
 from cran_bench.running.fits.serialisation import About, damage, load_state, save_state
-from cran_bench.similarity import Similarity
+from cran_bench.similarity import Pairwise, Similarity
 from cran_bench.split import Split
 
 T = TypeVar("T")
@@ -195,6 +196,29 @@ class LentRun:
         self.choices |= {f"{part_name(spec)}.{key}": value for key, value in fit.chose.items()}
         self.curves |= {name: [dict(point) for point in curve] for name, curve in fit.curves.items()}
         return fit.part
+
+
+class PairRun(LentRun):
+    """The run of a part that declares `Pairwise`, which ranks the validation split as the test split is ranked."""
+
+    def score(self, images: Embedding, texts: Embedding, similarity: Similarity | None = None) -> Metrics:
+        declared = similarity or cast("Method", self.owner).similarity
+        if not isinstance(declared, Pairwise) or not declared.depends_on_query:
+            return super().score(images, texts, declared)
+        val = self.store.val
+        if (len(images), len(texts)) != (len(val), len(val.texts)):
+            raise BadInput(
+                f"{self.label}: run.score takes embeddings of the validation split, {len(val)} images and "
+                f"{len(val.texts)} texts; it was given {len(images)} and {len(texts)}"
+            )
+        images, texts = on_device(images, self.device), on_device(texts, self.device)
+        with torch.inference_mode():
+            return rank(images, texts, val.image_of, declared, backend=backend_of(declared)).metrics()
+
+
+def run_of(part: Part) -> type[LentRun]:
+    """The kind of run that a part is lent."""
+    return PairRun if isinstance(getattr(part, "similarity", None), Pairwise) else LentRun
 
 
 def part_name(part: Part) -> str:

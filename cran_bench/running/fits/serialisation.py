@@ -30,8 +30,12 @@ class About(BaseModel):
 
 
 def fields_json(part: object) -> dict[str, Any]:
-    """Return the fields of a dataclass as JSON values, those of nested dataclasses under their own names."""
-    values: dict[str, Any] = json.loads(json.dumps(flat_values(part), default=dataclasses.asdict))
+    """Return the fields of a dataclass as JSON values, those of nested dataclasses under their own names.
+
+    A part that reads files has a method `identity()`, which gives such values by the content of the files instead.
+    """
+    given = part.identity() if hasattr(part, "identity") else flat_values(part)
+    values: dict[str, Any] = json.loads(json.dumps(given, default=dataclasses.asdict))
     return values
 
 
