@@ -1,11 +1,11 @@
-"""Rankings made elsewhere, read from TREC run files: a row that fits and embeds nothing.
+"""Given rankings: TREC run files, made elsewhere, are a row; what they do not list ranks below all that they list.
 
     query Q0 candidate rank score tag
 
-Each line lists a candidate of a query.  Image annotation asks with the ids of images for captions, image retrieval with
-captions for images; caption ``image.jpg#0`` is the first one of ``image.jpg``, as ``cran-bench export --trec`` writes
-it.  As in trec_eval the score alone gives the order, and the rank is ignored; equal scores are ties.  Candidates that
-are not listed rank below all that are, in random order: where no right one is listed, a hit is left to chance.
+A line lists a candidate of a query: a caption for an image, or an image for a caption, by the ids that
+``cran-bench export --trec`` writes; ``image.jpg#0`` is the first caption of ``image.jpg``.  As in trec_eval the score
+alone gives the order, not the rank, and equal scores are ties.  Candidates that are not listed tie with each other:
+where no right one is listed, a hit is left to chance.  Nothing is fitted, and files are identified by their content.
 """
 
 from __future__ import annotations
@@ -13,117 +13,142 @@ from __future__ import annotations
 import difflib
 import math
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from scipy import sparse
 from torch import Tensor
 
-from cran_bench import BadInput, Listed, Run, Split, register, say
+from cran_bench import BadInput, Pairwise, Run, Split, register, say
+from cran_bench.toolbox.files import noted_sha256
 
 LINE = "query Q0 candidate rank score tag"
 LARGE = 1 << 26  # bytes of a file that takes some seconds to read
+TILE = 1024, 4096
 
 
-@register("trec")
+@register("trec", argument="run")
 @dataclass
-class Trec:
-    """The rankings of one or two run files: ``trec:FILE`` or ``trec:FILE[t2i=FILE]``.
+class GivenRankings:
+    """Rankings of images and texts, from one run file, or from one for each direction.
 
     Attributes:
-        run: run of image annotation, or of both directions.
-        t2i: run of image retrieval, if it is a file of its own.
+        run: path of the run for image queries, or for both.
+        t2i: path of the run for text queries; '' if it is the same file.
     """
 
-    run: str = field(default="", metadata={"file": True})
-    t2i: str = field(default="", metadata={"file": True})
-
-    similarity = Listed()
+    run: str
+    t2i: str = ""
 
     def __post_init__(self) -> None:
-        for file in filter(None, (self.run, self.t2i)):
+        for file in self._files:
             if not Path(file).is_file():
-                raise ValueError(f"there is no run file {file}; write the path of one, trec:FILE")
+                raise ValueError(f"there is no file {file}; give the path of a run")
+
+    @property
+    def _files(self) -> list[str]:
+        return [self.run, self.t2i] if self.t2i else [self.run]
+
+    @property
+    def similarity(self) -> Pairwise:
+        return Pairwise(self.score, i2t=self.score_for_images, tile=TILE)
+
+    def identity(self) -> Mapping[str, Any]:
+        """What determines the ranks, in place of the paths."""
+        return {"sha256": [noted_sha256(Path(file)) for file in self._files]}
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Learn nothing."""
 
-    def listed(
-        self, direction: str, queries: Sequence[str], candidates: Sequence[str]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
-        """Read the lists of a direction; a file of both is read for each.
-
-        Raises:
-            BadInput: the file is not a run of the test split, or lists a candidate twice or without a finite score.
-        """
-        if not self.run:
-            raise BadInput("trec needs a run file: write trec:FILE")
-        path = Path(self.t2i if self.t2i and direction == "t2i" else self.run)
-        if path.stat().st_size > LARGE:
-            say(f"reading {direction} from {path}")
-        try:
-            lists = self._read(path, direction, queries, candidates)
-        except OSError as error:
-            raise BadInput(f"cannot read {path}: {error.strerror}; give read access") from error
-        except ValueError as error:  # of decoding, too
-            raise BadInput(f"{path} is not a run, with lines '{LINE}': {error}") from None
-        pairs = np.sort(lists[0].astype(np.int64) * len(candidates) + lists[1])
-        if len(twice := pairs[1:][pairs[1:] == pairs[:-1]]):
-            row, place = divmod(int(twice[0]), len(candidates))
-            raise BadInput(f"{path} lists {candidates[place]} twice or more for {queries[row]}; keep one line")
-        missing = len(queries) - len(np.unique(lists[0]))
-        if missing == len(queries):
-            raise BadInput(f"{path} ranks nothing for {direction}; a row has both directions, trec:FILE[t2i=FILE]")
-        if missing:
-            say(f"{path}: {missing} of {len(queries)} queries of {direction} are missing; all their candidates tie")
-        return lists
-
-    def _read(
-        self, path: Path, direction: str, queries: Sequence[str], candidates: Sequence[str]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
-        rows, places = ({name: row for row, name in enumerate(names)} for names in (queries, candidates))
-        others = {} if self.t2i else places  # which may ask, too
-        if both := rows.keys() & others.keys():
-            raise BadInput(f"'{min(both)}' is an image and a caption: give a run of each, trec:FILE[t2i=FILE]")
-        query, candidate, score = array("i"), array("i"), array("d")
-        unknown, first, lines = 0, "", 0
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if not (words := line.split()):
-                    continue
-                if len(words) != 6:
-                    raise ValueError(f"line {number} has {len(words)} words")
-                asked, _, answer, _, value, _ = words
-                if not math.isfinite(points := float(value)):
-                    raise BadInput(f"{path}, line {number}: the score is {value}; give a finite number")
-                row, place = rows.get(asked), places.get(answer)
-                lines += 1
-                if row is not None and place is not None:
-                    query.append(row)
-                    candidate.append(place)
-                    score.append(points)
-                elif asked not in others or answer not in rows:
-                    unknown += 1
-                    first = first or (answer if row is not None or asked in others else asked)
-        if unknown:
-            close = difflib.get_close_matches(first, [*queries, *candidates], n=1) or [queries[0]]
-            what = "is no query of this direction" if first in places else f"did you mean '{close[0]}'?"
-            raise BadInput(
-                f"{path}: {unknown} of {lines} lines are not of {direction} on this test split and protocol, "
-                f"the first has '{first}'; {what}"
-            )
-        return np.array(query, np.int32), np.array(candidate, np.int32), np.array(score, np.float64)
-
     def embed_images(self, split: Split) -> Tensor:
-        """Refuse: there is nothing to embed."""
-        raise BadInput("trec reads rankings and embeds nothing; use a method that is fitted")
+        """(N, 1) row numbers; reads the rankings."""
+        images, texts = split.escaped_ids()
+        self.of_images = self._read(self.run, "i2t", images, texts)
+        self.of_texts = self._read(self.t2i or self.run, "t2i", texts, images)
+        return torch.arange(len(images), dtype=torch.float32, device=split.image_of.device)[:, None]
 
     def embed_texts(self, split: Split) -> Tensor:
-        return self.embed_images(split)
+        """(T, 1) row numbers."""
+        return torch.arange(len(split.texts), dtype=torch.float32, device=split.image_of.device)[:, None]
+
+    def score(self, images: Tensor, texts: Tensor) -> Tensor:
+        """(I, T) scores of images for text queries, given their rows (I, 1) and (T, 1)."""
+        return _tile(self.of_texts, texts, images).T
+
+    def score_for_images(self, images: Tensor, texts: Tensor) -> Tensor:
+        """(I, T) scores of texts for image queries, given their rows (I, 1) and (T, 1)."""
+        return _tile(self.of_images, images, texts)
 
     def state(self) -> dict[str, Tensor]:
         return {}
 
     def load(self, state: dict[str, Tensor]) -> None: ...
+
+    def _read(self, file: str, side: str, queries: Sequence[str], candidates: Sequence[str]) -> sparse.csr_array:
+        """(Q, C) places of the listed scores among all of the file, 1 for the lowest; 0 where nothing is listed.
+
+        Raises:
+            BadInput: the file is not a run of these queries, or lists a candidate twice or without a finite score.
+        """
+        try:
+            rows, columns, scores = self._lines(file, side, queries, candidates)
+        except OSError as error:
+            raise BadInput(f"cannot read {file}: {error.strerror}; give read access") from error
+        except ValueError as error:  # of decoding, too
+            raise BadInput(f"{file} is not a run, with lines '{LINE}': {error}") from None
+        order = np.unique(scores, return_inverse=True)[1] + 1.0
+        lists = sparse.csr_array((order, (rows, columns)), shape=(len(queries), len(candidates)))
+        if lists.nnz < len(rows):
+            pairs, counts = np.unique([rows, columns], axis=1, return_counts=True)
+            row, column = pairs[:, counts.argmax()]
+            raise BadInput(f"{file} lists {candidates[column]} twice or more for {queries[row]}; keep one line")
+        missing = int((np.diff(lists.indptr) == 0).sum())
+        if missing == len(queries):
+            raise BadInput(f"{file} ranks nothing for {side}; a row has both directions, trec:RUN[t2i=RUN]")
+        if missing:
+            say(f"{file}: {missing} of {len(queries)} queries of {side} are missing; all their candidates tie")
+        return lists
+
+    def _lines(self, file: str, side: str, queries: Sequence[str], candidates: Sequence[str]) -> tuple[Any, ...]:
+        if Path(file).stat().st_size > LARGE:
+            say(f"reading {side} from {file}")
+        rows, columns = ({name: row for row, name in enumerate(names)} for names in (queries, candidates))
+        others = {} if self.t2i else columns  # which ask in the other direction
+        if both := rows.keys() & others.keys():
+            raise BadInput(f"'{min(both)}' is an image and a caption: give a run of each, trec:RUN[t2i=RUN]")
+        found = array("q"), array("q"), array("d")
+        strange, first, lines = 0, "", 0
+        with Path(file).open(encoding="utf-8-sig") as run:
+            for number, words in enumerate(map(str.split, run), 1):
+                if not words:
+                    continue
+                if len(words) != 6:
+                    raise ValueError(f"line {number} has {len(words)} words")
+                query, _, candidate, _, score, _ = words
+                lines += 1
+                if not math.isfinite(float(score)):
+                    raise BadInput(f"{file}, line {number}: the score is {score}; give a finite number")
+                row, column = rows.get(query), columns.get(candidate)
+                if row is not None and column is not None:
+                    found[0].append(row)
+                    found[1].append(column)
+                    found[2].append(float(score))
+                elif query not in others or candidate not in rows:
+                    strange += 1
+                    first = first or (candidate if row is not None or query in others else query)
+        if strange:
+            what = f"{file}: {strange} of {lines} lines are not of {side} on this test split, the first has '{first}'"
+            close = difflib.get_close_matches(first, [*queries, *candidates], n=1) or [queries[0]]
+            is_other = first in columns and not others
+            raise BadInput(f"{what}; " + ("which is no query there" if is_other else f"did you mean '{close[0]}'?"))
+        return tuple(map(np.array, found))
+
+
+def _tile(lists: sparse.csr_array, queries: Tensor, candidates: Tensor) -> Tensor:
+    """(Q, C) entries of the rows (Q, 1) and columns (C, 1) of lists."""
+    rows, columns = (x[:, 0].long().cpu().numpy() for x in (queries, candidates))
+    return torch.from_numpy(lists[rows][:, columns].toarray()).to(queries.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -166,25 +167,11 @@ def export(
     Example: cran-bench export results/runs/flickr8k/captions/cca-tuned-s0-0123456789ab.json --data DIR
     --topk best.csv --top 10
     """
-    from cran_bench.viewing.export import export as write
+    from cran_bench.viewing.export import export as write_rankings
 
-    files = write(
-        record,
-        trec,
-        topk,
-        top=top,
-        force=force,
-        dataset=dataset,
-        protocol=protocol,
-        seed=seed,
-        data=data,
-        backbone=backbone,
-        regions=regions,
-        vectors=vectors,
-        results=results,
-        cache=cache,
-        device=device,
-    )
+    write = partial(write_rankings, record, trec, topk, top=top, force=force, device=device)
+    write = partial(write, dataset=dataset, protocol=protocol, seed=seed, results=results)
+    files = write(data=data, cache=cache, backbone=backbone, regions=regions, vectors=vectors)
     for path in files:
         say(f"wrote {path}")
 

@@ -24,7 +24,6 @@ from cran_bench.machine.progress import say, track
 from cran_bench.machine.storage import cache_folder, slug, write_atomically
 from cran_bench.protocols import parse_protocols
 from cran_bench.ranking.evaluation import as_queries
-from cran_bench.ranking.lists import ids_of
 from cran_bench.ranking.metrics import Counts, Direction
 from cran_bench.ranking.problem import Problem, blocks, make_problem
 from cran_bench.ranking.reference import tile_shape
@@ -33,7 +32,7 @@ from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import DATASETS, METHODS, Configured
 from cran_bench.running.preparation import find_prepared
 from cran_bench.running.runner import Runner
-from cran_bench.similarity import rounding
+from cran_bench.similarity import Pairwise, rounding
 
 BLOCK_BYTES = 1 << 25  # of the scores of a block of queries, of which there are several copies
 COLUMNS = "direction", "query", "rank", "candidate", "score", "is_right"
@@ -69,23 +68,22 @@ def export(
         topk: CSV file of direction, query, rank, candidate, score and is_right.
         top: candidates listed for each query.
         force: replace existing files.
-        dataset: spec of the dataset of the row.
-        protocol: its protocol.
-        seed: its seed.
-        data: folder of the datasets; by default ``$CRAN_BENCH_DATA`` or ``data``.
-        backbone: spec of the image features, if several are prepared.
-        regions: spec of the regions, likewise.
+        dataset: spec of the dataset of a row; this and what follows as in `run`.
+        protocol: protocol of a row.
+        seed: seed of a row.
+        data: folder of the datasets.
+        backbone: spec of the image features.
+        regions: spec of the regions.
         vectors: spec of the word vectors.
-        results: folder of the records; by default ``$CRAN_BENCH_RESULTS`` or ``results``.
-        cache: folder of features and fits; by default ``$CRAN_BENCH_CACHE`` or ``~/.cache/cran-bench``.
+        results: folder of the records.
+        cache: folder of features and fits.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
     Returns:
         The files written.
 
     Raises:
-        BadInput: there is no such record, the data, features or code are not those it was made with, it has no
-            embeddings, or a file exists.
+        BadInput: there is no such record, it was made with other data, features or code, or a file exists.
     """
     if (trec is None) == (topk is None):
         raise BadInput("export writes TREC files or a table: give either --trec DIR or --topk FILE")
@@ -157,13 +155,17 @@ def _rankings(runner: Runner, method: Configured[Method], found: list[Finished],
             f"{method.label} was recorded with other data, features or code than are here now: "
             "run it again with cran-bench run, then export"
         )
-    if hasattr(method.plugin.cls, "listed"):
-        raise BadInput(f"{method.label} was read from rankings and has no scores of its own: export another row")
     part, test, images, texts = runner.embedded(method, record.protocol, record.seed)
-    queries, query_of = as_queries(record.protocol, texts, test.image_of, len(test), part.similarity)
+    similarity = part.similarity
+    if isinstance(similarity, Pairwise) and similarity.depends_on_query:
+        raise BadInput(f"{method.label} has no single score of an image and a text: export another row")
+    queries, query_of = as_queries(record.protocol, texts, test.image_of, len(test), similarity)
     with torch.no_grad(), in_full_precision(runner.device):
-        problem = make_problem(images, queries, query_of, part.similarity, record.folds)
-    names = ids_of(record.protocol, test.image_ids, test.image_of.cpu().numpy())
+        problem = make_problem(images, queries, query_of, similarity, record.folds)
+    image_ids, text_ids = test.escaped_ids()
+    if record.protocol in ("mean", "single"):
+        text_ids = [f"{name}#{'mean' if record.protocol == 'mean' else 0}" for name in image_ids]
+    names = image_ids, text_ids
     ranks, tag = same[0].ranks, slug(method.label)
     return [Ranking("i2t", problem, *names, ranks.i2t, top, tag), Ranking("t2i", problem, *names, ranks.t2i, top, tag)]
 

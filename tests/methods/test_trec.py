@@ -4,8 +4,8 @@ import json
 import random
 import shutil
 
-import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,26 +17,38 @@ from cran_bench.running.preparation import find_prepared
 
 IMAGES, TEXTS = ["a.jpg", "b%20c.jpg"], ["a.jpg#0", "a.jpg#1", "b%20c.jpg#0"]
 I2T = "a.jpg Q0 a.jpg#1 1 0.5 x\na.jpg Q0 b%20c.jpg#0 2 -1e3 x\nb%20c.jpg Q0 a.jpg#0 7 0.25 other\n"
+PAIRS = ["a.jpg Q0 a.jpg#0", "a.jpg Q0 a.jpg#1", "a.jpg Q0 b%20c.jpg#0", "b%20c.jpg Q0 a.jpg#0"]
 T2I = "a.jpg#0 Q0 b%20c.jpg 1 3 x\na.jpg#1 Q0 a.jpg 1 4 x\nb%20c.jpg#0 Q0 a.jpg 1 5 x\n"
+
+
+class Two:
+    """Two images with three captions, as far as their ids go."""
+
+    image_of = torch.tensor([0, 0, 1])
+    texts = TEXTS
+
+    def escaped_ids(self):
+        return IMAGES, TEXTS
 
 
 @pytest.fixture
 def read(tmp_path):
-    """``read(text)``: the lists of image annotation in a run file."""
+    """``read(text)``: scores (2, 3) for image queries and (2, 3) for text queries by a run file, 0 if unlisted."""
 
-    def call(text, direction="i2t", t2i=None):
+    def call(text, t2i=None):
         (tmp_path / "made.run").write_bytes(text if isinstance(text, bytes) else text.encode())
         spec = f"trec:{tmp_path}/made.run"
         if t2i is not None:
             (tmp_path / "t2i.run").write_text(t2i)
             spec += f"[t2i={tmp_path}/t2i.run]"
-        sides = (IMAGES, TEXTS) if direction == "i2t" else (TEXTS, IMAGES)
-        return [column.tolist() for column in METHODS.configure(spec).build().listed(direction, *sides)]
+        method = METHODS.configure(spec).build()
+        images, texts = method.embed_images(Two()), method.embed_texts(Two())
+        return [score(images, texts).tolist() for score in (method.score_for_images, method.score)]
 
     return call
 
 
-ONE_FILE = [[0, 0, 1], [1, 2, 0], [0.5, -1000.0, 0.25]]
+BOTH = [[[0, 3, 1], [2, 0, 0]], [[0, 2, 3], [1, 0, 0]]]  # the places of the scores in their file
 
 
 @pytest.mark.parametrize(
@@ -51,19 +63,17 @@ ONE_FILE = [[0, 0, 1], [1, 2, 0], [0.5, -1000.0, 0.25]]
     ],
 )
 def test_a_file_of_both_directions(read, text):
-    assert read(text) == ONE_FILE
-    assert read(text, "t2i") == [[0, 1, 2], [1, 0, 0], [3.0, 4.0, 5.0]]
+    assert read(text) == BOTH
 
 
 def test_a_file_for_each_direction(read):
-    assert read(I2T, t2i=T2I) == ONE_FILE
-    assert read(I2T, "t2i", T2I) == [[0, 1, 2], [1, 0, 0], [3.0, 4.0, 5.0]]
+    assert read(I2T, T2I) == BOTH
 
 
-def test_scores_are_read_to_the_last_bit(read):
-    values = [0.1 + 0.2, 1 / 3, 5e-324, -1.7976931348623157e308]
-    for value in values:
-        assert read(f"a.jpg Q0 a.jpg#0 1 {value!r} x\n" + I2T.splitlines()[2] + "\n")[2][0] == value
+def test_scores_differ_by_their_last_bit_or_tie(read):
+    values = [0.1 + 0.2, 0.3, 0.30000000000000004, 5e-324]
+    lines = [f"{pair} 1 {value!r} x\n" for pair, value in zip(PAIRS, values, strict=True)]
+    assert read("".join(lines), T2I)[0] == [[3, 2, 3], [1, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -79,9 +89,9 @@ def test_scores_are_read_to_the_last_bit(read):
         (I2T + "a.jpg Q0 a.jpg#0 3 -inf x\n", "line 4: the score is -inf"),
         (I2T + "a.jpg Q0 a.jpg#0 3 1e999 x\n", "line 4: the score is 1e999"),
         (I2T + "a.jpg Q0 a.jpg#1 3 0.1 x\n", "lists a.jpg#1 twice or more for a.jpg; keep one line"),
-        (I2T + "a.jpeg Q0 a.jpg#1 3 0.1 x\n", "1 of 4 lines are not of i2t on this test split and protocol"),
+        (I2T + "a.jpeg Q0 a.jpg#1 3 0.1 x\n", "1 of 4 lines are not of i2t on this test split"),
         (I2T + "a.jpeg Q0 a.jpg#1 3 0.1 x\n", "the first has 'a.jpeg'; did you mean 'a.jpg'?"),
-        (I2T + T2I + "a.jpg#1 Q0 b.jpg 3 0.1 x\n", "1 of 7 lines are not of i2t on this test split and protocol"),
+        (I2T + T2I + "a.jpg#1 Q0 b.jpg 3 0.1 x\n", "1 of 7 lines are not of i2t on this test split"),
         (I2T + "a.jpg Q0 a.jpg 3 0.1 x\n", "the first has 'a.jpg'"),
         ("z Q0 z#0 1 1 x\nz Q0 z#1 1 1 x\n", "2 of 2 lines are not of i2t"),
     ],
@@ -93,30 +103,32 @@ def test_what_is_not_a_run_of_this_split_is_refused(read, text, sentence):
 
 
 def test_files_in_the_wrong_order_are_told(read):
-    with pytest.raises(BadInput, match=r"the first has 'a\.jpg#0'; is no query of this direction"):
-        read(T2I, t2i=I2T)
+    with pytest.raises(BadInput, match=r"the first has 'a\.jpg#0'; which is no query there"):
+        read(T2I, I2T)
 
 
-def test_a_name_of_an_image_and_a_caption_needs_two_files(tmp_path):
-    (tmp_path / "made.run").write_text("a Q0 a#0 1 1 x\n")
-    method = METHODS.configure(f"trec:{tmp_path}/made.run").build()
+def test_a_name_of_an_image_and_a_caption_needs_two_files(read, monkeypatch):
+    monkeypatch.setattr(Two, "escaped_ids", lambda self: (["a", "a#0"], ["a#0", "a#1", "a#0#0"]))
     with pytest.raises(BadInput, match="'a#0' is an image and a caption: give a run of each"):
-        method.listed("i2t", ["a", "a#0"], ["a#0", "a#0#0"])
+        read("a Q0 a#0 1 1 x\n")
+    runs = "a Q0 a#0 1 1 x\n", "a#0 Q0 a#0 1 1 x\n"
+    assert read(*runs) == [[[1, 0, 0], [0, 0, 0]], [[0, 0, 0], [1, 0, 0]]]
 
 
 def test_missing_queries_are_counted(read, capsys):
-    assert read("a.jpg Q0 a.jpg#1 1 0.5 x\n")[0] == [0]
+    assert read("a.jpg Q0 a.jpg#1 1 0.5 x\n", T2I)[0] == [[0, 1, 0], [0, 0, 0]]
     assert "1 of 2 queries of i2t are missing; all their candidates tie" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("trec:gone.run", "trec: there is no run file gone.run; write the path of one, trec:FILE"),
-        ("trec:made.run[t2i=gone.run]", "there is no run file gone.run"),
+        ("trec", "trec needs a run: write trec:RUN"),
+        ("trec:gone.run", "trec: there is no file gone.run; give the path of a run"),
+        ("trec:made.run[t2i=gone.run]", "there is no file gone.run"),
         ("trec:made.run[run=made.run]", "the field 'run' is given twice; keep one"),
         ("trec:made.run[i2t=made.run]", "trec has no field 'i2t'; did you mean 't2i'?"),
-        ("trec:.", "there is no run file ."),
+        ("trec:.", "there is no file ."),
     ],
 )
 def test_what_is_not_a_file_is_one_sentence(tmp_path, monkeypatch, spec, sentence):
@@ -125,11 +137,6 @@ def test_what_is_not_a_file_is_one_sentence(tmp_path, monkeypatch, spec, sentenc
     with pytest.raises(BadInput) as said:
         METHODS.configure(spec)
     assert sentence in str(said.value)
-
-
-def test_a_row_needs_a_file(read):
-    with pytest.raises(BadInput, match="trec needs a run file: write trec:FILE"):
-        METHODS.configure("trec").build().listed("i2t", IMAGES, TEXTS)
 
 
 WORD = st.sampled_from([*IMAGES, *TEXTS, "Q0", "0", "0.5", "-3", "nan", "1e400", "x", "\u2028", "\x85", '"', "#"])
@@ -141,13 +148,13 @@ LINES = st.lists(st.lists(WORD, max_size=7).map(" ".join), max_size=6).map("\n".
 def test_any_file_is_read_or_refused(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "any.run"
     path.write_bytes(content)
+    method = METHODS.configure(f"trec:{path}").build()
     try:
-        queries, candidates, scores = METHODS.configure(f"trec:{path}").build().listed("i2t", IMAGES, TEXTS)
+        images, texts = method.embed_images(Two()), method.embed_texts(Two())
     except BadInput:
         return
-    assert len(queries) == len(candidates) == len(scores) > 0
-    assert np.isfinite(scores).all() and len({*zip(queries.tolist(), candidates.tolist(), strict=True)}) == len(scores)
-    assert set(queries.tolist()) <= {0, 1} and set(candidates.tolist()) <= {0, 1, 2}
+    for scores in (method.score(images, texts), method.score_for_images(images, texts)):
+        assert scores.shape == (2, 3) and torch.equal(scores, scores.round()) and scores.min() >= 0 < scores.max()
 
 
 # as a row -------------------------------------------------------------------------------------------------------------
@@ -178,7 +185,10 @@ def test_a_run_is_a_row_like_any_other(ranked, quick_scenes, command, tmp_path, 
     assert "1 of 20 queries of i2t are missing" in said.err
     (path,) = (tmp_path / "results").rglob("trec-*-s0-*[0-9a-f].json")
     record = json.loads(path.read_text())
-    assert record["method"]["label"] == "trec:their/made.run" and record["similarity"]["name"] == "lists"
+    assert (
+        record["method"]["label"] == "trec:their/made.run"
+        and record["similarity"]["name"] == "pair scorer, another for i2t"
+    )
     assert record["method"]["parameters"] == fields_json(METHODS.configure("trec:their/made.run").build())
     assert "made.run" not in json.dumps(record["method"]["parameters"]) and record["ties"] > 0
     assert "twin_accuracy" in record["metrics"]
@@ -201,14 +211,13 @@ def test_a_run_is_a_row_like_any_other(ranked, quick_scenes, command, tmp_path, 
     assert changed.code == 0 and "reused" not in changed.err
 
 
-@pytest.mark.parametrize("arguments", [["run", "-p", "documents"], ["search", "a red star"]])
-def test_what_a_run_cannot_do_is_one_sentence(ranked, quick_scenes, command, tmp_path, arguments):
-    results = ["--results", str(tmp_path / "results")] if arguments[0] == "run" else []
-    said = command(*arguments, "-m", f"trec:{ranked}", *quick_scenes.arguments, *results)
+def test_a_run_of_another_protocol_is_refused(ranked, quick_scenes, command, tmp_path):
+    where = [*quick_scenes.arguments, "--results", tmp_path / "results"]
+    said = command("run", "-m", f"trec:{ranked}", "-p", "documents", *where)
     assert said.code == 2 and "Traceback" not in said.err
-    sentence = "are not of i2t on this test split and protocol" if results else "reads rankings and embeds nothing"
-    assert sentence in said.err
+    assert "lines are not of i2t on this test split, the first has" in said.err
 
 
-def test_runs_are_left_out_where_none_is_named():
-    assert "trec" in METHODS.names() and "trec" not in METHODS.usable() and "trec" not in METHODS.failures
+def test_it_is_listed_but_not_run_without_a_file(command):
+    assert "trec" in METHODS.with_argument() and "trec" not in METHODS.names()
+    assert "  trec:RUN           Given rankings: TREC run files" in command("list").out
