@@ -3,12 +3,15 @@
 import json
 import random
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cran_bench
 from cran_bench.errors import BadInput
 from cran_bench.records.archive import read_ranks, read_record
 from cran_bench.registry import DATASETS, METHODS
@@ -155,6 +158,56 @@ def test_any_file_is_read_or_refused(tmp_path_factory, content):
         return
     for scores in (method.score(images, texts), method.score_for_images(images, texts)):
         assert scores.shape == (2, 3) and torch.equal(scores, scores.round()) and scores.min() >= 0 < scores.max()
+
+
+def counted(scores, is_right):
+    """Better, tied and right of a query, one candidate after the other."""
+    best = max(score for score, is_own in zip(scores, is_right, strict=True) if is_own)
+    better = sum(score > best for score in scores)
+    tied = sum(score == best and not is_own for score, is_own in zip(scores, is_right, strict=True))
+    return better, tied, sum(score == best for score in scores) - tied
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.1, 0.5, 1.0]),
+    st.sampled_from([2, 5, 1000]),
+    st.sampled_from([0, 2, 3]),
+)
+def test_what_is_not_listed_ranks_below_and_ties(tmp_path_factory, seed, share, levels, folds):
+    draw = np.random.default_rng(seed)
+    count = int(draw.integers(3, 9))
+    owners = np.sort(np.concatenate([np.arange(count), draw.integers(0, count, 7)]))
+    names = [f"{k}" for k in range(count)], [f"text{k}" for k in range(len(owners))]
+    scores, lines = {}, []
+    for side, (queries, candidates) in (("i2t", names), ("t2i", names[::-1])):
+        full = np.where(draw.random((len(queries), len(candidates))) < share, 0, -np.inf)
+        full[0, 0] = 0  # at least one line
+        full += draw.integers(0, levels, full.shape)
+        scores[side] = full if side == "i2t" else full.T
+        pairs = np.argwhere(np.isfinite(full)).tolist()
+        lines += [f"{queries[q]} Q0 {candidates[c]} 0 {full[q, c]} x" for q, c in pairs]
+    path = tmp_path_factory.getbasetemp() / "drawn.run"
+    path.write_text("\n".join(lines))
+    method, twins = METHODS.configure(f"trec:{path}").build(), draw.permutation(count)
+    split = SimpleNamespace(image_of=torch.from_numpy(owners), texts=names[1], escaped_ids=lambda: names)
+    sides = method.embed_images(split), method.embed_texts(split), owners
+    found = cran_bench.evaluate(*sides, similarity=method.similarity, folds=folds, twins=twins)
+
+    size = count // folds if folds else count
+    ranked, is_right = size * (folds or 1), np.arange(count)[:, None] == owners
+    of_images, of_texts = [], []
+    for k in range(ranked):
+        here = owners // size == k // size
+        of_images.append(counted(scores["i2t"][k, here], is_right[k, here]))
+    for k in np.flatnonzero(owners < ranked):
+        here = np.arange(count) // size == owners[k] // size
+        of_texts.append(counted(scores["t2i"][here, k], is_right[here, k]))
+    for expected, counts in ((of_images, found.ranks.i2t), (of_texts, found.ranks.t2i)):
+        np.testing.assert_array_equal(np.array(expected).T, list(vars(counts).values()))
+    own, other = (scores["t2i"][rows, np.arange(len(owners))] for rows in (owners, twins[owners]))
+    assert found.metrics["twin_accuracy"] == pytest.approx(100 * np.mean((own > other) + 0.5 * (own == other)))
 
 
 # as a row -------------------------------------------------------------------------------------------------------------
