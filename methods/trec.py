@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from torch import Tensor
 from cran_bench import BadInput, Pairwise, Run, Split, register, say
 from cran_bench.toolbox.files import noted_sha256
 
-LINE = "query Q0 candidate rank score tag"
 LARGE = 1 << 26  # bytes of a file that takes some seconds to read
 TILE = 1024, 4096
 
@@ -37,8 +36,8 @@ class GivenRankings:
     """Rankings of images and texts, from one run file, or from one for each direction.
 
     Attributes:
-        run: path of the run for image queries, or for both.
-        t2i: path of the run for text queries; '' if it is the same file.
+        run: path of the run.
+        t2i: path of the run of text queries, if that is another file; '' if not.
     """
 
     run: str
@@ -66,10 +65,11 @@ class GivenRankings:
 
     def embed_images(self, split: Split) -> Tensor:
         """(N, 1) row numbers; reads the rankings."""
-        images, texts = split.escaped_ids()
-        self.of_images = self._read(self.run, "i2t", images, texts)
-        self.of_texts = self._read(self.t2i or self.run, "t2i", texts, images)
-        return torch.arange(len(images), dtype=torch.float32, device=split.image_of.device)[:, None]
+        ids = split.escaped_ids()
+        keys, scores = self._read(*ids)
+        self.of_images = _lists("i2t", keys[0], scores[0], *ids)
+        self.of_texts = _lists("t2i", keys[1], scores[1], *ids[::-1])
+        return torch.arange(len(ids[0]), dtype=torch.float32, device=split.image_of.device)[:, None]
 
     def embed_texts(self, split: Split) -> Tensor:
         """(T, 1) row numbers."""
@@ -88,64 +88,73 @@ class GivenRankings:
 
     def load(self, state: dict[str, Tensor]) -> None: ...
 
-    def _read(self, file: str, side: str, queries: Sequence[str], candidates: Sequence[str]) -> sparse.csr_array:
-        """(Q, C) places of the listed scores among all of the file, 1 for the lowest; 0 where nothing is listed.
+    def _read(self, images: Sequence[str], texts: Sequence[str]) -> tuple[list[array[int]], list[array[float]]]:
+        """Keys, row of the query x candidates + row of the candidate, and scores, by image queries and by text queries.
 
         Raises:
-            BadInput: the file is not a run of these queries, or lists a candidate twice or without a finite score.
+            BadInput: a file is not a run of these images and texts.
         """
-        try:
-            rows, columns, scores = self._lines(file, side, queries, candidates)
-        except OSError as error:
-            raise BadInput(f"cannot read {file}: {error.strerror}; give read access") from error
-        except ValueError as error:  # of decoding, too
-            raise BadInput(f"{file} is not a run, with lines '{LINE}': {error}") from None
-        order = np.unique(scores, return_inverse=True)[1] + 1.0
-        lists = sparse.csr_array((order, (rows, columns)), shape=(len(queries), len(candidates)))
-        if lists.nnz < len(rows):
-            pairs, counts = np.unique([rows, columns], axis=1, return_counts=True)
-            row, column = pairs[:, counts.argmax()]
-            raise BadInput(f"{file} lists {candidates[column]} twice or more for {queries[row]}; keep one line")
-        missing = int((np.diff(lists.indptr) == 0).sum())
-        if missing == len(queries):
-            raise BadInput(f"{file} ranks nothing for {side}; a row has both directions, trec:RUN[t2i=RUN]")
-        if missing:
-            say(f"{file}: {missing} of {len(queries)} queries of {side} are missing; all their candidates tie")
-        return lists
+        of_image, of_text = ({name: row for row, name in enumerate(names)} for names in (images, texts))
+        if both := of_image.keys() & of_text.keys():
+            raise BadInput(f"'{min(both)}' is the id of an image and of a caption; rename the image")
+        keys, scores = [array("q"), array("q")], [array("d"), array("d")]
+        for file in self._files:
+            strange: list[tuple[str, str]] = []
+            for query, candidate, score in _lines(file):
+                side = query in of_text
+                rows, columns = (of_text, of_image) if side else (of_image, of_text)
+                if query in rows and candidate in columns:
+                    keys[side].append(rows[query] * len(columns) + columns[candidate])
+                    scores[side].append(score)
+                else:
+                    strange.append((query, candidate))
+            if strange:
+                (query, candidate), known = strange[0], [*images, *texts]
+                close = difflib.get_close_matches(candidate if query in known else query, known, n=1) or texts[:1]
+                raise BadInput(
+                    f"{file} has {len(strange)} lines that are not of this test split, the first of '{query}' and "
+                    f"'{candidate}'; did you mean '{close[0]}'?"
+                )
+        return keys, scores
 
-    def _lines(self, file: str, side: str, queries: Sequence[str], candidates: Sequence[str]) -> tuple[Any, ...]:
+
+def _lines(file: str) -> Iterator[tuple[str, str, float]]:
+    """The query, the candidate and the score of each line."""
+    try:
         if Path(file).stat().st_size > LARGE:
-            say(f"reading {side} from {file}")
-        rows, columns = ({name: row for row, name in enumerate(names)} for names in (queries, candidates))
-        others = {} if self.t2i else columns  # which ask in the other direction
-        if both := rows.keys() & others.keys():
-            raise BadInput(f"'{min(both)}' is an image and a caption: give a run of each, trec:RUN[t2i=RUN]")
-        found = array("q"), array("q"), array("d")
-        strange, first, lines = 0, "", 0
+            say(f"reading {file}")
         with Path(file).open(encoding="utf-8-sig") as run:
             for number, words in enumerate(map(str.split, run), 1):
-                if not words:
-                    continue
-                if len(words) != 6:
-                    raise ValueError(f"line {number} has {len(words)} words")
-                query, _, candidate, _, score, _ = words
-                lines += 1
-                if not math.isfinite(float(score)):
-                    raise BadInput(f"{file}, line {number}: the score is {score}; give a finite number")
-                row, column = rows.get(query), columns.get(candidate)
-                if row is not None and column is not None:
-                    found[0].append(row)
-                    found[1].append(column)
-                    found[2].append(float(score))
-                elif query not in others or candidate not in rows:
-                    strange += 1
-                    first = first or (candidate if row is not None or query in others else query)
-        if strange:
-            what = f"{file}: {strange} of {lines} lines are not of {side} on this test split, the first has '{first}'"
-            close = difflib.get_close_matches(first, [*queries, *candidates], n=1) or [queries[0]]
-            is_other = first in columns and not others
-            raise BadInput(f"{what}; " + ("which is no query there" if is_other else f"did you mean '{close[0]}'?"))
-        return tuple(map(np.array, found))
+                if words:
+                    if len(words) != 6 or not math.isfinite(float(words[4])):
+                        raise ValueError(f"line {number} is '{' '.join(words)}'")
+                    yield words[0], words[2], float(words[4])
+    except (OSError, ValueError) as error:  # of decoding, too
+        form = "'query Q0 candidate rank score tag', a finite score"
+        raise BadInput(f"{file} is not a run, each line {form}: {error}") from None
+
+
+def _lists(
+    side: str, keys: array[int], scores: array[float], queries: Sequence[str], candidates: Sequence[str]
+) -> sparse.csr_array:
+    """(Q, C) places of the listed scores among all, 1 for the lowest; 0 where nothing is listed.
+
+    Raises:
+        BadInput: a candidate is listed twice, or nothing at all.
+    """
+    pairs, counts = np.unique(np.array(keys), return_counts=True)
+    if len(pairs) < len(keys):
+        row, column = divmod(int(pairs[counts.argmax()]), len(candidates))
+        raise BadInput(f"the run lists {candidates[column]} {counts.max()} times for {queries[row]}; keep one line")
+    order = np.unique(np.array(scores), return_inverse=True)[1] + 1.0
+    shape = len(queries), len(candidates)
+    lists = sparse.csr_array((order, np.divmod(np.array(keys), len(candidates))), shape=shape)
+    missing = int((np.diff(lists.indptr) == 0).sum())
+    if missing == len(queries):
+        raise BadInput(f"the run ranks nothing for {side}; a row has both directions, trec:RUN[t2i=RUN]")
+    if missing:
+        say(f"{missing} of {len(queries)} queries of {side} are not in the run; all their candidates tie")
+    return lists
 
 
 def _tile(lists: sparse.csr_array, queries: Tensor, candidates: Tensor) -> Tensor:

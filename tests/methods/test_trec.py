@@ -82,21 +82,23 @@ def test_scores_differ_by_their_last_bit_or_tie(read):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "ranks nothing for i2t; a row has both directions"),
-        (T2I, "ranks nothing for i2t"),
-        ("a,b,c\n", "is not a run, with lines 'query Q0 candidate rank score tag': line 1 has 1 words"),
-        (I2T + "a.jpg Q0 a.jpg#0 3 0.1\n", "line 4 has 5 words"),
+        ("", "the run ranks nothing for i2t; a row has both directions, trec:RUN[t2i=RUN]"),
+        (T2I, "the run ranks nothing for i2t"),
+        (I2T, "the run ranks nothing for t2i"),
+        ("a,b,c\n", "is not a run, each line 'query Q0 candidate rank score tag', a finite score: line 1 is 'a,b,c'"),
+        (I2T + "a.jpg Q0 a.jpg#0 3 0.1\n", "line 4 is 'a.jpg Q0 a.jpg#0 3 0.1'"),
         ("a.jpg Q0 a.jpg#0 1 best x\n", "could not convert string to float: 'best'"),
         (b"\xff\xfe\x00 x", "is not a run"),
-        (I2T + "a.jpg Q0 a.jpg#0 3 nan x\n", "line 4: the score is nan; give a finite number"),
-        (I2T + "a.jpg Q0 a.jpg#0 3 -inf x\n", "line 4: the score is -inf"),
-        (I2T + "a.jpg Q0 a.jpg#0 3 1e999 x\n", "line 4: the score is 1e999"),
-        (I2T + "a.jpg Q0 a.jpg#1 3 0.1 x\n", "lists a.jpg#1 twice or more for a.jpg; keep one line"),
-        (I2T + "a.jpeg Q0 a.jpg#1 3 0.1 x\n", "1 of 4 lines are not of i2t on this test split"),
-        (I2T + "a.jpeg Q0 a.jpg#1 3 0.1 x\n", "the first has 'a.jpeg'; did you mean 'a.jpg'?"),
-        (I2T + T2I + "a.jpg#1 Q0 b.jpg 3 0.1 x\n", "1 of 7 lines are not of i2t on this test split"),
-        (I2T + "a.jpg Q0 a.jpg 3 0.1 x\n", "the first has 'a.jpg'"),
-        ("z Q0 z#0 1 1 x\nz Q0 z#1 1 1 x\n", "2 of 2 lines are not of i2t"),
+        (I2T + "a.jpg Q0 a.jpg#0 3 nan x\n", "a finite score: line 4 is 'a.jpg Q0 a.jpg#0 3 nan x'"),
+        (I2T + "a.jpg Q0 a.jpg#0 3 -inf x\n", "line 4 is"),
+        (I2T + "a.jpg Q0 a.jpg#0 3 1e999 x\n", "line 4 is"),
+        (I2T + T2I + "a.jpg Q0 a.jpg#1 3 0.1 x\n" * 2, "lists a.jpg#1 3 times for a.jpg; keep one line"),
+        (I2T + "a.jpeg Q0 a.jpg#1 3 0.1 x\n", "has 1 lines that are not of this test split, the first of 'a.jpeg' and"),
+        (I2T + "a.jpeg Q0 a.jpg#1 3 0.1 x\n", "and 'a.jpg#1'; did you mean 'a.jpg'?"),
+        (I2T + "a.jpg Q0 a.jpg#11 3 0.1 x\n", "and 'a.jpg#11'; did you mean 'a.jpg#1'?"),
+        (I2T + T2I + "a.jpg#1 Q0 b.jpg 3 0.1 x\n", "the first of 'a.jpg#1' and 'b.jpg'"),
+        (I2T + "a.jpg Q0 a.jpg 3 0.1 x\n", "the first of 'a.jpg' and 'a.jpg'"),
+        ("z Q0 z#0 1 1 x\nz Q0 z#1 1 1 x\n", "has 2 lines that are not of this test split"),
     ],
 )
 def test_what_is_not_a_run_of_this_split_is_refused(read, text, sentence):
@@ -105,22 +107,21 @@ def test_what_is_not_a_run_of_this_split_is_refused(read, text, sentence):
     assert sentence in str(said.value)
 
 
-def test_files_in_the_wrong_order_are_told(read):
-    with pytest.raises(BadInput, match=r"the first has 'a\.jpg#0'; which is no query there"):
-        read(T2I, I2T)
+def test_files_may_come_in_any_order_but_not_twice(read):
+    assert read(T2I, I2T) == BOTH
+    with pytest.raises(BadInput, match=r"lists \S+ 2 times for \S+; keep one line"):
+        read(I2T + T2I, T2I)
 
 
-def test_a_name_of_an_image_and_a_caption_needs_two_files(read, monkeypatch):
+def test_an_id_of_an_image_and_a_caption_is_refused(read, monkeypatch):
     monkeypatch.setattr(Two, "escaped_ids", lambda self: (["a", "a#0"], ["a#0", "a#1", "a#0#0"]))
-    with pytest.raises(BadInput, match="'a#0' is an image and a caption: give a run of each"):
+    with pytest.raises(BadInput, match="'a#0' is the id of an image and of a caption; rename the image"):
         read("a Q0 a#0 1 1 x\n")
-    runs = "a Q0 a#0 1 1 x\n", "a#0 Q0 a#0 1 1 x\n"
-    assert read(*runs) == [[[1, 0, 0], [0, 0, 0]], [[0, 0, 0], [1, 0, 0]]]
 
 
 def test_missing_queries_are_counted(read, capsys):
     assert read("a.jpg Q0 a.jpg#1 1 0.5 x\n", T2I)[0] == [[0, 1, 0], [0, 0, 0]]
-    assert "1 of 2 queries of i2t are missing; all their candidates tie" in capsys.readouterr().err
+    assert "1 of 2 queries of i2t are not in the run; all their candidates tie" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def test_a_run_is_a_row_like_any_other(ranked, quick_scenes, command, tmp_path, 
     cca = "cca[ridge_image=0.01,ridge_text=0.01,dim=32]"
     said = command("run", "-m", f"{cca},trec:their/made.run", *where)
     assert said.code == 0, said.err
-    assert "1 of 20 queries of i2t are missing" in said.err
+    assert "1 of 20 queries of i2t are not in the run; all their candidates tie" in said.err
     (path,) = (tmp_path / "results").rglob("trec-*-s0-*[0-9a-f].json")
     record = json.loads(path.read_text())
     assert (
@@ -268,7 +269,7 @@ def test_a_run_of_another_protocol_is_refused(ranked, quick_scenes, command, tmp
     where = [*quick_scenes.arguments, "--results", tmp_path / "results"]
     said = command("run", "-m", f"trec:{ranked}", "-p", "documents", *where)
     assert said.code == 2 and "Traceback" not in said.err
-    assert "lines are not of i2t on this test split, the first has" in said.err
+    assert "lines that are not of this test split, the first of" in said.err
 
 
 def test_it_is_listed_but_not_run_without_a_file(command):

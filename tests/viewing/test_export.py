@@ -5,14 +5,18 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import cran_bench
+from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
 from cran_bench.records.archive import read_ranks, read_record
 from cran_bench.records.store import ResultStore
+from cran_bench.split import Split
 
 CCA = "cca[ridge_image=0.01,ridge_text=0.01,dim=32,power=1]"
 COARSE = """
@@ -222,6 +226,19 @@ def test_names_with_spaces_are_words_and_come_back(flickr, command, tmp_path):
     assert command("run", "-m", spec, *folders).code == 0
     one, other = (read_record(path) for path in (tmp_path / "results").rglob("*-s0-*[0-9a-f].json"))
     assert one.metrics == other.metrics
+
+
+def test_ids_are_single_words_and_differ():
+    ids = ["a b.jpg", "a%20b.jpg", "c\td", "e\u00a0\u2028f", "g\x85\x00", "ordinary/é#1.jpg"]
+    owners = np.array([0, 0, 1, 2, 2, 2, 3, 4, 5])
+    collection = Collection("odd", SimpleNamespace(ids=ids), ["a text"] * 9, owners, {"test": np.arange(6)})
+    images, texts = Split("test", "captions", collection, None, None, torch.device("cpu")).escaped_ids()
+    assert all(name.split() == [name] and name.isprintable() for name in (*images, *texts))
+    assert len({*images, *texts}) == 6 + 9
+    assert images[:3] == ["a%20b.jpg", "a%2520b.jpg", "c%09d"] and images[-1] == ids[-1]
+    assert texts[:3] == ["a%20b.jpg#0", "a%20b.jpg#1", "a%2520b.jpg#0"] and texts[5] == "c%09d#2"
+    documents = Split("test", "documents", collection, None, None, torch.device("cpu"))
+    assert documents.escaped_ids()[1] == [f"{name}#document" for name in images]
 
 
 # what is refused ------------------------------------------------------------------------------------------------------
