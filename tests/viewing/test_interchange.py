@@ -31,10 +31,10 @@ def expected(counts):
 
 
 @pytest.mark.parametrize("side", ["i2t", "t2i"])
-def test_ranx(exported, side):
+def test_ranx(request, side):
     with warnings.catch_warnings(action="ignore"):
         ranx = pytest.importorskip("ranx", reason="ranx is not installed: tox -e interchange", exc_type=ImportError)
-        folder, ranks = exported
+        folder, ranks = request.getfixturevalue("exported")
         judged = ranx.Qrels.from_file(str(folder / f"{side}.qrels"), kind="trec")
         run = ranx.Run.from_file(str(folder / f"{side}.run"), kind="trec")
         names = [*(f"hit_rate@{k}" for k in KS), "mrr"]
@@ -43,9 +43,9 @@ def test_ranx(exported, side):
 
 
 @pytest.mark.parametrize("side", ["i2t", "t2i"])
-def test_trec_eval(exported, side):
+def test_trec_eval(request, side):
     trec = pytest.importorskip("pytrec_eval", reason="pytrec_eval is not installed: tox -e interchange")
-    folder, ranks = exported
+    folder, ranks = request.getfixturevalue("exported")
     with (folder / f"{side}.qrels").open() as judged, (folder / f"{side}.run").open() as lines:
         evaluator = trec.RelevanceEvaluator(trec.parse_qrel(judged), {"success", "recip_rank"})
         found = evaluator.evaluate(trec.parse_run(lines))
