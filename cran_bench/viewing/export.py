@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -101,8 +101,10 @@ def export(
     threads = newest.environment.get("threads")  # the last bits of embeddings depend on it
     runner = Runner(prepared, Path(), store, pick_device(device), newest.folds, threads=threads)
     rankings = _rankings(runner, method, found, top)
-    writers = [*(ranking.write_run for ranking in rankings), *(ranking.write_qrels for ranking in rankings)]
-    for path, write in zip(files, [partial(_write_table, rankings)] if topk is not None else writers, strict=True):
+    writers: list[Callable[[IO[bytes]], None]] = [partial(_write_table, rankings)]
+    if topk is None:
+        writers = [*(ranking.write_run for ranking in rankings), *(ranking.write_qrels for ranking in rankings)]
+    for path, write in zip(files, writers, strict=True):
         write_atomically(path, write)
     for ranking in rankings:
         if ranking.tied:
@@ -126,8 +128,8 @@ def _records(
         try:
             record = read_record(path)
         except FileNotFoundError:
-            known = [other.name for other in path.parent.glob("*.json")]
-            raise BadInput(f"there is no record {path}{did_you_mean(path.name, known)}") from None
+            near = [other.name for other in path.parent.glob("*.json")]
+            raise BadInput(f"there is no record {path}{did_you_mean(path.name, near)}") from None
         return METHODS.configure(record.method.label), [Finished(record, partial(read_ranks, path, record))]
     method, label, protocols = METHODS.configure(text), DATASETS.configure(dataset).label, parse_protocols(protocol)
     if len(protocols) > 1:

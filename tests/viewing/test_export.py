@@ -318,9 +318,8 @@ def test_a_record_of_other_data_or_code_is_refused(write, recorded, tmp_path):
 def test_embeddings_that_give_other_ranks_are_refused(write, recorded, tmp_path, monkeypatch):
     from cran_bench.methods.cca import CCA as Method
 
-    embed = Method.embed_images
+    embed, (_, record) = Method.embed_images, record_of(recorded[0].results, "cca")
     monkeypatch.setattr("cran_bench.viewing.export.Runner.fingerprints", lambda self, *_: [record.fingerprint])
-    _, record = record_of(recorded[0].results, "cca")
     monkeypatch.setattr(Method, "embed_images", lambda self, split: embed(self, split).flip(0))
     with pytest.raises(BadInput, match="the embeddings give other ranks than the record has"):
         write("cca", trec=tmp_path / "there")
