@@ -132,8 +132,8 @@ class Registry(Generic[T]):
 
     def with_argument(self) -> list[str]:
         """Names of plugins that need an argument, such as ``scores`` in ``scores:FILE``, sorted."""
-        known = {**self.plugins, **{name: declared for name, (declared, _) in self._read().items()}}
-        return sorted(name for name, plugin in known.items() if plugin.argument)
+        names = {name for name, (declaration, _) in self._read().items() if declaration.argument}
+        return sorted(names | {name for name, plugin in self.plugins.items() if plugin.argument})
 
     def describe(self, name: str) -> Declaration:
         """Describe a known plugin, from its source if possible."""
@@ -194,8 +194,8 @@ class Registry(Generic[T]):
         given, argument = dict(spec.options), ""
         if plugin.argument:
             argument, preset = preset, ""
-            if not argument:
-                raise BadInput(f"{what} needs a {plugin.argument}: write {what}:{plugin.argument.upper()}")
+            if not argument or plugin.argument in given:
+                raise BadInput(f"{what} needs one {plugin.argument}: write {what}:{plugin.argument.upper()}")
         if ":" in preset:
             raise BadInput(
                 f"'{text}' has too many colons: write one preset, as {plugin.name}:{preset.partition(':')[0]}"

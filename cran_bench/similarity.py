@@ -527,5 +527,5 @@ class Pairwise(Similarity):
 
 def _plain(levels: Levels) -> Embedding:
     """Global vectors alone as the tensor they were given as."""
-    parts = levels.regions, levels.relations, levels.mask
-    return levels.globals if levels.globals is not None and parts == (None, None, None) else levels
+    is_alone = levels.regions is None and levels.relations is None and levels.mask is None
+    return levels.globals if levels.globals is not None and is_alone else levels

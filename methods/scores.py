@@ -89,6 +89,12 @@ class GivenScores:
         """(I, T) the scores of rows (I, 1) and columns (T, 1), for image queries."""
         return self._tile(self._matrices[0], self.file, images, texts)
 
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        pass
+
     def _tile(self, matrix: NDArray[Any], file: str, images: Tensor, texts: Tensor) -> Tensor:
         rows, columns = (x[:, 0].long().cpu().numpy() for x in (images, texts))
         first, last = int(columns.min()), int(columns.max())

@@ -79,27 +79,29 @@ class Reranking:
         def of_text(text: int, chosen: Tensor) -> Tensor:
             return similarity.scores_by(similarity.score, images.rows(chosen), texts.rows(slice(text, text + 1)))[:, 0]
 
-        def place(query: int, first: int, exact: Callable[[int, Tensor], Tensor], *about: Tensor) -> list[int]:
+        def timed(exact: Callable[[int, Tensor], Tensor], query: int, first: int) -> Callable[[Tensor], Tensor]:
             def scored(chosen: Tensor) -> Tensor:
                 clock.lap("rank")
                 scores = exact(query, first + chosen)
                 clock.lap("similarity")
                 return scores
 
-            return _place(*about, similarity.rerank, scored)
+            return scored
 
         for rows, columns in problem.folds:
             for part in blocks(rows, self.queries):
                 scores, tolerance = cheap.scores(part, columns), cheap.reach.of_all(part, columns, rounding)
                 own = owner[columns] == all_images[part, None]
                 for k, image in enumerate(range(part.start, part.stop)):
-                    found = place(image, columns.start, of_image, scores[k], tolerance[k], own[k])
+                    exact = timed(of_image, image, columns.start)
+                    found = _place(scores[k], tolerance[k], own[k], similarity.rerank, exact)
                     tally.images[0][image], tally.images[1][image], right[image] = found
             for part in blocks(columns, self.queries):
                 scores, tolerance = cheap.scores(rows, part), cheap.reach.of_all(rows, part, rounding)
                 own = all_images[rows, None] == owner[part]
                 for k, text in enumerate(range(part.start, part.stop)):
-                    found = place(text, rows.start, of_text, scores[:, k], tolerance[:, k], own[:, k])
+                    exact = timed(of_text, text, rows.start)
+                    found = _place(scores[:, k], tolerance[:, k], own[:, k], similarity.rerank, exact)
                     tally.texts[0][text], tally.texts[1][text], _ = found
         clock.lap("rank")
         return Tally(tally.better, tally.tied, right).read()[0], KernelInfo(f"rerank {similarity.rerank}", "float64")
