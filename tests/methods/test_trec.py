@@ -127,7 +127,7 @@ def test_missing_queries_are_counted(read, capsys):
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("trec", "trec needs a run: write trec:RUN"),
+        ("trec", "trec needs one run: write trec:RUN"),
         ("trec:gone.run", "trec: there is no file gone.run; give the path of a run"),
         ("trec:made.run[t2i=gone.run]", "there is no file gone.run"),
         ("trec:made.run[i2t=made.run]", "trec has no field 'i2t'; known: run, t2i"),
