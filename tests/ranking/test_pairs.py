@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import cran_bench
 from cran_bench.embeddings import Levels
@@ -17,7 +16,7 @@ from cran_bench.ranking.pairs import Reranking, backend_of, require_ranked
 from cran_bench.ranking.rank import rank
 from cran_bench.ranking.reference import Reference
 from cran_bench.running.fits import FitStore, code_of
-from cran_bench.similarity import COSINE, DOT, Pairwise
+from cran_bench.similarity import COSINE, DOT, Pairwise, Similarity
 
 
 def best_regions(images: Levels, texts: Levels):
@@ -88,7 +87,7 @@ def triples(ranks):
 TILES = (64, 256), (1, 1), (2, 5), (7, 3)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_sets_of_vectors_are_counted_as_by_two_loops_in_every_tiling(seed):
     images, texts, image_of = sets(seed)
     scores = slowly(images, texts).tolist()
@@ -103,7 +102,7 @@ def test_many_of_these_scores_tie():
     assert sum(rank(*sets(seed), similarity=Pairwise(best_regions)).ties() for seed in range(12)) > 50
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("top", [1, 3, 1000])
 @pytest.mark.parametrize("cheap", [COSINE, DOT])
 def test_the_best_by_the_cheap_similarity_are_ranked_again_as_by_two_loops(seed, top, cheap):
@@ -226,22 +225,19 @@ def test_scores_are_compared_as_they_are_given(dtype):
     )
 
 
-class Largest(TorchDispatchMode):
-    """Notes the numbers in the largest tensor that is made."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        for x in made if isinstance(made, tuple | list) else [made]:
-            if isinstance(x, torch.Tensor):
-                self.numel = max(self.numel, x.numel())
-        return made
-
-
 @pytest.mark.parametrize("rerank", [0, 9])
-def test_no_tensor_grows_with_images_times_texts(rerank):
-    seen = []
+def test_no_matrix_of_scores_grows_with_images_times_texts(rerank, monkeypatch):
+    seen, held = [], []
+
+    def noting(scored):
+        def scores(*given, **options):
+            held.append((made := scored(*given, **options)).numel())
+            return made
+
+        return scores
+
+    for owner, name in ((Pairwise, "scores_by"), (Similarity, "scores")):
+        monkeypatch.setattr(owner, name, noting(getattr(owner, name)))
 
     def score(images, texts):
         seen.append((len(images), len(texts)))
@@ -250,10 +246,9 @@ def test_no_tensor_grows_with_images_times_texts(rerank):
     images, texts = torch.randn(60, 2), torch.randn(300, 2)
     similarity = Pairwise(score, rerank=rerank, tile=(16, 32))
     backend = Reranking(similarity, queries=4) if rerank else Reference(1 << 15)
-    with Largest() as largest:
-        rank(images, texts, torch.arange(60).repeat_interleave(5), similarity, backend=backend)
+    rank(images, texts, torch.arange(60).repeat_interleave(5), similarity, backend=backend)
     assert max(i for i, _ in seen) <= 16 and max(t for _, t in seen) <= 32
-    assert largest.numel <= 1200 < 60 * 300 / 10
+    assert max(held) <= 1200 < 60 * 300 / 10
     assert sum(i * t for i, t in seen) == 300 + (rerank * (60 + 300) if rerank else 60 * 300)
 
 
