@@ -39,7 +39,7 @@ SWEEP = {
     "cran-local": f"cran-local[{SMALL},text_init=random,max_epochs=1]",
     "cran-relation": GATE["cran-relation"],
 }
-EQUAL = 1e-5
+EQUAL = 1e-4  # sixty images leave CCA directions of nearly equal correlations, which rounding turns
 
 
 @pytest.fixture(scope="module")
