@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from cran_bench.similarity import Similarity as Similarity
     from cran_bench.split import MissingFeature as MissingFeature
     from cran_bench.split import Split as Split
+    from cran_bench.viewing.export import export as export
 
 _HOME = {
     name: module
@@ -75,6 +76,7 @@ _HOME = {
         "running.experiment": "Results Scores evaluate read_records run",
         "similarity": "COSINE DOT MultiLevel Pairwise Similarity",
         "split": "MissingFeature Split",
+        "viewing.export": "export",
     }.items()
     for name in names.split()
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ from cran_bench.frontend.text import characters
 from cran_bench.frontend.text.encoding import Documents, TextFeatures, captions_of
 from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.protocols import Unit
+
+_NO_WORD = re.compile(r"[%\s\x00-\x1f\x7f-\x9f]")
 
 
 class MissingFeature(BadInput):
@@ -97,6 +101,18 @@ class Split:
     def image_ids(self) -> list[str]:
         """The N image ids."""
         return [self._collection.images.ids[row] for row in self._rows.tolist()]
+
+    def escaped_ids(self) -> tuple[list[str], list[str]]:
+        """Return N image ids and T text ids for files of words: white space, control characters and ``%`` as in URLs.
+
+        Caption ``image.jpg#0`` is the first one of ``image.jpg``, ``image.jpg#document`` its document.
+        """
+        images = [_NO_WORD.sub(lambda found: quote(found[0], safe=""), name) for name in self.image_ids]
+        if self.unit == "documents":
+            return images, [f"{name}#document" for name in images]
+        owners = self._texts[1]
+        places = np.arange(len(owners)) - np.searchsorted(owners, owners)
+        return images, [f"{images[row]}#{place}" for row, place in zip(owners.tolist(), places.tolist(), strict=True)]
 
     @property
     def image_dim(self) -> int:

@@ -186,6 +186,15 @@ class Runner:
         with limited(self.threads):
             return _Fitted(self, method, seed, unit).fit.part
 
+    def embedded(
+        self, method: Configured[Method], protocol: Protocol, seed: int
+    ) -> tuple[Method, Split, Embedding, Embedding]:
+        """A fitted method, the test split with the texts of a protocol, and the embeddings of its images and texts."""
+        fitted = _Fitted(self, method, seed, fit_unit(method, protocol))
+        with limited(self.threads):
+            test, images, texts, _ = fitted.embeddings(unit_of(protocol))
+            return fitted.fit.part, test, images, texts
+
     def help(self, job: SharedFit) -> None:
         """Do this process's share of a fit."""
         if job.unit not in self._helping:
