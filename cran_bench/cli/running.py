@@ -75,6 +75,8 @@ def run(
         typer.Option("-p", "--protocol", metavar="NAMES", help="captions, documents, mean, single, or all."),
     ] = "captions",
     seeds: Annotated[str, typer.Option("-s", "--seeds", metavar="SEEDS", help="0, 0,3 or 0:5 (0 to 4).")] = "0",
+    test_on: options.TestOn = None,
+    test_data: options.TestData = None,
     quick: Annotated[bool, typer.Option("--quick", help="Less data and training; not for comparison.")] = False,
     folds: Annotated[int, typer.Option("--folds", min=0, help="Average over this many folds of the test images.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Repeat recorded runs.")] = False,
@@ -97,6 +99,8 @@ def run(
 
     Example: cran-bench run -m cca,cca:paper,mine.py:Mine -d flickr8k -p captions,documents -s 0:3
 
+    Example: cran-bench run -m cca -d flickr8k --test-on folder --test-data DIR
+
     Example: cran-bench run -d mscoco --cluster "slurm[queue=gpu,gres=gpu:1,cores=8,memory=64GB,jobs=10]"
     """
     from cran_bench.machine.processes import is_first, started
@@ -115,6 +119,8 @@ def run(
         dataset,
         protocol,
         seeds,
+        test_on=test_on,
+        test_data=test_data,
         quick=quick,
         folds=folds,
         force=force,

@@ -92,6 +92,8 @@ def run(
     protocols: str | Sequence[str] = "captions",
     seeds: int | str | Sequence[int] = 0,
     *,
+    test_on: str | None = None,
+    test_data: str | PathLike[str] | None = None,
     quick: bool = False,
     folds: int = 0,
     force: bool = False,
@@ -115,6 +117,8 @@ def run(
         dataset: spec of the dataset, such as ``"scenes"`` or ``"flickr8k[limit=200]"``.
         protocols: names, or ``"all"``.
         seeds: seeds of the fits; ``"0:5"`` for 0 to 4.
+        test_on: spec of another dataset, whose test split is ranked by fits of `dataset`; with the same front end.
+        test_data: folder of that dataset; by default the same as `data`.
         quick: less data and shorter training; not for comparison.
         folds: 0 to rank the whole test split, else the number of folds to average over.
         force: repeat recorded runs.
@@ -158,10 +162,18 @@ def run(
         wanted = parse_protocols(protocols if isinstance(protocols, str) else ",".join(protocols))
         numbers = parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, np.atleast_1d(seeds).tolist())))
         require_known(backend, bound)
+        if test_data is not None and test_on is None:
+            raise BadInput("--test-data is the folder of the dataset of --test-on: give both")
         prepared = find_prepared(DATASETS.configure(source), where, folder, backbone, regions, vectors)
+        test = None
+        if test_on is not None:
+            test = quick_dataset(test_on) if quick else test_on, Path(test_data or where)
+            other = DATASETS.configure(test[0])
+            prepared = prepared.tested_on(find_prepared(other, test[1], folder, backbone, regions, vectors, prepared))
+            say(f"  {prepared.remarks[-1]}")
         if folds:
-            fold_rows(len(prepared.collection.splits["test"]), folds)  # before any fit
-        return Request(source, where, specs, wanted, numbers), prepared
+            fold_rows(len(prepared.tested.collection.splits["test"]), folds)  # before any fit
+        return Request(source, where, specs, wanted, numbers, test), prepared
 
     is_alone = workers is None and started() == 1
     threads = _number("threads", threads)
@@ -192,7 +204,7 @@ def run(
             configured = [METHODS.configure(text) for text in request.methods]
             return runner.run(configured, request.protocols, request.seeds)
 
-        return Results(runner.store, processes.lead(compute), prepared.collection.remarks)
+        return Results(runner.store, processes.lead(compute), prepared.remarks)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class Request:
         methods: specs, one per row.
         protocols: how texts become queries.
         seeds: seeds of the fits.
+        test: spec and folder of another dataset whose test split is ranked; None for the dataset's own.
     """
 
     dataset: str
@@ -43,6 +44,7 @@ class Request:
     methods: Sequence[str]
     protocols: Sequence[ProtocolName]
     seeds: Sequence[int]
+    test: tuple[str, Path] | None = None
 
 
 class Workers(Protocol):
@@ -70,14 +72,15 @@ class RunSpec:
     """What the rows of a run have in common, as sent to workers.
 
     Attributes:
-        data: spec of the dataset, folder of the datasets, folder of its features, and spec of the word vectors.
+        data: spec of the dataset, folder of the datasets, folder of its features, and spec of the word vectors; the
+            same of the dataset whose test split is ranked, if it is another.
         folders: those of the records, and of fits and features.
         protocols: names of the protocols.
         device: such as `cpu` or `cuda`.
         options: the other fields of `Runner`.
     """
 
-    data: tuple[str, str, str, str]
+    data: tuple[tuple[str, str, str, str], ...]
     folders: tuple[str, str]
     protocols: tuple[ProtocolName, ...]
     device: str
@@ -88,9 +91,12 @@ class RunSpec:
         """Describe a runner to workers that compute on `device`."""
         name, colon, file = runner.data.vectors.partition(":")
         vectors = f"{name}:{Path(file).resolve()}" if colon else name
-        features = str(runner.data.features.folder.resolve())
+        data = [(request.dataset, request.data, runner.data)]
+        if request.test and runner.data.test_on:
+            data.append((*request.test, runner.data.test_on))
+        folders = [(str(where.resolve()), str(made.features.folder.resolve())) for _, where, made in data]
         return cls(
-            (with_full_path(request.dataset), str(request.data.resolve()), features, vectors),
+            tuple((with_full_path(spec), *own, vectors) for (spec, *_), own in zip(data, folders, strict=True)),
             (str(runner.results.resolve()), str(runner.cache.resolve())),
             tuple(request.protocols),
             device,
@@ -104,7 +110,7 @@ class RunSpec:
             BadInput: data or features are missing on this machine.
         """
         results, cache = map(Path, self.folders)
-        return Runner(_prepared(*self.data), results, cache, pick_device(self.device), **self.options)
+        return Runner(_prepared(self.data), results, cache, pick_device(self.device), **self.options)
 
 
 def gather(
@@ -148,8 +154,9 @@ def with_full_path(spec: str) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _prepared(dataset: str, data: str, features: str, vectors: str) -> Prepared:
-    return load_prepared(DATASETS.configure(dataset), Path(data), Path(features), vectors)
+def _prepared(about: tuple[tuple[str, str, str, str], ...]) -> Prepared:
+    own, *other = [load_prepared(DATASETS.configure(d), Path(p), Path(x), vectors) for d, p, x, vectors in about]
+    return own.tested_on(*other) if other else own
 
 
 class Lines(io.TextIOWrapper):
