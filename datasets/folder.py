@@ -32,7 +32,8 @@ class Folder(Photographs):
 
     `file` may also name a JSON file in Karpathy's format.  An image is a path below DIR, or below ``images/`` or
     ``Images/`` in it, and may be on several lines.  The splits are train, val and test; if no split is given, images
-    are split at random (80/10/10).  With a test split only, methods that need no fit run.
+    are split at random (80/10/10).  With a test split only, methods that need no fit run, and fits of
+    another dataset: ``cran-bench run -d flickr8k --test-on folder --test-data DIR``.
 
     Attributes:
         file: name of the list below DIR; empty for those above.

@@ -49,6 +49,13 @@ def _options(
 ) -> None: ...
 
 
+TestOn = Annotated[
+    str | None,
+    typer.Option("--test-on", metavar="DATASET", help="Rank the test split of this dataset; fits stay as they are."),
+]
+TestData = Annotated[
+    Path | None, typer.Option("--test-data", metavar="DIR", help="Folder of the dataset of --test-on. Default: --data.")
+]
 Dataset = Annotated[
     str, typer.Option("-d", "--dataset", metavar="DATASET", help="Dataset, with options as in 'scenes[train=600]'.")
 ]
@@ -175,10 +182,25 @@ def load_tables(
             ("on" if methods else "of", datasets),
             ("under protocol", () if len(protocols) == len(PROTOCOLS) else protocols),
         )
-        chosen = f" -d {shlex.quote(datasets[0])}" if len(datasets) == 1 else ""
+        chosen = f" -d {to_run(datasets[0])}" if len(datasets) == 1 else ""
         selection = "".join(f" {word} {' or '.join(names)}" for word, names in kinds if names)
         raise BadInput(f"there are no records{selection} below {store.root}: make some with cran-bench run{chosen}")
     return build_tables(runs, failures, related)
+
+
+def to_run(label: str) -> str:
+    """The options of ``run -d`` for a label of a dataset."""
+    from cran_bench.records.schema import TESTED_ON
+
+    return " --test-on ".join(map(shlex.quote, label.split(TESTED_ON)))
+
+
+def dataset_label(text: str) -> str:
+    """The label of a dataset, or of one that was tested on another, as tables name it."""
+    from cran_bench.records.schema import TESTED_ON
+    from cran_bench.registry import DATASETS
+
+    return TESTED_ON.join(DATASETS.configure(part).label for part in text.split(TESTED_ON))
 
 
 def labels_of(methods: Sequence[str] | None) -> list[str]:

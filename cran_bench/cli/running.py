@@ -80,6 +80,8 @@ def run(
     ] = "captions",
     seeds: Annotated[str, typer.Option("-s", "--seeds", metavar="SEEDS", help="0, 0,3 or 0:5 (0 to 4).")] = "0",
     everything: Annotated[bool, typer.Option("--all", help="Without methods: further methods too (see list).")] = False,
+    test_on: options.TestOn = None,
+    test_data: options.TestData = None,
     quick: Annotated[bool, typer.Option("--quick", help="Less data and training; not for comparison.")] = False,
     folds: Annotated[int, typer.Option("--folds", min=0, help="Average over this many folds of the test images.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Repeat recorded runs.")] = False,
@@ -103,6 +105,8 @@ def run(
 
     Example: cran-bench run -m cca,cca:paper,mine.py:Mine -d flickr8k -p captions,documents -s 0:3
 
+    Example: cran-bench run -m cca -d flickr8k --test-on folder --test-data DIR
+
     Example: cran-bench run -d mscoco --cluster "slurm[queue=gpu,gres=gpu:1,cores=8,memory=64GB,jobs=10]"
     """
     from cran_bench.machine.processes import is_first, started
@@ -122,6 +126,8 @@ def run(
         protocol,
         seeds,
         everything=everything,
+        test_on=test_on,
+        test_data=test_data,
         quick=quick,
         folds=folds,
         force=force,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from cran_bench.machine.progress import say
 from cran_bench.machine.storage import require_folder
 
 from . import options
-from .options import app, echo, labels_of, load_tables
+from .options import app, dataset_label, echo, labels_of, load_tables, to_run
 
 
 @app.command()
@@ -66,9 +65,7 @@ def table(
     wanted = parse_protocols(protocol)
     label, labels = None, []
     if dataset or methods:
-        from cran_bench.registry import DATASETS
-
-        label, labels = DATASETS.configure(dataset).label if dataset else None, labels_of(methods)
+        label, labels = dataset_label(dataset) if dataset else None, labels_of(methods)
     given = {"--dataset": dataset, "--protocol": protocol != "all", "--method": labels, "--preset": preset}
     given |= {"--columns": columns, "--wide": is_wide}
     takes = {None: ("--dataset", "--protocol", "--method", "--columns", "--wide"), "kernels": ("--wide",)}
@@ -128,18 +125,17 @@ def compare(
     """
     from cran_bench.comparison import compare_dataset
     from cran_bench.protocols import parse_protocols
-    from cran_bench.registry import DATASETS
     from cran_bench.tables.paper import is_of_paper, of_dataset
 
     wanted = parse_protocols(protocol)
-    labels = [DATASETS.configure(text).label for text in datasets or ("flickr30k", "mscoco")]
+    labels = [dataset_label(text) for text in datasets or ("flickr30k", "mscoco")]
     tables = load_tables(results, protocols=wanted) if (results / "runs").is_dir() else []
     measured = {label: of_dataset(tables, label) for label in labels}
     missing = [label for label in labels if not measured[label]]
     if missing and (datasets or len(missing) == len(labels)):
         raise BadInput(
             f"there are no records of {' or '.join(missing)} below {results / 'runs'}: "
-            f"run cran-bench run -d {shlex.quote(missing[0])} first"
+            f"run cran-bench run -d {to_run(missing[0])} first"
         )
     is_reference = reference.resolve() == results.resolve()
     if not is_reference and not all(map(is_of_paper, labels)) and not (reference / "runs").is_dir():
@@ -186,9 +182,8 @@ def significance(
     """
     from cran_bench.comparison.significance import significance_table
     from cran_bench.protocols import parse_protocols
-    from cran_bench.registry import DATASETS
 
-    label, wanted = DATASETS.configure(dataset).label, parse_protocols(protocol)
+    label, wanted = dataset_label(dataset), parse_protocols(protocol)
     if len(wanted) > 1:
         raise BadInput(f"methods are compared under one protocol, not {len(wanted)}: give one with -p")
     labels = labels_of(methods)
@@ -221,10 +216,9 @@ def report(
     from cran_bench.machine.storage import write_text
     from cran_bench.protocols import parse_protocols
     from cran_bench.records.store import ResultStore
-    from cran_bench.registry import DATASETS
     from cran_bench.report import build_report
 
-    wanted = [DATASETS.configure(text).label for text in datasets or ()]
+    wanted = [dataset_label(text) for text in datasets or ()]
     tables = load_tables(results, wanted, parse_protocols(protocol), labels_of(methods))
     shown = dict.fromkeys(table.group.dataset for table in tables)
     verdicts = {label: compare_dataset([t for t in tables if t.group.dataset == label], label, None) for label in shown}

@@ -7,8 +7,17 @@ from collections.abc import Mapping, Sequence
 
 from cran_bench.protocols import Protocol
 from cran_bench.records.statistics import FIGURES, LEVEL, Interval, holm
-from cran_bench.specs import parse_spec
-from cran_bench.tables.paper import TABLES, TEST_PAIRS, PaperRow, find_row, matching, not_comparable, orders, paper_rows
+from cran_bench.tables.paper import (
+    TABLES,
+    TEST_PAIRS,
+    PaperRow,
+    dataset_name,
+    find_row,
+    matching,
+    not_comparable,
+    orders,
+    paper_rows,
+)
 from cran_bench.tables.tables import Row, Table, exposure_notes
 
 from .verdict import Verdict, bounds, signed
@@ -26,7 +35,7 @@ def compare_with_paper(tables: Sequence[Table]) -> list[Verdict]:
     Args:
         tables: of one dataset, with the same images and features.
     """
-    dataset = parse_spec(tables[0].group.dataset).name
+    dataset = dataset_name(tables[0].group.dataset)
     cells = [
         _cells(number, dataset, reading, preset, tables)
         for number, sets in TABLES.items()
@@ -45,7 +54,7 @@ def paper_orders(tables: Sequence[Table]) -> list[Verdict]:
     Args:
         tables: of one dataset, with the same images and features.
     """
-    dataset = parse_spec(tables[0].group.dataset).name
+    dataset = dataset_name(tables[0].group.dataset)
     printed = {row.name: row for table, sets in TABLES.items() if dataset in sets for row in _rows(table, dataset)}
     names = [row.name for table in (1, 3) for row in paper_rows(table)]
     verdicts = []

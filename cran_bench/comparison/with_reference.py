@@ -54,7 +54,7 @@ def _differs(table: Table, other: Table) -> tuple[str, str, str] | None:
 
     Features computed on another machine differ in their last bits, so equal sources count as equal features.
     """
-    for name in ("split_sha", "front_end", "vectors", "extras"):
+    for name in ("split_sha", "front_end", "vectors", "extras", "fit_data"):
         here, there = getattr(table.group, name), getattr(other.group, name)
         if here != there and here and there:  # older records do not name their extras
             return name.replace("_", " "), here, there

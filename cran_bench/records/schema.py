@@ -15,6 +15,7 @@ from cran_bench.ranking.metrics import Metrics
 
 SCHEMA = 1
 EXAMPLES, CURVES, ERROR = ".examples.json", ".curves.csv", ".error.json"  # files beside a record, or in its place
+TESTED_ON = ", tested on "  # between the labels of the dataset of a fit and of another whose test split is ranked
 EVERY_FIGURE = frozenset(("rsum", *(figure.name for figure in fields(Metrics))))
 
 
@@ -32,12 +33,50 @@ class _Growing(StrictModel):
         return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
 
 
+class FittedOn(StrictModel):
+    """The dataset that a method was fitted on, if another one's test split is ranked, and how the two overlap.
+
+    Attributes:
+        label: the dataset's label; it and the five digests are as in `DataInfo`.
+        in_train: number of test images with the content of one of its training images.
+        in_val: number of test images with the content of one of its validation images.
+        words: number of words in the test captions.
+        unknown_words: number of those words that occur in none of its training captions.
+        unknown_captions: number of test captions without any word of its training captions.
+    """
+
+    label: str
+    split_sha: str
+    features_sha: str
+    sources_sha: str
+    images_sha: str
+    extras_sha: str
+    in_train: int
+    in_val: int
+    words: int
+    unknown_words: int
+    unknown_captions: int
+
+    @property
+    def data_sha(self) -> str:
+        """sha256 of the data of the fit, whatever the test split."""
+        return sha256_json([self.split_sha, self.sources_sha, self.extras_sha])
+
+    def remark(self, images: int, captions: int) -> str:
+        """A line on the overlap with a test split of so many images and captions."""
+        return (
+            f"{self.in_train:,} of {images:,} test images are also in train of {self.label}, {self.in_val:,} in val; "
+            f"{self.unknown_words:,} of {self.words:,} words of the test captions occur in none of its training "
+            f"captions, and {self.unknown_captions:,} of {captions:,} test captions have no word that does"
+        )
+
+
 class DataInfo(_Growing):
     """The test split and its features.
 
     Attributes:
-        label: the dataset's label.
-        quick: whether it is the small version of `--quick`.
+        label: the dataset's label; ``flickr8k, tested on folder`` if the fit was made on another dataset.
+        quick: whether it, or the dataset of the fit, is the small version of `--quick`.
         split_sha: sha256 of the split: ids, texts and labels.
         images: number of test images.
         captions: number of test captions.
@@ -53,6 +92,7 @@ class DataInfo(_Growing):
         texts_sha: sha256 of the encoder and of all captions.
         trained_on: names of the data on which the encoders were trained, by role (`backbone`, `regions` or `text`);
             None where they are not declared; nothing in older records.
+        fitted_on: the dataset of the fit; None, and not written, if the test split is its own.
     """
 
     label: str
@@ -69,12 +109,14 @@ class DataInfo(_Growing):
     trained_on: dict[str, list[str] | None] = {}
     text_encoder: str = ""
     texts_sha: str = ""
+    fitted_on: FittedOn | None = None
 
     @property
     def cell(self) -> tuple[object, ...]:
         """The fields whose values must agree for two records to share a table."""
         sources = self.sources_sha or self.features_sha
-        return self.label, self.quick, self.front_end, self.vectors, self.split_sha, sources, self.extras_sha
+        where = self.label, self.quick, self.front_end, self.vectors, self.split_sha, sources, self.extras_sha
+        return (*where, self.fitted_on.data_sha if self.fitted_on else "")
 
 
 class MethodInfo(_Growing):

@@ -19,6 +19,7 @@ from cran_bench.machine.progress import say
 from cran_bench.protocols import Unit
 from cran_bench.records.archive import read_examples
 from cran_bench.records.examples import Example, Examples
+from cran_bench.records.schema import TESTED_ON
 from cran_bench.records.store import ResultStore
 from cran_bench.registry import DATASETS
 from cran_bench.specs import parse_spec
@@ -97,9 +98,10 @@ class Gallery:
         """The dataset of a group; None after a message if it is not there, or has other images or captions."""
         if label not in self._collections:
             try:
-                if parse_spec(group.dataset).name.endswith(".py"):
+                tested = group.dataset.rpartition(TESTED_ON)[2]
+                if parse_spec(tested).name.endswith(".py"):
                     raise BadInput("its records name a Python file, which is not executed here")
-                collection: Collection | None = DATASETS.configure(group.dataset).build().load(self.data)
+                collection: Collection | None = DATASETS.configure(tested).build().load(self.data)
                 if collection and collection.split_sha() != group.split_sha:
                     raise BadInput("its images or captions differ from those of the records")
                 if collection and images_sha not in ("", collection.images_sha(image_digests(collection, self.cache))):

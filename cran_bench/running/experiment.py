@@ -94,6 +94,8 @@ def run(
     seeds: int | str | Sequence[int] = 0,
     *,
     everything: bool = False,
+    test_on: str | None = None,
+    test_data: str | PathLike[str] | None = None,
     quick: bool = False,
     folds: int = 0,
     force: bool = False,
@@ -120,6 +122,8 @@ def run(
         protocols: names, or ``"all"``.
         seeds: seeds of the fits; ``"0:5"`` for 0 to 4.
         everything: without methods, run the further methods too, which reproduce no row of the paper.
+        test_on: spec of another dataset, whose test split is ranked by fits of `dataset`; with the same front end.
+        test_data: folder of that dataset; by default the same as `data`.
         quick: less data and shorter training; not for comparison.
         folds: 0 to rank the whole test split, else the number of folds to average over.
         force: repeat recorded runs.
@@ -171,10 +175,19 @@ def run(
         wanted = parse_protocols(protocols if isinstance(protocols, str) else ",".join(protocols))
         numbers = parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, np.atleast_1d(seeds).tolist())))
         require_known(backend, bound)
-        prepared = find_prepared(DATASETS.configure(source), where, folder, backbone, regions, vectors, text_encoder)
+        if test_data is not None and test_on is None:
+            raise BadInput("--test-data is the folder of the dataset of --test-on: give both")
+        specs_of = backbone, regions, vectors, text_encoder
+        prepared = find_prepared(DATASETS.configure(source), where, folder, *specs_of)
+        test = None
+        if test_on is not None:
+            test = quick_dataset(test_on) if quick else test_on, Path(test_data or where)
+            other = DATASETS.configure(test[0])
+            prepared = prepared.tested_on(find_prepared(other, test[1], folder, *specs_of, prepared))
+            say(f"  {prepared.remarks[-1]}")
         if folds:
-            fold_rows(len(prepared.collection.splits["test"]), folds)  # before any fit
-        return Request(source, where, specs, wanted, numbers), prepared
+            fold_rows(len(prepared.tested.collection.splits["test"]), folds)  # before any fit
+        return Request(source, where, specs, wanted, numbers, test), prepared
 
     is_alone = workers is None and started() == 1
     threads = _number("threads", threads)
@@ -205,7 +218,7 @@ def run(
             configured = [METHODS.configure(text) for text in request.methods]
             return runner.run(configured, request.protocols, request.seeds)
 
-        return Results(runner.store, processes.lead(compute), prepared.collection.remarks)
+        return Results(runner.store, processes.lead(compute), prepared.remarks)
 
 
 @dataclass(frozen=True)

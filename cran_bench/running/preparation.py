@@ -37,12 +37,15 @@ from cran_bench.machine.progress import say
 from cran_bench.machine.storage import canonical_json, sha256_json
 from cran_bench.needs import Needing, described, missing
 from cran_bench.protocols import Unit
+from cran_bench.records.schema import TESTED_ON, FittedOn
 from cran_bench.registry import Configured
 from cran_bench.running.materials import MATERIALS, overview
 from cran_bench.split import Split
 
-REMARKS = 1
+REMARKS = 2
 """To be raised with every change of the remarks on images and captions, which are kept in the cache."""
+
+SOURCES = ("schema", "images_sha", "ids_sha", "backbone", "proposer", "failed")  # keys of a features manifest
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Prepared:
     Attributes:
         vectors: spec of the word vectors.
         texts: the captions' features by a text encoder, or None.
+        test_on: another dataset, whose test split is ranked in place of this one's; see `tested_on`.
     """
 
     dataset: Configured[Dataset]
@@ -60,6 +64,92 @@ class Prepared:
     vectors: str
     texts: TextFeatures | None = None
     _text: dict[Unit, TextFrontEnd | None] = field(default_factory=dict)
+    test_on: Prepared | None = None
+
+    @property
+    def tested(self) -> Prepared:
+        """The data whose test split is ranked."""
+        return self.test_on or self
+
+    @property
+    def label(self) -> str:
+        """The dataset's label, with that of the other if its test split is ranked: ``flickr8k, tested on folder``."""
+        return self.dataset.label + (TESTED_ON + self.test_on.dataset.label if self.test_on else "")
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is noted about the data; the last line is on the overlap with the other dataset, if there is one."""
+        if self.test_on is None or self.fitted_on is None:
+            return [*self.collection.remarks]
+        other, test = self.test_on.collection, self.test_on.collection.splits["test"]
+        overlap = self.fitted_on.remark(len(test), len(other.captions_of(test)[0]))
+        return [*self.collection.remarks, *other.remarks, overlap]
+
+    def tested_on(self, other: Prepared) -> Prepared:
+        """The same data, vocabulary, idf and word vectors, with the test split of another dataset.
+
+        Raises:
+            BadInput: the two have features of different backbones, regions or dimensions, or different word vectors.
+                The other may lack regions, which methods that need them report.
+        """
+        mine, its = self.features.manifest, other.features.manifest
+        sides = [side for side in ("backbone", "proposer") if its[side]["name"] != "none"]
+        wrong = differing(*({side: _comparable(made[side]) for side in sides} for made in (mine, its)))
+        shapes, others = ({name: about["shape"][1:] for name, about in made["arrays"].items()} for made in (mine, its))
+        wrong += [f"the shape of {name}" for name in shapes.keys() & others.keys() if shapes[name] != others[name]]
+        if self.identity["vectors"] != other.identity["vectors"]:
+            wrong.append(f"the word vectors ({self.vectors} and {other.vectors})")
+        encoders = [data.texts and data.texts.manifest.identity for data in (self, other)]
+        if encoders[0] != encoders[1]:
+            wrong.append("the text encoder")
+        if wrong:
+            raise BadInput(
+                f"{self.dataset.label} has the features {self.features.label} and {other.dataset.label} "
+                f"{other.features.label}, which differ in {' and '.join(sorted(wrong))}: a fit is tested with the "
+                "features that it was made with, prepare both with the same --backbone and --regions"
+            )
+        return replace(self, test_on=other)
+
+    @cached_property
+    def fitted_on(self) -> FittedOn | None:
+        """This data as the record of a test on another dataset names it, with the overlap of the two; else None."""
+        if self.test_on is None:
+            return None
+        train, val, images = {*self._images("train")}, {*self._images("val")}, self.test_on._images("test")
+        known = {*text.vocabulary} if (text := self.text("captions")) else set()
+        other = self.test_on.collection
+        captions = [tokenize(caption) for caption in other.captions_of(other.splits["test"])[0]]
+        return FittedOn.model_validate(
+            {
+                **self.digests,
+                "label": self.dataset.label,
+                "in_train": sum(image in train for image in images),
+                "in_val": sum(image in val for image in images),
+                "words": sum(map(len, captions)),
+                "unknown_words": sum(word not in known for words in captions for word in words),
+                "unknown_captions": sum(map(known.isdisjoint, captions)),
+            }
+        )
+
+    def _images(self, split: str) -> list[str]:
+        """The digests of the images of a split: those noted with the features, computed again where they are lost."""
+        noted, images = read_digests(self.features.folder), self.collection.images
+        is_whole = len(noted) == len(images.ids)
+        return [noted[row] if is_whole else images.digest(row) for row in self.collection.splits[split].tolist()]
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """The sha256 by which a record names the data and its features, as in `DataInfo`."""
+        extras = [self.collection.labels is not None and self.collection.extras_sha()]
+        extras.append(self.identity["vectors"].get("sha256"))
+        extras += [self.texts.manifest.sources_sha()] if self.texts else []
+        return {
+            "split_sha": self.collection.split_sha(),
+            "features_sha": self.features.fingerprint(),
+            "sources_sha": sha256_json({key: self.features.manifest[key] for key in SOURCES}),
+            "images_sha": self.features.manifest["images_sha"],
+            "extras_sha": sha256_json(extras) if any(extras) else "",
+        }
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -86,8 +176,9 @@ class Prepared:
 
     def split(self, name: str, unit: Unit, device: torch.device, fit_unit: Unit | None = None) -> Split:
         """A split with texts of `unit`, seen through a text front end fitted on training texts of `fit_unit`."""
+        of = self.tested if name == "test" else self
         words = self.text(fit_unit or unit)
-        return Split(name, unit, self.collection, self.features, words, device, encoded=self.texts)
+        return Split(name, unit, of.collection, of.features, words, device, encoded=of.texts)
 
     def picture(self, image: Image, front_end: FrontEnd, device: torch.device) -> Split:
         """A split of one image from outside the dataset, with an empty text."""
@@ -225,16 +316,22 @@ def find_prepared(
     regions: str | None = None,
     vectors: str = "ppmi-svd",
     text_encoder: str | None = None,
+    like: Prepared | None = None,
 ) -> Prepared:
     """Load a dataset with the features of its images that match the specs, or extract them if there are none.
 
-    A spec that is None matches any features; one whose file is missing matches features by their label.
+    A spec that is None matches any features, or with `like` those of the same front end as that data has; boxes that
+    come with that data may be missing.  A spec whose file is missing matches features by their label.
 
     Raises:
-        BadInput: several features match, those that match are not usable, or images have been replaced and it is not
-            clear how their features should be made.
+        BadInput: several features match, those that match are not usable, images have been replaced and it is not
+            clear how their features should be made, or the front end of `like` is not at hand.
     """
     collection, defaults = _load(dataset, data, vectors)
+    if like is not None:
+        made_with = like.features.manifest
+        backbone, regions = backbone or made_with["images_with"], regions or made_with["regions_with"]
+        regions = "none" if regions == "boxes" and collection.boxes is None else regions
     texts = _encoded(collection, text_encoder, cache)
     digests = image_digests(collection, cache)
     images_sha, made = collection.images_sha(digests), prepared(cache)
@@ -254,10 +351,25 @@ def find_prepared(
         declare(folders[0], {role: spec for role, spec in (("backbone", backbone), ("regions", regions)) if spec})
         features = load_features(folders[0], collection.images.ids)
     else:
-        plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
+        try:
+            plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
+        except BadInput as error:
+            if like is None:
+                raise
+            own = [f"{m['images_with']} + {m['regions_with']}" for m in made.values() if m["images_sha"] == images_sha]
+            raise BadInput(
+                f"fits of {like.dataset.label} are tested with its features {like.features.label}, which "
+                f"{dataset.label} lacks (it has {' and '.join(own) or 'none'}) and which cannot be extracted here: "
+                f"{error}"
+            ) from error
         _compare(plan, digests, made, given=bool(backbone and regions))
         features = extract(plan, digests)
     return _made(dataset, collection, features, vectors, texts, digests, cache)
+
+
+def _comparable(identity: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The identity of a backbone or proposer, without the contents of what comes with the data, which differ."""
+    return {"name": identity["name"]} if identity["name"] in ("boxes", "data") else identity
 
 
 def _way(made: Mapping[str, Any]) -> str:
@@ -337,7 +449,7 @@ def _remarks(collection: Collection, digests: list[str], cache: Path) -> list[st
 def _without_known_word(collection: Collection) -> str:
     train, test = (collection.captions_of(collection.splits[split])[0] for split in ("train", "test"))
     known = {word for text in train for word in tokenize(text)}
-    count = sum(known.isdisjoint(tokenize(text)) for text in test)
+    count = bool(train) * sum(known.isdisjoint(tokenize(text)) for text in test)
     return f"{count:,} of {len(test):,} test captions have no word that occurs in training" if count else ""
 
 

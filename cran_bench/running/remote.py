@@ -36,6 +36,7 @@ class Request:
         methods: specs, one per row.
         protocols: how texts become queries.
         seeds: seeds of the fits.
+        test: spec and folder of another dataset whose test split is ranked; None for the dataset's own.
     """
 
     dataset: str
@@ -43,6 +44,7 @@ class Request:
     methods: Sequence[str]
     protocols: Sequence[ProtocolName]
     seeds: Sequence[int]
+    test: tuple[str, Path] | None = None
 
 
 class Workers(Protocol):
@@ -70,15 +72,15 @@ class RunSpec:
     """What the rows of a run have in common, as sent to workers.
 
     Attributes:
-        data: spec of the dataset, folder of the datasets, folder of its features, spec of the word
-            vectors, and file of the text features or ''.
+        data: spec of the dataset, folder of the datasets, folder of its features, spec of the word vectors, and file of
+            the text features or ''; the same of the dataset whose test split is ranked, if it is another.
         folders: those of the records, and of fits and features.
         protocols: names of the protocols.
         device: such as `cpu` or `cuda`.
         options: the other fields of `Runner`.
     """
 
-    data: tuple[str, str, str, str, str]
+    data: tuple[tuple[str, str, str, str, str], ...]
     folders: tuple[str, str]
     protocols: tuple[ProtocolName, ...]
     device: str
@@ -89,10 +91,20 @@ class RunSpec:
         """Describe a runner to workers that compute on `device`."""
         name, colon, file = runner.data.vectors.partition(":")
         vectors = f"{name}:{Path(file).resolve()}" if colon else name
-        features = str(runner.data.features.folder.resolve())
-        texts = str(runner.data.texts.path.resolve()) if runner.data.texts else ""
+        data = [(request.dataset, request.data, runner.data)]
+        if request.test and runner.data.test_on:
+            data.append((*request.test, runner.data.test_on))
         return cls(
-            (with_full_path(request.dataset), str(request.data.resolve()), features, vectors, texts),
+            tuple(
+                (
+                    with_full_path(spec),
+                    str(where.resolve()),
+                    str(made.features.folder.resolve()),
+                    vectors,
+                    str(made.texts.path.resolve()) if made.texts else "",
+                )
+                for spec, where, made in data
+            ),
             (str(runner.results.resolve()), str(runner.cache.resolve())),
             tuple(request.protocols),
             device,
@@ -106,7 +118,7 @@ class RunSpec:
             BadInput: data or features are missing on this machine.
         """
         results, cache = map(Path, self.folders)
-        return Runner(_prepared(*self.data), results, cache, pick_device(self.device), **self.options)
+        return Runner(_prepared(self.data), results, cache, pick_device(self.device), **self.options)
 
 
 def gather(
@@ -150,9 +162,12 @@ def with_full_path(spec: str) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _prepared(dataset: str, data: str, features: str, vectors: str, texts: str) -> Prepared:
-    encoded = Path(texts) if texts else None
-    return load_prepared(DATASETS.configure(dataset), Path(data), Path(features), vectors, encoded)
+def _prepared(about: tuple[tuple[str, str, str, str, str], ...]) -> Prepared:
+    own, *other = [
+        load_prepared(DATASETS.configure(spec), Path(data), Path(features), vectors, Path(texts) if texts else None)
+        for spec, data, features, vectors, texts in about
+    ]
+    return own.tested_on(*other) if other else own
 
 
 class Lines(io.TextIOWrapper):

@@ -42,8 +42,6 @@ from cran_bench.running.preparation import Prepared
 from cran_bench.similarity import MultiLevel, Pairwise, Similarity
 from cran_bench.split import MissingFeature, Split
 
-SOURCES = ("schema", "images_sha", "ids_sha", "backbone", "proposer", "failed")  # keys of a features manifest
-
 
 def new_name() -> str:
     """Return a unique name for a run."""
@@ -96,28 +94,21 @@ class Runner:
 
     @cached_property
     def _data_info(self) -> DataInfo:
-        collection, test = self.data.collection, self.data.collection.splits["test"]
-        vectors_sha = self.data.identity["vectors"].get("sha256")
-        extras = [collection.labels is not None and collection.extras_sha(), vectors_sha]
-        encoded = dict[str, str]()
-        if self.data.texts:
-            made = self.data.texts.manifest
-            encoded = {"text_encoder": made.encoder, "texts_sha": made.sources_sha()}
-            extras.append(encoded["texts_sha"])
-        return DataInfo(
-            label=self.data.dataset.label,
-            quick=is_quick(self.data.dataset),
-            split_sha=collection.split_sha(),
-            images=len(test),
-            captions=len(collection.captions_of(test)[0]),
-            front_end=self.data.features.label,
-            features_sha=self.data.features.fingerprint(),
-            vectors=_file_name(self.data.vectors),
-            sources_sha=sha256_json({key: self.data.features.manifest[key] for key in SOURCES}),
-            images_sha=self.data.features.manifest["images_sha"],
-            extras_sha=sha256_json(extras) if any(extras) else "",
-            trained_on=self.data.trained_on,
-            **encoded,
+        collection, fitted_on = self.data.tested.collection, self.data.fitted_on
+        test, made = collection.splits["test"], self.data.tested.texts and self.data.tested.texts.manifest
+        return DataInfo.model_validate(
+            {
+                **self.data.tested.digests,
+                "label": self.data.label,
+                "quick": is_quick(self.data.dataset) or is_quick(self.data.tested.dataset),
+                "images": len(test),
+                "captions": len(collection.captions_of(test)[0]),
+                "front_end": self.data.tested.features.label,
+                "vectors": _file_name(self.data.vectors),
+                **({"text_encoder": made.encoder, "texts_sha": made.sources_sha()} if made else {}),
+                "trained_on": self.data.trained_on,
+                **({"fitted_on": fitted_on} if fitted_on else {}),
+            }
         )
 
     def run(
@@ -235,7 +226,7 @@ class Runner:
             return failed
 
     def _failed(self, fitted: _Fitted, protocol: Protocol, error: BaseException, started: str) -> Outcome:
-        method, dataset = fitted.method, self.data.dataset.label
+        method, dataset = fitted.method, self.data.label
         is_told = isinstance(error, BadInput)
         text = " ".join(str(error).split()) if is_told else python_error(error, file_of(method.plugin.cls))
         text = text.removeprefix(f"{method.label}: ")  # which is told beside it
@@ -261,7 +252,7 @@ class Runner:
 
     def _address(self, fitted: _Fitted, protocol: Protocol) -> Address:
         fingerprint = self._fingerprint(fitted, protocol)
-        return Address(self.data.dataset.label, protocol, self.folds, fitted.method.label, fitted.seed, fingerprint)
+        return Address(self.data.label, protocol, self.folds, fitted.method.label, fitted.seed, fingerprint)
 
     def _environment(self) -> dict[str, Any]:
         return {**environment(self.device), "processes": self.processes.count}
@@ -275,6 +266,7 @@ class Runner:
                 "folds": self.folds,
                 "device": self.device.type,
                 "evaluation": _evaluation(method.similarity),
+                **({"test": self.data.test_on.identity} if self.data.test_on else {}),
             }
         )
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Literal, cast
 
 from cran_bench.protocols import Protocol
-from cran_bench.records.schema import Record
+from cran_bench.records.schema import TESTED_ON, Record
 from cran_bench.records.statistics import FIGURES
 from cran_bench.registry import METHODS
 from cran_bench.specs import Spec, parse_spec
@@ -111,6 +111,8 @@ def not_comparable(record: Record) -> str:
     and 5,000 (MS-COCO) test pairs.  Flickr-30K needs the split `entities`; both splits of MS-COCO are random.  CRAN's
     preset `tuned` is another model.
     """
+    if record.data.fitted_on:
+        return "tested on another dataset than the paper's"
     data, label = parse_spec(record.data.label), parse_spec(record.method.label)
     if data.name not in TEST_PAIRS:
         return f"the paper has no {data.name}"
@@ -178,7 +180,12 @@ def is_plain(label: str, preset: str) -> bool:
 
 def is_of_paper(label: str) -> bool:
     """Whether the paper reports numbers on a dataset."""
-    return parse_spec(label).name in TEST_PAIRS
+    return dataset_name(label) in TEST_PAIRS
+
+
+def dataset_name(label: str) -> str:
+    """The name of the dataset that a label denotes; the whole label if the test split is another dataset's."""
+    return label if TESTED_ON in label else parse_spec(label).name
 
 
 def of_dataset(tables: Sequence[Table], label: str) -> list[Table]:
@@ -187,5 +194,5 @@ def of_dataset(tables: Sequence[Table], label: str) -> list[Table]:
     return [
         table
         for table in tables
-        if table.group.dataset == label or (any_split and parse_spec(table.group.dataset).name == label)
+        if table.group.dataset == label or (any_split and dataset_name(table.group.dataset) == label)
     ]

@@ -17,7 +17,7 @@ from tabulate import tabulate
 from cran_bench.errors import BadInput, did_you_mean, escaped
 from cran_bench.protocols import MEANING, PROTOCOLS
 from cran_bench.ranking.metrics import Ranks, small_set_notes
-from cran_bench.records.schema import DataInfo, Failure, Record
+from cran_bench.records.schema import DataInfo, Failure, FittedOn, Record
 from cran_bench.records.statistics import FIGURES, Interval, Sample, behind_best, sample, samples
 from cran_bench.records.store import INTERVALS_UP_TO, Finished
 
@@ -29,7 +29,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 DATA_FORMATS = ("csv", "json")
 
 _STYLE = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
-DATA = ("split_sha", "features", "extras")
+DATA = ("split_sha", "features", "extras", "fit_data")
 MEDR = "MedR is the plain median of the ranks (vsepp and SCAN print floor(median of zero-based ranks) + 1)"
 EXPOSED = "†"
 """Marks a row of which an encoder was trained on images or captions of the test split."""
@@ -57,6 +57,7 @@ class Group:
         features: sha256 of the sources of the features, or of the features themselves if these are unknown.
         extras: sha256 of labels, of the file of word vectors and of the sources of text features; '' without them.
         text_encoder: the encoder of texts; '' without one.
+        fit_data: sha256 of the data of the fits if they were made on another dataset, else ''.
     """
 
     dataset: str
@@ -69,6 +70,7 @@ class Group:
     features: str
     extras: str
     text_encoder: str = ""
+    fit_data: str = ""
 
     @property
     def inputs(self) -> str:
@@ -78,7 +80,8 @@ class Group:
 
     def data(self) -> tuple[object, ...]:
         """The images and their features; the same for all protocols."""
-        return (self.dataset, self.quick, self.front_end, self.vectors, self.split_sha, self.features, self.extras)
+        where = (self.dataset, self.quick, self.front_end, self.vectors)
+        return (*where, self.split_sha, self.features, self.extras, self.fit_data)
 
 
 @dataclass(frozen=True)
@@ -169,8 +172,8 @@ class Table:
                 facts = [f"{record.data.images:,} images, {record.data.captions:,} captions"]
                 if group.folds:  # the images left over are not ranked
                     facts = [f"mean of {group.folds} folds of {record.data.images // group.folds:,} images"]
-        shas = {"split_sha": group.split_sha, "features": self.features[0], "extras": group.extras}
-        apart = [f"{name.removesuffix('_sha')} {shas[name][:8] or 'none'}" for name in self.apart]
+        shas = {name: getattr(group, name) for name in DATA} | {"features": self.features[0]}
+        apart = [f"{_plain(name)} {shas[name][:8] or 'none'}" for name in self.apart]
         return " · ".join([group.dataset, f"protocol {group.protocol}", *facts, *apart])
 
     @property
@@ -193,8 +196,10 @@ class Table:
         shas = " and ".join(sha[:12] for sha in self.features)
         also = " (from the same sources, rounded differently on another machine)" if len(self.features) > 1 else ""
         lines.append(f"Split sha {self.group.split_sha[:12]}, features sha {shas}{also}.")
+        data = [record.data for row in self.rows for record in row.records]
+        lines += sorted({_transfer(info, info.fitted_on) for info in data if info.fitted_on})
         if self.apart:
-            kinds = " and ".join(name.removesuffix("_sha") for name in self.apart)
+            kinds = " and ".join(map(_plain, self.apart))
             lines.append(f"Another table has this label but other data: they differ in {kinds}.")
         one_to_one = self.group.protocol != "captions"
         sizes = {(record.data.images, record.data.captions) for row in self.rows for record in row.records}
@@ -336,6 +341,16 @@ class Table:
         return f"{text} ± {row.deviation(figure):.1f}" if len(row.records) > 1 else text
 
 
+def _plain(name: str) -> str:
+    """What tables call one of the kinds of `DATA`."""
+    return name.removesuffix("_sha").replace("_", " ")
+
+
+def _transfer(data: DataInfo, fit: FittedOn) -> str:
+    overlap = fit.remark(data.images, data.captions)
+    return f"Fitted on {fit.label} (split sha {fit.split_sha[:12]}), tested elsewhere without a refit: {overlap}."
+
+
 def exposure_notes(rows: Iterable[Row]) -> list[str]:
     """A line on each encoder that was trained on images or captions of the test split, with the rows that use it."""
     of: dict[str, list[str]] = {}
@@ -387,7 +402,7 @@ def build_tables(
         of_group.sort(key=lambda row: -row.mean("rsum") if row.records else np.inf)
     named: dict[Group, list[Group]] = {}
     for group in groups:
-        named.setdefault(replace(group, split_sha="", features="", extras=""), []).append(group)
+        named.setdefault(replace(group, split_sha="", features="", extras="", fit_data=""), []).append(group)
     apart: dict[Group, tuple[str, ...]] = {}
     for alike in named.values():
         apart |= dict.fromkeys(alike, tuple(n for n in DATA if len({getattr(group, n) for group in alike}) > 1))
@@ -402,7 +417,9 @@ def _row(label: str, seeds: Mapping[int, Finished | Failure]) -> Row:
 def _group(data: DataInfo, protocol: str, folds: int, sources: Mapping[str, str]) -> Group:
     where = (data.label, data.quick, data.front_end, data.vectors)
     features = data.sources_sha or sources.get(data.features_sha) or data.features_sha
-    return Group(*where, protocol, folds, data.split_sha, features, data.extras_sha, data.text_encoder)
+    fit_data = data.fitted_on.data_sha if data.fitted_on else ""
+    more = data.split_sha, features, data.extras_sha, data.text_encoder, fit_data
+    return Group(*where, protocol, folds, *more)
 
 
 def render(
