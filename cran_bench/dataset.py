@@ -202,6 +202,12 @@ class Collection:
         texts = [self.captions[k] for a, b in zip(first, last, strict=True) for k in range(a, b)]
         return texts, np.repeat(np.arange(len(rows)), last - first)
 
+    def caption_keys(self) -> list[str]:
+        """Return a key of each caption, the id of its image and its number there from 0: ``1000.jpg#0``."""
+        first = np.searchsorted(self.image_of, self.image_of)
+        pairs = zip(self.image_of.tolist(), (np.arange(len(first)) - first).tolist(), strict=True)
+        return [f"{self.images.ids[image]}#{number}" for image, number in pairs]
+
     def texts_of(self, rows: NDArray[np.int64], unit: Unit) -> tuple[list[str], NDArray[np.int64]]:
         """Return the texts of the images `rows` (n,) and the position of each text's image in `rows`.
 

@@ -18,6 +18,7 @@ from cran_bench.errors import BadInput
 from cran_bench.frontend.feature_rows import FeatureRows
 from cran_bench.frontend.features import Features
 from cran_bench.frontend.text import characters
+from cran_bench.frontend.text.encoding import TextFeatures
 from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.protocols import Unit
 
@@ -47,10 +48,11 @@ class Split:
         device: torch.device,
         rows: NDArray[np.int64] | None = None,
         asked: list[str] | None = None,
+        encoded: TextFeatures | None = None,
     ) -> None:
         self.name, self.unit = name, unit
         self._collection, self._features, self._words, self._device = collection, features, text, device
-        self._given, self._asked = rows, asked
+        self._given, self._asked, self._encoded = rows, asked, encoded
 
     @property
     def _rows(self) -> NDArray[np.int64]:
@@ -77,12 +79,13 @@ class Split:
     def take(self, positions: NDArray[np.int64]) -> Split:
         """Return the images at `positions` (n,) of this split, in that order, with their texts."""
         rows = self._rows[positions]
-        return Split(self.name, self.unit, self._collection, self._features, self._words, self._device, rows)
+        front_end = (self._collection, self._features, self._words, self._device)
+        return Split(self.name, self.unit, *front_end, rows, encoded=self._encoded)
 
     def asking(self, texts: list[str]) -> Split:
         """Return the same images with other texts, all of which are assigned to the first image."""
         front_end = (self._collection, self._features, self._words, self._device)
-        return Split(self.name, self.unit, *front_end, self._rows, texts)
+        return Split(self.name, self.unit, *front_end, self._rows, texts, self._encoded)
 
     def _tensor(self, array: NDArray[Any], dtype: type[np.generic] | None = None) -> Tensor:
         array = array if dtype is None else array.astype(dtype, copy=False)
@@ -272,6 +275,38 @@ class Split:
     def mean_vectors(self) -> Tensor:
         """Return (T, D) float32, the mean word vectors of the texts at unit length; zero if no word is known."""
         return self._text.mean_vectors(self.texts).to(self._device)
+
+    @property
+    def text_dim(self) -> int:
+        """q, the dimension of the text encoder's features; 0 without a text encoder."""
+        return 0 if self._encoded is None else int(self._encoded.array.shape[1])
+
+    @cached_property
+    def text_features(self) -> Tensor:
+        """(T, q) float32, the text encoder's features; of a document the mean of its captions' rows at unit length.
+
+        Raises:
+            MissingFeature: there is no text encoder, or it holds computed features and the texts are new ones.
+        """
+        return self.text_rows[:]
+
+    @cached_property
+    def text_rows(self) -> FeatureRows:
+        """The rows of `text_features` for reading in batches; a small table is kept in memory."""
+        encoded = self._encoded
+        if encoded is None:
+            raise MissingFeature(
+                f"{self._collection.name} was prepared without a text encoder; give one with --text-encoder"
+            )
+        if self._asked is not None:
+            if encoded.encoder is None:
+                raise MissingFeature(
+                    f"{encoded.manifest.encoder} has no features of other texts than the captions of "
+                    f"{self._collection.name}: use a text encoder such as onnx:FILE"
+                )
+            asked = self._tensor(encoded.encoder.embed(self._asked))
+            return FeatureRows(tuple(asked.shape), asked.nbytes, asked.__getitem__)
+        return encoded.of_images(self._collection.image_of, self._rows, self.unit, self._device)
 
     # twins ------------------------------------------------------------------------------------------------------
 

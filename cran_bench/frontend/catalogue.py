@@ -1,4 +1,4 @@
-"""The known image backbones and region proposers, and how a spec names one; a backend is imported when it is used."""
+"""The known backbones, region proposers and text encoders, and how a spec names one; each is imported when used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any, Literal, NamedTuple, cast
 
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput, did_you_mean
-from cran_bench.frontend.interfaces import Backbone, PrecomputedImages, PrecomputedRegions, Proposer
+from cran_bench.frontend.interfaces import (
+    Backbone,
+    PrecomputedImages,
+    PrecomputedRegions,
+    PrecomputedTexts,
+    Proposer,
+    TextEncoder,
+)
 from cran_bench.specs import Spec, build, parse_spec
 
 
@@ -18,14 +25,14 @@ class Entry(NamedTuple):
     Attributes:
         module: name of the module below `cran_bench.frontend`.
         cls: name of the class; '' for no backend.
-        takes: what the spec gives: a ``file`` or a ``model`` after the colon, ``fields`` only, or nothing if everything
-            comes with the ``collection``.
+        takes: what the spec gives: a ``file``, ``folder`` or ``model`` after the colon, ``fields`` only, or nothing if
+            everything comes with the ``collection``.
         example: name of a model, for error messages.
     """
 
     module: str
     cls: str
-    takes: Literal["fields", "file", "model", "collection"] = "fields"
+    takes: Literal["fields", "file", "folder", "model", "collection"] = "fields"
     example: str = ""
 
 
@@ -46,6 +53,10 @@ PROPOSERS = {
     "selective_search": Entry("regions.selective_search", "SelectiveSearch"),
     "npy": Entry("npy", "NpyRegions", "file"),
     "data": Entry("feature_files", "DataRegions", "collection"),
+}
+TEXT_ENCODERS = {
+    "npy": Entry("npy", "NpyTexts", "file"),
+    "onnx": Entry("text.onnx", "OnnxTextEncoder", "file"),
 }
 
 
@@ -73,6 +84,18 @@ def open_proposer(text: str, collection: Collection) -> Proposer | PrecomputedRe
     return cast("Proposer | PrecomputedRegions | None", _open(PROPOSERS[spec.name], spec, collection))
 
 
+def open_text_encoder(text: str) -> TextEncoder | PrecomputedTexts:
+    """Open the text encoder of a spec, such as ``npy:FILE[ids=FILE]`` or ``onnx:FILE[vocab=FILE]``.
+
+    Raises:
+        BadInput: the name or a field is unknown, or a file is missing or of the wrong kind.
+    """
+    spec = parse_spec(text)
+    if spec.name not in TEXT_ENCODERS:
+        raise BadInput(f"there is no text encoder '{spec.name}'{did_you_mean(spec.name, TEXT_ENCODERS)}")
+    return cast("TextEncoder | PrecomputedTexts", _open(TEXT_ENCODERS[spec.name], spec, None))
+
+
 def is_path(text: str) -> bool:
     """Whether a field that takes a file or a name contains a path."""
     return "/" in text or Path(text).suffix != ""
@@ -83,8 +106,8 @@ def _open(entry: Entry, spec: Spec, collection: Collection | None) -> Any:
         raise BadInput(f"'{spec.name}' takes nothing after a colon, not '{spec.argument}'; write {spec.name}")
     if entry.takes == "collection" and spec.options:
         raise BadInput(f"'{spec.name}' has no fields; write {spec.name}, not {spec}")
-    if entry.takes == "file" and not spec.argument:
-        raise BadInput(f"'{spec.name}' needs a file; write {spec.name}:FILE")
+    if entry.takes in ("file", "folder") and not spec.argument:
+        raise BadInput(f"'{spec.name}' needs a {entry.takes}; write {spec.name}:{entry.takes.upper()}")
     if entry.takes == "model" and not spec.argument:
         raise BadInput(f"'{spec.name}' needs the name of a network; write {spec.name}:{entry.example}")
     if not entry.cls:

@@ -1,4 +1,4 @@
-"""The interfaces of a front end's components: image backbones, region proposers and precomputed features."""
+"""The interfaces of a front end's components: backbones, region proposers, text encoders, precomputed features."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from cran_bench.dataset import Collection
 
 
 class Backbone(Protocol):
@@ -127,3 +129,38 @@ class RegionFeatures:
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     mask: NDArray[np.bool_]
+
+
+class TextEncoder(Protocol):
+    """A network that embeds sentences."""
+
+    @property
+    def dim(self) -> int:
+        """Dimension of a feature."""
+        ...
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return JSON values of everything that determines the features: name, options, sha256 of the weights."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts independently of each other: (n, dim) features."""
+        ...
+
+
+class PrecomputedTexts(ABC):
+    """Precomputed features of captions.
+
+    Attributes:
+        dim: dimension of a feature.
+    """
+
+    dim: int
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """Return JSON values that, with the captions, determine the features."""
+
+    @abstractmethod
+    def features(self, collection: Collection, captions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the features of the captions of a collection at the positions `captions` (n,): (n, dim)."""

@@ -1,4 +1,4 @@
-"""``npy:FILE``: precomputed features of images or regions, read from memory-mapped .npy files."""
+"""``npy:FILE``: precomputed features of images, regions or captions, read from memory-mapped .npy files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
-from cran_bench.frontend.interfaces import REGIONS, PrecomputedImages, PrecomputedRegions, RegionFeatures
+from cran_bench.frontend.interfaces import (
+    REGIONS,
+    PrecomputedImages,
+    PrecomputedRegions,
+    PrecomputedTexts,
+    RegionFeatures,
+)
 from cran_bench.machine.ledger import noted_sha256
 from cran_bench.machine.storage import map_array, remedy
 
@@ -128,6 +135,77 @@ class NpyRegions(PrecomputedRegions):
         return {"name": "npy", **_digests(file=self.file, boxes=self.boxes, ids=self.ids)}
 
 
+@dataclass
+class NpyTexts(PrecomputedTexts):
+    """``npy:FILE[ids=FILE]``: features of captions, (rows, dim).
+
+    Each line of the text file `ids` gives the caption of a row: the id of its image and its number there from 0,
+    ``1000.jpg#0``, and after a tab, if it is to be checked, the caption itself.  Without it the file has one row per
+    caption of the collection, in its order.
+
+    Attributes:
+        file: path of the .npy file.
+        ids: path of the text file of captions, or None.
+        dim: dimension of a feature.
+
+    Raises:
+        BadInput: a file is missing, unreadable or of the wrong shape.
+    """
+
+    file: str
+    ids: str | None = None
+    dim: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._array = open_array(self.file, ("rows", "dim"))
+        self._of: Collection | None = None
+        self.dim = self._array.shape[1]
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"name": "npy", **_digests(file=self.file, ids=self.ids)}
+
+    def features(self, collection: Collection, captions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the features of the captions of a collection at the positions `captions` (n,): (n, dim).
+
+        Raises:
+            BadInput: the rows are not those of its captions, or a value is not finite.
+        """
+        if self._of is not collection:
+            self._rows, self._of = self._find(collection), collection
+        return _gather(self._array, self._rows[captions], self.file)
+
+    def _find(self, collection: Collection) -> NDArray[np.int64]:
+        """The row of each caption of a collection."""
+        captions = collection.captions
+        if self.ids is None:
+            if len(self._array) != len(captions):
+                raise BadInput(
+                    f"{self.file} has {len(self._array)} rows for {len(captions)} captions; give one row per caption in "
+                    "the order of the collection, or name the rows with ids=FILE"
+                )
+            return np.arange(len(captions))
+        lines = [line.partition("\t") for line in _read_ids(self.ids)]
+        row_of = {key: row for row, (key, _, _) in enumerate(lines)}
+        if len(lines) != len(self._array) or len(row_of) != len(lines):
+            what = f"names {len(row_of)} captions on {len(lines)} lines, but {self.file} has {len(self._array)} rows"
+            raise BadInput(f"{self.ids} {what}; write one line per row, each of another caption")
+        keys = collection.caption_keys()
+        missing = [key for key in keys if key not in row_of]
+        if missing:
+            raise BadInput(
+                f"{len(missing)} of {len(keys)} captions have no row in {self.ids}, the first is {missing[0]}; "
+                "write the image's id and the caption's number there from 0"
+            )
+        for key, caption in zip(keys, captions, strict=True):
+            told = lines[row_of[key]][2].split()
+            if told and told != caption.split():
+                raise BadInput(
+                    f"{self.ids}: {key} is '{' '.join(told)}', but in {collection.name} it is '{caption}'; "
+                    "give features of these captions"
+                )
+        return np.array([row_of[key] for key in keys])
+
+
 class _Rows:
     """The row of each image in an array; cached, as a collection is read in parts."""
 
@@ -227,11 +305,9 @@ def _read_ids(file: str) -> list[str]:
     try:
         lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
-        raise BadInput(
-            f"there is no file {file}; it should hold one image id per line, in the order of the rows"
-        ) from None
+        raise BadInput(f"there is no file {file}; it should hold one id per line, in the order of the rows") from None
     except (OSError, ValueError) as error:
-        raise BadInput(f"{file} is not UTF-8 text ({error}); it should hold one image id per line") from error
+        raise BadInput(f"{file} is not UTF-8 text ({error}); it should hold one id per line") from error
     names = [line.strip() for line in lines]
     return names[: len(names) - 1] if not names[-1] else names
 

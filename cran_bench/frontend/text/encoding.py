@@ -1,0 +1,217 @@
+"""Features of all captions of a collection by a text encoder, on disk; encoding can be killed and then resumes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from cran_bench.dataset import Collection
+from cran_bench.errors import BadInput, first_wrong
+from cran_bench.frontend.feature_rows import FeatureRows
+from cran_bench.frontend.features import UNFINISHED
+from cran_bench.frontend.interfaces import PrecomputedTexts, TextEncoder
+from cran_bench.machine.progress import say, track
+from cran_bench.machine.storage import clear_os_errors, locked, map_array, sha256_file, sha256_json, write_json
+from cran_bench.protocols import Unit
+
+FOLDER = "texts"
+"""Name of the folder of these features in the cache."""
+SCHEMA = 1
+"""To be raised with every change of the manifest or of how captions are encoded."""
+SHARD = 1024  # captions that are encoded before they are written
+
+
+class TextManifest(BaseModel):
+    """What text features were made from.
+
+    Attributes:
+        encoder: the spec of the encoder, without folders.
+        identity: everything that determines what it returns.
+        captions_sha: sha256 of all captions, in order.
+        sha256: that of the array.
+    """
+
+    encoder: str
+    identity: dict[str, Any]
+    captions_sha: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """The features of all T captions of a collection; equal captions share a row.
+
+    Attributes:
+        path: the file of the array.
+        manifest: what the features were made from.
+        array: (U, q) float32, the features of the distinct captions, memory-mapped.
+        rows: (T,) int64, the row of each caption.
+        encoder: encodes other texts; None if they cannot be encoded.
+    """
+
+    path: Path
+    manifest: TextManifest
+    array: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    encoder: TextEncoder | None = None
+
+    def sources_sha(self) -> str:
+        """Return the sha256 of the encoder and the captions."""
+        return _sources_sha(self.manifest.identity, self.manifest.captions_sha)
+
+    def of_images(
+        self, image_of: NDArray[np.int64], images: NDArray[np.int64], unit: Unit, device: torch.device
+    ) -> FeatureRows:
+        """The features of the texts of `images` (n,), whose captions are given by the image (T,) of each caption."""
+        array: Any = _Documents(self, image_of)  # of which only rows are read
+        if unit == "documents":
+            return FeatureRows.of(array, images, device)
+        return FeatureRows.of(self.array, self.rows[_captions(image_of, images)[0]], device)
+
+
+@dataclass(frozen=True)
+class _Documents:
+    """Features (N, q) of the documents of N images, computed on access: the captions' mean at unit length."""
+
+    features: TextFeatures
+    image_of: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return int(self.image_of[-1]) + 1, self.features.array.shape[1]
+
+    def __getitem__(self, images: NDArray[np.int64]) -> NDArray[np.float64]:
+        captions, first = _captions(self.image_of, images)
+        sums = np.add.reduceat(self.features.array[self.features.rows[captions]].astype(np.float64), first)
+        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+        return np.asarray(sums / np.where(lengths > 0, lengths, 1))
+
+
+def _captions(image_of: NDArray[np.int64], images: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The captions of `images`, image by image, and where those of each image begin among them."""
+    begin, end = np.searchsorted(image_of, images, side="left"), np.searchsorted(image_of, images, side="right")
+    first = np.cumsum(end - begin) - (end - begin)
+    return np.arange((end - begin).sum()) + np.repeat(begin - first, end - begin), first
+
+
+def encode(
+    collection: Collection, encoder: TextEncoder | PrecomputedTexts, label: str, cache: Path, force: bool = False
+) -> TextFeatures:
+    """Encode the captions of a collection, or load their features if these are complete.
+
+    Args:
+        collection: the captions.
+        encoder: an encoder, or features computed elsewhere.
+        label: its spec, without folders.
+        cache: the folder below which features are stored.
+        force: encode the captions again, and replace what is stored.
+
+    Raises:
+        BadInput: features computed elsewhere are not of these captions, an encoder returns NaN or another shape, or the
+            disk is full.
+    """
+    identity, captions_sha = dict(encoder.identity()), sha256_json(list(collection.captions))
+    path = cache / FOLDER / f"{_sources_sha(identity, captions_sha)[:16]}.npy"
+    unfinished = path.with_name(UNFINISHED + path.name)
+    with locked(path, "encoding these captions"):
+        if force or not path.exists():
+            with clear_os_errors(path):
+                if force:
+                    unfinished.unlink(missing_ok=True)
+                _write(collection, encoder, label, unfinished)
+                manifest = TextManifest(
+                    encoder=label, identity=identity, captions_sha=captions_sha, sha256=sha256_file(unfinished)
+                )
+                write_json(path.with_suffix(".json"), manifest.model_dump())
+                unfinished.replace(path)
+        else:
+            say(f"captions of {collection.name} are already encoded: {path}")
+    return load_texts(path, collection, None if isinstance(encoder, PrecomputedTexts) else encoder)
+
+
+def _write(collection: Collection, encoder: TextEncoder | PrecomputedTexts, label: str, path: Path) -> None:
+    """Write the features of the distinct captions, after those that an earlier run has written."""
+    captions, first = collection.captions, _distinct(collection)[1]
+    begun, header = path.exists(), BytesIO()
+    layout = {"descr": "<f4", "fortran_order": False, "shape": (len(first), encoder.dim)}
+    np.lib.format.write_array_header_1_0(header, layout)
+    start, size = len(header.getvalue()), 4 * encoder.dim * SHARD
+    with path.open("r+b" if begun else "wb") as file:
+        done = max(0, path.stat().st_size - start) // size
+        file.write(header.getvalue())
+        file.truncate(file.seek(start + done * size))
+        shards = range(done * SHARD, len(first), SHARD)
+        say(f"encoding {len(first):,} captions with {label}" + f", {done * SHARD:,} are done" * bool(done))
+        for a in track(shards, "encoding", total=done + len(shards), done=done):
+            positions = first[a : a + SHARD]
+            texts = [captions[k] for k in positions.tolist()]
+            if isinstance(encoder, PrecomputedTexts):
+                rows = encoder.features(collection, positions)
+            else:
+                rows = encoder.embed(texts)
+            if rows.shape != (len(texts), encoder.dim):
+                raise BadInput(
+                    f"{label} returns features {rows.shape} of {len(texts)} texts, not {encoder.dim} of each"
+                )
+            finite = np.isfinite(rows).all(axis=1)
+            if not finite.all():
+                raise BadInput(f"{label} has NaN or infinity for '{texts[finite.argmin()]}': compute it again")
+            file.write(np.ascontiguousarray(rows, "<f4").tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def load_texts(path: Path, collection: Collection, encoder: TextEncoder | None = None) -> TextFeatures:
+    """Map the text features of a collection's captions.
+
+    Raises:
+        BadInput: they are of other captions, or a file is missing or damaged.
+    """
+    manifest, (rows, first) = read_manifest(path), _distinct(collection)
+    if manifest.captions_sha != sha256_json(list(collection.captions)):
+        raise BadInput(f"{path} holds features of other captions: prepare {collection.name} again")
+    try:
+        array = map_array(path)
+        if array.dtype != np.float32 or array.ndim != 2 or len(array) != len(first):
+            raise ValueError(f"it holds {array.dtype} of shape {array.shape} for {len(first):,} captions")
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} is damaged ({error}): prepare the dataset again with --force") from error
+    return TextFeatures(path, manifest, array, rows, encoder)
+
+
+def read_manifest(path: Path) -> TextManifest:
+    """Read the manifest beside the array of text features.
+
+    Raises:
+        BadInput: it is missing, damaged or of another version, or belongs to other features.
+    """
+    try:
+        manifest = TextManifest.model_validate_json(path.with_suffix(".json").read_bytes())
+        if path.stem != _sources_sha(manifest.identity, manifest.captions_sha)[:16]:
+            raise ValueError("it is of other features")
+    except (OSError, ValueError) as error:
+        reason = first_wrong(error, "the manifest") if isinstance(error, ValidationError) else str(error)
+        raise BadInput(
+            f"the manifest of {path} cannot be used ({reason}): prepare the dataset again with --force"
+        ) from error
+    return manifest
+
+
+def _distinct(collection: Collection) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each caption the number (T,) of its text, and for each text its first caption (U,)."""
+    place: dict[str, int] = {}
+    rows = np.array([place.setdefault(text, len(place)) for text in collection.captions])
+    return rows, np.unique(rows, return_index=True)[1]
+
+
+def _sources_sha(identity: Mapping[str, Any], captions_sha: str) -> str:
+    return sha256_json({"schema": SCHEMA, "encoder": identity, "captions": captions_sha})

@@ -1,0 +1,154 @@
+"""``onnx:FILE``: a BERT-like ONNX network as a text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cran_bench.errors import BadInput
+from cran_bench.frontend.onnx_network import load_model, open_session
+from cran_bench.machine.extras import require
+from cran_bench.machine.storage import sha256_file
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+LONGEST = 256  # tokens of a text; further ones are left out
+BATCH = 64
+SPECIAL = "[UNK]", "[CLS]", "[SEP]", "[PAD]"
+_DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+
+
+@dataclass
+class OnnxTextEncoder:
+    """``onnx:FILE[vocab=FILE,pooling=mean|cls]``: vectors of sentences, at unit length.
+
+    Texts are put in lower case and cut into the word pieces of an uncased BERT vocabulary.  The network takes
+    `input_ids` and, where it has these inputs, `attention_mask` and `token_type_ids`, (batch, tokens) each; its output
+    `last_hidden_state`, or else its first, is (batch, tokens, dim).
+
+    Attributes:
+        file: path of the model.
+        vocab: path of the vocabulary, one token per line; by default vocab.txt beside the model.
+        pooling: mean over the tokens, or the vector of the first token, [CLS].
+        dim: dimension of a feature.
+
+    Raises:
+        BadInput: a file is missing or unreadable, the network has other inputs or outputs, or the vocabulary is not its
+            own.
+    """
+
+    file: str
+    vocab: str | None = None
+    pooling: Literal["mean", "cls"] = "mean"
+    dim: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        path = Path(self.file)
+        model, self._sha256 = load_model(path)
+        vocabulary = Path(self.vocab) if self.vocab else path.with_name("vocab.txt")
+        tokens = _read(vocabulary)
+        if (rows := _table_rows(model)) not in (None, len(tokens)):
+            raise BadInput(
+                f"{vocabulary} has {len(tokens):,} tokens, but {path.name} has vectors of {rows:,}: give the vocabulary "
+                "of this encoder with vocab=FILE"
+            )
+        self._tokenizer, self._padding = _tokenizer(tokens), tokens["[PAD]"]
+        self._vocab_sha256 = sha256_file(vocabulary)
+        # where values are quantised by the range of their batch, a text's vector would depend on the others
+        self._batch = 1 if any(node.op_type.startswith("DynamicQuantize") for node in model.graph.node) else BATCH
+        self._session = open_session(model, path.name)
+        self._inputs = {i.name: _DTYPES.get(i.type) for i in self._session.get_inputs()}
+        known = {"input_ids", "attention_mask", "token_type_ids"}
+        if "input_ids" not in self._inputs or self._inputs.keys() - known or None in self._inputs.values():
+            raise BadInput(
+                f"{path.name} takes {', '.join(self._inputs)}, but a text encoder takes whole numbers named input_ids, "
+                "attention_mask and token_type_ids: export it so"
+            )
+        outputs = [output.name for output in self._session.get_outputs()]
+        self._output = "last_hidden_state" if "last_hidden_state" in outputs else outputs[0]
+        self.dim = self._vectors([[*self._tokenizer.encode("a").ids]]).shape[1]
+
+    def identity(self) -> Mapping[str, Any]:
+        about = {"sha256": self._sha256, "vocab": self._vocab_sha256, "pooling": self.pooling, "longest": LONGEST}
+        return {"name": "onnx", **about}
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts in batches of similar length: (n, dim) features."""
+        tokens = [self._tokenizer.encode(text).ids for text in texts]
+        order = sorted(range(len(tokens)), key=lambda k: len(tokens[k]))
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        for a in range(0, len(order), self._batch):
+            rows = order[a : a + self._batch]
+            vectors[rows] = self._vectors([tokens[k] for k in rows])
+        return vectors
+
+    def _vectors(self, tokens: list[list[int]]) -> NDArray[np.float32]:
+        mask = np.arange(max(map(len, tokens))) < np.array([len(own) for own in tokens])[:, None]
+        ids = np.full(mask.shape, self._padding)
+        ids[mask] = [token for own in tokens for token in own]
+        given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        try:
+            feed = {name: given[name].astype(dtype) for name, dtype in self._inputs.items()}
+            states = self._session.run([self._output], feed)[0]
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise BadInput(f"{self.file} fails on texts of up to {ids.shape[1]} tokens: {error}") from error
+        if states.shape[:2] != ids.shape or states.ndim != 3:
+            raise BadInput(
+                f"{self.file} returns {self._output} of shape {states.shape} for tokens of shape {ids.shape}, but one "
+                "vector for each token is expected: export last_hidden_state"
+            )
+        weights = (
+            mask[:, :, None] / mask.sum(axis=1)[:, None, None] if self.pooling == "mean" else np.eye(1, len(ids[0])).T
+        )
+        pooled = (states * weights).sum(axis=1)
+        return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True).clip(1e-12), np.float32)
+
+
+def _read(path: Path) -> dict[str, int]:
+    """The number of each token of a vocabulary."""
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except FileNotFoundError:
+        raise BadInput(f"there is no vocabulary {path}: give the encoder's own with vocab=FILE") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"{path} is not UTF-8 text ({error}): give the vocabulary with one token on each line"
+        ) from error
+    tokens = {token.removesuffix("\r"): number for number, token in enumerate(lines)}
+    missing = [token for token in SPECIAL if token not in tokens]
+    if missing or len(tokens) != len(lines):
+        what = f"does not have {', '.join(missing)}" if missing else "has a token twice"
+        raise BadInput(f"{path} {what}: give a vocabulary of BERT with one token on each line")
+    return tokens
+
+
+def _tokenizer(tokens: dict[str, int]) -> Any:
+    """A tokeniser of texts in lower case into word pieces, between [CLS] and [SEP]."""
+    library = require("tokenizers", "onnx", "text encoders")
+    tokenizer = library.Tokenizer(library.models.WordPiece(tokens, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    ends = [(name, tokens[name]) for name in ("[SEP]", "[CLS]")]
+    tokenizer.post_processor = library.processors.BertProcessing(*ends)
+    tokenizer.enable_truncation(LONGEST)
+    return tokenizer
+
+
+def _table_rows(model: ModelProto) -> int | None:
+    """Rows of the table from which a network takes the vectors of `input_ids`; None if it is not found."""
+    graph = require("onnx", "onnx", "ONNX models").shape_inference.infer_shapes(model).graph
+    rows = {v.name: v.type.tensor_type.shape.dim[0].dim_value for v in graph.value_info if v.type.tensor_type.shape.dim}
+    rows |= {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
+    ids = {"input_ids"}
+    for node in graph.node:
+        if node.op_type in ("Cast", "Identity") and node.input[0] in ids:
+            ids.update(node.output)
+        if node.op_type == "Gather" and node.input[1] in ids:
+            return int(rows.get(node.input[0], 0)) or None
+    return None
