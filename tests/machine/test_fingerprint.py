@@ -27,7 +27,8 @@ CPU = torch.device("cpu")
 LINEAR = {"cca", "cfa", "kcca", "macc", "dcca"}
 STACKS = {"bimodal-ae", "multimodal-dbn", "corr-ae", "ccl"}
 CRANS = {"cran", "cran-baseline", "cran-local", "cran-relation"}
-ALL = LINEAR | STACKS | CRANS | {"gmm-hglmm"}
+HEADS = {"linear-head", "pcmepp"}
+ALL = LINEAR | STACKS | CRANS | HEADS | {"aligned", "gmm-hglmm"}
 OTHERS = {"cca[text=word_cnn]", "kcca[text=word_cnn]", "cran:paper"}
 SPECS = sorted(ALL | OTHERS)
 
