@@ -15,7 +15,7 @@ import typing
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cache, reduce
 from typing import Any, NamedTuple, TypeVar
 
 from cran_bench.errors import BadInput, did_you_mean
@@ -105,8 +105,13 @@ def _by_name(items: Iterable[tuple[tuple[str, ...], T]]) -> dict[str, T]:
     return {path[-1] if uses[path[-1]] == 1 else ".".join(path): item for path, item in leaves}
 
 
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
 def _leaves(cls: Any, above: tuple[str, ...] = (), has_default: bool = False) -> Iterator[FlatField]:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for f in (f for f in dataclasses.fields(cls) if f.init):
         path, is_set = (*above, f.name), has_default or _default(f) is not dataclasses.MISSING
         if _is_group(hints[f.name]):
@@ -175,7 +180,7 @@ def build(cls: type[T], options: Mapping[str, Any], what: str) -> T:
 
 def _built(cls: Any, values: Mapping[tuple[str, ...], Any], default: Any = dataclasses.MISSING) -> Any:
     """An instance with the given values by path and otherwise those of `default`."""
-    hints, own = typing.get_type_hints(cls), {}
+    hints, own = _hints(cls), {}
     for f in dataclasses.fields(cls):
         inside = {path[1:]: value for path, value in values.items() if path[0] == f.name}
         if () in inside:

@@ -18,7 +18,7 @@ from cran_bench.errors import BadInput
 from cran_bench.frontend.feature_rows import FeatureRows
 from cran_bench.frontend.features import Features
 from cran_bench.frontend.text import characters
-from cran_bench.frontend.text.encoding import TextFeatures
+from cran_bench.frontend.text.encoding import Documents, TextFeatures, captions_of
 from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.protocols import Unit
 
@@ -306,7 +306,12 @@ class Split:
                 )
             asked = self._tensor(encoded.encoder.embed(self._asked))
             return FeatureRows(tuple(asked.shape), asked.nbytes, asked.__getitem__)
-        return encoded.of_images(self._collection.image_of, self._rows, self.unit, self._device)
+        image_of = self._collection.image_of
+        if self.unit == "captions":
+            captions, _ = captions_of(image_of, self._rows)
+            return FeatureRows.of(encoded.array, encoded.rows[captions], self._device)
+        documents: Any = Documents(encoded, image_of)  # of which only rows are read
+        return FeatureRows.of(documents, self._rows, self._device)
 
     # twins ------------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,17 @@ def scaled(rows: Tensor, how: ImageScaling) -> Tensor:
     return torch.nn.functional.normalize(rows.sign() * rows.abs().sqrt() if how == "sqrt" else rows, dim=-1)
 
 
+def beside(rows: FeatureRows, words: sparse.csr_array) -> FeatureRows:
+    """(T, q + V) rows with those of a sparse matrix at their right, which become dense when they are read."""
+
+    def read(index: slice | Tensor) -> Tensor:
+        own = rows[index]
+        right = words[index if isinstance(index, slice) else index.cpu().numpy()].toarray()
+        return torch.cat([own, torch.from_numpy(right).to(own)], dim=1)
+
+    return FeatureRows((rows.shape[0], rows.shape[1] + words.shape[1]), rows.held, read)
+
+
 @dataclass
 class Projections:
     """Projections of an image vector and a text vector; the validation split chooses between several candidates.
@@ -202,12 +213,13 @@ class LinearMethod(Projections):
     """Projections of image features and one of the text features of the front end.
 
     Attributes:
-        text: text feature: `tfidf`, word counts (`bow`), the mean word vector (`vectors`), or the output of a Word-CNN
-            (`word_cnn`).
+        text: text feature: `tfidf`, word counts (`bow`), the mean word vector (`vectors`), the output of a Word-CNN
+            (`word_cnn`), that of the text encoder at unit length (`encoder`), or the latter and tf-idf side by side,
+            both at unit length, so that each has the same share in an inner product (`encoder+tfidf`).
         vocabulary: number of words of tf-idf or counts, the most frequent ones.
     """
 
-    text: Literal["tfidf", "bow", "vectors", "word_cnn"] = "tfidf"
+    text: Literal["tfidf", "bow", "vectors", "word_cnn", "encoder", "encoder+tfidf"] = "tfidf"
     vocabulary: int = 3000
 
     def __post_init__(self) -> None:
@@ -216,7 +228,12 @@ class LinearMethod(Projections):
             raise ValueError(f"vocabulary is at least 1, not {self.vocabulary}")
 
     def memory(self, train: Split) -> int:
-        return super().memory(train) + (WordCNN().memory(train) if self.text == "word_cnn" else 0)
+        word_cnn = WordCNN().memory(train) if self.text == "word_cnn" else 0
+        return super().memory(train) + word_cnn + self.encoded_bytes(train)
+
+    def encoded_bytes(self, train: Split) -> int:
+        """Bytes of a text encoder's features."""
+        return train.text_rows.held if self.text.startswith("encoder") else 0
 
     def parts(self) -> Sequence[Part]:
         return [WordCNN()] if self.text == "word_cnn" else []
@@ -233,10 +250,16 @@ class LinearMethod(Projections):
     def text_dim(self, train: Split) -> int:
         if self.text == "vectors":
             return train.vector_shape[1]
+        if self.text.startswith("encoder"):
+            return train.text_dim + (self.vocabulary if self.text == "encoder+tfidf" else 0)
         return WordCNN().dim if self.text == "word_cnn" else self.vocabulary
 
-    def text_features(self, split: Split) -> Tensor | sparse.csr_array:
+    def text_features(self, split: Split) -> Tensor | sparse.csr_array | FeatureRows:
         """(T, q) text features of the chosen kind."""
+        if self.text == "encoder":
+            return split.text_rows.map(partial(scaled, how="l2"))
+        if self.text == "encoder+tfidf":
+            return beside(split.text_rows.map(partial(scaled, how="l2")), split.tfidf(self.vocabulary))
         if self.text == "tfidf":
             return split.tfidf(self.vocabulary)
         if self.text == "word_cnn":

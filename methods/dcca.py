@@ -156,7 +156,8 @@ class DCCA(LinearMethod):
         weights, widest = sum(a * b for a, b in layers), max(map(max, layers))
         batch = 32 * self.batch_size * (p + q + widest * len(layers))
         outputs = 16 * texts * out + covariance_bytes(out, out)
-        return train.image_rows.held + WORDS_BYTES * texts + 24 * weights + batch + outputs
+        rows = train.image_rows.held + self.encoded_bytes(train) + WORDS_BYTES * texts
+        return rows + 24 * weights + batch + outputs
 
     def _build(self, p: int, q: int, out: int) -> None:
         sides = {"image": (p, self.hidden_image), "text": (q, self.hidden_text)}

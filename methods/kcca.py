@@ -133,7 +133,8 @@ class KCCA(LinearMethod):
         """Bytes of image features that have a kernel, and of n x n matrices, or pivots, or covariances of columns."""
         n, p, q = len(train.texts), train.image_dim, self.text_dim(train)
         solver = self._solver(n)
-        held = WORDS_BYTES * n + (train.image_rows.held if solver == "exact" or self.kernel_image != "linear" else 0)
+        held = WORDS_BYTES * n + self.encoded_bytes(train)
+        held += train.image_rows.held if solver == "exact" or self.kernel_image != "linear" else 0
         if solver == "exact":
             return held + 64 * n**2 + 8 * n * (p + q)
         m = min(self.columns, n)

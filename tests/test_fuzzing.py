@@ -30,16 +30,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cran_bench.bench.measuring import COLUMNS, NUMBERS, render_all
+from cran_bench.dataset import Collection, FolderImages
 from cran_bench.errors import BadInput
 from cran_bench.frontend.extraction import _Extraction
 from cran_bench.frontend.features import SCHEMA, folder_name, ids_sha, load_features, prepared
-from cran_bench.frontend.npy import NpyImages, NpyRegions
+from cran_bench.frontend.npy import NpyImages, NpyRegions, NpyTexts
+from cran_bench.frontend.text import onnx as onnx_texts
+from cran_bench.frontend.text.encoding import TextManifest, load_texts
 from cran_bench.frontend.text.vectors import vector_source
 from cran_bench.frontend.torchvision_network import read_state
 from cran_bench.images import open_image
 from cran_bench.machine.ledger import Ledger
 from cran_bench.machine.progress import say
-from cran_bench.machine.storage import canonical_json, sha256_bytes
+from cran_bench.machine.storage import canonical_json, sha256_bytes, sha256_json
 from cran_bench.protocols import parse_protocols
 from cran_bench.ranking.metrics import Counts, Ranks
 from cran_bench.records.archive import read_curves, read_examples, read_record
@@ -449,6 +452,45 @@ def npy_images():
     return Reader(files, read)
 
 
+def captioned():
+    owners = [k for k in range(len(IDS)) for _ in CAPTIONS[IDS[k]]]
+    texts = [text for name in IDS for text in CAPTIONS[name]]
+    return Collection("mine", FolderImages(Path(), IDS), texts, owners, {"test": [0]})
+
+
+def npy_texts():
+    collection = captioned()
+    told = zip(collection.caption_keys(), collection.captions, strict=True)
+    files = {"a.npy": saved(np.random.default_rng(0).normal(size=(24, 4))), "ids.txt": lines(*map("\t".join, told))}
+
+    def read(root, _):
+        found = NpyTexts(str(root / "a.npy"), str(root / "ids.txt"))
+        assert np.isfinite(found.features(collection, np.arange(24))).all()
+
+    return Reader(files, read)
+
+
+def text_features():
+    collection = captioned()
+    captions_sha = sha256_json(list(collection.captions))
+    about = TextManifest(encoder="npy:a.npy", identity={"name": "npy", "ids": [1, 0.5]}, captions_sha=captions_sha)
+    name = about.sources_sha()[:16]
+
+    def read(root, _):
+        found = load_texts(root / f"{name}.npy", collection)
+        assert len(found.array[found.rows]) == 24 and found.manifest.sources_sha()
+
+    array = saved(np.random.default_rng(0).random((24, 4)).astype(np.float32))
+    return Reader({f"{name}.npy": array, f"{name}.json": as_bytes(about.model_dump())}, read)
+
+
+def vocabulary():
+    def read(root, _):
+        assert set(onnx_texts.SPECIAL) <= set(onnx_texts._read(root / "vocab.txt"))
+
+    return Reader({"vocab.txt": lines(*onnx_texts.SPECIAL, "dog", "##s")}, read)
+
+
 def npy_regions():
     rng = np.random.default_rng(0)
     corners = np.sort(rng.random((60, 2, 2, 4)), axis=2).reshape(60, 4, 4)[:, :, [0, 1, 2, 3]]
@@ -767,6 +809,9 @@ READERS = {
     "features": lambda tmp: features(),
     "journal": lambda tmp: journal(),
     "npy of images": lambda tmp: npy_images(),
+    "npy of texts": lambda tmp: npy_texts(),
+    "text features": lambda tmp: text_features(),
+    "vocabulary": lambda tmp: vocabulary(),
     "npy of regions": lambda tmp: npy_regions(),
     "glove": lambda tmp: vectors("glove"),
     "word2vec, text": lambda tmp: vectors("word2vec.txt"),

@@ -91,6 +91,14 @@ Regions = Annotated[
 Vectors = Annotated[
     str, typer.Option("--vectors", metavar="SPEC", help="Word vectors: ppmi-svd, glove:FILE or word2vec:FILE.")
 ]
+TextEncoder = Annotated[
+    str | None,
+    typer.Option(
+        "--text-encoder",
+        metavar="SPEC",
+        help="Encoder of texts, for text=encoder: npy:FILE[ids=FILE] or onnx:FILE[vocab=FILE,pooling=mean].",
+    ),
+]
 Seed = Annotated[int, typer.Option("-s", "--seed", min=0, help="Seed of the fit.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Less data and training, as in run.")]
 Drawing = Annotated[

@@ -26,6 +26,7 @@ def prepare(
     data: options.Data = Path("data"),
     backbone: options.Backbone = None,
     regions: options.Regions = None,
+    text_encoder: options.TextEncoder = None,
     cache: options.Cache = options.CACHE,
     force: Annotated[bool, typer.Option("--force", help="Extract finished features again.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
@@ -56,11 +57,14 @@ def prepare(
         _export(configured, data, export)
         return
     if only_check:
-        lines, is_complete = preparation.check(configured, data, cache, backbone, regions)
+        lines, is_complete = preparation.check(configured, data, cache, backbone, regions, text_encoder)
         echo(lines)
         raise typer.Exit(not is_complete)
-    made = preparation.prepare(configured, data, cache, backbone, regions, force=force, skip_bad=skip_bad)
-    echo(f"{configured.label} is ready: {made.features.label}")
+    made = preparation.prepare(
+        configured, data, cache, backbone, regions, force=force, skip_bad=skip_bad, text_encoder=text_encoder
+    )
+    encoded = f", captions by {made.texts.manifest.encoder}" if made.texts else ""
+    echo(f"{configured.label} is ready: {made.features.label}{encoded}")
 
 
 @app.command()
@@ -82,6 +86,7 @@ def run(
     backbone: options.Backbone = None,
     regions: options.Regions = None,
     vectors: options.Vectors = "ppmi-svd",
+    text_encoder: options.TextEncoder = None,
     results: options.Results = Path("results"),
     cache: options.Cache = options.CACHE,
     device: options.Device = "auto",
@@ -122,6 +127,7 @@ def run(
         backbone=backbone,
         regions=regions,
         vectors=vectors,
+        text_encoder=text_encoder,
         results=results,
         cache=cache,
         device=device,
@@ -204,4 +210,6 @@ def _export(dataset: Configured[Dataset], data: Path, folder: Path) -> None:
         texts, owner = collection.captions_of(collection.splits[split])
         lines = [f"{names[image]}\t{escaped(text, '')}\n" for text, image in zip(texts, owner.tolist(), strict=True)]
         write_text(folder / split / "captions.tsv", "".join(lines))
-    say(f"wrote the images and captions.tsv of every split to {folder}")
+    keys = zip(collection.caption_keys(), collection.captions, strict=True)
+    write_text(folder / "caption-ids.tsv", "".join(f"{key}\t{' '.join(text.split())}\n" for key, text in keys))
+    say(f"wrote the images and captions.tsv of every split, and caption-ids.tsv, to {folder}")

@@ -47,7 +47,7 @@ def significance_table(tables: Sequence[Table], labels: Sequence[str], style: st
         if labels
         else "Verdict: multiple comparisons with the best; all intervals hold at once at 95 %, to the best other row.",
         "McNemar: uncorrected p value of equal R@1 of the first seeds, with the captions of an image as one cluster.",
-        f"Front end {table.group.front_end}, word vectors {table.group.vectors}.",
+        table.group.inputs,
     ]
     cells = {heading: [line[k] for line in lines] for k, heading in enumerate(headings)}
     return typeset(f"{first.label} · {table.title}", cells, [*notes, *table.failed], style)

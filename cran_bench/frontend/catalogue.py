@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -66,10 +67,7 @@ def open_backbone(text: str, collection: Collection | None = None) -> Backbone |
     Raises:
         BadInput: the name or a field is unknown, a file is missing or of the wrong kind, or the data has no features.
     """
-    spec = parse_spec(text)
-    if spec.name not in BACKBONES:
-        raise BadInput(f"there is no backbone '{spec.name}'{did_you_mean(spec.name, BACKBONES)}")
-    return cast("Backbone | PrecomputedImages", _open(BACKBONES[spec.name], spec, collection))
+    return cast("Backbone | PrecomputedImages", _open("backbone", BACKBONES, text, collection))
 
 
 def open_proposer(text: str, collection: Collection) -> Proposer | PrecomputedRegions | None:
@@ -78,10 +76,7 @@ def open_proposer(text: str, collection: Collection) -> Proposer | PrecomputedRe
     Raises:
         BadInput: the name or a field is unknown, a file is missing, or the collection has no boxes.
     """
-    spec = parse_spec(text)
-    if spec.name not in PROPOSERS:
-        raise BadInput(f"there is no region proposer '{spec.name}'{did_you_mean(spec.name, PROPOSERS)}")
-    return cast("Proposer | PrecomputedRegions | None", _open(PROPOSERS[spec.name], spec, collection))
+    return cast("Proposer | PrecomputedRegions | None", _open("region proposer", PROPOSERS, text, collection))
 
 
 def open_text_encoder(text: str) -> TextEncoder | PrecomputedTexts:
@@ -90,10 +85,7 @@ def open_text_encoder(text: str) -> TextEncoder | PrecomputedTexts:
     Raises:
         BadInput: the name or a field is unknown, or a file is missing or of the wrong kind.
     """
-    spec = parse_spec(text)
-    if spec.name not in TEXT_ENCODERS:
-        raise BadInput(f"there is no text encoder '{spec.name}'{did_you_mean(spec.name, TEXT_ENCODERS)}")
-    return cast("TextEncoder | PrecomputedTexts", _open(TEXT_ENCODERS[spec.name], spec, None))
+    return cast("TextEncoder | PrecomputedTexts", _open("text encoder", TEXT_ENCODERS, text, None))
 
 
 def is_path(text: str) -> bool:
@@ -101,7 +93,11 @@ def is_path(text: str) -> bool:
     return "/" in text or Path(text).suffix != ""
 
 
-def _open(entry: Entry, spec: Spec, collection: Collection | None) -> Any:
+def _open(kind: str, entries: Mapping[str, Entry], text: str, collection: Collection | None) -> Any:
+    spec = parse_spec(text)
+    if spec.name not in entries:
+        raise BadInput(f"there is no {kind} '{spec.name}'{did_you_mean(spec.name, entries)}")
+    entry = entries[spec.name]
     if entry.takes in ("fields", "collection") and spec.argument:
         raise BadInput(f"'{spec.name}' takes nothing after a colon, not '{spec.argument}'; write {spec.name}")
     if entry.takes == "collection" and spec.options:

@@ -304,7 +304,7 @@ def proposer_identity(proposer: Proposer | PrecomputedRegions | None) -> dict[st
     return {"name": "none"} if proposer is None else dict(proposer.identity())
 
 
-_FILES = ("ids", "boxes", "weights", "detector", "vgg16")  # options that name a file
+_FILES = ("ids", "boxes", "weights", "detector", "vgg16", "vocab")  # options that name a file
 _WEIGHTS = {"torchvision": ("weights",), "paper": ("detector", "vgg16")}  # downloaded unless the option names a file
 
 

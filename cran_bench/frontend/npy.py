@@ -180,8 +180,8 @@ class NpyTexts(PrecomputedTexts):
         if self.ids is None:
             if len(self._array) != len(captions):
                 raise BadInput(
-                    f"{self.file} has {len(self._array)} rows for {len(captions)} captions; give one row per caption in "
-                    "the order of the collection, or name the rows with ids=FILE"
+                    f"{self.file} has {len(self._array)} rows for {len(captions)} captions; give one row per caption "
+                    "in the order of the collection, or name the rows with ids=FILE"
                 )
             return np.arange(len(captions))
         lines = [line.partition("\t") for line in _read_ids(self.ids)]

@@ -157,6 +157,7 @@ class Sources:
         self.members = functools.cache(self._members)
         self.code = functools.cache(self._code)
         self.definition = functools.cache(self._definition)
+        self.is_part = functools.cache(self._is_part)
 
     def _module(self, name: str, home: str) -> Module | None:
         package = name.rpartition(".")[0]
@@ -265,7 +266,7 @@ class Sources:
         family = self._family(symbol)
 
         def is_other_part(other: Symbol) -> bool:
-            return other not in family and self._is_part(other)
+            return other not in family and self.is_part(other)
 
         definitions, _ = self._closure([symbol], {"parts"}, is_other_part, by_name_only=True)
         return {other for definition in definitions.values() for other in definition.refers if is_other_part(other)}

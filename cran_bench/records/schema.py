@@ -46,7 +46,10 @@ class DataInfo(_Growing):
         sources_sha: sha256 of what the features were computed from: images, ids, backbone and proposer; '' in older
             records, as for the next two.
         images_sha: sha256 of the ids and contents of all images.
-        extras_sha: sha256 of the labels and of the file of word vectors, or '' if there is neither.
+        extras_sha: sha256 of the labels, of the file of word vectors and of what text features were made from, or '' if
+            there are none.
+        text_encoder: the encoder of the text features; '' without one, as for the next.
+        texts_sha: sha256 of the encoder and of all captions.
     """
 
     label: str
@@ -60,6 +63,8 @@ class DataInfo(_Growing):
     sources_sha: str = ""
     images_sha: str = ""
     extras_sha: str = ""
+    text_encoder: str = ""
+    texts_sha: str = ""
 
     @property
     def cell(self) -> tuple[object, ...]:

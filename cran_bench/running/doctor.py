@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.features import MANIFEST, UNFINISHED, read_manifest
+from cran_bench.frontend.text.encoding import FOLDER, read_text_manifest
 from cran_bench.machine.checkout import commit
 from cran_bench.machine.storage import clear_os_errors, is_abandoned, is_locked, sha256_file
 from cran_bench.machine.tensor_files import require_intact
@@ -93,6 +94,14 @@ def examine_cache(cache: Path) -> Iterator[Complaint]:
                     raise BadInput(f"{name}.npy was changed after it was written (its checksum does not match)")
         except BadInput as error:
             yield Complaint(manifest.parent, str(error), cache)
+    for path in sorted((cache / FOLDER).glob("*.npy")):
+        if path.name.startswith(UNFINISHED) or is_locked(path):
+            continue
+        try:
+            if sha256_file(path) != read_text_manifest(path).sha256:
+                raise BadInput(f"{path.name} was changed after it was written (its checksum does not match)")
+        except BadInput as error:
+            yield Complaint(path, str(error), cache)
     for path in sorted((cache / "fits").glob("*")):
         if path.suffix == ".checkpoint" and path.with_suffix(".safetensors").exists():
             yield Complaint(path, "a checkpoint of a fit that has finished since", cache, is_litter=True)

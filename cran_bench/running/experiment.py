@@ -99,6 +99,7 @@ def run(
     backbone: str | None = None,
     regions: str | None = None,
     vectors: str = "ppmi-svd",
+    text_encoder: str | None = None,
     results: str | PathLike[str] | None = None,
     cache: str | PathLike[str] | None = None,
     device: str = "auto",
@@ -122,6 +123,8 @@ def run(
         backbone: spec of the image features; None for the dataset's own.
         regions: spec of the regions; None for the dataset's own.
         vectors: spec of the word vectors.
+        text_encoder: spec of the encoder of texts for methods with ``text=encoder``, such as ``"onnx:FILE"``; None for
+            none.
         results: folder of the records; by default ``$CRAN_BENCH_RESULTS`` or ``results``.
         cache: folder of features and fits; by default ``$CRAN_BENCH_CACHE`` or ``~/.cache/cran-bench``.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
@@ -158,7 +161,7 @@ def run(
         wanted = parse_protocols(protocols if isinstance(protocols, str) else ",".join(protocols))
         numbers = parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, np.atleast_1d(seeds).tolist())))
         require_known(backend, bound)
-        prepared = find_prepared(DATASETS.configure(source), where, folder, backbone, regions, vectors)
+        prepared = find_prepared(DATASETS.configure(source), where, folder, backbone, regions, vectors, text_encoder)
         if folds:
             fold_rows(len(prepared.collection.splits["test"]), folds)  # before any fit
         return Request(source, where, specs, wanted, numbers), prepared
@@ -358,6 +361,7 @@ def _line(run: Finished) -> dict[str, Any]:
         "quick": record.data.quick,
         "front_end": record.data.front_end,
         "vectors": record.data.vectors,
+        "text_encoder": record.data.text_encoder,
         "protocol": record.protocol,
         "folds": record.folds,
         "split_sha": record.data.split_sha[:12],

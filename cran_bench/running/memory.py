@@ -39,6 +39,7 @@ def estimate(part: Part, train: Split, val: Split) -> int:
         return 0
     estimating: Estimating = part  # type: ignore[assignment]
     validation = val.image_rows.held + (val.existing_regions.held if val.has_regions else 0)
+    validation += val.text_rows.held if val.text_dim else 0
     return estimating.memory(train) + validation + LIBRARIES
 
 

@@ -15,7 +15,7 @@ from PIL.Image import Image
 
 from cran_bench.dataset import Collection, Dataset
 from cran_bench.errors import BadInput, file_of, one_sentence, place
-from cran_bench.frontend.catalogue import open_backbone, open_proposer
+from cran_bench.frontend.catalogue import open_backbone, open_proposer, open_text_encoder
 from cran_bench.frontend.extraction import extract, image_digests
 from cran_bench.frontend.features import Features, ids_sha, load_features, prepared, read_digests
 from cran_bench.frontend.front_end import (
@@ -28,6 +28,7 @@ from cran_bench.frontend.front_end import (
     proposer_identity,
     without_folders,
 )
+from cran_bench.frontend.text.encoding import TextFeatures, encode, forecast_texts, load_texts
 from cran_bench.frontend.text.vectors import VectorFile, vector_source
 from cran_bench.frontend.text.words import TOKENIZER_VERSION, TextFrontEnd, tokenize
 from cran_bench.machine.ledger import noted_sha256, read_sealed, write_sealed
@@ -48,12 +49,14 @@ class Prepared:
 
     Attributes:
         vectors: spec of the word vectors.
+        texts: the captions' features by a text encoder, or None.
     """
 
     dataset: Configured[Dataset]
     collection: Collection
     features: Features
     vectors: str
+    texts: TextFeatures | None = None
     _text: dict[Unit, TextFrontEnd | None] = field(default_factory=dict)
 
     @cached_property
@@ -64,6 +67,7 @@ class Prepared:
             "extras": self.collection.extras_sha(),
             "features": self.features.fingerprint(),
             "vectors": _identity(self.vectors),
+            **({"texts": [self.texts.manifest.sources_sha(), self.texts.manifest.sha256]} if self.texts else {}),
         }
 
     def text(self, fit_unit: Unit) -> TextFrontEnd | None:
@@ -75,7 +79,8 @@ class Prepared:
 
     def split(self, name: str, unit: Unit, device: torch.device, fit_unit: Unit | None = None) -> Split:
         """A split with texts of `unit`, seen through a text front end fitted on training texts of `fit_unit`."""
-        return Split(name, unit, self.collection, self.features, self.text(fit_unit or unit), device)
+        words = self.text(fit_unit or unit)
+        return Split(name, unit, self.collection, self.features, words, device, encoded=self.texts)
 
     def picture(self, image: Image, front_end: FrontEnd, device: torch.device) -> Split:
         """A split of one image from outside the dataset, with an empty text."""
@@ -139,6 +144,7 @@ def prepare(
     vectors: str = "ppmi-svd",
     force: bool = False,
     skip_bad: bool = False,
+    text_encoder: str | None = None,
 ) -> Prepared:
     """Load a dataset and extract its features below `cache`; finished features are reused.
 
@@ -146,10 +152,11 @@ def prepare(
         BadInput: data, specs or images are not usable.
     """
     collection, defaults = _load(dataset, data, vectors)
+    texts = _encoded(collection, text_encoder, cache, force)
     plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
     digests = image_digests(collection, cache)
     features = extract(plan, digests, force=force, skip_bad=skip_bad)
-    return _made(dataset, collection, features, vectors, digests, cache)
+    return _made(dataset, collection, features, vectors, texts, digests, cache)
 
 
 def check(
@@ -158,6 +165,7 @@ def check(
     cache: Path,
     backbone: str | None = None,
     regions: str | None = None,
+    text_encoder: str | None = None,
 ) -> tuple[str, bool]:
     """Report which files are there or missing and where to get them; if none is missing, forecast the extraction.
 
@@ -178,6 +186,8 @@ def check(
     lines.append(collection.describe())
     plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
     forecast, has_room = plan.forecast()
+    if text_encoder:
+        lines.append(forecast_texts(collection, open_text_encoder(text_encoder), text_encoder))
     return "\n".join([*lines, forecast]), has_room
 
 
@@ -197,6 +207,7 @@ def find_prepared(
     backbone: str | None = None,
     regions: str | None = None,
     vectors: str = "ppmi-svd",
+    text_encoder: str | None = None,
 ) -> Prepared:
     """Load a dataset with the features of its images that match the specs, or extract them if there are none.
 
@@ -207,6 +218,7 @@ def find_prepared(
             clear how their features should be made.
     """
     collection, defaults = _load(dataset, data, vectors)
+    texts = _encoded(collection, text_encoder, cache)
     digests = image_digests(collection, cache)
     images_sha, made = collection.images_sha(digests), prepared(cache)
     folders = [
@@ -227,7 +239,7 @@ def find_prepared(
         plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
         _compare(plan, digests, made, given=bool(backbone and regions))
         features = extract(plan, digests)
-    return _made(dataset, collection, features, vectors, digests, cache)
+    return _made(dataset, collection, features, vectors, texts, digests, cache)
 
 
 def _way(made: Mapping[str, Any]) -> str:
@@ -256,15 +268,18 @@ def _compare(plan: ExtractionPlan, digests: list[str], made: Mapping[Path, Mappi
             raise BadInput(f"{told}; choose how to extract those of {plan.collection.name}: {ways}")
 
 
-def load_prepared(dataset: Configured[Dataset], data: Path, folder: Path, vectors: str) -> Prepared:
-    """Load a dataset with the features in `folder`, which `prepare` or `find_prepared` has accepted.
+def load_prepared(
+    dataset: Configured[Dataset], data: Path, folder: Path, vectors: str, texts: Path | None = None
+) -> Prepared:
+    """Load a dataset with the features in `folder`, and of `texts`, which `prepare` or `find_prepared` has accepted.
 
     Raises:
         BadInput: data or features cannot be read here, or belong to different images.
     """
     collection, _ = _load(dataset, data, vectors)
     features = load_features(folder, collection.images.ids)
-    return Prepared(dataset, collection.without(features.failed), features, vectors)
+    encoded = load_texts(texts, collection) if texts else None
+    return Prepared(dataset, collection.without(features.failed), features, vectors, encoded)
 
 
 def _made(
@@ -272,6 +287,7 @@ def _made(
     collection: Collection,
     features: Features,
     vectors: str,
+    texts: TextFeatures | None,
     digests: list[str],
     cache: Path,
 ) -> Prepared:
@@ -283,7 +299,7 @@ def _made(
         say(f"  {remark}")
     if features.failed:
         say(f"  {len(features.failed)} images could not be read when features were extracted and are left out")
-    return Prepared(dataset, usable, features, vectors)
+    return Prepared(dataset, usable, features, vectors, texts)
 
 
 def _remarks(collection: Collection, digests: list[str], cache: Path) -> list[str]:
@@ -340,6 +356,12 @@ def default_specs(dataset: Configured[Dataset]) -> Mapping[str, str]:
 def _load(dataset: Configured[Dataset], data: Path, vectors: str) -> tuple[Collection, Mapping[str, str]]:
     _identity(vectors)  # reports a wrong spec now, not after an extraction or in every row
     return load_collection(dataset, data), default_specs(dataset)
+
+
+def _encoded(collection: Collection, text_encoder: str | None, cache: Path, force: bool = False) -> TextFeatures | None:
+    if not text_encoder:
+        return None
+    return encode(collection, open_text_encoder(text_encoder), without_folders(text_encoder), cache, force)
 
 
 def _identity(vectors: str) -> dict[str, Any]:

@@ -70,14 +70,15 @@ class RunSpec:
     """What the rows of a run have in common, as sent to workers.
 
     Attributes:
-        data: spec of the dataset, folder of the datasets, folder of its features, and spec of the word vectors.
+        data: spec of the dataset, folder of the datasets, folder of its features, spec of the word
+            vectors, and file of the text features or ''.
         folders: those of the records, and of fits and features.
         protocols: names of the protocols.
         device: such as `cpu` or `cuda`.
         options: the other fields of `Runner`.
     """
 
-    data: tuple[str, str, str, str]
+    data: tuple[str, str, str, str, str]
     folders: tuple[str, str]
     protocols: tuple[ProtocolName, ...]
     device: str
@@ -89,8 +90,9 @@ class RunSpec:
         name, colon, file = runner.data.vectors.partition(":")
         vectors = f"{name}:{Path(file).resolve()}" if colon else name
         features = str(runner.data.features.folder.resolve())
+        texts = str(runner.data.texts.path.resolve()) if runner.data.texts else ""
         return cls(
-            (with_full_path(request.dataset), str(request.data.resolve()), features, vectors),
+            (with_full_path(request.dataset), str(request.data.resolve()), features, vectors, texts),
             (str(runner.results.resolve()), str(runner.cache.resolve())),
             tuple(request.protocols),
             device,
@@ -148,8 +150,9 @@ def with_full_path(spec: str) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _prepared(dataset: str, data: str, features: str, vectors: str) -> Prepared:
-    return load_prepared(DATASETS.configure(dataset), Path(data), Path(features), vectors)
+def _prepared(dataset: str, data: str, features: str, vectors: str, texts: str) -> Prepared:
+    encoded = Path(texts) if texts else None
+    return load_prepared(DATASETS.configure(dataset), Path(data), Path(features), vectors, encoded)
 
 
 class Lines(io.TextIOWrapper):

@@ -96,6 +96,11 @@ class Runner:
         collection, test = self.data.collection, self.data.collection.splits["test"]
         vectors_sha = self.data.identity["vectors"].get("sha256")
         extras = [collection.labels is not None and collection.extras_sha(), vectors_sha]
+        encoded = dict[str, str]()
+        if self.data.texts:
+            made = self.data.texts.manifest
+            encoded = {"text_encoder": made.encoder, "texts_sha": made.sources_sha()}
+            extras.append(encoded["texts_sha"])
         return DataInfo(
             label=self.data.dataset.label,
             quick=is_quick(self.data.dataset),
@@ -108,6 +113,7 @@ class Runner:
             sources_sha=sha256_json({key: self.data.features.manifest[key] for key in SOURCES}),
             images_sha=self.data.features.manifest["images_sha"],
             extras_sha=sha256_json(extras) if any(extras) else "",
+            **encoded,
         )
 
     def run(

@@ -145,7 +145,11 @@ def _apart(lines: Sequence[Line]) -> list[str]:
             if line.table and line.printed.dataset == dataset:
                 rows.setdefault(replace(line.table.group, protocol="", folds=0), []).append(line.printed.name)
                 names.update(line.table.apart)
-        names.update(n for n in ("dataset", "front_end", "vectors", *DATA) if len({getattr(g, n) for g in rows}) > 1)
+        names.update(
+            n
+            for n in ("dataset", "front_end", "vectors", "text_encoder", *DATA)
+            if len({getattr(g, n) for g in rows}) > 1
+        )
         told = []
         for group, measured in rows.items():
             values = {n.removesuffix("_sha"): getattr(group, n)[: 8 if n in DATA else None] for n in sorted(names)}

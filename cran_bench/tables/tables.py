@@ -53,7 +53,8 @@ class Group:
 
     Attributes:
         features: sha256 of the sources of the features, or of the features themselves if these are unknown.
-        extras: sha256 of labels and of the file of word vectors; '' without both.
+        extras: sha256 of labels, of the file of word vectors and of the sources of text features; '' without them.
+        text_encoder: the encoder of texts; '' without one.
     """
 
     dataset: str
@@ -65,6 +66,13 @@ class Group:
     split_sha: str
     features: str
     extras: str
+    text_encoder: str = ""
+
+    @property
+    def inputs(self) -> str:
+        """A sentence that names what features were made with."""
+        encoder = f", text encoder {self.text_encoder}" if self.text_encoder else ""
+        return f"Front end {self.front_end}, word vectors {self.vectors}{encoder}."
 
     def data(self) -> tuple[object, ...]:
         """The images and their features; the same for all protocols."""
@@ -169,7 +177,7 @@ class Table:
         """Lines that explain the figures."""
         lines = [f"Protocol {self.group.protocol}: {MEANING[p]}." for p in PROTOCOLS if p == self.group.protocol]
         lines.append(f"Recall in percent; {MEDR}.")
-        lines.append(f"Front end {self.group.front_end}, word vectors {self.group.vectors}.")
+        lines.append(self.group.inputs)
         shas = " and ".join(sha[:12] for sha in self.features)
         also = " (from the same sources, rounded differently on another machine)" if len(self.features) > 1 else ""
         lines.append(f"Split sha {self.group.split_sha[:12]}, features sha {shas}{also}.")
@@ -249,6 +257,7 @@ class Table:
                 "quick": self.group.quick,
                 "front_end": self.group.front_end,
                 "vectors": self.group.vectors,
+                **({"text_encoder": self.group.text_encoder} if self.group.text_encoder else {}),
                 "protocol": self.group.protocol,
                 "folds": self.group.folds,
                 "method": row.label,
@@ -369,7 +378,7 @@ def _row(label: str, seeds: Mapping[int, Finished | Failure]) -> Row:
 def _group(data: DataInfo, protocol: str, folds: int, sources: Mapping[str, str]) -> Group:
     where = (data.label, data.quick, data.front_end, data.vectors)
     features = data.sources_sha or sources.get(data.features_sha) or data.features_sha
-    return Group(*where, protocol, folds, data.split_sha, features, data.extras_sha)
+    return Group(*where, protocol, folds, data.split_sha, features, data.extras_sha, data.text_encoder)
 
 
 def render(

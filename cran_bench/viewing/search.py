@@ -82,6 +82,8 @@ class _Asked:
         value = getattr(self._split, name)
         if name == "asking":
             return lambda texts: _Asked(value(texts), self._known)
+        if name in ("text_features", "text_rows"):
+            self._known.append(True)
         if name == "tokens":
             self._known.append(bool((value[0] >= FIRST_WORD).any()))
         return partial(self._noted, value) if name in INPUTS else value

@@ -669,6 +669,8 @@ def test_export(command, tmp_path):
         assert len(lines) == 5 * count
         assert {line.split("\t")[0] for line in lines} == {path.name for path in pictures}
         assert all(len(line.split("\t")) == 2 for line in lines)
+    lines = (tmp_path / "look" / "caption-ids.tsv").read_text().splitlines()
+    assert len(lines) == 40 and lines[6].startswith("train-00000b#1\t")
     assert not half_written(tmp_path)
 
 

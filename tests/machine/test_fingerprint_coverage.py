@@ -2,9 +2,11 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 
+from cran_bench.frontend.text.encoding import TextFeatures, TextManifest
 from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.machine.fingerprint import code
 from cran_bench.registry import METHODS
@@ -16,7 +18,16 @@ from cran_bench.split import Split
 CPU = torch.device("cpu")
 FEW = "rbm_steps=4,steps=4"
 QUICK = [
-    *("cca", "cca[text=word_cnn]", "cfa", "kcca", "kcca[solver=nystrom,columns=40]", "kcca[solver=fourier,columns=40]"),
+    *(
+        "cca",
+        "cca[text=word_cnn]",
+        "cca[text=encoder+tfidf]",
+        "cca[text=encoder,unit=documents]",
+        "cfa",
+        "kcca",
+        "kcca[solver=nystrom,columns=40]",
+        "kcca[solver=fourier,columns=40]",
+    ),
     *("dcca:quick", "gmm-hglmm[components=2,gmm_iterations=2,hglmm_iterations=1,fisher_dim=40]"),
     *("macc[neighbours=1|2,codewords=4]", f"bimodal-ae:quick[{FEW}]", f"multimodal-dbn:quick[{FEW}]"),
     *(f"corr-ae:quick[{FEW}]", f"ccl:quick[{FEW},joint_steps=4,autoencoder_steps=4]"),
@@ -47,8 +58,14 @@ def test_whatever_runs_in_a_fit_is_covered_by_its_fingerprint(spec, tiny, tmp_pa
     monkeypatch.setattr("cran_bench.running.fits.store.require_room", lambda *_: None)  # memory changes no number
     part, ran = METHODS.configure(spec).build(), set()
     known = {(symbol.module, symbol.name) for symbol in covered(part) | code(LentRun.score).symbols}
+    collection, words = tiny.train._collection, TextFrontEnd.fit(tiny.train.texts)
+    rows = np.random.default_rng(0).normal(size=(len(collection.captions), 6)).astype(np.float32)
+    texts = TextFeatures(
+        tmp_path, TextManifest(encoder="made", identity={}, captions_sha=""), rows, np.arange(len(rows))
+    )
+    unit = "documents" if "unit=documents" in spec else "captions"
     splits = [
-        Split(split.name, split.unit, split._collection, split._features, TextFrontEnd.fit(tiny.train.texts), CPU)
+        Split(split.name, unit, split._collection, split._features, words, CPU, encoded=texts)
         for split in (tiny.train, tiny.val, tiny.test)
     ]
 

@@ -3,47 +3,43 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput, first_wrong
-from cran_bench.frontend.feature_rows import FeatureRows
 from cran_bench.frontend.features import UNFINISHED
 from cran_bench.frontend.interfaces import PrecomputedTexts, TextEncoder
-from cran_bench.machine.progress import say, track
+from cran_bench.machine.progress import duration, say, track
 from cran_bench.machine.storage import clear_os_errors, locked, map_array, sha256_file, sha256_json, write_json
-from cran_bench.protocols import Unit
 
 FOLDER = "texts"
 """Name of the folder of these features in the cache."""
 SCHEMA = 1
 """To be raised with every change of the manifest or of how captions are encoded."""
 SHARD = 1024  # captions that are encoded before they are written
+PROBE = 32  # captions that are encoded to estimate the duration
+APART = 0.1  # of its length, by which features of equal captions may differ, as an encoder may round by batch
 
 
 class TextManifest(BaseModel):
-    """What text features were made from.
-
-    Attributes:
-        encoder: the spec of the encoder, without folders.
-        identity: everything that determines what it returns.
-        captions_sha: sha256 of all captions, in order.
-        sha256: that of the array.
-    """
+    """What text features were made from: spec and identity of the encoder, digests of all captions and of the array."""
 
     encoder: str
     identity: dict[str, Any]
     captions_sha: str
-    sha256: str
+    sha256: str = ""
+
+    def sources_sha(self) -> str:
+        """Return the sha256 of the encoder and the captions."""
+        return sha256_json({"schema": SCHEMA, "encoder": self.identity, "captions": self.captions_sha})
 
 
 @dataclass(frozen=True)
@@ -64,22 +60,9 @@ class TextFeatures:
     rows: NDArray[np.int64]
     encoder: TextEncoder | None = None
 
-    def sources_sha(self) -> str:
-        """Return the sha256 of the encoder and the captions."""
-        return _sources_sha(self.manifest.identity, self.manifest.captions_sha)
-
-    def of_images(
-        self, image_of: NDArray[np.int64], images: NDArray[np.int64], unit: Unit, device: torch.device
-    ) -> FeatureRows:
-        """The features of the texts of `images` (n,), whose captions are given by the image (T,) of each caption."""
-        array: Any = _Documents(self, image_of)  # of which only rows are read
-        if unit == "documents":
-            return FeatureRows.of(array, images, device)
-        return FeatureRows.of(self.array, self.rows[_captions(image_of, images)[0]], device)
-
 
 @dataclass(frozen=True)
-class _Documents:
+class Documents:
     """Features (N, q) of the documents of N images, computed on access: the captions' mean at unit length."""
 
     features: TextFeatures
@@ -90,14 +73,13 @@ class _Documents:
         return int(self.image_of[-1]) + 1, self.features.array.shape[1]
 
     def __getitem__(self, images: NDArray[np.int64]) -> NDArray[np.float64]:
-        captions, first = _captions(self.image_of, images)
+        captions, first = captions_of(self.image_of, images)
         sums = np.add.reduceat(self.features.array[self.features.rows[captions]].astype(np.float64), first)
-        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-        return np.asarray(sums / np.where(lengths > 0, lengths, 1))
+        return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-30))
 
 
-def _captions(image_of: NDArray[np.int64], images: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The captions of `images`, image by image, and where those of each image begin among them."""
+def captions_of(image_of: NDArray[np.int64], images: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the captions of `images`, image by image, and where those of each image begin among them."""
     begin, end = np.searchsorted(image_of, images, side="left"), np.searchsorted(image_of, images, side="right")
     first = np.cumsum(end - begin) - (end - begin)
     return np.arange((end - begin).sum()) + np.repeat(begin - first, end - begin), first
@@ -119,8 +101,9 @@ def encode(
         BadInput: features computed elsewhere are not of these captions, an encoder returns NaN or another shape, or the
             disk is full.
     """
-    identity, captions_sha = dict(encoder.identity()), sha256_json(list(collection.captions))
-    path = cache / FOLDER / f"{_sources_sha(identity, captions_sha)[:16]}.npy"
+    captions_sha = sha256_json(list(collection.captions))
+    manifest = TextManifest(encoder=label, identity=dict(encoder.identity()), captions_sha=captions_sha)
+    path = cache / FOLDER / f"{manifest.sources_sha()[:16]}.npy"
     unfinished = path.with_name(UNFINISHED + path.name)
     with locked(path, "encoding these captions"):
         if force or not path.exists():
@@ -128,9 +111,7 @@ def encode(
                 if force:
                     unfinished.unlink(missing_ok=True)
                 _write(collection, encoder, label, unfinished)
-                manifest = TextManifest(
-                    encoder=label, identity=identity, captions_sha=captions_sha, sha256=sha256_file(unfinished)
-                )
+                manifest = manifest.model_copy(update={"sha256": sha256_file(unfinished)})
                 write_json(path.with_suffix(".json"), manifest.model_dump())
                 unfinished.replace(path)
         else:
@@ -140,34 +121,61 @@ def encode(
 
 def _write(collection: Collection, encoder: TextEncoder | PrecomputedTexts, label: str, path: Path) -> None:
     """Write the features of the distinct captions, after those that an earlier run has written."""
-    captions, first = collection.captions, _distinct(collection)[1]
-    begun, header = path.exists(), BytesIO()
+    rows, first = _distinct(collection)
+    again = np.setdiff1d(np.arange(len(rows)), first)
+    for captions in np.split(again, range(SHARD, len(again), SHARD)) if isinstance(encoder, PrecomputedTexts) else ():
+        own, other = (_features(collection, encoder, label, k) for k in (captions, first[rows[captions]]))
+        apart = np.linalg.norm(own - other, axis=1) > APART * np.linalg.norm(other, axis=1)
+        if apart.any():
+            keys, caption = collection.caption_keys(), captions[apart.argmax()]
+            raise BadInput(
+                f"{label} differs between {keys[first[rows[caption]]]} and {keys[caption]}, whose captions are equal: "
+                "give rows in the order of the captions, or ids=FILE"
+            )
+    header, size = BytesIO(), 4 * encoder.dim * SHARD
     layout = {"descr": "<f4", "fortran_order": False, "shape": (len(first), encoder.dim)}
     np.lib.format.write_array_header_1_0(header, layout)
-    start, size = len(header.getvalue()), 4 * encoder.dim * SHARD
-    with path.open("r+b" if begun else "wb") as file:
+    with path.open("r+b" if path.exists() else "wb") as file:
+        start = len(header.getvalue())
         done = max(0, path.stat().st_size - start) // size
         file.write(header.getvalue())
         file.truncate(file.seek(start + done * size))
         shards = range(done * SHARD, len(first), SHARD)
         say(f"encoding {len(first):,} captions with {label}" + f", {done * SHARD:,} are done" * bool(done))
         for a in track(shards, "encoding", total=done + len(shards), done=done):
-            positions = first[a : a + SHARD]
-            texts = [captions[k] for k in positions.tolist()]
-            if isinstance(encoder, PrecomputedTexts):
-                rows = encoder.features(collection, positions)
-            else:
-                rows = encoder.embed(texts)
-            if rows.shape != (len(texts), encoder.dim):
-                raise BadInput(
-                    f"{label} returns features {rows.shape} of {len(texts)} texts, not {encoder.dim} of each"
-                )
-            finite = np.isfinite(rows).all(axis=1)
-            if not finite.all():
-                raise BadInput(f"{label} has NaN or infinity for '{texts[finite.argmin()]}': compute it again")
-            file.write(np.ascontiguousarray(rows, "<f4").tobytes())
+            features = _features(collection, encoder, label, first[a : a + SHARD])
+            file.write(np.ascontiguousarray(features, "<f4").tobytes())
             file.flush()
             os.fsync(file.fileno())
+
+
+def _features(
+    collection: Collection, encoder: TextEncoder | PrecomputedTexts, label: str, captions: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The features of the captions of a collection at the positions `captions` (n,): (n, dim)."""
+    if isinstance(encoder, PrecomputedTexts):
+        return encoder.features(collection, captions)
+    texts = [collection.captions[k] for k in captions.tolist()]
+    rows = encoder.embed(texts)
+    if rows.shape != (len(texts), encoder.dim) or not np.isfinite(rows).all():
+        which = f"of shape {rows.shape}, not {(len(texts), encoder.dim)}" if np.isfinite(rows).all() else "with NaN"
+        raise BadInput(f"{label} returns features {which}, for texts such as '{texts[0]}': use another encoder")
+    return rows
+
+
+def forecast_texts(collection: Collection, encoder: TextEncoder | PrecomputedTexts, label: str) -> str:
+    """Say how many captions there are to encode, and how long that will take here.
+
+    Raises:
+        BadInput: as for `encode`, as far as a few captions show it.
+    """
+    first, start = _distinct(collection)[1], time.perf_counter()
+    some = first[:: -(-len(first) // PROBE)]
+    _features(collection, encoder, label, some)
+    left = duration((time.perf_counter() - start) / len(some) * len(first))
+    return (
+        f"captions by {label}: {len(first):,} different ones, {4e-6 * len(first) * encoder.dim:,.0f} MB, about {left}"
+    )
 
 
 def load_texts(path: Path, collection: Collection, encoder: TextEncoder | None = None) -> TextFeatures:
@@ -176,7 +184,7 @@ def load_texts(path: Path, collection: Collection, encoder: TextEncoder | None =
     Raises:
         BadInput: they are of other captions, or a file is missing or damaged.
     """
-    manifest, (rows, first) = read_manifest(path), _distinct(collection)
+    manifest, (rows, first) = read_text_manifest(path), _distinct(collection)
     if manifest.captions_sha != sha256_json(list(collection.captions)):
         raise BadInput(f"{path} holds features of other captions: prepare {collection.name} again")
     try:
@@ -188,21 +196,19 @@ def load_texts(path: Path, collection: Collection, encoder: TextEncoder | None =
     return TextFeatures(path, manifest, array, rows, encoder)
 
 
-def read_manifest(path: Path) -> TextManifest:
+def read_text_manifest(path: Path) -> TextManifest:
     """Read the manifest beside the array of text features.
 
     Raises:
-        BadInput: it is missing, damaged or of another version, or belongs to other features.
+        BadInput: it is missing or damaged, or belongs to other features.
     """
     try:
         manifest = TextManifest.model_validate_json(path.with_suffix(".json").read_bytes())
-        if path.stem != _sources_sha(manifest.identity, manifest.captions_sha)[:16]:
+        if path.stem != manifest.sources_sha()[:16]:
             raise ValueError("it is of other features")
     except (OSError, ValueError) as error:
-        reason = first_wrong(error, "the manifest") if isinstance(error, ValidationError) else str(error)
-        raise BadInput(
-            f"the manifest of {path} cannot be used ({reason}): prepare the dataset again with --force"
-        ) from error
+        why = first_wrong(error, "the manifest") if isinstance(error, ValidationError) else str(error)
+        raise BadInput(f"the manifest of {path} is not usable ({why}): prepare again with --force") from error
     return manifest
 
 
@@ -211,7 +217,3 @@ def _distinct(collection: Collection) -> tuple[NDArray[np.int64], NDArray[np.int
     place: dict[str, int] = {}
     rows = np.array([place.setdefault(text, len(place)) for text in collection.captions])
     return rows, np.unique(rows, return_index=True)[1]
-
-
-def _sources_sha(identity: Mapping[str, Any], captions_sha: str) -> str:
-    return sha256_json({"schema": SCHEMA, "encoder": identity, "captions": captions_sha})

@@ -55,11 +55,11 @@ class OnnxTextEncoder:
         tokens = _read(vocabulary)
         if (rows := _table_rows(model)) not in (None, len(tokens)):
             raise BadInput(
-                f"{vocabulary} has {len(tokens):,} tokens, but {path.name} has vectors of {rows:,}: give the vocabulary "
-                "of this encoder with vocab=FILE"
+                f"{vocabulary} has {len(tokens):,} tokens, but {path.name} has vectors of {rows:,}: give the "
+                "vocabulary of this encoder with vocab=FILE"
             )
         self._tokenizer, self._padding = _tokenizer(tokens), tokens["[PAD]"]
-        self._vocab_sha256 = sha256_file(vocabulary)
+        self._vocab = sha256_file(vocabulary)
         # where values are quantised by the range of their batch, a text's vector would depend on the others
         self._batch = 1 if any(node.op_type.startswith("DynamicQuantize") for node in model.graph.node) else BATCH
         self._session = open_session(model, path.name)
@@ -72,11 +72,16 @@ class OnnxTextEncoder:
             )
         outputs = [output.name for output in self._session.get_outputs()]
         self._output = "last_hidden_state" if "last_hidden_state" in outputs else outputs[0]
-        self.dim = self._vectors([[*self._tokenizer.encode("a").ids]]).shape[1]
+        self.dim = self._vectors([self._tokenizer.encode("a").ids]).shape[1]
 
     def identity(self) -> Mapping[str, Any]:
-        about = {"sha256": self._sha256, "vocab": self._vocab_sha256, "pooling": self.pooling, "longest": LONGEST}
-        return {"name": "onnx", **about}
+        return {
+            "name": "onnx",
+            "sha256": self._sha256,
+            "vocab": self._vocab,
+            "pooling": self.pooling,
+            "longest": LONGEST,
+        }
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts in batches of similar length: (n, dim) features."""
@@ -100,13 +105,11 @@ class OnnxTextEncoder:
             raise BadInput(f"{self.file} fails on texts of up to {ids.shape[1]} tokens: {error}") from error
         if states.shape[:2] != ids.shape or states.ndim != 3:
             raise BadInput(
-                f"{self.file} returns {self._output} of shape {states.shape} for tokens of shape {ids.shape}, but one "
-                "vector for each token is expected: export last_hidden_state"
+                f"{self.file} returns {self._output} of shape {states.shape} for tokens of shape {ids.shape}, not a "
+                "vector for each: export last_hidden_state"
             )
-        weights = (
-            mask[:, :, None] / mask.sum(axis=1)[:, None, None] if self.pooling == "mean" else np.eye(1, len(ids[0])).T
-        )
-        pooled = (states * weights).sum(axis=1)
+        weights = mask if self.pooling == "mean" else mask & (np.arange(mask.shape[1]) == 0)
+        pooled = (states * weights[:, :, None].astype(np.float64)).sum(axis=1)  # to be divided by its length
         return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True).clip(1e-12), np.float32)
 
 
@@ -117,10 +120,8 @@ def _read(path: Path) -> dict[str, int]:
     except FileNotFoundError:
         raise BadInput(f"there is no vocabulary {path}: give the encoder's own with vocab=FILE") from None
     except (OSError, ValueError) as error:
-        raise BadInput(
-            f"{path} is not UTF-8 text ({error}): give the vocabulary with one token on each line"
-        ) from error
-    tokens = {token.removesuffix("\r"): number for number, token in enumerate(lines)}
+        raise BadInput(f"{path} is not UTF-8 text ({error}): give the encoder's own with vocab=FILE") from error
+    tokens = {token: number for number, token in enumerate(lines)}
     missing = [token for token in SPECIAL if token not in tokens]
     if missing or len(tokens) != len(lines):
         what = f"does not have {', '.join(missing)}" if missing else "has a token twice"
