@@ -80,18 +80,18 @@ class HeadMethod:
         patience: epochs without a better rsum on validation before training ends; 0 to train for all `epochs`.
     """
 
-    image: ImageScaling = "none"
+    image: ImageScaling = "sqrt"
     text: TextFeature = "auto"
     vocabulary: int = 3000
-    dim: int = 512
+    dim: int = 256
     hidden: int = 0
     dropout: float = 0.2
-    batch_size: int = 1000
-    lr: float = 1e-3
+    batch_size: int = 250
+    lr: float = 5e-3
     weight_decay: float = 1e-2
     clip: float = 0.0
-    epochs: int = 30
-    patience: int = 8
+    epochs: int = 8
+    patience: int = 4
 
     def __post_init__(self) -> None:
         at_least(self, 1, "vocabulary", "dim", "epochs")

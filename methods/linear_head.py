@@ -50,7 +50,7 @@ class ContrastiveHeads(Heads):
         return info_nce(self.embed("image", x), self.embed("text", y), self.log_scale)
 
 
-@register("linear-head", presets={"paper": PAPER, "tuned": {}, "quick": {"epochs": 5}})
+@register("linear-head", presets={"paper": PAPER, "tuned": {}, "quick": {"epochs": 5, "batch_size": 50}})
 @dataclass
 class LinearHead(HeadMethod):
     """Heads trained by InfoNCE; `paper` has the constants of CLIP with a ResNet-50, without its warm-up.

@@ -93,7 +93,7 @@ class GaussianHeads(Heads):
         return matching_loss(distances, self.a, self.b, self.alpha) + self.beta * divergence
 
 
-@register("pcmepp", presets={"paper": {**PAPER, "patience": 0}, "tuned": {}, "quick": {"epochs": 5}})
+@register("pcmepp", presets={"paper": {**PAPER, "patience": 0}, "tuned": {}, "quick": {"epochs": 5, "batch_size": 50}})
 @dataclass
 class PCMEPP(HeadMethod):
     """PCME++ on frozen features.
@@ -110,7 +110,7 @@ class PCMEPP(HeadMethod):
     beta: float = 1e-4
     scale: float = 5.0
     shift: float = 5.0
-    log_variance: float = -4.0
+    log_variance: float = -7.0
 
     similarity: ClassVar = DOT
 
