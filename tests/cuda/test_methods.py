@@ -35,7 +35,7 @@ SWEEP = {
     "ccl": f"ccl:quick[{STACKS},joint_steps=6,autoencoder_steps=6,steps=6,joint_units=32,code_units=16,units=16]",
     "cca-word-cnn": "cca[text=word_cnn,dim=32]",
     "corr-ae": GATE["corr-ae"],
-    "cran": f"cran[{SMALL},pretraining_epochs=1,max_epochs=2,frozen_encoder_epochs=1,restarts=2]",
+    "cran": f"cran[{SMALL},conv_bn=false,pretraining_epochs=1,max_epochs=2,frozen_encoder_epochs=1,restarts=2]",
     "cran-baseline": f"cran-baseline[{SMALL},text_init=cca-targets,pretraining_epochs=1,max_epochs=1]",
     "cran-local": f"cran-local[{SMALL},text_init=random,max_epochs=1]",
     "cran-relation": GATE["cran-relation"],
