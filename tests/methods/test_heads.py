@@ -112,7 +112,8 @@ def test_without_a_text_encoder_it_is_tfidf(planted):
 def test_shared_dimensions_are_found(planted, method, hidden):
     train, val, run = planted
     run.similarity = method.similarity
-    fitted = trained(method(dim=8, hidden=hidden, dropout=0.0, batch_size=50, epochs=15, lr=1e-2), train, val, run)
+    options = {"image": "none", "dim": 8, "dropout": 0.0, "batch_size": 50, "epochs": 15, "patience": 0, "lr": 1e-2}
+    fitted = trained(method(hidden=hidden, **options), train, val, run)
     assert run.score(fitted.embed_images(val), fitted.embed_texts(val)).rsum > 500  # chance is 53
     assert fitted.memory(train) > 0
 
