@@ -298,7 +298,7 @@ class CodeMethod:
         self.coder.eval()
 
 
-def at_least(method: object, least: int, *names: str) -> None:
+def at_least(method: object, least: float, *names: str) -> None:
     """Check fields of a method against their least value.
 
     Raises:

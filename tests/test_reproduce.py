@@ -40,7 +40,7 @@ def test_the_page_names_every_row_there_is():
     from cran_bench.registry import METHODS
 
     run = " ".join(line for line in commands() if line.startswith("cran-bench run"))
-    paper = [name for name in METHODS.names() if METHODS.get(name).paper_row]
+    paper = [name for name in METHODS.names() if METHODS.describe(name).paper_row]
     for dataset in ("flickr30k[split=entities]", "mscoco[split=random]"):
         own = " ".join(line for line in commands() if line.startswith("cran-bench run") and dataset in line)
         assert [name for name in paper if not re.search(rf"[ ,]{name}:paper", own)] == []

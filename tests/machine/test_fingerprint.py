@@ -28,7 +28,8 @@ LINEAR = {"cca", "cfa", "kcca", "macc", "dcca"}
 STACKS = {"bimodal-ae", "multimodal-dbn", "corr-ae", "ccl"}
 CRANS = {"cran", "cran-baseline", "cran-local", "cran-relation"}
 HINGES = {"vsepp", "vse-infinity"}
-ALL = LINEAR | STACKS | CRANS | HINGES | {"gmm-hglmm"}
+HEADS = {"linear-head", "pcmepp"}
+ALL = LINEAR | STACKS | CRANS | HINGES | HEADS | {"aligned", "gmm-hglmm"}
 OTHERS = {"cca[text=word_cnn]", "kcca[text=word_cnn]", "cran:paper"}
 SPECS = sorted(ALL | OTHERS)
 
@@ -318,7 +319,7 @@ def test_how_a_definition_is_imported_changes_no_key(keys, before, edit):
 
 CORRELATED = {"cca", "kcca", "macc", "dcca", "gmm-hglmm", "cca[text=word_cnn]", "kcca[text=word_cnn]", *CRANS}
 WITH_WORDS = {"cca[text=word_cnn]", "kcca[text=word_cnn]"}
-TRAINED = STACKS | CRANS | WITH_WORDS | {"cran:paper", "dcca"}
+TRAINED = STACKS | CRANS | HEADS | WITH_WORDS | {"cran:paper", "dcca"}
 EVERY = ALL | OTHERS
 
 # A module, what is written there, what in its place, and the methods whose keys change.
@@ -326,7 +327,7 @@ OTHER_MEANING = [
     ("toolbox.linalg", '("x", C.xx, C.xy, rx)', '("x", C.xx, C.xy, ry)', CORRELATED | {"cran:paper"}),
     ("toolbox.linalg", "s > 1e-7 * s[0]", "s > 1e-8 * s[0]", CORRELATED | {"cfa", "cran:paper"}),
     ("toolbox.linalg", "TEXT_BLOCK = 8192", "TEXT_BLOCK = 4096", CORRELATED | {"cfa", "cran:paper"}),
-    ("toolbox.linalg", "import numpy as np", "import numpy_of_ours as np", EVERY - STACKS),
+    ("toolbox.linalg", "import numpy as np", "import numpy_of_ours as np", EVERY - STACKS - HEADS - {"aligned"}),
     ("toolbox.losses", "margin - positive", "margin + positive", CRANS | {"cran:paper"} | WITH_WORDS),
     ("toolbox.losses", '== "hardest"', '== "harder"', CRANS | {"cran:paper"} | WITH_WORDS),
     ("toolbox.training", "0.9 - 0.4 * math.exp", "0.9 - 0.5 * math.exp", STACKS),
@@ -337,12 +338,12 @@ OTHER_MEANING = [
     ("toolbox.kernels", 'if name == "rbf":', 'if name == "gauss":', {"kcca", "macc", "kcca[text=word_cnn]"}),
     ("toolbox.mixtures", "math.log(2 * math.pi)", "math.log(3 * math.pi)", {"gmm-hglmm"}),
     ("toolbox.rbm", "0.01 * torch.randn", "0.02 * torch.randn", STACKS),
-    ("toolbox.states", 'f"{part}.{key}": value for', 'f"{part}/{key}": value for', EVERY),
+    ("toolbox.states", 'f"{part}.{key}": value for', 'f"{part}/{key}": value for', EVERY - {"aligned"}),
     ("similarity", "self.top, scores.shape[1])", "self.top, scores.shape[0])", EVERY),
     ("frontend.feature_rows", "BLOCK = 4096", "BLOCK = 2048", EVERY - {"cca", "cfa", "gmm-hglmm"}),
     ("split", "def chars(self, length: int = 201", "def chars(self, length: int = 202", CRANS | {"cran:paper"}),
     ("split", "size: int = 3000, sublinear: bool = False", "size: int = 3000, sublinear: bool = True",
-     EVERY - {"gmm-hglmm"}),
+     EVERY - {"aligned", "gmm-hglmm"}),
     ("split", "return self._text.vector_sample", "return -self._text.vector_sample", {"gmm-hglmm"}),
     ("split", "position[self._rows] = np", "position[self._rows] = 1 + np", set()),  # twins are for figures
     ("split", "return self.region_rows[:]", "return self.region_rows[1:]",
@@ -371,7 +372,7 @@ OTHER_MEANING = [
     ("methods._linear", "spectrum / spectrum[0]", "spectrum / spectrum[-1]", LINEAR | WITH_WORDS | {"gmm-hglmm"}),
     ("methods._linear", '"Wx", "Wy", "spectrum")', '"Wx", "Wy")', LINEAR | WITH_WORDS | {"gmm-hglmm"}),
     ("methods._linear", "rows.sign() * rows.abs().sqrt()", "rows.abs().sqrt()",
-     LINEAR | WITH_WORDS | {"gmm-hglmm"} | STACKS),
+     LINEAR | WITH_WORDS | {"gmm-hglmm"} | STACKS | HEADS),
     ("methods._linear", "WORDS_BYTES = 400", "WORDS_BYTES = 4000", set()),
     ("methods.cca", "1e-2, 2e-2, 5e-2)", "1e-2, 2e-2)", {"cca", "cca[text=word_cnn]"}),
     ("methods.cca", "self.ridge_image, self.ridge_text)\n", "(0,), self.ridge_text)\n", {"cca", "cca[text=word_cnn]"}),
@@ -384,6 +385,10 @@ OTHER_MEANING = [
     ("methods._stacks", "SEGMENT = 5", "SEGMENT = 6", STACKS),
     ("methods._stacks", "return self.image.codes(split)", "return -self.image.codes(split)", STACKS),
     ("methods._codes", "MEASURED = ", "MEASURED = 1 + ", STACKS),
+    ("methods._heads", "drawn.long()", "drawn.int().long()", HEADS),
+    ("methods.linear_head", "LARGEST_SCALE = 100", "LARGEST_SCALE = 10", {"linear-head"}),
+    ("methods.pcmepp", "(texts + images) / 2", "texts + images", {"pcmepp"}),
+    ("methods.aligned", "return split.images", "return -split.images", {"aligned"}),
     ("methods.bimodal_ae", "square().sum(dim=2)", "abs().sum(dim=2)", {"bimodal-ae"}),
     ("methods.corr_ae", "0.5 * ((1 - self.alpha)", "0.6 * ((1 - self.alpha)", {"corr-ae", "ccl"}),
     ("methods.multimodal_dbn", "range(self.mean_field_steps)", "range(1 + self.mean_field_steps)", {"multimodal-dbn"}),

@@ -27,10 +27,10 @@ def test_every_method_says_what_it_is_and_rows_of_the_paper_have_theirs():
         page = (ROOT / "docs/methods" / f"{name}.md").read_text()
         for heading in ("## Options", "## Presets"):
             assert heading in page, (name, heading)
-        in_paper = METHODS.get(name).paper_row is not None
+        in_paper = METHODS.describe(name).paper_row is not None
         assert ("## In the paper" in page) == in_paper and ("## Measured" in page or not in_paper), name
         options = re.findall(r"^- `(\w+)`(?: = `[^`]+`|, empty): \S", page, re.MULTILINE)
-        assert len(options) >= 5 and len(options) == len(set(options)), name
+        assert (len(options) >= 5 or not in_paper) and len(options) == len(set(options)), name
         assert page.count("\n- `") == len(options), name
 
 
