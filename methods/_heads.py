@@ -85,12 +85,12 @@ class HeadMethod:
     vocabulary: int = 3000
     dim: int = 256
     hidden: int = 0
-    dropout: float = 0.2
+    dropout: float = 0.5
     batch_size: int = 250
     lr: float = 5e-3
     weight_decay: float = 1e-2
     clip: float = 0.0
-    epochs: int = 8
+    epochs: int = 16
     patience: int = 4
 
     def __post_init__(self) -> None:

@@ -113,6 +113,7 @@ def test_shared_dimensions_are_found(planted, method, hidden):
     train, val, run = planted
     run.similarity = method.similarity
     options = {"image": "none", "dim": 8, "dropout": 0.0, "batch_size": 50, "epochs": 15, "patience": 0, "lr": 1e-2}
+    options |= {"scale": 5.0, "shift": 5.0} if method is PCMEPP else {}  # for eight dimensions
     fitted = trained(method(hidden=hidden, **options), train, val, run)
     assert run.score(fitted.embed_images(val), fitted.embed_texts(val)).rsum > 500  # chance is 53
     assert fitted.memory(train) > 0
