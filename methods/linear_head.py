@@ -55,6 +55,9 @@ class ContrastiveHeads(Heads):
 class LinearHead(HeadMethod):
     """Heads trained by InfoNCE; `paper` has the constants of CLIP with a ResNet-50, without its warm-up.
 
+    `tuned` was chosen on validation images of Flickr8k, with features of EfficientNet-Lite0 and MiniLM: dropout of 0.5
+    counts most, larger batches and more dimensions do not help, and from CCA's projections training only overfits.
+
     Attributes:
         temperature: 1 / s at the start of training, at least 0.01.
     """

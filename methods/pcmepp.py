@@ -116,6 +116,7 @@ class PCMEPP(HeadMethod):
         shift: b at the start of training; near 2 a - log(batch_size), so that pairs at random, which are about 2 apart,
             begin at the probability of a match.
         log_variance: log sigma^2 at the start of training, on average.
+        clip: largest norm of a gradient; 0 for no limit, with which sigma^2 can grow beyond all bounds.
     """
 
     alpha: float = 0.1
@@ -123,6 +124,7 @@ class PCMEPP(HeadMethod):
     scale: float = 12.0
     shift: float = 18.0
     log_variance: float = -7.0
+    clip: float = 0.5
 
     similarity: ClassVar = DOT
 

@@ -14,6 +14,7 @@ from cran_bench.methods._stacks import Stack
 from cran_bench.methods.cca import CCA
 from cran_bench.methods.ccl import CCL
 from cran_bench.methods.cfa import CFA
+from cran_bench.methods.corr_ae import CorrAE
 from cran_bench.registry import METHODS
 from cran_bench.running.fits import FitStore
 from cran_bench.similarity import COSINE
@@ -130,4 +131,4 @@ def test_ccl_gives_segments_as_tfidf_and_a_text_encoder_reads_no_parts():
     coarse, fine = (stage.text for stage in CCL(text="encoder").input_encoder().autoencoders)
     assert [coarse, fine] == ["encoder", "tfidf"]
     with pytest.raises(ValueError, match="a text encoder reads whole texts: give text=tfidf or text=bow"):
-        METHODS.configure("corr-ae").plugin.cls(text="encoder", granularity="parts")
+        CorrAE(text="encoder", granularity="parts")
