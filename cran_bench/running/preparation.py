@@ -28,7 +28,7 @@ from cran_bench.frontend.front_end import (
     proposer_identity,
     without_folders,
 )
-from cran_bench.frontend.text.encoding import TextFeatures, declare_texts, encode, forecast_texts, load_texts
+from cran_bench.frontend.text.encoding import TextFeatures, encode, forecast_texts, load_texts
 from cran_bench.frontend.text.vectors import VectorFile, vector_source
 from cran_bench.frontend.text.words import TOKENIZER_VERSION, TextFrontEnd, tokenize
 from cran_bench.frontend.trained_on import exposures, noted
@@ -494,8 +494,7 @@ def _load(dataset: Configured[Dataset], data: Path, vectors: str) -> tuple[Colle
 def _encoded(collection: Collection, text_encoder: str | None, cache: Path, force: bool = False) -> TextFeatures | None:
     if not text_encoder:
         return None
-    texts = encode(collection, open_text_encoder(text_encoder), without_folders(text_encoder), cache, force)
-    return declare_texts(texts, text_encoder)
+    return encode(collection, open_text_encoder(text_encoder), text_encoder, cache, force)
 
 
 def _identity(vectors: str) -> dict[str, Any]:

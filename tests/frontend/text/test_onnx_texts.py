@@ -131,6 +131,22 @@ def test_the_identity_is_that_of_contents(tmp_path, vocab):
     assert identity(vocab=tmp_path / "copy.txt") != first
 
 
+def test_a_vocabulary_written_on_windows_is_the_same(tmp_path, vocab):
+    rows = [open_text_encoder(f"onnx:{network(tmp_path / 'net.onnx')}").embed(TEXTS)]
+    vocab.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(VOCABULARY).encode())
+    rows.append(open_text_encoder(f"onnx:{tmp_path / 'net.onnx'}").embed(TEXTS))
+    np.testing.assert_array_equal(*rows)
+
+
+@pytest.mark.usefixtures("vocab")
+def test_no_session_is_opened_before_something_is_embedded(tmp_path, monkeypatch):
+    encoder = open_text_encoder(f"onnx:{network(tmp_path / 'net.onnx')}")
+    monkeypatch.setattr(onnx_texts, "open_session", None)
+    assert encoder.identity()["pooling"] == "mean"
+    with pytest.raises(TypeError):
+        encoder.embed(["a"])
+
+
 def test_a_vocabulary_of_another_encoder_is_refused(tmp_path, vocab):
     path = network(tmp_path / "net.onnx")
     for tokens, sentence in (
@@ -140,7 +156,7 @@ def test_a_vocabulary_of_another_encoder_is_refused(tmp_path, vocab):
     ):
         vocab.write_text("\n".join(tokens))
         with pytest.raises(BadInput, match=sentence):
-            open_text_encoder(f"onnx:{path}")
+            open_text_encoder(f"onnx:{path}").embed(["a"])
     vocab.write_bytes(b"\xff\xfe")
     with pytest.raises(BadInput, match="is not UTF-8 text"):
         open_text_encoder(f"onnx:{path}")
@@ -160,7 +176,7 @@ def test_a_vocabulary_of_another_encoder_is_refused(tmp_path, vocab):
 def test_a_network_that_is_no_text_encoder_is_refused(tmp_path, changes, sentence):
     path = network(tmp_path / "net.onnx", **changes)
     with pytest.raises(BadInput, match=sentence):
-        open_text_encoder(f"onnx:{path}")
+        open_text_encoder(f"onnx:{path}").embed(["a"])
 
 
 @pytest.mark.real
