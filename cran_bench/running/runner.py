@@ -17,8 +17,6 @@ from cran_bench.contract import Method
 from cran_bench.dataset import Dataset
 from cran_bench.embeddings import Embedding, as_levels, no_tensor, on_device, require_finite
 from cran_bench.errors import BadInput, CannotWrite, file_of, python_error
-from cran_bench.frontend.features import Features
-from cran_bench.frontend.text.encoding import TextFeatures
 from cran_bench.machine.arithmetic import reproducible
 from cran_bench.machine.environment import environment, peak_memory
 from cran_bench.machine.fingerprint import code
@@ -375,9 +373,7 @@ class _Fitted:
     def embeddings(self, unit: Unit) -> tuple[Split, Embedding, Embedding, float]:
         """Return the test split, its image and text embeddings on the device, and the seconds they took."""
         if unit not in self._embedded:
-            test = self.runner.data.split("test", unit, self.runner.device, self.unit)
-            test._features = cast("Features", _Noting(test._features, self.used))
-            test._encoded = test._encoded and cast("TextFeatures", _Noting(test._encoded, self.used))
+            test = self.runner.data.split("test", unit, self.runner.device, self.unit, self.used)
             part, device = self.fit.part, self.runner.device
             clock = Clock(device)
             start = clock.now()
@@ -398,21 +394,6 @@ class _Fitted:
         test, images, texts, _ = self.embeddings(unit_of(protocol))
         with torch.inference_mode():
             return find_examples(self.fit.part, test, images, texts)
-
-
-class _Noting:
-    """Features that note by which encoders those that are read were made."""
-
-    def __init__(self, features: Features | TextFeatures, used: set[str]) -> None:
-        self._features, self._used = features, used
-
-    def __getattr__(self, name: str) -> Any:
-        self._used.update(_MADE_BY.get(name, ()))
-        return getattr(self._features, name)
-
-
-_MADE_BY = {"array": ("text",), "globals": ("backbone",), "regions": ("backbone", "regions")}
-_MADE_BY |= {name: ("regions",) for name in ("boxes", "scores", "mask")}
 
 
 def _evaluation(similarity: Similarity) -> list[str]:
