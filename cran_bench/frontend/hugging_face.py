@@ -140,6 +140,12 @@ class ClipImages(HuggingFaceModel):
     name, needs = "clip", ("image processor", PROCESSOR)
 
     @cached_property
+    def dim(self) -> int:
+        """Dimension of a feature."""
+        self.prepare(Image.new("RGB", (8, 8)))  # reads the processor once, before the threads that read images
+        return super().dim
+
+    @cached_property
     def _processor(self) -> Any:
         return self._read("AutoImageProcessor", backend="pil")  # whether torchvision is there or not
 
