@@ -136,6 +136,15 @@ class RegionFeatures:
     scores: NDArray[np.float32]
     mask: NDArray[np.bool_]
 
+    @classmethod
+    def of(cls, features: NDArray[np.float32], boxes: NDArray[np.float32]) -> RegionFeatures:
+        """Those of k <= 5 regions, (N, k, dim) with boxes (N, k, 4); a region without area is masked."""
+        missing = ((0, 0), (0, REGIONS - features.shape[1]), (0, 0))
+        regions, padded = np.pad(features, missing), np.pad(boxes, missing)
+        mask = np.all(padded[..., 2:] > padded[..., :2], axis=2)
+        regions[~mask], padded[~mask] = 0, FULL_IMAGE
+        return cls(regions, padded, mask.astype(np.float32), mask)
+
 
 class TextEncoder(Encoder, Protocol):
     """A network that embeds sentences."""

@@ -177,24 +177,15 @@ class NpyRegions(_Rows, PrecomputedRegions):
             BadInput: as for `NpyImages.features`, or boxes are not corners given as fractions.
         """
         rows = self._rows(ids, part)
-        count = min(REGIONS, self._array.shape[1])
-        boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (len(rows), REGIONS, 1))
-        boxes[:, :count] = _gather(self._boxes[:, :count], rows, self.boxes)
+        boxes = _gather(self._boxes[:, :REGIONS], rows, self.boxes)
         if boxes.min() < 0 or boxes.max() > 1:
             raise BadInput(
                 f"{self.boxes} has values from {boxes.min():g} to {boxes.max():g}, but boxes are fractions from 0 to "
                 "1: divide x by the image's width and y by its height"
             )
-        sides = boxes[..., 2:] - boxes[..., :2]
-        if sides.min() < 0:
+        if np.any(boxes[..., 2:] < boxes[..., :2]):
             raise BadInput(f"{self.boxes} has boxes with x1 < x0 or y1 < y0; write x0 y0 x1 y1, not width and height")
-        mask = np.all(sides > 0, axis=2)
-        mask[:, count:] = False
-        boxes[~mask] = (0, 0, 1, 1)
-        features = np.zeros((len(rows), REGIONS, self.dim), np.float32)
-        features[:, :count] = _gather(self._array[:, :count], rows, self.file)
-        features[~mask] = 0
-        return RegionFeatures(features, boxes, mask.astype(np.float32), mask)
+        return RegionFeatures.of(_gather(self._array[:, :REGIONS], rows, self.file), boxes)
 
 
 @dataclass

@@ -103,7 +103,6 @@ def test_a_manifest_keeps_what_was_declared(tmp_path, monkeypatch):
     monkeypatch.setattr(features, "read_manifest", lambda folder: read())
     old = {"images_with": "onnx:net.onnx", "regions_with": "yolox:net.onnx", "seconds": 1}
     assert noted(old) == {"backbone": None, "regions": ["coco"]}
-    assert noted({"encoded_with": "onnx:all-MiniLM-L6-v2.onnx"}) == {"text": SNLI}
 
     def read():
         return json.loads((tmp_path / MANIFEST).read_text())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cran_bench.errors import BadInput
 from cran_bench.frontend.onnx_network import load_model, open_session
 from cran_bench.machine.extras import require
+from cran_bench.machine.progress import say
 from cran_bench.machine.storage import sha256_file
 
 if TYPE_CHECKING:
@@ -85,7 +86,10 @@ class OnnxTextEncoder:
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts in batches of similar length: (n, dim) features."""
         tokenizer = _tokenizer(self._tokens)
-        tokens = [tokenizer.encode(text).ids for text in texts]
+        encodings = [tokenizer.encode(text) for text in texts]
+        if cut := sum(bool(own.overflowing) for own in encodings):
+            say(f"{cut:,} of {len(texts):,} texts are cut after {LONGEST} tokens")
+        tokens = [own.ids for own in encodings]
         order = sorted(range(len(tokens)), key=lambda k: len(tokens[k]))
         vectors = np.empty((len(texts), self.dim), np.float32)
         # where values are quantised by the range of their batch, a text's vector would depend on the others

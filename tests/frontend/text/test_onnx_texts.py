@@ -111,10 +111,13 @@ def test_a_text_has_the_same_vector_alone_where_values_are_quantised_by_batch(tm
 
 
 @pytest.mark.usefixtures("vocab")
-def test_long_texts_are_cut(tmp_path):
+def test_long_texts_are_cut_and_counted(tmp_path, capsys):
     encoder = open_text_encoder(f"onnx:{network(tmp_path / 'net.onnx')}")
-    (row,) = encoder.embed(["dog " * 300])
+    encoder.embed(["dog " * 254])
+    assert "cut" not in capsys.readouterr().err
+    row, _ = encoder.embed(["dog " * 300, "a"])
     np.testing.assert_allclose(row, expected([2, *[5] * 254, 3]), atol=1e-5)
+    assert "1 of 2 texts are cut after 256 tokens" in capsys.readouterr().err
 
 
 def test_the_identity_is_that_of_contents(tmp_path, vocab):
