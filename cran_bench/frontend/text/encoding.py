@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput, first_wrong
@@ -214,7 +214,7 @@ def read_text_manifest(path: Path) -> TextManifest:
         if path.stem != manifest.sources_sha()[:16]:
             raise ValueError("it is of other features")
     except (OSError, ValueError) as error:
-        why = first_wrong(error, "the manifest") if isinstance(error, ValidationError) else str(error)
+        why = first_wrong(error, "the manifest")
         raise BadInput(f"the manifest of {path} is not usable ({why}): prepare again with --force") from error
     return manifest
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from cran_bench.contract import Part
 from cran_bench.dataset import Collection
-from cran_bench.errors import BadInput, file_of, python_error
+from cran_bench.errors import BadInput, file_of, first_wrong, python_error
 from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.machine.arithmetic import reproducible
 from cran_bench.machine.fingerprint import code
@@ -25,7 +25,7 @@ from cran_bench.machine.storage import locked, sha256_json
 from cran_bench.protocols import Unit
 from cran_bench.ranking.metrics import Metrics
 from cran_bench.running.fits.run import Fit, LentRun, own_randomness, parts_of, run_of
-from cran_bench.running.fits.serialisation import About, damage, fields_json, load_state, require_state, save_state
+from cran_bench.running.fits.serialisation import About, fields_json, load_state, require_state, save_state
 from cran_bench.running.memory import require_room
 from cran_bench.split import Split
 
@@ -174,7 +174,7 @@ class FitStore:
                 say(f"the stored fit {path.name} is of another configuration; fitting again")
                 return None
         except Exception as error:  # safetensors raises many kinds for a damaged file
-            say(f"the stored fit {path.name} is damaged ({damage(error)}); fitting again")
+            say(f"the stored fit {path.name} is damaged ({first_wrong(error, 'all of it')}); fitting again")
             return None
         if self.forced_by not in ("", stored.run):
             return None
