@@ -310,7 +310,8 @@ def check(
     plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
     forecast, has_room = plan.forecast()
     if text_encoder:
-        lines.append(forecast_texts(collection, open_text_encoder(text_encoder), text_encoder))
+        told, has_more = forecast_texts(collection, open_text_encoder(text_encoder), text_encoder, cache)
+        lines, has_room = [*lines, told], has_room and has_more
     return "\n".join([*lines, forecast]), has_room
 
 

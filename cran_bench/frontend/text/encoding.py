@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput, first_wrong
 from cran_bench.frontend.features import UNFINISHED
-from cran_bench.frontend.front_end import without_folders
+from cran_bench.frontend.front_end import free_bytes, without_folders
 from cran_bench.frontend.interfaces import PrecomputedTexts, TextEncoder
 from cran_bench.frontend.sidecar import TRAINED_ON
 from cran_bench.frontend.trained_on import declared
@@ -170,8 +170,10 @@ def _features(
     return rows
 
 
-def forecast_texts(collection: Collection, encoder: TextEncoder | PrecomputedTexts, label: str) -> str:
-    """Say how many captions there are to encode, and how long that will take here.
+def forecast_texts(
+    collection: Collection, encoder: TextEncoder | PrecomputedTexts, label: str, cache: Path
+) -> tuple[str, bool]:
+    """Say how many captions there are to encode, and how long that will take here; return whether the disk has room.
 
     Raises:
         BadInput: as for `encode`, as far as a few captions show it.
@@ -181,8 +183,9 @@ def forecast_texts(collection: Collection, encoder: TextEncoder | PrecomputedTex
         start = time.perf_counter()
         _features(collection, encoder, label, some)
     left = duration((time.perf_counter() - start) / len(some) * len(first))
-    size = f"{4e-6 * len(first) * encoder.dim:,.0f} MB"
-    return f"captions by {label}: {len(first):,} different ones, {size}, about {left}"
+    size, free = 4 * len(first) * encoder.dim, free_bytes(cache)
+    told = f"captions by {label}: {len(first):,} different ones, {size / 1e6:,.0f} MB, about {left}"
+    return told + f"; {free / 1e6:,.0f} MB are free: too little" * (size > free), size <= free
 
 
 def load_texts(path: Path, collection: Collection, encoder: TextEncoder | None = None) -> TextFeatures:

@@ -294,11 +294,15 @@ def test_a_wrong_spec_is_told(spec, sentence):
         open_text_encoder(spec)
 
 
-def test_the_forecast_counts_captions(collection, given):
-    said = forecast_texts(collection, ByHash(), "by-hash")
+def test_the_forecast_counts_captions(collection, given, tmp_path, monkeypatch):
+    said, has_room = forecast_texts(collection, ByHash(), "by-hash", tmp_path)
     assert said.startswith(f"captions by by-hash: {len(set(collection.captions))} different ones, 0 MB, about ")
+    assert has_room and "free" not in said
     with pytest.raises(BadInput, match="rows for"):
-        forecast_texts(collection, open_text_encoder(given(rows_of(collection)[1:])), "npy:rows.npy")
+        forecast_texts(collection, open_text_encoder(given(rows_of(collection)[1:])), "npy:rows.npy", tmp_path)
+    monkeypatch.setattr(encoding, "free_bytes", lambda _: 20)
+    said, has_room = forecast_texts(collection, ByHash(), "by-hash", tmp_path)
+    assert said.endswith("; 0 MB are free: too little") and not has_room
 
 
 # splits ---------------------------------------------------------------------------------------------------------------
