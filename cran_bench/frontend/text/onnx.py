@@ -56,11 +56,11 @@ class OnnxTextEncoder:
     @cached_property
     def dim(self) -> int:
         """Dimension of a feature."""
-        return self._vectors([[self._tokens[name] for name in SPECIAL]]).shape[1]
+        return int(self._vectors([[self._tokens[name] for name in SPECIAL]]).shape[1])
 
     @cached_property
-    def _network(self) -> tuple[Callable[[Mapping[str, Any]], Any], Mapping[str, Any]]:
-        """The network as a function of its inputs, and their dtypes."""
+    def _network(self) -> tuple[Callable[[Mapping[str, Any]], Any], Mapping[str, Any], int]:
+        """The network as a function of its inputs, their dtypes, and how many texts it takes at once."""
         name = Path(self.file).name
         if (rows := _table_rows(self._model)) not in (None, len(self._tokens)):
             raise BadInput(
@@ -77,7 +77,10 @@ class OnnxTextEncoder:
             )
         outputs = [output.name for output in session.get_outputs()]
         output = "last_hidden_state" if "last_hidden_state" in outputs else outputs[0]
-        return (lambda feed: session.run([output], feed)[0]), inputs
+        # where values are quantised by the range of their batch, a text's vector would depend on the others
+        is_dynamic = any(node.op_type.startswith("DynamicQuantize") for node in self._model.graph.node)
+        del self._model  # of which the session has a copy
+        return (lambda feed: session.run([output], feed)[0]), inputs, 1 if is_dynamic else BATCH
 
     def identity(self) -> Mapping[str, Any]:
         options = {"vocab": self._vocab, "pooling": self.pooling, "longest": LONGEST}
@@ -91,10 +94,7 @@ class OnnxTextEncoder:
             say(f"{cut:,} of {len(texts):,} texts are cut after {LONGEST} tokens")
         tokens = [own.ids for own in encodings]
         order = sorted(range(len(tokens)), key=lambda k: len(tokens[k]))
-        vectors = np.empty((len(texts), self.dim), np.float32)
-        # where values are quantised by the range of their batch, a text's vector would depend on the others
-        is_dynamic = any(node.op_type.startswith("DynamicQuantize") for node in self._model.graph.node)
-        batch = 1 if is_dynamic else BATCH
+        vectors, batch = np.empty((len(texts), self.dim), np.float32), self._network[-1]
         for a in range(0, len(order), batch):
             rows = order[a : a + batch]
             vectors[rows] = self._vectors([tokens[k] for k in rows])
@@ -106,7 +106,7 @@ class OnnxTextEncoder:
         ids = np.full(mask.shape, self._tokens["[PAD]"])
         ids[mask] = [token for own in tokens for token in own]
         given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        run, inputs = self._network
+        run, inputs, _ = self._network
         try:
             states = run({name: given[name].astype(dtype) for name, dtype in inputs.items()})
         except Exception as error:  # onnxruntime's exceptions have no common base
