@@ -181,7 +181,7 @@ def declare(folder: Path, specs: Mapping[str, str]) -> None:
     """
     before = noted(manifest := read_manifest(folder))
     now = before | {role: declared(spec, before.get(role)) for role, spec in specs.items()}
-    if specs and now != manifest.get(TRAINED_ON):
+    if now != before:
         write_json(folder / MANIFEST, {**manifest, TRAINED_ON: now})
 
 

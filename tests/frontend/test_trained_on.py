@@ -108,8 +108,9 @@ def test_a_manifest_keeps_what_was_declared(tmp_path, monkeypatch):
         return json.loads((tmp_path / MANIFEST).read_text())
 
     (tmp_path / MANIFEST).write_text(json.dumps(old))
-    declare(tmp_path, {})
-    assert read() == old
+    for nothing_new in ({}, {"backbone": "onnx:dir/net.onnx", "regions": "yolox:net.onnx"}):  # may be read-only
+        declare(tmp_path, nothing_new)
+        assert read() == old
     declare(tmp_path, {"backbone": "onnx:net.onnx[trained_on=flickr30k]"})
     assert read() == {**old, "trained_on": {"backbone": ["flickr30k"], "regions": ["coco"]}}
     declare(tmp_path, {"backbone": "onnx:net.onnx", "regions": "yolox:net.onnx"})
