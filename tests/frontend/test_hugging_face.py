@@ -421,12 +421,17 @@ def test_the_commands_of_the_docs(bert, clip, command, tmp_path, monkeypatch):
     monkeypatch.delenv("CRAN_BENCH_RESULTS", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clip").symlink_to(clip)
-    (tmp_path / "minilm").symlink_to(bert)
-    section = (DOCS / "backbone.md").read_text().partition("## A CLIP folder")[2].partition("\n## ")[0]
-    lines = re.findall(r"^cran-bench (.*)$", section, re.MULTILINE)
-    assert len(lines) == 3
+    (tmp_path / "all-MiniLM-L6-v2").symlink_to(bert)
+    script = re.search(r'title="draw.py"\n(.*?)```', (DOCS / "own_images.md").read_text(), re.DOTALL)[1]
+    exec(compile(script, "draw.py", "exec"), {})
+    page = (DOCS / "encoders.md").read_text().partition("## From a CLIP folder")[2]
+    part = page.partition("\nWith the extra `onnx`")[0].replace("\\\n", " ")
+    lines = re.findall(r"^cran-bench (.*)$", part, re.MULTILINE)
+    assert len(lines) == 4
     for line in lines:
         said = command(*shlex.split(line))
         assert said.code == 0, said.err
-    encoders = cran_bench.read_records(tmp_path / "results")["text_encoder"]
-    assert set(encoders) == {"clip:clip", "transformers:minilm"}
+    made = cran_bench.read_records(tmp_path / "results")
+    of_clip = sorted(made["method"][made["text_encoder"] == "clip:clip"])
+    assert of_clip == ["aligned:tuned", "cca:tuned[text=encoder]", "linear-head:tuned"]
+    assert made["text_encoder"].tolist().count("transformers:all-MiniLM-L6-v2") == 1
