@@ -221,7 +221,7 @@ def test_clip_embeds_images_and_texts_as_its_library(library, clip):
     assert images.embed(batch[:0]).shape == (0, 24)
 
 
-def test_siglip_pads_texts_to_one_length(library, bert, tmp_path):
+def test_siglip_pads_texts_to_one_length(library, bert, command, tmp_path):
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = library.SiglipConfig(
         text_config={**size, "vocab_size": len(WORDS), "max_position_embeddings": LIMIT, "projection_size": 32},
@@ -244,6 +244,10 @@ def test_siglip_pads_texts_to_one_length(library, bert, tmp_path):
     library.SiglipModel(config).save_pretrained(folder)
     with pytest.raises(BadInput, match=r"projections of .* differ, with 32 dimensions for images and 20 for texts"):
         open_text_encoder(f"clip:{folder}")
+    cache = tmp_path / "cache"
+    said = command("prepare", "scenes[train=2,val=2,test=2]", "--cache", cache, "--text-encoder", f"clip:{folder}")
+    assert said.code == 2 and "with 32 dimensions for images and 20 for texts" in said.sentence
+    assert not list(cache.rglob("*.npy"))
 
 
 def test_identity_is_that_of_the_files_that_matter(bert, clip, tmp_path):
