@@ -119,6 +119,38 @@ class DataInfo(_Growing):
         return (*where, self.fitted_on.data_sha if self.fitted_on else "")
 
 
+class TrialInfo(StrictModel):
+    """A trial of a tuned row.
+
+    Attributes:
+        fields: its values of the fields that are searched.
+        rsum: on validation; None if the trial failed.
+        error: why it failed, or ''.
+    """
+
+    fields: dict[str, Any]
+    rsum: float | None
+    error: str = ""
+
+
+class TuningInfo(StrictModel):
+    """How validation chose the hyper-parameters of a tuned row.
+
+    Attributes:
+        trials: number of trials that were asked for; a small search space may have fewer.
+        seed: seed of the draw.
+        space: the values that were searched, by field.
+        tried: the trials, the first with the fields of the preset.
+        chosen: position of the one whose fit was tested.
+    """
+
+    trials: int
+    seed: int
+    space: dict[str, list[Any]]
+    tried: list[TrialInfo]
+    chosen: int
+
+
 class MethodInfo(_Growing):
     """The method that ranked the split.
 
@@ -134,6 +166,7 @@ class MethodInfo(_Growing):
         fit_fingerprint: fingerprint of the stored fit.
         encoders: roles of the encoders whose features of the test split it read, as in `DataInfo.trained_on`; nothing
             in older records.
+        tuning: the trials of a tuned row; None, and not written, for others.
     """
 
     label: str
@@ -146,6 +179,7 @@ class MethodInfo(_Growing):
     code_sha: str
     fit_fingerprint: str
     encoders: list[str] = []
+    tuning: TuningInfo | None = None
 
 
 class Seconds(StrictModel):

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any, cast
@@ -34,6 +34,8 @@ from cran_bench.running.fits.run import part_name, parts_of
 from cran_bench.running.memory import available, estimate
 from cran_bench.running.remote import AskedRow, Lines, Request, RunSpec, gather
 from cran_bench.running.runner import Outcome, Runner, fit_unit
+from cran_bench.running.tuning import trials
+from cran_bench.specs import parse_spec
 
 DEATHS = 2  # a row counts as failed after this many workers died while computing it
 TICK = 0.2  # seconds between looks at what workers send
@@ -43,13 +45,13 @@ BASE = 1 << 29  # bytes of a worker beside the estimate of its fit
 
 @dataclass(eq=False)
 class Job:
-    """A row under all protocols, or a part that rows declare.
+    """A row under all protocols, a trial of a tuned row, or a part that rows declare.
 
     Attributes:
         row: the row, or one of those that need the part.
-        number: the row's number; None for a part.
+        number: the row's number; None for a trial or a part.
         expected: the fingerprints, which the worker must find too.
-        place: the unit, and positions in `parts()` from the method down to the part.
+        place: the unit, and positions in `parts()` from the method down to the part; none for a trial.
         memory: estimated bytes; infinite if nothing may run beside it.
         seconds: how long such a fit took before, or 1.
         needs: the parts to be fitted before.
@@ -95,8 +97,20 @@ class Plan:
             with contextlib.suppress(Exception):  # which the row reports
                 for unit in units:
                     stores[unit] = stores.get(unit) or runner.fits(unit)
-                    self._add_parts(job, row.method.build(), stores[unit], (), row.method.label)
+                    if row.method.tune:
+                        self._add_trials(job, stores[unit])
+                    else:
+                        self._add_parts(job, row.method.build(), stores[unit], (), row.method.label)
         self.waiting = sorted(self._jobs.values(), key=lambda job: (job.urgency, job.memory), reverse=True)
+
+    def _add_trials(self, owner: Job, store: FitStore) -> None:
+        """Add the trials of a tuned row that are not stored; the spec of each has the options of its label."""
+        row = owner.row
+        for trial in trials(row.method, row.seed):
+            if not store.has(part := trial.build(), row.seed):
+                spec = replace(parse_spec(row.spec), options=parse_spec(trial.label).options)
+                self._add(owner, AskedRow(str(spec), trial, row.seed), part, store, (), trial.label)
+        owner.memory = max((job.memory for job in owner.needs), default=0)
 
     def _add_parts(self, owner: Job, part: Part, store: FitStore, path: tuple[int, ...], label: str) -> None:
         """Estimate a job, and add the parts of its part that are not stored."""
@@ -108,13 +122,16 @@ class Plan:
         for k, inner in enumerate([] if store.has(part, seed) else parts_of(part)):
             if store.has(inner, seed):
                 continue
-            key, name = store.fingerprint(inner, seed), f"{label} / {part_name(inner)}"
-            if key not in self._jobs:
-                place = store.train.unit, (*path, k)
-                self._jobs[key] = Job(name, owner.row, None, [key], place, owner.memory)
-                self._add_parts(self._jobs[key], inner, store, place[1], name)
-            owner.needs.add(self._jobs[key])
-            self._jobs[key].needed_by.append(owner)
+            self._add(owner, owner.row, inner, store, (*path, k), f"{label} / {part_name(inner)}")
+
+    def _add(self, owner: Job, row: AskedRow, part: Part, store: FitStore, path: tuple[int, ...], label: str) -> None:
+        """Add the job of a part that another needs."""
+        key = store.fingerprint(part, row.seed)
+        if key not in self._jobs:
+            self._jobs[key] = Job(label, row, None, [key], (store.train.unit, path), owner.memory)
+            self._add_parts(self._jobs[key], part, store, path, label)
+        owner.needs.add(self._jobs[key])
+        self._jobs[key].needed_by.append(owner)
 
     def pop(self, running: Sequence[Job]) -> Job | None:
         """Take the most urgent job for which there is memory beside the `running` ones, or any if none runs."""
@@ -126,9 +143,12 @@ class Plan:
         return job
 
     def settle(self, part: Job, is_stored: bool, deaths: int = 0) -> None:
-        """Let the jobs that need a part go on; if it is not stored, their rows fit it again and report the error."""
+        """Let the jobs that need a part go on; if it is not stored, their rows fit it again and report the error.
+
+        A trial that failed stops no other trial of its row.
+        """
         for job in part.needed_by:
-            if is_stored:
+            if is_stored or (not part.place[1] and not deaths):
                 job.needs.discard(part)
             elif job.number is None:
                 job.needs = {job}  # never ready

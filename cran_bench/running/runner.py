@@ -33,12 +33,22 @@ from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.pairs import backend_of, require_ranked
 from cran_bench.ranking.problem import Backend, Clock
 from cran_bench.records.examples import Examples, find_examples
-from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
+from cran_bench.records.schema import (
+    Address,
+    DataInfo,
+    Failure,
+    MethodInfo,
+    Record,
+    Seconds,
+    SimilarityInfo,
+    TuningInfo,
+)
 from cran_bench.records.store import ResultStore
 from cran_bench.registry import Configured
 from cran_bench.running.fits import Fit, FitStore, SharedFit, code_of, fields_json, run_of
 from cran_bench.running.fits.store import fit_fingerprint
 from cran_bench.running.preparation import Prepared
+from cran_bench.running.tuning import best_of, choice, trials
 from cran_bench.similarity import MultiLevel, Pairwise, Similarity
 from cran_bench.split import MissingFeature, Split
 
@@ -258,14 +268,16 @@ class Runner:
         return {**environment(self.device), "processes": self.processes.count}
 
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
-        method, unit, seed = fitted.method.build(), fitted.unit, fitted.seed
+        parts, tune = [trial.build() for trial in fitted.trials], fitted.method.tune
+        data, unit, seed = self.data.identity, fitted.unit, fitted.seed
+        fits = [fit_fingerprint(data, unit, part, seed, self.device) for part in parts]
         return sha256_json(
             {
-                "fit": fit_fingerprint(self.data.identity, unit, method, seed, self.device),
+                "fit": {"trials": tune, "of": fits, "choice": code(choice).sha} if tune else fits[0],
                 "protocol": protocol,
                 "folds": self.folds,
                 "device": self.device.type,
-                "evaluation": _evaluation(method.similarity),
+                "evaluation": _evaluation(parts[0].similarity),
                 **({"test": self.data.test_on.identity} if self.data.test_on else {}),
             }
         )
@@ -303,6 +315,7 @@ class Runner:
                 code_sha=sha256_json([code_of(fit.part), code(run_of(fit.part).score).sha, _evaluation(similarity)]),
                 fit_fingerprint=fit.fingerprint,
                 encoders=sorted(fitted.used),
+                **({"tuning": fitted.tuning} if fitted.tuning else {}),
             ),
             protocol=protocol,
             folds=self.folds,
@@ -354,7 +367,13 @@ class _Fitted:
         self.runner, self.method, self.seed, self.unit = runner, method, seed, unit
         self._fit: Fit[Method] | BaseException | None = None
         self._embedded: dict[Unit, tuple[Split, Embedding, Embedding, float]] = {}
+        self.tuning: TuningInfo | None = None  # once a tuned row is fitted
         self.used: set[str] = set()  # roles of the encoders whose features of the test split were read
+
+    @cached_property
+    def trials(self) -> list[Configured[Method]]:
+        """The row itself, or the trials of a tuned row."""
+        return trials(self.method, self.seed)
 
     @cached_property
     def store(self) -> FitStore:
@@ -365,12 +384,22 @@ class _Fitted:
         """The fit, made or loaded once; a fit that failed is not tried again for the next protocol."""
         if self._fit is None:
             try:
-                self._fit = self.store.fitted(self.method.build(), self.seed, self.method.label)
+                self._fit = self._tuned() if self.method.tune else self._made(self.method, self.method.label)
             except (Exception, SystemExit) as error:
                 self._fit = error
         if isinstance(self._fit, BaseException):
             raise self._fit
         return self._fit
+
+    def _made(self, method: Configured[Method], label: str) -> Fit[Method]:
+        return self.store.fitted(method.build(), self.seed, label)
+
+    def _tuned(self) -> Fit[Method]:
+        def rsum(fit: Fit[Method], label: str) -> float:
+            return self.store.rsum(fit, self.seed, label, *embed(fit.part, self.store.val))
+
+        fit, self.tuning = best_of(self.method, self.seed, self._made, rsum)
+        return fit
 
     def embeddings(self, unit: Unit) -> tuple[Split, Embedding, Embedding, float]:
         """Return the test split, its image and text embeddings on the device, and the seconds they took."""

@@ -13,8 +13,9 @@ import torch
 from pydantic import NonNegativeFloat
 from safetensors import safe_open
 
-from cran_bench.contract import Part
+from cran_bench.contract import Method, Part
 from cran_bench.dataset import Collection
+from cran_bench.embeddings import Embedding
 from cran_bench.errors import BadInput, file_of, python_error
 from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.machine.arithmetic import reproducible
@@ -152,6 +153,11 @@ class FitStore:
                 "torchrun all machines need one cache folder, give one that they share with --cache"
             )
         return stored
+
+    def rsum(self, fit: Fit[Method], seed: int, label: str, images: Embedding, texts: Embedding) -> float:
+        """The rsum of embeddings of the validation split, as the fit itself may ask for it."""
+        path = self._path(fit.part, fit.fingerprint)
+        return self._lend(fit.part, seed, label, path, fit.fingerprint).score(images, texts).rsum
 
     def help(self, job: SharedFit) -> None:
         """Do this process's share of a fit that the first process makes and stores."""
