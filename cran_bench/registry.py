@@ -27,7 +27,7 @@ from cran_bench.machine.declarations import (
 )
 from cran_bench.machine.storage import is_file, sha256_file
 from cran_bench.protocols import Unit
-from cran_bench.specs import Spec, build, by_flat_name, flat_fields, format_options, format_value, parse_spec
+from cran_bench.specs import Spec, build, by_flat_name, flat_fields, format_options, parse_spec
 
 if TYPE_CHECKING:
     from cran_bench.contract import Method
@@ -216,14 +216,11 @@ class Registry(Generic[T]):
         Raises:
             BadInput: as `configure`, or a value that a spec cannot express.
         """
-        texts = {key: format_value(value) for key, value in options.items()}
-        texts = {
-            **parse_spec(method.label).options,
-            **parse_spec(f"{method.plugin.name}{format_options(texts)}").options,
-        }
-        given = {key: text for key, text in texts.items() if key != "tune"}
-        argument = method.options.get(method.plugin.argument, "")
-        return self._configured(method.plugin, method.preset, argument, given, method.plugin.name)
+        plugin = method.plugin
+        given = parse_spec(method.label).options, parse_spec(plugin.name + format_options(options)).options
+        texts = {key: text for some in given for key, text in some.items() if key != "tune"}
+        argument = method.options.get(plugin.argument, "")
+        return self._configured(plugin, method.preset, argument, texts, plugin.name)
 
     def _configured(
         self, plugin: Plugin[T], preset: str, argument: str, options: Mapping[str, str], what: str
