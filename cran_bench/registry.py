@@ -458,15 +458,9 @@ def search_space(plugin: Plugin[Any]) -> dict[str, Sequence[Any]]:
 
 
 def tuned_method(method: str, trials: int) -> str:
-    """The spec of a method with the number of trials.
-
-    Raises:
-        BadInput: the spec has another number.
-    """
+    """The spec of a method with a number of trials, unless it has one of its own."""
     spec = parse_spec(method)
-    if spec.options.get("tune", str(trials)) != str(trials):
-        raise BadInput(f"{method} has a number of trials of its own: leave it out, or leave out --tune {trials}")
-    return str(replace(spec, options={**spec.options, "tune": str(trials)}))
+    return str(replace(spec, options={"tune": str(trials), **spec.options}))
 
 
 def quick_method(method: str) -> str:

@@ -119,35 +119,23 @@ class DataInfo(_Growing):
         return (*where, self.fitted_on.data_sha if self.fitted_on else "")
 
 
-class TrialInfo(StrictModel):
-    """A trial of a tuned row.
-
-    Attributes:
-        fields: its values of the fields that are searched.
-        rsum: on validation; None if the trial failed.
-        error: why it failed, or ''.
-    """
-
-    fields: dict[str, Any]
-    rsum: float | None
-    error: str = ""
-
-
 class TuningInfo(StrictModel):
     """How validation chose the hyper-parameters of a tuned row.
 
     Attributes:
-        trials: number of trials that were asked for; a small search space may have fewer.
+        trials: number of trials that were asked for; a small search space has fewer.
         seed: seed of the draw.
         space: the values that were searched, by field.
-        tried: the trials, the first with the fields of the preset.
-        chosen: position of the one whose fit was tested.
+        tried: these fields in each trial, the first being the row as it is.
+        rsum: rsum of each trial on validation; None if it failed.
+        chosen: position of the trial that was tested.
     """
 
     trials: int
     seed: int
     space: dict[str, list[Any]]
-    tried: list[TrialInfo]
+    tried: list[dict[str, Any]]
+    rsum: list[float | None]
     chosen: int
 
 

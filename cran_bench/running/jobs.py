@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any, cast
@@ -35,7 +35,6 @@ from cran_bench.running.memory import available, estimate
 from cran_bench.running.remote import AskedRow, Lines, Request, RunSpec, gather
 from cran_bench.running.runner import Outcome, Runner, fit_unit
 from cran_bench.running.tuning import trials
-from cran_bench.specs import parse_spec
 
 DEATHS = 2  # a row counts as failed after this many workers died while computing it
 TICK = 0.2  # seconds between looks at what workers send
@@ -97,41 +96,30 @@ class Plan:
             with contextlib.suppress(Exception):  # which the row reports
                 for unit in units:
                     stores[unit] = stores.get(unit) or runner.fits(unit)
-                    if row.method.tune:
-                        self._add_trials(job, stores[unit])
-                    else:
-                        self._add_parts(job, row.method.build(), stores[unit], (), row.method.label)
+                    self._add_parts(job, row.method.build(), stores[unit], (), row.method.label)
         self.waiting = sorted(self._jobs.values(), key=lambda job: (job.urgency, job.memory), reverse=True)
 
-    def _add_trials(self, owner: Job, store: FitStore) -> None:
-        """Add the trials of a tuned row that are not stored; the spec of each has the options of its label."""
-        row = owner.row
-        for trial in trials(row.method, row.seed):
-            if not store.has(part := trial.build(), row.seed):
-                spec = replace(parse_spec(row.spec), options=parse_spec(trial.label).options)
-                self._add(owner, AskedRow(str(spec), trial, row.seed), part, store, (), trial.label)
-        owner.memory = max((job.memory for job in owner.needs), default=0)
-
     def _add_parts(self, owner: Job, part: Part, store: FitStore, path: tuple[int, ...], label: str) -> None:
-        """Estimate a job, and add the parts of its part that are not stored."""
+        """Estimate a job, and add the trials of its row, or the parts of its part, that are not stored."""
         if type(part) not in self._before:
             self._before[type(part)] = store.seconds_before(part)
         owner.seconds = self._before[type(part)] or owner.seconds
         owner.memory = max(owner.memory, estimate(part, store.train, store.val))
-        seed = owner.row.seed
-        for k, inner in enumerate([] if store.has(part, seed) else parts_of(part)):
-            if store.has(inner, seed):
+        row, seed = owner.row, owner.row.seed
+        inner = [(row, p, (*path, k), f"{label} / {part_name(p)}") for k, p in enumerate(parts_of(part))]
+        if owner.number is not None and row.method.tune:
+            inner = [(row.as_trial(trial), trial.build(), (), trial.label) for trial in trials(row.method, seed)]
+        elif store.has(part, seed):
+            inner = []
+        for asked, part, below, name in inner:
+            if store.has(part, seed):
                 continue
-            self._add(owner, owner.row, inner, store, (*path, k), f"{label} / {part_name(inner)}")
-
-    def _add(self, owner: Job, row: AskedRow, part: Part, store: FitStore, path: tuple[int, ...], label: str) -> None:
-        """Add the job of a part that another needs."""
-        key = store.fingerprint(part, row.seed)
-        if key not in self._jobs:
-            self._jobs[key] = Job(label, row, None, [key], (store.train.unit, path), owner.memory)
-            self._add_parts(self._jobs[key], part, store, path, label)
-        owner.needs.add(self._jobs[key])
-        self._jobs[key].needed_by.append(owner)
+            key = store.fingerprint(part, seed)
+            if key not in self._jobs:
+                self._jobs[key] = Job(name, asked, None, [key], (store.train.unit, below), owner.memory)
+                self._add_parts(self._jobs[key], part, store, below, name)
+            owner.needs.add(self._jobs[key])
+            self._jobs[key].needed_by.append(owner)
 
     def pop(self, running: Sequence[Job]) -> Job | None:
         """Take the most urgent job for which there is memory beside the `running` ones, or any if none runs."""

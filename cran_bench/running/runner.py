@@ -33,16 +33,7 @@ from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.pairs import backend_of, require_ranked
 from cran_bench.ranking.problem import Backend, Clock
 from cran_bench.records.examples import Examples, find_examples
-from cran_bench.records.schema import (
-    Address,
-    DataInfo,
-    Failure,
-    MethodInfo,
-    Record,
-    Seconds,
-    SimilarityInfo,
-    TuningInfo,
-)
+from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import ResultStore
 from cran_bench.registry import Configured
 from cran_bench.running.fits import Fit, FitStore, SharedFit, code_of, fields_json, run_of
@@ -268,9 +259,9 @@ class Runner:
         return {**environment(self.device), "processes": self.processes.count}
 
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
-        parts, tune = [trial.build() for trial in fitted.trials], fitted.method.tune
-        data, unit, seed = self.data.identity, fitted.unit, fitted.seed
-        fits = [fit_fingerprint(data, unit, part, seed, self.device) for part in parts]
+        parts = [trial.build() for trial in trials(fitted.method, fitted.seed)]
+        about, tune = (fitted.seed, self.device), fitted.method.tune
+        fits = [fit_fingerprint(self.data.identity, fitted.unit, part, *about) for part in parts]
         return sha256_json(
             {
                 "fit": {"trials": tune, "of": fits, "choice": code(choice).sha} if tune else fits[0],
@@ -315,7 +306,7 @@ class Runner:
                 code_sha=sha256_json([code_of(fit.part), code(run_of(fit.part).score).sha, _evaluation(similarity)]),
                 fit_fingerprint=fit.fingerprint,
                 encoders=sorted(fitted.used),
-                **({"tuning": fitted.tuning} if fitted.tuning else {}),
+                **fitted.tuning,
             ),
             protocol=protocol,
             folds=self.folds,
@@ -367,13 +358,8 @@ class _Fitted:
         self.runner, self.method, self.seed, self.unit = runner, method, seed, unit
         self._fit: Fit[Method] | BaseException | None = None
         self._embedded: dict[Unit, tuple[Split, Embedding, Embedding, float]] = {}
-        self.tuning: TuningInfo | None = None  # once a tuned row is fitted
+        self.tuning: dict[str, Any] = {}  # `tuning` of the record of a row with trials
         self.used: set[str] = set()  # roles of the encoders whose features of the test split were read
-
-    @cached_property
-    def trials(self) -> list[Configured[Method]]:
-        """The row itself, or the trials of a tuned row."""
-        return trials(self.method, self.seed)
 
     @cached_property
     def store(self) -> FitStore:
@@ -384,22 +370,15 @@ class _Fitted:
         """The fit, made or loaded once; a fit that failed is not tried again for the next protocol."""
         if self._fit is None:
             try:
-                self._fit = self._tuned() if self.method.tune else self._made(self.method, self.method.label)
+                if self.method.tune:
+                    self._fit, self.tuning["tuning"] = best_of(self.method, self.seed, self.store, embed)
+                else:
+                    self._fit = self.store.fitted(self.method.build(), self.seed, self.method.label)
             except (Exception, SystemExit) as error:
                 self._fit = error
         if isinstance(self._fit, BaseException):
             raise self._fit
         return self._fit
-
-    def _made(self, method: Configured[Method], label: str) -> Fit[Method]:
-        return self.store.fitted(method.build(), self.seed, label)
-
-    def _tuned(self) -> Fit[Method]:
-        def rsum(fit: Fit[Method], label: str) -> float:
-            return self.store.rsum(fit, self.seed, label, *embed(fit.part, self.store.val))
-
-        fit, self.tuning = best_of(self.method, self.seed, self._made, rsum)
-        return fit
 
     def embeddings(self, unit: Unit) -> tuple[Split, Embedding, Embedding, float]:
         """Return the test split, its image and text embeddings on the device, and the seconds they took."""

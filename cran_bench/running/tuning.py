@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from cran_bench.contract import Method
-from cran_bench.errors import BadInput, CannotWrite
+from cran_bench.embeddings import Embedding
+from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
-from cran_bench.records.schema import TrialInfo, TuningInfo
+from cran_bench.records.schema import TuningInfo
 from cran_bench.registry import METHODS, Configured, search_space
-from cran_bench.running.fits import Fit
-from cran_bench.running.memory import NoRoom
+from cran_bench.running.fits import Fit, FitStore
 from cran_bench.specs import flat_fields, format_options
+from cran_bench.split import MissingFeature, Split
 
 
 def trials(method: Configured[Method], seed: int) -> list[Configured[Method]]:
@@ -53,53 +54,43 @@ def require_search(method: Configured[Method]) -> None:
 def best_of(
     method: Configured[Method],
     seed: int,
-    fitted: Callable[[Configured[Method], str], Fit[Method]],
-    score: Callable[[Fit[Method], str], float],
+    store: FitStore,
+    embed: Callable[[Method, Split], tuple[Embedding, Embedding]],
 ) -> tuple[Fit[Method], TuningInfo]:
-    """Fit every trial of a row; return the fit that is best on validation, with the seconds of all, and the choice.
+    """Fit the trials of a row; return the best fit on validation, with the seconds of all, and what was tried.
 
-    A trial fails if its training diverges or it asks for features that the data lacks; another is chosen then.
-
-    Args:
-        method: the row.
-        seed: seed of the fits and of the draw.
-        fitted: fits a trial, or loads its fit.
-        score: the rsum of a fit on validation.
+    A trial that diverges, or asks for features that the data lacks, is not chosen.
 
     Raises:
-        BadInput: every trial fails.
+        BadInput: every trial fails, or one for another reason.
     """
-    tried, searched = trials(method, seed), flat_fields(method.plugin.cls)
-    best: Fit[Method] | None = None
+    tried, fields_of = trials(method, seed), flat_fields(method.plugin.cls)
+    space = {name: list(values) for name, values in method.space.items()}
+    fields = [{name: fields_of[name].of(trial.build()) for name in space} for trial in tried]
+    fits: dict[int, Fit[Method]] = {}
     costs: dict[str, float] = {}
-    infos: list[TrialInfo] = []
-    errors: list[BadInput] = []
-    for number, trial in enumerate(tried, 1):
-        label, part = f"{method.label} · seed {seed} · trial {number} of {len(tried)}", trial.build()
-        fields = {name: searched[name].of(part) for name in method.space}
-        told = f"{label} {format_options(fields)}".rstrip()
+    rsums: list[float | None] = []
+    for number, trial in enumerate(tried):
+        label = f"{method.label} · seed {seed} · trial {number + 1} of {len(tried)}"
+        told = f"{label} {format_options(fields[number])}".rstrip()
         try:
-            fit = fitted(trial, label)
-            rsum = score(fit, label)
-        except (CannotWrite, NoRoom):
-            raise
+            fit = store.fitted(trial.build(), seed, label)
+            rsum = store.score(fit, seed, label, *embed(fit.part, store.val)).rsum
         except BadInput as error:
-            errors.append(error)
-            infos.append(TrialInfo(fields=fields, rsum=None, error=" ".join(str(error).split())))
+            if type(error) not in (BadInput, MissingFeature) or (not fits and number == len(tried) - 1):
+                raise
+            rsums.append(None)
             say(f"{told} failed: {error}")
             continue
+        rsums.append(rsum)
+        say(f"{told}: rsum {rsum:.1f} on validation")
         costs |= fit.costs
-        infos.append(TrialInfo(fields=fields, rsum=rsum))
-        say(f"{told} has rsum {rsum:.1f} on validation")
-        if choice(infos) == number - 1:
-            best = fit
-    if best is None:
-        raise errors[0]
-    space = {name: list(values) for name, values in method.space.items()}
-    about = TuningInfo(trials=method.tune, seed=seed, space=space, tried=infos, chosen=choice(infos))
-    return replace(best, costs=costs), about
+        fits = {k: kept for k, kept in {**fits, number: fit}.items() if k == choice(rsums)}
+    (chosen,) = fits
+    about = TuningInfo(trials=method.tune, seed=seed, space=space, tried=fields, rsum=rsums, chosen=chosen)
+    return replace(fits[chosen], costs=costs), about
 
 
-def choice(tried: Sequence[TrialInfo]) -> int:
-    """The position of the trial with the greatest rsum, the first of equals."""
-    return max(range(len(tried)), key=lambda k: -1.0 if (rsum := tried[k].rsum) is None else rsum)
+def choice(rsums: Sequence[float | None]) -> int:
+    """The position of the greatest rsum, the first of equals; None stands for a trial that failed."""
+    return max(range(len(rsums)), key=lambda k: -1.0 if (rsum := rsums[k]) is None else rsum)

@@ -365,11 +365,9 @@ def tuning_notes(rows: Iterable[Row]) -> list[str]:
     finished = [row for row in rows if row.records]
     of: dict[int, dict[str, int]] = {}
     for row in finished:
-        for about in (record.method.tuning for record in row.records):
-            if about:
-                scored = sum(trial.rsum is not None for trial in about.tried)
-                counts = of.setdefault(about.trials, {})
-                counts[row.label] = min(scored, counts.get(row.label, scored))
+        for record in row.records:
+            if about := record.method.tuning:
+                of.setdefault(about.trials, {})[row.label] = sum(rsum is not None for rsum in about.rsum)
     lines = []
     for trials, counts in of.items():
         which = "Each row" if len(counts) == len(finished) else ", ".join(counts)

@@ -13,7 +13,7 @@ import torch
 from pydantic import NonNegativeFloat
 from safetensors import safe_open
 
-from cran_bench.contract import Method, Part
+from cran_bench.contract import Part
 from cran_bench.dataset import Collection
 from cran_bench.embeddings import Embedding
 from cran_bench.errors import BadInput, file_of, python_error
@@ -154,10 +154,10 @@ class FitStore:
             )
         return stored
 
-    def rsum(self, fit: Fit[Method], seed: int, label: str, images: Embedding, texts: Embedding) -> float:
-        """The rsum of embeddings of the validation split, as the fit itself may ask for it."""
-        path = self._path(fit.part, fit.fingerprint)
-        return self._lend(fit.part, seed, label, path, fit.fingerprint).score(images, texts).rsum
+    def score(self, fit: Fit[Part], seed: int, label: str, images: Embedding, texts: Embedding) -> Metrics:
+        """Recall on the validation split, as `run.score` gives it to the fit itself."""
+        run = self._lend(fit.part, seed, label, self._path(fit.part, fit.fingerprint), fit.fingerprint)
+        return run.score(images, texts)
 
     def help(self, job: SharedFit) -> None:
         """Do this process's share of a fit that the first process makes and stores."""
