@@ -140,13 +140,13 @@ def test_every_method_accepts_what_it_searches(name):
 def test_the_best_on_validation_is_the_one_of_a_loop(runner, prepared, tmp_path):
     outcome = run_one(runner, f"cca[{FIXED},tune=5]", seed=1)
     record = outcome.record
-    splits = [prepared.split(name, "captions", CPU) for name in ("train", "val", "test")]
-    store = FitStore(tmp_path / "elsewhere", prepared.identity, *splits[:2], CPU)
+    train, val, test = (prepared.split(name, "captions", CPU) for name in ("train", "val", "test"))
+    store = FitStore(tmp_path / "elsewhere", prepared.identity, train, val, CPU)
     found = []
     for trial in trials(METHODS.configure(f"cca[{FIXED},tune=5]"), 1):
         part = store.fitted(trial.build(), 1, trial.label).part
-        val, test = (rank(*embed(part, split), split.image_of, COSINE).metrics() for split in splits[1:])
-        found.append((val.rsum, test.values(), part))
+        on_val, on_test = (rank(*embed(part, split), split.image_of, COSINE).metrics() for split in (val, test))
+        found.append((on_val.rsum, on_test.values(), part))
     rsums = [rsum for rsum, _, _ in found]
     tuning, best = record.method.tuning, int(np.argmax(rsums))
     assert tuning.rsum == rsums and tuning.chosen == best

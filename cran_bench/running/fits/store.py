@@ -154,7 +154,7 @@ class FitStore:
             )
         return stored
 
-    def score(self, fit: Fit[Part], seed: int, label: str, images: Embedding, texts: Embedding) -> Metrics:
+    def score(self, fit: Fit[P], seed: int, label: str, images: Embedding, texts: Embedding) -> Metrics:
         """Recall on the validation split, as `run.score` gives it to the fit itself."""
         run = self._lend(fit.part, seed, label, self._path(fit.part, fit.fingerprint), fit.fingerprint)
         return run.score(images, texts)
