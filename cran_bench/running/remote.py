@@ -11,7 +11,7 @@ import functools
 import io
 import threading
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -65,6 +65,10 @@ class AskedRow(NamedTuple):
     spec: str
     method: Configured[Method]
     seed: int
+
+    def as_trial(self, trial: Configured[Method]) -> AskedRow:
+        """A trial of this row."""
+        return AskedRow(str(replace(parse_spec(self.spec), options=parse_spec(trial.label).options)), trial, self.seed)
 
 
 @dataclass(frozen=True)

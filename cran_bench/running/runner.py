@@ -37,6 +37,7 @@ from cran_bench.registry import Configured
 from cran_bench.running.fits import Fit, FitStore, SharedFit, code_of, fields_json, run_of
 from cran_bench.running.fits.store import fit_fingerprint
 from cran_bench.running.preparation import Prepared
+from cran_bench.running.tuning import best_of, choice, trials
 from cran_bench.similarity import MultiLevel, Pairwise, Similarity
 from cran_bench.split import MissingFeature, Split
 
@@ -256,14 +257,16 @@ class Runner:
         return {**environment(self.device), "processes": self.processes.count}
 
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
-        method, unit, seed = fitted.method.build(), fitted.unit, fitted.seed
+        parts = [trial.build() for trial in trials(fitted.method, fitted.seed)]
+        about, tune = (fitted.seed, self.device), fitted.method.tune
+        fits = [fit_fingerprint(self.data.identity, fitted.unit, part, *about) for part in parts]
         return sha256_json(
             {
-                "fit": fit_fingerprint(self.data.identity, unit, method, seed, self.device),
+                "fit": {"trials": tune, "of": fits, "choice": code(choice).sha} if tune else fits[0],
                 "protocol": protocol,
                 "folds": self.folds,
                 "device": self.device.type,
-                "evaluation": _evaluation(method.similarity),
+                "evaluation": _evaluation(parts[0].similarity),
                 **({"test": self.data.test_on.identity} if self.data.test_on else {}),
             }
         )
@@ -301,6 +304,7 @@ class Runner:
                 code_sha=sha256_json([code_of(fit.part), code(run_of(fit.part).score).sha, _evaluation(similarity)]),
                 fit_fingerprint=fit.fingerprint,
                 encoders=sorted(fitted.used),
+                **fitted.tuning,
             ),
             protocol=protocol,
             folds=self.folds,
@@ -352,6 +356,7 @@ class _Fitted:
         self.runner, self.method, self.seed, self.unit = runner, method, seed, unit
         self._fit: Fit[Method] | BaseException | None = None
         self._embedded: dict[Unit, tuple[Split, Embedding, Embedding, float]] = {}
+        self.tuning: dict[str, Any] = {}  # `tuning` of the record of a row with trials
         self.used: set[str] = set()  # roles of the encoders whose features of the test split were read
 
     @cached_property
@@ -363,7 +368,10 @@ class _Fitted:
         """The fit, made or loaded once; a fit that failed is not tried again for the next protocol."""
         if self._fit is None:
             try:
-                self._fit = self.store.fitted(self.method.build(), self.seed, self.method.label)
+                if self.method.tune:
+                    self._fit, self.tuning["tuning"] = best_of(self.method, self.seed, self.store, embed)
+                else:
+                    self._fit = self.store.fitted(self.method.build(), self.seed, self.method.label)
             except (Exception, SystemExit) as error:
                 self._fit = error
         if isinstance(self._fit, BaseException):

@@ -227,7 +227,7 @@ def test_clip_embeds_images_and_texts_as_its_library(library, clip):
     assert images.embed(batch[:0]).shape == (0, 24)
 
 
-def test_siglip_pads_texts_to_one_length(library, bert, tmp_path):
+def test_siglip_pads_texts_to_one_length(library, bert, command, tmp_path):
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = library.SiglipConfig(
         text_config={**size, "vocab_size": len(WORDS), "max_position_embeddings": LIMIT, "projection_size": 32},
@@ -250,6 +250,10 @@ def test_siglip_pads_texts_to_one_length(library, bert, tmp_path):
     library.SiglipModel(config).save_pretrained(folder)
     with pytest.raises(BadInput, match=r"projections of .* differ, with 32 dimensions for images and 20 for texts"):
         use(open_text_encoder(f"clip:{folder}"))
+    cache = tmp_path / "cache"
+    said = command("prepare", "scenes[train=2,val=2,test=2]", "--cache", cache, "--text-encoder", f"clip:{folder}")
+    assert said.code == 2 and "with 32 dimensions for images and 20 for texts" in said.sentence
+    assert not list(cache.rglob("*.npy"))
 
 
 def test_identity_is_that_of_the_files_that_matter(bert, clip, tmp_path):
@@ -436,12 +440,17 @@ def test_the_commands_of_the_docs(bert, clip, command, tmp_path, monkeypatch):
     monkeypatch.delenv("CRAN_BENCH_RESULTS", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clip").symlink_to(clip)
-    (tmp_path / "minilm").symlink_to(bert)
-    section = (DOCS / "backbone.md").read_text().partition("## A CLIP folder")[2].partition("\n## ")[0]
-    lines = re.findall(r"^cran-bench (.*)$", section, re.MULTILINE)
-    assert len(lines) == 3
+    (tmp_path / "all-MiniLM-L6-v2").symlink_to(bert)
+    script = re.search(r'title="draw.py"\n(.*?)```', (DOCS / "own_images.md").read_text(), re.DOTALL)[1]
+    exec(compile(script, "draw.py", "exec"), {})
+    page = (DOCS / "encoders.md").read_text().partition("## From a CLIP folder")[2]
+    part = page.partition("\nWith the extra `onnx`")[0].replace("\\\n", " ")
+    lines = re.findall(r"^cran-bench (.*)$", part, re.MULTILINE)
+    assert len(lines) == 4
     for line in lines:
         said = command(*shlex.split(line))
         assert said.code == 0, said.err
-    encoders = cran_bench.read_records(tmp_path / "results")["text_encoder"]
-    assert set(encoders) == {"clip:clip", "transformers:minilm"}
+    made = cran_bench.read_records(tmp_path / "results")
+    of_clip = sorted(made["method"][made["text_encoder"] == "clip:clip"])
+    assert of_clip == ["aligned:tuned", "cca:tuned[text=encoder]", "linear-head:tuned"]
+    assert made["text_encoder"].tolist().count("transformers:all-MiniLM-L6-v2") == 1

@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from cran_bench.contract import Part
 from cran_bench.dataset import Collection
+from cran_bench.embeddings import Embedding
 from cran_bench.errors import BadInput, file_of, first_wrong, python_error
 from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.machine.arithmetic import reproducible
@@ -152,6 +153,11 @@ class FitStore:
                 "torchrun all machines need one cache folder, give one that they share with --cache"
             )
         return stored
+
+    def score(self, fit: Fit[P], seed: int, label: str, images: Embedding, texts: Embedding) -> Metrics:
+        """Recall on the validation split, as `run.score` gives it to the fit itself."""
+        run = self._lend(fit.part, seed, label, self._path(fit.part, fit.fingerprint), fit.fingerprint)
+        return run.score(images, texts)
 
     def help(self, job: SharedFit) -> None:
         """Do this process's share of a fit that the first process makes and stores."""
