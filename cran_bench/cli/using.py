@@ -152,10 +152,13 @@ def export(
         str, typer.Option("-p", "--protocol", metavar="NAME", help="captions, documents, mean or single.")
     ] = "captions",
     seed: options.Seed = 0,
+    test_on: options.TestOn = None,
+    test_data: options.TestData = None,
     data: options.Data = Path("data"),
     backbone: options.Backbone = None,
     regions: options.Regions = None,
     vectors: options.Vectors = "ppmi-svd",
+    text_encoder: options.TextEncoder = None,
     results: options.Results = Path("results"),
     cache: options.Cache = options.CACHE,
     device: options.Device = "auto",
@@ -172,9 +175,9 @@ def export(
     from cran_bench.viewing.export import export as write_rankings
 
     write = partial(write_rankings, record, trec, topk, top=top, force=force, device=device)
-    write = partial(write, dataset=dataset, protocol=protocol, seed=seed, results=results)
-    files = write(data=data, cache=cache, backbone=backbone, regions=regions, vectors=vectors)
-    for path in files:
+    write = partial(write, dataset=dataset, protocol=protocol, seed=seed, test_on=test_on, test_data=test_data)
+    write = partial(write, backbone=backbone, regions=regions, vectors=vectors, text_encoder=text_encoder)
+    for path in write(data=data, results=results, cache=cache):
         say(f"wrote {path}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,16 +20,18 @@ from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.machine.arithmetic import in_full_precision
 from cran_bench.machine.environment import pick_device
 from cran_bench.machine.progress import say, track
-from cran_bench.machine.storage import cache_folder, slug, write_atomically
+from cran_bench.machine.storage import slug, write_atomically
 from cran_bench.protocols import parse_protocols
 from cran_bench.ranking.evaluation import as_queries
 from cran_bench.ranking.metrics import Counts, Direction
 from cran_bench.ranking.problem import Problem, blocks, make_problem
 from cran_bench.ranking.reference import tile_shape
 from cran_bench.records.archive import read_ranks, read_record
+from cran_bench.records.schema import TESTED_ON
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import DATASETS, METHODS, Configured
-from cran_bench.running.preparation import find_prepared
+from cran_bench.running.experiment import folders
+from cran_bench.running.preparation import find_tested
 from cran_bench.running.runner import Runner
 from cran_bench.similarity import Pairwise, rounding
 
@@ -48,10 +49,13 @@ def export(
     dataset: str = "scenes",
     protocol: str = "captions",
     seed: int = 0,
+    test_on: str | None = None,
+    test_data: str | PathLike[str] | None = None,
     data: str | PathLike[str] | None = None,
     backbone: str | None = None,
     regions: str | None = None,
     vectors: str = "ppmi-svd",
+    text_encoder: str | None = None,
     results: str | PathLike[str] | None = None,
     cache: str | PathLike[str] | None = None,
     device: str = "auto",
@@ -71,10 +75,13 @@ def export(
         dataset: spec of the dataset of a row; this and what follows as in `run`.
         protocol: protocol of a row.
         seed: seed of a row.
+        test_on: spec of the dataset whose test split a row of `dataset` ranks, if that is another.
+        test_data: folder of that dataset, also for the record of a path; by default the same as `data`.
         data: folder of the datasets.
         backbone: spec of the image features.
         regions: spec of the regions.
         vectors: spec of the word vectors.
+        text_encoder: spec of the encoder of texts.
         results: folder of the records.
         cache: folder of features and fits.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
@@ -93,11 +100,13 @@ def export(
     files = [Path(topk)] if topk is not None else [Path(cast("str", trec)) / name for name in names]
     if not force and (there := [path for path in files if path.exists()]):
         raise BadInput(f"{there[0]} exists: name another place, or replace it with --force")
-    method, found = _records(str(record), dataset, protocol, seed, _folder("results", results))
+    where, below, store = folders(data, results, cache)
+    label = TESTED_ON.join(DATASETS.configure(text).label for text in (dataset, test_on) if text)
+    method, found = _records(str(record), label, protocol, seed, below)
     newest = found[0].record
-    store = Path(cache or os.environ.get("CRAN_BENCH_CACHE") or cache_folder())
-    configured = DATASETS.configure(newest.data.label)
-    prepared = find_prepared(configured, _folder("data", data), store, backbone, regions, vectors)
+    own, *others = [DATASETS.configure(text) for text in newest.data.label.split(TESTED_ON)]
+    other = (others[0], Path(test_data or where)) if others else None
+    prepared = find_tested((own, where), other, store, (backbone, regions, vectors, text_encoder))
     threads = newest.environment.get("threads")  # the last bits of embeddings depend on it
     runner = Runner(prepared, Path(), store, pick_device(device), newest.folds, threads=threads)
     rankings = _rankings(runner, method, found, top)
@@ -115,12 +124,8 @@ def export(
     return files
 
 
-def _folder(name: str, given: str | PathLike[str] | None) -> Path:
-    return Path(given or os.environ.get(f"CRAN_BENCH_{name.upper()}") or name)
-
-
 def _records(
-    text: str, dataset: str, protocol: str, seed: int, results: Path
+    text: str, label: str, protocol: str, seed: int, results: Path
 ) -> tuple[Configured[Method], list[Finished]]:
     """The method that a path or a spec names, and its records, the newest first."""
     path = Path(text)
@@ -131,7 +136,7 @@ def _records(
             near = [other.name for other in path.parent.glob("*.json")]
             raise BadInput(f"there is no record {path}{did_you_mean(path.name, near)}") from None
         return METHODS.configure(record.method.label), [Finished(record, partial(read_ranks, path, record))]
-    method, label, protocols = METHODS.configure(text), DATASETS.configure(dataset).label, parse_protocols(protocol)
+    method, protocols = METHODS.configure(text), parse_protocols(protocol)
     if len(protocols) > 1:
         raise BadInput(f"one record is exported, of one protocol, not {len(protocols)}: give one with -p")
     runs = ResultStore(results).runs([label], protocols)

@@ -11,6 +11,7 @@ import cran_bench
 from cran_bench.machine.storage import sha256_file
 from cran_bench.registry import DATASETS, METHODS
 from cran_bench.running.preparation import find_prepared
+from cran_bench.running.remote import with_full_path
 from cran_bench.running.runner import Runner, embed
 
 CPU = torch.device("cpu")
@@ -79,6 +80,25 @@ def test_a_record_says_where_its_ranks_come_from(ranked, tmp_path):
     np.save("moved/again.npy", scores)
     (other,) = ranked("scores:moved/again.npy").records
     assert other.fingerprint != record.fingerprint
+
+
+def test_records_and_tables_name_files_without_folders(ranked, tmp_path):
+    for name in ("there", "else"):
+        Path(name).mkdir()
+        shutil.copy("sims.npy", name)
+    spec = f"scores:{tmp_path}/there/sims.npy[t2i={tmp_path}/else/sims.npy]"
+    found = ranked(spec)
+    (record,) = found.records
+    assert record.method.label == "scores:sims.npy[t2i=sims.npy]"
+    assert str(tmp_path) not in found.store.path_of(record).read_text()
+    assert [outcome.reused for outcome in ranked("scores:there/sims.npy[t2i=else/sims.npy]").outcomes] == [True]
+    full = with_full_path("scores:sims.npy[t2i=there/sims.npy,axes=images]")
+    assert full == f"scores:{tmp_path}/sims.npy[axes=images,t2i={tmp_path}/there/sims.npy]"  # for workers elsewhere
+    np.save("else/sims.npy", -np.load("sims.npy"))
+    with pytest.raises(cran_bench.BadInput) as raised:
+        ranked("scores:there/sims.npy,scores:else/sims.npy")
+    said = "scores:there/sims.npy and scores:else/sims.npy are both called scores:sims.npy in tables: rename a file"
+    assert str(raised.value) == said
 
 
 def test_it_stands_in_tables_and_in_tests_of_significance(ranked, command, prepared_scenes, tmp_path):
