@@ -346,7 +346,9 @@ def _tensor(given: ArrayLike | Tensor, name: str) -> Tensor:
 
 
 def folders(
-    data: str | PathLike[str] | None, results: str | PathLike[str] | None, cache: str | PathLike[str] | None
+    data: str | PathLike[str] | None = None,
+    results: str | PathLike[str] | None = None,
+    cache: str | PathLike[str] | None = None,
 ) -> tuple[Path, Path, Path]:
     """The folders of data, results and cache: as given, else as the environment names them, else the usual ones."""
     usual = {"data": (data, "data"), "results": (results, "results"), "cache": (cache, cache_folder())}
@@ -374,7 +376,7 @@ def read_records(folder: str | PathLike[str] | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    store = ResultStore(folders(None, folder, None)[1])
+    store = ResultStore(folders(results=folder)[1])
     lines = [_line(run) for table in build_tables(store.runs(), []) for row in table.rows for run in row.runs]
     if not lines:
         raise BadInput(f"there are no records below {store.root}: make some with cran-bench run")

@@ -1,35 +1,37 @@
 """The row of given scores: the ranks of the embeddings they were exported from; every unusable file is refused."""
 
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import cran_bench
 from cran_bench.machine.storage import sha256_file
-from cran_bench.registry import DATASETS, METHODS
-from cran_bench.running.preparation import find_prepared
+from cran_bench.registry import METHODS
 from cran_bench.running.remote import with_full_path
-from cran_bench.running.runner import Runner, embed
 
-CPU = torch.device("cpu")
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "interchange.md"
 ROW = "cca[ridge_image=0.01,ridge_text=0.01,dim=32]"
 N, T = 20, 100
 
 
 @pytest.fixture(scope="module")
 def exported(prepared_scenes, tmp_path_factory):
-    """A folder with the float64 scores of CCA's embeddings, and its records under three protocols."""
+    """A folder with the scores of CCA's embeddings, made by the recipe of the docs, and its records."""
     folder = tmp_path_factory.mktemp("exported")
     shutil.copytree(prepared_scenes.cache, folder / "cache")
-    prepared = find_prepared(DATASETS.configure(prepared_scenes.spec), prepared_scenes.data, folder / "cache")
-    runner = Runner(prepared, folder / "results", folder / "cache", CPU)
-    runner.run([METHODS.configure(ROW)], ["captions", "single"], [0])
-    method = runner.fitted(METHODS.configure(ROW), 0, "captions")
-    images, texts = embed(method, prepared.split("test", "captions", CPU))
-    np.save(folder / "sims.npy", method.similarity.scores(images, texts).numpy().round(10))
+    where = {"data": prepared_scenes.data, "cache": folder / "cache", "results": folder / "results"}
+    cran_bench.run(ROW, prepared_scenes.spec, ["captions", "single"], **where)
+    (recipe,) = re.findall(r"```python\n(import numpy.*?)```", PAGE.read_text(), re.DOTALL)
+    recipe = recipe.replace("flickr8k", prepared_scenes.spec).replace('"cca"', f'"{ROW}"')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, path in where.items():
+            patch.setenv(f"CRAN_BENCH_{name.upper()}", str(path))
+        exec(recipe, {})
+    (folder / "cca.npy").rename(folder / "sims.npy")
     return folder
 
 
