@@ -203,8 +203,8 @@ class Ranking:
     tied: int = 0
     cut: int = 0
 
-    def __iter__(self) -> Iterator[tuple[str, list[str], list[float], list[bool]]]:
-        """Yield each query with its best candidates, their scores and whether they are right, by blocks of queries.
+    def __iter__(self) -> Iterator[tuple[str, int, str, float, bool]]:
+        """Yield for each query its best candidates: the query, the rank, the candidate, its score, whether it is right.
 
         Raises:
             BadInput: a query has other ranks than the record says.
@@ -222,16 +222,14 @@ class Ranking:
             self.cut += int((best[:, self.top : self.top + 1] == listed[:, -1:]).sum())
             places = places[:, : self.top]
             columns = places + other.start, listed, is_right.gather(1, places)
-            for row, rows, values, right in zip(
-                range(part.start, part.stop), *(column.tolist() for column in columns), strict=True
-            ):
-                yield queries[row], [candidates[k] for k in rows], values, right
+            for row, *listed in zip(queries[part], *(column.tolist() for column in columns), strict=True):
+                for rank, (k, score, right) in enumerate(zip(*listed, strict=True), 1):
+                    yield row, rank, candidates[k], score, right
 
     def write_run(self, file: IO[bytes]) -> None:
         """Write ``query Q0 candidate rank score tag``."""
-        for query, candidates, scores, _ in self:
-            lines = enumerate(zip(candidates, scores, strict=True), 1)
-            file.write("".join(f"{query} Q0 {name} {k} {score!r} {self.tag}\n" for k, (name, score) in lines).encode())
+        for query, rank, name, score, _ in self:
+            file.write(f"{query} Q0 {name} {rank} {score!r} {self.tag}\n".encode())
 
     def write_qrels(self, file: IO[bytes]) -> None:
         """Write ``query 0 candidate 1`` for every right answer."""
@@ -266,12 +264,10 @@ class Ranking:
 
 def _write_table(rankings: Sequence[Ranking], file: IO[bytes]) -> None:
     """Write a line for each listed candidate as CSV."""
-    lines = io.StringIO()
-    table = csv.writer(lines, lineterminator="\n")
+    text = io.TextIOWrapper(file, "utf-8", newline="")
+    table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
     for ranking in rankings:
-        for query, *columns in ranking:
-            for rank, (name, score, right) in enumerate(zip(*columns, strict=True), 1):
-                table.writerow([ranking.direction, query, rank, name, repr(score), int(right)])
-            file.write(lines.getvalue().encode())
-            lines.seek(0), lines.truncate()
+        for query, rank, name, score, right in ranking:
+            table.writerow([ranking.direction, query, rank, name, repr(score), int(right)])
+    text.detach()
