@@ -448,11 +448,6 @@ class Pairwise(Similarity):
         if min(self.tile) < 1:
             raise BadInput(f"Pairwise: a tile has at least one image and one text, not {self.tile}")
 
-    @property
-    def depends_on_query(self) -> bool:
-        """Whether the order of two pairs may depend on which side is the query."""
-        return bool(self.rerank or self.i2t)
-
     def scores(self, images: Embedding, texts: Embedding, lengths: Lengths | None = None) -> Tensor:
         return self.scores_by(self.score, images, texts)
 
@@ -523,6 +518,11 @@ class Pairwise(Similarity):
                 )
         if self.rerank and left.globals is not None and right.globals is not None:
             self.cheap.check(left.globals, right.globals)
+
+
+def depends_on_query(similarity: Similarity) -> bool:
+    """Whether the order of two pairs may depend on which side is the query."""
+    return isinstance(similarity, Pairwise) and bool(similarity.rerank or similarity.i2t)
 
 
 def _plain(levels: Levels) -> Embedding:

@@ -94,17 +94,12 @@ class RunSpec:
         data = [(request.dataset, request.data, runner.data)]
         if request.test and runner.data.test_on:
             data.append((*request.test, runner.data.test_on))
+        about = []
+        for spec, where, made in data:
+            folders, texts = map(str, (where.resolve(), made.features.folder.resolve())), made.texts
+            about.append((with_full_path(spec), *folders, vectors, str(texts.path.resolve()) if texts else ""))
         return cls(
-            tuple(
-                (
-                    with_full_path(spec),
-                    str(where.resolve()),
-                    str(made.features.folder.resolve()),
-                    vectors,
-                    str(made.texts.path.resolve()) if made.texts else "",
-                )
-                for spec, where, made in data
-            ),
+            tuple(about),
             (str(runner.results.resolve()), str(runner.cache.resolve())),
             tuple(request.protocols),
             device,

@@ -33,7 +33,7 @@ from cran_bench.registry import DATASETS, METHODS, Configured
 from cran_bench.running.experiment import folders
 from cran_bench.running.preparation import find_tested
 from cran_bench.running.runner import Runner
-from cran_bench.similarity import Pairwise, rounding
+from cran_bench.similarity import depends_on_query, rounding
 
 BLOCK_BYTES = 1 << 25  # of the scores of a block of queries, of which there are several copies
 COLUMNS = "direction", "query", "rank", "candidate", "score", "is_right"
@@ -164,7 +164,7 @@ def _rankings(runner: Runner, method: Configured[Method], found: list[Finished],
         )
     part, test, images, texts = runner.embedded(method, record.protocol, record.seed)
     similarity = part.similarity
-    if isinstance(similarity, Pairwise) and similarity.depends_on_query:
+    if depends_on_query(similarity):
         raise BadInput(f"{method.label} has no single score of an image and a text: export another row")
     queries, query_of = as_queries(record.protocol, texts, test.image_of, len(test), similarity)
     with torch.no_grad(), in_full_precision(runner.device):

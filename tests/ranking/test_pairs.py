@@ -363,6 +363,17 @@ class Mine:
         pass
 
 
+@dataclass
+class Other(Mine):
+    """Declares another similarity than the one it asks for."""
+
+    similarity = COSINE
+
+    def fit(self, train, val, run):
+        own = Pairwise(self.score, rerank=self.rerank)
+        run.chose(rsum=run.score(self.embed_images(val), self.embed_texts(val), own).rsum)
+
+
 def helper(images, texts):
     return best_regions(images, texts)
 
@@ -375,6 +386,7 @@ def test_a_fit_scores_validation_as_the_test_split_is_scored(tiny, tmp_path, rer
     similarity = fit.part.similarity
     ranks = rank(images, texts, tiny.val.image_of, similarity, backend=backend_of(similarity))
     assert fit.chose == {"rsum": ranks.metrics().rsum}
+    assert store.fitted(Other(rerank), 0, "other").chose == fit.chose
     assert (ranks.kernel.name == "rerank 5") == bool(rerank)
 
 
