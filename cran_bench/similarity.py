@@ -502,8 +502,8 @@ class Pairwise(Similarity):
         """Reject embeddings of which a row of every tensor cannot be taken, or that lack what `rerank` needs.
 
         Raises:
-            BadInput: the tensors of a side have different numbers of rows, or there is `rerank` and the `globals` of a
-                side are missing or cannot be compared.
+            BadInput: the tensors of a side have different numbers of rows or hold integers, or `rerank` lacks the
+                `globals` of a side or cannot compare them.
         """
         left, right = as_levels(images), as_levels(texts)
         for side, levels in (("images", left), ("texts", right)):
@@ -511,6 +511,8 @@ class Pairwise(Similarity):
             if len(counts) > 1:
                 numbers = " and ".join(map(str, sorted(counts)))
                 raise BadInput(f"the tensors of {side} have {numbers} rows; give the same number in each")
+            for kind in (x.dtype for x in levels.tensors() if not x.is_floating_point()):
+                raise BadInput(f"the embeddings of {side} have dtype {str(kind).removeprefix('torch.')}; give float32")
             if self.rerank and levels.globals is None:
                 raise BadInput(
                     f"rerank={self.rerank} chooses candidates by global vectors, and {side} have none: give globals in "

@@ -23,8 +23,10 @@ from cran_bench.machine.progress import say, track
 from cran_bench.machine.storage import slug, write_atomically
 from cran_bench.protocols import parse_protocols
 from cran_bench.ranking.evaluation import as_queries
-from cran_bench.ranking.metrics import Counts, Direction
-from cran_bench.ranking.problem import Problem, blocks, make_problem
+from cran_bench.ranking.metrics import Direction
+from cran_bench.ranking.pairs import backend_of
+from cran_bench.ranking.problem import Clock, Problem, blocks, make_problem
+from cran_bench.ranking.rank import count
 from cran_bench.ranking.reference import tile_shape
 from cran_bench.records.archive import read_ranks, read_record
 from cran_bench.records.schema import TESTED_ON
@@ -118,7 +120,7 @@ def export(
     for ranking in rankings:
         if ranking.tied:
             say(
-                f"{ranking.direction}: {ranking.tied} of {len(ranking.counts.better)} queries list equal scores, which "
+                f"{ranking.direction}: {ranking.tied} of {ranking.asked} queries list equal scores, which "
                 f"are ties, in the order of the data; for {ranking.cut} the last place falls among equal scores"
             )
     return files
@@ -169,12 +171,14 @@ def _rankings(runner: Runner, method: Configured[Method], found: list[Finished],
     queries, query_of = as_queries(record.protocol, texts, test.image_of, len(test), similarity)
     with torch.no_grad(), in_full_precision(runner.device):
         problem = make_problem(images, queries, query_of, similarity, record.folds)
+        now, then = count(problem, Clock(problem.device), backend_of(similarity)).arrays(), same[0].ranks.arrays()
+    if not all(np.array_equal(now[name], then[name]) for name in now):
+        raise BadInput("the embeddings give other ranks than the record has: run it again with --force, then export")
     image_ids, text_ids = test.escaped_ids()
     if record.protocol in ("mean", "single"):
         text_ids = [f"{name}#{'mean' if record.protocol == 'mean' else 0}" for name in image_ids]
     names = image_ids, text_ids
-    ranks, tag = same[0].ranks, slug(method.label)
-    return [Ranking("i2t", problem, *names, ranks.i2t, top, tag), Ranking("t2i", problem, *names, ranks.t2i, top, tag)]
+    return [Ranking(side, problem, *names, top, slug(method.label)) for side in get_args(Direction)]
 
 
 @dataclass
@@ -186,29 +190,25 @@ class Ranking:
         problem: embeddings, with the scores of the right answers.
         images: ids of the images, in the order of the problem.
         texts: ids of the texts, likewise.
-        counts: those of the record.
         top: candidates listed for each query.
         tag: name of the run, a word.
-        tied: number of queries so far that list equal scores.
-        cut: number of queries so far whose last place falls among equal scores.
+        asked: number of queries so far.
+        tied: number of them that list equal scores.
+        cut: number of them whose last place falls among equal scores.
     """
 
     direction: Direction
     problem: Problem
     images: Sequence[str]
     texts: Sequence[str]
-    counts: Counts
     top: int
     tag: str
+    asked: int = 0
     tied: int = 0
     cut: int = 0
 
     def __iter__(self) -> Iterator[tuple[str, int, str, float, bool]]:
-        """Yield for each query its best candidates: the query, the rank, the candidate, its score, whether it is right.
-
-        Raises:
-            BadInput: a query has other ranks than the record says.
-        """
+        """Yield a query and the rank, name and score of one of its best candidates, and whether it is right."""
         to_texts = self.direction == "i2t"
         queries, candidates = (self.images, self.texts) if to_texts else (self.texts, self.images)
         tasks = []
@@ -218,6 +218,7 @@ class Ranking:
             scores, is_right = self._scored(part, other) if to_texts else map(torch.t, self._scored(other, part))
             best, places = scores.sort(dim=1, descending=True, stable=True)
             listed = best[:, : self.top]
+            self.asked += len(best)
             self.tied += int((listed[:, 1:] == listed[:, :-1]).any(dim=1).sum())
             self.cut += int((best[:, self.top : self.top + 1] == listed[:, -1:]).sum())
             places = places[:, : self.top]
@@ -247,18 +248,9 @@ class Ranking:
             rows = torch.arange(images.start, images.stop, device=problem.device)
             is_right = problem.image_of[texts] == rows[:, None]
             scores = torch.where(is_right, problem.positive[texts], scores)
-            to_texts = self.direction == "i2t"
-            best = problem.best[images, None] if to_texts else problem.positive[None, texts]
+            best = problem.best[images, None] if self.direction == "i2t" else problem.positive[None, texts]
             tolerance = problem.reach.of_all(images, texts, rounding)
             scores = torch.where((scores - best).abs() <= tolerance, best, scores)
-        axis, part = (1, images) if to_texts else (0, texts)
-        is_tied = scores == best
-        counted = (scores > best).sum(axis), (is_tied & ~is_right).sum(axis), (is_tied & is_right).sum(axis)
-        for now, before in zip(counted, vars(self.counts).values(), strict=True):
-            if not np.array_equal(now.cpu().numpy(), before[part]):
-                raise BadInput(
-                    "the embeddings give other ranks than the record has: run it again with --force, then export"
-                )
         return scores, is_right
 
 

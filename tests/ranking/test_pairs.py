@@ -319,6 +319,11 @@ def test_embeddings_of_other_lengths_or_without_what_rerank_needs_are_refused():
     images, texts, owner = even(0)
     for said, left, similarity in (
         ("the tensors of images have 11 and 12 rows", replace(images, regions=images.regions[1:]), ALL[0]),
+        (
+            "the embeddings of images have dtype int64; give float32",
+            replace(images, regions=images.regions.long()),
+            ALL[0],
+        ),
         ("rerank=2 chooses candidates by global vectors, and images have none", replace(images, globals=None), ALL[2]),
         ("images have dimension 1 and texts 2", replace(images, globals=images.globals[:, 1:]), ALL[2]),
     ):
