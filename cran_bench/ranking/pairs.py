@@ -90,8 +90,9 @@ class Reranking:
                     own = everyone[pair[0], None] == owner[pair[1]]
                     sides = cheap.scores(*pair), cheap.reach.of_all(*pair, rounding), own
                     by_query = zip(*(x.T if is_text else x for x in sides), strict=True)
-                    for query, given in enumerate(by_query, part.start):
-                        found = _place(*given, similarity.rerank, partial(exact, query, is_text, others.start))
+                    for query, (scores, tolerance, is_own) in enumerate(by_query, part.start):
+                        scored = partial(exact, query, is_text, others.start)
+                        found = _place(scores, tolerance, is_own, similarity.rerank, scored)
                         better[query], tied[query] = found[:2]
                         if not is_text:
                             right[query] = found[2]

@@ -180,7 +180,9 @@ def run(
         require_known(backend, bound)
         if test_data is not None and test_on is None:
             raise BadInput("--test-data is the folder of the dataset of --test-on: give both")
-        test = test_on and (quick_dataset(test_on) if quick else test_on, Path(test_data or where))
+        test = None
+        if test_on is not None:
+            test = quick_dataset(test_on) if quick else test_on, Path(test_data or where)
         other = (DATASETS.configure(test[0]), test[1]) if test else None
         used = backbone, regions, vectors, text_encoder
         prepared = find_tested((DATASETS.configure(source), where), other, folder, used)
@@ -351,9 +353,11 @@ def folders(
     cache: str | PathLike[str] | None = None,
 ) -> tuple[Path, Path, Path]:
     """The folders of data, results and cache: as given, else as the environment names them, else the usual ones."""
-    usual = {"data": (data, "data"), "results": (results, "results"), "cache": (cache, cache_folder())}
-    found = [Path(one or os.environ.get(f"CRAN_BENCH_{name.upper()}") or other) for name, (one, other) in usual.items()]
-    return found[0], found[1], found[2]
+
+    def folder(given: str | PathLike[str] | None, name: str, usual: str | Path) -> Path:
+        return Path(given or os.environ.get(f"CRAN_BENCH_{name.upper()}") or usual)
+
+    return folder(data, "data", "data"), folder(results, "results", "results"), folder(cache, "cache", cache_folder())
 
 
 def _number(name: str, given: object) -> int | None:

@@ -377,10 +377,10 @@ def find_tested(
 
     `specs` are those of the backbone, the regions, the word vectors and the text encoder.
     """
-    prepared = find_prepared(*own, cache, *specs)
+    prepared = find_prepared(own[0], own[1], cache, *specs)
     if other is None:
         return prepared
-    prepared = prepared.tested_on(find_prepared(*other, cache, *specs, like=prepared))
+    prepared = prepared.tested_on(find_prepared(other[0], other[1], cache, *specs, like=prepared))
     say(f"  {prepared.remarks[-1]}")
     return prepared
 

@@ -96,8 +96,8 @@ class RunSpec:
             data.append((*request.test, runner.data.test_on))
         about = []
         for spec, where, made in data:
-            folders, texts = map(str, (where.resolve(), made.features.folder.resolve())), made.texts
-            about.append((with_full_path(spec), *folders, vectors, str(texts.path.resolve()) if texts else ""))
+            folder, texts = str(made.features.folder.resolve()), str(made.texts.path.resolve()) if made.texts else ""
+            about.append((with_full_path(spec), str(where.resolve()), folder, vectors, texts))
         return cls(
             tuple(about),
             (str(runner.results.resolve()), str(runner.cache.resolve())),

@@ -223,9 +223,9 @@ class Ranking:
             self.cut += int((best[:, self.top : self.top + 1] == listed[:, -1:]).sum())
             places = places[:, : self.top]
             columns = places + other.start, listed, is_right.gather(1, places)
-            for row, *listed in zip(queries[part], *(column.tolist() for column in columns), strict=True):
-                for rank, (k, score, right) in enumerate(zip(*listed, strict=True), 1):
-                    yield row, rank, candidates[k], score, right
+            for query, *lines in zip(queries[part], *(column.tolist() for column in columns), strict=True):
+                for rank, (k, score, right) in enumerate(zip(*lines, strict=True), 1):
+                    yield query, rank, candidates[k], score, right
 
     def write_run(self, file: IO[bytes]) -> None:
         """Write ``query Q0 candidate rank score tag``."""
