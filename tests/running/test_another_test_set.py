@@ -252,7 +252,7 @@ def test_text_features_are_those_of_each_dataset_and_rankings_are_exported(quick
     spec, other = (f"npy:{tmp_path}/{name}.npy[ids={tmp_path}/keys]" for name in ("one", "other"))
     row = "cca[text=encoder,dim=4,ridge_image=0.01,ridge_text=0.01]"
     options = {"text_encoder": spec, "test_on": "folder", "test_data": pictures, **options_of(quick_scenes, tmp_path)}
-    made = cran_bench.run(row, quick_scenes.spec, jobs=2, **options)
+    made = cran_bench.run(row, quick_scenes.spec, **options)
     (record,) = made.records
     assert record.data.text_encoder == "npy:one.npy[ids=keys]" and record.method.encoders == ["backbone", "text"]
 
@@ -263,6 +263,11 @@ def test_text_features_are_those_of_each_dataset_and_rankings_are_exported(quick
     split = Split("test", "captions", test.collection, test.features, None, CPU, encoded=test.texts)
     scores = cran_bench.evaluate(*embed(part, split), split.image_of, similarity=part.similarity)
     assert record.metrics == scores.metrics
+    runner = Runner(own.tested_on(test), tmp_path / "worker", quick_scenes.cache, CPU)
+    request = Request(quick_scenes.spec, quick_scenes.data, [row], ["captions"], [0], ("folder", pictures))
+    expected = runner.fingerprints(METHODS.configure(row), ["captions"], 0)
+    (outcome,) = jobs._row(RunSpec.of(runner, request, "cpu"), row, 0, expected)
+    assert outcome.record.data == record.data and outcome.record.metrics == record.metrics
     assert test.texts.manifest.sources_sha() == record.data.texts_sha != own.texts.manifest.sources_sha()
     for wrong in (changed, replace(test, texts=None)):
         with pytest.raises(BadInput, match="which differ in the text encoder: a fit is tested with the features that"):
