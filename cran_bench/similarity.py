@@ -527,6 +527,13 @@ def depends_on_query(similarity: Similarity) -> bool:
     return isinstance(similarity, Pairwise) and bool(similarity.rerank or similarity.i2t)
 
 
+def for_images(similarity: Similarity) -> Similarity:
+    """The similarity that scores the candidates of image queries."""
+    if not isinstance(similarity, Pairwise) or similarity.i2t is None:
+        return similarity
+    return replace(similarity, score=similarity.i2t, i2t=None)
+
+
 def _plain(levels: Levels) -> Embedding:
     """Global vectors alone as the tensor they were given as."""
     is_alone = levels.regions is None and levels.relations is None and levels.mask is None

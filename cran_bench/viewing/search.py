@@ -15,6 +15,7 @@ import torch
 from cran_bench.contract import Method
 from cran_bench.errors import BadInput, escaped
 from cran_bench.frontend.text.words import FIRST_WORD
+from cran_bench.similarity import for_images
 from cran_bench.split import MissingFeature, Split
 from cran_bench.viewing.drawing import require_drawable, write_png
 
@@ -114,7 +115,7 @@ def texts_for(method: Method, split: Split, picture: Split, top: int) -> list[Hi
                 "the method needs regions, but this dataset comes with its own and a new image has none: prepare the "
                 "dataset with --regions grid or a detector, or use a method without regions"
             ) from None
-        scores = method.similarity.scores(image, method.embed_texts(split))[0]
+        scores = for_images(method.similarity).scores(image, method.embed_texts(split))[0]
     best = scores.topk(min(top, len(scores)))
     owner, ids = split.image_of.tolist(), split.image_ids
     return [
