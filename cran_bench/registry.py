@@ -360,10 +360,7 @@ DATASETS: Registry[Dataset] = Registry("dataset", "cran_bench.datasets", ("load"
 
 
 def register(
-    name: str,
-    presets: Mapping[str, Mapping[str, Any]] | None = None,
-    paper_row: str | None = None,
-    argument: str = "",
+    name: str, presets: Mapping[str, Mapping[str, Any]] | None = None, paper_row: str | None = None, argument: str = ""
 ) -> Callable[[C], C]:
     """Class decorator that registers a dataclass as a method.
 

@@ -174,11 +174,7 @@ class Similarity:
         return self._combine(images, texts, _all_pairs)
 
     def own_scores(
-        self,
-        images: Embedding,
-        texts: Embedding,
-        dtype: torch.dtype = torch.float64,
-        lengths: Lengths | None = None,
+        self, images: Embedding, texts: Embedding, dtype: torch.dtype = torch.float64, lengths: Lengths | None = None
     ) -> Tensor:
         """Score each of N images with n texts of its own: (N, n), equal to the corresponding entries of `scores`.
 
@@ -474,11 +470,7 @@ class Pairwise(Similarity):
         return scores
 
     def own_scores(
-        self,
-        images: Embedding,
-        texts: Embedding,
-        dtype: torch.dtype = torch.float64,
-        lengths: Lengths | None = None,
+        self, images: Embedding, texts: Embedding, dtype: torch.dtype = torch.float64, lengths: Lengths | None = None
     ) -> Tensor:
         left, right = as_levels(images), as_levels(texts)
         each = len(right) // len(left)
