@@ -445,6 +445,8 @@ class Pairwise(Similarity):
             raise BadInput(f"Pairwise: a tile has at least one image and one text, not {self.tile}")
 
     def scores(self, images: Embedding, texts: Embedding, lengths: Lengths | None = None) -> Tensor:
+        if depends_on_query(self):
+            raise BadInput("rerank and i2t are followed for a method that declares them: declare this Pairwise")
         return self.scores_by(self.score, images, texts)
 
     def scores_by(self, score: PairScores, images: Embedding, texts: Embedding) -> Tensor:
@@ -475,7 +477,7 @@ class Pairwise(Similarity):
         left, right = as_levels(images), as_levels(texts)
         each = len(right) // len(left)
         tiles = [
-            self.scores(left.rows(slice(i, i + 1)), right.rows(slice(i * each, (i + 1) * each)))
+            self.scores_by(self.score, left.rows(slice(i, i + 1)), right.rows(slice(i * each, (i + 1) * each)))
             for i in range(len(left))
         ]
         return torch.cat(tiles).to(dtype)
@@ -519,11 +521,12 @@ def depends_on_query(similarity: Similarity) -> bool:
     return isinstance(similarity, Pairwise) and bool(similarity.rerank or similarity.i2t)
 
 
-def for_images(similarity: Similarity) -> Similarity:
-    """The similarity that scores the candidates of image queries."""
-    if not isinstance(similarity, Pairwise) or similarity.i2t is None:
+def one_way(similarity: Similarity, for_images: bool) -> Similarity:
+    """The similarity that scores all candidates of image queries, or of text queries."""
+    if not isinstance(similarity, Pairwise):
         return similarity
-    return replace(similarity, score=similarity.i2t, i2t=None)
+    score = similarity.i2t if for_images and similarity.i2t else similarity.score
+    return replace(similarity, score=score, i2t=None, rerank=0)
 
 
 def _plain(levels: Levels) -> Embedding:

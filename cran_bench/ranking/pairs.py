@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ from cran_bench.errors import BadInput
 from cran_bench.protocols import Protocol
 from cran_bench.ranking.problem import Backend, Clock, KernelInfo, Problem, Tally, blocks, make_problem
 from cran_bench.ranking.reference import Reference
-from cran_bench.similarity import Pairwise, Similarity, for_images, rounding
+from cran_bench.similarity import Pairwise, Similarity, one_way, rounding
 
 
 def backend_of(similarity: Similarity, given: str | Backend = "auto") -> str | Backend:
@@ -43,9 +43,9 @@ class EachDirection:
     similarity: Pairwise
 
     def count(self, problem: Problem, clock: Clock) -> tuple[Tally, KernelInfo]:
-        of_texts, kernel = Reference().count(problem, clock)
+        of_texts, kernel = Reference().count(replace(problem, similarity=one_way(self.similarity, False)), clock)
         sides = problem.images, problem.texts, problem.image_of
-        other = make_problem(*sides, for_images(self.similarity), len(problem.folds))
+        other = make_problem(*sides, one_way(self.similarity, True), len(problem.folds))
         of_images, _ = Reference().count(other, clock)
         n = len(of_images.right)
         better = torch.cat([of_images.better[:n], of_texts.better[n:]])

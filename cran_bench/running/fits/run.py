@@ -199,7 +199,7 @@ class LentRun:
 
 
 class PairRun(LentRun):
-    """The run of a part that may use `Pairwise`, which ranks the validation split as the test split is ranked."""
+    """The run of a part that declares `Pairwise`, which ranks the validation split as the test split is ranked."""
 
     def score(self, images: Embedding, texts: Embedding, similarity: Similarity | None = None) -> Metrics:
         declared: Similarity | None = similarity or getattr(self.owner, "similarity", None)
@@ -217,7 +217,7 @@ class PairRun(LentRun):
 
 
 def run_of(part: Part) -> type[LentRun]:
-    """The kind of run whose code belongs to a part's fingerprint."""
+    """The kind of run that a part is lent."""
     return PairRun if isinstance(getattr(part, "similarity", None), Pairwise) else LentRun
 
 

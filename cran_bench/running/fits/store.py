@@ -24,7 +24,7 @@ from cran_bench.machine.progress import say
 from cran_bench.machine.storage import locked, sha256_json
 from cran_bench.protocols import Unit
 from cran_bench.ranking.metrics import Metrics
-from cran_bench.running.fits.run import Fit, LentRun, PairRun, own_randomness, parts_of, run_of
+from cran_bench.running.fits.run import Fit, LentRun, own_randomness, parts_of, run_of
 from cran_bench.running.fits.serialisation import About, damage, fields_json, load_state, require_state, save_state
 from cran_bench.running.memory import require_room
 from cran_bench.split import Split
@@ -164,7 +164,7 @@ class FitStore:
         return self.root / f"{type(part).__name__.lower()}-{fingerprint[:16]}.safetensors"
 
     def _lend(self, part: Part, seed: int, label: str, path: Path, fingerprint: str) -> LentRun:
-        return PairRun(self, part, seed, label, fingerprint, path.with_suffix(".checkpoint"))
+        return run_of(part)(self, part, seed, label, fingerprint, path.with_suffix(".checkpoint"))
 
     def _load(self, part: P, seed: int, path: Path, fingerprint: str) -> Fit[P] | None:
         try:
