@@ -31,7 +31,7 @@ from cran_bench.ranking.pairs import backend_of, require_ranked
 from cran_bench.records.schema import Failure, Record
 from cran_bench.records.statistics import SUMS, Interval, sample
 from cran_bench.records.store import Finished, ResultStore
-from cran_bench.registry import DATASETS, METHODS, each, quick_dataset, quick_method
+from cran_bench.registry import DATASETS, METHODS, each, number_of_trials, quick_dataset, quick_method, tuned_method
 from cran_bench.running.fits import code_of
 from cran_bench.running.preparation import Prepared, find_tested
 from cran_bench.running.remote import Request, Workers
@@ -98,6 +98,7 @@ def run(
     test_data: str | PathLike[str] | None = None,
     quick: bool = False,
     folds: int = 0,
+    tune: int | None = None,
     force: bool = False,
     data: str | PathLike[str] | None = None,
     backbone: str | None = None,
@@ -126,6 +127,8 @@ def run(
         test_data: folder of that dataset; by default the same as `data`.
         quick: less data and shorter training; not for comparison.
         folds: 0 to rank the whole test split, else the number of folds to average over.
+        tune: number of trials of each row: it is fitted with its own fields and with others from the method's search
+            space, and the fit with the greatest rsum on validation is tested; None to fit it as it is.
         force: repeat recorded runs.
         data: folder of the datasets; by default ``$CRAN_BENCH_DATA`` or ``data``.
         backbone: spec of the image features; None for the dataset's own.
@@ -163,6 +166,7 @@ def run(
         found = named or METHODS.usable()
         further = [name for name in found if not (named or everything or METHODS.describe(name).paper_row)]
         specs = [quick_method(text) if quick else text for text in found if text not in further]
+        specs = specs if tune is None else [tuned_method(text, number_of_trials(tune)) for text in specs]
         texts: dict[str, str] = {}
         for text in specs:
             configured = METHODS.configure(text)

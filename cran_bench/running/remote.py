@@ -66,6 +66,10 @@ class AskedRow(NamedTuple):
     method: Configured[Method]
     seed: int
 
+    def as_trial(self, trial: Configured[Method]) -> AskedRow:
+        """A trial of this row."""
+        return AskedRow(str(replace(parse_spec(self.spec), options=parse_spec(trial.label).options)), trial, self.seed)
+
 
 @dataclass(frozen=True)
 class RunSpec:

@@ -215,7 +215,7 @@ class Table:
                 lines.append("Here, rows with one seed get the mean variance over seeds of the rows with several.")
         if self._has_seeds:
             lines.append("± is the standard deviation over seeds.")
-        lines += exposure_notes(self.rows)
+        lines += exposure_notes(self.rows) + tuning_notes(self.rows)
         return [*lines, *commit_note(self.rows), *self._too_short()]
 
     @property
@@ -357,6 +357,22 @@ def exposure_notes(rows: Iterable[Row]) -> list[str]:
         for sentence in row.exposures:
             of.setdefault(sentence, []).append(row.label)
     return [f"{EXPOSED} {', '.join(labels)}: {sentence}." for sentence, labels in of.items()]
+
+
+def tuning_notes(rows: Iterable[Row]) -> list[str]:
+    """A line on the trials of tuned rows, for each number of them; it names the rows that had fewer."""
+    finished = [row for row in rows if row.records]
+    of: dict[int, dict[str, int]] = {}
+    for row in finished:
+        for record in row.records:
+            if about := record.method.tuning:
+                of.setdefault(about.trials, {})[row.label] = sum(rsum is not None for rsum in about.rsum)
+    lines = []
+    for trials, counts in of.items():
+        which = "Each row" if len(counts) == len(finished) else ", ".join(counts)
+        fewer = ", ".join(f"{label} {count}" for label, count in counts.items() if count < trials)
+        lines.append(f"{which}: best of {trials} trials by rsum on validation{f'; fewer: {fewer}' * bool(fewer)}.")
+    return lines
 
 
 def commit_note(rows: Iterable[Row]) -> list[str]:

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from cran_bench.contract import Composite, Part
 from cran_bench.embeddings import Embedding, no_tensor, on_device
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, first_wrong
 from cran_bench.machine.processes import current
 from cran_bench.machine.progress import say, track
 from cran_bench.ranking.metrics import Metrics
 from cran_bench.ranking.pairs import backend_of
 from cran_bench.ranking.rank import rank
-from cran_bench.running.fits.serialisation import About, damage, load_state, save_state
+from cran_bench.running.fits.serialisation import About, load_state, save_state
 from cran_bench.similarity import Pairwise, Similarity, depends_on_query
 from cran_bench.split import Split
 
@@ -173,7 +173,8 @@ class LentRun:
             state, about = load_state(self.checkpoint_path)
             last = _Checkpoint.model_validate(about)
         except Exception as error:  # safetensors raises many kinds for a damaged file
-            say(f"{self.label}: the last checkpoint is damaged ({damage(error)}); fitting from the start")
+            why = first_wrong(error, "all of it")
+            say(f"{self.label}: the last checkpoint is damaged ({why}); fitting from the start")
             return None
         if last.fingerprint != self.fingerprint:
             say(f"{self.label}: the last checkpoint is of another configuration; fitting from the start")
