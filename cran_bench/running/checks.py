@@ -336,11 +336,7 @@ class _DatasetTrial:
 
 
 def _same(
-    a: tuple[Embedding, Embedding],
-    b: tuple[Embedding, Embedding],
-    tolerance: float,
-    otherwise: str,
-    advice: str = "",
+    a: tuple[Embedding, Embedding], b: tuple[Embedding, Embedding], tolerance: float, otherwise: str, advice: str = ""
 ) -> None:
     for left, right in zip(a, b, strict=True):
         for x, y in zip(_all_tensors(left), _all_tensors(right), strict=True):

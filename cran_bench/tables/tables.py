@@ -80,10 +80,9 @@ class Group:
         encoder = f", text encoder {self.text_encoder}" if self.text_encoder else ""
         return f"Front end {self.front_end}, word vectors {self.vectors}{encoder}."
 
-    def data(self) -> tuple[object, ...]:
-        """The images and their features; the same for all protocols."""
-        where = (self.dataset, self.quick, self.front_end, self.vectors)
-        return (*where, self.split_sha, self.features, self.extras, self.fit_data)
+    def data(self) -> Group:
+        """The images and their features: the group without its protocol."""
+        return replace(self, protocol="", folds=0)
 
 
 @dataclass(frozen=True)
