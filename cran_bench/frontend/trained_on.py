@@ -26,8 +26,14 @@ CONTAINED = {
 }
 """The test sets of which data for training contains images or captions, all or some."""
 
-_TITLES = {"flickr30k": "Flickr30K", "flickr8k": "Flickr8k", "snli": "SNLI", "coco": "MS-COCO"}
-_TITLES |= {"coco-train2014": "MS-COCO (train2014)", "visual-genome": "Visual Genome"}
+_TITLES = {
+    "flickr30k": "Flickr30K",
+    "flickr8k": "Flickr8k",
+    "snli": "SNLI",
+    "coco": "MS-COCO",
+    "coco-train2014": "MS-COCO (train2014)",
+    "visual-genome": "Visual Genome",
+}
 _SPELLINGS = {"flickr-30k": "flickr30k", "flickr-8k": "flickr8k", "ms-coco": "coco", "mscoco": "coco"}
 _TEST_SETS = {
     "flickr8k": r"flickr-?8k|\bf8k",
@@ -87,11 +93,10 @@ def _names(values: Any, where: str) -> list[str]:
 
 
 def noted(manifest: Mapping[str, Any]) -> dict[str, list[str] | None]:
-    """Return what the manifest of features says that their encoders were trained on, by role, see `declared`."""
+    """Return what the manifest of image features says that they were trained on, by role, see `declared`."""
     if TRAINED_ON in manifest:
         return dict(manifest[TRAINED_ON])
-    specs = {"backbone": "images_with", "regions": "regions_with", "text": "encoded_with"}
-    return {role: declared(manifest[key]) for role, key in specs.items() if key in manifest}
+    return {role: declared(manifest[key]) for role, key in (("backbone", "images_with"), ("regions", "regions_with"))}
 
 
 def exposures(trained_on: Mapping[str, Sequence[str] | None], used: Collection[str], dataset: str) -> list[str]:
