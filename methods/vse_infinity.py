@@ -27,29 +27,12 @@ from torch.nn.functional import normalize
 
 from cran_bench import FeatureRows, Split, register
 
-from ._hinges import PAPER, QUICK, HingeMethod, JointNetwork, Words
+from ._hinges import PAPER, QUICK, BiGRU, HingeMethod, JointNetwork, Words
 
 REGIONS_AND_BIGRU = PAPER | {"warm_up": 1, "lr": 5e-4, "weight_decay": 1e-4, "epochs": 25}
 """The paper's model of regions and a BiGRU, with constants of its code where the paper has none."""
 CODE = 32  # dimension of p_k, and units of GPO's BiGRU
 TAU = 0.1
-
-
-class BiGRU(nn.Module):
-    """A GRU in each direction, whose states are averaged."""
-
-    def __init__(self, inputs: int, units: int) -> None:
-        super().__init__()
-        self.forth = nn.GRU(inputs, units, batch_first=True)
-        self.back = nn.GRU(inputs, units, batch_first=True)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """(B, L, d) steps, of which the first `lengths` (B,) count, to (B, L, units); states beyond are arbitrary."""
-        steps = torch.arange(x.shape[1], device=x.device)
-        mirrored = torch.where(steps < lengths[:, None], lengths[:, None] - 1 - steps, steps)
-        rows = torch.arange(len(x), device=x.device)[:, None]
-        states: Tensor = (self.forth(x)[0] + self.back(x[rows, mirrored])[0][rows, mirrored]) / 2
-        return states
 
 
 class GPO(nn.Module):
