@@ -10,8 +10,8 @@ embeddings; all have unit length, and s_ij = v_i' e_j.  In the direction `t2i` e
 
 In the direction `i2t` every region attends to the words, with the roles of i and j exchanged.  The loss is that of
 VSE++ with S in place of the cosine.  Since R_j = sum_i alpha_ij s_ij / |a_j| and |a_j|^2 = alpha_j' V V' alpha_j, the
-products of regions with words, and of regions with regions, suffice.  K.-H. Lee, X. Chen, G. Hua, H. Hu, X. He, "Stacked
-cross attention for image-text matching", ECCV 2018, Eqs. 1-10.
+products of regions with words, and of regions with regions, suffice.  K.-H. Lee, X. Chen, G. Hua, H. Hu, X. He,
+"Stacked cross attention for image-text matching", ECCV 2018, Eqs. 1-10.
 
 Memory: the features of regions where they are few, see docs/scaling.md; the word ids of all texts; the states of all
 words of the validation texts; and for each word of a batch, 64 bytes for each dimension of the vectors and 64 for each
@@ -21,6 +21,7 @@ region of the batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -31,32 +32,38 @@ from cran_bench import FeatureRows, Levels, Pairwise, Run, Split, register
 
 from ._codes import at_least
 from ._hinges import PAPER, QUICK, BiGRU, HingeMethod, JointNetwork, Words
+from ._linear import ImageScaling, scaled
 
-FROZEN_REGIONS = PAPER | {"warm_up": 0, "lr": 2e-4, "weight_decay": 0.0, "epochs": 30}
+FROZEN_REGIONS = PAPER | {"whole": False, "image": "none", "warm_up": 0, "lr": 2e-4, "weight_decay": 0.0, "epochs": 30}
 """The paper's model with attention of words to regions; constants of its code where the paper has none."""
 SHARE = 0.99  # of the training texts that are read to their end
 TILE = 64, 64  # images and texts that are compared at once: their products stay in the caches
 
 
 class RegionsAndWords(JointNetwork):
-    """F and b for regions of p numbers, and the BiGRU over initial word embeddings (V, d).
+    """F and b for regions of p numbers, G for whole images, and the BiGRU over initial word embeddings (V, d).
 
     A region or word that does not exist is a zero vector.
     """
 
-    def __init__(self, table: Tensor, p: int, dim: int, dropout: float) -> None:
+    def __init__(self, table: Tensor, p: int, whole: int, dim: int, dropout: float) -> None:
         super().__init__()
         self.words = Words(table)
         self.gru = BiGRU(table.shape[1], dim)
         self.F = nn.Linear(p, dim)
+        self.G = nn.Linear(whole, dim) if whole else None
         self.dropout = nn.Dropout(dropout)
-        nn.init.xavier_uniform_(self.F.weight)
-        nn.init.zeros_(self.F.bias)
+        for linear in filter(None, (self.F, self.G)):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
 
     def images(self, *features: Tensor) -> Tensor:
-        regions, exists = features
+        regions, exists, *whole = features
         exists = torch.where(exists.any(dim=1, keepdim=True), exists, True)  # padding is the whole image
-        return normalize(self.F(self.dropout(regions)), dim=2) * exists[:, :, None]
+        v = normalize(self.F(self.dropout(regions)), dim=2) * exists[:, :, None]
+        if self.G is None:
+            return v
+        return torch.cat([normalize(self.G(self.dropout(whole[0])), dim=1)[:, None], v], dim=1)
 
     def texts(self, ids: Tensor, lengths: Tensor) -> Tensor:
         exists = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
@@ -73,12 +80,17 @@ class SCAN(HingeMethod):
         pooling: how the cosines R become a score: the `average`, or `lse`, the logarithm of a sum of exponentials.
         attention: inverse temperature lambda_1 of the attention.
         sharpness: lambda_2 of `lse`; the larger it is, the more the best cosine counts.
+        whole: whether the whole image is a further region, with a linear map of its own; the paper's images have 36
+            regions, which cover it.
+        image: scaling of features: unit length (`l2`), unit length of their signed square roots (`sqrt`), or `none`.
     """
 
     direction: Literal["t2i", "i2t"] = "t2i"
     pooling: Literal["lse", "average"] = "average"
     attention: float = 9.0
     sharpness: float = 6.0
+    whole: bool = True
+    image: ImageScaling = "sqrt"
 
     directions: ClassVar[int] = 2
 
@@ -116,7 +128,7 @@ class SCAN(HingeMethod):
         return torch.logsumexp((self.sharpness * R).masked_fill(~is_query, -torch.inf), dim=2) / self.sharpness
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
-        self.longest = self.longest_of(train)
+        self.longest, self.size = self.longest_of(train), train.image_dim if self.whole else 0
         super().fit(train, val, run)
 
     def longest_of(self, train: Split) -> int:
@@ -129,10 +141,14 @@ class SCAN(HingeMethod):
         return ids[:, : self.longest], lengths.clamp_max(self.longest)
 
     def image_features(self, split: Split) -> tuple[FeatureRows | Tensor, ...]:
-        return split.region_rows, split.region_mask
+        regions, *whole = (
+            rows.map(partial(scaled, how=self.image))
+            for rows in (split.region_rows, *([split.image_rows] if self.whole else []))
+        )
+        return regions, split.region_mask, *whole
 
     def build(self, table: Tensor, p: int) -> JointNetwork:
-        return RegionsAndWords(table, p, self.dim, self.dropout)
+        return RegionsAndWords(table, p, self.size, self.dim, self.dropout)
 
     def embed_images(self, split: Split) -> Levels:
         """(N, k, D) regions."""
@@ -147,7 +163,7 @@ class SCAN(HingeMethod):
 
     def memory(self, train: Split) -> int:
         """Bytes of the base, of products in a batch, and of validation texts, about a sixth of those of training."""
-        longest, regions = self.longest_of(train), train.region_mask.shape[1]
+        longest, regions = self.longest_of(train), train.region_mask.shape[1] + self.whole
         products = 16 * self.batch_size**2 * regions * longest
         return super().memory(train) + 4 * (products + len(train.texts) // 6 * longest * self.dim)
 
@@ -157,4 +173,5 @@ class SCAN(HingeMethod):
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.longest = int(state["longest"])
+        self.size = state["G.weight"].shape[1] if self.whole else 0
         super().load({name: value for name, value in state.items() if name != "longest"})

@@ -41,6 +41,7 @@ SWEEP = {
     "cran-relation": GATE["cran-relation"],
     "vsepp": "vsepp:quick[dim=16,epochs=2]",
     "vse-infinity": "vse-infinity:quick[dim=16,epochs=2]",
+    "scan": "scan:quick[dim=16,epochs=2]",
     "linear-head": "linear-head[dim=16,epochs=2,batch_size=20]",
     "pcmepp": GATE["pcmepp"],
 }

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 LINEAR = {"cca", "cfa", "kcca", "macc", "dcca"}
 STACKS = {"bimodal-ae", "multimodal-dbn", "corr-ae", "ccl"}
 CRANS = {"cran", "cran-baseline", "cran-local", "cran-relation"}
-HINGES = {"vsepp", "vse-infinity"}
+HINGES = {"scan", "vsepp", "vse-infinity"}
 HEADS = {"linear-head", "pcmepp"}
 ALL = LINEAR | STACKS | CRANS | HINGES | HEADS | {"aligned", "gmm-hglmm"}
 OTHERS = {"cca[text=word_cnn]", "kcca[text=word_cnn]", "cran:paper"}
