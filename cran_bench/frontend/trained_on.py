@@ -26,8 +26,14 @@ CONTAINED = {
 }
 """The test sets of which data for training contains images or captions, all or some."""
 
-_TITLES = {"flickr30k": "Flickr30K", "flickr8k": "Flickr8k", "snli": "SNLI", "coco": "MS-COCO"}
-_TITLES |= {"coco-train2014": "MS-COCO (train2014)", "visual-genome": "Visual Genome"}
+_TITLES = {
+    "flickr30k": "Flickr30K",
+    "flickr8k": "Flickr8k",
+    "snli": "SNLI",
+    "coco": "MS-COCO",
+    "coco-train2014": "MS-COCO (train2014)",
+    "visual-genome": "Visual Genome",
+}
 _SPELLINGS = {"flickr-30k": "flickr30k", "flickr-8k": "flickr8k", "ms-coco": "coco", "mscoco": "coco"}
 _TEST_SETS = {
     "flickr8k": r"flickr-?8k|\bf8k",
