@@ -137,7 +137,7 @@ class HingeMethod:
         ids, lengths = split.tokens
         return nn.functional.pad(ids, (0, int(not ids.shape[1]))), lengths.clamp_min(1)
 
-    def scores(self, images: Tensor, texts: Tensor) -> Tensor:
+    def compare(self, images: Tensor, texts: Tensor) -> Tensor:
         """(I, T) scores of the network's embeddings of I images and T texts."""
         return images @ texts.T
 
@@ -159,7 +159,7 @@ class HingeMethod:
             rows = rows.to(run.device, non_blocking=True)
             images = network.images(*(x[owner[rows]] for x in features))
             texts = network.texts(ids[rows, :longest].long(), lengths[rows])
-            return len(rows) * margin_loss(self.scores(images, texts), owner[rows], self.margin, negatives)
+            return len(rows) * margin_loss(self.compare(images, texts), owner[rows], self.margin, negatives)
 
         Training(
             module=network,

@@ -107,9 +107,9 @@ class SCAN(HingeMethod):
     def score(self, images: Levels, texts: Levels) -> Tensor:
         """(I, T) scores S of sets of regions and of words; in float64, so that a score does not depend on the tile."""
         assert images.regions is not None and texts.regions is not None
-        return self.scores(images.regions.double(), texts.regions.double()).float()
+        return self.compare(images.regions.double(), texts.regions.double()).float()
 
-    def scores(self, images: Tensor, texts: Tensor) -> Tensor:
+    def compare(self, images: Tensor, texts: Tensor) -> Tensor:
         """(I, T) scores S of regions (I, k, D) and words (T, n, D)."""
         return self.attend(images, texts) if self.direction == "t2i" else self.attend(texts, images).T
 

@@ -70,9 +70,9 @@ def test_a_score_is_that_of_loops_over_regions_and_words(direction, pooling):
 @every
 def test_padding_leaves_no_trace(direction, pooling):
     method, regions, words = SCAN(direction=direction, pooling=pooling), sets(4, 3).double(), sets(5, 4).double()
-    expected = method.scores(regions, words)
+    expected = method.compare(regions, words)
     longer = pad(regions, (0, 0, 1, 2)), pad(words, (0, 0, 0, 7))
-    torch.testing.assert_close(method.scores(*longer), expected, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(method.compare(*longer), expected, rtol=1e-13, atol=1e-13)
 
 
 @every
@@ -91,9 +91,9 @@ def test_scores_do_not_depend_on_the_tile_and_the_ranks_are_those_of_the_matrix(
 def test_one_region_and_one_word_are_compared_by_their_cosine(pooling):
     regions, words = sets(3, 1).double(), sets(4, 1, seed=1).double()
     for direction in DIRECTIONS:
-        found = SCAN(direction=direction, pooling=pooling).scores(regions, words)
+        found = SCAN(direction=direction, pooling=pooling).compare(regions, words)
         torch.testing.assert_close(found, regions[:, 0] @ words[:, 0].T)
-    found = SCAN(pooling="average").scores(regions, longer := sets(4, 5, seed=2).double())  # words see one region only
+    found = SCAN(pooling="average").compare(regions, longer := sets(4, 5, seed=2).double())  # words see one region only
     expected = torch.einsum("id,tnd->itn", regions[:, 0], longer).sum(dim=2) / longer.any(dim=2).sum(dim=1)
     torch.testing.assert_close(found, expected)
 
@@ -110,20 +110,20 @@ def test_with_a_large_lambda_1_each_word_is_compared_with_one_region_and_with_0_
     decided = (decided | ~words.any(dim=2)).all(dim=2)
     assert decided.sum() > 8
     count = words.any(dim=2).sum(dim=1)
-    found = SCAN(attention=1e5).scores(regions, words)
+    found = SCAN(attention=1e5).compare(regions, words)
     torch.testing.assert_close(found[decided], (nearest.sum(dim=2) / count)[decided])
     mean = normalize(regions.sum(dim=1), dim=1)
     torch.testing.assert_close(
-        SCAN(attention=0).scores(regions, words), torch.einsum("id,tnd->itn", mean, words).sum(dim=2) / count
+        SCAN(attention=0).compare(regions, words), torch.einsum("id,tnd->itn", mean, words).sum(dim=2) / count
     )
 
 
 def test_a_large_lambda_2_is_the_best_cosine_and_lse_exceeds_it_by_at_most_log_n():
     regions, words = sets(5, 4).double(), sets(6, 3, seed=1).double()
-    best = SCAN(pooling="lse", sharpness=1e5).scores(regions, words)
-    found = SCAN(pooling="lse").scores(regions, words)
+    best = SCAN(pooling="lse", sharpness=1e5).compare(regions, words)
+    found = SCAN(pooling="lse").compare(regions, words)
     assert bool((found >= best - 1e-4).all()) and bool((found <= best + math.log(3) / 6 + 1e-4).all())
-    assert bool((SCAN().scores(regions, words) <= best + 1e-4).all())
+    assert bool((SCAN().compare(regions, words) <= best + 1e-4).all())
 
 
 @every
@@ -132,9 +132,9 @@ def test_gradients_are_those_of_finite_differences_and_finite_without_likeness(d
     x = [y.double().requires_grad_() for y in (sets(3, 3), sets(3, 4, seed=1))]
     exist = [y.any(dim=2, keepdim=True) for y in x]
     assert not all(bool(y.all()) for y in exist)
-    assert torch.autograd.gradcheck(lambda v, e: method.scores(v * exist[0], e * exist[1]), x, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda v, e: method.compare(v * exist[0], e * exist[1]), x, fast_mode=True)
     opposite = torch.ones(1, 3, 4).requires_grad_()
-    method.scores(opposite, -torch.ones(2, 2, 4)).sum().backward()
+    method.compare(opposite, -torch.ones(2, 2, 4)).sum().backward()
     assert bool(torch.isfinite(opposite.grad).all())
 
 

@@ -204,7 +204,7 @@ class PairRun(LentRun):
     def score(self, images: Embedding, texts: Embedding, similarity: Similarity | None = None) -> Metrics:
         declared = similarity or cast("Method", self.owner).similarity
         if not isinstance(declared, Pairwise) or not declared.depends_on_query:
-            return super().score(images, texts, declared)
+            return LentRun.score(self, images, texts, declared)  # by name, which fingerprints follow
         val = self.store.val
         if (len(images), len(texts)) != (len(val), len(val.texts)):
             raise BadInput(
