@@ -26,7 +26,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from cran_bench import FeatureRows, Levels, Pairwise, Run, Split, register
 
@@ -156,9 +156,9 @@ class SCAN(HingeMethod):
 
     def embed_texts(self, split: Split) -> Levels:
         """(T, longest, D) words."""
-        words = torch.zeros(len(split.texts), self.longest, self.dim, device=split.image_of.device)
+        words = torch.empty(len(split.texts), self.longest, self.dim, device=split.image_of.device)
         for rows, texts in self.text_vectors(split):
-            words[rows, : texts.shape[1]] = texts
+            words[rows] = pad(texts, (0, 0, 0, self.longest - texts.shape[1]))
         return Levels(regions=words)
 
     def memory(self, train: Split) -> int:
