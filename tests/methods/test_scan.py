@@ -164,7 +164,7 @@ def test_vectors_have_unit_length_or_do_not_exist():
 FIT = "scan[dim=16,word_dim=16,min_count=1,batch_size=20,epochs=6,lr=0.01,dropout=0.1]"
 
 
-@pytest.mark.parametrize("options", ["", "direction=i2t,attention=4,pooling=lse,whole=false,"])
+@pytest.mark.parametrize("options", ["", "direction=i2t,attention=4,pooling=average,whole=false,"])
 def test_it_learns_and_comes_back_from_the_store(tiny, comes_back, options):
     fitted = comes_back(FIT.replace("[", "[" + options))
     assert fitted.chose["rsum"] > 1.4 * 2 * 100 * (1 + 5 + 10) / len(tiny.val)
