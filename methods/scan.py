@@ -75,7 +75,11 @@ class RegionsAndWords(JointNetwork):
         return normalize(self.gru(self.dropout(self.words(ids)), lengths), dim=2) * exists[:, :, None]
 
 
-@register("scan", presets={"paper": FROZEN_REGIONS, "tuned": CHOSEN, "quick": QUICK})
+@register(
+    "scan",
+    presets={"paper": FROZEN_REGIONS, "tuned": CHOSEN, "quick": QUICK},
+    search={"lr": (1e-3, 2e-3, 4e-3), "direction": ("t2i", "i2t"), "pooling": ("lse", "average")},
+)
 @dataclass
 class SCAN(HingeMethod):
     """SCAN.

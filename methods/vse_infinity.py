@@ -98,7 +98,11 @@ class PooledSets(JointNetwork):
         return normalize(self.pool_words(states, steps < lengths[:, None]), dim=1)
 
 
-@register("vse-infinity", presets={"paper": REGIONS_AND_BIGRU, "tuned": {}, "quick": QUICK})
+@register(
+    "vse-infinity",
+    presets={"paper": REGIONS_AND_BIGRU, "tuned": {}, "quick": QUICK},
+    search={"lr": (5e-4, 1e-3, 2e-3), "margin": (0.1, 0.2, 0.3), "dropout": (0.1, 0.2, 0.4)},
+)
 @dataclass
 class VSEInfinity(HingeMethod):
     """VSE-infinity.

@@ -53,7 +53,11 @@ class ImageAndGRU(JointNetwork):
         return normalize(h[torch.arange(len(h), device=h.device), lengths.long() - 1], dim=1)
 
 
-@register("vsepp", presets={"paper": FROZEN_IMAGES, "tuned": {}, "quick": QUICK})
+@register(
+    "vsepp",
+    presets={"paper": FROZEN_IMAGES, "tuned": {}, "quick": QUICK},
+    search={"lr": (5e-4, 1e-3, 2e-3), "margin": (0.1, 0.2, 0.3), "dropout": (0.1, 0.2, 0.4)},
+)
 @dataclass
 class VSEPP(HingeMethod):
     """VSE++.
