@@ -78,7 +78,7 @@ class RegionsAndWords(JointNetwork):
 @register(
     "scan",
     presets={"paper": FROZEN_REGIONS, "tuned": CHOSEN, "quick": QUICK},
-    search={"lr": (1e-3, 2e-3, 4e-3), "direction": ("t2i", "i2t"), "pooling": ("lse", "average")},
+    search={"lr": (1e-3, 2e-3, 4e-3), "margin": (0.1, 0.2), "direction": ("t2i", "i2t"), "pooling": ("lse", "average")},
 )
 @dataclass
 class SCAN(HingeMethod):
