@@ -21,8 +21,9 @@ from cran_bench.toolbox.training import Training, linear_decay
 
 from ._codes import at_least
 
-PAPER = {"dim": 1024, "dropout": 0.0, "decay_at": 15, "patience": 0}  # of both papers
-QUICK = {"dim": 128, "word_dim": 64, "warm_up": 2, "epochs": 5}
+PAPER = {"dim": 1024, "word_init": "random", "dropout": 0.0, "margin": 0.2, "decay_at": 15, "patience": 0}
+"""Constants of both papers."""
+QUICK = {"dim": 128, "epochs": 4}
 BLOCK = 256  # images or texts that are embedded at a time
 POOL = 12  # batches whose texts are sorted by length together, so that few steps are padding
 
@@ -82,7 +83,8 @@ class HingeMethod:
         dropout: dropout rate of image features and of word embeddings.
         margin: margin a of the hinges.
         negatives: the `hardest` negative of the batch for each image and text, or `all`, whose mean hinge is taken.
-        warm_up: first epochs, in which `all` negatives are used: the hardest ones alone may start slowly or not at all.
+        warm_up: first epochs, in which `all` negatives are used: from embeddings that are still poor, the hardest ones
+            can draw all images and texts to one point, where the loss is 2 a for each pair.
         batch_size: pairs of an image and a text in a batch; those of one image are never negatives of each other.
         lr: learning rate of AdamW.
         weight_decay: decoupled weight decay; without, AdamW is Adam.
@@ -92,20 +94,20 @@ class HingeMethod:
         patience: epochs without a better rsum on validation before training ends; 0 to train for all `epochs`.
     """
 
-    dim: int = 512
+    dim: int = 256
     word_dim: int = 300
-    word_init: Literal["random", "vectors"] = "random"
+    word_init: Literal["random", "vectors"] = "vectors"
     min_count: int = 4
-    dropout: float = 0.2
-    margin: float = 0.2
+    dropout: float = 0.3
+    margin: float = 0.1
     negatives: Literal["hardest", "all"] = "hardest"
-    warm_up: int = 6
+    warm_up: int = 2
     batch_size: int = 128
-    lr: float = 1e-3
+    lr: float = 4e-3
     weight_decay: float = 1e-4
     decay_at: int = 0
     clip: float = 2.0
-    epochs: int = 12
+    epochs: int = 8
     patience: int = 4
 
     directions: ClassVar[int] = 1  # of the recurrent network

@@ -373,7 +373,7 @@ OTHER_MEANING = [
     ("methods._linear", "spectrum / spectrum[0]", "spectrum / spectrum[-1]", LINEAR | WITH_WORDS | {"gmm-hglmm"}),
     ("methods._linear", '"Wx", "Wy", "spectrum")', '"Wx", "Wy")', LINEAR | WITH_WORDS | {"gmm-hglmm"}),
     ("methods._linear", "rows.sign() * rows.abs().sqrt()", "rows.abs().sqrt()",
-     LINEAR | WITH_WORDS | {"gmm-hglmm", "scan", "vsepp"} | STACKS | HEADS),
+     LINEAR | WITH_WORDS | {"gmm-hglmm", "scan"} | HINGES | STACKS | HEADS),
     ("methods._linear", "WORDS_BYTES = 400", "WORDS_BYTES = 4000", set()),
     ("methods.cca", "1e-2, 2e-2, 5e-2)", "1e-2, 2e-2)", {"cca", "cca[text=word_cnn]"}),
     ("methods.cca", "self.ridge_image, self.ridge_text)\n", "(0,), self.ridge_text)\n", {"cca", "cca[text=word_cnn]"}),
