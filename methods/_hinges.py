@@ -28,7 +28,7 @@ BLOCK = 256  # images or texts that are embedded at a time
 POOL = 12  # batches whose texts are sorted by length together, so that few steps are padding
 
 
-class Words(nn.Module):
+class WordTable(nn.Module):
     """A (V, d) table of word embeddings; row 0, for padding, stays zero, and row 1 stands for all words beyond V."""
 
     def __init__(self, table: Tensor) -> None:

@@ -31,7 +31,7 @@ from torch.nn.functional import normalize, pad
 from cran_bench import FeatureRows, Levels, Pairwise, Run, Split, register
 
 from ._codes import at_least
-from ._hinges import PAPER, QUICK, BiGRU, HingeMethod, JointNetwork, Words
+from ._hinges import PAPER, QUICK, BiGRU, HingeMethod, JointNetwork, WordTable
 from ._linear import ImageScaling, scaled
 
 FROZEN_REGIONS = PAPER | {"whole": False, "image": "none", "warm_up": 0, "lr": 2e-4, "weight_decay": 0.0, "epochs": 30}
@@ -53,7 +53,7 @@ class RegionsAndWords(JointNetwork):
 
     def __init__(self, table: Tensor, p: int, whole: int, dim: int, dropout: float) -> None:
         super().__init__()
-        self.words = Words(table)
+        self.words = WordTable(table)
         self.gru = BiGRU(table.shape[1], dim)
         self.F = nn.Linear(p, dim)
         self.G = nn.Linear(whole, dim) if whole else None

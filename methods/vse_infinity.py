@@ -28,7 +28,7 @@ from torch.nn.functional import normalize, pad
 
 from cran_bench import BadInput, FeatureRows, Split, register
 
-from ._hinges import PAPER, QUICK, BiGRU, HingeMethod, JointNetwork, Words
+from ._hinges import PAPER, QUICK, BiGRU, HingeMethod, JointNetwork, WordTable
 from ._linear import ImageScaling, scaled
 
 REGIONS_AND_BIGRU = {
@@ -79,7 +79,7 @@ class PooledSets(JointNetwork):
 
     def __init__(self, table: Tensor, p: int, dim: int, dropout: float, size_augmentation: float) -> None:
         super().__init__()
-        self.words = Words(table)
+        self.words = WordTable(table)
         self.F = nn.Linear(p, dim)
         self.mlp = nn.Sequential(nn.Linear(p, dim // 2), nn.ReLU(), nn.Linear(dim // 2, dim))
         self.gru = BiGRU(table.shape[1], dim)
