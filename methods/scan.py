@@ -34,13 +34,12 @@ from ._codes import at_least
 from ._hinges import PAPER, QUICK, BiGRU, HingeMethod, JointNetwork, WordTable
 from ._linear import ImageScaling, scaled
 
-FROZEN_REGIONS = PAPER | {"whole": False, "image": "none", "warm_up": 0, "lr": 2e-4, "weight_decay": 0.0, "epochs": 30}
-"""The paper's model with attention of words to regions; constants of its code where the paper has none."""
-CHOSEN: dict[str, object] = {
-    **{"dim": 128, "word_init": "vectors", "dropout": 0.3, "margin": 0.1, "pooling": "lse"},
-    **{"warm_up": 1, "lr": 4e-3, "epochs": 6},
+FROZEN_REGIONS = {
+    **PAPER,
+    **{"pooling": "average", "whole": False, "image": "none"},
+    **{"warm_up": 0, "lr": 2e-4, "weight_decay": 0.0, "epochs": 30},
 }
-"""Chosen on the validation images of Flickr8k."""
+"""The paper's model with attention of words to regions; constants of its code where the paper has none."""
 SHARE = 0.99  # of the training texts that are read to their end
 TILE = 64, 64  # images and texts that are compared at once: their products stay in the caches
 
@@ -77,7 +76,7 @@ class RegionsAndWords(JointNetwork):
 
 @register(
     "scan",
-    presets={"paper": FROZEN_REGIONS, "tuned": CHOSEN, "quick": QUICK},
+    presets={"paper": FROZEN_REGIONS, "tuned": {}, "quick": QUICK},
     search={"lr": (1e-3, 2e-3, 4e-3), "margin": (0.1, 0.2), "direction": ("t2i", "i2t"), "pooling": ("lse", "average")},
 )
 @dataclass
@@ -94,8 +93,11 @@ class SCAN(HingeMethod):
         image: scaling of features: unit length (`l2`), unit length of their signed square roots (`sqrt`), or `none`.
     """
 
+    dim: int = 128
+    warm_up: int = 1
+    epochs: int = 6
     direction: Literal["t2i", "i2t"] = "t2i"
-    pooling: Literal["lse", "average"] = "average"
+    pooling: Literal["lse", "average"] = "lse"
     attention: float = 9.0
     sharpness: float = 6.0
     whole: bool = True
