@@ -205,7 +205,7 @@ class PairRun(LentRun):
     def score(self, images: Embedding, texts: Embedding, similarity: Similarity | None = None) -> Metrics:
         declared: Similarity | None = similarity or getattr(self.owner, "similarity", None)
         if declared is None or not depends_on_query(declared):
-            return super().score(images, texts, declared)
+            return LentRun.score(self, images, texts, declared)  # by name, which fingerprints follow
         val = self.store.val
         if (len(images), len(texts)) != (len(val), len(val.texts)):
             raise BadInput(
