@@ -37,7 +37,7 @@ QUICK = [
         "cran:quick[max_epochs=2,top=2,joint=true]",
         "cran-baseline[max_epochs=2]",
     ),
-    *("vsepp:quick[dim=8,epochs=2]", "vse-infinity:quick[dim=8,epochs=2,word_init=vectors]"),
+    *("vsepp:quick[dim=8,epochs=2,word_init=random]", "vse-infinity:quick[dim=8,epochs=2]"),
     "scan:quick[dim=8,epochs=2]",
 ]
 NO_MEANING = (
