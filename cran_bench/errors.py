@@ -10,11 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
-
+from typing import Any
 
 LONGEST = 2000
 """Maximum length of a message in characters, as it may quote a file."""
@@ -60,8 +56,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(known)}" if known else "; none is known"
 
 
-def first_wrong(error: ValidationError, whole: str) -> str:
-    """Return pydantic's first error, ``seconds.fit: Field required``; `whole` names the value as a whole."""
+def first_wrong(error: Exception, whole: str) -> str:
+    """Return pydantic's first error, ``seconds.fit: Field required``, where `whole` names all; of others the text."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
 

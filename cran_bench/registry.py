@@ -8,7 +8,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -43,7 +43,8 @@ DEFAULT_PRESET = "tuned"
 class Plugin(Generic[T]):
     """A registered class with its presets (field values by preset name) and the row of the paper it reproduces.
 
-    A spec ``name:TEXT`` sets the field called `argument`, if that is not '', in place of a preset.
+    A spec ``name:TEXT`` sets the field called `argument`, if that is not '', in place of a preset.  `search` has the
+    values that tuning may try, by field.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Plugin(Generic[T]):
     presets: Mapping[str, Mapping[str, Any]]
     paper_row: str | None = None
     argument: str = ""
+    search: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def preset(self, name: str) -> Mapping[str, Any]:
         """Field values of a preset; '' means `tuned`, or the class's own defaults if it has no presets.
@@ -74,6 +76,8 @@ class Configured(Generic[T]):
         label: name, preset and fields that differ from it; every change of the model changes the label.
         preset: the preset's name, '' if the plugin has none.
         unit: for methods, the texts to train on: 'captions', 'documents', or '' for those of the protocol.
+        tune: for methods, the number of trials of which validation chooses one; 0 for none, the fields as they are.
+        space: the values that trials may take, by field; fields that the spec gives are fixed.
     """
 
     plugin: Plugin[T]
@@ -81,6 +85,8 @@ class Configured(Generic[T]):
     label: str
     options: Mapping[str, Any]
     unit: str = ""
+    tune: int = 0
+    space: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def build(self) -> T:
         """Make a new, unfitted instance."""
@@ -109,6 +115,7 @@ class Registry(Generic[T]):
         presets: Mapping[str, Mapping[str, Any]] | None = None,
         paper_row: str | None = None,
         argument: str = "",
+        search: Mapping[str, Sequence[Any]] | None = None,
     ) -> Callable[[C], C]:
         """Class decorator that registers a dataclass as `name`.
 
@@ -121,7 +128,7 @@ class Registry(Generic[T]):
                 what = f"{place(cls)}: {self.kind} '{name}'"
                 raise BadInput(f"{what}: put @dataclass under @{DECORATORS[self.kind]}, its fields are the options")
             self._require_free(name, cls.__module__, cls.__qualname__, cls)
-            self.plugins[name] = Plugin(name, cast("type[T]", cls), presets or {}, paper_row, argument)
+            self.plugins[name] = Plugin(name, cast("type[T]", cls), presets or {}, paper_row, argument, search or {})
             return cls
 
         return add
@@ -191,21 +198,41 @@ class Registry(Generic[T]):
         else:
             plugin, preset = self.get(spec.name), spec.argument
             what = plugin.name
-        given, argument = dict(spec.options), ""
+        argument = ""
         if plugin.argument:
             argument, preset = preset, ""
-            if not argument or plugin.argument in given:
+            if not argument or plugin.argument in spec.options:
                 raise BadInput(f"{what} needs one {plugin.argument}: write {what}:{plugin.argument.upper()}")
         if ":" in preset:
             raise BadInput(
                 f"'{text}' has too many colons: write one preset, as {plugin.name}:{preset.partition(':')[0]}"
             )
         self._require_members(plugin)
+        return self._configured(plugin, preset, argument, spec.options, what)
+
+    def varied(self, method: Configured[T], options: Mapping[str, Any]) -> Configured[T]:
+        """A configured plugin with other values of some fields, and without `tune`.
+
+        Raises:
+            BadInput: as `configure`, or a value that a spec cannot express.
+        """
+        plugin = method.plugin
+        given = parse_spec(method.label).options, parse_spec(plugin.name + format_options(options)).options
+        texts = {key: text for some in given for key, text in some.items() if key != "tune"}
+        argument = method.options.get(plugin.argument, "")
+        return self._configured(plugin, method.preset, argument, texts, plugin.name)
+
+    def _configured(
+        self, plugin: Plugin[T], preset: str, argument: str, options: Mapping[str, str], what: str
+    ) -> Configured[T]:
+        given = dict(options)
         base = {**plugin.preset(preset), **({plugin.argument: argument} if argument else {})}
         unit = given.pop("unit", "") if self.takes_unit else ""
         if unit and unit not in get_args(Unit):
             raise BadInput(f"{plugin.name}: unit is '{unit}'{did_you_mean(unit, get_args(Unit))}")
+        tune = number_of_trials(given.pop("tune")) if self.takes_unit and "tune" in given else 0
         base, given = (by_flat_name(plugin.cls, some, what) for some in (base, given))
+        space = search_space(plugin) if tune else {}
         with one_sentence(f"{what} cannot be made", file_of(plugin.cls)):
             reference = build(plugin.cls, base, what)
             changed = build(plugin.cls, {**base, **given}, what)
@@ -219,13 +246,15 @@ class Registry(Generic[T]):
                     f"{what}: its similarity is {similarity!r}; give COSINE, DOT, MultiLevel(...) or Pairwise(...)"
                 )
         fields = flat_fields(plugin.cls)
-        options = {k: fields[k].of(changed) for k in given if fields[k].of(changed) != fields[k].of(reference)}
+        differs = {k for k in given if fields[k].of(changed) != fields[k].of(reference)}
+        changes = {k: fields[k].of(changed) for k in given if k in differs or k in space}
         always = {k: f.of(changed) for k, f in fields.items() if f.field.metadata.get("label") == "always"}
-        shown = {**always, **options, **({"unit": unit} if unit else {})}
+        shown = {**always, **changes, **({"unit": unit} if unit else {}), **({"tune": tune} if tune else {})}
         preset = preset or (DEFAULT_PRESET if DEFAULT_PRESET in plugin.presets else "")
-        head = ":".join(filter(None, (plugin.name, preset, argument)))
-        label = head + format_options(shown)
-        return Configured(plugin, preset, label, {**base, **options}, unit)
+        named = Spec(plugin.name, argument or preset, shown)
+        label = str(named.without_folders() if argument else named)
+        free = {name: values for name, values in space.items() if name not in given}
+        return Configured(plugin, preset, label, {**base, **changes}, unit, tune, free)
 
     def lacking(self, cls: type) -> list[str]:
         """Required members that a class lacks: methods, and a `similarity`, which may be an attribute or a field."""
@@ -272,7 +301,8 @@ class Registry(Generic[T]):
         if not is_dataclass(cls):
             what = f"{place(cls)}: {class_name} is not a dataclass"
             raise BadInput(f"{what}; put @dataclass above it, its fields are the options")
-        return Plugin(f"{path.name}:{class_name}", cast("type[T]", cls), getattr(cls, "presets", {}))
+        presets, search = getattr(cls, "presets", {}), getattr(cls, "search", {})
+        return Plugin(f"{path.name}:{class_name}", cast("type[T]", cls), presets, search=search)
 
     def _require_members(self, plugin: Plugin[T]) -> None:
         cls, presets = plugin.cls, plugin.presets
@@ -315,7 +345,8 @@ class Registry(Generic[T]):
         """Import an entry point; register its class unless importing it has done so."""
         loaded, known = entry.load(), {plugin.cls for plugin in self.plugins.values()}
         if isinstance(loaded, type) and loaded not in known:
-            self.register(entry.name, getattr(loaded, "presets", {}))(loaded)
+            presets, search = getattr(loaded, "presets", {}), getattr(loaded, "search", {})
+            self.register(entry.name, presets, search=search)(loaded)
 
     def _try(self, where: str, load: Callable[[], object], module: str) -> bool:
         spec = find_module(module)
@@ -364,6 +395,7 @@ def register(
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     paper_row: str | None = None,
     argument: str = "",
+    search: Mapping[str, Sequence[Any]] | None = None,
 ) -> Callable[[C], C]:
     """Class decorator that registers a dataclass as a method.
 
@@ -372,12 +404,13 @@ def register(
         presets: values of its fields by the name of a preset; `tuned` is used where none is named, `quick` by --quick.
         paper_row: the row of the CRAN paper's tables that it reproduces.
         argument: the field that the text after the colon sets, as the file in ``scores:FILE``, for a method that cannot
-            do without it; it has no presets.
+            do without a file; it has no presets, and its label names files without their folders.
+        search: values of fields that ``run --tune`` may try, as in ``{"lr": (1e-3, 2e-3), "dropout": (0.0, 0.2)}``.
 
     Raises:
         BadInput: the name is taken, or the class is not a dataclass.
     """
-    return METHODS.register(name, presets, paper_row, argument)
+    return METHODS.register(name, presets, paper_row, argument, search)
 
 
 def register_dataset(name: str, presets: Mapping[str, Mapping[str, Any]] | None = None) -> Callable[[C], C]:
@@ -396,6 +429,38 @@ def register_dataset(name: str, presets: Mapping[str, Mapping[str, Any]] | None 
 def each(methods: Sequence[str]) -> list[str]:
     """Split texts into single specs, at commas outside brackets."""
     return [part.strip() for text in methods for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+
+
+MOST_TRIALS = 10_000
+
+
+def number_of_trials(text: object) -> int:
+    """The number of trials of a tuned row.
+
+    Raises:
+        BadInput: it is no whole number from 1 to `MOST_TRIALS`.
+    """
+    if not (str(text).isdecimal() and 1 <= int(str(text)) <= MOST_TRIALS):
+        raise BadInput(f"tune is the number of trials of a row, a whole number from 1 to {MOST_TRIALS:,}, not '{text}'")
+    return int(str(text))
+
+
+def search_space(plugin: Plugin[Any]) -> dict[str, Sequence[Any]]:
+    """The values that tuning may try, by the names of `flat_fields`.
+
+    Raises:
+        BadInput: a field is unknown, or its values are no list.
+    """
+    what, search = f"{place(plugin.cls)}: the search space of {plugin.cls.__name__}", plugin.search
+    if not isinstance(search, Mapping) or any(not isinstance(v, list | tuple) or not v for v in search.values()):
+        raise BadInput(f"{what} is {search!r}; give a list of values for each field")
+    return by_flat_name(plugin.cls, search, what)
+
+
+def tuned_method(method: str, trials: int) -> str:
+    """The spec of a method with a number of trials, unless it has one of its own."""
+    spec = parse_spec(method)
+    return str(replace(spec, options={"tune": str(trials), **spec.options}))
 
 
 def quick_method(method: str) -> str:

@@ -78,6 +78,7 @@ class BimodalAutoencoder(Coder):
         "tuned": {},
         "quick": {**QUICK, "steps": 64},
     },
+    search={"lr": (5e-4, 1e-3, 2e-3), "units": (256, 512, 1024), "weight_decay": (1e-5, 1e-4, 1e-3)},
 )
 @dataclass
 class BimodalAE(CodeMethod):

@@ -27,6 +27,7 @@ from ._linear import LinearMethod
         "paper": {"image": "l2", "ridge_image": (1e-8,), "ridge_text": (1e-8,), "dim": (4096,), "power": (0.0,)},
         "tuned": {},
     },
+    search={"image": ("sqrt", "l2", "none"), "text": ("tfidf", "bow", "vectors"), "vocabulary": (1500, 3000, 6000)},
 )
 @dataclass
 class CCA(LinearMethod):

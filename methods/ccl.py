@@ -247,6 +247,7 @@ def contrastive_loss(images: Tensor, texts: Tensor, owner: Tensor, margin: float
             "steps": 60,
         },
     },
+    search={"lr": (5e-4, 1e-3, 2e-3), "margin": (2.0, 4.0, 8.0), "dropout": (0.2, 0.4, 0.6)},
 )
 @dataclass
 class CCL(CodeMethod):

@@ -24,6 +24,7 @@ from ._linear import LinearMethod
     "cfa",
     paper_row="CFA",
     presets={"paper": {"image": "l2", "dim": (300,), "power": (0.0,), "text_std_power": (0.0,)}, "tuned": {}},
+    search={"image": ("sqrt", "l2", "none"), "text": ("tfidf", "bow", "vectors"), "vocabulary": (1500, 3000, 6000)},
 )
 @dataclass
 class CFA(LinearMethod):

@@ -83,6 +83,7 @@ class CorrespondenceAutoencoder(Coder):
         "tuned": {},
         "quick": {**QUICK, "lr": 2e-3, "steps": 100},
     },
+    search={"lr": (5e-4, 1e-3, 2e-3), "units": (256, 512, 1024), "alpha": (0.7, 0.8, 0.9, 0.95)},
 )
 @dataclass
 class CorrAE(CodeMethod):

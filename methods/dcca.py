@@ -56,7 +56,17 @@ def network(inputs: int, hidden: tuple[int, ...], out: int, activation: str, dro
     return nn.Sequential(nn.Dropout(dropout), *layers, nn.Linear(inputs, out))
 
 
-@register("dcca", paper_row="DCCA", presets={"paper": PAPER, "tuned": {}, "quick": {"epochs": 5}})
+@register(
+    "dcca",
+    paper_row="DCCA",
+    presets={"paper": PAPER, "tuned": {}, "quick": {"epochs": 5}},
+    search={
+        "lr": (5e-4, 1e-3, 2e-3, 5e-3),
+        "output_dim": (128, 256, 512),
+        "dropout": (0.0, 0.2, 0.4),
+        "weight_decay": (1e-5, 1e-4, 1e-3),
+    },
+)
 @dataclass
 class DCCA(LinearMethod):
     """Deep CCA.

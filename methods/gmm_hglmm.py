@@ -182,6 +182,7 @@ class FisherRows:
         "tuned": {},
         "quick": {"fisher_dim": 600, "gmm_iterations": 20, "components": 10},
     },
+    search={"image": ("sqrt", "l2", "none"), "fisher_dim": (3000, 6000, 12_000), "components": (20, 30, 40)},
 )
 @dataclass
 class GMMHGLMM(FisherSettings, Projections):

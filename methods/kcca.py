@@ -68,7 +68,17 @@ QUICK = {"columns": 600, "ridge_image": (2e-2,), "ridge_text": (1e-2,)}
 """For a first look at little data."""
 
 
-@register("kcca", paper_row="KCCA", presets={"paper": PAPER, "tuned": {}, "quick": QUICK})
+@register(
+    "kcca",
+    paper_row="KCCA",
+    presets={"paper": PAPER, "tuned": {}, "quick": QUICK},
+    search={
+        "image": ("sqrt", "l2", "none"),
+        "vocabulary": (1500, 3000, 6000),
+        "kernel_image": ("linear", "rbf"),
+        "kernel_text": ("rbf", "linear"),
+    },
+)
 @dataclass
 class KCCA(LinearMethod):
     """Kernel CCA, exact or with a low-rank approximation of the kernels.

@@ -50,7 +50,16 @@ class ContrastiveHeads(Heads):
         return info_nce(self.embed("image", x), self.embed("text", y), self.log_scale)
 
 
-@register("linear-head", presets={"paper": PAPER, "tuned": {}, "quick": {"epochs": 5, "batch_size": 50}})
+@register(
+    "linear-head",
+    presets={"paper": PAPER, "tuned": {}, "quick": {"epochs": 5, "batch_size": 50}},
+    search={
+        "lr": (2e-3, 5e-3, 1e-2),
+        "dim": (128, 256, 512),
+        "dropout": (0.0, 0.2, 0.4),
+        "weight_decay": (1e-3, 1e-2, 1e-1),
+    },
+)
 @dataclass
 class LinearHead(HeadMethod):
     """Heads trained by InfoNCE; `paper` has the constants of CLIP with a ResNet-50, without its warm-up.

@@ -80,6 +80,7 @@ PAPER_CONSTANTS = {
     "macc",
     paper_row="MACC",
     presets={"paper": {**PAPER, **PAPER_CONSTANTS, "kcca_dim": 128}, "tuned": {}, "quick": QUICK},
+    search={"image": ("sqrt", "l2", "none"), "vocabulary": (1500, 3000, 6000), "kcca_dim": (128, 256, 512)},
 )
 @dataclass
 class MACC(KCCA):

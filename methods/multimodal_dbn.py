@@ -88,6 +88,7 @@ class JointRBM(Coder):
         "tuned": {},
         "quick": {**QUICK, "lr": 1e-3, "steps": 96},
     },
+    search={"lr": (1e-4, 3e-4, 1e-3), "units": (512, 1024, 2048), "weight_decay": (1e-5, 1e-4, 1e-3)},
 )
 @dataclass
 class MultimodalDBN(CodeMethod):

@@ -93,7 +93,16 @@ class GaussianHeads(Heads):
         return matching_loss(distances, self.a, self.b, self.alpha) + self.beta * divergence
 
 
-@register("pcmepp", presets={"paper": {**PAPER, "patience": 0}, "tuned": {}, "quick": {"epochs": 5, "batch_size": 50}})
+@register(
+    "pcmepp",
+    presets={"paper": {**PAPER, "patience": 0}, "tuned": {}, "quick": {"epochs": 5, "batch_size": 50}},
+    search={
+        "lr": (2e-3, 5e-3, 1e-2),
+        "dim": (128, 256, 512),
+        "dropout": (0.0, 0.2, 0.4),
+        "weight_decay": (1e-3, 1e-2, 1e-1),
+    },
+)
 @dataclass
 class PCMEPP(HeadMethod):
     """PCME++ on frozen features.

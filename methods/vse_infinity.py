@@ -28,7 +28,7 @@ from torch.nn.functional import normalize, pad
 
 from cran_bench import BadInput, FeatureRows, Split, register
 
-from ._hinges import PAPER, QUICK, HingeMethod, JointNetwork, Words
+from ._hinges import PAPER, QUICK, BiGRU, HingeMethod, JointNetwork, WordTable
 from ._linear import ImageScaling, scaled
 
 REGIONS_AND_BIGRU = {
@@ -39,23 +39,6 @@ REGIONS_AND_BIGRU = {
 """The paper's model of regions and a BiGRU, with constants of its code where the paper has none."""
 CODE = 32  # dimension of p_k, and units of GPO's BiGRU
 TAU = 0.1
-
-
-class BiGRU(nn.Module):
-    """A GRU in each direction, whose states are averaged."""
-
-    def __init__(self, inputs: int, units: int) -> None:
-        super().__init__()
-        self.forth = nn.GRU(inputs, units, batch_first=True)
-        self.back = nn.GRU(inputs, units, batch_first=True)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """(B, L, d) steps, of which the first `lengths` (B,) count, to (B, L, units); states beyond are arbitrary."""
-        steps = torch.arange(x.shape[1], device=x.device)
-        mirrored = torch.where(steps < lengths[:, None], lengths[:, None] - 1 - steps, steps)
-        rows = torch.arange(len(x), device=x.device)[:, None]
-        states: Tensor = (self.forth(x)[0] + self.back(x[rows, mirrored])[0][rows, mirrored]) / 2
-        return states
 
 
 class GPO(nn.Module):
@@ -96,7 +79,7 @@ class PooledSets(JointNetwork):
 
     def __init__(self, table: Tensor, p: int, dim: int, dropout: float, size_augmentation: float) -> None:
         super().__init__()
-        self.words = Words(table)
+        self.words = WordTable(table)
         self.F = nn.Linear(p, dim)
         self.mlp = nn.Sequential(nn.Linear(p, dim // 2), nn.ReLU(), nn.Linear(dim // 2, dim))
         self.gru = BiGRU(table.shape[1], dim)
@@ -121,7 +104,11 @@ class PooledSets(JointNetwork):
         return normalize(self.pool_words(states, steps < lengths[:, None]), dim=1)
 
 
-@register("vse-infinity", presets={"paper": REGIONS_AND_BIGRU, "tuned": {}, "quick": QUICK})
+@register(
+    "vse-infinity",
+    presets={"paper": REGIONS_AND_BIGRU, "tuned": {}, "quick": QUICK},
+    search={"lr": (5e-4, 1e-3, 2e-3), "margin": (0.1, 0.2, 0.3), "dropout": (0.1, 0.2, 0.4)},
+)
 @dataclass
 class VSEInfinity(HingeMethod):
     """VSE-infinity.

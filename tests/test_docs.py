@@ -45,18 +45,27 @@ def no_plugins_left():
 @pytest.mark.usefixtures("no_plugins_left")
 @pytest.mark.parametrize("page", PAGES)
 def test_files_and_commands_of_a_page_work(page, cache, command, tmp_path, monkeypatch):
-    own = cache / ("several features" if page == "backbone" else "one")  # which a later run would have to choose from
+    several = page in ("backbone", "encoders")  # sets of features, which a later run would have to choose from
+    own = cache / (page if several else "one")
     monkeypatch.setenv("XDG_CACHE_HOME", str(own))
     monkeypatch.setenv("CRAN_BENCH_CACHE", str(own / "cran-bench"))
     monkeypatch.delenv("CRAN_BENCH_RESULTS", raising=False)
     monkeypatch.chdir(tmp_path)
+    if page == "encoders":
+        draw_pictures()
     for language, title, text in BLOCK.findall((DOCS / f"{page}.md").read_text()):
         if title:
             Path(title).write_text(text)
         elif language == "console":
-            for line in text.splitlines():
+            for line in text.replace("\\\n", " ").splitlines():
                 if line.startswith("$ "):
                     run(line.removeprefix("$ "), command)
+
+
+def draw_pictures():
+    """The folder `pictures`, as the page on a user's own images draws it."""
+    (script,) = (text for _, title, text in BLOCK.findall((DOCS / "own_images.md").read_text()) if title == "draw.py")
+    exec(compile(script, "draw.py", "exec"), {})
 
 
 def run(line, command):
@@ -71,7 +80,7 @@ def run(line, command):
 
 
 def test_pages_with_examples_are_there():
-    assert set(PAGES) >= {"start", "method", "dataset", "backbone", "own_images", "python"}
+    assert set(PAGES) >= {"start", "method", "dataset", "backbone", "encoders", "own_images", "python"}
 
 
 def modules():

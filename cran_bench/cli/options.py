@@ -147,6 +147,14 @@ Threads = Annotated[
         help="Threads of each fit. Default: CRAN_BENCH_THREADS, or 1; on a GPU torch's own.",
     ),
 ]
+Tune = Annotated[
+    int | None,
+    typer.Option(
+        "--tune",
+        metavar="N",
+        help="Fit every row N times, as it is and with values from its search space; test the best on validation.",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 
 
@@ -210,6 +218,6 @@ def labels_of(methods: Sequence[str] | None) -> list[str]:
 
     given = METHODS.with_argument()
     return [
-        str(spec) if (spec := parse_spec(text)).name in given else METHODS.configure(text).label
+        str(spec.without_folders()) if (spec := parse_spec(text)).name in given else METHODS.configure(text).label
         for text in each(methods or [])
     ]

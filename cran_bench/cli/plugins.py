@@ -136,7 +136,7 @@ def doctor(
 
 def _print_info(name: str) -> None:
     from cran_bench.frontend.trained_on import containing
-    from cran_bench.registry import METHODS, registry_of
+    from cran_bench.registry import METHODS, registry_of, search_space
     from cran_bench.specs import format_value
     from cran_bench.tables.method_pages import description, module_text
 
@@ -146,6 +146,8 @@ def _print_info(name: str) -> None:
     echo("\n\n".join([module_text(plugin.cls), *description(configured.build())]) + "\n")
     if registry.takes_unit:
         echo("- `unit`: texts to train on: captions, or documents for the protocol documents")
+        searched = "; ".join(f"{key}={format_value(values)}" for key, values in search_space(plugin).items())
+        echo(f"- `tune`: number of trials, see run --tune; searched: {searched or 'nothing'}")
     if seen := [] if registry is METHODS else containing(configured.label):
         echo(f"- test set: rows are marked if their encoder was trained on {', '.join(seen)}, which contain some of it")
     for preset, fields in plugin.presets.items():

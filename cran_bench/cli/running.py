@@ -84,6 +84,7 @@ def run(
     test_data: options.TestData = None,
     quick: Annotated[bool, typer.Option("--quick", help="Less data and training; not for comparison.")] = False,
     folds: Annotated[int, typer.Option("--folds", min=0, help="Average over this many folds of the test images.")] = 0,
+    tune: options.Tune = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat recorded runs.")] = False,
     data: options.Data = Path("data"),
     backbone: options.Backbone = None,
@@ -104,6 +105,8 @@ def run(
     Example: cran-bench run
 
     Example: cran-bench run -m cca,cca:paper,mine.py:Mine -d flickr8k -p captions,documents -s 0:3
+
+    Example: cran-bench run -m cca,linear-head -d flickr8k --tune 20
 
     Example: cran-bench run -m cca -d flickr8k --test-on folder --test-data DIR
 
@@ -130,6 +133,7 @@ def run(
         test_data=test_data,
         quick=quick,
         folds=folds,
+        tune=tune,
         force=force,
         data=data,
         backbone=backbone,

@@ -106,14 +106,12 @@ def _open(kind: str, entries: Mapping[str, Entry], text: str, collection: Collec
     entry = entries[spec.name]
     if entry.takes in ("fields", "collection") and spec.argument:
         raise BadInput(f"'{spec.name}' takes nothing after a colon, not '{spec.argument}'; write {spec.name}")
-    ignored = () if spec.name in UNTRAINED else (TRAINED_ON,)
-    options = {key: value for key, value in spec.options.items() if key not in ignored}
+    options = {key: v for key, v in spec.options.items() if key != TRAINED_ON or spec.name in UNTRAINED}
     if entry.takes == "collection" and options:
         raise BadInput(f"'{spec.name}' has no fields; write {spec.name}, not {spec}")
-    if entry.takes in ("file", "folder") and not spec.argument:
-        raise BadInput(f"'{spec.name}' needs a {entry.takes}; write {spec.name}:{entry.takes.upper()}")
-    if entry.takes == "model" and not spec.argument:
-        raise BadInput(f"'{spec.name}' needs the name of a network; write {spec.name}:{entry.example}")
+    if entry.takes in ("file", "folder", "model") and not spec.argument:
+        what = "the name of a network" if entry.takes == "model" else f"a {entry.takes}"
+        raise BadInput(f"'{spec.name}' needs {what}; write {spec.name}:{entry.example or entry.takes.upper()}")
     declared(str(spec))  # reports a wrong declaration now
     if not entry.cls:
         return None

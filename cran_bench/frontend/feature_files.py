@@ -202,10 +202,7 @@ class DataRegions(PrecomputedRegions):
     def regions(self, ids: Sequence[str], part: range | None = None) -> RegionFeatures:
         rows = range(len(ids)) if part is None else part
         count = min(REGIONS, self.source.shape[0])
-        features = np.zeros((len(rows), REGIONS, self.dim), np.float32)
-        mask = np.zeros((len(rows), REGIONS), bool)
-        mask[:, :count] = True
+        features = np.zeros((len(rows), count, self.dim), np.float32)
         for place, row in enumerate(rows):
-            features[place, :count] = self.source.feature(row)[:count]
-        boxes = np.tile(np.array(FULL_IMAGE, np.float32), (len(rows), REGIONS, 1))
-        return RegionFeatures(features, boxes, mask.astype(np.float32), mask)
+            features[place] = self.source.feature(row)[:count]
+        return RegionFeatures.of(features, np.tile(np.array(FULL_IMAGE, np.float32), (len(rows), count, 1)))

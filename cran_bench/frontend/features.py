@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt
 
 from cran_bench.errors import BadInput, first_wrong
 from cran_bench.frontend.sidecar import TRAINED_ON
@@ -138,15 +138,12 @@ def load_features(folder: Path, ids: Sequence[str]) -> Features:
     for name, about in manifest["arrays"].items():
         path = folder / f"{name}.npy"
         try:
-            array = map_array(path)
+            array = arrays[name] = map_array(path)
+            if list(array.shape) != about["shape"] or array.dtype.name != about["dtype"]:
+                said = f"but its manifest says {about['dtype']} of shape {tuple(about['shape'])}"
+                raise ValueError(f"it holds {array.dtype} of shape {array.shape}, {said}")
         except (OSError, ValueError) as error:
             raise BadInput(f"{path} cannot be read ({error}): prepare the dataset again with --force") from error
-        if list(array.shape) != about["shape"] or array.dtype.name != about["dtype"]:
-            raise BadInput(
-                f"{path} holds {array.dtype} of shape {array.shape}, but its manifest says {about['dtype']} of shape "
-                f"{tuple(about['shape'])}: prepare the dataset again with --force"
-            )
-        arrays[name] = array
     return Features(folder, manifest, **arrays)
 
 
@@ -159,22 +156,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest: Any = json.loads(path.read_text())
+        if not isinstance(manifest, dict):
+            raise ValueError("not a JSON object")
+        if manifest.get("schema") == SCHEMA:
+            _Manifest.model_validate(manifest)
+            canonical_json(manifest)  # rejects NaN, which cannot be hashed
     except FileNotFoundError:
         raise BadInput(f"{folder} has no {MANIFEST}: its extraction is incomplete; run prepare again") from None
     except (ValueError, RecursionError, OSError) as error:
-        raise BadInput(f"{path} is damaged ({error}): prepare the dataset again with --force") from error
-    if not isinstance(manifest, dict):
-        raise BadInput(f"{path} is damaged (not a JSON object): prepare the dataset again with --force")
+        why = first_wrong(error, "the manifest")
+        raise BadInput(f"{path} is damaged ({why}): prepare the dataset again with --force") from error
     if manifest.get("schema") != SCHEMA:
         raise BadInput(
             f"{path} has schema {manifest.get('schema')}, but this version reads {SCHEMA}: prepare the dataset again"
         )
-    try:
-        _Manifest.model_validate(manifest)
-        canonical_json(manifest)  # rejects NaN, which cannot be hashed
-    except ValueError as error:
-        reason = first_wrong(error, "the manifest") if isinstance(error, ValidationError) else str(error)
-        raise BadInput(f"{path} is damaged ({reason}): prepare the dataset again with --force") from error
     return manifest
 
 
@@ -186,7 +181,7 @@ def declare(folder: Path, specs: Mapping[str, str]) -> None:
     """
     before = noted(manifest := read_manifest(folder))
     now = before | {role: declared(spec, before.get(role)) for role, spec in specs.items()}
-    if specs and now != manifest.get(TRAINED_ON):
+    if now != before:
         write_json(folder / MANIFEST, {**manifest, TRAINED_ON: now})
 
 

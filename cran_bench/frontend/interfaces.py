@@ -14,8 +14,8 @@ from PIL import Image
 from cran_bench.dataset import Collection
 
 
-class Backbone(Protocol):
-    """An image network that embeds whole images and crops."""
+class Encoder(Protocol):
+    """A network that embeds images or sentences."""
 
     @property
     def dim(self) -> int:
@@ -25,6 +25,10 @@ class Backbone(Protocol):
     def identity(self) -> Mapping[str, Any]:
         """Return JSON values of everything that determines the features: name, options, sha256 of the weights."""
         ...
+
+
+class Backbone(Encoder, Protocol):
+    """An image network that embeds whole images and crops."""
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """Convert an RGB image to the network's input, an array of fixed shape and dtype."""
@@ -78,8 +82,8 @@ class Proposer(ABC):
         """Propose regions for each image, given with its row in the collection, independently of the other images."""
 
 
-class PrecomputedImages(ABC):
-    """Precomputed features of whole images.
+class Precomputed(ABC):
+    """Features computed elsewhere.
 
     Attributes:
         dim: dimension of a feature.
@@ -89,29 +93,31 @@ class PrecomputedImages(ABC):
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """Return JSON values that, with the images, determine the features."""
+        """Return JSON values that, with the images or captions, determine the features, and the boxes of regions."""
+
+
+class PrecomputedImages(Precomputed):
+    """Precomputed features of whole images."""
 
     @abstractmethod
     def features(self, ids: Sequence[str], part: range | None = None) -> NDArray[np.float32]:
         """Return the features of all images of a collection, or of those at the positions `part`: (N, dim)."""
 
 
-class PrecomputedRegions(ABC):
-    """Precomputed features and boxes of five regions of every image.
-
-    Attributes:
-        dim: dimension of a feature.
-    """
-
-    dim: int
-
-    @abstractmethod
-    def identity(self) -> Mapping[str, Any]:
-        """Return JSON values that, with the images, determine features and boxes."""
+class PrecomputedRegions(Precomputed):
+    """Precomputed features and boxes of five regions of every image."""
 
     @abstractmethod
     def regions(self, ids: Sequence[str], part: range | None = None) -> RegionFeatures:
         """Return the regions of all images of a collection, or of those at the positions `part`."""
+
+
+class PrecomputedTexts(Precomputed):
+    """Precomputed features of captions."""
+
+    @abstractmethod
+    def features(self, collection: Collection, captions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the features of the captions of a collection at the positions `captions` (n,): (n, dim)."""
 
 
 @dataclass(frozen=True)
@@ -130,37 +136,19 @@ class RegionFeatures:
     scores: NDArray[np.float32]
     mask: NDArray[np.bool_]
 
+    @classmethod
+    def of(cls, features: NDArray[np.float32], boxes: NDArray[np.float32]) -> RegionFeatures:
+        """Those of k <= 5 regions, (N, k, dim) with boxes (N, k, 4); a region without area is masked."""
+        missing = ((0, 0), (0, REGIONS - features.shape[1]), (0, 0))
+        regions, padded = np.pad(features, missing), np.pad(boxes, missing)
+        mask = np.all(padded[..., 2:] > padded[..., :2], axis=2)
+        regions[~mask], padded[~mask] = 0, FULL_IMAGE
+        return cls(regions, padded, mask.astype(np.float32), mask)
 
-class TextEncoder(Protocol):
+
+class TextEncoder(Encoder, Protocol):
     """A network that embeds sentences."""
-
-    @property
-    def dim(self) -> int:
-        """Dimension of a feature."""
-        ...
-
-    def identity(self) -> Mapping[str, Any]:
-        """Return JSON values of everything that determines the features: name, options, sha256 of the weights."""
-        ...
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts independently of each other: (n, dim) features."""
         ...
-
-
-class PrecomputedTexts(ABC):
-    """Precomputed features of captions.
-
-    Attributes:
-        dim: dimension of a feature.
-    """
-
-    dim: int
-
-    @abstractmethod
-    def identity(self) -> Mapping[str, Any]:
-        """Return JSON values that, with the captions, determine the features."""
-
-    @abstractmethod
-    def features(self, collection: Collection, captions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the features of the captions of a collection at the positions `captions` (n,): (n, dim)."""

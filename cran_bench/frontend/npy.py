@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,90 @@ ROUNDING = 1e-4  # of an image's largest value, by which repeated rows may diffe
 _CHUNK = 1024
 
 
+class _Rows:
+    """The rows of a .npy file, each of an image or a caption; cached, as a collection is read in parts."""
+
+    file: str
+    ids: str | None
+    dim: int
+    axes: ClassVar[tuple[str, ...]] = ("rows", "dim")
+    owner, repeats = "image", REPEATS
+
+    def __post_init__(self) -> None:
+        self._array = open_array(self.file, self.axes)
+        self.dim = self._array.shape[-1]
+        self._found: tuple[Sequence[str], NDArray[np.int64]] = (), np.zeros(0, np.int64)
+
+    def identity(self) -> Mapping[str, Any]:
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> Mapping[str, Any]:
+        given = {own.name: vars(self)[own.name] for own in fields(cast("Any", self)) if own.init}
+        paths = {name: value and Path(value) for name, value in given.items()}
+        files = {name: path and {"file": path.name, "sha256": noted_sha256(path)} for name, path in paths.items()}
+        return {"name": "npy", **files}
+
+    def _rows(self, owners: Sequence[str], part: range | None = None) -> NDArray[np.int64]:
+        """The rows of all owners, or of those at the positions `part`."""
+        if self._found[0] is not owners:
+            self._found = owners, self._find(owners)
+        return self._found[1] if part is None else self._found[1][part.start : part.stop]
+
+    def _find(self, owners: Sequence[str]) -> NDArray[np.int64]:
+        """The row of each owner; of five rows, equal up to rounding, the first."""
+        array, owner = self._array, self.owner
+        if self.ids is None:
+            if len(array) == len(owners):
+                return np.arange(len(owners))
+            if self.repeats == 1 or len(array) != self.repeats * len(owners):
+                five = " (or five equal rows)" if self.repeats > 1 else ""
+                raise BadInput(
+                    f"{self.file} has {len(array)} rows for {len(owners)} {owner}s; give one row{five} per {owner} in "
+                    "the order of the collection, or name the rows with ids=FILE"
+                )
+            groups = np.arange(len(array)).reshape(-1, self.repeats)
+        else:
+            names = self._names(self.ids)
+            if len(names) != len(array):
+                raise BadInput(
+                    f"{self.ids} names {len(names)} {owner}s, but {self.file} has {len(array)} rows; "
+                    + remedy(Path(self.ids), "write one line per row")
+                )
+            rows: dict[str, list[int]] = {}
+            for row, name in enumerate(names):
+                rows.setdefault(name, []).append(row)
+            counts = set(map(len, rows.values()))
+            if counts not in ({1}, {self.repeats}):
+                repeated = max(rows, key=lambda name: len(rows[name]))
+                five = f", or every {owner} five times" if self.repeats > 1 else ""
+                raise BadInput(f"{self.ids} names {repeated} {max(counts)} times; name every {owner} once{five}")
+            missing = [name for name in owners if name not in rows]
+            if missing:
+                raise BadInput(
+                    f"{len(missing)} of {len(owners)} {owner}s have no row in {self.ids}, the first is {missing[0]}; "
+                    f"use the dataset's {owner} ids, or compute the missing features"
+                )
+            groups = np.array([rows[name] for name in owners], np.int64).reshape(len(owners), counts.pop())
+        for start in range(0, len(groups), _CHUNK):
+            part = groups[start : start + _CHUNK]
+            first = array[part[:, 0]]
+            for k in range(1, groups.shape[1]):
+                same = rows_agree(np.stack([first, array[part[:, k]]], axis=1))
+                if not same.all():
+                    a, b = part[int(same.argmin()), [0, k]]
+                    raise BadInput(
+                        f"{self.file}: rows {a} and {b} should belong to one {owner} but differ; name the rows with "
+                        "ids=FILE"
+                    )
+        return groups[:, 0]
+
+    def _names(self, ids: str) -> list[str]:
+        return _read_ids(ids)
+
+
 @dataclass
-class NpyImages(PrecomputedImages):
+class NpyImages(_Rows, PrecomputedImages):
     """``npy:FILE[ids=FILE]``: features of whole images, (rows, dim).
 
     The text file `ids` gives the image id of each row, one per line.  Without it the file has one row per image of the
@@ -49,29 +131,17 @@ class NpyImages(PrecomputedImages):
     ids: str | None = None
     dim: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        self._array = open_array(self.file, ("rows", "dim"))
-        self._rows = _Rows(self._array, self.file, self.ids)
-        self.dim = self._array.shape[1]
-
-    def identity(self) -> Mapping[str, Any]:
-        return self._identity
-
     def features(self, ids: Sequence[str], part: range | None = None) -> NDArray[np.float32]:
         """Return the features of all images of a collection, or of those at the positions `part`: (N, dim).
 
         Raises:
             BadInput: an image has no row, repeated rows of an image differ, or a value is not finite.
         """
-        return _gather(self._array, self._rows.select(ids, part), self.file)
-
-    @cached_property
-    def _identity(self) -> Mapping[str, Any]:
-        return {"name": "npy", **_digests(file=self.file, ids=self.ids)}
+        return _gather(self._array, self._rows(ids, part), self.file)
 
 
 @dataclass
-class NpyRegions(PrecomputedRegions):
+class NpyRegions(_Rows, PrecomputedRegions):
     """``npy:FILE[boxes=FILE,ids=FILE]``: region features (rows, R, dim) and boxes (rows, R, 4), best first.
 
     The first five regions are used; missing regions and regions of zero area are masked.  Rows are assigned to images
@@ -91,18 +161,14 @@ class NpyRegions(PrecomputedRegions):
     boxes: str
     ids: str | None = None
     dim: int = field(init=False)
+    axes = ("rows", "regions", "dim")
 
     def __post_init__(self) -> None:
-        self._array = open_array(self.file, ("rows", "regions", "dim"))
-        self._rows = _Rows(self._array, self.file, self.ids)
+        super().__post_init__()
         self._boxes = open_array(self.boxes, ("rows", "regions", "4"))
-        self.dim = self._array.shape[2]
         expected = (*self._array.shape[:2], 4)
         if self._boxes.shape != expected:
             raise BadInput(f"{self.boxes} should have shape {expected} to match {self.file}, not {self._boxes.shape}")
-
-    def identity(self) -> Mapping[str, Any]:
-        return self._identity
 
     def regions(self, ids: Sequence[str], part: range | None = None) -> RegionFeatures:
         """Return the regions of all images of a collection, or of those at the positions `part`.
@@ -110,33 +176,20 @@ class NpyRegions(PrecomputedRegions):
         Raises:
             BadInput: as for `NpyImages.features`, or boxes are not corners given as fractions.
         """
-        rows = self._rows.select(ids, part)
-        count = min(REGIONS, self._array.shape[1])
-        boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (len(rows), REGIONS, 1))
-        boxes[:, :count] = _gather(self._boxes[:, :count], rows, self.boxes)
+        rows = self._rows(ids, part)
+        boxes = _gather(self._boxes[:, :REGIONS], rows, self.boxes)
         if boxes.min() < 0 or boxes.max() > 1:
             raise BadInput(
                 f"{self.boxes} has values from {boxes.min():g} to {boxes.max():g}, but boxes are fractions from 0 to "
                 "1: divide x by the image's width and y by its height"
             )
-        sides = boxes[..., 2:] - boxes[..., :2]
-        if sides.min() < 0:
+        if np.any(boxes[..., 2:] < boxes[..., :2]):
             raise BadInput(f"{self.boxes} has boxes with x1 < x0 or y1 < y0; write x0 y0 x1 y1, not width and height")
-        mask = np.all(sides > 0, axis=2)
-        mask[:, count:] = False
-        boxes[~mask] = (0, 0, 1, 1)
-        features = np.zeros((len(rows), REGIONS, self.dim), np.float32)
-        features[:, :count] = _gather(self._array[:, :count], rows, self.file)
-        features[~mask] = 0
-        return RegionFeatures(features, boxes, mask.astype(np.float32), mask)
-
-    @cached_property
-    def _identity(self) -> Mapping[str, Any]:
-        return {"name": "npy", **_digests(file=self.file, boxes=self.boxes, ids=self.ids)}
+        return RegionFeatures.of(_gather(self._array[:, :REGIONS], rows, self.file), boxes)
 
 
 @dataclass
-class NpyTexts(PrecomputedTexts):
+class NpyTexts(_Rows, PrecomputedTexts):
     """``npy:FILE[ids=FILE]``: features of captions, (rows, dim).
 
     Each line of the text file `ids` gives the caption of a row: the id of its image and its number there from 0,
@@ -155,14 +208,12 @@ class NpyTexts(PrecomputedTexts):
     file: str
     ids: str | None = None
     dim: int = field(init=False)
+    owner, repeats = "caption", 1
 
     def __post_init__(self) -> None:
-        self._array = open_array(self.file, ("rows", "dim"))
+        super().__post_init__()
         self._of: Collection | None = None
-        self.dim = self._array.shape[1]
-
-    def identity(self) -> Mapping[str, Any]:
-        return {"name": "npy", **_digests(file=self.file, ids=self.ids)}
+        self._told: list[str] = []
 
     def features(self, collection: Collection, captions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the features of the captions of a collection at the positions `captions` (n,): (n, dim).
@@ -171,58 +222,21 @@ class NpyTexts(PrecomputedTexts):
             BadInput: the rows are not those of its captions, or a value is not finite.
         """
         if self._of is not collection:
-            self._rows, self._of = self._find(collection), collection
-        return _gather(self._array, self._rows[captions], self.file)
+            keys = collection.caption_keys()
+            for row, key, caption in zip(self._rows(keys).tolist(), keys, collection.captions, strict=True):
+                told = self._told[row].split() if self._told else []
+                if told and told != caption.split():
+                    raise BadInput(
+                        f"{self.ids}: {key} is '{' '.join(told)}', but in {collection.name} it is '{caption}'; "
+                        "give features of these captions"
+                    )
+            self._keys, self._of = keys, collection
+        return _gather(self._array, self._rows(self._keys)[captions], self.file)
 
-    def _find(self, collection: Collection) -> NDArray[np.int64]:
-        """The row of each caption of a collection."""
-        captions = collection.captions
-        if self.ids is None:
-            if len(self._array) != len(captions):
-                raise BadInput(
-                    f"{self.file} has {len(self._array)} rows for {len(captions)} captions; give one row per caption "
-                    "in the order of the collection, or name the rows with ids=FILE"
-                )
-            return np.arange(len(captions))
-        lines = [line.partition("\t") for line in _read_ids(self.ids)]
-        row_of = {key: row for row, (key, _, _) in enumerate(lines)}
-        if len(lines) != len(self._array) or len(row_of) != len(lines):
-            what = f"names {len(row_of)} captions on {len(lines)} lines, but {self.file} has {len(self._array)} rows"
-            raise BadInput(f"{self.ids} {what}; write one line per row, each of another caption")
-        keys = collection.caption_keys()
-        missing = [key for key in keys if key not in row_of]
-        if missing:
-            raise BadInput(
-                f"{len(missing)} of {len(keys)} captions have no row in {self.ids}, the first is {missing[0]}; "
-                "write the image's id and the caption's number there from 0"
-            )
-        for key, caption in zip(keys, captions, strict=True):
-            told = lines[row_of[key]][2].split()
-            if told and told != caption.split():
-                raise BadInput(
-                    f"{self.ids}: {key} is '{' '.join(told)}', but in {collection.name} it is '{caption}'; "
-                    "give features of these captions"
-                )
-        return np.array([row_of[key] for key in keys])
-
-
-class _Rows:
-    """The row of each image in an array; cached, as a collection is read in parts."""
-
-    def __init__(self, array: NDArray[Any], file: str, ids_file: str | None) -> None:
-        self.array, self.file, self.ids_file = array, file, ids_file
-        self.ids: Sequence[str] | None = None
-        self.rows = np.zeros(0, np.int64)
-
-    def select(self, ids: Sequence[str], part: range | None) -> NDArray[np.int64]:
-        if self.ids is not ids:
-            self.rows = _find_rows(self.array, self.file, self.ids_file, ids)
-            self.ids = ids
-        return self.rows if part is None else self.rows[part.start : part.stop]
-
-
-def _digests(**files: str | None) -> dict[str, Any]:
-    return {key: file and {"file": Path(file).name, "sha256": noted_sha256(Path(file))} for key, file in files.items()}
+    def _names(self, ids: str) -> list[str]:
+        lines = [line.partition("\t") for line in _read_ids(ids)]
+        self._told = [told for _, _, told in lines]
+        return [key for key, _, _ in lines]
 
 
 def open_array(file: str, *layouts: tuple[str, ...]) -> NDArray[Any]:
@@ -252,53 +266,6 @@ def rows_agree(groups: NDArray[Any]) -> NDArray[np.bool_]:
         with np.errstate(invalid="ignore"):  # infinite values, which are reported later
             agree[k] = np.abs(rows - rows[0]).max() <= ROUNDING * np.abs(rows[0]).max()
     return agree
-
-
-def _find_rows(array: NDArray[Any], file: str, ids_file: str | None, ids: Sequence[str]) -> NDArray[np.int64]:
-    """The row of each image of `ids`; of five rows per image, equal up to rounding, the first."""
-    if ids_file is None:
-        if len(array) == len(ids):
-            return np.arange(len(ids))
-        if len(array) != REPEATS * len(ids):
-            raise BadInput(
-                f"{file} has {len(array)} rows for {len(ids)} images; give one row (or five equal rows) per image in "
-                "the order of the collection, or name the rows with ids=FILE"
-            )
-        groups = np.arange(len(array)).reshape(-1, REPEATS)
-    else:
-        names = _read_ids(ids_file)
-        if len(names) != len(array):
-            raise BadInput(
-                f"{ids_file} names {len(names)} images, but {file} has {len(array)} rows; "
-                + remedy(Path(ids_file), "write one line per row")
-            )
-        rows: dict[str, list[int]] = {}
-        for row, name in enumerate(names):
-            rows.setdefault(name, []).append(row)
-        counts = set(map(len, rows.values()))
-        if counts not in ({1}, {REPEATS}):
-            repeated = max(rows, key=lambda name: len(rows[name]))
-            raise BadInput(
-                f"{ids_file} names {repeated} {max(counts)} times; name every image once, or every image five times"
-            )
-        missing = [name for name in ids if name not in rows]
-        if missing:
-            raise BadInput(
-                f"{len(missing)} of {len(ids)} images have no row in {ids_file}, the first is {missing[0]}; "
-                "use the dataset's image ids, or compute the missing features"
-            )
-        groups = np.array([rows[name] for name in ids], np.int64).reshape(len(ids), counts.pop())
-    for start in range(0, len(groups), _CHUNK):
-        part = groups[start : start + _CHUNK]
-        first = array[part[:, 0]]
-        for k in range(1, groups.shape[1]):
-            same = rows_agree(np.stack([first, array[part[:, k]]], axis=1))
-            if not same.all():
-                a, b = part[int(same.argmin()), [0, k]]
-                raise BadInput(
-                    f"{file}: rows {a} and {b} should belong to one image but differ; name the rows with ids=FILE"
-                )
-    return groups[:, 0]
 
 
 def _read_ids(file: str) -> list[str]:

@@ -93,11 +93,10 @@ def _names(values: Any, where: str) -> list[str]:
 
 
 def noted(manifest: Mapping[str, Any]) -> dict[str, list[str] | None]:
-    """Return what the manifest of features says that their encoders were trained on, by role, see `declared`."""
+    """Return what the manifest of image features says that they were trained on, by role, see `declared`."""
     if TRAINED_ON in manifest:
         return dict(manifest[TRAINED_ON])
-    specs = {"backbone": "images_with", "regions": "regions_with", "text": "encoded_with"}
-    return {role: declared(manifest[key]) for role, key in specs.items() if key in manifest}
+    return {role: declared(manifest[key]) for role, key in (("backbone", "images_with"), ("regions", "regions_with"))}
 
 
 def exposures(trained_on: Mapping[str, Sequence[str] | None], used: Collection[str], dataset: str) -> list[str]:

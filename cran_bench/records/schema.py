@@ -119,6 +119,26 @@ class DataInfo(_Growing):
         return (*where, self.fitted_on.data_sha if self.fitted_on else "")
 
 
+class TuningInfo(StrictModel):
+    """How validation chose the hyper-parameters of a tuned row.
+
+    Attributes:
+        trials: number of trials that were asked for; a small search space has fewer.
+        seed: seed of the draw.
+        space: the values that were searched, by field.
+        tried: these fields in each trial, the first being the row as it is.
+        rsum: rsum of each trial on validation; None if it failed.
+        chosen: position of the trial that was tested.
+    """
+
+    trials: int
+    seed: int
+    space: dict[str, list[Any]]
+    tried: list[dict[str, Any]]
+    rsum: list[float | None]
+    chosen: int
+
+
 class MethodInfo(_Growing):
     """The method that ranked the split.
 
@@ -134,6 +154,7 @@ class MethodInfo(_Growing):
         fit_fingerprint: fingerprint of the stored fit.
         encoders: roles of the encoders whose features of the test split it read, as in `DataInfo.trained_on`; nothing
             in older records.
+        tuning: the trials of a tuned row; None, and not written, for others.
     """
 
     label: str
@@ -146,6 +167,7 @@ class MethodInfo(_Growing):
     code_sha: str
     fit_fingerprint: str
     encoders: list[str] = []
+    tuning: TuningInfo | None = None
 
 
 class Seconds(StrictModel):

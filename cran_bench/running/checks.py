@@ -31,6 +31,7 @@ from cran_bench.registry import DATASETS, Configured
 from cran_bench.running.fits import Fit, FitStore, code_of
 from cran_bench.running.preparation import Prepared, default_specs, find_prepared, load_collection
 from cran_bench.running.runner import embed, require_scorable
+from cran_bench.running.tuning import require_search
 from cran_bench.similarity import Pairwise
 from cran_bench.split import MissingFeature
 
@@ -137,7 +138,8 @@ class _Trial:
         return images, texts
 
     def declares(self) -> None:
-        code_of(self.method.build())  # the declarations were checked when the method was configured
+        require_search(self.method)
+        code_of(self.method.build())  # the other declarations were checked when the method was configured
 
     def shapes(self) -> None:
         images, texts = self.embeddings(self.fit)
@@ -334,11 +336,7 @@ class _DatasetTrial:
 
 
 def _same(
-    a: tuple[Embedding, Embedding],
-    b: tuple[Embedding, Embedding],
-    tolerance: float,
-    otherwise: str,
-    advice: str = "",
+    a: tuple[Embedding, Embedding], b: tuple[Embedding, Embedding], tolerance: float, otherwise: str, advice: str = ""
 ) -> None:
     for left, right in zip(a, b, strict=True):
         for x, y in zip(_all_tensors(left), _all_tensors(right), strict=True):

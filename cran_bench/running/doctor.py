@@ -86,42 +86,39 @@ def count_provenance(results: Path, bad: Container[Path]) -> str:
 
 
 def on_features(cache: Path) -> Iterator[str]:
-    """Yield a line on each folder of finished features: how they were made, and what the encoders were trained on."""
-    for path in sorted((cache / "features").glob(f"*/{MANIFEST}")):
-        if path.parent.name.startswith(UNFINISHED):
-            continue
+    """Yield a line on all finished features: how they were made, and what the encoders were trained on."""
+    for path in _finished(cache):
         with suppress(BadInput):  # which is a complaint
-            manifest = read_manifest(path.parent)
-            label = f"{manifest['dataset']}: {manifest['images_with']} + {manifest['regions_with']}"
-            yield f"features {path.parent.name} of {label}: {described(noted(manifest))}"
-    yield from _on_texts(cache)
-
-
-def _on_texts(cache: Path) -> Iterator[str]:
-    for path in sorted((cache / FOLDER).glob("*.npy")):
-        if not path.name.startswith(UNFINISHED):
-            with suppress(BadInput):
+            if path.suffix == ".npy":
                 made = read_text_manifest(path)
                 yield f"text features {path.stem} by {made.encoder}: {described({'text': made.trained_on})}"
+            else:
+                manifest = read_manifest(path)
+                label = f"{manifest['dataset']}: {manifest['images_with']} + {manifest['regions_with']}"
+                yield f"features {path.name} of {label}: {described(noted(manifest))}"
+
+
+def _finished(cache: Path) -> list[Path]:
+    """The folders of finished features of images, and the files of those of texts."""
+    images = [path.parent for path in sorted((cache / "features").glob(f"*/{MANIFEST}"))]
+    found = [*images, *sorted((cache / FOLDER).glob("*.npy"))]
+    return [path for path in found if not path.name.startswith(UNFINISHED)]
 
 
 def examine_cache(cache: Path) -> Iterator[Complaint]:
     """Yield everything that is wrong with features and fits, except those that are being written or can be resumed."""
-    for manifest in sorted((cache / "features").glob(f"*/{MANIFEST}")):
-        if is_locked(manifest.parent) or manifest.parent.name.startswith(UNFINISHED):
+    for path in _finished(cache):
+        if is_locked(path):
             continue
         try:
-            for name, about in read_manifest(manifest.parent)["arrays"].items():
-                if sha256_file(manifest.with_name(f"{name}.npy")) != about["sha256"]:
-                    raise BadInput(f"{name}.npy was changed after it was written (its checksum does not match)")
-        except BadInput as error:
-            yield Complaint(manifest.parent, str(error), cache)
-    for path in sorted((cache / FOLDER).glob("*.npy")):
-        if path.name.startswith(UNFINISHED) or is_locked(path):
-            continue
-        try:
-            if sha256_file(path) != read_text_manifest(path).sha256:
-                raise BadInput(f"{path.name} was changed after it was written (its checksum does not match)")
+            if path.suffix == ".npy":
+                digests = {path: read_text_manifest(path).sha256}
+            else:
+                arrays = read_manifest(path)["arrays"].items()
+                digests = {path / f"{name}.npy": about["sha256"] for name, about in arrays}
+            for file, digest in digests.items():
+                if sha256_file(file) != digest:
+                    raise BadInput(f"{file.name} was changed after it was written (its checksum does not match)")
         except BadInput as error:
             yield Complaint(path, str(error), cache)
     for path in sorted((cache / "fits").glob("*")):

@@ -34,6 +34,7 @@ from cran_bench.running.fits.run import part_name, parts_of
 from cran_bench.running.memory import available, estimate
 from cran_bench.running.remote import AskedRow, Lines, Request, RunSpec, gather
 from cran_bench.running.runner import Outcome, Runner, fit_unit
+from cran_bench.running.tuning import trials
 
 DEATHS = 2  # a row counts as failed after this many workers died while computing it
 TICK = 0.2  # seconds between looks at what workers send
@@ -43,13 +44,13 @@ BASE = 1 << 29  # bytes of a worker beside the estimate of its fit
 
 @dataclass(eq=False)
 class Job:
-    """A row under all protocols, or a part that rows declare.
+    """A row under all protocols, a trial of a tuned row, or a part that rows declare.
 
     Attributes:
         row: the row, or one of those that need the part.
-        number: the row's number; None for a part.
+        number: the row's number; None for a trial or a part.
         expected: the fingerprints, which the worker must find too.
-        place: the unit, and positions in `parts()` from the method down to the part.
+        place: the unit, and positions in `parts()` from the method down to the part; none for a trial.
         memory: estimated bytes; infinite if nothing may run beside it.
         seconds: how long such a fit took before, or 1.
         needs: the parts to be fitted before.
@@ -99,20 +100,24 @@ class Plan:
         self.waiting = sorted(self._jobs.values(), key=lambda job: (job.urgency, job.memory), reverse=True)
 
     def _add_parts(self, owner: Job, part: Part, store: FitStore, path: tuple[int, ...], label: str) -> None:
-        """Estimate a job, and add the parts of its part that are not stored."""
+        """Estimate a job, and add the trials of its row, or the parts of its part, that are not stored."""
         if type(part) not in self._before:
             self._before[type(part)] = store.seconds_before(part)
         owner.seconds = self._before[type(part)] or owner.seconds
         owner.memory = max(owner.memory, estimate(part, store.train, store.val))
-        seed = owner.row.seed
-        for k, inner in enumerate([] if store.has(part, seed) else parts_of(part)):
-            if store.has(inner, seed):
+        row, seed = owner.row, owner.row.seed
+        inner = [(row, p, (*path, k), f"{label} / {part_name(p)}") for k, p in enumerate(parts_of(part))]
+        if owner.number is not None and row.method.tune:
+            inner = [(row.as_trial(trial), trial.build(), (), trial.label) for trial in trials(row.method, seed)]
+        elif store.has(part, seed):
+            inner = []
+        for asked, part, below, name in inner:
+            if store.has(part, seed):
                 continue
-            key, name = store.fingerprint(inner, seed), f"{label} / {part_name(inner)}"
+            key = store.fingerprint(part, seed)
             if key not in self._jobs:
-                place = store.train.unit, (*path, k)
-                self._jobs[key] = Job(name, owner.row, None, [key], place, owner.memory)
-                self._add_parts(self._jobs[key], inner, store, place[1], name)
+                self._jobs[key] = Job(name, asked, None, [key], (store.train.unit, below), owner.memory)
+                self._add_parts(self._jobs[key], part, store, below, name)
             owner.needs.add(self._jobs[key])
             self._jobs[key].needed_by.append(owner)
 
@@ -126,9 +131,12 @@ class Plan:
         return job
 
     def settle(self, part: Job, is_stored: bool, deaths: int = 0) -> None:
-        """Let the jobs that need a part go on; if it is not stored, their rows fit it again and report the error."""
+        """Let the jobs that need a part go on; if it is not stored, their rows fit it again and report the error.
+
+        A trial that failed stops no other trial of its row.
+        """
         for job in part.needed_by:
-            if is_stored:
+            if is_stored or (not part.place[1] and not deaths):
                 job.needs.discard(part)
             elif job.number is None:
                 job.needs = {job}  # never ready

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,41 +73,29 @@ def overview(dataset: str, collection: Collection, defaults: Mapping[str, str], 
     """
     found = {material: path for material in MATERIALS if (path := material.find(data))}
     width = WIDTH - 4 - sum(max(len(material[k]) for material in MATERIALS) for k in (0, 1))
-    files = []
-    for material in MATERIALS:
-        path = found.get(material)
-        where = f"missing: {material.source}" if path is None else str(path.relative_to(data))
-        files.append([material.name, material.option, where if len(where) <= width else f"…{where[1 - width :]}"])
-    backbones, detectors = (
-        {m.name: m.spec(path) for m, path in found.items() if m.option == option} for option in ("backbone", "regions")
-    )
-    pairs = itertools.product(backbones.items(), (detectors or {defaults["regions"]: defaults["regions"]}).items())
+    places = [str(found[m].relative_to(data)) if m in found else f"missing: {m.source}" for m in MATERIALS]
+    places = [where if len(where) <= width else f"…{where[1 - width :]}" for where in places]
+    files = [[m.name, m.option, where] for m, where in zip(MATERIALS, places, strict=True)]
+    named = [(m.option, (m.name, m.spec(path))) for m, path in found.items()]
+    backbones, detectors = ([own for option, own in named if option == kind] for kind in ("backbone", "regions"))
+    default = defaults["backbone"], defaults["regions"]
+    pairs = itertools.product(backbones, detectors or [(default[1], default[1])])
     specs = {f"{image} + {region}": (backbone, regions) for (image, backbone), (region, regions) in pairs}
-    default = {f"{defaults['backbone']} + {defaults['regions']} (default)": (defaults["backbone"], defaults["regions"])}
-    costs, reasons = _costs(specs | default, collection, cache)
-    heading = [f"front end of {len(collection.images.ids):,} images", "time", "disk"]
+    costs, reasons, count = [], dict[str, None](), len(collection.images.ids)
+    every = {**specs, f"{default[0]} + {default[1]} (default)": default}
+    for name, (backbone, regions) in track(every.items(), "timing front ends", total=len(every)):
+        try:
+            front_end = FrontEnd.open(backbone, regions, collection)
+            tried = min(PROBE, count)
+            time = duration(front_end.seconds(collection, tried) / tried * count)
+            costs.append([name, f"about {time}", f"{front_end.plan(collection, cache).size / 1e9:,.2f} GB"])
+        except BadInput as error:
+            costs.append([name, "unusable", ""])
+            reasons[str(error)] = None
+    heading = [f"front end of {count:,} images", "time", "disk"]
     parts = [f"known files below {data}", tabulate(files, tablefmt="plain", disable_numparse=True), ""]
-    parts.append(tabulate(costs, heading, colalign=("left", "right", "right"), disable_numparse=True))
-    parts += reasons
+    parts += [tabulate(costs, heading, colalign=("left", "right", "right"), disable_numparse=True), *reasons]
     for backbone, regions in list(specs.values())[:1]:
         options = f"--data {shlex.quote(str(data))} --backbone {shlex.quote(backbone)} --regions {shlex.quote(regions)}"
         parts.append(f"\nThe first: cran-bench prepare {shlex.quote(dataset)} {options}")
     return "\n".join(parts)
-
-
-def _costs(
-    specs: Mapping[str, tuple[str, str]], collection: Collection, cache: Path
-) -> tuple[list[list[str]], Sequence[str]]:
-    """Name, time and disk space of each front end, and why some cannot be used."""
-    lines, reasons, count = [], dict[str, None](), len(collection.images.ids)
-    tried = min(PROBE, count)
-    for name, (backbone, regions) in track(specs.items(), "timing front ends", total=len(specs)):
-        try:
-            front_end = FrontEnd.open(backbone, regions, collection)
-            seconds = front_end.seconds(collection, tried) / tried * count
-            size = front_end.plan(collection, cache).size
-            lines.append([name, f"about {duration(seconds)}", f"{size / 1e9:,.2f} GB"])
-        except BadInput as error:
-            lines.append([name, "unusable", ""])
-            reasons[str(error)] = None
-    return lines, list(reasons)

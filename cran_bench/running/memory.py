@@ -16,17 +16,21 @@ GIB = 1 << 30
 LIBRARIES = 1 << 28  # bytes that threads and libraries use in addition to the estimate of a method
 
 
+class NoRoom(BadInput):
+    """A fit needs more memory than is available."""
+
+
 def require_room(part: Part, train: Split, val: Split, device: torch.device) -> None:
     """Refuse a fit that would exceed the memory of this machine or its GPU; a part without an estimate always passes.
 
     Raises:
-        BadInput: the fit needs more memory than is available.
+        NoRoom: the fit needs more memory than is available.
     """
     needed, free = estimate(part, train, val), available(device)
     if device.type != "cuda":
         needed *= started_here()
     if needed > free:
-        raise BadInput(
+        raise NoRoom(
             f"{len(train):,} images with features of {train.image_dim:,} numbers and {len(train.texts):,} texts need "
             f"up to {needed / GIB:,.1f} GiB of memory here, and {free / GIB:,.1f} GiB are free: take a larger "
             "machine, fewer images, or smaller hyper-parameters"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from cran_bench.frontend.front_end import (
     proposer_identity,
     without_folders,
 )
-from cran_bench.frontend.text.encoding import TextFeatures, declare_texts, encode, forecast_texts, load_texts
+from cran_bench.frontend.text.encoding import TextFeatures, encode, forecast_texts, load_texts
 from cran_bench.frontend.text.vectors import VectorFile, vector_source
 from cran_bench.frontend.text.words import TOKENIZER_VERSION, TextFrontEnd, tokenize
 from cran_bench.frontend.trained_on import exposures, noted
@@ -46,6 +46,10 @@ REMARKS = 2
 """To be raised with every change of the remarks on images and captions, which are kept in the cache."""
 
 SOURCES = ("schema", "images_sha", "ids_sha", "backbone", "proposer", "failed")  # keys of a features manifest
+
+_MADE_BY = {"array": "text", "globals": "backbone", "regions": "backbone regions"}  # roles of the encoders of an array
+_MADE_BY = {**_MADE_BY, "boxes": "regions", "scores": "regions", "mask": "regions"}
+F = TypeVar("F", Features, TextFeatures)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Prepared:
             raise BadInput(
                 f"{self.dataset.label} has the features {self.features.label} and {other.dataset.label} "
                 f"{other.features.label}, which differ in {' and '.join(sorted(wrong))}: a fit is tested with the "
-                "features that it was made with, prepare both with the same --backbone and --regions"
+                "features that it was made with, prepare both with the same --backbone, --regions and --text-encoder"
             )
         return replace(self, test_on=other)
 
@@ -174,11 +178,16 @@ class Prepared:
             self._text[fit_unit] = TextFrontEnd.fit(texts, self.vectors) if texts else None
         return self._text[fit_unit]
 
-    def split(self, name: str, unit: Unit, device: torch.device, fit_unit: Unit | None = None) -> Split:
-        """A split with texts of `unit`, seen through a text front end fitted on training texts of `fit_unit`."""
-        of = self.tested if name == "test" else self
-        words = self.text(fit_unit or unit)
-        return Split(name, unit, of.collection, of.features, words, device, encoded=of.texts)
+    def split(
+        self, name: str, unit: Unit, device: torch.device, fit_unit: Unit | None = None, used: set[str] | None = None
+    ) -> Split:
+        """A split with texts of `unit`, seen through a text front end fitted on training texts of `fit_unit`.
+
+        The roles of the encoders whose features are read from it are added to `used`.
+        """
+        of, used = self.tested if name == "test" else self, set() if used is None else used
+        features, texts = _noting(of.features, used), of.texts and _noting(of.texts, used)
+        return Split(name, unit, of.collection, features, self.text(fit_unit or unit), device, encoded=texts)
 
     def picture(self, image: Image, front_end: FrontEnd, device: torch.device) -> Split:
         """A split of one image from outside the dataset, with an empty text."""
@@ -231,6 +240,17 @@ class Prepared:
         close = difflib.get_close_matches(image, ids, n=1)
         known = close[0] if close else ids[int(self.collection.splits["test"][0])]
         raise BadInput(f"{self.dataset.label} has no image '{image}'; did you mean '{known}'?")
+
+
+def _noting(features: F, used: set[str]) -> F:
+    """The same features, as an object that adds to `used` the encoders of those that are read."""
+    cls = type(features)
+
+    def read(self: F, name: str) -> Any:
+        used.update(_MADE_BY.get(name, "").split())
+        return cls.__getattribute__(self, name)
+
+    return cast("F", type(cls.__name__, (cls,), {"__getattribute__": read})(**vars(features)))
 
 
 def prepare(
@@ -290,7 +310,8 @@ def check(
     plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
     forecast, has_room = plan.forecast()
     if text_encoder:
-        lines.append(forecast_texts(collection, open_text_encoder(text_encoder), text_encoder))
+        told, has_more = forecast_texts(collection, open_text_encoder(text_encoder), text_encoder, cache)
+        lines, has_room = [*lines, told], has_room and has_more
     return "\n".join([*lines, forecast]), has_room
 
 
@@ -365,6 +386,24 @@ def find_prepared(
         _compare(plan, digests, made, given=bool(backbone and regions))
         features = extract(plan, digests)
     return _made(dataset, collection, features, vectors, texts, digests, cache)
+
+
+def find_tested(
+    own: tuple[Configured[Dataset], Path],
+    other: tuple[Configured[Dataset], Path] | None,
+    cache: Path,
+    specs: tuple[str | None, str | None, str, str | None],
+) -> Prepared:
+    """A dataset in its folder as `find_prepared` finds it, tested on another one if that is given.
+
+    `specs` are those of the backbone, the regions, the word vectors and the text encoder.
+    """
+    prepared = find_prepared(own[0], own[1], cache, *specs)
+    if other is None:
+        return prepared
+    prepared = prepared.tested_on(find_prepared(other[0], other[1], cache, *specs, like=prepared))
+    say(f"  {prepared.remarks[-1]}")
+    return prepared
 
 
 def _comparable(identity: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -494,8 +533,7 @@ def _load(dataset: Configured[Dataset], data: Path, vectors: str) -> tuple[Colle
 def _encoded(collection: Collection, text_encoder: str | None, cache: Path, force: bool = False) -> TextFeatures | None:
     if not text_encoder:
         return None
-    texts = encode(collection, open_text_encoder(text_encoder), without_folders(text_encoder), cache, force)
-    return declare_texts(texts, text_encoder)
+    return encode(collection, open_text_encoder(text_encoder), text_encoder, cache, force)
 
 
 def _identity(vectors: str) -> dict[str, Any]:

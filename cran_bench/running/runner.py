@@ -17,8 +17,6 @@ from cran_bench.contract import Method
 from cran_bench.dataset import Dataset
 from cran_bench.embeddings import Embedding, as_levels, no_tensor, on_device, require_finite
 from cran_bench.errors import BadInput, CannotWrite, file_of, python_error
-from cran_bench.frontend.features import Features
-from cran_bench.frontend.text.encoding import TextFeatures
 from cran_bench.machine.arithmetic import reproducible
 from cran_bench.machine.environment import environment, peak_memory
 from cran_bench.machine.fingerprint import code
@@ -39,7 +37,8 @@ from cran_bench.registry import Configured
 from cran_bench.running.fits import Fit, FitStore, SharedFit, code_of, fields_json, run_of
 from cran_bench.running.fits.store import fit_fingerprint
 from cran_bench.running.preparation import Prepared
-from cran_bench.similarity import MultiLevel, Pairwise, Similarity
+from cran_bench.running.tuning import best_of, choice, trials
+from cran_bench.similarity import MultiLevel, Pairwise, Similarity, depends_on_query
 from cran_bench.split import MissingFeature, Split
 
 
@@ -258,14 +257,16 @@ class Runner:
         return {**environment(self.device), "processes": self.processes.count}
 
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
-        method, unit, seed = fitted.method.build(), fitted.unit, fitted.seed
+        parts = [trial.build() for trial in trials(fitted.method, fitted.seed)]
+        about, tune = (fitted.seed, self.device), fitted.method.tune
+        fits = [fit_fingerprint(self.data.identity, fitted.unit, part, *about) for part in parts]
         return sha256_json(
             {
-                "fit": fit_fingerprint(self.data.identity, unit, method, seed, self.device),
+                "fit": {"trials": tune, "of": fits, "choice": code(choice).sha} if tune else fits[0],
                 "protocol": protocol,
                 "folds": self.folds,
                 "device": self.device.type,
-                "evaluation": _evaluation(method.similarity),
+                "evaluation": _evaluation(parts[0].similarity),
                 **({"test": self.data.test_on.identity} if self.data.test_on else {}),
             }
         )
@@ -303,6 +304,7 @@ class Runner:
                 code_sha=sha256_json([code_of(fit.part), code(run_of(fit.part).score).sha, _evaluation(similarity)]),
                 fit_fingerprint=fit.fingerprint,
                 encoders=sorted(fitted.used),
+                **fitted.tuning,
             ),
             protocol=protocol,
             folds=self.folds,
@@ -354,6 +356,7 @@ class _Fitted:
         self.runner, self.method, self.seed, self.unit = runner, method, seed, unit
         self._fit: Fit[Method] | BaseException | None = None
         self._embedded: dict[Unit, tuple[Split, Embedding, Embedding, float]] = {}
+        self.tuning: dict[str, Any] = {}  # `tuning` of the record of a row with trials
         self.used: set[str] = set()  # roles of the encoders whose features of the test split were read
 
     @cached_property
@@ -365,7 +368,10 @@ class _Fitted:
         """The fit, made or loaded once; a fit that failed is not tried again for the next protocol."""
         if self._fit is None:
             try:
-                self._fit = self.store.fitted(self.method.build(), self.seed, self.method.label)
+                if self.method.tune:
+                    self._fit, self.tuning["tuning"] = best_of(self.method, self.seed, self.store, embed)
+                else:
+                    self._fit = self.store.fitted(self.method.build(), self.seed, self.method.label)
             except (Exception, SystemExit) as error:
                 self._fit = error
         if isinstance(self._fit, BaseException):
@@ -375,9 +381,7 @@ class _Fitted:
     def embeddings(self, unit: Unit) -> tuple[Split, Embedding, Embedding, float]:
         """Return the test split, its image and text embeddings on the device, and the seconds they took."""
         if unit not in self._embedded:
-            test = self.runner.data.split("test", unit, self.runner.device, self.unit)
-            test._features = cast("Features", _Noting(test._features, self.used))
-            test._encoded = test._encoded and cast("TextFeatures", _Noting(test._encoded, self.used))
+            test = self.runner.data.split("test", unit, self.runner.device, self.unit, self.used)
             part, device = self.fit.part, self.runner.device
             clock = Clock(device)
             start = clock.now()
@@ -391,28 +395,11 @@ class _Fitted:
 
         Nor can an order that depends on the query: examples show the answers of one score.
         """
-        similarity = self.fit.part.similarity
-        is_by_query = isinstance(similarity, Pairwise) and similarity.depends_on_query
-        if protocol not in ("captions", "documents") or is_by_query:
+        if protocol not in ("captions", "documents") or depends_on_query(self.fit.part.similarity):
             return None
         test, images, texts, _ = self.embeddings(unit_of(protocol))
         with torch.inference_mode():
             return find_examples(self.fit.part, test, images, texts)
-
-
-class _Noting:
-    """Features that note by which encoders those that are read were made."""
-
-    def __init__(self, features: Features | TextFeatures, used: set[str]) -> None:
-        self._features, self._used = features, used
-
-    def __getattr__(self, name: str) -> Any:
-        self._used.update(_MADE_BY.get(name, ()))
-        return getattr(self._features, name)
-
-
-_MADE_BY = {"array": ("text",), "globals": ("backbone",), "regions": ("backbone", "regions")}
-_MADE_BY |= {name: ("regions",) for name in ("boxes", "scores", "mask")}
 
 
 def _evaluation(similarity: Similarity) -> list[str]:

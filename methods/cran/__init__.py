@@ -42,6 +42,7 @@ from .recipe import LEVELS, LITERAL, PAPER, QUICK, Recipe
 
 EQUATION_11 = {"fusion_weights": (1.0, 1.0, 1.0)}
 PRESETS = {"literal": {**LITERAL, **EQUATION_11}, "paper": {**PAPER, **EQUATION_11}, "tuned": {}, "quick": QUICK}
+SEARCH = {"lr": (5e-4, 1e-3, 2e-3), "margin": (0.1, 0.2, 0.3), "dropout": (0.0, 0.2, 0.4)}
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class FusionOptions:
             raise ValueError("fusion_weights are three numbers from 0 up, of the global, local and relation level")
 
 
-@register("cran", paper_row="CRAN", presets=PRESETS)
+@register("cran", paper_row="CRAN", presets=PRESETS, search=SEARCH)
 @dataclass
 class CRAN(Recipe):
     """CRAN: global, local and relation level; a row of Tables 1, 2 and 3.
@@ -194,7 +195,7 @@ class CRAN(Recipe):
             part.load(below(part.part_name, state))
 
 
-@register("cran-baseline", paper_row="CRAN-baseline", presets=PRESETS)
+@register("cran-baseline", paper_row="CRAN-baseline", presets=PRESETS, search=SEARCH)
 @dataclass
 class CRANBaseline(CRAN):
     """CRAN-baseline: global level alone; a row of Table 3."""
@@ -202,7 +203,7 @@ class CRANBaseline(CRAN):
     levels: ClassVar[tuple[str, ...]] = ("global",)
 
 
-@register("cran-local", paper_row="CRAN-local", presets=PRESETS)
+@register("cran-local", paper_row="CRAN-local", presets=PRESETS, search=SEARCH)
 @dataclass
 class CRANLocal(CRAN):
     """CRAN-local: global and local level; a row of Table 3."""
@@ -210,7 +211,7 @@ class CRANLocal(CRAN):
     levels: ClassVar[tuple[str, ...]] = ("global", "local")
 
 
-@register("cran-relation", paper_row="CRAN-relation", presets=PRESETS)
+@register("cran-relation", paper_row="CRAN-relation", presets=PRESETS, search=SEARCH)
 @dataclass
 class CRANRelation(CRAN):
     """CRAN-relation: global and relation level; a row of Table 3."""

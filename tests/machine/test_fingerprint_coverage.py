@@ -38,6 +38,7 @@ QUICK = [
         "cran-baseline[max_epochs=2]",
     ),
     *("vsepp:quick[dim=8,epochs=2,word_init=random]", "vse-infinity:quick[dim=8,epochs=2]"),
+    "scan:quick[dim=8,epochs=2]",
 ]
 NO_MEANING = (
     "cran_bench.errors",

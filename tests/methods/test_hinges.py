@@ -9,8 +9,8 @@ import torch
 
 from cran_bench import BadInput
 from cran_bench.methods import _hinges, vse_infinity
-from cran_bench.methods._hinges import HingeMethod, of_similar_length
-from cran_bench.methods.vse_infinity import CODE, GPO, BiGRU, PooledSets, VSEInfinity, thinned
+from cran_bench.methods._hinges import BiGRU, HingeMethod, of_similar_length
+from cran_bench.methods.vse_infinity import CODE, GPO, PooledSets, VSEInfinity, thinned
 from cran_bench.methods.vsepp import VSEPP, ImageAndGRU
 from cran_bench.split import MissingFeature, Split
 

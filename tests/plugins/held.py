@@ -61,6 +61,7 @@ class Held:
     fails: bool = False
 
     similarity = COSINE
+    search = {"ridge": (1.0, 2.0, 3.0)}  # noqa: RUF012
 
     def parts(self):
         return [Mean(self.fails)]

@@ -182,6 +182,26 @@ def test_deaths_of_a_part_count_once_for_a_row_that_needs_it_twice(make_runner, 
     assert row.deaths == 1 and row.is_ready and not any(job.is_ready for job in between)
 
 
+def test_trials_of_a_tuned_row_run_side_by_side(make_runner, plan, inline, held):
+    row = f"{held}:Held[tune=3]"
+    made = plan(make_runner("planned"), [row])
+    assert sorted(labels(made)) == ["Held", "Held / Mean", "Held[ridge=2]", "Held[ridge=3]", "Held[tune=3] · seed 0"]
+    (side_by_side,) = inline(make_runner(), [row])
+    assert Inline.done[0] == "held.py:Held / Mean" and Inline.done[-1] == "held.py:Held[tune=3] · seed 0"
+    assert len(Inline.done) == 5 and len(begun(held)) == 3
+    (alone,) = make_runner("alone").run([METHODS.configure(row)], ["captions"], [0])
+    assert alone.record.method.tuning == side_by_side.record.method.tuning
+    assert alone.record.metrics == side_by_side.record.metrics
+
+
+def test_a_trial_that_fails_stops_no_other(make_runner, inline, held, monkeypatch):
+    plugin, space = METHODS.configure(f"{held}:Held").plugin, (1.0, 2.0, -1.0, 3.0)
+    monkeypatch.setattr(plugin.cls, "search", {"ridge": space})
+    (outcome,) = inline(make_runner(), [f"{held}:Held[tune=4]"])
+    assert "less than nothing" in outcome.failure.error
+    assert len([label for label in Inline.done if "ridge" in label]) == 3
+
+
 def test_a_worker_is_stopped_if_ctrl_c_comes_as_it_starts(make_runner, inline, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

@@ -8,6 +8,7 @@ import torch
 
 import cran_bench
 from cran_bench.registry import DATASETS
+from cran_bench.running.doctor import examine_cache
 from cran_bench.running.preparation import find_prepared, load_collection
 from cran_bench.running.remote import Request, RunSpec
 from cran_bench.running.runner import Runner
@@ -93,30 +94,26 @@ def test_a_worker_finds_the_same_features(quick_scenes, encoder, tmp_path):
     assert there.data.identity == prepared.identity
 
 
-def test_prepare_encodes_and_checks(command, quick_scenes, encoder):
+def test_prepare_encodes_and_checks_and_the_doctor_sees_changes(command, quick_scenes, encoder, tmp_path):
     arguments = [quick_scenes.spec, "--data", quick_scenes.data, "--cache", quick_scenes.cache]
     said = command("prepare", *arguments, "--check", "--text-encoder", encoder)
     assert said.code == 0 and "captions by npy:" in said.out and not (quick_scenes.cache / "texts").exists()
-    said = command("prepare", *arguments, "--text-encoder", encoder)
-    assert said.code == 0 and said.out.endswith(", captions by npy:texts.npy\n")
     said = command("prepare", *arguments, "--text-encoder", "onxx:gone.onnx")
     assert said.code == 2 and "there is no text encoder 'onxx'; did you mean 'onnx'?" in said.sentence
-
-
-def test_the_doctor_sees_features_that_were_changed(command, quick_scenes, encoder, tmp_path):
-    arguments = ["--results", tmp_path / "results", "--cache", quick_scenes.cache]
-    prepare = ["prepare", quick_scenes.spec, "--data", quick_scenes.data, "--cache", quick_scenes.cache]
-    assert command(*prepare, "--text-encoder", encoder).code == 0
-    assert command("doctor", *arguments, "--check").out == "no problems found\n"
+    prepare = ["prepare", *arguments, "--text-encoder", encoder]
+    said = command(*prepare)
+    assert said.code == 0 and said.out.endswith(", captions by npy:texts.npy\n")
+    results = tmp_path / "results"
+    assert [*examine_cache(quick_scenes.cache)] == []
     (path,) = (quick_scenes.cache / "texts").glob("*.npy")
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    said = command("doctor", *arguments, "--check")
+    doctor = ["doctor", "--results", results, "--cache", quick_scenes.cache]
+    said = command(*doctor, "--check")
     assert said.code == 1 and f"{path}: {path.name} was changed after it was written" in said.out
-    assert command("doctor", *arguments).out.endswith("all problems fixed\n")
-    assert command(*prepare, "--text-encoder", encoder).code == 0
-    assert command("doctor", *arguments, "--check").out == "no problems found\n"
+    assert command(*doctor).out.endswith("all problems fixed\n")
+    assert "encoding 500 captions" in command(*prepare).err and [*examine_cache(quick_scenes.cache)] == []
 
 
 def test_a_search_needs_an_encoder_of_new_sentences(command, quick_scenes, encoder):

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput, first_wrong
 from cran_bench.frontend.features import UNFINISHED
+from cran_bench.frontend.front_end import free_bytes, without_folders
 from cran_bench.frontend.interfaces import PrecomputedTexts, TextEncoder
+from cran_bench.frontend.sidecar import TRAINED_ON
 from cran_bench.frontend.trained_on import declared
 from cran_bench.machine.progress import duration, say, track
 from cran_bench.machine.storage import clear_os_errors, locked, map_array, sha256_file, sha256_json, write_json
@@ -88,14 +90,14 @@ def captions_of(image_of: NDArray[np.int64], images: NDArray[np.int64]) -> tuple
 
 
 def encode(
-    collection: Collection, encoder: TextEncoder | PrecomputedTexts, label: str, cache: Path, force: bool = False
+    collection: Collection, encoder: TextEncoder | PrecomputedTexts, spec: str, cache: Path, force: bool = False
 ) -> TextFeatures:
     """Encode the captions of a collection, or load their features if these are complete.
 
     Args:
         collection: the captions.
         encoder: an encoder, or features computed elsewhere.
-        label: its spec, without folders.
+        spec: its spec, which may declare what it was trained on.
         cache: the folder below which features are stored.
         force: encode the captions again, and replace what is stored.
 
@@ -103,21 +105,24 @@ def encode(
         BadInput: features computed elsewhere are not of these captions, an encoder returns NaN or another shape, or the
             disk is full.
     """
-    captions_sha = sha256_json(list(collection.captions))
+    label, captions_sha = without_folders(spec), sha256_json(list(collection.captions))
     manifest = TextManifest(encoder=label, identity=dict(encoder.identity()), captions_sha=captions_sha)
     path = cache / FOLDER / f"{manifest.sources_sha()[:16]}.npy"
     unfinished = path.with_name(UNFINISHED + path.name)
-    with locked(path, "encoding these captions"):
+    with locked(path, "encoding these captions"), clear_os_errors(path):
         if force or not path.exists():
-            with clear_os_errors(path):
-                if force:
-                    unfinished.unlink(missing_ok=True)
-                _write(collection, encoder, label, unfinished)
-                manifest = manifest.model_copy(update={"sha256": sha256_file(unfinished)})
-                write_json(path.with_suffix(".json"), manifest.model_dump())
-                unfinished.replace(path)
+            if force:
+                unfinished.unlink(missing_ok=True)
+            _write(collection, encoder, label, unfinished)
+            path.unlink(missing_ok=True)  # so that a kill leaves no array beside the manifest of another
+            manifest = manifest.model_copy(update={"sha256": sha256_file(unfinished)})
+            write_json(path.with_suffix(".json"), manifest.model_dump())
+            unfinished.replace(path)
         else:
             say(f"captions of {collection.name} are already encoded: {path}")
+            manifest = read_text_manifest(path)
+        if (names := declared(spec, manifest.trained_on)) != manifest.trained_on:
+            write_json(path.with_suffix(".json"), {**manifest.model_dump(), TRAINED_ON: names})
     return load_texts(path, collection, None if isinstance(encoder, PrecomputedTexts) else encoder)
 
 
@@ -127,9 +132,9 @@ def _write(collection: Collection, encoder: TextEncoder | PrecomputedTexts, labe
     again = np.setdiff1d(np.arange(len(rows)), first)
     for captions in np.split(again, range(SHARD, len(again), SHARD)) if isinstance(encoder, PrecomputedTexts) else ():
         own, other = (_features(collection, encoder, label, k) for k in (captions, first[rows[captions]]))
-        apart = np.linalg.norm(own - other, axis=1) > APART * np.linalg.norm(other, axis=1)
-        if apart.any():
-            keys, caption = collection.caption_keys(), captions[apart.argmax()]
+        apart = captions[np.linalg.norm(own - other, axis=1) > APART * np.linalg.norm(other, axis=1)]
+        for caption in apart[:1]:
+            keys = collection.caption_keys()
             raise BadInput(
                 f"{label} differs between {keys[first[rows[caption]]]} and {keys[caption]}, whose captions are equal: "
                 "give rows in the order of the captions, or ids=FILE"
@@ -165,19 +170,22 @@ def _features(
     return rows
 
 
-def forecast_texts(collection: Collection, encoder: TextEncoder | PrecomputedTexts, label: str) -> str:
-    """Say how many captions there are to encode, and how long that will take here.
+def forecast_texts(
+    collection: Collection, encoder: TextEncoder | PrecomputedTexts, label: str, cache: Path
+) -> tuple[str, bool]:
+    """Say how many captions there are to encode, and how long that will take here; return whether the disk has room.
 
     Raises:
         BadInput: as for `encode`, as far as a few captions show it.
     """
-    first, start = _distinct(collection)[1], time.perf_counter()
-    some = first[:: -(-len(first) // PROBE)]
-    _features(collection, encoder, label, some)
+    first = _distinct(collection)[1]
+    for some in (first[:1], first[:: -(-len(first) // PROBE)]):  # the first time loads the encoder
+        start = time.perf_counter()
+        _features(collection, encoder, label, some)
     left = duration((time.perf_counter() - start) / len(some) * len(first))
-    return (
-        f"captions by {label}: {len(first):,} different ones, {4e-6 * len(first) * encoder.dim:,.0f} MB, about {left}"
-    )
+    size, free = 4 * len(first) * encoder.dim, free_bytes(cache)
+    told = f"captions by {label}: {len(first):,} different ones, {size / 1e6:,.0f} MB, about {left}"
+    return told + f"; {free / 1e6:,.0f} MB are free: too little" * (size > free), size <= free
 
 
 def load_texts(path: Path, collection: Collection, encoder: TextEncoder | None = None) -> TextFeatures:
@@ -198,16 +206,6 @@ def load_texts(path: Path, collection: Collection, encoder: TextEncoder | None =
     return TextFeatures(path, manifest, array, rows, encoder)
 
 
-def declare_texts(texts: TextFeatures, spec: str) -> TextFeatures:
-    """Return text features that note what their encoder was trained on, as declared by its spec."""
-    names = declared(spec, texts.manifest.trained_on)
-    if names == texts.manifest.trained_on:
-        return texts
-    manifest = texts.manifest.model_copy(update={"trained_on": names})
-    write_json(texts.path.with_suffix(".json"), manifest.model_dump())
-    return replace(texts, manifest=manifest)
-
-
 def read_text_manifest(path: Path) -> TextManifest:
     """Read the manifest beside the array of text features.
 
@@ -219,7 +217,7 @@ def read_text_manifest(path: Path) -> TextManifest:
         if path.stem != manifest.sources_sha()[:16]:
             raise ValueError("it is of other features")
     except (OSError, ValueError) as error:
-        why = first_wrong(error, "the manifest") if isinstance(error, ValidationError) else str(error)
+        why = first_wrong(error, "the manifest")
         raise BadInput(f"the manifest of {path} is not usable ({why}): prepare again with --force") from error
     return manifest
 

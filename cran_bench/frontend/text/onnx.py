@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from cran_bench.errors import BadInput
 from cran_bench.frontend.onnx_network import load_model, open_session
 from cran_bench.machine.extras import require
+from cran_bench.machine.progress import say
 from cran_bench.machine.storage import sha256_file
 
 if TYPE_CHECKING:
@@ -36,78 +38,83 @@ class OnnxTextEncoder:
         file: path of the model.
         vocab: path of the vocabulary, one token per line; by default vocab.txt beside the model.
         pooling: mean over the tokens, or the vector of the first token, [CLS].
-        dim: dimension of a feature.
 
     Raises:
-        BadInput: a file is missing or unreadable, the network has other inputs or outputs, or the vocabulary is not its
-            own.
+        BadInput: a file is missing or unreadable; when it is used, the network has other inputs or outputs, or the
+            vocabulary is not its own.
     """
 
     file: str
     vocab: str | None = None
     pooling: Literal["mean", "cls"] = "mean"
-    dim: int = field(init=False)
 
     def __post_init__(self) -> None:
-        path = Path(self.file)
-        model, self._sha256 = load_model(path)
-        vocabulary = Path(self.vocab) if self.vocab else path.with_name("vocab.txt")
-        tokens = _read(vocabulary)
-        if (rows := _table_rows(model)) not in (None, len(tokens)):
+        self._model, self._sha256 = load_model(Path(self.file))
+        self._vocabulary = Path(self.vocab) if self.vocab else Path(self.file).with_name("vocab.txt")
+        self._tokens, self._vocab = _read(self._vocabulary), sha256_file(self._vocabulary)
+
+    @cached_property
+    def dim(self) -> int:
+        """Dimension of a feature."""
+        return int(self._vectors([[self._tokens[name] for name in SPECIAL]]).shape[1])
+
+    @cached_property
+    def _network(self) -> tuple[Callable[[Mapping[str, Any]], Any], Mapping[str, Any], int]:
+        """The network as a function of its inputs, their dtypes, and how many texts it takes at once."""
+        name = Path(self.file).name
+        if (rows := _table_rows(self._model)) not in (None, len(self._tokens)):
             raise BadInput(
-                f"{vocabulary} has {len(tokens):,} tokens, but {path.name} has vectors of {rows:,}: give the "
+                f"{self._vocabulary} has {len(self._tokens):,} tokens, but {name} has vectors of {rows:,}: give the "
                 "vocabulary of this encoder with vocab=FILE"
             )
-        self._tokenizer, self._padding = _tokenizer(tokens), tokens["[PAD]"]
-        self._vocab = sha256_file(vocabulary)
-        # where values are quantised by the range of their batch, a text's vector would depend on the others
-        self._batch = 1 if any(node.op_type.startswith("DynamicQuantize") for node in model.graph.node) else BATCH
-        self._session = open_session(model, path.name)
-        self._inputs = {i.name: _DTYPES.get(i.type) for i in self._session.get_inputs()}
+        session = open_session(self._model, name)
+        inputs = {i.name: _DTYPES.get(i.type) for i in session.get_inputs()}
         known = {"input_ids", "attention_mask", "token_type_ids"}
-        if "input_ids" not in self._inputs or self._inputs.keys() - known or None in self._inputs.values():
+        if "input_ids" not in inputs or inputs.keys() - known or None in inputs.values():
             raise BadInput(
-                f"{path.name} takes {', '.join(self._inputs)}, but a text encoder takes whole numbers named input_ids, "
+                f"{name} takes {', '.join(inputs)}, but a text encoder takes whole numbers named input_ids, "
                 "attention_mask and token_type_ids: export it so"
             )
-        outputs = [output.name for output in self._session.get_outputs()]
-        self._output = "last_hidden_state" if "last_hidden_state" in outputs else outputs[0]
-        self.dim = self._vectors([self._tokenizer.encode("a").ids]).shape[1]
+        outputs = [output.name for output in session.get_outputs()]
+        output = "last_hidden_state" if "last_hidden_state" in outputs else outputs[0]
+        # where values are quantised by the range of their batch, a text's vector would depend on the others
+        is_dynamic = any(node.op_type.startswith("DynamicQuantize") for node in self._model.graph.node)
+        del self._model  # of which the session has a copy
+        return (lambda feed: session.run([output], feed)[0]), inputs, 1 if is_dynamic else BATCH
 
     def identity(self) -> Mapping[str, Any]:
-        return {
-            "name": "onnx",
-            "sha256": self._sha256,
-            "vocab": self._vocab,
-            "pooling": self.pooling,
-            "longest": LONGEST,
-        }
+        options = {"vocab": self._vocab, "pooling": self.pooling, "longest": LONGEST}
+        return {"name": "onnx", "sha256": self._sha256, **options}
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts in batches of similar length: (n, dim) features."""
-        tokens = [self._tokenizer.encode(text).ids for text in texts]
+        tokenizer = _tokenizer(self._tokens)
+        encodings = [tokenizer.encode(text) for text in texts]
+        if cut := sum(bool(own.overflowing) for own in encodings):
+            say(f"{cut:,} of {len(texts):,} texts are cut after {LONGEST} tokens")
+        tokens = [own.ids for own in encodings]
         order = sorted(range(len(tokens)), key=lambda k: len(tokens[k]))
-        vectors = np.empty((len(texts), self.dim), np.float32)
-        for a in range(0, len(order), self._batch):
-            rows = order[a : a + self._batch]
+        vectors, batch = np.empty((len(texts), self.dim), np.float32), self._network[-1]
+        for a in range(0, len(order), batch):
+            rows = order[a : a + batch]
             vectors[rows] = self._vectors([tokens[k] for k in rows])
         return vectors
 
     def _vectors(self, tokens: list[list[int]]) -> NDArray[np.float32]:
         places = np.arange(max(map(len, tokens)))
         mask = places < np.array([len(own) for own in tokens])[:, None]
-        ids = np.full(mask.shape, self._padding)
+        ids = np.full(mask.shape, self._tokens["[PAD]"])
         ids[mask] = [token for own in tokens for token in own]
         given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        run, inputs, _ = self._network
         try:
-            feed = {name: given[name].astype(dtype) for name, dtype in self._inputs.items()}
-            states = self._session.run([self._output], feed)[0]
+            states = run({name: given[name].astype(dtype) for name, dtype in inputs.items()})
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise BadInput(f"{self.file} fails on texts of up to {len(places)} tokens: {error}") from error
         if states.shape[:2] != ids.shape or states.ndim != 3:
             raise BadInput(
-                f"{self.file} returns {self._output} of shape {states.shape} for tokens of shape {ids.shape}, not a "
-                "vector for each: export last_hidden_state"
+                f"{self.file} returns an array of shape {states.shape} for tokens of shape {ids.shape}, not a vector "
+                "for each: export last_hidden_state"
             )
         weights = mask if self.pooling == "mean" else mask & (places == 0)
         pooled = (states * weights[:, :, None].astype(np.float64)).sum(axis=1)  # to be divided by its length
@@ -117,7 +124,7 @@ class OnnxTextEncoder:
 def _read(path: Path) -> dict[str, int]:
     """The number of each token of a vocabulary."""
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise BadInput(f"there is no vocabulary {path}: give the encoder's own with vocab=FILE") from None
     except (OSError, ValueError) as error:

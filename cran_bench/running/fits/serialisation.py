@@ -11,10 +11,10 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from torch import Tensor
 
-from cran_bench.errors import BadInput, first_wrong, kind_of
+from cran_bench.errors import BadInput, kind_of
 from cran_bench.machine.storage import write_atomically
 from cran_bench.machine.tensor_files import checksum
 from cran_bench.specs import flat_values
@@ -78,11 +78,6 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if metadata["sha256"] != _digest(state, metadata["about"]):
         raise ValueError("its checksum does not match")
     return state, json.loads(metadata["about"])
-
-
-def damage(error: Exception) -> str:
-    """Describe an error of `load_state`, or of the validation of what it returned, in a few words."""
-    return first_wrong(error, "all of it") if isinstance(error, ValidationError) else str(error)
 
 
 def _digest(state: Mapping[str, Tensor], about: str) -> str:

@@ -15,7 +15,8 @@ from safetensors import safe_open
 
 from cran_bench.contract import Part
 from cran_bench.dataset import Collection
-from cran_bench.errors import BadInput, file_of, python_error
+from cran_bench.embeddings import Embedding
+from cran_bench.errors import BadInput, file_of, first_wrong, python_error
 from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.machine.arithmetic import reproducible
 from cran_bench.machine.fingerprint import code
@@ -25,7 +26,7 @@ from cran_bench.machine.storage import locked, sha256_json
 from cran_bench.protocols import Unit
 from cran_bench.ranking.metrics import Metrics
 from cran_bench.running.fits.run import Fit, LentRun, own_randomness, parts_of, run_of
-from cran_bench.running.fits.serialisation import About, damage, fields_json, load_state, require_state, save_state
+from cran_bench.running.fits.serialisation import About, fields_json, load_state, require_state, save_state
 from cran_bench.running.memory import require_room
 from cran_bench.split import Split
 
@@ -153,6 +154,11 @@ class FitStore:
             )
         return stored
 
+    def score(self, fit: Fit[P], seed: int, label: str, images: Embedding, texts: Embedding) -> Metrics:
+        """Recall on the validation split, as `run.score` gives it to the fit itself."""
+        run = self._lend(fit.part, seed, label, self._path(fit.part, fit.fingerprint), fit.fingerprint)
+        return run.score(images, texts)
+
     def help(self, job: SharedFit) -> None:
         """Do this process's share of a fit that the first process makes and stores."""
         fingerprint = self.fingerprint(job.part, job.seed)
@@ -174,7 +180,7 @@ class FitStore:
                 say(f"the stored fit {path.name} is of another configuration; fitting again")
                 return None
         except Exception as error:  # safetensors raises many kinds for a damaged file
-            say(f"the stored fit {path.name} is damaged ({damage(error)}); fitting again")
+            say(f"the stored fit {path.name} is damaged ({first_wrong(error, 'all of it')}); fitting again")
             return None
         if self.forced_by not in ("", stored.run):
             return None

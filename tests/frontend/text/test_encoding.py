@@ -1,17 +1,21 @@
 """Features of captions by a text encoder: stored once, resumed, and never those of other captions."""
 
+import errno
 import hashlib
 import json
+import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.frontend.catalogue import open_text_encoder
 from cran_bench.frontend.text import encoding
 from cran_bench.frontend.text.encoding import encode, forecast_texts, load_texts
+from cran_bench.machine.storage import sha256_file, write_json
 from cran_bench.split import MissingFeature, Split
 
 CPU = torch.device("cpu")
@@ -118,6 +122,59 @@ def test_force_encodes_again(collection, tmp_path):
     assert len(encoder.seen) == len(set(collection.captions))
 
 
+def test_a_kill_never_leaves_an_array_beside_the_manifest_of_another(collection, tmp_path, monkeypatch):
+    encode(collection, ByHash(), "by-hash", tmp_path)
+
+    def killed(*arguments):
+        write_json(*arguments)
+        raise KeyboardInterrupt
+
+    other = ByHash(spoilt=lambda rows: 2 * rows)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(encoding, "write_json", killed)
+        encode(collection, other, "by-hash", tmp_path, force=True)
+    texts = encode(collection, other, "by-hash", tmp_path)
+    assert texts.manifest.sha256 == sha256_file(texts.path)
+    np.testing.assert_array_equal(texts.array[texts.rows], 2 * rows_of(collection))
+
+
+def test_a_full_disk_is_told_and_what_is_written_is_kept(collection, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "SHARD", 16)
+
+    def full(file):
+        if os.fstat(file).st_size > 1000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(CannotWrite, match="the disk is full while writing"):
+        patch.setattr(os, "fsync", full)
+        encode(collection, ByHash(), "by-hash", tmp_path)
+    encoder = ByHash()
+    texts = encode(collection, encoder, "by-hash", tmp_path)
+    assert 0 < len(encoder.seen) < len(set(collection.captions))
+    np.testing.assert_array_equal(texts.array[texts.rows], rows_of(collection))
+
+
+def test_one_caption(tiny, given, tmp_path):
+    own = tiny.train._collection
+    one = replace(own, captions=["a dog"], image_of=[0], splits={"test": [0]})
+    texts = encode(one, open_text_encoder(given(np.ones((1, DIM)))), "npy:rows.npy", tmp_path)
+    assert texts.array.shape == (1, DIM) and (texts.array == 1).all()
+    with pytest.raises(BadInput, match=r"rows.npy has 5 rows for 1 captions"):  # five rows are for images only
+        encode(one, open_text_encoder(given(np.ones((5, DIM)))), "npy:rows.npy", tmp_path)
+
+
+def test_what_a_spec_declares_is_noted_also_later(collection, tmp_path):
+    def noted(spec):
+        return encode(collection, ByHash(), spec, tmp_path).manifest.trained_on
+
+    assert [noted(f"by-hash{own}") for own in ("", "[trained_on=coco]", "", "[trained_on=none]")] == [
+        None,
+        ["coco"],
+        ["coco"],
+        [],
+    ]
+
+
 def test_other_captions_and_other_encoders_have_other_files(collection, tmp_path):
     texts = encode(collection, ByHash(), "by-hash", tmp_path)
     other = replace(collection, captions=[*collection.captions[:-1], "another caption"])
@@ -169,15 +226,20 @@ def test_rows_in_the_order_of_the_captions_need_no_ids(collection, given, tmp_pa
     assert texts.encoder is None
 
 
-@pytest.mark.parametrize("with_captions", [False, True])
-def test_ids_name_rows_in_any_order(collection, given, tmp_path, with_captions):
+@pytest.mark.parametrize("kind", ["float16", "float64", "int8", "captions", "windows"])
+def test_ids_name_rows_in_any_order(collection, given, tmp_path, kind):
+    collection = replace(collection, images=SimpleNamespace(ids=[f"ü {name}" for name in collection.images.ids]))
     keys = collection.caption_keys()
-    assert keys[0] == "image0#0" and len(set(keys)) == len(keys)
+    assert keys[0] == "ü image0#0" and len(set(keys)) == len(keys)
     order = np.random.default_rng(0).permutation(len(keys))
-    lines = [f"{keys[k]}\t{collection.captions[k]}  " if with_captions else keys[k] for k in order]
-    spec = given(np.concatenate([rows_of(collection)[order], np.ones((1, DIM))]), [*lines, "image100#0"])
+    lines = [f"{keys[k]}\t{collection.captions[k]}  " if kind == "captions" else keys[k] for k in order]
+    rows = (9 * rows_of(collection)).astype(kind if kind[-1].isdigit() else "float32")
+    spec = given(np.concatenate([rows[order], np.ones((1, DIM), rows.dtype)]), [*lines, "ü image100#0"])
+    if kind == "windows":
+        path = tmp_path / "ids.txt"
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     texts = encode(collection, open_text_encoder(spec), "npy:rows.npy", tmp_path)
-    np.testing.assert_array_equal(texts.array[texts.rows], rows_of(collection))
+    np.testing.assert_array_equal(texts.array[texts.rows], rows.astype(np.float32))
 
 
 def spoil(collection, how):
@@ -206,8 +268,8 @@ def spoil(collection, how):
         ("another order", "whose captions are equal: give rows in the order of the captions"),
         ("infinite", "rows.npy: row 7 has a value that is not a finite float32"),
         ("missing", r"1 of \d+ captions have no row in .*ids.txt, the first is image0#0"),
-        ("doubled", r"ids.txt names \d+ captions on \d+ lines"),
-        ("lines", r"ids.txt names \d+ captions on \d+ lines, but .*rows.npy has \d+ rows"),
+        ("doubled", r"ids.txt names image0#0 2 times; name every caption once$"),
+        ("lines", r"ids.txt names \d+ captions, but .*rows.npy has \d+ rows"),
         ("other captions", "ids.txt: image0#0 is 'no .*', but in tiny it is"),
     ],
 )
@@ -232,11 +294,15 @@ def test_a_wrong_spec_is_told(spec, sentence):
         open_text_encoder(spec)
 
 
-def test_the_forecast_counts_captions(collection, given):
-    said = forecast_texts(collection, ByHash(), "by-hash")
+def test_the_forecast_counts_captions(collection, given, tmp_path, monkeypatch):
+    said, has_room = forecast_texts(collection, ByHash(), "by-hash", tmp_path)
     assert said.startswith(f"captions by by-hash: {len(set(collection.captions))} different ones, 0 MB, about ")
+    assert has_room and "free" not in said
     with pytest.raises(BadInput, match="rows for"):
-        forecast_texts(collection, open_text_encoder(given(rows_of(collection)[1:])), "npy:rows.npy")
+        forecast_texts(collection, open_text_encoder(given(rows_of(collection)[1:])), "npy:rows.npy", tmp_path)
+    monkeypatch.setattr(encoding, "free_bytes", lambda _: 20)
+    said, has_room = forecast_texts(collection, ByHash(), "by-hash", tmp_path)
+    assert said.endswith("; 0 MB are free: too little") and not has_room
 
 
 # splits ---------------------------------------------------------------------------------------------------------------

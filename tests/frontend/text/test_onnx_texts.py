@@ -111,10 +111,13 @@ def test_a_text_has_the_same_vector_alone_where_values_are_quantised_by_batch(tm
 
 
 @pytest.mark.usefixtures("vocab")
-def test_long_texts_are_cut(tmp_path):
+def test_long_texts_are_cut_and_counted(tmp_path, capsys):
     encoder = open_text_encoder(f"onnx:{network(tmp_path / 'net.onnx')}")
-    (row,) = encoder.embed(["dog " * 300])
+    encoder.embed(["dog " * 254])
+    assert "cut" not in capsys.readouterr().err
+    row, _ = encoder.embed(["dog " * 300, "a"])
     np.testing.assert_allclose(row, expected([2, *[5] * 254, 3]), atol=1e-5)
+    assert "1 of 2 texts are cut after 256 tokens" in capsys.readouterr().err
 
 
 def test_the_identity_is_that_of_contents(tmp_path, vocab):
@@ -131,6 +134,22 @@ def test_the_identity_is_that_of_contents(tmp_path, vocab):
     assert identity(vocab=tmp_path / "copy.txt") != first
 
 
+def test_a_vocabulary_written_on_windows_is_the_same(tmp_path, vocab):
+    rows = [open_text_encoder(f"onnx:{network(tmp_path / 'net.onnx')}").embed(TEXTS)]
+    vocab.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(VOCABULARY).encode())
+    rows.append(open_text_encoder(f"onnx:{tmp_path / 'net.onnx'}").embed(TEXTS))
+    np.testing.assert_array_equal(*rows)
+
+
+@pytest.mark.usefixtures("vocab")
+def test_no_session_is_opened_before_something_is_embedded(tmp_path, monkeypatch):
+    encoder = open_text_encoder(f"onnx:{network(tmp_path / 'net.onnx')}")
+    monkeypatch.setattr(onnx_texts, "open_session", None)
+    assert encoder.identity()["pooling"] == "mean"
+    with pytest.raises(TypeError):
+        encoder.embed(["a"])
+
+
 def test_a_vocabulary_of_another_encoder_is_refused(tmp_path, vocab):
     path = network(tmp_path / "net.onnx")
     for tokens, sentence in (
@@ -140,7 +159,7 @@ def test_a_vocabulary_of_another_encoder_is_refused(tmp_path, vocab):
     ):
         vocab.write_text("\n".join(tokens))
         with pytest.raises(BadInput, match=sentence):
-            open_text_encoder(f"onnx:{path}")
+            open_text_encoder(f"onnx:{path}").embed(["a"])
     vocab.write_bytes(b"\xff\xfe")
     with pytest.raises(BadInput, match="is not UTF-8 text"):
         open_text_encoder(f"onnx:{path}")
@@ -160,7 +179,7 @@ def test_a_vocabulary_of_another_encoder_is_refused(tmp_path, vocab):
 def test_a_network_that_is_no_text_encoder_is_refused(tmp_path, changes, sentence):
     path = network(tmp_path / "net.onnx", **changes)
     with pytest.raises(BadInput, match=sentence):
-        open_text_encoder(f"onnx:{path}")
+        open_text_encoder(f"onnx:{path}").embed(["a"])
 
 
 @pytest.mark.real
