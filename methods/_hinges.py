@@ -24,6 +24,8 @@ from ._codes import at_least
 PAPER = {"dim": 1024, "word_init": "random", "dropout": 0.0, "margin": 0.2, "decay_at": 15, "patience": 0}
 """Constants of both papers."""
 QUICK = {"dim": 128, "epochs": 4}
+SEARCH = {"lr": (1e-3, 2e-3, 4e-3), "margin": (0.1, 0.2), "dropout": (0.1, 0.3), "negatives": ("hardest", "all")}
+"""Where the hardest negatives draw all embeddings to one point, `all` do not."""
 BLOCK = 256  # images or texts that are embedded at a time
 POOL = 12  # batches whose texts are sorted by length together, so that few steps are padding
 

@@ -28,7 +28,7 @@ from torch.nn.functional import normalize, pad
 
 from cran_bench import BadInput, FeatureRows, Split, register
 
-from ._hinges import PAPER, QUICK, BiGRU, HingeMethod, JointNetwork, WordTable
+from ._hinges import PAPER, QUICK, SEARCH, BiGRU, HingeMethod, JointNetwork, WordTable
 from ._linear import ImageScaling, scaled
 
 REGIONS_AND_BIGRU = {
@@ -107,7 +107,7 @@ class PooledSets(JointNetwork):
 @register(
     "vse-infinity",
     presets={"paper": REGIONS_AND_BIGRU, "tuned": {}, "quick": QUICK},
-    search={"lr": (5e-4, 1e-3, 2e-3), "margin": (0.1, 0.2, 0.3), "dropout": (0.1, 0.2, 0.4)},
+    search=SEARCH,
 )
 @dataclass
 class VSEInfinity(HingeMethod):

@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 
 from cran_bench import FeatureRows, Split, register
 
-from ._hinges import PAPER, QUICK, HingeMethod, JointNetwork, WordTable
+from ._hinges import PAPER, QUICK, SEARCH, HingeMethod, JointNetwork, WordTable
 from ._linear import ImageScaling, scaled
 
 FROZEN_IMAGES = PAPER | {"image": "l2", "warm_up": 0, "lr": 2e-4, "weight_decay": 0.0, "epochs": 30}
@@ -56,7 +56,7 @@ class ImageAndGRU(JointNetwork):
 @register(
     "vsepp",
     presets={"paper": FROZEN_IMAGES, "tuned": {}, "quick": QUICK},
-    search={"lr": (5e-4, 1e-3, 2e-3), "margin": (0.1, 0.2, 0.3), "dropout": (0.1, 0.2, 0.4)},
+    search=SEARCH,
 )
 @dataclass
 class VSEPP(HingeMethod):
