@@ -80,5 +80,5 @@ def test_each_method_learns_and_comes_back(encoded, tmp_path, spec, text):
 
 def test_without_a_text_encoder_a_method_says_what_it_needs(tiny, tmp_path):
     store = FitStore(tmp_path, {}, tiny.train, tiny.val, CPU)
-    with pytest.raises(MissingFeature, match="tiny was prepared without a text encoder; give one with --text-encoder"):
+    with pytest.raises(MissingFeature, match="tiny has no text encoder here; give one with --text-encoder"):
         store.fitted(CCA(text="encoder"), 0, "cca")
