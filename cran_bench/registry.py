@@ -251,8 +251,8 @@ class Registry(Generic[T]):
         always = {k: f.of(changed) for k, f in fields.items() if f.field.metadata.get("label") == "always"}
         shown = {**always, **changes, **({"unit": unit} if unit else {}), **({"tune": tune} if tune else {})}
         preset = preset or (DEFAULT_PRESET if DEFAULT_PRESET in plugin.presets else "")
-        head = ":".join(filter(None, (plugin.name, preset, argument)))
-        label = head + format_options(shown)
+        named = Spec(plugin.name, argument or preset, shown)
+        label = str(named.without_folders() if argument else named)
         free = {name: values for name, values in space.items() if name not in given}
         return Configured(plugin, preset, label, {**base, **changes}, unit, tune, free)
 
@@ -404,7 +404,7 @@ def register(
         presets: values of its fields by the name of a preset; `tuned` is used where none is named, `quick` by --quick.
         paper_row: the row of the CRAN paper's tables that it reproduces.
         argument: the field that the text after the colon sets, as the file in ``scores:FILE``, for a method that cannot
-            do without it; it has no presets.
+            do without a file; it has no presets, and its label names files without their folders.
         search: values of fields that ``run --tune`` may try, as in ``{"lr": (1e-3, 2e-3), "dropout": (0.0, 0.2)}``.
 
     Raises:

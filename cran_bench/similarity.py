@@ -174,11 +174,7 @@ class Similarity:
         return self._combine(images, texts, _all_pairs)
 
     def own_scores(
-        self,
-        images: Embedding,
-        texts: Embedding,
-        dtype: torch.dtype = torch.float64,
-        lengths: Lengths | None = None,
+        self, images: Embedding, texts: Embedding, dtype: torch.dtype = torch.float64, lengths: Lengths | None = None
     ) -> Tensor:
         """Score each of N images with n texts of its own: (N, n), equal to the corresponding entries of `scores`.
 
@@ -448,12 +444,9 @@ class Pairwise(Similarity):
         if min(self.tile) < 1:
             raise BadInput(f"Pairwise: a tile has at least one image and one text, not {self.tile}")
 
-    @property
-    def depends_on_query(self) -> bool:
-        """Whether the order of two pairs may depend on which side is the query."""
-        return bool(self.rerank or self.i2t)
-
     def scores(self, images: Embedding, texts: Embedding, lengths: Lengths | None = None) -> Tensor:
+        if depends_on_query(self):
+            raise BadInput("rerank and i2t are followed for a method that declares them: declare this Pairwise")
         return self.scores_by(self.score, images, texts)
 
     def scores_by(self, score: PairScores, images: Embedding, texts: Embedding) -> Tensor:
@@ -479,16 +472,12 @@ class Pairwise(Similarity):
         return scores
 
     def own_scores(
-        self,
-        images: Embedding,
-        texts: Embedding,
-        dtype: torch.dtype = torch.float64,
-        lengths: Lengths | None = None,
+        self, images: Embedding, texts: Embedding, dtype: torch.dtype = torch.float64, lengths: Lengths | None = None
     ) -> Tensor:
         left, right = as_levels(images), as_levels(texts)
         each = len(right) // len(left)
         tiles = [
-            self.scores(left.rows(slice(i, i + 1)), right.rows(slice(i * each, (i + 1) * each)))
+            self.scores_by(self.score, left.rows(slice(i, i + 1)), right.rows(slice(i * each, (i + 1) * each)))
             for i in range(len(left))
         ]
         return torch.cat(tiles).to(dtype)
@@ -507,8 +496,8 @@ class Pairwise(Similarity):
         """Reject embeddings of which a row of every tensor cannot be taken, or that lack what `rerank` needs.
 
         Raises:
-            BadInput: the tensors of a side have different numbers of rows, or there is `rerank` and the `globals` of a
-                side are missing or cannot be compared.
+            BadInput: the tensors of a side have different numbers of rows or hold integers, or `rerank` lacks the
+                `globals` of a side or cannot compare them.
         """
         left, right = as_levels(images), as_levels(texts)
         for side, levels in (("images", left), ("texts", right)):
@@ -516,6 +505,8 @@ class Pairwise(Similarity):
             if len(counts) > 1:
                 numbers = " and ".join(map(str, sorted(counts)))
                 raise BadInput(f"the tensors of {side} have {numbers} rows; give the same number in each")
+            for kind in (x.dtype for x in levels.tensors() if not x.is_floating_point()):
+                raise BadInput(f"the embeddings of {side} have dtype {str(kind).removeprefix('torch.')}; give float32")
             if self.rerank and levels.globals is None:
                 raise BadInput(
                     f"rerank={self.rerank} chooses candidates by global vectors, and {side} have none: give globals in "
@@ -523,6 +514,19 @@ class Pairwise(Similarity):
                 )
         if self.rerank and left.globals is not None and right.globals is not None:
             self.cheap.check(left.globals, right.globals)
+
+
+def depends_on_query(similarity: Similarity) -> bool:
+    """Whether the order of two pairs may depend on which side is the query."""
+    return isinstance(similarity, Pairwise) and bool(similarity.rerank or similarity.i2t)
+
+
+def one_way(similarity: Similarity, for_images: bool) -> Similarity:
+    """The similarity that scores all candidates of image queries, or of text queries."""
+    if not isinstance(similarity, Pairwise):
+        return similarity
+    score = similarity.i2t if for_images and similarity.i2t else similarity.score
+    return replace(similarity, score=score, i2t=None, rerank=0)
 
 
 def _plain(levels: Levels) -> Embedding:

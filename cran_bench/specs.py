@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, reduce
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from cran_bench.errors import BadInput, did_you_mean
@@ -31,11 +32,16 @@ class Spec:
 
     name: str
     argument: str = ""
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         head = f"{self.name}:{self.argument}" if self.argument else self.name
         return head + format_options(self.options)
+
+    def without_folders(self) -> Spec:
+        """The spec with the names of files in place of their paths: ``scores:/data/a.npy`` -> ``scores:a.npy``."""
+        options = {key: Path(value).name if isinstance(value, str) else value for key, value in self.options.items()}
+        return Spec(self.name, Path(self.argument).name, options)
 
 
 def format_options(options: Mapping[str, object]) -> str:

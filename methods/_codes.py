@@ -111,7 +111,8 @@ class CodeMethod:
     Attributes:
         image: scaling of image features before they are standardised: unit length (`l2`), unit length of their signed
             square roots (`sqrt`), or `none`.
-        text: text feature: word counts (`bow`) or `tfidf`.
+        text: text feature: word counts (`bow`), `tfidf`, or the output of the text encoder at unit length (`encoder`),
+            which reads whole texts only.
         vocabulary: number of words that are counted.
         hidden_image: units of the layers of the image stack, one or two, from the bottom.  On a few thousand images one
             layer did best: each layer loses more of the information that images and texts share than it adds.
@@ -162,6 +163,8 @@ class CodeMethod:
                 raise ValueError(f"{name} has one layer or two, not {len(getattr(self, name))}")
         at_least(self, 1, "vocabulary", "batch_size", "steps")
         at_least(self, 0, "rbm_steps", "patience")
+        if self.text == "encoder" and self.granularity == "parts":
+            raise ValueError("a text encoder reads whole texts: give text=tfidf or text=bow with granularity=parts")
 
     @property
     def part_name(self) -> str:

@@ -1,7 +1,7 @@
 """Base of linear-head and pcmepp: a head on frozen image features and one on text features, trained together.
 
-Features are standardised by the moments of the training data.  A batch holds an image at most once, with one of its
-texts drawn at random, so every other text of the batch describes another image.
+Features are standardised by the moments of the training data; words of tf-idf share one deviation.  A batch holds an
+image at most once, with one of its texts drawn at random, so every other text of the batch describes another image.
 """
 
 from __future__ import annotations
@@ -85,12 +85,12 @@ class HeadMethod:
     vocabulary: int = 3000
     dim: int = 256
     hidden: int = 0
-    dropout: float = 0.2
+    dropout: float = 0.5
     batch_size: int = 250
     lr: float = 5e-3
     weight_decay: float = 1e-2
     clip: float = 0.0
-    epochs: int = 8
+    epochs: int = 16
     patience: int = 4
 
     def __post_init__(self) -> None:
@@ -125,7 +125,9 @@ class HeadMethod:
         self.heads = self.build((X.shape[1], Y.shape[1])).to(run.device)
         for side, rows in (("image", X), ("text", Y)):
             require_varied(f"{side} features", rows)
-            self.heads.get_buffer(f"{side}_moments").copy_(deviations(dense_blocks(rows, run.device)))
+            moments = self.heads.get_buffer(f"{side}_moments").copy_(deviations(dense_blocks(rows, run.device)))
+            if side == "text" and self.text_kind(train) == "tfidf":  # by their own, rare words would be large
+                moments[1] = moments[1].square().mean().sqrt()
         run.chose(text=self.text_kind(train))
         texts = torch.bincount(owner, minlength=len(train))
         first = texts.cumsum(0) - texts

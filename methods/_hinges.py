@@ -1,8 +1,8 @@
-"""Base of `vsepp` and `vse-infinity`: two networks, for images and for sequences of words, trained by hinges.
+"""Base of `vsepp`, `vse-infinity` and `scan`: networks for images and for sequences of words, trained by hinges.
 
     L = sum over the pairs (i, c) of a batch:  max_c' [a - s(i, c) + s(i, c')]_+  +  max_i' [a - s(i, c) + s(i', c)]_+
 
-with s the cosine, c' a text of another image, and i' another image.
+with s the cosine, unless the method has a score of its own, c' a text of another image, and i' another image.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from cran_bench import COSINE, FIRST_WORD, FeatureRows, Run, Split
+from cran_bench import COSINE, FIRST_WORD, Embedding, FeatureRows, Run, Similarity, Split
 from cran_bench.toolbox.losses import margin_loss
 from cran_bench.toolbox.training import Training, linear_decay
 
 from ._codes import at_least
 
-PAPER = {"dim": 1024, "dropout": 0.0, "decay_at": 15, "patience": 0}  # of both papers
-QUICK = {"dim": 128, "word_dim": 64, "warm_up": 2, "epochs": 5}
+PAPER = {"dim": 1024, "word_init": "random", "dropout": 0.0, "margin": 0.2, "decay_at": 15, "patience": 0}
+"""Constants of both papers."""
+QUICK = {"dim": 128, "epochs": 4}
 BLOCK = 256  # images or texts that are embedded at a time
 POOL = 12  # batches whose texts are sorted by length together, so that few steps are padding
 
 
-class Words(nn.Module):
+class WordTable(nn.Module):
     """A (V, d) table of word embeddings; row 0, for padding, stays zero, and row 1 stands for all words beyond V."""
 
     def __init__(self, table: Tensor) -> None:
@@ -41,21 +42,38 @@ class Words(nn.Module):
         return embedded
 
 
+class BiGRU(nn.Module):
+    """A GRU in each direction, whose states are averaged."""
+
+    def __init__(self, inputs: int, units: int) -> None:
+        super().__init__()
+        self.forth = nn.GRU(inputs, units, batch_first=True)
+        self.back = nn.GRU(inputs, units, batch_first=True)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """(B, L, d) steps, of which the first `lengths` (B,) count, to (B, L, units); states beyond are arbitrary."""
+        steps = torch.arange(x.shape[1], device=x.device)
+        mirrored = torch.where(steps < lengths[:, None], lengths[:, None] - 1 - steps, steps)
+        rows = torch.arange(len(x), device=x.device)[:, None]
+        states: Tensor = (self.forth(x)[0] + self.back(x[rows, mirrored])[0][rows, mirrored]) / 2
+        return states
+
+
 class JointNetwork(nn.Module):
-    """A network for images and one for texts, whose embeddings have unit length."""
+    """A network for images and one for texts, whose vectors have unit length."""
 
     def images(self, *features: Tensor) -> Tensor:
-        """(B, D) embeddings of the features of B images."""
+        """(B, D) embeddings of the features of B images, or (B, n, D) if a method compares sets of vectors."""
         raise NotImplementedError
 
     def texts(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """(B, D) embeddings of word ids (B, L), padded to the right, and lengths (B,) of at least 1."""
+        """(B, D) or (B, L, D) embeddings of word ids (B, L), padded to the right, and lengths (B,) of at least 1."""
         raise NotImplementedError
 
 
 @dataclass
 class HingeMethod:
-    """Fields and training of both methods.
+    """Fields and training of these methods.
 
     Attributes:
         dim: dimension D of the embeddings, and units of the recurrent network.
@@ -65,7 +83,8 @@ class HingeMethod:
         dropout: dropout rate of image features and of word embeddings.
         margin: margin a of the hinges.
         negatives: the `hardest` negative of the batch for each image and text, or `all`, whose mean hinge is taken.
-        warm_up: first epochs, in which `all` negatives are used: the hardest ones alone may start slowly or not at all.
+        warm_up: first epochs, in which `all` negatives are used: from embeddings that are still poor, the hardest ones
+            can draw all images and texts to one point, where the loss is 2 a for each pair.
         batch_size: pairs of an image and a text in a batch; those of one image are never negatives of each other.
         lr: learning rate of AdamW.
         weight_decay: decoupled weight decay; without, AdamW is Adam.
@@ -75,23 +94,22 @@ class HingeMethod:
         patience: epochs without a better rsum on validation before training ends; 0 to train for all `epochs`.
     """
 
-    dim: int = 512
+    dim: int = 256
     word_dim: int = 300
-    word_init: Literal["random", "vectors"] = "random"
+    word_init: Literal["random", "vectors"] = "vectors"
     min_count: int = 4
-    dropout: float = 0.2
-    margin: float = 0.2
+    dropout: float = 0.3
+    margin: float = 0.1
     negatives: Literal["hardest", "all"] = "hardest"
-    warm_up: int = 6
+    warm_up: int = 2
     batch_size: int = 128
-    lr: float = 1e-3
+    lr: float = 4e-3
     weight_decay: float = 1e-4
     decay_at: int = 0
     clip: float = 2.0
-    epochs: int = 12
+    epochs: int = 8
     patience: int = 4
 
-    similarity: ClassVar = COSINE
     directions: ClassVar[int] = 1  # of the recurrent network
 
     def __post_init__(self) -> None:
@@ -104,6 +122,10 @@ class HingeMethod:
         if not self.lr > 0:
             raise ValueError(f"lr is above 0, not {self.lr:g}")
 
+    @property
+    def similarity(self) -> Similarity:
+        return COSINE
+
     def image_features(self, split: Split) -> tuple[FeatureRows | Tensor, ...]:
         """Features of N images each, the arguments of `JointNetwork.images`; the first has vectors of p numbers."""
         raise NotImplementedError
@@ -112,9 +134,18 @@ class HingeMethod:
         """Build the network for initial word embeddings (V, d) and image features of p numbers."""
         raise NotImplementedError
 
+    def tokens(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Word ids (T, L), L >= 1, and lengths (T,); a text without words counts as one word of zero embedding."""
+        ids, lengths = split.tokens
+        return nn.functional.pad(ids, (0, int(not ids.shape[1]))), lengths.clamp_min(1)
+
+    def compare(self, images: Tensor, texts: Tensor) -> Tensor:
+        """(I, T) scores of the network's embeddings of I images and T texts."""
+        return images @ texts.T
+
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Minimise L by AdamW; keep the epoch with the best rsum on validation."""
-        (ids, lengths), owner, features = token_ids(train), train.image_of, self.image_features(train)
+        (ids, lengths), owner, features = self.tokens(train), train.image_of, self.image_features(train)
         counts = lengths.cpu()
         self.p = features[0].shape[-1]
         network = self.network = self.build(self._initial_table(train, ids), self.p).to(run.device)
@@ -130,7 +161,7 @@ class HingeMethod:
             rows = rows.to(run.device, non_blocking=True)
             images = network.images(*(x[owner[rows]] for x in features))
             texts = network.texts(ids[rows, :longest].long(), lengths[rows])
-            return len(rows) * margin_loss(images @ texts.T, owner[rows], self.margin, negatives)
+            return len(rows) * margin_loss(self.compare(images, texts), owner[rows], self.margin, negatives)
 
         Training(
             module=network,
@@ -167,24 +198,34 @@ class HingeMethod:
         steps = 4 * longest * max(step, BLOCK * (p + width + 6 * self.dim))
         return held + 4 * ids.numel() + 300 * len(ids) + 28 * weights + steps
 
-    def embed_images(self, split: Split) -> Tensor:
+    def embed_images(self, split: Split) -> Embedding:
         """(N, D) image embeddings."""
+        return self.image_vectors(split)
+
+    def embed_texts(self, split: Split) -> Embedding:
+        """(T, D) text embeddings."""
+        embedded = torch.empty(len(split.texts), self.dim, device=split.image_of.device)
+        for rows, texts in self.text_vectors(split):
+            embedded[rows] = texts
+        return embedded
+
+    def image_vectors(self, split: Split) -> Tensor:
+        """The network's embeddings of all images."""
         features = self.image_features(split)
         with torch.inference_mode():
             blocks = torch.split(torch.arange(len(split), device=split.image_of.device), BLOCK)
             return torch.cat([self.network.images(*(x[rows] for x in features)) for rows in blocks])
 
-    def embed_texts(self, split: Split) -> Tensor:
-        """(T, D) text embeddings, of texts of similar length at a time."""
-        ids, lengths = token_ids(split)
+    def text_vectors(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield row numbers and the network's embeddings of texts, of similar length at a time."""
+        ids, lengths = self.tokens(split)
         counts = lengths.cpu()
-        embedded = torch.empty(len(ids), self.dim, device=ids.device)
-        with torch.inference_mode():
-            for rows in torch.split(counts.argsort(stable=True), BLOCK):
-                longest = int(counts[rows[-1:]].sum())  # 0 if there are no texts
-                rows = rows.to(ids.device)
-                embedded[rows] = self.network.texts(ids[rows, : max(1, longest)].long(), lengths[rows])
-        return embedded
+        for rows in torch.split(counts.argsort(stable=True), BLOCK):
+            longest = int(counts[rows[-1:]].sum())  # 0 if there are no texts
+            rows = rows.to(ids.device)
+            with torch.inference_mode():
+                texts = self.network.texts(ids[rows, : max(1, longest)].long(), lengths[rows])
+            yield rows, texts
 
     def state(self) -> dict[str, Tensor]:
         """The weights, and the dimension of the image features."""
@@ -196,12 +237,6 @@ class HingeMethod:
         table = weights["words.table.weight"]
         self.network = self.build(torch.zeros(table.shape), self.p).to(table.device).eval()
         self.network.load_state_dict(weights)
-
-
-def token_ids(split: Split) -> tuple[Tensor, Tensor]:
-    """Word ids (T, L), L >= 1, and lengths (T,); a text without words counts as one word of zero embedding."""
-    ids, lengths = split.tokens
-    return nn.functional.pad(ids, (0, int(not ids.shape[1]))), lengths.clamp_min(1)
 
 
 def of_similar_length(lengths: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -1,14 +1,14 @@
 """Stacks of RBMs, trained layer by layer, that encode images and texts for Bimodal AE, Multimodal DBN, Corr-AE and CCL.
 
-The first layer is a Gaussian RBM for standardised image features, and a replicated softmax for word counts or tf-idf,
-which are scaled to the same total for all texts.  The second layer is a binary RBM on the probabilities of the hidden
-units of the first.
+The first layer is a Gaussian RBM for standardised features of images or of a text encoder, and a replicated softmax for
+word counts or tf-idf, which are scaled to the same total for all texts.  The second layer is a binary RBM on the
+probabilities of the hidden units of the first.
 
 N. Srivastava, R. Salakhutdinov, "Multimodal learning with deep Boltzmann machines", JMLR 2014; the constants are from
 the authors' release and from CCL's configurations.
 
-Memory: the features of images or of their regions where they are few; and 4 bytes for each unit below the top layer and
-each image or text, or part of one.
+Memory: the features of images, of their regions or of a text encoder where they are few; and 4 bytes for each unit
+below the top layer and each image or text, or part of one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from cran_bench.toolbox.training import (
 from ._linear import WORDS_BYTES, ImageScaling, scaled
 
 Side = Literal["image", "text", "region", "segment"]
-TextFeature = Literal["tfidf", "bow"]
+TextFeature = Literal["tfidf", "bow", "encoder"]
 
 SAMPLE = 4096  # rows whose mean code stands for a text or an image without parts
 SEGMENT = 5  # words
@@ -101,7 +101,8 @@ class Stack:
 
     Attributes:
         side: `image` or `text`; or their parts, `region` and `segment`, whose codes are averaged.
-        features: scaling of image features, or the text feature: `tfidf` or counts (`bow`).
+        features: scaling of image features, or the text feature: `tfidf`, counts (`bow`), or the output of the text
+            encoder at unit length (`encoder`), for whole texts only.
         hidden: units of each layer, from the bottom; at least one layer.
         steps: training steps of each layer, rounded to whole epochs; 0 leaves the weights at their random values.
         lr_scale: factor of the learning rate of every layer.
@@ -129,9 +130,9 @@ class Stack:
             BadInput: there is nothing to learn from.
         """
         self.lower = run.part(replace(self, hidden=self.hidden[:-1])) if len(self.hidden) > 1 else None
-        if self.lower is None and self.is_visual:
-            self.scale = deviations(dense_blocks(self._image_features(train), run.device))
-        training = LAYERS[self.side][len(self.hidden) - 1]
+        if self.lower is None and self.is_real:
+            self.scale = deviations(dense_blocks(self._features(train), run.device))
+        training = self.training
         rows, _ = self._below(train)
         if not rows.shape[0]:
             raise BadInput(
@@ -154,7 +155,9 @@ class Stack:
             count = len(train) * regions
         elif self.side == "segment":
             count += sum(map(len, train.texts)) // LETTERS
-        held = self.held(train) if self.is_visual else WORDS_BYTES * count
+        elif self.is_real:
+            inputs = train.text_dim
+        held = self.held(train) if self.is_real else WORDS_BYTES * count
         weights = sum(a * b for a, b in pairwise((inputs, *self.hidden)))
         return held + 4 * count * sum(self.hidden[:-1]) + 24 * weights + 16 * BLOCK * (inputs + self.hidden[0])
 
@@ -162,15 +165,30 @@ class Stack:
         """Bytes of features that stay in memory."""
         if self.side == "region" and train.has_regions:
             return train.existing_regions.held
-        return train.image_rows.held if self.side == "image" else 0
+        if self.side == "image":
+            return train.image_rows.held
+        return train.text_rows.held if self.features == "encoder" else 0
 
     @property
     def is_visual(self) -> bool:
         """Whether it encodes images, not texts."""
         return self.side in ("image", "region")
 
-    def _image_features(self, split: Split) -> FeatureRows:
-        """(n, D) scaled features of images, or of all their regions."""
+    @property
+    def is_real(self) -> bool:
+        """Whether its inputs are real values, not counts."""
+        return self.is_visual or self.features == "encoder"
+
+    @property
+    def training(self) -> LayerTraining:
+        """How its top layer is trained."""
+        layer = len(self.hidden) - 1
+        return IMAGE_LAYERS[0] if self.is_real and layer == 0 else LAYERS[self.side][layer]
+
+    def _features(self, split: Split) -> FeatureRows:
+        """(n, D) scaled features of images, of all their regions, or of texts."""
+        if not self.is_visual:
+            return split.text_rows.map(partial(scaled, how="l2"))
         rows = split.image_rows if self.side == "image" else split.existing_regions
         return rows.map(partial(scaled, how=self.features))  # type: ignore[arg-type]
 
@@ -179,16 +197,19 @@ class Stack:
         device = split.image_of.device
         if self.lower is not None:
             return self.lower.codes_of_parts(split)
-        if self.is_visual:
-            owner = torch.arange(len(split)) if self.side == "image" else split.region_mask.nonzero()[:, 0]
-            return self._image_features(split).map(partial(standardised, moments=self.scale)), owner.to(device)
+        if self.is_real:
+            rows = self._features(split)
+            owner = split.region_mask.nonzero()[:, 0] if self.side == "region" else torch.arange(rows.shape[0])
+            return rows.map(partial(standardised, moments=self.scale)), owner.to(device)
         parts, texts_of = segments(split.texts) if self.side == "segment" else (split.texts, range(len(split.texts)))
         texts = split.asking(parts)
         counts = texts.bow(self.vocabulary) if self.features == "bow" else texts.tfidf(self.vocabulary)
         words = counts.sum(axis=1, dtype=np.float32)
         (known,) = np.nonzero(words)
-        rows = sparse.csr_array(counts[known].multiply((np.float32(WORDS[self.side]) / words[known])[:, None]))
-        return rows, torch.tensor(texts_of, dtype=torch.int64)[torch.from_numpy(known)].to(device)
+        scale = np.float32(WORDS[self.side]) / words[known]
+        return sparse.csr_array(counts[known].multiply(scale[:, None])), torch.tensor(texts_of, dtype=torch.int64)[
+            torch.from_numpy(known)
+        ].to(device)
 
     def codes_of_parts(self, split: Split) -> tuple[Tensor, Tensor]:
         """Probabilities (n, H) of the top hidden units, a row for each part, and the image or text (n,) of each."""
@@ -208,15 +229,15 @@ class Stack:
         top = {"neutral": self.neutral, **with_prefix("rbm", self.rbm.state_dict())}
         if self.lower is not None:
             return top | with_prefix("lower", self.lower.state())
-        return top | ({"scale": self.scale} if self.is_visual else {})
+        return top | ({"scale": self.scale} if self.is_real else {})
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.neutral = state["neutral"]
-        self.rbm = loaded(LAYERS[self.side][len(self.hidden) - 1].kind, below("rbm", state))
+        self.rbm = loaded(self.training.kind, below("rbm", state))
         self.lower = replace(self, hidden=self.hidden[:-1]) if len(self.hidden) > 1 else None
         if self.lower is not None:
             self.lower.load(below("lower", state))
-        elif self.is_visual:
+        elif self.is_real:
             self.scale = state["scale"]
 
 

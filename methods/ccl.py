@@ -35,13 +35,18 @@ from ._stacks import JOINT, loaded, pretrain, standardise_
 from .corr_ae import CorrAE
 
 
+def of_parts(coarse: CorrAE) -> CorrAE:
+    """The autoencoder on parts with the fields of `coarse`; segments are tf-idf where an encoder reads whole texts."""
+    return replace(coarse, granularity="parts", text="tfidf" if coarse.text == "encoder" else coarse.text)
+
+
 @dataclass
 class FusionRBM:
     """An RBM over the coarse and the fine code of one side.
 
     Attributes:
         side: the side, `image` or `text`.
-        coarse: the autoencoder on whole images and texts; the fine one has the same fields, on parts.
+        coarse: the autoencoder on whole images and texts; the fine one, on parts, is `of_parts` of it.
         hidden: number of hidden units.
         steps: training steps, rounded to whole epochs; 0 leaves the weights at their random values.
     """
@@ -57,7 +62,7 @@ class FusionRBM:
         return f"joint {self.side} RBM"
 
     def parts(self) -> list[CorrAE]:
-        return [self.coarse, replace(self.coarse, granularity="parts")]
+        return [self.coarse, of_parts(self.coarse)]
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Fit the autoencoders, as parts, then the RBM."""
@@ -102,7 +107,7 @@ class FirstStage:
     """Stage 1: two autoencoders, and an RBM on each side that joins their codes.
 
     Attributes:
-        coarse: the autoencoder on whole images and texts; the fine one has the same fields, on parts.
+        coarse: the autoencoder on whole images and texts; the fine one, on parts, is `of_parts` of it.
         hidden: hidden units of each RBM.
         steps: training steps of each RBM, rounded to whole epochs.
     """
@@ -114,7 +119,7 @@ class FirstStage:
     part_name: ClassVar[str] = "stage 1"
 
     def __post_init__(self) -> None:
-        self.autoencoders = [replace(self.coarse), replace(self.coarse, granularity="parts")]
+        self.autoencoders = [replace(self.coarse), of_parts(self.coarse)]
         self.image = FusionRBM("image", self.coarse, self.hidden, self.steps)
         self.text = FusionRBM("text", self.coarse, self.hidden, self.steps)
 
@@ -252,6 +257,8 @@ def contrastive_loss(images: Tensor, texts: Tensor, owner: Tensor, margin: float
 @dataclass
 class CCL(CodeMethod):
     """CCL; `lr`, `weight_decay`, `batch_size` and `steps` are those of stage 2.
+
+    With text=encoder whole texts are given by the text encoder, and segments by tf-idf.
 
     Attributes:
         alpha: weight of the distance between codes in the autoencoders; the reconstructions have weight 1 - alpha.

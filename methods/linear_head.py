@@ -56,13 +56,16 @@ class ContrastiveHeads(Heads):
     search={
         "lr": (2e-3, 5e-3, 1e-2),
         "dim": (128, 256, 512),
-        "dropout": (0.0, 0.2, 0.4),
+        "dropout": (0.2, 0.4, 0.5, 0.6),
         "weight_decay": (1e-3, 1e-2, 1e-1),
     },
 )
 @dataclass
 class LinearHead(HeadMethod):
     """Heads trained by InfoNCE; `paper` has the constants of CLIP with a ResNet-50, without its warm-up.
+
+    `tuned` was chosen on validation images of Flickr8k, with features of EfficientNet-Lite0 and MiniLM: dropout of 0.5
+    counts most, larger batches and more dimensions do not help, and from CCA's projections training only overfits.
 
     Attributes:
         temperature: 1 / s at the start of training, at least 0.01.

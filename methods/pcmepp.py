@@ -33,7 +33,18 @@ from cran_bench import DOT, register
 from ._codes import at_least
 from ._heads import HeadMethod, Heads, Side
 
-PAPER = {"dim": 1024, "dropout": 0.0, "batch_size": 128, "lr": 5e-4, "weight_decay": 1e-4, "clip": 2.0, "epochs": 25}
+PAPER = {
+    "dim": 1024,
+    "dropout": 0.0,
+    "batch_size": 128,
+    "lr": 5e-4,
+    "weight_decay": 1e-4,
+    "clip": 2.0,
+    "epochs": 25,
+    "patience": 0,
+    "scale": 5.0,
+    "shift": 5.0,
+}
 
 
 class Gaussians(NamedTuple):
@@ -95,11 +106,11 @@ class GaussianHeads(Heads):
 
 @register(
     "pcmepp",
-    presets={"paper": {**PAPER, "patience": 0}, "tuned": {}, "quick": {"epochs": 5, "batch_size": 50}},
+    presets={"paper": PAPER, "tuned": {}, "quick": {"epochs": 5, "batch_size": 50}},
     search={
         "lr": (2e-3, 5e-3, 1e-2),
         "dim": (128, 256, 512),
-        "dropout": (0.0, 0.2, 0.4),
+        "dropout": (0.2, 0.4, 0.5, 0.6),
         "weight_decay": (1e-3, 1e-2, 1e-1),
     },
 )
@@ -110,16 +121,19 @@ class PCMEPP(HeadMethod):
     Attributes:
         alpha: weight of pseudo-positives.
         beta: weight of the KL divergence.
-        scale: a at the start of training.
-        shift: b at the start of training.
+        scale: a at the start of training, which barely moves it; the published 5 is too flat for frozen features.
+        shift: b at the start of training; near 2 a - log(batch_size), so that pairs at random, which are about 2 apart,
+            begin at the probability of a match.
         log_variance: log sigma^2 at the start of training, on average.
+        clip: largest norm of a gradient; 0 for no limit, with which sigma^2 can grow beyond all bounds.
     """
 
     alpha: float = 0.1
     beta: float = 1e-4
-    scale: float = 5.0
-    shift: float = 5.0
+    scale: float = 12.0
+    shift: float = 18.0
     log_variance: float = -7.0
+    clip: float = 0.5
 
     similarity: ClassVar = DOT
 

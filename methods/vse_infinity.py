@@ -7,7 +7,7 @@ a weighted sum.  Its weights depend only on the rank k and the size n of the set
 
 Weights of 1/n are the mean, and a weight of 1 for k = 1 is the maximum.  Images are the pooled outputs F r + MLP(r) of
 regions r, and texts the pooled states of a BiGRU over word embeddings, the mean of its directions; the loss is that of
-VSE++, with all negatives in the first epoch and the hardest ones afterwards.  In training, a fifth of the regions and
+VSE++, with all negatives in the first epochs and the hardest ones afterwards.  In training, a fifth of the regions and
 of the words is left out at random (size augmentation).  J. Chen, H. Hu, H. Wu, Y. Jiang, C. Wang, "Learning the best
 pooling strategy for visual semantic embedding", CVPR 2021.  The MLP has no batch normalisation here, which would see
 absent regions.
@@ -19,37 +19,26 @@ a batch, 128 bytes for each dimension of the embeddings.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
-from cran_bench import FeatureRows, Split, register
+from cran_bench import BadInput, FeatureRows, Split, register
 
-from ._hinges import PAPER, QUICK, HingeMethod, JointNetwork, Words
+from ._hinges import PAPER, QUICK, BiGRU, HingeMethod, JointNetwork, WordTable
+from ._linear import ImageScaling, scaled
 
-REGIONS_AND_BIGRU = PAPER | {"warm_up": 1, "lr": 5e-4, "weight_decay": 1e-4, "epochs": 25}
+REGIONS_AND_BIGRU = {
+    **PAPER,
+    **{"whole": False, "image": "none", "warm_up": 1, "batch_size": 128},
+    **{"lr": 5e-4, "weight_decay": 1e-4, "epochs": 25},
+}
 """The paper's model of regions and a BiGRU, with constants of its code where the paper has none."""
 CODE = 32  # dimension of p_k, and units of GPO's BiGRU
 TAU = 0.1
-
-
-class BiGRU(nn.Module):
-    """A GRU in each direction, whose states are averaged."""
-
-    def __init__(self, inputs: int, units: int) -> None:
-        super().__init__()
-        self.forth = nn.GRU(inputs, units, batch_first=True)
-        self.back = nn.GRU(inputs, units, batch_first=True)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """(B, L, d) steps, of which the first `lengths` (B,) count, to (B, L, units); states beyond are arbitrary."""
-        steps = torch.arange(x.shape[1], device=x.device)
-        mirrored = torch.where(steps < lengths[:, None], lengths[:, None] - 1 - steps, steps)
-        rows = torch.arange(len(x), device=x.device)[:, None]
-        states: Tensor = (self.forth(x)[0] + self.back(x[rows, mirrored])[0][rows, mirrored]) / 2
-        return states
 
 
 class GPO(nn.Module):
@@ -90,7 +79,7 @@ class PooledSets(JointNetwork):
 
     def __init__(self, table: Tensor, p: int, dim: int, dropout: float, size_augmentation: float) -> None:
         super().__init__()
-        self.words = Words(table)
+        self.words = WordTable(table)
         self.F = nn.Linear(p, dim)
         self.mlp = nn.Sequential(nn.Linear(p, dim // 2), nn.ReLU(), nn.Linear(dim // 2, dim))
         self.gru = BiGRU(table.shape[1], dim)
@@ -126,14 +115,36 @@ class VSEInfinity(HingeMethod):
 
     Attributes:
         size_augmentation: rate at which regions and words are left out in training.
+        whole: whether the whole image is pooled together with its regions; the paper's regions cover the image.
+        image: scaling of features: unit length (`l2`), unit length of their signed square roots (`sqrt`), or `none`.
     """
 
+    dim: int = 128
+    dropout: float = 0.1
+    batch_size: int = 64
+    lr: float = 3e-3
+    epochs: int = 5
     size_augmentation: float = 0.2
+    whole: bool = True
+    image: ImageScaling = "sqrt"
 
     directions: ClassVar[int] = 2
 
     def image_features(self, split: Split) -> tuple[FeatureRows | Tensor, ...]:
-        return split.region_rows, split.region_mask
+        regions, exists = split.region_rows.map(partial(scaled, how=self.image)), split.region_mask
+        if not self.whole:
+            return regions, exists
+        whole, (n, most, p) = split.image_rows.map(partial(scaled, how=self.image)), regions.shape
+        if whole.shape[1] != p:
+            raise BadInput(
+                f"vse-infinity pools regions with the whole image, but their features have {p} and {whole.shape[1]} "
+                "numbers: set whole=false, or prepare both with the same backbone"
+            )
+
+        def read(index: slice | Tensor) -> Tensor:
+            return torch.cat([regions[index], whole[index][:, None]], dim=1)
+
+        return FeatureRows((n, most + 1, p), regions.held + whole.held, read), pad(exists, (0, 1), value=True)
 
     def build(self, table: Tensor, p: int) -> JointNetwork:
         return PooledSets(table, p, self.dim, self.dropout, self.size_augmentation)

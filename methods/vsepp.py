@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 
 from cran_bench import FeatureRows, Split, register
 
-from ._hinges import PAPER, QUICK, HingeMethod, JointNetwork, Words
+from ._hinges import PAPER, QUICK, HingeMethod, JointNetwork, WordTable
 from ._linear import ImageScaling, scaled
 
 FROZEN_IMAGES = PAPER | {"image": "l2", "warm_up": 0, "lr": 2e-4, "weight_decay": 0.0, "epochs": 30}
@@ -37,7 +37,7 @@ class ImageAndGRU(JointNetwork):
 
     def __init__(self, table: Tensor, p: int, dim: int, dropout: float) -> None:
         super().__init__()
-        self.words = Words(table)
+        self.words = WordTable(table)
         self.gru = nn.GRU(table.shape[1], dim, batch_first=True)
         self.W = nn.Linear(p, dim)
         self.dropout = nn.Dropout(dropout)

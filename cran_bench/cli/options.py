@@ -218,6 +218,6 @@ def labels_of(methods: Sequence[str] | None) -> list[str]:
 
     given = METHODS.with_argument()
     return [
-        str(spec) if (spec := parse_spec(text)).name in given else METHODS.configure(text).label
+        str(spec.without_folders()) if (spec := parse_spec(text)).name in given else METHODS.configure(text).label
         for text in each(methods or [])
     ]

@@ -56,7 +56,7 @@ def explain(
     if not hasattr(configured.plugin.cls, "explain"):
         able = [name for name in METHODS.usable() if hasattr(METHODS.get(name).cls, "explain")]
         raise BadInput(f"{configured.plugin.name} does not support explain; these methods do: {', '.join(able)}")
-    runner = _runner(dataset, quick, data, cache, backbone, regions, vectors, text_encoder, device)
+    runner = _runner(dataset, quick, data, cache, (backbone, regions, vectors, text_encoder), device)
     split, row = runner.data.find(image, runner.device)
     if text.isdecimal():
         if not 1 <= int(text) <= len(split.texts):
@@ -114,7 +114,7 @@ def search(
     if image is not None and not image.is_file():
         raise BadInput(f"there is no picture {image}; give the path of an image file")
     picture = None if image is None else open_image(image)
-    runner = _runner(dataset, quick, data, cache, backbone, regions, vectors, text_encoder, device)
+    runner = _runner(dataset, quick, data, cache, (backbone, regions, vectors, text_encoder), device)
     prepared = runner.data
     front_end = None if picture is None else prepared.front_end(backbone, regions)
     unit = fit_unit(configured, "captions")
@@ -152,10 +152,13 @@ def export(
         str, typer.Option("-p", "--protocol", metavar="NAME", help="captions, documents, mean or single.")
     ] = "captions",
     seed: options.Seed = 0,
+    test_on: options.TestOn = None,
+    test_data: options.TestData = None,
     data: options.Data = Path("data"),
     backbone: options.Backbone = None,
     regions: options.Regions = None,
     vectors: options.Vectors = "ppmi-svd",
+    text_encoder: options.TextEncoder = None,
     results: options.Results = Path("results"),
     cache: options.Cache = options.CACHE,
     device: options.Device = "auto",
@@ -172,9 +175,9 @@ def export(
     from cran_bench.viewing.export import export as write_rankings
 
     write = partial(write_rankings, record, trec, topk, top=top, force=force, device=device)
-    write = partial(write, dataset=dataset, protocol=protocol, seed=seed, results=results)
-    files = write(data=data, cache=cache, backbone=backbone, regions=regions, vectors=vectors)
-    for path in files:
+    write = partial(write, dataset=dataset, protocol=protocol, seed=seed, test_on=test_on, test_data=test_data)
+    write = partial(write, backbone=backbone, regions=regions, vectors=vectors, text_encoder=text_encoder)
+    for path in write(data=data, results=results, cache=cache):
         say(f"wrote {path}")
 
 
@@ -193,10 +196,7 @@ def _runner(
     quick: bool,
     data: Path,
     cache: Path,
-    backbone: str | None,
-    regions: str | None,
-    vectors: str,
-    text_encoder: str | None,
+    specs: tuple[str | None, str | None, str, str | None],
     device: str,
 ) -> Runner:
     """A runner on the prepared dataset, which records nothing."""
@@ -207,5 +207,5 @@ def _runner(
 
     where = pick_device(device)
     configured = DATASETS.configure(quick_dataset(dataset) if quick else dataset)
-    prepared = find_prepared(configured, data, cache, backbone, regions, vectors, text_encoder)
+    prepared = find_prepared(configured, data, cache, *specs)
     return Runner(prepared, Path(), cache, where)

@@ -169,16 +169,22 @@ def significance(
     protocol: Annotated[
         str, typer.Option("-p", "--protocol", metavar="NAME", help="captions, documents, mean or single.")
     ] = "captions",
+    across: Annotated[
+        bool, typer.Option("--across", help="Compare rows with different features, such as two encoders, too.")
+    ] = False,
     style: options.Format = "terminal",
     results: options.Results = Path("results"),
 ) -> None:
     """Test whether methods differ: paired bootstrap over images and seeds, McNemar's test of R@1, Holm's correction.
 
     The first method is compared with each of the others, metric by metric; without methods, the best with all others.
+    Rows have the same features, or with --across only the same test split.
 
     Example: cran-bench significance cran cran-baseline --results results/reference
 
     Example: cran-bench significance -d flickr8k -p documents
+
+    Example: cran-bench significance cca -d flickr8k --across
     """
     from cran_bench.comparison.significance import significance_table
     from cran_bench.protocols import parse_protocols
@@ -187,9 +193,9 @@ def significance(
     if len(wanted) > 1:
         raise BadInput(f"methods are compared under one protocol, not {len(wanted)}: give one with -p")
     labels = labels_of(methods)
-    if len(labels) == 1:
+    if len(labels) == 1 and not across:
         raise BadInput("give at least two methods, or none to compare all with the best")
-    echo(significance_table(load_tables(results, [label], wanted, labels), labels, style))
+    echo(significance_table(load_tables(results, [label], wanted, labels), labels, style, across, options.width()))
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cran_bench.tables.paper import is_of_paper
-from cran_bench.tables.tables import Table
+from cran_bench.tables.tables import Group, Table
 
 from .verdict import Verdict
 from .with_paper import compare_with_paper, paper_orders
@@ -28,7 +28,7 @@ def compare_dataset(tables: Sequence[Table], label: str, reference: Sequence[Tab
         BadInput: the reference is of different data.
     """
     compare = compare_with_paper if is_of_paper(label) else paper_orders
-    same_data: dict[tuple[object, ...], list[Table]] = {}
+    same_data: dict[Group, list[Table]] = {}
     for table in (table for table in tables if not table.group.quick):
         same_data.setdefault(table.group.data(), []).append(table)
     return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 from cran_bench.errors import BadInput, did_you_mean
@@ -13,19 +14,35 @@ from cran_bench.tables.tables import DATA_FORMATS, Group, Row, Table, export, ex
 
 from .verdict import bounds, signed
 
+_BY_IMPORTANCE = (
+    *({"against", "figure", "rsum", "difference", "95 % interval", "verdict"}, {"p (Holm)"}, {"first", "other"}),
+    *({"McNemar annotation", "McNemar retrieval"}, {"McNemar"}),
+)
 
-def significance_table(tables: Sequence[Table], labels: Sequence[str], style: str) -> str:
+
+def significance_table(
+    tables: Sequence[Table], labels: Sequence[str], style: str, across: bool = False, width: int | None = None
+) -> str:
     """Compare the first method with each of the others, metric by metric; without labels, the best with all others.
+
+    Args:
+        tables: tables of one dataset and protocol.
+        labels: of the methods.
+        style: the format.
+        across: compare rows with different features of the same test split too; rows are numbered by their features,
+            and the best of the first method comes first.
+        width: characters per line in a terminal.
 
     Raises:
         BadInput: a method has no records, the methods have different data, or the format is unknown.
     """
-    table = _together(tables, labels)
+    _require_known(tables, labels)
+    table, inputs = _across(tables, labels) if across else (_together(tables, labels), [])
     rows = {row.label: row for row in table.rows if row.records}
     if len(rows) < 2:
         raise BadInput(f"{table.title} has only one method: give at least two methods")
     if labels:
-        first, others = rows[labels[0]], [rows[label] for label in labels[1:]]
+        first, *others = rows.values() if across else [rows[label] for label in labels]
         lines = _figure_by_figure(first, others)
         headings = ["against", "figure", "first", "other", "difference", "95 % interval", "p", "p (Holm)", "McNemar"]
     else:
@@ -47,15 +64,15 @@ def significance_table(tables: Sequence[Table], labels: Sequence[str], style: st
         if labels
         else "Verdict: multiple comparisons with the best; all intervals hold at once at 95 %, to the best other row.",
         "McNemar: uncorrected p value of equal R@1 of the first seeds, with the captions of an image as one cluster.",
-        table.group.inputs,
+        *(inputs or [table.group.inputs]),
         *exposure_notes([first, *others]),
     ]
     cells = {heading: [line[k] for line in lines] for k, heading in enumerate(headings)}
-    return typeset(f"{first.label} · {table.title}", cells, [*notes, *table.failed], style)
+    return typeset(f"{first.label} · {table.title}", cells, [*notes, *table.failed], style, (), width, _BY_IMPORTANCE)
 
 
-def _together(tables: Sequence[Table], labels: Sequence[str]) -> Table:
-    """The table that contains all given methods; if there are several, the one with most rows."""
+def _require_known(tables: Sequence[Table], labels: Sequence[str]) -> None:
+    """Require finished rows of the given labels, each of which is given once."""
     repeated = [label for label in labels if labels.count(label) > 1]
     if repeated:
         raise BadInput(f"{repeated[0]} is given twice: give each method once")
@@ -63,6 +80,23 @@ def _together(tables: Sequence[Table], labels: Sequence[str]) -> Table:
     for label in labels:
         if label not in finished:
             raise BadInput(f"there is no finished record of {label}{did_you_mean(label, finished)}")
+
+
+def _across(tables: Sequence[Table], labels: Sequence[str]) -> tuple[Table, list[str]]:
+    """The rows of the given methods with any features of one test split, and a line on each kind of features."""
+    splits: dict[tuple[object, ...], list[tuple[Table, Row]]] = {}
+    for table in tables:
+        rows = [(table, row) for row in table.rows if row.records and (not labels or row.label in labels)]
+        splits.setdefault((table.group.quick, table.group.folds, table.group.split_sha), []).extend(rows)
+    of_split = max(splits.values(), key=len)
+    kinds = list(dict.fromkeys(table.group for table, _ in of_split))
+    named = [replace(row, label=f"{row.label} ({kinds.index(table.group) + 1})") for table, row in of_split]
+    named.sort(key=lambda row: (row.label.rpartition(" (")[0] != (labels or [""])[0], -row.mean("rsum")))
+    return Table(kinds[0], named), [f"({k}) {kind.inputs}" for k, kind in enumerate(kinds, 1)]
+
+
+def _together(tables: Sequence[Table], labels: Sequence[str]) -> Table:
+    """The table that contains all given methods; if there are several, the one with most rows."""
     complete = [table for table in tables if set(labels) <= {row.label for row in table.rows if row.records}]
     if not complete:
         partial = [table for table in tables if any(row.label in labels and row.records for row in table.rows)]
@@ -70,7 +104,8 @@ def _together(tables: Sequence[Table], labels: Sequence[str]) -> Table:
         name = next(field for field in Group.__dataclass_fields__ if getattr(one, field) != getattr(other, field))
         raise BadInput(
             f"{' and '.join(labels)} were measured on different data: {name.replace('_', ' ')} is {getattr(one, name)} "
-            f"and {getattr(other, name)}; run all of them on the same data"
+            f"and {getattr(other, name)}; run all of them on the same data, or compare rows of one test split with "
+            "--across"
         )
     return max(complete, key=lambda table: sum(bool(row.records) for row in table.rows))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from cran_bench.errors import BadInput
 from cran_bench.protocols import Protocol
 from cran_bench.ranking.problem import Backend, Clock, KernelInfo, Problem, Tally, blocks, make_problem
 from cran_bench.ranking.reference import Reference
-from cran_bench.similarity import Pairwise, Similarity, rounding
+from cran_bench.similarity import Pairwise, Similarity, one_way, rounding
 
 
 def backend_of(similarity: Similarity, given: str | Backend = "auto") -> str | Backend:
@@ -42,9 +43,9 @@ class EachDirection:
     similarity: Pairwise
 
     def count(self, problem: Problem, clock: Clock) -> tuple[Tally, KernelInfo]:
-        of_texts, kernel = Reference().count(problem, clock)
-        similarity = replace(self.similarity, score=self.similarity.i2t or self.similarity.score, i2t=None)
-        other = make_problem(problem.images, problem.texts, problem.image_of, similarity, len(problem.folds))
+        of_texts, kernel = Reference().count(replace(problem, similarity=one_way(self.similarity, False)), clock)
+        sides = problem.images, problem.texts, problem.image_of
+        other = make_problem(*sides, one_way(self.similarity, True), len(problem.folds))
         of_images, _ = Reference().count(other, clock)
         n = len(of_images.right)
         better = torch.cat([of_images.better[:n], of_texts.better[n:]])
@@ -70,39 +71,31 @@ class Reranking:
         owner, folds = problem.image_of, len(problem.folds)
         cheap = make_problem(images.globals, texts.globals, owner, similarity.cheap, folds)
         tally, right = problem.tally(), torch.zeros_like(problem.right)
-        all_images = torch.arange(len(images), device=owner.device)
+        everyone = torch.arange(len(images), device=owner.device)
 
-        def of_image(image: int, chosen: Tensor) -> Tensor:
-            score = similarity.i2t or similarity.score
-            return similarity.scores_by(score, images.rows(slice(image, image + 1)), texts.rows(chosen))[0]
-
-        def of_text(text: int, chosen: Tensor) -> Tensor:
-            return similarity.scores_by(similarity.score, images.rows(chosen), texts.rows(slice(text, text + 1)))[:, 0]
-
-        def timed(exact: Callable[[int, Tensor], Tensor], query: int, first: int) -> Callable[[Tensor], Tensor]:
-            def scored(chosen: Tensor) -> Tensor:
-                clock.lap("rank")
-                scores = exact(query, first + chosen)
-                clock.lap("similarity")
-                return scores
-
-            return scored
+        def exact(query: int, is_text: bool, first: int, chosen: Tensor) -> Tensor:
+            """(C,) scores of the candidates from `first` that are chosen for a query."""
+            clock.lap("rank")
+            one, others = slice(query, query + 1), first + chosen
+            pair = (images.rows(others), texts.rows(one)) if is_text else (images.rows(one), texts.rows(others))
+            scores = similarity.scores_by(similarity.score if is_text else similarity.i2t or similarity.score, *pair)
+            clock.lap("similarity")
+            return scores.flatten()
 
         for rows, columns in problem.folds:
-            for part in blocks(rows, self.queries):
-                scores, tolerance = cheap.scores(part, columns), cheap.reach.of_all(part, columns, rounding)
-                own = owner[columns] == all_images[part, None]
-                for k, image in enumerate(range(part.start, part.stop)):
-                    exact = timed(of_image, image, columns.start)
-                    found = _place(scores[k], tolerance[k], own[k], similarity.rerank, exact)
-                    tally.images[0][image], tally.images[1][image], right[image] = found
-            for part in blocks(columns, self.queries):
-                scores, tolerance = cheap.scores(rows, part), cheap.reach.of_all(rows, part, rounding)
-                own = all_images[rows, None] == owner[part]
-                for k, text in enumerate(range(part.start, part.stop)):
-                    exact = timed(of_text, text, rows.start)
-                    found = _place(scores[:, k], tolerance[:, k], own[:, k], similarity.rerank, exact)
-                    tally.texts[0][text], tally.texts[1][text], _ = found
+            for is_text, asked, others in ((False, rows, columns), (True, columns, rows)):
+                better, tied = tally.texts if is_text else tally.images
+                for part in blocks(asked, self.queries):
+                    pair = (others, part) if is_text else (part, others)
+                    own = everyone[pair[0], None] == owner[pair[1]]
+                    sides = cheap.scores(*pair), cheap.reach.of_all(*pair, rounding), own
+                    by_query = zip(*(x.T if is_text else x for x in sides), strict=True)
+                    for query, (scores, tolerance, is_own) in enumerate(by_query, part.start):
+                        scored = partial(exact, query, is_text, others.start)
+                        found = _place(scores, tolerance, is_own, similarity.rerank, scored)
+                        better[query], tied[query] = found[:2]
+                        if not is_text:
+                            right[query] = found[2]
         clock.lap("rank")
         return Tally(tally.better, tally.tied, right).read()[0], KernelInfo(f"rerank {similarity.rerank}", "float64")
 

@@ -21,6 +21,7 @@ from cran_bench.embeddings import Embedding, as_levels, rows_of
 from cran_bench.errors import BadInput, file_of, python_error
 from cran_bench.frontend.feature_files import FeatureFiles
 from cran_bench.frontend.front_end import FrontEnd
+from cran_bench.frontend.text.encoding import TextFeatures, TextManifest
 from cran_bench.images import UnreadableImage
 from cran_bench.protocols import Unit
 from cran_bench.ranking.metrics import KS
@@ -55,10 +56,12 @@ class Check:
 def check_method(method: Configured[Method], cache: Path, device: torch.device) -> list[Check]:
     """Check every requirement of the contract on a small set of scenes; a failed check does not stop the others.
 
+    Methods that read the features of a text encoder get those of `with_text_features`.
+
     Raises:
         BadInput: the scenes cannot be prepared.
     """
-    prepared = find_prepared(DATASETS.configure(DATASET), Path(), cache)
+    prepared = with_text_features(find_prepared(DATASETS.configure(DATASET), Path(), cache))
     with tempfile.TemporaryDirectory() as folder:
         trial = _Trial(method, prepared, Path(folder), device)
         checks: list[tuple[str, Callable[[], object]]] = [
@@ -263,7 +266,21 @@ def with_other_test(prepared: Prepared) -> Prepared:
     )
     arrays = ("globals", "regions", "boxes", "scores", "mask")
     moved = {key: x[rows] for key in arrays if (x := getattr(features, key)) is not None}
-    return replace(prepared, collection=collection, features=replace(features, folder=Path(), **moved), _text={})
+    other = replace(prepared, collection=collection, features=replace(features, folder=Path(), **moved), _text={})
+    return with_text_features(other)
+
+
+def with_text_features(prepared: Prepared) -> Prepared:
+    """Return the data as if a text encoder that shares a space with the backbone had encoded the captions.
+
+    The features of a caption are those of its image with noise of a third of their deviation in training.
+    """
+    image_of, rows = prepared.collection.image_of, prepared.features.globals
+    images = rows[image_of].astype(np.float32)
+    noise = np.random.default_rng(SEED).standard_normal(images.shape, np.float32)
+    noise *= rows[prepared.collection.splits["train"]].std(axis=0) / 3
+    manifest = TextManifest(encoder="features of images", identity={}, captions_sha="")
+    return replace(prepared, texts=TextFeatures(Path(), manifest, images + noise, np.arange(len(image_of))))
 
 
 class _DatasetTrial:
@@ -336,11 +353,7 @@ class _DatasetTrial:
 
 
 def _same(
-    a: tuple[Embedding, Embedding],
-    b: tuple[Embedding, Embedding],
-    tolerance: float,
-    otherwise: str,
-    advice: str = "",
+    a: tuple[Embedding, Embedding], b: tuple[Embedding, Embedding], tolerance: float, otherwise: str, advice: str = ""
 ) -> None:
     for left, right in zip(a, b, strict=True):
         for x, y in zip(_all_tensors(left), _all_tensors(right), strict=True):

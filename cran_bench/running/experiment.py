@@ -33,7 +33,7 @@ from cran_bench.records.statistics import SUMS, Interval, sample
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import DATASETS, METHODS, each, number_of_trials, quick_dataset, quick_method, tuned_method
 from cran_bench.running.fits import code_of
-from cran_bench.running.preparation import Prepared, find_prepared
+from cran_bench.running.preparation import Prepared, find_tested
 from cran_bench.running.remote import Request, Workers
 from cran_bench.running.runner import Outcome, Runner, new_name, parse_seeds
 from cran_bench.similarity import COSINE, DOT, Similarity
@@ -154,8 +154,7 @@ def run(
         BadInput: an unknown method, dataset or option, or data that is not usable.
     """
     source = quick_dataset(dataset) if quick else dataset
-    where, records = _folder(data, "data", "data"), _folder(results, "results", "results")
-    folder = _folder(cache, "cache", cache_folder())
+    where, records, folder = folders(data, results, cache)
 
     def parse() -> tuple[Request, Prepared]:
         given = [methods] if isinstance(methods, str) else methods or []
@@ -168,8 +167,12 @@ def run(
         further = [name for name in found if not (named or everything or METHODS.describe(name).paper_row)]
         specs = [quick_method(text) if quick else text for text in found if text not in further]
         specs = specs if tune is None else [tuned_method(text, number_of_trials(tune)) for text in specs]
+        texts: dict[str, str] = {}
         for text in specs:
             configured = METHODS.configure(text)
+            if configured.plugin.argument and texts.setdefault(configured.label, text) != text:
+                both = f"{texts[configured.label]} and {text}"
+                raise BadInput(f"{both} are both called {configured.label} in tables: rename a file")
             with contextlib.suppress(Exception):  # which the row reports
                 code_of(configured.build())  # reads the source now, as it runs, before anybody edits it
         for name, reason in () if named else METHODS.failures.items():
@@ -181,14 +184,12 @@ def run(
         require_known(backend, bound)
         if test_data is not None and test_on is None:
             raise BadInput("--test-data is the folder of the dataset of --test-on: give both")
-        specs_of = backbone, regions, vectors, text_encoder
-        prepared = find_prepared(DATASETS.configure(source), where, folder, *specs_of)
         test = None
         if test_on is not None:
             test = quick_dataset(test_on) if quick else test_on, Path(test_data or where)
-            other = DATASETS.configure(test[0])
-            prepared = prepared.tested_on(find_prepared(other, test[1], folder, *specs_of, prepared))
-            say(f"  {prepared.remarks[-1]}")
+        other = (DATASETS.configure(test[0]), test[1]) if test else None
+        used = backbone, regions, vectors, text_encoder
+        prepared = find_tested((DATASETS.configure(source), where), other, folder, used)
         if folds:
             fold_rows(len(prepared.tested.collection.splits["test"]), folds)  # before any fit
         return Request(source, where, specs, wanted, numbers, test), prepared
@@ -350,8 +351,17 @@ def _tensor(given: ArrayLike | Tensor, name: str) -> Tensor:
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
-def _folder(given: str | PathLike[str] | None, name: str, default: str | PathLike[str]) -> Path:
-    return Path(given or os.environ.get(f"CRAN_BENCH_{name.upper()}") or default)
+def folders(
+    data: str | PathLike[str] | None = None,
+    results: str | PathLike[str] | None = None,
+    cache: str | PathLike[str] | None = None,
+) -> tuple[Path, Path, Path]:
+    """The folders of data, results and cache: as given, else as the environment names them, else the usual ones."""
+
+    def folder(given: str | PathLike[str] | None, name: str, usual: str | Path) -> Path:
+        return Path(given or os.environ.get(f"CRAN_BENCH_{name.upper()}") or usual)
+
+    return folder(data, "data", "data"), folder(results, "results", "results"), folder(cache, "cache", cache_folder())
 
 
 def _number(name: str, given: object) -> int | None:
@@ -374,7 +384,7 @@ def read_records(folder: str | PathLike[str] | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    store = ResultStore(_folder(folder, "results", "results"))
+    store = ResultStore(folders(results=folder)[1])
     lines = [_line(run) for table in build_tables(store.runs(), []) for row in table.rows for run in row.runs]
     if not lines:
         raise BadInput(f"there are no records below {store.root}: make some with cran-bench run")

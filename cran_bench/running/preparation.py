@@ -110,7 +110,7 @@ class Prepared:
             raise BadInput(
                 f"{self.dataset.label} has the features {self.features.label} and {other.dataset.label} "
                 f"{other.features.label}, which differ in {' and '.join(sorted(wrong))}: a fit is tested with the "
-                "features that it was made with, prepare both with the same --backbone and --regions"
+                "features that it was made with, prepare both with the same --backbone, --regions and --text-encoder"
             )
         return replace(self, test_on=other)
 
@@ -386,6 +386,24 @@ def find_prepared(
         _compare(plan, digests, made, given=bool(backbone and regions))
         features = extract(plan, digests)
     return _made(dataset, collection, features, vectors, texts, digests, cache)
+
+
+def find_tested(
+    own: tuple[Configured[Dataset], Path],
+    other: tuple[Configured[Dataset], Path] | None,
+    cache: Path,
+    specs: tuple[str | None, str | None, str, str | None],
+) -> Prepared:
+    """A dataset in its folder as `find_prepared` finds it, tested on another one if that is given.
+
+    `specs` are those of the backbone, the regions, the word vectors and the text encoder.
+    """
+    prepared = find_prepared(own[0], own[1], cache, *specs)
+    if other is None:
+        return prepared
+    prepared = prepared.tested_on(find_prepared(other[0], other[1], cache, *specs, like=prepared))
+    say(f"  {prepared.remarks[-1]}")
+    return prepared
 
 
 def _comparable(identity: Mapping[str, Any]) -> Mapping[str, Any]:

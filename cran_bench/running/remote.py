@@ -23,7 +23,7 @@ from cran_bench.protocols import Protocol as ProtocolName
 from cran_bench.registry import DATASETS, METHODS, Configured
 from cran_bench.running.preparation import Prepared, load_prepared
 from cran_bench.running.runner import Count, Outcome, Runner
-from cran_bench.specs import parse_spec
+from cran_bench.specs import Spec, parse_spec
 
 
 @dataclass(frozen=True)
@@ -98,17 +98,12 @@ class RunSpec:
         data = [(request.dataset, request.data, runner.data)]
         if request.test and runner.data.test_on:
             data.append((*request.test, runner.data.test_on))
+        about = []
+        for spec, where, made in data:
+            folder, texts = str(made.features.folder.resolve()), str(made.texts.path.resolve()) if made.texts else ""
+            about.append((with_full_path(spec), str(where.resolve()), folder, vectors, texts))
         return cls(
-            tuple(
-                (
-                    with_full_path(spec),
-                    str(where.resolve()),
-                    str(made.features.folder.resolve()),
-                    vectors,
-                    str(made.texts.path.resolve()) if made.texts else "",
-                )
-                for spec, where, made in data
-            ),
+            tuple(about),
             (str(runner.results.resolve()), str(runner.cache.resolve())),
             tuple(request.protocols),
             device,
@@ -160,9 +155,14 @@ def gather(
 
 
 def with_full_path(spec: str) -> str:
-    """A spec of a method or dataset, with the full path of a plugin file, which is valid in any folder."""
-    file, suffix, rest = spec.partition(".py")
-    return f"{Path(file + suffix).resolve()}{rest}" if suffix and parse_spec(spec).name.endswith(".py") else spec
+    """A spec of a method or dataset, with the full paths of its plugin file or of given files, valid in any folder."""
+    parsed = parse_spec(spec)
+    if parsed.name.endswith(".py"):
+        return str(replace(parsed, name=str(Path(parsed.name).resolve())))
+    if parsed.name not in METHODS.with_argument():
+        return spec
+    texts = {key: str(Path(text).resolve()) if Path(text).is_file() else text for key, text in parsed.options.items()}
+    return str(Spec(parsed.name, str(Path(parsed.argument).resolve()), texts))
 
 
 @functools.lru_cache(maxsize=1)

@@ -39,7 +39,7 @@ from cran_bench.running.fits import Fit, FitStore, SharedFit, code_of, fields_js
 from cran_bench.running.fits.store import fit_fingerprint
 from cran_bench.running.preparation import Prepared
 from cran_bench.running.tuning import best_of, choice, trials
-from cran_bench.similarity import MultiLevel, Pairwise, Similarity
+from cran_bench.similarity import MultiLevel, Pairwise, Similarity, depends_on_query
 from cran_bench.split import MissingFeature, Split
 
 
@@ -398,9 +398,7 @@ class _Fitted:
 
         Nor can an order that depends on the query: examples show the answers of one score.
         """
-        similarity = self.fit.part.similarity
-        is_by_query = isinstance(similarity, Pairwise) and similarity.depends_on_query
-        if protocol not in ("captions", "documents") or is_by_query:
+        if protocol not in ("captions", "documents") or depends_on_query(self.fit.part.similarity):
             return None
         test, images, texts, _ = self.embeddings(unit_of(protocol))
         with torch.inference_mode():

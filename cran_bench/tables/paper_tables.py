@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from cran_bench.errors import BadInput
@@ -144,7 +144,7 @@ def _apart(lines: Sequence[Line]) -> list[str]:
         names = set[str]()
         for line in lines:
             if line.table and line.printed.dataset == dataset:
-                rows.setdefault(replace(line.table.group, protocol="", folds=0), []).append(line.printed.name)
+                rows.setdefault(line.table.group.data(), []).append(line.printed.name)
                 names.update(line.table.apart)
         names.update(
             n

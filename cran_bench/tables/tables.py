@@ -6,7 +6,7 @@ import json
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -43,6 +43,8 @@ HEADINGS = {
 
 _BOTH = {"medr": ("i2t_medr", "t2i_medr")}  # one readable column holds both
 
+LABELS = "method", "against"
+"""Columns that hold labels of methods."""
 _BY_IMPORTANCE = [  # columns of a group are shown together
     *({"dataset", "method", "i2t_r1", "t2i_r1", "rsum"}, {"twin_accuracy"}, {"behind_best"}, {"i2t_r10", "t2i_r10"}),
     *({"i2t_r5", "t2i_r5"}, {"medr"}, {"measured"}, {"fit_s"}, {"embed_s", "similarity_s", "rank_s"}, {"commit"}),
@@ -78,10 +80,9 @@ class Group:
         encoder = f", text encoder {self.text_encoder}" if self.text_encoder else ""
         return f"Front end {self.front_end}, word vectors {self.vectors}{encoder}."
 
-    def data(self) -> tuple[object, ...]:
-        """The images and their features; the same for all protocols."""
-        where = (self.dataset, self.quick, self.front_end, self.vectors)
-        return (*where, self.split_sha, self.features, self.extras, self.fit_data)
+    def data(self) -> Group:
+        """The images and their features: the group without its protocol."""
+        return replace(self, protocol="", folds=0)
 
 
 @dataclass(frozen=True)
@@ -484,8 +485,11 @@ def typeset(
     style: str,
     warnings: Sequence[str] = (),
     width: int | None = None,
+    importance: Sequence[Set[str]] = _BY_IMPORTANCE,
 ) -> str:
     """Format one table, except as CSV or JSON: title, body, notes; in a terminal only the columns that fit a width.
+
+    Columns of one set of `importance` are shown together; the most important set comes first.
 
     Raises:
         BadInput: an unknown format.
@@ -493,7 +497,7 @@ def typeset(
     require_format(style)
     columns = {name: [escaped(cell, "") for cell in cells] for name, cells in columns.items()}
     if style == "terminal" and width is not None:
-        columns, left_out = _fitted(columns, width)
+        columns, left_out = _fitted(columns, width, importance)
         fill = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False).fill
         title, *notes = map(fill, (title, *notes, *left_out))
     cells = [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in of] for of in columns.values()]
@@ -513,26 +517,29 @@ def typeset(
     return "\n".join([title, *warnings, "", body, "", *notes, ""])
 
 
-def _fitted(columns: Mapping[str, Sequence[str]], width: int) -> tuple[dict[str, Sequence[str]], list[str]]:
+def _fitted(
+    columns: Mapping[str, Sequence[str]], width: int, importance: Sequence[Set[str]]
+) -> tuple[dict[str, Sequence[str]], list[str]]:
     """The columns that fit into a width, the most important first, and a note on what was left out.
 
     Deviations of recalls are left out too, labels are folded, and 0.381 becomes .381.
     """
-    shown, ranked = dict(columns), set[str]().union(*_BY_IMPORTANCE)
+    shown, ranked = dict(columns), set[str]().union(*importance)
     if _width(shown) <= width:
         return shown, []
-    for name in shown.keys() - {"method", "rsum", "behind_best"}:
+    for name in shown.keys() - {*LABELS, "rsum", "behind_best"}:
         shown[name] = [re.sub(r"\b0(?=\.\d{3}[ )])", "", cell.partition(" ±")[0]) for cell in shown[name]]
-    first = set[str]().union(*_BY_IMPORTANCE[:3]) - {"method"}
+    first = set[str]().union(*importance[:3]) - {*LABELS}
     room = max(24, width - 2 - _width({name: shown[name] for name in shown if name in first}))
-    shown |= {name: [_folded(cell, room) for cell in shown[name]] for name in shown if name == "method"}
+    shown |= {name: [_folded(cell, room) for cell in shown[name]] for name in shown if name in LABELS}
     kept: set[str] = set()
-    for group in (*_BY_IMPORTANCE, *({name} for name in shown if name not in ranked)):
+    for group in (*importance, *({name} for name in shown if name not in ranked)):
         if not kept or _width({name: shown[name] for name in shown if name in kept | group}) <= width:
             kept |= group
     left = [HEADINGS.get(name, name) for name in shown if name not in kept]
     left += ["± of recalls"] * any("±" in cell for cell in columns.get("i2t_r1", ()))
-    note = f"Left out to fit {width} characters: {', '.join(dict.fromkeys(left))} (cran-bench table --wide has all)."
+    everything = "cran-bench table --wide" if importance is _BY_IMPORTANCE else "-f csv"
+    note = f"Left out to fit {width} characters: {', '.join(dict.fromkeys(left))} ({everything} has all)."
     return {name: shown[name] for name in shown if name in kept}, [note] if left else []
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,18 +20,22 @@ from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.machine.arithmetic import in_full_precision
 from cran_bench.machine.environment import pick_device
 from cran_bench.machine.progress import say, track
-from cran_bench.machine.storage import cache_folder, slug, write_atomically
+from cran_bench.machine.storage import slug, write_atomically
 from cran_bench.protocols import parse_protocols
 from cran_bench.ranking.evaluation import as_queries
-from cran_bench.ranking.metrics import Counts, Direction
-from cran_bench.ranking.problem import Problem, blocks, make_problem
+from cran_bench.ranking.metrics import Direction
+from cran_bench.ranking.pairs import backend_of
+from cran_bench.ranking.problem import Clock, Problem, blocks, make_problem
+from cran_bench.ranking.rank import count
 from cran_bench.ranking.reference import tile_shape
 from cran_bench.records.archive import read_ranks, read_record
+from cran_bench.records.schema import TESTED_ON
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import DATASETS, METHODS, Configured
-from cran_bench.running.preparation import find_prepared
+from cran_bench.running.experiment import folders
+from cran_bench.running.preparation import find_tested
 from cran_bench.running.runner import Runner
-from cran_bench.similarity import Pairwise, rounding
+from cran_bench.similarity import depends_on_query, rounding
 
 BLOCK_BYTES = 1 << 25  # of the scores of a block of queries, of which there are several copies
 COLUMNS = "direction", "query", "rank", "candidate", "score", "is_right"
@@ -48,10 +51,13 @@ def export(
     dataset: str = "scenes",
     protocol: str = "captions",
     seed: int = 0,
+    test_on: str | None = None,
+    test_data: str | PathLike[str] | None = None,
     data: str | PathLike[str] | None = None,
     backbone: str | None = None,
     regions: str | None = None,
     vectors: str = "ppmi-svd",
+    text_encoder: str | None = None,
     results: str | PathLike[str] | None = None,
     cache: str | PathLike[str] | None = None,
     device: str = "auto",
@@ -71,10 +77,13 @@ def export(
         dataset: spec of the dataset of a row; this and what follows as in `run`.
         protocol: protocol of a row.
         seed: seed of a row.
+        test_on: spec of the dataset whose test split a row of `dataset` ranks, if that is another.
+        test_data: folder of that dataset, also for the record of a path; by default the same as `data`.
         data: folder of the datasets.
         backbone: spec of the image features.
         regions: spec of the regions.
         vectors: spec of the word vectors.
+        text_encoder: spec of the encoder of texts.
         results: folder of the records.
         cache: folder of features and fits.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
@@ -93,11 +102,13 @@ def export(
     files = [Path(topk)] if topk is not None else [Path(cast("str", trec)) / name for name in names]
     if not force and (there := [path for path in files if path.exists()]):
         raise BadInput(f"{there[0]} exists: name another place, or replace it with --force")
-    method, found = _records(str(record), dataset, protocol, seed, _folder("results", results))
+    where, below, store = folders(data, results, cache)
+    label = TESTED_ON.join(DATASETS.configure(text).label for text in (dataset, test_on) if text)
+    method, found = _records(str(record), label, protocol, seed, below)
     newest = found[0].record
-    store = Path(cache or os.environ.get("CRAN_BENCH_CACHE") or cache_folder())
-    configured = DATASETS.configure(newest.data.label)
-    prepared = find_prepared(configured, _folder("data", data), store, backbone, regions, vectors)
+    own, *others = [DATASETS.configure(text) for text in newest.data.label.split(TESTED_ON)]
+    other = (others[0], Path(test_data or where)) if others else None
+    prepared = find_tested((own, where), other, store, (backbone, regions, vectors, text_encoder))
     threads = newest.environment.get("threads")  # the last bits of embeddings depend on it
     runner = Runner(prepared, Path(), store, pick_device(device), newest.folds, threads=threads)
     rankings = _rankings(runner, method, found, top)
@@ -109,18 +120,14 @@ def export(
     for ranking in rankings:
         if ranking.tied:
             say(
-                f"{ranking.direction}: {ranking.tied} of {len(ranking.counts.better)} queries list equal scores, which "
+                f"{ranking.direction}: {ranking.tied} of {ranking.asked} queries list equal scores, which "
                 f"are ties, in the order of the data; for {ranking.cut} the last place falls among equal scores"
             )
     return files
 
 
-def _folder(name: str, given: str | PathLike[str] | None) -> Path:
-    return Path(given or os.environ.get(f"CRAN_BENCH_{name.upper()}") or name)
-
-
 def _records(
-    text: str, dataset: str, protocol: str, seed: int, results: Path
+    text: str, label: str, protocol: str, seed: int, results: Path
 ) -> tuple[Configured[Method], list[Finished]]:
     """The method that a path or a spec names, and its records, the newest first."""
     path = Path(text)
@@ -131,7 +138,7 @@ def _records(
             near = [other.name for other in path.parent.glob("*.json")]
             raise BadInput(f"there is no record {path}{did_you_mean(path.name, near)}") from None
         return METHODS.configure(record.method.label), [Finished(record, partial(read_ranks, path, record))]
-    method, label, protocols = METHODS.configure(text), DATASETS.configure(dataset).label, parse_protocols(protocol)
+    method, protocols = METHODS.configure(text), parse_protocols(protocol)
     if len(protocols) > 1:
         raise BadInput(f"one record is exported, of one protocol, not {len(protocols)}: give one with -p")
     runs = ResultStore(results).runs([label], protocols)
@@ -159,17 +166,19 @@ def _rankings(runner: Runner, method: Configured[Method], found: list[Finished],
         )
     part, test, images, texts = runner.embedded(method, record.protocol, record.seed)
     similarity = part.similarity
-    if isinstance(similarity, Pairwise) and similarity.depends_on_query:
+    if depends_on_query(similarity):
         raise BadInput(f"{method.label} has no single score of an image and a text: export another row")
     queries, query_of = as_queries(record.protocol, texts, test.image_of, len(test), similarity)
     with torch.no_grad(), in_full_precision(runner.device):
         problem = make_problem(images, queries, query_of, similarity, record.folds)
+        now, then = count(problem, Clock(problem.device), backend_of(similarity)).arrays(), same[0].ranks.arrays()
+    if not all(np.array_equal(now[name], then[name]) for name in now):
+        raise BadInput("the embeddings give other ranks than the record has: run it again with --force, then export")
     image_ids, text_ids = test.escaped_ids()
     if record.protocol in ("mean", "single"):
         text_ids = [f"{name}#{'mean' if record.protocol == 'mean' else 0}" for name in image_ids]
     names = image_ids, text_ids
-    ranks, tag = same[0].ranks, slug(method.label)
-    return [Ranking("i2t", problem, *names, ranks.i2t, top, tag), Ranking("t2i", problem, *names, ranks.t2i, top, tag)]
+    return [Ranking(side, problem, *names, top, slug(method.label)) for side in get_args(Direction)]
 
 
 @dataclass
@@ -181,29 +190,25 @@ class Ranking:
         problem: embeddings, with the scores of the right answers.
         images: ids of the images, in the order of the problem.
         texts: ids of the texts, likewise.
-        counts: those of the record.
         top: candidates listed for each query.
         tag: name of the run, a word.
-        tied: number of queries so far that list equal scores.
-        cut: number of queries so far whose last place falls among equal scores.
+        asked: number of queries so far.
+        tied: number of them that list equal scores.
+        cut: number of them whose last place falls among equal scores.
     """
 
     direction: Direction
     problem: Problem
     images: Sequence[str]
     texts: Sequence[str]
-    counts: Counts
     top: int
     tag: str
+    asked: int = 0
     tied: int = 0
     cut: int = 0
 
-    def __iter__(self) -> Iterator[tuple[str, list[str], list[float], list[bool]]]:
-        """Yield each query with its best candidates, their scores and whether they are right, by blocks of queries.
-
-        Raises:
-            BadInput: a query has other ranks than the record says.
-        """
+    def __iter__(self) -> Iterator[tuple[str, int, str, float, bool]]:
+        """Yield a query and the rank, name and score of one of its best candidates, and whether it is right."""
         to_texts = self.direction == "i2t"
         queries, candidates = (self.images, self.texts) if to_texts else (self.texts, self.images)
         tasks = []
@@ -213,20 +218,19 @@ class Ranking:
             scores, is_right = self._scored(part, other) if to_texts else map(torch.t, self._scored(other, part))
             best, places = scores.sort(dim=1, descending=True, stable=True)
             listed = best[:, : self.top]
+            self.asked += len(best)
             self.tied += int((listed[:, 1:] == listed[:, :-1]).any(dim=1).sum())
             self.cut += int((best[:, self.top : self.top + 1] == listed[:, -1:]).sum())
             places = places[:, : self.top]
             columns = places + other.start, listed, is_right.gather(1, places)
-            for row, rows, values, right in zip(
-                range(part.start, part.stop), *(column.tolist() for column in columns), strict=True
-            ):
-                yield queries[row], [candidates[k] for k in rows], values, right
+            for query, *lines in zip(queries[part], *(column.tolist() for column in columns), strict=True):
+                for rank, (k, score, right) in enumerate(zip(*lines, strict=True), 1):
+                    yield query, rank, candidates[k], score, right
 
     def write_run(self, file: IO[bytes]) -> None:
         """Write ``query Q0 candidate rank score tag``."""
-        for query, candidates, scores, _ in self:
-            lines = enumerate(zip(candidates, scores, strict=True), 1)
-            file.write("".join(f"{query} Q0 {name} {k} {score!r} {self.tag}\n" for k, (name, score) in lines).encode())
+        for query, rank, name, score, _ in self:
+            file.write(f"{query} Q0 {name} {rank} {score!r} {self.tag}\n".encode())
 
     def write_qrels(self, file: IO[bytes]) -> None:
         """Write ``query 0 candidate 1`` for every right answer."""
@@ -244,29 +248,18 @@ class Ranking:
             rows = torch.arange(images.start, images.stop, device=problem.device)
             is_right = problem.image_of[texts] == rows[:, None]
             scores = torch.where(is_right, problem.positive[texts], scores)
-            to_texts = self.direction == "i2t"
-            best = problem.best[images, None] if to_texts else problem.positive[None, texts]
+            best = problem.best[images, None] if self.direction == "i2t" else problem.positive[None, texts]
             tolerance = problem.reach.of_all(images, texts, rounding)
             scores = torch.where((scores - best).abs() <= tolerance, best, scores)
-        axis, part = (1, images) if to_texts else (0, texts)
-        is_tied = scores == best
-        counted = (scores > best).sum(axis), (is_tied & ~is_right).sum(axis), (is_tied & is_right).sum(axis)
-        for now, before in zip(counted, vars(self.counts).values(), strict=True):
-            if not np.array_equal(now.cpu().numpy(), before[part]):
-                raise BadInput(
-                    "the embeddings give other ranks than the record has: run it again with --force, then export"
-                )
         return scores, is_right
 
 
 def _write_table(rankings: Sequence[Ranking], file: IO[bytes]) -> None:
     """Write a line for each listed candidate as CSV."""
-    lines = io.StringIO()
-    table = csv.writer(lines, lineterminator="\n")
+    text = io.TextIOWrapper(file, "utf-8", newline="")
+    table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
     for ranking in rankings:
-        for query, *columns in ranking:
-            for rank, (name, score, right) in enumerate(zip(*columns, strict=True), 1):
-                table.writerow([ranking.direction, query, rank, name, repr(score), int(right)])
-            file.write(lines.getvalue().encode())
-            lines.seek(0), lines.truncate()
+        for query, rank, name, score, right in ranking:
+            table.writerow([ranking.direction, query, rank, name, repr(score), int(right)])
+    text.detach()

@@ -15,6 +15,7 @@ import torch
 from cran_bench.contract import Method
 from cran_bench.errors import BadInput, escaped
 from cran_bench.frontend.text.words import FIRST_WORD
+from cran_bench.similarity import one_way
 from cran_bench.split import MissingFeature, Split
 from cran_bench.viewing.drawing import require_drawable, write_png
 
@@ -54,7 +55,7 @@ def images_for(method: Method, split: Split, sentence: str, top: int) -> list[Hi
         texts = method.embed_texts(cast("Split", _Asked(asked, known))) if sentence.strip() else None
         if texts is None or not any(known or [True]):
             raise BadInput(f"no word of '{sentence}' is known to the method: use words of the training captions")
-        scores = method.similarity.scores(method.embed_images(split), texts)[:, 0]
+        scores = one_way(method.similarity, False).scores(method.embed_images(split), texts)[:, 0]
     best = scores.topk(min(top, len(scores)))
     shared, ids = (split.tfidf() @ asked.tfidf().T).toarray()[:, 0], split.image_ids
     owner = split.image_of.cpu().numpy()
@@ -114,7 +115,7 @@ def texts_for(method: Method, split: Split, picture: Split, top: int) -> list[Hi
                 "the method needs regions, but this dataset comes with its own and a new image has none: prepare the "
                 "dataset with --regions grid or a detector, or use a method without regions"
             ) from None
-        scores = method.similarity.scores(image, method.embed_texts(split))[0]
+        scores = one_way(method.similarity, True).scores(image, method.embed_texts(split))[0]
     best = scores.topk(min(top, len(scores)))
     owner, ids = split.image_of.tolist(), split.image_ids
     return [

@@ -624,7 +624,9 @@ def test_list(command, monkeypatch):
     assert any(re.match(r"  cca +CCA: canonical correlation analysis.*\[paper, tuned\]$", line) for line in lines)
     assert any(re.match(r"  scenes +Rendered scenes.*\[quick\]$", line) for line in lines)
     further = lines[lines.index("further methods") + 1 : lines.index("datasets")]
-    assert {"vsepp", "vse-infinity"} < {line.split()[0] for line in further} and "  cca " not in "".join(further)
+    assert {"scan", "vsepp", "vse-infinity"} < {line.split()[0] for line in further} and "  cca " not in "".join(
+        further
+    )
     assert any("dreams could not be imported: ImportError: no such thing" in line for line in lines)
     assert "could not be imported: ImportError: no such thing" in command("run", "-m", "dreams").sentence
 

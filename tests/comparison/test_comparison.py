@@ -515,6 +515,23 @@ def test_significance_of_two_and_of_all(command, tmp_path):
     assert [line["against"] for line in lines] == ["cca:tuned", "cfa:tuned"] and isinstance(lines[0]["rsum"], float)
 
 
+def test_significance_across_features(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    runs = [made("cca:tuned", BASE - 12, **SCENES), made("cfa:tuned", BASE - 20, **SCENES)]
+    runs += [made("cca:tuned", BASE, seed=1, **SCENES, vectors="glove:a.txt")]
+    runs += [made("cca:tuned", BASE + 9, seed=2, **SCENES, split_sha="6" * 64)]
+    results = stored(tmp_path, runs)
+    said = command("significance", "cca", "--across", "--results", results)
+    assert said.code == 0 and "(-f csv has all)" in " ".join(said.out.split()), said
+    assert max(map(len, said.out.splitlines())) <= 80
+    first = said.out.partition(" ")[2][:3]
+    kinds = [line for line in said.out.splitlines() if line.startswith(("(1) ", "(2) "))]
+    assert len(kinds) == 2 and [line[:3] for line in kinds if "glove:a.txt" in line] == [first]
+    frame = pd.read_csv(io.StringIO(command("significance", "--across", "--results", results, "-f", "csv").out))
+    assert len(frame) == 2 and set(frame["verdict"]) == {"better"}
+    assert command("significance", "cfa", "--across", "--results", results).code == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -11,6 +11,7 @@ from cran_bench.registry import DATASETS, METHODS
 from cran_bench.running.fits import FitStore
 from cran_bench.running.preparation import find_prepared
 from cran_bench.running.runner import embed
+from cran_bench.similarity import Pairwise
 from cran_bench.viewing.search import images_for, texts_for
 
 STACKS = "hidden_image=32,hidden_text=32,rbm_steps=6"
@@ -41,6 +42,7 @@ SWEEP = {
     "cran-relation": GATE["cran-relation"],
     "vsepp": "vsepp:quick[dim=16,epochs=2]",
     "vse-infinity": "vse-infinity:quick[dim=16,epochs=2]",
+    "scan": "scan:quick[dim=16,epochs=2]",
     "linear-head": "linear-head[dim=16,epochs=2,batch_size=20]",
     "pcmepp": GATE["pcmepp"],
 }
@@ -69,7 +71,8 @@ def fitted(world, device, folder, method, most):
 def metrics(world, device, part, most):
     """The metrics under every protocol."""
     found = []
-    for unit, kinds in (("captions", ("captions", "mean", "single")), ("documents", ("documents",))):
+    averages = () if isinstance(part.similarity, Pairwise) else ("mean",)
+    for unit, kinds in (("captions", ("captions", "single", *averages)), ("documents", ("documents",))):
         test = split(world, "test", unit, device, most)
         sides = (*embed(part, test), test.image_of, test.twins, part.similarity)
         found += [evaluate(*sides, protocol, folds).metrics for protocol in kinds for folds in (0, 5)]

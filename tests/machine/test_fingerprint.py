@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 LINEAR = {"cca", "cfa", "kcca", "macc", "dcca"}
 STACKS = {"bimodal-ae", "multimodal-dbn", "corr-ae", "ccl"}
 CRANS = {"cran", "cran-baseline", "cran-local", "cran-relation"}
-HINGES = {"vsepp", "vse-infinity"}
+HINGES = {"scan", "vsepp", "vse-infinity"}
 HEADS = {"linear-head", "pcmepp"}
 ALL = LINEAR | STACKS | CRANS | HINGES | HEADS | {"aligned", "gmm-hglmm"}
 OTHERS = {"cca[text=word_cnn]", "kcca[text=word_cnn]", "cran:paper"}
@@ -348,7 +348,7 @@ OTHER_MEANING = [
     ("split", "return self._text.vector_sample", "return -self._text.vector_sample", {"gmm-hglmm"}),
     ("split", "position[self._rows] = np", "position[self._rows] = 1 + np", set()),  # twins are for figures
     ("split", "return self.region_rows[:]", "return self.region_rows[1:]",
-     CRANS | {"cran:paper", "vse-infinity"} | STACKS),  # which mention "regions", as getattr does
+     CRANS | {"cran:paper", "scan", "vse-infinity"} | STACKS),  # which mention "regions", as getattr does
     ("frontend.text.characters", "ALPHABET = ", "ALPHABET = 'ab' + ", CRANS | {"cran:paper"}),
     ("frontend.text.words", "_WORD.findall(text.lower())", "_WORD.findall(text)", EVERY),
     ("frontend.text.words", 'kind="stable"', 'kind="quicksort"', EVERY),
@@ -373,7 +373,7 @@ OTHER_MEANING = [
     ("methods._linear", "spectrum / spectrum[0]", "spectrum / spectrum[-1]", LINEAR | WITH_WORDS | {"gmm-hglmm"}),
     ("methods._linear", '"Wx", "Wy", "spectrum")', '"Wx", "Wy")', LINEAR | WITH_WORDS | {"gmm-hglmm"}),
     ("methods._linear", "rows.sign() * rows.abs().sqrt()", "rows.abs().sqrt()",
-     LINEAR | WITH_WORDS | {"gmm-hglmm", "vsepp"} | STACKS | HEADS),
+     LINEAR | WITH_WORDS | {"gmm-hglmm", "scan"} | HINGES | STACKS | HEADS),
     ("methods._linear", "WORDS_BYTES = 400", "WORDS_BYTES = 4000", set()),
     ("methods.cca", "1e-2, 2e-2, 5e-2)", "1e-2, 2e-2)", {"cca", "cca[text=word_cnn]"}),
     ("methods.cca", "self.ridge_image, self.ridge_text)\n", "(0,), self.ridge_text)\n", {"cca", "cca[text=word_cnn]"}),

@@ -30,7 +30,7 @@ QUICK = [
     ),
     *("dcca:quick", "gmm-hglmm[components=2,gmm_iterations=2,hglmm_iterations=1,fisher_dim=40]"),
     *("macc[neighbours=1|2,codewords=4]", f"bimodal-ae:quick[{FEW}]", f"multimodal-dbn:quick[{FEW}]"),
-    *(f"corr-ae:quick[{FEW}]", f"ccl:quick[{FEW},joint_steps=4,autoencoder_steps=4]"),
+    *(f"corr-ae:quick[{FEW},text=encoder]", f"ccl:quick[{FEW},joint_steps=4,autoencoder_steps=4]"),
     *("linear-head:quick[epochs=2]", "pcmepp:quick[epochs=2]"),
     *(
         "cran[max_epochs=2,top=2,restarts=2]",
@@ -38,6 +38,7 @@ QUICK = [
         "cran-baseline[max_epochs=2]",
     ),
     *("vsepp:quick[dim=8,epochs=2]", "vse-infinity:quick[dim=8,epochs=2,word_init=vectors]"),
+    "scan:quick[dim=8,epochs=2]",
 ]
 NO_MEANING = (
     "cran_bench.errors",

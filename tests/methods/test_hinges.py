@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from cran_bench import BadInput
 from cran_bench.methods import _hinges, vse_infinity
-from cran_bench.methods._hinges import HingeMethod, of_similar_length
-from cran_bench.methods.vse_infinity import CODE, GPO, BiGRU, PooledSets, VSEInfinity, thinned
+from cran_bench.methods._hinges import BiGRU, HingeMethod, of_similar_length
+from cran_bench.methods.vse_infinity import CODE, GPO, PooledSets, VSEInfinity, thinned
 from cran_bench.methods.vsepp import VSEPP, ImageAndGRU
 from cran_bench.split import MissingFeature, Split
 
-SMALL = {"dim": 6, "word_dim": 5, "dropout": 0.0, "min_count": 1, "batch_size": 40}
+SMALL = {"dim": 6, "word_init": "random", "word_dim": 5, "dropout": 0.0, "min_count": 1, "batch_size": 40}
 METHODS = {"vsepp": (VSEPP, SMALL), "vse-infinity": (VSEInfinity, {**SMALL, "size_augmentation": 0.0})}
 
 
@@ -266,6 +267,22 @@ def test_elements_are_left_out_in_training_alone(monkeypatch):
     monkeypatch.setattr(vse_infinity, "thinned", lambda exists, rate: exists & mask)
     torch.testing.assert_close(net.train().texts(IDS[:2], LENGTHS[:2]), expected)
     assert not torch.allclose(net.eval().texts(IDS[:2], LENGTHS[:2]), expected)
+
+
+def test_the_whole_image_is_a_further_region(tiny):
+    rows, unit = torch.tensor([4, 0, 7]), torch.nn.functional.normalize
+    method = VSEInfinity(image="l2")
+    (features, exists), mask = method.image_features(tiny.val), tiny.val.region_mask
+    regions, wholes = tiny.val.region_rows[rows], tiny.val.image_rows[rows]
+    torch.testing.assert_close(features[rows], unit(torch.cat([regions, wholes[:, None]], dim=1), dim=2))
+    assert features.shape == (len(tiny.val), mask.shape[1] + 1, regions.shape[2])
+    assert exists[:, -1].all() and torch.equal(exists[:, :-1], mask)
+    paper, alone = VSEInfinity(whole=False, image="none").image_features(tiny.val)
+    assert torch.equal(paper[rows], regions) and torch.equal(alone, mask)
+    features = dataclasses.replace(tiny.val._features, globals=tiny.val._features.globals[:, 1:])
+    split = Split("val", "captions", tiny.val._collection, features, tiny.val._words, torch.device("cpu"))
+    with pytest.raises(BadInput, match=r"have \d+ and \d+ numbers: set whole=false"):
+        method.image_features(split)
 
 
 def test_without_regions_there_is_nothing_to_pool(tiny):

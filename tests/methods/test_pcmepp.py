@@ -99,7 +99,7 @@ def test_the_divergence_is_that_from_the_standard_normal():
 
 def test_heads_give_distributions_of_unit_means_and_the_whole_loss():
     torch.manual_seed(0)
-    heads = GaussianHeads((5, 4), PCMEPP(dim=3, dropout=0.0, beta=0.3, log_variance=-2.0)).eval()
+    heads = GaussianHeads((5, 4), PCMEPP(dim=3, dropout=0.0, beta=0.3, log_variance=-2.0, scale=5.0, shift=5.0)).eval()
     x, y = torch.randn(7, 5), torch.randn(7, 4)
     with torch.no_grad():
         v, t = heads.gaussians("image", x), heads.gaussians("text", y)

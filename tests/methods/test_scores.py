@@ -1,34 +1,37 @@
 """The row of given scores: the ranks of the embeddings they were exported from; every unusable file is refused."""
 
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import cran_bench
 from cran_bench.machine.storage import sha256_file
-from cran_bench.registry import DATASETS, METHODS
-from cran_bench.running.preparation import find_prepared
-from cran_bench.running.runner import Runner, embed
+from cran_bench.registry import METHODS
+from cran_bench.running.remote import with_full_path
 
-CPU = torch.device("cpu")
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "interchange.md"
 ROW = "cca[ridge_image=0.01,ridge_text=0.01,dim=32]"
 N, T = 20, 100
 
 
 @pytest.fixture(scope="module")
 def exported(prepared_scenes, tmp_path_factory):
-    """A folder with the float64 scores of CCA's embeddings, and its records under three protocols."""
+    """A folder with the scores of CCA's embeddings, made by the recipe of the docs, and its records."""
     folder = tmp_path_factory.mktemp("exported")
     shutil.copytree(prepared_scenes.cache, folder / "cache")
-    prepared = find_prepared(DATASETS.configure(prepared_scenes.spec), prepared_scenes.data, folder / "cache")
-    runner = Runner(prepared, folder / "results", folder / "cache", CPU)
-    runner.run([METHODS.configure(ROW)], ["captions", "single"], [0])
-    method = runner.fitted(METHODS.configure(ROW), 0, "captions")
-    images, texts = embed(method, prepared.split("test", "captions", CPU))
-    np.save(folder / "sims.npy", method.similarity.scores(images, texts).numpy().round(10))
+    where = {"data": prepared_scenes.data, "cache": folder / "cache", "results": folder / "results"}
+    cran_bench.run(ROW, prepared_scenes.spec, ["captions", "single"], **where)
+    (recipe,) = re.findall(r"```python\n(import numpy.*?)```", PAGE.read_text(), re.DOTALL)
+    recipe = recipe.replace("flickr8k", prepared_scenes.spec).replace('"cca"', f'"{ROW}"')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, path in where.items():
+            patch.setenv(f"CRAN_BENCH_{name.upper()}", str(path))
+        exec(recipe, {})
+    (folder / "cca.npy").rename(folder / "sims.npy")
     return folder
 
 
@@ -79,6 +82,25 @@ def test_a_record_says_where_its_ranks_come_from(ranked, tmp_path):
     np.save("moved/again.npy", scores)
     (other,) = ranked("scores:moved/again.npy").records
     assert other.fingerprint != record.fingerprint
+
+
+def test_records_and_tables_name_files_without_folders(ranked, tmp_path):
+    for name in ("there", "else"):
+        Path(name).mkdir()
+        shutil.copy("sims.npy", name)
+    spec = f"scores:{tmp_path}/there/sims.npy[t2i={tmp_path}/else/sims.npy]"
+    found = ranked(spec)
+    (record,) = found.records
+    assert record.method.label == "scores:sims.npy[t2i=sims.npy]"
+    assert str(tmp_path) not in found.store.path_of(record).read_text()
+    assert [outcome.reused for outcome in ranked("scores:there/sims.npy[t2i=else/sims.npy]").outcomes] == [True]
+    full = with_full_path("scores:sims.npy[t2i=there/sims.npy,axes=images]")
+    assert full == f"scores:{tmp_path}/sims.npy[axes=images,t2i={tmp_path}/there/sims.npy]"  # for workers elsewhere
+    np.save("else/sims.npy", -np.load("sims.npy"))
+    with pytest.raises(cran_bench.BadInput) as raised:
+        ranked("scores:there/sims.npy,scores:else/sims.npy")
+    said = "scores:there/sims.npy and scores:else/sims.npy are both called scores:sims.npy in tables: rename a file"
+    assert str(raised.value) == said
 
 
 def test_it_stands_in_tables_and_in_tests_of_significance(ranked, command, prepared_scenes, tmp_path):

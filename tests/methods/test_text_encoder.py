@@ -8,9 +8,13 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from cran_bench.frontend.text.encoding import TextFeatures
+from cran_bench.frontend.features import Features
+from cran_bench.frontend.text.encoding import Documents, TextFeatures
+from cran_bench.methods._stacks import Stack
 from cran_bench.methods.cca import CCA
+from cran_bench.methods.ccl import CCL
 from cran_bench.methods.cfa import CFA
+from cran_bench.methods.corr_ae import CorrAE
 from cran_bench.registry import METHODS
 from cran_bench.running.fits import FitStore
 from cran_bench.similarity import COSINE
@@ -82,3 +86,49 @@ def test_without_a_text_encoder_a_method_says_what_it_needs(tiny, tmp_path):
     store = FitStore(tmp_path, {}, tiny.train, tiny.val, CPU)
     with pytest.raises(MissingFeature, match="tiny has no text encoder here; give one with --text-encoder"):
         store.fitted(CCA(text="encoder"), 0, "cca")
+
+
+@pytest.mark.parametrize("hidden", [(12,), (12, 8)])
+def test_a_stack_models_them_as_it_models_images(encoded, tmp_path, hidden):
+    collection, texts = encoded.train._collection, encoded.train._encoded
+    both = Features(Path(), {}, globals=np.float32(Documents(texts, collection.image_of)[np.arange(100)]))
+    words = encoded.train._words
+    train, val, test = (
+        Split(name, "documents", collection, both, words, CPU, encoded=texts) for name in ("train", "val", "test")
+    )
+    store = FitStore(tmp_path, {}, train, val, CPU)
+    given = {"steps": 100, "lr_scale": 50.0, "batch_size": 20}
+    fitted, loaded = (store.fitted(Stack("text", "encoder", hidden, **given), 0, "stack") for _ in range(2))
+    codes = fitted.part.codes(test)
+    assert loaded.reused and torch.equal(loaded.part.codes(test), codes)
+    lower, images = (
+        fitted.part.lower or fitted.part,
+        store.fitted(Stack("image", "l2", hidden[:1], **given), 0, "stack"),
+    )
+    torch.testing.assert_close(lower.codes(test), images.part.codes(test))
+    assert float(lower.codes(test).std(dim=0).mean()) > 0.01
+    assert fitted.part.memory(train) > train.text_rows.held
+
+
+DEEP = "hidden_image=8,hidden_text=8,vocabulary=50,rbm_steps=3,units=8,steps=3"
+CCL_TOO = "autoencoder_steps=3,code_units=8,joint_units=8,joint_steps=3"
+
+
+@pytest.mark.parametrize("spec", ["corr-ae", "bimodal-ae", "multimodal-dbn", f"ccl[{CCL_TOO}]"])
+def test_deep_rows_read_them(encoded, tiny, tmp_path, spec):
+    name, _, options = spec.strip("]").partition("[")
+    store, fits = FitStore(tmp_path, {}, encoded.train, encoded.val, CPU), {}
+    for text in ("encoder", "tfidf"):
+        method = METHODS.configure(f"{name}[{DEEP},text={text}{',' if options else ''}{options}]")
+        fits[text] = store.fitted(method.build(), 0, method.label).part
+    texts = [fit.embed_texts(encoded.test) for fit in fits.values()]
+    assert torch.isfinite(texts[0]).all() and not torch.equal(*texts)
+    with pytest.raises(MissingFeature, match="tiny was prepared without a text encoder; give one with --text-encoder"):
+        fits["encoder"].embed_texts(tiny.test)
+
+
+def test_ccl_gives_segments_as_tfidf_and_a_text_encoder_reads_no_parts():
+    coarse, fine = (stage.text for stage in CCL(text="encoder").input_encoder().autoencoders)
+    assert [coarse, fine] == ["encoder", "tfidf"]
+    with pytest.raises(ValueError, match="a text encoder reads whole texts: give text=tfidf or text=bow"):
+        CorrAE(text="encoder", granularity="parts")

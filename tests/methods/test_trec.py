@@ -239,8 +239,7 @@ def test_a_run_is_a_row_like_any_other(ranked, quick_scenes, command, tmp_path, 
     (path,) = (tmp_path / "results").rglob("trec-*-s0-*[0-9a-f].json")
     record = json.loads(path.read_text())
     assert (
-        record["method"]["label"] == "trec:their/made.run"
-        and record["similarity"]["name"] == "pair scorer, another for i2t"
+        record["method"]["label"] == "trec:made.run" and record["similarity"]["name"] == "pair scorer, another for i2t"
     )
     assert record["method"]["parameters"] == fields_json(METHODS.configure("trec:their/made.run").build())
     assert "made.run" not in json.dumps(record["method"]["parameters"]) and record["ties"] > 0
@@ -249,16 +248,14 @@ def test_a_run_is_a_row_like_any_other(ranked, quick_scenes, command, tmp_path, 
     assert (ranks.i2t.better[0], ranks.i2t.tied[0], ranks.i2t.right[0]) == (0, 95, 5)  # nothing is listed for it
     rows = ["trec:their/made.run", cca, "-d", quick_scenes.spec, "--results", "results"]
     compared = command("significance", *rows)
-    assert compared.code == 0 and "trec:their/made.run" in compared.out
-    assert command("table", "--results", "results").out.count("trec:their/made.run") >= 1
+    assert compared.code == 0 and "trec:made.run" in compared.out
+    assert "trec:made.run" in command("table", "-m", "trec:any/made.run", "--results", "results").out
 
     (tmp_path / "other").mkdir()
     shutil.copy(ranked, tmp_path / "other" / "made.run")
     assert "reused" in command("run", "-m", "trec:their/made.run", *where).err
     other = command("run", "-m", "trec:other/made.run", *where)
-    assert other.code == 0 and "reused" not in other.err
-    (copy,) = (tmp_path / "results").rglob("trec-other*-s0-*[0-9a-f].json")
-    assert json.loads(copy.read_text())["fingerprint"] == record["fingerprint"]  # the content counts, not the place
+    assert other.code == 0 and "reused" in other.err  # the content counts, not the place
     ranked.write_text(ranked.read_text().replace(" 4 x", " 0 x"))
     changed = command("run", "-m", "trec:their/made.run", *where)
     assert changed.code == 0 and "reused" not in changed.err

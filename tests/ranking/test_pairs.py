@@ -319,6 +319,11 @@ def test_embeddings_of_other_lengths_or_without_what_rerank_needs_are_refused():
     images, texts, owner = even(0)
     for said, left, similarity in (
         ("the tensors of images have 11 and 12 rows", replace(images, regions=images.regions[1:]), ALL[0]),
+        (
+            "the embeddings of images have dtype int64; give float32",
+            replace(images, regions=images.regions.long()),
+            ALL[0],
+        ),
         ("rerank=2 chooses candidates by global vectors, and images have none", replace(images, globals=None), ALL[2]),
         ("images have dimension 1 and texts 2", replace(images, globals=images.globals[:, 1:]), ALL[2]),
     ):
@@ -363,6 +368,17 @@ class Mine:
         pass
 
 
+@dataclass
+class Other(Mine):
+    """Declares another similarity than the one it asks for."""
+
+    similarity = COSINE
+
+    def fit(self, train, val, run):
+        own = Pairwise(self.score, rerank=self.rerank)
+        run.chose(rsum=run.score(self.embed_images(val), self.embed_texts(val), own).rsum)
+
+
 def helper(images, texts):
     return best_regions(images, texts)
 
@@ -375,6 +391,11 @@ def test_a_fit_scores_validation_as_the_test_split_is_scored(tiny, tmp_path, rer
     similarity = fit.part.similarity
     ranks = rank(images, texts, tiny.val.image_of, similarity, backend=backend_of(similarity))
     assert fit.chose == {"rsum": ranks.metrics().rsum}
+    if rerank:
+        with pytest.raises(BadInput, match="rerank and i2t are followed for a method that declares them"):
+            store.fitted(Other(rerank), 0, "other")
+    else:
+        assert store.fitted(Other(rerank), 0, "other").chose == fit.chose
     assert (ranks.kernel.name == "rerank 5") == bool(rerank)
 
 

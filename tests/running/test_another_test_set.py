@@ -242,6 +242,47 @@ class Regional:
         self.dim = int(state["dim"])
 
 
+def test_text_features_are_those_of_each_dataset_and_rankings_are_exported(quick_scenes, pictures, tmp_path):
+    home, here = (DATASETS.configure(spec) for spec in (quick_scenes.spec, "folder"))
+    both = home.build().load(quick_scenes.data), here.build().load(pictures)
+    random, keys = np.random.default_rng(0), [key for data in both for key in data.caption_keys()]
+    for name in ("one", "other"):
+        np.save(tmp_path / f"{name}.npy", random.standard_normal((len(keys), 8), dtype=np.float32))
+    (tmp_path / "keys").write_text("\n".join(keys))
+    spec, other = (f"npy:{tmp_path}/{name}.npy[ids={tmp_path}/keys]" for name in ("one", "other"))
+    row = "cca[text=encoder,dim=4,ridge_image=0.01,ridge_text=0.01]"
+    options = {"text_encoder": spec, "test_on": "folder", "test_data": pictures, **options_of(quick_scenes, tmp_path)}
+    made = cran_bench.run(row, quick_scenes.spec, **options)
+    (record,) = made.records
+    assert record.data.text_encoder == "npy:one.npy[ids=keys]" and record.method.encoders == ["backbone", "text"]
+
+    specs = "pixels[dim=64]", "none", "ppmi-svd"
+    own = find_prepared(home, quick_scenes.data, quick_scenes.cache, text_encoder=spec)
+    test, changed = (find_prepared(here, pictures, quick_scenes.cache, *specs, text) for text in (spec, other))
+    part = Runner(own, tmp_path, quick_scenes.cache, CPU).fitted(METHODS.configure(row), 0, "captions")
+    split = Split("test", "captions", test.collection, test.features, None, CPU, encoded=test.texts)
+    scores = cran_bench.evaluate(*embed(part, split), split.image_of, similarity=part.similarity)
+    assert record.metrics == scores.metrics
+    runner = Runner(own.tested_on(test), tmp_path / "worker", quick_scenes.cache, CPU)
+    request = Request(quick_scenes.spec, quick_scenes.data, [row], ["captions"], [0], ("folder", pictures))
+    expected = runner.fingerprints(METHODS.configure(row), ["captions"], 0)
+    (outcome,) = jobs._row(RunSpec.of(runner, request, "cpu"), row, 0, expected)
+    assert outcome.record.data == record.data and outcome.record.metrics == record.metrics
+    assert test.texts.manifest.sources_sha() == record.data.texts_sha != own.texts.manifest.sources_sha()
+    for wrong in (changed, replace(test, texts=None)):
+        with pytest.raises(BadInput, match="which differ in the text encoder: a fit is tested with the features that"):
+            own.tested_on(wrong)
+
+    cran_bench.export(row, topk=tmp_path / "row.csv", dataset=quick_scenes.spec, **options)
+    options.pop("test_on")
+    cran_bench.export(made.store.path_of(record), topk=tmp_path / "path.csv", **options)
+    with (tmp_path / "path.csv").open(newline="") as file:
+        lines = [*csv.DictReader(file)]
+    assert (tmp_path / "row.csv").read_bytes() == (tmp_path / "path.csv").read_bytes() and len(lines) == 2 * 12 * 60
+    first = [line["is_right"] for line in lines if line["direction"] == "t2i" and line["rank"] == "1"]
+    assert 100 * first.count("1") / 60 == pytest.approx(record.metrics["t2i_r1"])
+
+
 def test_a_method_that_needs_regions_says_that_the_test_set_has_none(both, quick_scenes, tmp_path):
     runner = Runner(both[1], tmp_path / "results", quick_scenes.cache, CPU)
     regional = Configured(Plugin("regional", Regional, {}), "", "regional", {}, "")

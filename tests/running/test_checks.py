@@ -10,7 +10,7 @@ from PIL import Image
 from cran_bench.errors import BadInput
 from cran_bench.registry import DATASETS, METHODS
 from cran_bench.running import checks
-from cran_bench.running.checks import check_dataset, check_method
+from cran_bench.running.checks import check_dataset, check_method, with_other_test, with_text_features
 from cran_bench.running.fits import FitStore
 from cran_bench.running.preparation import find_prepared
 
@@ -192,6 +192,24 @@ def verdicts(prepared_scenes, monkeypatch, tmp_path):
 
 
 PROMISES = [DECLARES, SHAPES, SAME, ALONE, BLIND, STORED, DOCUMENTS, LEARNS]
+
+
+@pytest.mark.parametrize("spec", ["aligned", "linear-head:quick[text=encoder]"])
+def test_a_method_that_reads_a_text_encoder_can_be_checked(prepared_scenes, monkeypatch, spec):
+    monkeypatch.setattr(checks, "DATASET", prepared_scenes.spec)
+    found = check_method(METHODS.configure(spec), prepared_scenes.cache, torch.device("cpu"))
+    assert {verdict.promise: verdict.broken for verdict in found} == dict.fromkeys(PROMISES)
+
+
+def test_text_features_for_checks_differ_between_captions_and_change_with_the_test_split_only_there(prepared_scenes):
+    spec, cpu = DATASETS.configure(prepared_scenes.spec), torch.device("cpu")
+    data = with_text_features(find_prepared(spec, prepared_scenes.data, prepared_scenes.cache))
+    other = with_other_test(data)
+    train, same = (prepared.split("train", "captions", cpu) for prepared in (data, other))
+    assert torch.equal(train.text_features, same.text_features) and train.text_dim == train.image_dim
+    assert len(train.text_features.unique(dim=0)) == len(train.texts)
+    test, moved = (prepared.split("test", "captions", cpu).text_features for prepared in (data, other))
+    assert not torch.equal(test[: len(moved)], moved)
 
 
 def test_a_good_method_keeps_every_promise_with_three_fits(verdicts, monkeypatch):

@@ -211,7 +211,7 @@ def test_a_method_edited_after_its_import_is_never_recorded_as_the_new_code(tmp_
     for name in ("mine", "copy"):
         (tmp_path / f"{name}.py").write_text(text("+"))
     mine, copy = (METHODS.configure(f"{tmp_path / name}.py:Mine").build() for name in ("mine", "copy"))
-    monkeypatch.setattr("cran_bench.running.experiment.find_prepared", edit)  # which may take hours
+    monkeypatch.setattr("cran_bench.running.experiment.find_tested", edit)  # which may take hours
     with pytest.raises(BadInput, match="enough"):
         cran_bench.run(f"{tmp_path / 'mine.py'}:Mine")
     assert code_of(mine) == code_of(copy)

@@ -323,4 +323,18 @@ def test_embeddings_that_give_other_ranks_are_refused(write, recorded, tmp_path,
     monkeypatch.setattr(Method, "embed_images", lambda self, split: embed(self, split).flip(0))
     with pytest.raises(BadInput, match="the embeddings give other ranks than the record has"):
         write("cca", trec=tmp_path / "there")
-    assert not list((tmp_path / "there").iterdir())
+    assert not (tmp_path / "there").exists()
+
+
+def test_nothing_is_written_if_one_direction_differs(write, tmp_path, monkeypatch):
+    read = ResultStore.runs
+
+    def changed(self, *chosen):
+        runs = read(self, *chosen)
+        runs[0].ranks.t2i.better[-1] += 1
+        return runs
+
+    monkeypatch.setattr(ResultStore, "runs", changed)
+    with pytest.raises(BadInput, match="the embeddings give other ranks than the record has"):
+        write("cca", trec=tmp_path / "there")
+    assert not (tmp_path / "there").exists()

@@ -11,8 +11,8 @@ from cran_bench.errors import BadInput
 from cran_bench.registry import DATASETS, METHODS
 from cran_bench.running.preparation import find_prepared
 from cran_bench.running.runner import Runner
-from cran_bench.similarity import COSINE
-from cran_bench.viewing.search import Hit, describe, draw, images_for
+from cran_bench.similarity import COSINE, Pairwise
+from cran_bench.viewing.search import Hit, describe, draw, images_for, texts_for
 
 CPU = torch.device("cpu")
 
@@ -139,6 +139,20 @@ def test_a_sentence_of_which_nothing_is_known(tiny, read, sentence):
     else:
         with pytest.raises(BadInput, match=f"no word of '{sentence}' is known"):
             images_for(Method(), tiny.test, sentence, 3)
+
+
+def test_texts_for_a_picture_are_scored_by_the_function_for_image_queries(tiny):
+    class Method:
+        similarity = Pairwise(lambda images, texts: images @ texts.T, i2t=lambda images, texts: -images @ texts.T)
+
+        def embed_images(self, split):
+            return torch.ones(len(split), 1)
+
+        def embed_texts(self, split):
+            return torch.arange(float(len(split.texts)))[:, None]
+
+    (hit,) = texts_for(Method(), tiny.test, tiny.test.take(np.array([0])), 1)
+    assert (hit.text, hit.score) == (tiny.test.texts[0], 0)
 
 
 def test_pictures_are_drawn_with_the_query(tmp_path):

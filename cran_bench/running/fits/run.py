@@ -17,7 +17,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from cran_bench.contract import Composite, Method, Part
+from cran_bench.contract import Composite, Part
 from cran_bench.embeddings import Embedding, no_tensor, on_device
 from cran_bench.errors import BadInput, first_wrong
 from cran_bench.machine.processes import current
@@ -26,7 +26,7 @@ from cran_bench.ranking.metrics import Metrics
 from cran_bench.ranking.pairs import backend_of
 from cran_bench.ranking.rank import rank
 from cran_bench.running.fits.serialisation import About, load_state, save_state
-from cran_bench.similarity import Pairwise, Similarity
+from cran_bench.similarity import Pairwise, Similarity, depends_on_query
 from cran_bench.split import Split
 
 T = TypeVar("T")
@@ -203,9 +203,9 @@ class PairRun(LentRun):
     """The run of a part that declares `Pairwise`, which ranks the validation split as the test split is ranked."""
 
     def score(self, images: Embedding, texts: Embedding, similarity: Similarity | None = None) -> Metrics:
-        declared = similarity or cast("Method", self.owner).similarity
-        if not isinstance(declared, Pairwise) or not declared.depends_on_query:
-            return super().score(images, texts, declared)
+        declared: Similarity | None = similarity or getattr(self.owner, "similarity", None)
+        if declared is None or not depends_on_query(declared):
+            return LentRun.score(self, images, texts, declared)  # by name, which fingerprints follow
         val = self.store.val
         if (len(images), len(texts)) != (len(val), len(val.texts)):
             raise BadInput(
