@@ -106,6 +106,7 @@ class Collection:
         twins: (N,) int64 or None, the row of the image with the same objects in exchanged positions.
         labels: (N, C) uint8 or None, multi-hot categories.
         remarks: notes to print once, such as how many captions were ignored.
+        as_listed: False if the user's list has images or captions in another order, so that arrays need names of rows.
 
     Lists in place of arrays are converted.
 
@@ -124,6 +125,7 @@ class Collection:
     twins: NDArray[np.int64] | None = None
     labels: NDArray[np.uint8] | None = None
     remarks: Sequence[str] = field(default=())
+    as_listed: bool = True
 
     def __post_init__(self) -> None:
         ids, n = self.images.ids, len(self.images.ids)

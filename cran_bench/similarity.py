@@ -466,7 +466,7 @@ class Pairwise(Similarity):
                 shape, name = (len(rows), len(columns)), getattr(score, "__qualname__", repr(score))
                 if not isinstance(tile, Tensor) or tile.shape != shape or not tile.is_floating_point():
                     what = f"{tile.dtype} {tuple(tile.shape)}" if isinstance(tile, Tensor) else kind_of(tile)
-                    asked = f"the scores of {shape[0]} images and {shape[1]} texts as a float tensor {shape}"
+                    asked = f"a float tensor {shape}, the scores of all pairs of an image and a text"
                     raise BadInput(f"{name} returned {what.removeprefix('torch.')}; return {asked}")
                 scores[i : i + shape[0], k : k + shape[1]] = tile
         return scores

@@ -299,7 +299,7 @@ class Split:
 
     @cached_property
     def text_features(self) -> Tensor:
-        """(T, q) float32, the text encoder's features; of a document the mean of its captions' rows at unit length.
+        """(T, q) float32, the text encoder's features; of a document, unless given, its captions' mean at unit length.
 
         Raises:
             MissingFeature: there is no text encoder, or it holds computed features and the texts are new ones.
@@ -311,9 +311,7 @@ class Split:
         """The rows of `text_features` for reading in batches; a small table is kept in memory."""
         encoded = self._encoded
         if encoded is None:
-            raise MissingFeature(
-                f"{self._collection.name} was prepared without a text encoder; give one with --text-encoder"
-            )
+            raise MissingFeature(f"{self._collection.name} has no text encoder here; give one with --text-encoder")
         if self._asked is not None:
             if encoded.encoder is None:
                 raise MissingFeature(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cran_bench import SPLITS, BadInput, Collection, Need, first_of, register_dataset
@@ -65,6 +65,7 @@ class Folder(Photographs):
             )
         captions: dict[str, list[str]] = {}
         split_of: dict[str, str] = {}
+        listed: list[str] = []
         for path, split_of_list in lists.items():
             below = f"{path.parent.name}/" if split_of_list else ""
             for where, name, texts, own_split in caption_rows(path):
@@ -78,7 +79,9 @@ class Folder(Photographs):
                         f"{where}: {image} is in split '{split}' here but in '{split_of[image]}' on an earlier line; "
                         "choose one"
                     )
-                captions.setdefault(image, []).extend(text.strip() for text in texts if text.strip())
+                own = [text.strip() for text in texts if text.strip()]
+                captions.setdefault(image, []).extend(own)
+                listed += [image] * len(own)
         path = next(iter(lists))
         path = path if len(lists) == 1 else data / "*" / path.name
         kept = limited(self._split(path, split_of), self.limit)
@@ -88,7 +91,9 @@ class Folder(Photographs):
         roots = [data / folder for folder in ((".", *FOLDERS) if self.images == "." else (self.images,))]
         root = next((folder for folder in roots if exists(folder / names[0])), roots[0])
         check_images(names, path, root)
-        return make_collection("folder", root, kept, captions)
+        made, members = make_collection("folder", root, kept, captions), set(names)
+        order = [name for name in names for _ in captions[name]]
+        return replace(made, as_listed=order == [image for image in listed if image in members])
 
     def _lists(self, data: Path) -> dict[Path, str]:
         """The list of captions, or those of the splits' folders, each with the split of its images or ''."""

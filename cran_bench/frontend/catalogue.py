@@ -85,13 +85,13 @@ def open_proposer(text: str, collection: Collection) -> Proposer | PrecomputedRe
     return cast("Proposer | PrecomputedRegions | None", _open("region proposer", PROPOSERS, text, collection))
 
 
-def open_text_encoder(text: str) -> TextEncoder | PrecomputedTexts:
+def open_text_encoder(text: str, collection: Collection | None = None) -> TextEncoder | PrecomputedTexts:
     """Open the text encoder of a spec, such as ``npy:FILE[ids=FILE]`` or ``onnx:FILE[vocab=FILE]``.
 
     Raises:
-        BadInput: the name or a field is unknown, or a file is missing or of the wrong kind.
+        BadInput: the name or a field is unknown, a file is missing or of the wrong kind, or rows must be named.
     """
-    return cast("TextEncoder | PrecomputedTexts", _open("text encoder", TEXT_ENCODERS, text, None))
+    return cast("TextEncoder | PrecomputedTexts", _open("text encoder", TEXT_ENCODERS, text, collection))
 
 
 def is_path(text: str) -> bool:
@@ -102,7 +102,9 @@ def is_path(text: str) -> bool:
 def _open(kind: str, entries: Mapping[str, Entry], text: str, collection: Collection | None) -> Any:
     spec = parse_spec(text)
     if spec.name not in entries:
-        raise BadInput(f"there is no {kind} '{spec.name}'{did_you_mean(spec.name, entries)}")
+        suffix = Path(spec.name).suffix[1:]
+        instead = f"; write {suffix}:{text.strip()}" if suffix in entries else did_you_mean(spec.name, entries)
+        raise BadInput(f"there is no {kind} '{spec.name}'{instead}")
     entry = entries[spec.name]
     if entry.takes in ("fields", "collection") and spec.argument:
         raise BadInput(f"'{spec.name}' takes nothing after a colon, not '{spec.argument}'; write {spec.name}")
@@ -121,4 +123,10 @@ def _open(kind: str, entries: Mapping[str, Entry], text: str, collection: Collec
     given = {**(sidecar_options(Path(spec.argument), cls) if entry.takes == "file" else {}), **options}
     if entry.takes != "fields":
         given[entry.takes] = spec.argument
-    return build(cls, given, str(Spec(spec.name, spec.argument)))
+    opened = build(cls, given, str(Spec(spec.name, spec.argument)))
+    if collection is not None and not collection.as_listed and getattr(opened, "ids", "") is None:
+        raise BadInput(
+            f"{spec} needs ids=FILE, which names its rows, as {collection.name} has images or captions in "
+            "another order than their list: by split, and by image"
+        )
+    return opened

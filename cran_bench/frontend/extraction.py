@@ -19,6 +19,7 @@ from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
 from cran_bench.frontend.features import DIGESTS, MANIFEST, SCHEMA, Features, declare, ids_sha, load_features
 from cran_bench.frontend.front_end import ExtractionPlan, Picture, free_bytes
+from cran_bench.frontend.interfaces import Precomputed
 from cran_bench.images import UnreadableImage
 from cran_bench.machine.ledger import Ledger
 from cran_bench.machine.progress import duration, say, track
@@ -209,7 +210,12 @@ class _Extraction:
             row: str(error) for row, error in zip(rows, pictures, strict=True) if isinstance(error, UnreadableImage)
         }
         readable = {place: picture for place, picture in enumerate(pictures) if isinstance(picture, Picture)}
-        arrays = self.front_end.features(ids, rows, readable, pool)
+        try:
+            arrays = self.front_end.features(ids, rows, readable, pool)
+        except BadInput:
+            if any(isinstance(part, Precomputed) for part in (self.front_end.backbone, self.front_end.proposer)):
+                shutil.rmtree(self.folder)  # other files have another folder, so it would not be resumed
+            raise
         for name in ("globals", "regions"):
             if name in arrays:
                 bad = ~np.isfinite(arrays[name].reshape(len(rows), -1)).all(axis=1)

@@ -117,7 +117,14 @@ class PrecomputedTexts(Precomputed):
 
     @abstractmethod
     def features(self, collection: Collection, captions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the features of the captions of a collection at the positions `captions` (n,): (n, dim)."""
+        """Return the features of the captions of a collection at the positions `captions` (n,): (n, dim).
+
+        If there are features of documents, that of image i is at the position T + i, after the T captions.
+        """
+
+    def documents(self, collection: Collection) -> int:
+        """Return N if there are features of the documents of all N images of a collection, else 0."""
+        return 0
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from cran_bench.frontend.interfaces import (
     RegionFeatures,
 )
 from cran_bench.machine.ledger import noted_sha256
+from cran_bench.machine.progress import say
 from cran_bench.machine.storage import map_array, remedy
 
 REPEATS = 5
@@ -63,6 +64,7 @@ class _Rows:
         array, owner = self._array, self.owner
         if self.ids is None:
             if len(array) == len(owners):
+                say(f"{self.file} has no ids=FILE: its rows are taken to be {owners[0]} to {owners[-1]}, in order")
                 return np.arange(len(owners))
             if self.repeats == 1 or len(array) != self.repeats * len(owners):
                 five = " (or five equal rows)" if self.repeats > 1 else ""
@@ -190,11 +192,12 @@ class NpyRegions(_Rows, PrecomputedRegions):
 
 @dataclass
 class NpyTexts(_Rows, PrecomputedTexts):
-    """``npy:FILE[ids=FILE]``: features of captions, (rows, dim).
+    """``npy:FILE[ids=FILE]``: features of captions, (rows, dim), and of documents.
 
     Each line of the text file `ids` gives the caption of a row: the id of its image and its number there from 0,
     ``1000.jpg#0``, and after a tab, if it is to be checked, the caption itself.  Without it the file has one row per
-    caption of the collection, in its order.
+    caption of the collection, in its order.  A line with the id alone, ``1000.jpg``, gives the feature of the image's
+    document, which replaces the mean of its captions' features; all images have one, or none.
 
     Attributes:
         file: path of the .npy file.
@@ -219,11 +222,14 @@ class NpyTexts(_Rows, PrecomputedTexts):
         """Return the features of the captions of a collection at the positions `captions` (n,): (n, dim).
 
         Raises:
-            BadInput: the rows are not those of its captions, or a value is not finite.
+            BadInput: the rows are not those of its captions and documents, or a value is not finite.
         """
         if self._of is not collection:
-            keys = collection.caption_keys()
-            for row, key, caption in zip(self._rows(keys).tolist(), keys, collection.captions, strict=True):
+            keys, texts = collection.caption_keys(), [*collection.captions]
+            if count := self.documents(collection):
+                keys += collection.images.ids
+                texts += collection.texts_of(np.arange(count), "documents")[0]
+            for row, key, caption in zip(self._rows(keys).tolist(), keys, texts, strict=True):
                 told = self._told[row].split() if self._told else []
                 if told and told != caption.split():
                     raise BadInput(
@@ -232,6 +238,16 @@ class NpyTexts(_Rows, PrecomputedTexts):
                     )
             self._keys, self._of = keys, collection
         return _gather(self._array, self._rows(self._keys)[captions], self.file)
+
+    def documents(self, collection: Collection) -> int:
+        names, owners = {*self._names(self.ids)} if self.ids else set(), collection.images.ids
+        without = [name for name in owners if name not in names]
+        if 0 < len(without) < len(owners):
+            raise BadInput(
+                f"{self.ids} has no line {without[0]}, as of {len(without)} of {len(owners)} images, for its document: "
+                "name the documents of all images, or none"
+            )
+        return 0 if without else len(owners)
 
     def _names(self, ids: str) -> list[str]:
         lines = [line.partition("\t") for line in _read_ids(ids)]

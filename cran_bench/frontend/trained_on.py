@@ -9,6 +9,7 @@ from typing import Any
 
 from cran_bench.errors import BadInput
 from cran_bench.frontend.sidecar import TRAINED_ON, read_sidecar
+from cran_bench.machine.storage import first_bytes
 from cran_bench.specs import Spec, parse_spec
 
 UNTRAINED = ("pixels", "grid", "boxes", "selective_search", "none")
@@ -56,7 +57,8 @@ def declared(text: str, before: list[str] | None = None) -> list[str] | None:
     """Return the names of the data on which the encoder or detector of a spec was trained.
 
     They are those of the option ``trained_on=imagenet|coco``, else of the same field of the JSON file beside an ONNX
-    model, else what was declared `before`, else what is known of public models by the name of the file or network.
+    model, else what was declared `before`, else what is known of public models by the name of the file or network, or
+    by the names in a folder of Hugging Face: the title of its model card, and `_name_or_path` in config.json.
 
     Returns:
         The names; [] if it was trained on nothing, None if nothing is known.
@@ -81,8 +83,19 @@ def _name(spec: Spec) -> str:
     """The name of a network with its weights, where the name of a file replaces that of the network it is for."""
     given = (spec.options.get(key, "") for key in ("weights", "detector", "vgg16"))
     files = [file for file in given if "/" in file or Path(file).suffix]
-    own = [] if files else [spec.name, spec.argument]
+    own = [] if files else [spec.name, spec.argument, *_told(spec)]
     return " ".join(Path(part).stem for part in [*own, *files]).lower().replace("_", "-")
+
+
+def _told(spec: Spec) -> list[str]:
+    """The names by which the files in a folder of Hugging Face call its model."""
+    names: list[str] = []
+    if spec.name != "transformers":
+        return names
+    for name, pattern in (("config.json", rb'"_name_or_path": *"([^"]+)"'), ("README.md", rb"(?m)^# (.+)$")):
+        if found := re.search(pattern, first_bytes(Path(spec.argument, name), 1 << 16)):
+            names.append(found[1].decode("utf-8", "replace").strip())
+    return names
 
 
 def _names(values: Any, where: str) -> list[str]:

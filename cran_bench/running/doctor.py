@@ -80,8 +80,8 @@ def count_provenance(results: Path, bad: Container[Path]) -> str:
     commits = [record.environment.get("commit") for record in records if store.path_of(record) not in bad]
     others = [commit for commit in commits if commit != now]
     return (
-        f"of {len(commits)} records, {len(others)} were measured by the code of {len(set(others))} other commits than "
-        f"the present ({now or 'none is known'}), {sum(str(c).endswith('+') for c in commits)} with uncommitted changes"
+        f"records: {len(commits)}; by the code of other commits than the present ({now or 'none is known'}): "
+        f"{len(others)}, of {len(set(others))}; with uncommitted changes: {sum(str(c).endswith('+') for c in commits)}"
     )
 
 

@@ -17,6 +17,7 @@ from cran_bench.contract import Method
 from cran_bench.dataset import Dataset
 from cran_bench.embeddings import Embedding, as_levels, no_tensor, on_device, require_finite
 from cran_bench.errors import BadInput, CannotWrite, file_of, python_error
+from cran_bench.frontend.text.encoding import encoders_of
 from cran_bench.machine.arithmetic import reproducible
 from cran_bench.machine.environment import environment, peak_memory
 from cran_bench.machine.fingerprint import code
@@ -231,6 +232,8 @@ class Runner:
         text = text.removeprefix(f"{method.label}: ")  # which is told beside it
         if isinstance(error, MissingFeature):
             text = f"{method.label} cannot run on {dataset}: {text}"
+            known = encoders_of(self.data.collection, self.cache) if text.endswith("--text-encoder") else []
+            text += f", such as {' or '.join(known)} with its folder, by which these captions are encoded" * bool(known)
         failure = Failure(
             data=self._data_info,
             method_label=method.label,

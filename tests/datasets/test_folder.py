@@ -127,6 +127,24 @@ def test_numbered_captions_belong_to_one_image_and_may_be_left_out(home):
     assert load(home).captions[:3] == ["first 0", "second 0", "first 1"]
 
 
+def test_whether_the_order_is_that_of_the_list_is_told(home):
+    lines = rows(split=lambda k: ("train", "val", "test")[k // 7])
+    by_image = sorted(lines, key=lambda line: int(line[0].split("/")[1].removesuffix(".png")))
+    by_split = sorted(rows(), key=lambda line: ("train", "dev", "test").index(line[2]))
+    whole = [(image, caption, "") for image, caption, _ in by_image]
+    for listed, is_kept in (
+        (by_image, True),
+        (lines, False),
+        (by_split, False),
+        (whole, False),
+        (by_image[::-1], False),
+    ):
+        csv(home, listed)
+        assert load(home).as_listed == is_kept
+    csv(home, by_image)
+    assert load(home, "folder[limit=6]").as_listed
+
+
 def test_a_test_split_is_enough(home):
     csv(home, rows(split=lambda k: "test"))
     data = load(home)

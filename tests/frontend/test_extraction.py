@@ -467,9 +467,21 @@ def test_finished_vectors_whose_ids_do_not_match(tmp_path):
     opened = FrontEnd.open(f"npy:{tmp_path}/f.npy[ids={tmp_path}/ids.txt]", "none", data)
     with pytest.raises(BadInput, match=r"1 of 40 images have no row in .*ids\.txt, the first is 0\.png"):
         extract(opened.plan(data, tmp_path / "cache"))
-    assert not list((tmp_path / "cache").rglob("manifest.json"))
+    assert not [*(tmp_path / "cache" / "features").glob("[!.]*")]
     with pytest.raises(BadInput, match="holds precomputed features and cannot embed crops: use --regions"):
         FrontEnd.open(f"npy:{tmp_path}/f.npy", "grid", data)
+
+
+def test_bad_regions_leave_nothing_that_no_other_file_would_resume(tmp_path):
+    data = collection()
+    rows = np.ones((40, 2, 3))
+    rows[39, 1, 2] = np.nan
+    np.save(tmp_path / "r.npy", rows)
+    np.save(tmp_path / "b.npy", np.tile([0.0, 0, 1, 1], (40, 2, 1)))
+    opened = FrontEnd.open("pixels[dim=16]", f"npy:{tmp_path}/r.npy[boxes={tmp_path}/b.npy]", data)
+    with pytest.raises(BadInput, match="row 39 has a value that is not a finite float32"):
+        extract(opened.plan(data, tmp_path / "cache"))
+    assert not [*(tmp_path / "cache" / "features").glob("[!.]*")]
 
 
 def test_without_regions_a_method_that_needs_them_is_told(tmp_path):

@@ -1,10 +1,12 @@
 """Features computed elsewhere: rows found by id or by order, five-fold files, and every way they can be wrong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cran_bench.errors import BadInput
-from cran_bench.frontend.catalogue import open_backbone
+from cran_bench.frontend.catalogue import open_backbone, open_proposer, open_text_encoder
 from cran_bench.frontend.npy import NpyImages, NpyRegions
 
 IDS = ["c.jpg", "a.jpg", "b.jpg"]
@@ -31,6 +33,25 @@ def test_rows_in_the_collections_order(save):
     found = features.features(IDS)
     assert found.dtype == np.float32
     assert np.array_equal(found, ROWS)
+
+
+def test_rows_without_names_are_refused_in_another_order_and_told_in_the_lists(save, tiny, capsys):
+    listed = tiny.train._collection
+    count, images, captions = len(listed.images.ids), save("f.npy", ROWS), save("c.npy", ROWS)
+    other, boxes = replace(listed, as_listed=False), save("b.npy", np.zeros((3, 2, 4)))
+    regions = save("r.npy", np.ones((3, 2, 6)))
+    for given in (lambda: open_backbone(f"npy:{images}", other), lambda: open_text_encoder(f"npy:{captions}", other)):
+        with pytest.raises(
+            BadInput, match=r"npy:.*npy needs ids=FILE, which names its rows, as tiny has images or cap"
+        ):
+            given()
+    with pytest.raises(BadInput, match="needs ids=FILE"):
+        open_proposer(f"npy:{regions}[boxes={boxes}]", other)
+    assert open_backbone(f"npy:{images}[ids={save('ids.txt', IDS)}]", other).dim == 6
+    rows = np.zeros((count, 2), np.float32)
+    open_backbone(f"npy:{save('all.npy', rows)}", listed).features(listed.images.ids)
+    first, last = listed.images.ids[0], listed.images.ids[-1]
+    assert f"all.npy has no ids=FILE: its rows are taken to be {first} to {last}, in order" in capsys.readouterr().err
 
 
 def test_a_collection_read_in_parts(save):

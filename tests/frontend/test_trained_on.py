@@ -52,6 +52,21 @@ def test_the_option_comes_before_the_file_before_what_was_noted_before_the_name(
     assert declared(f"onnx:{model}[trained_on=flickr8k]", ["mine"]) == ["flickr8k"]
 
 
+def test_a_folder_is_known_by_what_its_files_call_the_model(tmp_path):
+    folder = tmp_path / "minilm"
+    folder.mkdir()
+    assert declared(f"transformers:{folder}") is None
+    config, card = folder / "config.json", folder / "README.md"
+    config.write_text('{"_name_or_path": "nreimers/MiniLM-L6-H384-uncased"}')
+    card.write_text("---\nlicense: apache-2.0\n---\n\n# mine\nIt is not like all-MiniLM-L6-v2.\n\n# all-MiniLM-L6-v2\n")
+    assert declared(f"transformers:{folder}") is None
+    card.write_text("---\nlicense: apache-2.0\n---\n\n\n# all-MiniLM-L6-v2\nThis is a model\n")
+    assert declared(f"transformers:{folder}[pooling=mean]") == SNLI and declared(f"onnx:{folder}") is None
+    card.unlink()
+    config.write_text('{\n  "_name_or_path": "sentence-transformers/paraphrase-MiniLM-L3-v2",\n}')
+    assert declared(f"transformers:{folder}") == SNLI
+
+
 @pytest.mark.parametrize("wrong", ["coco", [], [""], [1], {"a": 1}, None])
 def test_a_declaration_that_is_no_list_of_names(tmp_path, wrong):
     (tmp_path / "m.json").write_text(json.dumps({"trained_on": wrong}))

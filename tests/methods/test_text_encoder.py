@@ -84,7 +84,7 @@ def test_each_method_learns_and_comes_back(encoded, tmp_path, spec, text):
 
 def test_without_a_text_encoder_a_method_says_what_it_needs(tiny, tmp_path):
     store = FitStore(tmp_path, {}, tiny.train, tiny.val, CPU)
-    with pytest.raises(MissingFeature, match="tiny was prepared without a text encoder; give one with --text-encoder"):
+    with pytest.raises(MissingFeature, match="tiny has no text encoder here; give one with --text-encoder"):
         store.fitted(CCA(text="encoder"), 0, "cca")
 
 
@@ -123,7 +123,7 @@ def test_deep_rows_read_them(encoded, tiny, tmp_path, spec):
         fits[text] = store.fitted(method.build(), 0, method.label).part
     texts = [fit.embed_texts(encoded.test) for fit in fits.values()]
     assert torch.isfinite(texts[0]).all() and not torch.equal(*texts)
-    with pytest.raises(MissingFeature, match="tiny was prepared without a text encoder; give one with --text-encoder"):
+    with pytest.raises(MissingFeature, match="tiny has no text encoder here; give one with --text-encoder"):
         fits["encoder"].embed_texts(tiny.test)
 
 

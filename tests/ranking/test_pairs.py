@@ -269,7 +269,7 @@ class Scorer:
         return images[:, 0]
 
 
-ASKED = r"return the scores of 1 images and 2 texts as a float tensor \(1, 2\)"
+ASKED = r"return a float tensor \(1, 2\), the scores of all pairs of an image and a text"
 
 
 @pytest.mark.parametrize(

@@ -325,7 +325,10 @@ SCORES = {
         f"({EXACT} + 1e-6 * torch.arange(len(texts))).float()",
         "use the pair's own rows only, and round away the last bits of products",
     ),
-    "of another shape": (f"{EXACT}.float().T", "Mine.score returned float32 (100, 20); return the scores of 20 images"),
+    "of another shape": (
+        f"{EXACT}.float().T",
+        "Mine.score returned float32 (100, 20); return a float tensor (20, 100), the scores",
+    ),
 }
 
 

@@ -31,7 +31,7 @@ def test_a_healthy_tree_is_left_alone(command, tree):
     before = files(tree)
     assert list(examine_results(tree)) == []
     said = command("doctor", "--results", tree, "--check")
-    assert said.code == 0 and "of 3 records, 0 were measured by" in said.err
+    assert said.code == 0 and "records: 3; by the code of other commits than the present (" in said.err
     said = command("doctor", "--results", tree)
     assert (said.code, said.out) == (0, "no problems found\n") and files(tree) == before
 
@@ -43,8 +43,8 @@ def test_records_of_other_code_are_counted(monkeypatch, tmp_path):
     monkeypatch.setattr(ResultStore, "path_of", lambda self, record: tmp_path / str(record.environment["commit"]))
     monkeypatch.setattr(doctor, "commit", lambda: "now")
     said = doctor.count_provenance(tmp_path, {tmp_path / "damaged"})
-    assert said.startswith(
-        "of 5 records, 4 were measured by the code of 4 other commits than the present (now), 2 with"
+    assert said == (
+        "records: 5; by the code of other commits than the present (now): 4, of 4; with uncommitted changes: 2"
     )
 
 

@@ -145,7 +145,7 @@ def test_what_is_noted_about_the_data_is_printed_and_returned(flickr, tmp_path, 
     assert made.remarks[1:] == [
         "10 of 12 test captions also stand in train; 17 captions and 1 images occur more than once, "
         "9 and 1 of them across splits",
-        "2 of 12 test captions have no word that occurs in training",
+        "test captions without any word that occurs in training: 2 of 12",
     ]
     said = capsys.readouterr().err
     assert all(f"  {remark}\n" in said for remark in made.remarks)

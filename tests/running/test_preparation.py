@@ -169,7 +169,7 @@ def test_remarks_are_kept_until_a_text_or_an_image_changes(folder, monkeypatch):
     captions.write_text(captions.read_text().replace("picture 0", "picture 1").replace("picture 3", "zyx"))
     first = load(data, *SPECS).collection.remarks
     assert any("1 captions and 0 images occur more than once" in remark for remark in first)
-    assert any("1 of 3 test captions have no word" in remark for remark in first)
+    assert any("test captions without any word that occurs in training: 1 of 3" in remark for remark in first)
     with monkeypatch.context() as patch:
         patch.setattr(Collection, "repeated", lambda *_: pytest.fail("read again"))
         assert load(data, *SPECS).collection.remarks == first
@@ -179,6 +179,15 @@ def test_remarks_are_kept_until_a_text_or_an_image_changes(folder, monkeypatch):
     assert "1 captions and 1 images occur more than once" in changed
 
 
+@pytest.mark.parametrize(("backbone", "regions"), [("npy:f.npy", "none"), ("clip:clip", "none"), ("pixels", "grid")])
+def test_regions_are_left_out_by_default_where_they_cannot_be_had_or_cost_most(monkeypatch, backbone, regions):
+    asked = []
+    monkeypatch.setattr(preparation.FrontEnd, "open", lambda *specs: asked.append(specs[:2]))
+    for given in (None, "grid"):
+        preparation._front_end(None, {"backbone": "pixels", "regions": "grid"}, backbone, given)
+    assert asked == [(backbone, regions), (backbone, "grid")]
+
+
 def test_unchanged_word_vectors_and_features_are_not_read_again(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(ledger, "LARGE", 0)
@@ -186,8 +195,10 @@ def test_unchanged_word_vectors_and_features_are_not_read_again(folder, monkeypa
     data, vectors, rows = folder(), tmp_path / "glove.txt", tmp_path / "rows.npy"
     vectors.write_text("picture 1 2 3\n")
     np.save(rows, np.eye(12, dtype=np.float32))
-    made = load(data, f"npy:{rows}", "none", f"glove:{vectors}")
+    ids = rows.with_suffix(".txt")
+    ids.write_text("".join(f"{k}.png\n" for k in range(12)))
+    made = load(data, f"npy:{rows}[ids={ids}]", "none", f"glove:{vectors}")
     monkeypatch.setattr(ledger, "sha256_file", lambda path: pytest.fail(f"{path} is read again"))
-    again = load(data, f"npy:{rows}", "none", f"glove:{vectors}")
+    again = load(data, f"npy:{rows}[ids={ids}]", "none", f"glove:{vectors}")
     assert again.identity == made.identity and again.features.folder == made.features.folder
     assert made.identity["vectors"]["sha256"] == sha256_file(vectors)

@@ -53,11 +53,20 @@ def test_a_run_names_the_encoder_and_is_reused(command, quick_scenes, encoder, t
 def test_without_an_encoder_nothing_is_named_and_the_row_says_what_it_needs(command, quick_scenes, tmp_path):
     arguments = [*quick_scenes.arguments, "--results", tmp_path / "results"]
     said = command("run", "-m", "cca,cca[text=encoder]", *arguments)
-    assert said.code == 2 and "was prepared without a text encoder; give one with --text-encoder" in said.err
+    assert said.code == 2 and "has no text encoder here; give one with --text-encoder" in said.err
     (record,) = records(tmp_path)
     assert not {"text_encoder", "texts_sha"} & set(record["data"]) and record["data"]["extras_sha"] == ""
     assert not (quick_scenes.cache / "texts").exists()
     assert "text_encoder" not in command("table", "--results", tmp_path / "results", "-f", "csv").out
+
+
+def test_a_row_that_lacks_an_encoder_says_which_is_prepared(command, quick_scenes, encoder, tmp_path):
+    configured = DATASETS.configure(quick_scenes.spec)
+    find_prepared(configured, quick_scenes.data, quick_scenes.cache, text_encoder=encoder)
+    said = command("run", "cca[text=encoder]", *quick_scenes.arguments, "--results", tmp_path / "results")
+    assert (
+        said.code == 2 and "give one with --text-encoder, such as npy:texts.npy with its folder, by which" in said.err
+    )
 
 
 def test_only_an_encoder_changes_the_identity_of_the_data(quick_scenes, encoder, collection, tmp_path):

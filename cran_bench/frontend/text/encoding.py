@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -48,12 +49,13 @@ class TextManifest(BaseModel):
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """The features of all T captions of a collection; equal captions share a row.
+    """The features of all T captions of a collection, of which equal ones share a row, and perhaps of its N documents.
 
     Attributes:
         path: the file of the array.
         manifest: what the features were made from.
-        array: (U, q) float32, the features of the distinct captions, memory-mapped.
+        array: (U, q) or (U + N, q) float32, the features of the distinct captions, then those given of the documents,
+            memory-mapped.
         rows: (T,) int64, the row of each caption.
         encoder: encodes other texts; None if they cannot be encoded.
     """
@@ -67,7 +69,7 @@ class TextFeatures:
 
 @dataclass(frozen=True)
 class Documents:
-    """Features (N, q) of the documents of N images, computed on access: the captions' mean at unit length."""
+    """Features (N, q) of the documents of N images: those given, or else the captions' mean at unit length."""
 
     features: TextFeatures
     image_of: NDArray[np.int64]
@@ -76,7 +78,9 @@ class Documents:
     def shape(self) -> tuple[int, int]:
         return int(self.image_of[-1]) + 1, self.features.array.shape[1]
 
-    def __getitem__(self, images: NDArray[np.int64]) -> NDArray[np.float64]:
+    def __getitem__(self, images: NDArray[np.int64]) -> NDArray[np.floating]:
+        if len(self.features.array) > (count := int(self.features.rows.max()) + 1):
+            return self.features.array[count + images]
         captions, first = captions_of(self.image_of, images)
         sums = np.add.reduceat(self.features.array[self.features.rows[captions]].astype(np.float64), first)
         return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-30))
@@ -113,7 +117,12 @@ def encode(
         if force or not path.exists():
             if force:
                 unfinished.unlink(missing_ok=True)
-            _write(collection, encoder, label, unfinished)
+            try:
+                _write(collection, encoder, label, unfinished)
+            except BadInput:
+                if isinstance(encoder, PrecomputedTexts):  # other files have another name, so it would not be resumed
+                    unfinished.unlink(missing_ok=True)
+                raise
             path.unlink(missing_ok=True)  # so that a kill leaves no array beside the manifest of another
             manifest = manifest.model_copy(update={"sha256": sha256_file(unfinished)})
             write_json(path.with_suffix(".json"), manifest.model_dump())
@@ -127,8 +136,10 @@ def encode(
 
 
 def _write(collection: Collection, encoder: TextEncoder | PrecomputedTexts, label: str, path: Path) -> None:
-    """Write the features of the distinct captions, after those that an earlier run has written."""
+    """Write the features of the distinct captions, and of documents, after those that an earlier run has written."""
     rows, first = _distinct(collection)
+    counted, documents = f"{len(first):,} captions", _documents(collection, encoder)
+    counted += f" and {len(documents):,} documents" * bool(len(documents))
     again = np.setdiff1d(np.arange(len(rows)), first)
     for captions in np.split(again, range(SHARD, len(again), SHARD)) if isinstance(encoder, PrecomputedTexts) else ():
         own, other = (_features(collection, encoder, label, k) for k in (captions, first[rows[captions]]))
@@ -139,6 +150,7 @@ def _write(collection: Collection, encoder: TextEncoder | PrecomputedTexts, labe
                 f"{label} differs between {keys[first[rows[caption]]]} and {keys[caption]}, whose captions are equal: "
                 "give rows in the order of the captions, or ids=FILE"
             )
+    first = np.append(first, documents)
     header, size = BytesIO(), 4 * encoder.dim * SHARD
     layout = {"descr": "<f4", "fortran_order": False, "shape": (len(first), encoder.dim)}
     np.lib.format.write_array_header_1_0(header, layout)
@@ -148,12 +160,18 @@ def _write(collection: Collection, encoder: TextEncoder | PrecomputedTexts, labe
         file.write(header.getvalue())
         file.truncate(file.seek(start + done * size))
         shards = range(done * SHARD, len(first), SHARD)
-        say(f"encoding {len(first):,} captions with {label}" + f", {done * SHARD:,} are done" * bool(done))
+        say(f"encoding {counted} with {label}" + f", {done * SHARD:,} are done" * bool(done))
         for a in track(shards, "encoding", total=done + len(shards), done=done):
             features = _features(collection, encoder, label, first[a : a + SHARD])
             file.write(np.ascontiguousarray(features, "<f4").tobytes())
             file.flush()
             os.fsync(file.fileno())
+
+
+def _documents(collection: Collection, encoder: TextEncoder | PrecomputedTexts) -> NDArray[np.int64]:
+    """The positions of the documents whose features are given, after those of the captions."""
+    count = encoder.documents(collection) if isinstance(encoder, PrecomputedTexts) else 0
+    return len(collection.captions) + np.arange(count)
 
 
 def _features(
@@ -183,7 +201,7 @@ def forecast_texts(
         start = time.perf_counter()
         _features(collection, encoder, label, some)
     left = duration((time.perf_counter() - start) / len(some) * len(first))
-    size, free = 4 * len(first) * encoder.dim, free_bytes(cache)
+    size, free = 4 * (len(first) + len(_documents(collection, encoder))) * encoder.dim, free_bytes(cache)
     told = f"captions by {label}: {len(first):,} different ones, {size / 1e6:,.0f} MB, about {left}"
     return told + f"; {free / 1e6:,.0f} MB are free: too little" * (size > free), size <= free
 
@@ -199,11 +217,22 @@ def load_texts(path: Path, collection: Collection, encoder: TextEncoder | None =
         raise BadInput(f"{path} holds features of other captions: prepare {collection.name} again")
     try:
         array = map_array(path)
-        if array.dtype != np.float32 or array.ndim != 2 or len(array) != len(first):
+        sizes = len(first), len(first) + len(collection.images.ids)  # without documents and with them
+        if array.dtype != np.float32 or array.ndim != 2 or len(array) not in sizes:
             raise ValueError(f"it holds {array.dtype} of shape {array.shape} for {len(first):,} captions")
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} is damaged ({error}): prepare the dataset again with --force") from error
     return TextFeatures(path, manifest, array, rows, encoder)
+
+
+def encoders_of(collection: Collection, cache: Path) -> list[str]:
+    """Return the specs, without folders, of the encoders whose features of a collection's captions are stored."""
+    own, found = sha256_json(list(collection.captions)), []
+    for path in sorted((cache / FOLDER).glob("*.npy")):
+        with suppress(BadInput):  # which the doctor reports
+            manifest = read_text_manifest(path)
+            found += [manifest.encoder] * (manifest.captions_sha == own)
+    return [*dict.fromkeys(found)]
 
 
 def read_text_manifest(path: Path) -> TextManifest:

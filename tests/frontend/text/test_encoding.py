@@ -277,7 +277,7 @@ def test_rows_that_are_not_those_of_the_captions_are_refused(collection, given, 
     encoder = open_text_encoder(given(*spoil(collection, how)))
     with pytest.raises(BadInput, match=sentence):
         encode(collection, encoder, "npy:rows.npy", tmp_path)
-    assert not list((tmp_path / "texts").glob("*.json"))
+    assert not [*(tmp_path / "texts").glob("[!.]*")]
 
 
 @pytest.mark.parametrize(
@@ -285,6 +285,8 @@ def test_rows_that_are_not_those_of_the_captions_are_refused(collection, given, 
     [
         ("nyp:rows.npy", "there is no text encoder 'nyp'; did you mean 'npy'"),
         ("npy", "'npy' needs a file; write npy:FILE"),
+        ("a/texts.npy", "there is no text encoder 'a/texts.npy'; write npy:a/texts.npy$"),
+        ("net.onnx[pooling=cls]", r"there is no text encoder 'net.onnx'; write onnx:net.onnx\[pooling=cls\]$"),
         ("npy:gone.npy", "there is no file gone.npy"),
         ("npy:gone.npy[idz=x]", "no field 'idz'"),
     ],
@@ -303,6 +305,70 @@ def test_the_forecast_counts_captions(collection, given, tmp_path, monkeypatch):
     monkeypatch.setattr(encoding, "free_bytes", lambda _: 20)
     said, has_room = forecast_texts(collection, ByHash(), "by-hash", tmp_path)
     assert said.endswith("; 0 MB are free: too little") and not has_room
+
+
+def documents_of(collection):
+    return np.random.default_rng(1).normal(size=(len(collection.images.ids), DIM)).astype(np.float32)
+
+
+def with_documents(collection, given, drop=0, text="", spoilt=lambda rows: rows):
+    """The spec of features of the captions and, named by images, of their documents, less `drop`, in any order."""
+    ids, own = collection.images.ids, collection.texts_of(np.arange(len(collection.images.ids)), "documents")[0]
+    rows = np.concatenate([rows_of(collection), spoilt(documents_of(collection))])
+    lines = [*collection.caption_keys(), *(f"{name}\t{text or told}" for name, told in zip(ids, own, strict=True))]
+    order = np.random.default_rng(0).permutation(len(rows) - drop)
+    return given(rows[order], [lines[k] for k in order])
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_documents_have_the_features_that_are_given(collection, given, split, tmp_path, monkeypatch, capsys):
+    spec = with_documents(collection, given)
+    whole = encode(collection, open_text_encoder(spec), spec, tmp_path / "whole")
+    assert f" captions and {len(collection.images.ids)} documents with npy:" in capsys.readouterr().err
+    expected = documents_of(collection)
+    for name in ("train", "val", "test"):
+        own = split(whole, name, "documents")
+        np.testing.assert_array_equal(own.text_features, expected[collection.splits[name]])
+        np.testing.assert_array_equal(
+            own.take(np.array([5, 2])).text_rows[:], expected[collection.splits[name][[5, 2]]]
+        )
+        np.testing.assert_array_equal(
+            split(whole, name).text_features, [vector(text) for text in split(whole, name).texts]
+        )
+    features = encoding._features
+
+    def killed(*arguments):
+        if arguments[-1][-1] > len(collection.captions) + 40:  # the third shard that has documents
+            raise KeyboardInterrupt
+        return features(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(encoding, "_features", killed)
+        encode(collection, open_text_encoder(spec), spec, tmp_path / "killed")
+    resumed = encode(collection, open_text_encoder(spec), spec, tmp_path / "killed")
+    done = (len(set(collection.captions)) + 41) // 16 * 16
+    assert f"[ids=ids.txt], {done} are done" in capsys.readouterr().err
+    assert resumed.path.read_bytes() == whole.path.read_bytes()
+    said, _ = forecast_texts(collection, open_text_encoder(spec), spec, tmp_path)
+    assert said.startswith(f"captions by {spec}: {len(set(collection.captions))} different ones, ")
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        (
+            {"drop": 1},
+            r"ids.txt has no line image\d+, as of 1 of \d+ images, for its document: name the documents of all",
+        ),
+        ({"text": "another"}, "ids.txt: image0 is 'another', but in tiny it is '"),
+        ({"spoilt": lambda rows: rows * np.nan}, "has a value that is not a finite float32"),
+    ],
+)
+def test_documents_that_are_not_those_of_the_images_are_refused(collection, given, tmp_path, how, sentence):
+    encoder = open_text_encoder(with_documents(collection, given, **how))
+    with pytest.raises(BadInput, match=sentence):
+        encode(collection, encoder, "npy:rows.npy", tmp_path)
+    assert not [*(tmp_path / "texts").glob("[!.]*")]
 
 
 # splits ---------------------------------------------------------------------------------------------------------------
@@ -343,5 +409,5 @@ def test_other_texts_are_encoded_where_the_encoder_can(split, collection, tmp_pa
 def test_without_an_encoder_the_features_are_missed(tiny):
     assert tiny.train.text_dim == 0
     for name in ("text_features", "text_rows"):
-        with pytest.raises(MissingFeature, match="tiny was prepared without a text encoder; give one with"):
+        with pytest.raises(MissingFeature, match="tiny has no text encoder here; give one with"):
             getattr(tiny.train, name)
