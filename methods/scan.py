@@ -36,7 +36,7 @@ from ._linear import ImageScaling, scaled
 
 FROZEN_REGIONS = {
     **PAPER,
-    **{"pooling": "average", "whole": False, "image": "none"},
+    **{"direction": "t2i", "attention": 9.0, "pooling": "average", "whole": False, "image": "none"},
     **{"warm_up": 0, "lr": 2e-4, "weight_decay": 0.0, "epochs": 30},
 }
 """The paper's model with attention of words to regions; constants of its code where the paper has none."""
@@ -96,10 +96,10 @@ class SCAN(HingeMethod):
     dim: int = 128
     warm_up: int = 1
     epochs: int = 6
-    direction: Literal["t2i", "i2t"] = "t2i"
+    direction: Literal["t2i", "i2t"] = "i2t"
     pooling: Literal["lse", "average"] = "lse"
-    attention: float = 9.0
-    sharpness: float = 6.0
+    attention: float = 4.0
+    sharpness: float = 5.0
     whole: bool = True
     image: ImageScaling = "sqrt"
 

@@ -103,8 +103,8 @@ def test_a_rank_off_by_one(verdict, monkeypatch):
 def test_test_data_in_training(verdict, monkeypatch):
     split = Prepared.split
 
-    def leaking(self, name, unit, device, fit_unit=None):
-        found = split(self, name, unit, device, fit_unit)
+    def leaking(self, name, unit, device, fit_unit=None, used=None):
+        found = split(self, name, unit, device, fit_unit, used)
         if name != "train":
             return found
         rows = self.collection.splits

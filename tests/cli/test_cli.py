@@ -278,7 +278,7 @@ def test_a_row_whose_encoder_saw_the_test_set_is_marked(command, flickr, tmp_pat
     frame = pd.read_csv(io.StringIO(command(*table, "-f", "csv").out)).set_index("method")["exposures"]
     assert frame["cca:tuned"] == sentence and pd.isna(frame["cfa:tuned"])
     compared = command("significance", "cca", "cfa", *where[:2], "--results", tmp_path / "results")
-    assert f"† cca:tuned: {sentence}." in compared.out
+    assert f"† cca:tuned: {sentence}." in " ".join(compared.out.split())
     said = command("doctor", "--check", "--results", tmp_path / "results", "--cache", tmp_path / "cache")
     assert (
         said.code == 0 and "flickr8k: npy:f.npy + none: backbone trained on flickr30k, regions trained on" in said.err
