@@ -11,6 +11,7 @@ from cran_bench.methods.linear_head import LinearHead
 from cran_bench.methods.pcmepp import PCMEPP
 from cran_bench.registry import METHODS
 from cran_bench.similarity import COSINE
+from cran_bench.toolbox.training import Training
 
 
 def encoded(plain_split, images, texts, image_of=None):
@@ -51,7 +52,7 @@ def training_of(tiny, run_on, monkeypatch):
     """``training_of(method)``: the training that a fit on `tiny` would run."""
     caught = []
 
-    class Caught(_heads.Training):
+    class Caught(Training):
         def run(self, run):
             caught.append(self)
 
