@@ -10,7 +10,7 @@ from cran_bench.frontend.text.encoding import TextFeatures, TextManifest
 from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.machine.fingerprint import code
 from cran_bench.registry import METHODS
-from cran_bench.running.fits import FitStore, LentRun
+from cran_bench.running.fits import FitStore, run_of
 from cran_bench.running.fits.run import parts_of
 from cran_bench.running.fits.store import ASKED, LENT
 from cran_bench.split import Split
@@ -59,7 +59,7 @@ def covered(part, asked=ASKED):
 def test_whatever_runs_in_a_fit_is_covered_by_its_fingerprint(spec, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("cran_bench.running.fits.store.require_room", lambda *_: None)  # memory changes no number
     part, ran = METHODS.configure(spec).build(), set()
-    known = {(symbol.module, symbol.name) for symbol in covered(part) | code(LentRun.score).symbols}
+    known = {(symbol.module, symbol.name) for symbol in covered(part) | code(run_of(part).score).symbols}
     collection, words = tiny.train._collection, TextFrontEnd.fit(tiny.train.texts)
     rows = np.random.default_rng(0).normal(size=(len(collection.captions), 6)).astype(np.float32)
     texts = TextFeatures(
