@@ -27,6 +27,10 @@ from ._stacks import standardised
 
 Side = Literal["image", "text"]
 TextFeature = Literal["auto", "encoder", "tfidf", "vectors"]
+SEARCH = {
+    **{"lr": (2e-3, 5e-3, 1e-2), "dim": (128, 256, 512)},
+    **{"dropout": (0.2, 0.4, 0.5, 0.6), "weight_decay": (1e-3, 1e-2, 1e-1)},
+}
 
 
 class Heads(nn.Module):

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy, normalize
 from cran_bench import COSINE, register
 
 from ._codes import at_least
-from ._heads import HeadMethod, Heads
+from ._heads import SEARCH, HeadMethod, Heads
 
 LARGEST_SCALE = 100.0
 PAPER = {"dim": 1024, "dropout": 0.0, "batch_size": 32768, "lr": 5e-4, "weight_decay": 0.2, "epochs": 32, "patience": 0}
@@ -53,12 +53,7 @@ class ContrastiveHeads(Heads):
 @register(
     "linear-head",
     presets={"paper": PAPER, "tuned": {}, "quick": {"epochs": 5, "batch_size": 50}},
-    search={
-        "lr": (2e-3, 5e-3, 1e-2),
-        "dim": (128, 256, 512),
-        "dropout": (0.2, 0.4, 0.5, 0.6),
-        "weight_decay": (1e-3, 1e-2, 1e-1),
-    },
+    search=SEARCH,
 )
 @dataclass
 class LinearHead(HeadMethod):

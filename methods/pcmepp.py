@@ -31,7 +31,7 @@ from torch.nn.functional import normalize
 from cran_bench import DOT, register
 
 from ._codes import at_least
-from ._heads import HeadMethod, Heads, Side
+from ._heads import SEARCH, HeadMethod, Heads, Side
 
 PAPER = {
     "dim": 1024,
@@ -107,12 +107,7 @@ class GaussianHeads(Heads):
 @register(
     "pcmepp",
     presets={"paper": PAPER, "tuned": {}, "quick": {"epochs": 5, "batch_size": 50}},
-    search={
-        "lr": (2e-3, 5e-3, 1e-2),
-        "dim": (128, 256, 512),
-        "dropout": (0.2, 0.4, 0.5, 0.6),
-        "weight_decay": (1e-3, 1e-2, 1e-1),
-    },
+    search=SEARCH,
 )
 @dataclass
 class PCMEPP(HeadMethod):
