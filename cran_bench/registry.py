@@ -231,6 +231,8 @@ class Registry(Generic[T]):
         if unit and unit not in get_args(Unit):
             raise BadInput(f"{plugin.name}: unit is '{unit}'{did_you_mean(unit, get_args(Unit))}")
         tune = number_of_trials(given.pop("tune")) if self.takes_unit and "tune" in given else 0
+        if tune and plugin.argument:
+            raise BadInput(f"{what} has nothing to tune: leave tune={tune} out")
         base, given = (by_flat_name(plugin.cls, some, what) for some in (base, given))
         space = search_space(plugin) if tune else {}
         with one_sentence(f"{what} cannot be made", file_of(plugin.cls)):
@@ -458,8 +460,10 @@ def search_space(plugin: Plugin[Any]) -> dict[str, Sequence[Any]]:
 
 
 def tuned_method(method: str, trials: int) -> str:
-    """The spec of a method with a number of trials, unless it has one of its own."""
+    """The spec of a method with a number of trials, unless it has one or, as ``scores:FILE``, fits nothing."""
     spec = parse_spec(method)
+    if spec.name in METHODS.with_argument():
+        return method
     return str(replace(spec, options={"tune": str(trials), **spec.options}))
 
 

@@ -126,7 +126,7 @@ class SCAN(HingeMethod):
 
     def attend(self, contexts: Tensor, queries: Tensor) -> Tensor:
         """(A, B) scores S where each of m vectors in B sets (B, m, D) attends to the k vectors of A sets (A, k, D)."""
-        is_context, is_query = contexts.any(dim=2), queries.any(dim=2)
+        is_context, is_query = (exist | ~exist.any(dim=1, keepdim=True) for exist in (contexts.any(2), queries.any(2)))
         s = (contexts.flatten(0, 1) @ queries.flatten(0, 1).T).view(*is_context.shape, *is_query.shape)
         z = torch.relu(s)
         z = z / torch.linalg.vector_norm(z, dim=3, keepdim=True).clamp_min(1e-8)

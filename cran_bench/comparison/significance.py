@@ -88,11 +88,18 @@ def _across(tables: Sequence[Table], labels: Sequence[str]) -> tuple[Table, list
     for table in tables:
         rows = [(table, row) for row in table.rows if row.records and (not labels or row.label in labels)]
         splits.setdefault((table.group.quick, table.group.folds, table.group.split_sha), []).extend(rows)
-    of_split = max(splits.values(), key=len)
+    complete = [some for some in splits.values() if {*labels} <= {row.label for _, row in some}]
+    if not complete:
+        raise BadInput(f"{' and '.join(labels)} were measured on different test splits: run all of them on one")
+    of_split = max(complete, key=len)
     kinds = list(dict.fromkeys(table.group for table, _ in of_split))
     named = [replace(row, label=f"{row.label} ({kinds.index(table.group) + 1})") for table, row in of_split]
     named.sort(key=lambda row: (row.label.rpartition(" (")[0] != (labels or [""])[0], -row.mean("rsum")))
-    return Table(kinds[0], named), [f"({k}) {kind.inputs}" for k, kind in enumerate(kinds, 1)]
+    lines = [f"({k}) {kind.inputs}" for k, kind in enumerate(kinds, 1)]
+    if len({kind.inputs for kind in kinds}) < len(kinds):
+        shas = [[sha[:8] for sha in (kind.features, kind.extras, kind.fit_data) if sha] for kind in kinds]
+        lines = [f"{line[:-1]}, sha {' '.join(some)}." for line, some in zip(lines, shas, strict=True)]
+    return Table(kinds[0], named), lines
 
 
 def _together(tables: Sequence[Table], labels: Sequence[str]) -> Table:

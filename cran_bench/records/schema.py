@@ -127,7 +127,7 @@ class TuningInfo(StrictModel):
         seed: seed of the draw.
         space: the values that were searched, by field.
         tried: these fields in each trial, the first being the row as it is.
-        rsum: rsum of each trial on validation; None if it failed.
+        rsum: rsum of each trial on validation; None if it failed, or if there was nothing to choose.
         chosen: position of the trial that was tested.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -106,6 +107,8 @@ class Prepared:
         encoders = [data.texts and data.texts.manifest.identity for data in (self, other)]
         if encoders[0] != encoders[1]:
             wrong.append("the text encoder")
+        elif self.texts and other.texts and self.texts.has_documents != other.texts.has_documents:
+            wrong.append("the features of documents, which are given for one of them only")
         if wrong:
             raise BadInput(
                 f"{self.dataset.label} has the features {self.features.label} and {other.dataset.label} "
@@ -168,8 +171,13 @@ class Prepared:
 
     @property
     def trained_on(self) -> dict[str, list[str] | None]:
-        """What the encoders were trained on, by role, as declared."""
-        return noted(self.features.manifest) | ({"text": self.texts.manifest.trained_on} if self.texts else {})
+        """What the encoders were trained on, by role, as declared for these features or for those that are tested."""
+        own = noted(self.features.manifest) | ({"text": self.texts.manifest.trained_on} if self.texts else {})
+        if self.test_on is None:
+            return own
+        both = {role: (own.get(role), names) for role, names in {**own, **self.test_on.trained_on}.items()}
+        known = {role: [names for names in some if names is not None] for role, some in both.items()}
+        return {role: sorted({*itertools.chain(*some)}) if some else None for role, some in known.items()}
 
     def text(self, fit_unit: Unit) -> TextFrontEnd | None:
         """The text front end, fitted on the training texts of a unit; None if there are none."""

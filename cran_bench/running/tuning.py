@@ -57,7 +57,7 @@ def best_of(
     store: FitStore,
     embed: Callable[[Method, Split], tuple[Embedding, Embedding]],
 ) -> tuple[Fit[Method], TuningInfo]:
-    """Fit the trials of a row; return the best fit on validation, with the seconds of all, and what was tried.
+    """Fit the trials of a row; return the best fit on validation, with the seconds of all that end, and what was tried.
 
     A trial that diverges, or asks for features that the data lacks, is not chosen.
 
@@ -75,6 +75,9 @@ def best_of(
         told = f"{label} {format_options(fields[number])}".rstrip()
         try:
             fit = store.fitted(trial.build(), seed, label)
+            if not space:  # nothing to choose, and a method that fits nothing may know the test split only
+                about = TuningInfo(trials=method.tune, seed=seed, space={}, tried=[{}], rsum=[None], chosen=0)
+                return fit, about
             rsum = store.score(fit, seed, label, *embed(fit.part, store.val)).rsum
         except BadInput as error:
             if type(error) not in (BadInput, MissingFeature) or (not fits and number == len(tried) - 1):

@@ -368,7 +368,7 @@ def tuning_notes(rows: Iterable[Row]) -> list[str]:
     for row in finished:
         for record in row.records:
             if about := record.method.tuning:
-                of.setdefault(about.trials, {})[row.label] = sum(rsum is not None for rsum in about.rsum)
+                of.setdefault(about.trials, {})[row.label] = sum(rsum is not None for rsum in about.rsum) or 1
     lines = []
     for trials, counts in of.items():
         which = "Each row" if len(counts) == len(finished) else ", ".join(counts)

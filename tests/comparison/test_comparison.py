@@ -530,6 +530,9 @@ def test_significance_across_features(command, tmp_path, monkeypatch):
     frame = pd.read_csv(io.StringIO(command("significance", "--across", "--results", results, "-f", "csv").out))
     assert len(frame) == 2 and set(frame["verdict"]) == {"better"}
     assert command("significance", "cfa", "--across", "--results", results).code == 2
+    results = stored(tmp_path / "more", [*runs, made("kcca:tuned", BASE, **SCENES, split_sha="7" * 64)])
+    said = command("significance", "cca", "kcca", "--across", "--results", results)
+    assert said.code == 2 and "cca:tuned and kcca:tuned were measured on different test splits" in said.sentence
 
 
 @pytest.mark.parametrize(

@@ -313,6 +313,19 @@ def test_other_features_are_refused(both, changes, what):
         own.tested_on(changed)
 
 
+def test_what_either_side_declares_of_the_training_of_an_encoder_counts(both):
+    def declaring(data, **names):
+        manifest = {**data.features.manifest, "trained_on": names}
+        return replace(data, features=replace(data.features, manifest=manifest))
+
+    own, other = both[0], both[1].test_on
+    tested = declaring(own, backbone=None, regions=["coco"]).tested_on(
+        declaring(other, backbone=["flickr8k"], regions=["imagenet"])
+    )
+    assert tested.trained_on == {"backbone": ["flickr8k"], "regions": ["coco", "imagenet"]}
+    assert declaring(own, backbone=None).tested_on(declaring(other, backbone=None)).trained_on["backbone"] is None
+
+
 def test_boxes_and_features_that_come_with_the_data_may_differ(both):
     own, other = both[0], both[1].test_on
     manifest = {**other.features.manifest, "proposer": {"name": "boxes", "sha256": "0"}}

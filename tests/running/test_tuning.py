@@ -1,6 +1,7 @@
 """`run --tune N`: every row is the best on validation of the same number of seeded trials, and its record says so."""
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -308,6 +309,20 @@ def test_other_numbers_are_refused_in_one_sentence(number, quick_scenes):
 def test_a_number_in_brackets_holds():
     assert tuned_method("cca[dim=8]", 5) == "cca[dim=8,tune=5]" == tuned_method("cca[dim=8,tune=5]", 5)
     assert tuned_method("cca[tune=4]", 5) == "cca[tune=4]"
+
+
+def test_given_scores_are_left_as_they_are_and_a_row_with_nothing_to_choose_needs_no_validation(runner, tmp_path):
+    file = tmp_path / "scores.npy"
+    np.save(file, np.zeros((2, 3), np.float32))
+    given = f"scores:{file}[t2i={file}]"
+    assert tuned_method(given, 5) == given
+    with pytest.raises(BadInput, match="scores has nothing to tune: leave tune=5 out"):
+        METHODS.configure(f"scores:{file}[tune=5]")
+    record = run_one(runner, "toy[ridge=1,words=20,tune=3]").record
+    about = record.method.tuning
+    assert (about.rsum, about.tried, about.chosen) == ([None], [{}], 0) and "val" not in Toy.calls
+    row = SimpleNamespace(label=record.method.label, records=[record])
+    assert tuning_notes([row]) == [f"Each row: best of 3 trials by rsum on validation; fewer: {row.label} 1."]
 
 
 # strangers' methods ---------------------------------------------------------------------------------------------

@@ -66,6 +66,11 @@ class TextFeatures:
     rows: NDArray[np.int64]
     encoder: TextEncoder | None = None
 
+    @property
+    def has_documents(self) -> bool:
+        """Whether features of documents are given."""
+        return len(self.array) > int(self.rows.max()) + 1
+
 
 @dataclass(frozen=True)
 class Documents:
