@@ -93,8 +93,8 @@ def _across(tables: Sequence[Table], labels: Sequence[str]) -> tuple[Table, list
         raise BadInput(f"{' and '.join(labels)} were measured on different test splits: run all of them on one")
     of_split = max(complete, key=len)
     kinds = list(dict.fromkeys(table.group for table, _ in of_split))
+    of_split.sort(key=lambda found: (bool(labels) and found[1].label != labels[0], -found[1].mean("rsum")))
     named = [replace(row, label=f"{row.label} ({kinds.index(table.group) + 1})") for table, row in of_split]
-    named.sort(key=lambda row: (row.label.rpartition(" (")[0] != (labels or [""])[0], -row.mean("rsum")))
     lines = [f"({k}) {kind.inputs}" for k, kind in enumerate(kinds, 1)]
     if len({kind.inputs for kind in kinds}) < len(kinds):
         shas = [[sha[:8] for sha in (kind.features, kind.extras, kind.fit_data) if sha] for kind in kinds]

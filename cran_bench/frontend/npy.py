@@ -74,7 +74,7 @@ class _Rows:
                 )
             groups = np.arange(len(array)).reshape(-1, self.repeats)
         else:
-            names = self._names(self.ids)
+            names = self._names()
             if len(names) != len(array):
                 raise BadInput(
                     f"{self.ids} names {len(names)} {owner}s, but {self.file} has {len(array)} rows; "
@@ -108,8 +108,9 @@ class _Rows:
                     )
         return groups[:, 0]
 
-    def _names(self, ids: str) -> list[str]:
-        return _read_ids(ids)
+    def _names(self) -> list[str]:
+        """The id of the image or caption of each row; nothing without `ids`."""
+        return _read_ids(self.ids)
 
 
 @dataclass
@@ -216,7 +217,6 @@ class NpyTexts(_Rows, PrecomputedTexts):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._of: Collection | None = None
-        self._told: list[str] = []
 
     def features(self, collection: Collection, captions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the features of the captions of a collection at the positions `captions` (n,): (n, dim).
@@ -230,7 +230,7 @@ class NpyTexts(_Rows, PrecomputedTexts):
                 keys += collection.images.ids
                 texts += collection.texts_of(np.arange(count), "documents")[0]
             for row, key, caption in zip(self._rows(keys).tolist(), keys, texts, strict=True):
-                told = self._told[row].split() if self._told else []
+                told = self._lines[row][1].split() if self._lines else []
                 if told and told != caption.split():
                     raise BadInput(
                         f"{self.ids}: {key} is '{' '.join(told)}', but in {collection.name} it is '{caption}'; "
@@ -240,7 +240,7 @@ class NpyTexts(_Rows, PrecomputedTexts):
         return _gather(self._array, self._rows(self._keys)[captions], self.file)
 
     def documents(self, collection: Collection) -> int:
-        names, owners = {*self._names(self.ids)} if self.ids else set(), collection.images.ids
+        names, owners = {name for name, _ in self._lines}, collection.images.ids
         without = [name for name in owners if name not in names]
         if 0 < len(without) < len(owners):
             raise BadInput(
@@ -249,10 +249,14 @@ class NpyTexts(_Rows, PrecomputedTexts):
             )
         return 0 if without else len(owners)
 
-    def _names(self, ids: str) -> list[str]:
-        lines = [line.partition("\t") for line in _read_ids(ids)]
-        self._told = [told for _, _, told in lines]
-        return [key for key, _, _ in lines]
+    @cached_property
+    def _lines(self) -> list[tuple[str, str]]:
+        """The key and the caption, or '', of each row; nothing without `ids`."""
+        parts = [line.partition("\t") for line in _read_ids(self.ids)]
+        return [(key, told) for key, _, told in parts]
+
+    def _names(self) -> list[str]:
+        return [key for key, _ in self._lines]
 
 
 def open_array(file: str, *layouts: tuple[str, ...]) -> NDArray[Any]:
@@ -284,7 +288,9 @@ def rows_agree(groups: NDArray[Any]) -> NDArray[np.bool_]:
     return agree
 
 
-def _read_ids(file: str) -> list[str]:
+def _read_ids(file: str | None) -> list[str]:
+    if file is None:
+        return []
     try:
         lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:

@@ -29,7 +29,7 @@ from cran_bench.frontend.front_end import (
     proposer_identity,
     without_folders,
 )
-from cran_bench.frontend.text.encoding import TextFeatures, encode, forecast_texts, load_texts
+from cran_bench.frontend.text.encoding import TextFeatures, encode, forecast_texts, given_documents, load_texts
 from cran_bench.frontend.text.vectors import VectorFile, vector_source
 from cran_bench.frontend.text.words import TOKENIZER_VERSION, TextFrontEnd, tokenize
 from cran_bench.frontend.trained_on import exposures, noted
@@ -107,7 +107,7 @@ class Prepared:
         encoders = [data.texts and data.texts.manifest.identity for data in (self, other)]
         if encoders[0] != encoders[1]:
             wrong.append("the text encoder")
-        elif self.texts and other.texts and self.texts.has_documents != other.texts.has_documents:
+        elif len({bool(len(given_documents(data.texts))) for data in (self, other) if data.texts}) > 1:
             wrong.append("the features of documents, which are given for one of them only")
         if wrong:
             raise BadInput(

@@ -66,11 +66,6 @@ class TextFeatures:
     rows: NDArray[np.int64]
     encoder: TextEncoder | None = None
 
-    @property
-    def has_documents(self) -> bool:
-        """Whether features of documents are given."""
-        return len(self.array) > int(self.rows.max()) + 1
-
 
 @dataclass(frozen=True)
 class Documents:
@@ -84,11 +79,16 @@ class Documents:
         return int(self.image_of[-1]) + 1, self.features.array.shape[1]
 
     def __getitem__(self, images: NDArray[np.int64]) -> NDArray[np.floating]:
-        if len(self.features.array) > (count := int(self.features.rows.max()) + 1):
-            return self.features.array[count + images]
+        if len(given := given_documents(self.features)):
+            return given[images]
         captions, first = captions_of(self.image_of, images)
         sums = np.add.reduceat(self.features.array[self.features.rows[captions]].astype(np.float64), first)
         return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-30))
+
+
+def given_documents(features: TextFeatures) -> NDArray[np.float32]:
+    """Return (N, q) the features that are given of documents, or (0, q)."""
+    return features.array[int(features.rows.max()) + 1 :]
 
 
 def captions_of(image_of: NDArray[np.int64], images: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -111,15 +111,7 @@ class LentRun:
         declared: Similarity | None = similarity or getattr(self.owner, "similarity", None)
         if declared is None:
             raise BadInput(f"{self.label}: run.score needs similarity=, as the part declares none")
-        if wrong := no_tensor(images) or no_tensor(texts):
-            raise BadInput(f"{self.label}: run.score was given {wrong}; give torch tensors (N, D) and (T, D)")
-        val = self.store.val
-        if (len(images), len(texts)) != (len(val), len(val.texts)):
-            raise BadInput(
-                f"{self.label}: run.score takes embeddings of the validation split, {len(val)} images and "
-                f"{len(val.texts)} texts; it was given {len(images)} and {len(texts)}"
-            )
-        images, texts = on_device(images, self.device), on_device(texts, self.device)
+        images, texts, val = *_of_val(self, images, texts), self.store.val
         with torch.inference_mode():
             return rank(images, texts, val.image_of, declared).metrics()
 
@@ -206,15 +198,22 @@ class PairRun(LentRun):
         declared: Similarity | None = similarity or getattr(self.owner, "similarity", None)
         if declared is None or not depends_on_query(declared):
             return LentRun.score(self, images, texts, declared)  # by name, which fingerprints follow
-        val = self.store.val
-        if (len(images), len(texts)) != (len(val), len(val.texts)):
-            raise BadInput(
-                f"{self.label}: run.score takes embeddings of the validation split, {len(val)} images and "
-                f"{len(val.texts)} texts; it was given {len(images)} and {len(texts)}"
-            )
-        images, texts = on_device(images, self.device), on_device(texts, self.device)
+        images, texts, val = *_of_val(self, images, texts), self.store.val
         with torch.inference_mode():
             return rank(images, texts, val.image_of, declared, backend=backend_of(declared)).metrics()
+
+
+def _of_val(run: LentRun, images: Embedding, texts: Embedding) -> tuple[Embedding, Embedding]:
+    """Require embeddings of the validation split; return them on the device."""
+    if wrong := no_tensor(images) or no_tensor(texts):
+        raise BadInput(f"{run.label}: run.score was given {wrong}; give torch tensors (N, D) and (T, D)")
+    val = run.store.val
+    if (len(images), len(texts)) != (len(val), len(val.texts)):
+        raise BadInput(
+            f"{run.label}: run.score takes embeddings of the validation split, {len(val)} images and "
+            f"{len(val.texts)} texts; it was given {len(images)} and {len(texts)}"
+        )
+    return on_device(images, run.device), on_device(texts, run.device)
 
 
 def run_of(part: Part) -> type[LentRun]:
