@@ -533,6 +533,9 @@ def test_significance_across_features(command, tmp_path, monkeypatch):
     results = stored(tmp_path / "more", [*runs, made("kcca:tuned", BASE, **SCENES, split_sha="7" * 64)])
     said = command("significance", "cca", "kcca", "--across", "--results", results)
     assert said.code == 2 and "cca:tuned and kcca:tuned were measured on different test splits" in said.sentence
+    shas = [made("cca:tuned", BASE, seed=seed, **SCENES, sources_sha=str(seed) * 64) for seed in (8, 9)]
+    said = command("significance", "cca", "--across", "--results", stored(tmp_path / "alike", shas))
+    assert "ppmi-svd, sha 88888888." in said.out and "ppmi-svd, sha 99999999." in said.out
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,13 @@ def test_it_learns_and_comes_back_from_the_store(tiny, comes_back, options):
     assert long.shape == (3, part.longest, 16) and long.any(dim=2).sum(dim=1).tolist() == [part.longest, 1, 1]
 
 
+@both
+def test_an_image_without_any_region_scores_alike_with_all_texts(direction):
+    words = sets(5, 4)
+    scores = SCAN(direction=direction, pooling="average").compare(torch.zeros(1, 3, words.shape[2]), words)
+    assert scores.tolist() == [[0.0] * 5]
+
+
 def test_texts_are_read_to_the_length_of_99_in_100_training_texts():
     lengths = torch.randperm(200) + 1
     ids = (torch.arange(200) < lengths[:, None]).int()

@@ -273,6 +273,11 @@ def test_text_features_are_those_of_each_dataset_and_rankings_are_exported(quick
         with pytest.raises(BadInput, match="which differ in the text encoder: a fit is tested with the features that"):
             own.tested_on(wrong)
 
+    assert test.texts is not None
+    with_documents = replace(test.texts, array=np.concatenate([test.texts.array, test.texts.array[:2]]))
+    with pytest.raises(BadInput, match="the features of documents, which are given for one of them only"):
+        own.tested_on(replace(test, texts=with_documents))
+
     cran_bench.export(row, topk=tmp_path / "row.csv", dataset=quick_scenes.spec, **options)
     options.pop("test_on")
     cran_bench.export(made.store.path_of(record), topk=tmp_path / "path.csv", **options)
