@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
@@ -119,13 +120,15 @@ def read_tables(stem: Path, names: Sequence[str], dataset: str) -> dict[str, Tab
         )
     try:
         with path.open("rb") as file:
-            inode, head = path.stat().st_ino, file.read(128)
+            inode, head = os.fstat(file.fileno()).st_ino, file.read(128)
+        if head.startswith(LFS):
+            raise BadInput(f"{path} is a Git LFS pointer, not the file itself: run git lfs pull in its repository")
         if head.startswith((b"MATLAB 7.3", b"\x89HDF")):
             raise BadInput(
                 f"{path} is a MATLAB file of version 7.3, which is HDF5: save it again in MATLAB with -v7, or write "
                 f"{', '.join(names)} to {stem.name}.npz with numpy.savez"
             )
-        found = {} if head.startswith(LFS) else _read(path, names)
+        found = _read(path, names)
     except BadInput:
         raise
     except Exception as error:  # damaged files raise errors of many kinds
@@ -134,8 +137,6 @@ def read_tables(stem: Path, names: Sequence[str], dataset: str) -> dict[str, Tab
             f"{path} cannot be read ({reason}): it is cut short, damaged or holds Python objects; copy it again, or "
             "write its arrays with numpy.savez"
         ) from None
-    if head.startswith(LFS):
-        raise BadInput(f"{path} is a Git LFS pointer, not the file itself: run git lfs pull in its repository")
     if len(names) == 1 and len(found) == 1:
         found = {names[0]: next(iter(found.values()))}
     if absent := [name for name in names if name not in found]:
@@ -155,7 +156,7 @@ def _read(path: Path, names: Sequence[str]) -> dict[str, Any]:
     if path.suffix == ".npy":
         return {names[0]: np.load(path, allow_pickle=False)}
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             wanted = _wanted(arrays.files, names)
             return {name: arrays[name] if name in wanted else None for name in arrays.files}
     with warnings.catch_warnings():

@@ -79,9 +79,13 @@ class Wikipedia(Categorised):
         category, classes = tables["category"].integers(), tables["categories"].words()
         check_rows(image, {"text": text.values, "category": category, "image_id": image_ids, "text_id": text_ids})
         train, test, order = (tables[name].integers() for name in ("train", "test", "pku_order"))
+        for rows in (tables["train"], tables["test"]):
+            if rows.values.max() >= len(category):
+                found = f"names row {rows.values.max()}, but there are {len(category)} pairs"
+                raise BadInput(f"{rows.place} {found}, rows 0 to {len(category) - 1}; copy the file again")
         if not np.array_equal(np.sort(order), np.arange(len(test))):
             raise BadInput(
-                f"{tables['pku_order'].place} is no order of the {len(test)} test pairs; copy the file again"
+                f"{tables['pku_order'].place} does not order the {len(test)} test pairs; copy the file again"
             )
         splits = {"train": train, "test": test}
         if self.split == "pku":
