@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import struct
 import warnings
 from collections.abc import Mapping, Sequence, Sized
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.io import loadmat, whosmat
+from scipy.io.matlab import matfile_version
 
 from cran_bench import BadInput, first_of
 
 from ._annotations import LFS
 
-KINDS = {"O": "a cell array or objects", "V": "a struct", "U": "text", "c": "complex numbers"}
+MATRIX, COMPRESSED = 14, 15
+TYPES = {*range(1, 8), 9, 12, 13, MATRIX, COMPRESSED, 16, 17, 18}
+"""The types of elements in MATLAB files of version 5."""
+NUMERIC = {"double", "single", "logical", "sparse", *(f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64))}
+"""MATLAB's types of numbers, as scipy names them."""
 
 
 class Table(NamedTuple):
@@ -46,10 +53,8 @@ class Table(NamedTuple):
         Raises:
             BadInput: it does not hold real numbers.
         """
-        kind = self.values.dtype.kind
-        if kind not in "fiub":
-            what = KINDS.get(kind, str(self.values.dtype))
-            raise BadInput(f"{self.place} holds {what}; save it as a matrix of real numbers")
+        if self.values.dtype.kind not in "fiub":
+            raise BadInput(f"{self.place} holds {self.values.dtype}; save it as a matrix of real numbers")
         return self.values
 
     def words(self) -> list[str]:
@@ -159,11 +164,35 @@ def _read(path: Path, names: Sequence[str]) -> dict[str, Any]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             wanted = _wanted(arrays.files, names)
             return {name: arrays[name] if name in wanted else None for name in arrays.files}
+    if matfile_version(path)[0] == 1:
+        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            _check_types(data, 128, len(data), "<" if data[126:128] == b"IM" else ">")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of arrays that are there twice, of which the last counts
-        there = [name for name, _, _ in whosmat(path) if not name.startswith("__")]
-        read = loadmat(path, variable_names=_wanted(there, names), chars_as_strings=True)
-    return {name: read.get(name) for name in there}
+        kinds = {name: kind for name, _, kind in whosmat(path) if not name.startswith("__")}
+        wanted = _wanted([*kinds], names)
+        if other := [name for name in wanted if kinds[name] not in NUMERIC]:
+            kind = kinds[other[0]]
+            raise BadInput(f"{path} ({other[0]}) is of MATLAB's type {kind}; save it as a matrix of real numbers")
+        read = loadmat(path, variable_names=wanted)
+    return {name: read.get(name) for name in kinds}
+
+
+def _check_types(data: mmap, start: int, end: int, order: str) -> None:
+    """Check the types of the elements in a MATLAB file between two places, as scipy ends the process at an unknown one.
+
+    Raises:
+        ValueError: a type is unknown.
+    """
+    while start + 8 <= end:
+        kind, size = struct.unpack_from(f"{order}II", data, start)
+        is_small, kind = kind >> 16, kind & 0xFFFF
+        if kind not in TYPES:
+            raise ValueError(f"there is an element of the unknown type {kind} at byte {start}")
+        if kind == MATRIX:
+            _check_types(data, start + 8, min(end, start + 8 + size), order)
+        padding = 0 if kind == COMPRESSED else -size % 8
+        start += 8 if is_small else 8 + size + padding
 
 
 def _wanted(there: Sequence[str], names: Sequence[str]) -> list[str]:
