@@ -41,6 +41,8 @@ class CCA(LinearMethod):
     ridge_image: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 2e-2, 5e-2)
     ridge_text: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 2e-2)
 
+    refits = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if min(*self.ridge_image, *self.ridge_text) < 0:
