@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import sparse
+from torch import Tensor
 
 from cran_bench import BadInput, FeatureRows, Run, Split
 from cran_bench.toolbox.linalg import Matrix, Moments, Texts, moments
@@ -35,7 +35,8 @@ class LabelledRows(NamedTuple):
     @property
     def of_texts(self) -> NDArray[np.uint8]:
         """(T, C) uint8, the categories of each text's image."""
-        return self.of_images[self.split.image_of.cpu().numpy()]
+        owners: NDArray[np.int64] = self.split.image_of.cpu().numpy()
+        return np.take(self.of_images, owners, axis=0)
 
     @property
     def single(self) -> bool:
@@ -100,7 +101,7 @@ class Labelled(LinearMethod):
             BadInput: all image features, or all text features, are the same.
         """
         texts = self.text_features(rows.split)
-        q, labels = texts.shape[1], sparse.csr_array(rows.of_texts, dtype=np.float32)
+        q, labels = texts.shape[1], sparse.csr_array(rows.of_texts.astype(np.float32))
         joined: Texts
         if isinstance(texts, sparse.csr_array):
             joined = sparse.hstack([texts, labels], format="csr")
@@ -137,5 +138,5 @@ class Labelled(LinearMethod):
         return Standardized(of_z, s_x, s_y)
 
 
-def _as_rows(texts: torch.Tensor) -> FeatureRows:
+def _as_rows(texts: Tensor) -> FeatureRows:
     return FeatureRows(tuple(texts.shape), 0, texts.__getitem__)
