@@ -133,6 +133,7 @@ class SM(Labelled):
         """Choose the value of one field after the other, beginning with the middle of each."""
         self.begin(run)
         rows = self.labelled(train, run)
+        rows = rows._replace(of_images=rows.of_images[:, ~rows.of_images.all(axis=0)])  # what all have tells nothing
         z = self.standardized(self.moments(rows.split, run), len(rows.split.texts))
         grid: dict[str, list[Any]] = {name: list(getattr(self, name)) for name in (*self.subspace, "C")}
         grid["regression"] = self.kinds_for(rows)
@@ -149,17 +150,15 @@ class SM(Labelled):
             if space != (space := {name: tried[name] for name in self.subspace}):
                 images, texts = self.project(rows, self.projections(z, **space), run)
             link = "softmax" if tried["regression"] == "multinomial" else "normalised" if rows.single else "sigmoids"
-            found = {"link": torch.tensor(LINKS.index(link))}
-            for side, projected in (("x", images), ("y", texts)):
-                learned = projected.learn(tried["regression"], tried["C"], link)
-                found |= dict(zip((f"W{side}", f"bias_{side}", f"prior_{side}"), learned, strict=True))
-            vars(self).update(found)
+            self.link = torch.tensor(LINKS.index(link))
+            self.Wx, self.bias_x, self.prior_x = images.learn(tried["regression"], tried["C"], link)
+            self.Wy, self.bias_y, self.prior_y = texts.learn(tried["regression"], tried["C"], link)
             score = run.score(self.embed_images(val), self.embed_texts(val)).criterion
             if score > self.best:
-                self.best, best = score, found
+                self.best, best = score, self.state()
                 chosen.update(tried)
                 run.chose(**chosen)
-        vars(self).update(best)
+        self.load(best)
 
     def kinds_for(self, rows: LabelledRows) -> list[Kind]:
         """The kinds of regression that the categories allow.
@@ -177,6 +176,8 @@ class SM(Labelled):
 
     def projections(self, z: Standardized, dim: int, power: float) -> tuple[Matrix, Matrix]:
         """Principal components of images (p, k) and texts (q, k')."""
+        if not self.standardize:  # features as they are, as their origin matters to a penalised bias
+            self.mean_x, self.mean_y = torch.zeros_like(self.mean_x), torch.zeros_like(self.mean_y)
         A, B = (principal_components(S, dim, power) for S in (z.moments.xx, z.moments.yy))
         return A / z.s_x[:, None], B / z.s_y[:, None]
 
