@@ -142,17 +142,23 @@ class RegionPhrase:
         if min(self.alpha) < 0 or max(self.alpha) > 1 or min(self.exponent) < 0:
             raise ValueError("alpha is from 0 to 1, and exponent at least 0")
         self.weights = self.alpha[len(self.alpha) // 2], self.exponent[len(self.exponent) // 2]
-        self.whole = self.of_wholes()
 
     def of_wholes(self) -> CCA | GMMHGLMM:
         """The CCA of images and captions, unfitted."""
         if self.text != "hglmm":
             return CCA(image=self.image, text=self.text)
-        ridges = {"ridge_image": (self.ridge,), "ridge_text": (self.ridge,)}
-        return GMMHGLMM(image=self.image, models="hglmm", fisher_dim=FISHER, dim=(self.dim,), power=(1.0,), **ridges)
+        return GMMHGLMM(
+            models="hglmm",
+            image=self.image,
+            fisher_dim=FISHER,
+            dim=(self.dim,),
+            power=(1.0,),
+            ridge_image=(self.ridge,),
+            ridge_text=(self.ridge,),
+        )
 
     def parts(self) -> Sequence[Part]:
-        return [self.whole]
+        return [self.of_wholes()]
 
     @property
     def similarity(self) -> Pairwise:
@@ -167,12 +173,12 @@ class RegionPhrase:
         cosines = regions.flatten(0, 1) @ phrases.flatten(0, 1).T
         cosines = cosines.view(*images.mask.shape, -1).masked_fill(~images.mask[:, :, None], -torch.inf)
         best = cosines.amax(dim=1).view(len(regions), *texts.mask.shape).masked_fill(~texts.mask, 0.0)
-        phrased = best.sum(dim=2) / texts.mask.sum(dim=1) ** exponent
+        phrased = best.sum(dim=2) / texts.mask.sum(dim=1).double() ** exponent
         return (alpha * (images.globals.double() @ texts.globals.double().T) + (1 - alpha) * phrased).float()
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Fit the CCA of wholes, as a part, then that of pairs, and choose g and then alpha."""
-        self.whole = run.part(self.whole)
+        self.whole = run.part(self.of_wholes())
         counts = sorted(map(len, train.phrases))
         self.longest = counts[int(SHARE * (len(counts) - 1))]
         annotated = self.boxes == "annotated"
@@ -191,7 +197,7 @@ class RegionPhrase:
         boxes, exist = train.boxes, existing(train)
         shares = [
             overlap(boxes[rows], box).masked_fill(~exist[rows], 0.0).max(dim=1)
-            for rows, box in zip(images.split(BLOCK), given.split(BLOCK), strict=True)
+            for rows, box in zip(torch.split(images, BLOCK), torch.split(given, BLOCK), strict=True)
         ]
         values, regions = (torch.cat(x) for x in zip(*shares, strict=True))
         kept = (values >= OVERLAP).nonzero().flatten()
@@ -212,14 +218,16 @@ class RegionPhrase:
     def blocks(self, split: Split, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (b, R, p) scaled regions and (b, R) which exist, of blocks of images."""
         exist = existing(split)
-        for rows in images.split(BLOCK):
+        for rows in torch.split(images, BLOCK):
             yield scaled(split.region_rows[rows], self.image), exist[rows]
 
     def correlate(self, train: Split, asked: Split, pairs: Pairs, run: Run) -> None:
         """Ridge CCA of pairs, of which `asked` has the phrases as texts."""
 
         def chosen() -> Iterator[Tensor]:
-            for (v, exist), own in zip(self.blocks(train, pairs.images), pairs.regions.split(BLOCK), strict=True):
+            for (v, exist), own in zip(
+                self.blocks(train, pairs.images), torch.split(pairs.regions, BLOCK), strict=True
+            ):
                 mean = (v * exist[:, :, None]).sum(dim=1) / exist.sum(dim=1, keepdim=True)
                 one = v[torch.arange(len(v), device=v.device), own]
                 yield torch.where(own[:, None] < 0, mean, one)
@@ -228,8 +236,8 @@ class RegionPhrase:
         C = moments(chosen(), self.pairs.text_view(asked), torch.arange(len(pairs.phrases)))
         C.require_varied()
         self.pairs.centre(C.mean_x, C.mean_y, run)
-        ridges = (self.ridge * spectral_norm(M) for M in (C.xx, C.yy))
-        Wx, Wy, rho = canonical_correlations(C, *ridges, self.dim)
+        rx, ry = (self.ridge * spectral_norm(M) for M in (C.xx, C.yy))
+        Wx, Wy, rho = canonical_correlations(C, rx, ry, self.dim)
         self.pairs.Wx, self.pairs.Wy, self.pairs.spectrum = (
             torch.from_numpy(np.ascontiguousarray(x)).to(run.device) for x in (Wx * rho, Wy * rho, rho)
         )
@@ -243,7 +251,7 @@ class RegionPhrase:
         phrases = normalize(self.pairs.embed_texts(asked), dim=1)
         best = [
             (self.project(v) @ own[:, :, None])[:, :, 0].masked_fill(~exist, -torch.inf).argmax(dim=1)
-            for (v, exist), own in zip(self.blocks(split, pairs.images), phrases.split(BLOCK), strict=True)
+            for (v, exist), own in zip(self.blocks(split, pairs.images), torch.split(phrases, BLOCK), strict=True)
         ]
         return torch.cat(best)
 
@@ -282,10 +290,10 @@ class RegionPhrase:
 
     def memory(self, train: Split) -> int:
         """Bytes of the larger CCA, of regions, and of the phrases of validation texts, about a sixth of those here."""
-        count, dim = train.region_shape
-        own = covariance_bytes(dim, self.whole.text_dim(train)) + 24 * BLOCK * count * dim + train.region_rows.held
+        whole, (count, dim) = self.of_wholes(), train.region_shape
+        own = covariance_bytes(dim, whole.text_dim(train)) + 24 * BLOCK * count * dim + train.region_rows.held
         sets = 8 * len(train.texts) // 6 * max(map(len, train.phrases)) * min(self.dim, dim)
-        return max(self.whole.memory(train), own) + sets
+        return max(whole.memory(train), own) + sets
 
     def state(self) -> dict[str, Tensor]:
         """Both CCAs, alpha and g, and the number of phrases that are read of a text."""
