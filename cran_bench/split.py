@@ -23,6 +23,7 @@ from cran_bench.frontend.labels import SOURCES, LabelSource, detected_labels, fi
 from cran_bench.frontend.regions.coco import CLASSES
 from cran_bench.frontend.text import characters
 from cran_bench.frontend.text.encoding import Documents, TextFeatures, captions_of
+from cran_bench.frontend.text.tagging import noun_chunks
 from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.protocols import Unit
 
@@ -258,6 +259,22 @@ class Split:
         raise MissingFeature("; ".join([f"{self._collection.name} {what}", ", or ".join(remedies)]).removesuffix("; "))
 
     @property
+    def phrase_boxes(self) -> tuple[list[str], Tensor, Tensor]:
+        """The annotated phrases, the position (n,) int64 of each one's image, and its box (n, 4) float32 as in `boxes`.
+
+        Raises:
+            MissingFeature: the dataset has no annotated phrases.
+        """
+        own = self._collection.phrase_boxes
+        if own is None:
+            others = "use data that has them, such as flickr30k[phrases=true], or boxes=assigned"
+            raise MissingFeature(f"{self._collection.name} has no annotated boxes of phrases: {others}")
+        found = [(phrase, image, box) for image, row in enumerate(self._rows.tolist()) for phrase, box in own[row]]
+        boxes = np.array([box for _, _, box in found], np.float32).reshape(-1, 4)
+        images = np.array([image for _, image, _ in found], np.int64)
+        return [phrase for phrase, _, _ in found], self._tensor(images), self._tensor(boxes)
+
+    @property
     def has_regions(self) -> bool:
         """Whether `regions`, `boxes`, `box_scores` and `region_mask` are available."""
         return self._features.regions is not None
@@ -285,6 +302,12 @@ class Split:
     def texts(self) -> list[str]:
         """The T captions, or N documents: the captions of an image joined by spaces."""
         return self._texts[0]
+
+    @cached_property
+    def phrases(self) -> list[list[str]]:
+        """The noun chunks of each of the T texts, in order; of a text without any, the text itself."""
+        self._require_words()
+        return [noun_chunks(text) or [text] for text in self.texts]
 
     @property
     def image_of(self) -> Tensor:
