@@ -590,6 +590,8 @@ def _fitted(
     first = set[str]().union(*importance[:3]) - {*LABELS}
     room = max(24, width - 2 - _width({name: shown[name] for name in shown if name in first}))
     shown |= {name: [_folded(cell, room) for cell in shown[name]] for name in shown if name in LABELS}
+    for name in shown.keys() & {*CATEGORY_FIGURES, "behind_best"}:
+        shown[name] = [re.sub(r"\b0(?=\.\d{3}\b)", "", cell) for cell in shown[name]]
     kept: set[str] = set()
     for group in (*importance, *({name} for name in shown if name not in ranked)):
         if not kept or _width({name: shown[name] for name in shown if name in kept | group}) <= width:
