@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,13 @@ class Categorised(Limited):
             pairs: all N pairs.
             splits: rows of train and test, and of val if the data has such pairs.
             remark: note to print once; '' for none.
+
+        Raises:
+            BadInput: an image id might be a path, or the collection is inconsistent.
         """
+        if wrong := [image for image in pairs.image_ids if not re.fullmatch(r"\w[\w.-]*", image)]:
+            what = f"the image id {wrong[0][:60]!r} has other characters than letters, digits, _, - and ."
+            raise BadInput(f"{name}: {what}; correct it")
         labels, split = pairs.labels, dict(splits)
         if is_drawn := "val" not in split:
             count = round(self.val * len(split["train"]))

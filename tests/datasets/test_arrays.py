@@ -16,7 +16,6 @@ X = np.random.default_rng(0).normal(size=(7, 3))
 WRITERS = {
     "mat": lambda path, arrays: savemat(path, arrays),
     "compressed": lambda path, arrays: savemat(path, arrays, do_compression=True),
-    "version 4": lambda path, arrays: savemat(path, arrays, format="4"),
     "npz": lambda path, arrays: np.savez(path.with_suffix(".npz"), **arrays),
 }
 
@@ -58,11 +57,12 @@ def pickled(path):
 BAD = {
     "there is no x.mat or .npz or .npy in .*prepare some --check lists the files": lambda path: None,
     "x.mat is a MATLAB file of version 7.3, which is HDF5: save it again in MATLAB with -v7, or write x to x.npz": hdf5,
-    "x.mat cannot be read .*: it is cut short, damaged or holds Python objects; copy it again, or write": cut,
+    "x.mat cannot be read .*: it is cut short, damaged, too old or holds Python objects; copy it again, save": cut,
     "x.npz cannot be read .Object arrays cannot be loaded when allow_pickle=False.*holds Python objects": pickled,
     "x.mat is a Git LFS pointer, not the file itself: run git lfs pull": lambda path: path.write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n"
     ),
+    "x.mat cannot be read .it is of version 4": lambda path: savemat(path, {"x": X}, format="4"),
     "x.mat cannot be read": lambda path: path.write_bytes(b""),
     "x.mat cannot be read .Unknown mat file type": lambda path: path.write_text("no such file " * 50),
     "x.mat .x. is of MATLAB's type cell; save it as a matrix of real numbers": lambda path: savemat(
