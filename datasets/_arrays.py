@@ -31,7 +31,7 @@ NUMERIC = {"double", "single", "logical", "sparse", *(f"{u}int{bits}" for u in (
 """MATLAB's types of numbers, as scipy names them."""
 
 
-class Table(NamedTuple):
+class FileArray(NamedTuple):
     """An array in a file.
 
     Attributes:
@@ -72,7 +72,7 @@ class Table(NamedTuple):
             raise BadInput(f"{self.place} holds {found}; save it as a one-dimensional array of text")
         return [str(word) for word in self.values]
 
-    def features(self) -> Table:
+    def features(self) -> FileArray:
         """Return the array as (n, dim) float32.
 
         Raises:
@@ -108,7 +108,7 @@ class Table(NamedTuple):
         return values.astype(np.int64)
 
 
-def read_tables(stem: Path, names: Sequence[str], dataset: str) -> dict[str, Table]:
+def read_arrays(stem: Path, names: Sequence[str], dataset: str) -> dict[str, FileArray]:
     """Read arrays from ``stem.mat``, ``stem.npz`` or, if it is one array, ``stem.npy``.
 
     If one array is wanted and the file has one only, its name does not matter.
@@ -154,7 +154,7 @@ def read_tables(stem: Path, names: Sequence[str], dataset: str) -> dict[str, Tab
         there = ", ".join(sorted(found)) or "nothing"
         raise BadInput(f"{path} has no array {' and no '.join(absent)}, but {there}; save it under that name")
     arrays = {name: found[name].toarray() if sparse.issparse(found[name]) else found[name] for name in names}
-    return {name: Table(path, name, values, inode) for name, values in arrays.items()}
+    return {name: FileArray(path, name, values, inode) for name, values in arrays.items()}
 
 
 def endings(names: Sequence[str]) -> tuple[str, ...]:
@@ -222,7 +222,7 @@ def _wanted(there: Sequence[str], names: Sequence[str]) -> list[str]:
     return [name for name in there if name in names or len(there) == len(names) == 1]
 
 
-def check_rows(images: Table, others: Mapping[str, Sized]) -> None:
+def check_rows(images: FileArray, others: Mapping[str, Sized]) -> None:
     """Check that there are as many texts, categories and ids as images.
 
     Args:
@@ -239,7 +239,7 @@ def check_rows(images: Table, others: Mapping[str, Sized]) -> None:
             raise BadInput(f"{images.place} has {count} rows, but {name} has {len(rows)}; {advice}")
 
 
-def stacked(tables: Sequence[Table]) -> NDArray[np.float32]:
+def stacked(tables: Sequence[FileArray]) -> NDArray[np.float32]:
     """Stack tables of features, one below the other.
 
     Raises:

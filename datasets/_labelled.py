@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cran_bench import SPLITS, BadInput, Collection, FeatureFile, FeatureFiles, Need, first_of
 
 from ._annotations import Limited, read_list
-from ._arrays import Table, check_rows, endings, read_tables, stacked
+from ._arrays import FileArray, check_rows, endings, read_arrays, stacked
 
 NAMES = "categories.list"
 
@@ -33,14 +33,14 @@ class Pairs(NamedTuple):
 
     image_ids: Sequence[str]
     text_ids: Sequence[str]
-    images: Sequence[Table]
-    texts: Sequence[Table]
+    images: Sequence[FileArray]
+    texts: Sequence[FileArray]
     labels: NDArray[np.uint8]
     label_names: Sequence[str]
 
     def feature_files(self) -> FeatureFiles:
         """Return the images; the tables of one file count as one, so that each row has one place in it."""
-        tables: dict[Path, list[Table]] = {}
+        tables: dict[Path, list[FileArray]] = {}
         places = []
         for table in self.images:
             own = tables.setdefault(table.path, [])
@@ -168,7 +168,7 @@ def draw(
     return rows[~np.isin(rows, drawn)], rows[np.isin(rows, drawn)]
 
 
-class Part(NamedTuple):
+class SplitArrays(NamedTuple):
     """The arrays of a split, each by its file, without the ending, and its name there.
 
     Attributes:
@@ -196,16 +196,16 @@ class Layout(NamedTuple):
 
     name: str
     folders: tuple[str, ...]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, SplitArrays]
     sizes: tuple[str, ...]
     categories: int
     source: str
 
 
-def by_split() -> dict[str, Part]:
+def by_split() -> dict[str, SplitArrays]:
     """Return the parts of data in files named as ``train_img``, ``train_txt`` and ``train_img_lab``, of one array."""
     names = {split: [f"{split}_{kind}" for kind in ("img", "txt", "img_lab")] for split in SPLITS}
-    return {split: Part((a, a), (b, b), ((c, c),)) for split, (a, b, c) in names.items()}
+    return {split: SplitArrays((a, a), (b, b), ((c, c),)) for split, (a, b, c) in names.items()}
 
 
 class FeaturePairs(Categorised):
@@ -227,7 +227,7 @@ class FeaturePairs(Categorised):
         tables = {
             (file, name): table
             for file, names in self._files(*used).items()
-            for name, table in read_tables(folder / file, names, layout.name).items()
+            for name, table in read_arrays(folder / file, names, layout.name).items()
         }
         images, texts, categories = [], [], []
         for part in (layout.parts[split] for split in used):
@@ -278,7 +278,7 @@ def _rows_that_differ(some: NDArray[np.int64], others: NDArray[np.int64]) -> NDA
     return rows if some.shape != others.shape else rows[(some != others).reshape(len(rows), -1).any(axis=1)]
 
 
-def _labels(tables: Sequence[Table], path: Path) -> tuple[NDArray[np.uint8], list[str]]:
+def _labels(tables: Sequence[FileArray], path: Path) -> tuple[NDArray[np.uint8], list[str]]:
     """The categories of all splits as (N, C) uint8, and their names: numbers, without the list `path`."""
     first = tables[0]
     for table in tables:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cran_bench import BadInput, Collection, Need, first_of, register_dataset
 
 from ._annotations import home, read_lines, read_list
-from ._arrays import check_rows, read_tables
+from ._arrays import check_rows, read_arrays
 from ._labelled import NAMES, Categorised, Pairs, one_hot
 
 PACKED = "wikipedia_sift128_lda10"
@@ -73,7 +73,7 @@ class Wikipedia(Categorised):
     def _packed(self, folder: Path) -> tuple[Pairs, dict[str, NDArray[np.int64]]]:
         """The pairs of the .npz file, and the rows of each split."""
         names = ["image", "text", "category", "categories", "image_id", "text_id", "train", "test", "pku_order"]
-        tables = read_tables(folder / PACKED, names, "wikipedia")
+        tables = read_arrays(folder / PACKED, names, "wikipedia")
         image, text = tables["image"].features(), tables["text"].features()
         image_ids, text_ids = tables["image_id"].words(), tables["text_id"].words()
         category, classes = tables["category"].integers(), tables["categories"].words()
@@ -95,7 +95,7 @@ class Wikipedia(Categorised):
 
     def _released(self, folder: Path) -> tuple[Pairs, dict[str, NDArray[np.int64]]]:
         """The pairs of the authors' files, training before test, and the rows of each split."""
-        tables = read_tables(folder / RELEASED, ("I_tr", "I_te", "T_tr", "T_te"), "wikipedia")
+        tables = read_arrays(folder / RELEASED, ("I_tr", "I_te", "T_tr", "T_te"), "wikipedia")
         images, texts = ([tables[f"{kind}_{part}"].features() for part in ("tr", "te")] for kind in "IT")
         listed = [_read_list(folder / name) for name in LISTS]
         for name, image, text, lines in zip(LISTS, images, texts, listed, strict=True):
