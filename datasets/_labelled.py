@@ -1,4 +1,4 @@
-"""Pairs of an image and a text, each in one of a few categories, of which the data has features only."""
+"""LabelledPairs of an image and a text, each in one of a few categories, of which the data has features only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ._arrays import FileArray, check_rows, endings, read_arrays, stacked
 NAMES = "categories.list"
 
 
-class Pairs(NamedTuple):
+class LabelledPairs(NamedTuple):
     """N pairs in the order of their files.
 
     Attributes:
@@ -80,7 +80,9 @@ class Categorised(Limited):
     def defaults(self) -> Mapping[str, Any]:
         return {"backbone": "data", "regions": "data"}
 
-    def collect(self, name: str, pairs: Pairs, splits: Mapping[str, NDArray[np.int64]], remark: str = "") -> Collection:
+    def collect(
+        self, name: str, pairs: LabelledPairs, splits: Mapping[str, NDArray[np.int64]], remark: str = ""
+    ) -> Collection:
         """Make the collection: draw validation pairs if there are none, then apply the limit.
 
         Args:
@@ -253,7 +255,7 @@ class FeaturePairs(Categorised):
             f"{' or '.join(layout.sizes)} of {layout.categories}"
         )
         is_usual = sizes in layout.sizes and len(names) == layout.categories
-        pairs = Pairs(ids, ids, images, texts, labels_of_all, names)
+        pairs = LabelledPairs(ids, ids, images, texts, labels_of_all, names)
         return self.collect(layout.name, pairs, self.divide(splits), "" if is_usual else remark)
 
     def divide(self, splits: Mapping[str, NDArray[np.int64]]) -> Mapping[str, NDArray[np.int64]]:

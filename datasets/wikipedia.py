@@ -13,7 +13,7 @@ from cran_bench import BadInput, Collection, Need, first_of, register_dataset
 
 from ._annotations import home, read_lines, read_list
 from ._arrays import check_rows, read_arrays
-from ._labelled import NAMES, Categorised, Pairs, one_hot
+from ._labelled import NAMES, Categorised, LabelledPairs, one_hot
 
 PACKED = "wikipedia_sift128_lda10"
 RELEASED = "raw_features"
@@ -70,7 +70,7 @@ class Wikipedia(Categorised):
             pairs, splits = self._released(_home(folder))
         return self.collect("wikipedia", pairs, splits)
 
-    def _packed(self, folder: Path) -> tuple[Pairs, dict[str, NDArray[np.int64]]]:
+    def _packed(self, folder: Path) -> tuple[LabelledPairs, dict[str, NDArray[np.int64]]]:
         """The pairs of the .npz file, and the rows of each split."""
         names = ["image", "text", "category", "categories", "image_id", "text_id", "train", "test", "pku_order"]
         tables = read_arrays(folder / PACKED, names, "wikipedia")
@@ -91,9 +91,9 @@ class Wikipedia(Categorised):
         if self.split == "pku":
             splits |= {"val": test[order[:VALIDATION]], "test": test[order[VALIDATION:]]}
         labels = one_hot(category, range(len(classes)), tables["category"].place)
-        return Pairs(image_ids, text_ids, [image], [text], labels, classes), splits
+        return LabelledPairs(image_ids, text_ids, [image], [text], labels, classes), splits
 
-    def _released(self, folder: Path) -> tuple[Pairs, dict[str, NDArray[np.int64]]]:
+    def _released(self, folder: Path) -> tuple[LabelledPairs, dict[str, NDArray[np.int64]]]:
         """The pairs of the authors' files, training before test, and the rows of each split."""
         tables = read_arrays(folder / RELEASED, ("I_tr", "I_te", "T_tr", "T_te"), "wikipedia")
         images, texts = ([tables[f"{kind}_{part}"].features() for part in ("tr", "te")] for kind in "IT")
@@ -105,7 +105,7 @@ class Wikipedia(Categorised):
         labels = one_hot(np.array(numbers), range(1, len(classes) + 1), " and ".join(LISTS))
         ends = np.cumsum([0, *map(len, listed)])
         splits = {"train": np.arange(ends[1]), "test": np.arange(ends[1], ends[2])}
-        return Pairs(image_ids, text_ids, images, texts, labels, classes), splits
+        return LabelledPairs(image_ids, text_ids, images, texts, labels, classes), splits
 
 
 def _home(folder: Path) -> Path:
