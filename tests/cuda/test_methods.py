@@ -45,6 +45,8 @@ SWEEP = {
     "scan": "scan:quick[dim=16,epochs=2]",
     "linear-head": "linear-head[dim=16,epochs=2,batch_size=20]",
     "pcmepp": GATE["pcmepp"],
+    "sm": "sm[C=1]",
+    "scm": "scm[C=1,dim=16]",
 }
 EQUAL = 1e-5
 
