@@ -350,7 +350,7 @@ OTHER_MEANING = [
     ("split", "return self._text.vector_sample", "return -self._text.vector_sample", {"gmm-hglmm"}),
     ("split", "position[self._rows] = np", "position[self._rows] = 1 + np", set()),  # twins are for figures
     ("split", "return self.region_rows[:]", "return self.region_rows[1:]",
-     CRANS | {"cran:paper", "scan", "vse-infinity", "region-phrase"} | STACKS),  # they mention "regions"
+     CRANS | {"cran:paper", "scan", "vse-infinity", "region-phrase"} | STACKS | SEMANTIC),  # they mention "regions"
     ("split", "noun_chunks(text) or [text]", "[text]", {"region-phrase"}),
     ("frontend.text.tagging", 'found in ("noun", "adjective")', 'found in ("noun",)', {"region-phrase"}),
     ("frontend.text.characters", "ALPHABET = ", "ALPHABET = 'ab' + ", CRANS | {"cran:paper"}),
@@ -369,7 +369,7 @@ OTHER_MEANING = [
     ("running.fits.run", "rank(images, texts, self.store.val", "rank(texts, images, self.store.val", EVERY),
     ("running.fits.run", 'self.owner, "similarity", None', 'self.owner, "alike", None', EVERY),
     ("running.memory", "LIBRARIES = ", "LIBRARIES = 2 * ", set()),
-    ("machine.progress", "_LINE_EVERY = 30.0", "_LINE_EVERY = 3.0", set()),
+    ("machine.progress", "_LINE_EVERY = 30.0", "_LINE_EVERY = 3.0", SEMANTIC),  # as nouns are found by `track`
     ("running.preparation", "import", "import sys; import", set()),
     ("methods._word_cnn", "filters: int = 100", "filters: int = 200", WITH_WORDS),
     ("methods._word_cnn", "WIDTHS = (3, 4, 5)", "WIDTHS = (3, 4)", WITH_WORDS),
