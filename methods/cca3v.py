@@ -43,7 +43,9 @@ CODE = {
 }
 
 
-def joint_correlations(S: Sequence[Sequence[Matrix]], ridges: Sequence[float], rank: int) -> tuple[list[Matrix], Matrix]:
+def joint_correlations(
+    S: Sequence[Sequence[Matrix]], ridges: Sequence[float], rank: int
+) -> tuple[list[Matrix], Matrix]:
     """Solve (S + R) w = lambda (D + R) w for the largest lambda above 1.
 
     Args:
