@@ -120,7 +120,6 @@ class Labelled(LinearMethod):
             pairs: number T of image-text pairs.
             categories: number of columns at the right of the texts that are categories and stay as they are.
         """
-
         s_x, s_y = (
             self.divisors(mean, np.diag(covariance) * (pairs - 1) / pairs)
             for mean, covariance in ((C.mean_x, C.xx), (C.mean_y, C.yy))

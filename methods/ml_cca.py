@@ -196,8 +196,8 @@ def own_pairs(images: FeatureRows, texts: Texts, owner: Any, own: Matrix, mean_x
     for a in range(0, len(images), IMAGES):
         X = images[a : a + IMAGES].cpu().double().numpy() - mean_x
         first, last = np.searchsorted(owner, [a, a + len(X)])
-        of = sparse.csr_array((np.ones(last - first), (np.arange(last - first), owner[first:last] - a)))
-        of.resize(last - first, len(X))
+        some = np.arange(last - first), owner[first:last] - a
+        of = sparse.csr_array((np.ones(last - first), some), shape=(last - first, len(X)))
         Y = weighted_sums(of, texts[first:last]) - of.sum(axis=0)[:, None] * mean_y
         xy += (own[a : a + IMAGES, None] * X).T @ Y
     return xy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import scipy.linalg
@@ -158,8 +158,8 @@ def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments
     return Moments(mean_x, mean_y, xx, yy, xy)
 
 
-def row_blocks(rows: Texts) -> Iterator[tuple[slice, Matrix | sparse.csr_array]]:
-    """Yield float64 blocks of rows and where they are; a sparse matrix is one block."""
+def row_blocks(rows: Texts) -> Iterator[tuple[slice, Any]]:
+    """Yield where a block of rows is, and its float64 rows; a sparse matrix is one block and stays sparse."""
     total = rows.shape[0]
     if isinstance(rows, sparse.csr_array):
         yield slice(0, total), rows.astype(np.float64)
