@@ -91,6 +91,8 @@ class CCA3V(Labelled):
     dim: tuple[int, ...] = (10, 20, 64, 128, 256)
     power: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)
 
+    refits = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if min(self.ridge) <= 0:

@@ -74,8 +74,15 @@ def nearest(distance: Matrix, sizes: Matrix, few: int) -> Matrix:
 @register(
     "ml-cca",
     presets={
-        "paper": {"kappa": (0.25,)},
-        "code": {"weights": "l2exp", "few": 20, "kappa": (0.25,), "power": (0.0,)},
+        "paper": {"image": "none", "text_scaling": "none", "kappa": (0.25,)},
+        "code": {
+            "image": "none",
+            "text_scaling": "none",
+            "weights": "l2exp",
+            "few": 20,
+            "kappa": (0.25,),
+            "power": (0.0,),
+        },
         "tuned": {},
     },
     search={
@@ -104,6 +111,8 @@ class MLCCA(Labelled):
     kappa: tuple[float, ...] = (0.01, 0.05, 0.25, 1.0)
     dim: tuple[int, ...] = (10, 20, 64, 128, 256)
     power: tuple[float, ...] = (1.0,)
+
+    refits = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
