@@ -31,7 +31,8 @@ CRANS = {"cran", "cran-baseline", "cran-local", "cran-relation"}
 HINGES = {"scan", "vsepp", "vse-infinity"}
 HEADS = {"linear-head", "pcmepp"}
 SEMANTIC = {"sm", "scm"}
-ALL = LINEAR | STACKS | CRANS | HINGES | HEADS | SEMANTIC | {"aligned", "gmm-hglmm", "region-phrase"}
+LABELLED = SEMANTIC | {"cca3v", "ml-cca"}
+ALL = LINEAR | STACKS | CRANS | HINGES | HEADS | LABELLED | {"aligned", "gmm-hglmm", "region-phrase"}
 OTHERS = {"cca[text=word_cnn]", "kcca[text=word_cnn]", "cran:paper"}
 SPECS = sorted(ALL | OTHERS)
 
@@ -350,7 +351,7 @@ OTHER_MEANING = [
     ("split", "return self._text.vector_sample", "return -self._text.vector_sample", {"gmm-hglmm"}),
     ("split", "position[self._rows] = np", "position[self._rows] = 1 + np", set()),  # twins are for figures
     ("split", "return self.region_rows[:]", "return self.region_rows[1:]",
-     CRANS | {"cran:paper", "scan", "vse-infinity", "region-phrase"} | STACKS | SEMANTIC),  # they mention "regions"
+     CRANS | {"cran:paper", "scan", "vse-infinity", "region-phrase"} | STACKS | LABELLED),  # they mention "regions"
     ("split", "noun_chunks(text) or [text]", "[text]", {"region-phrase"}),
     ("frontend.text.tagging", 'found in ("noun", "adjective")', 'found in ("noun",)', {"region-phrase"}),
     ("frontend.text.characters", "ALPHABET = ", "ALPHABET = 'ab' + ", CRANS | {"cran:paper"}),
@@ -369,18 +370,18 @@ OTHER_MEANING = [
     ("running.fits.run", "rank(images, texts, self.store.val", "rank(texts, images, self.store.val", EVERY),
     ("running.fits.run", 'self.owner, "similarity", None', 'self.owner, "alike", None', EVERY),
     ("running.memory", "LIBRARIES = ", "LIBRARIES = 2 * ", set()),
-    ("machine.progress", "_LINE_EVERY = 30.0", "_LINE_EVERY = 3.0", SEMANTIC),  # as nouns are found by `track`
+    ("machine.progress", "_LINE_EVERY = 30.0", "_LINE_EVERY = 3.0", LABELLED),  # as nouns are found by `track`
     ("running.preparation", "import", "import sys; import", set()),
     ("methods._word_cnn", "filters: int = 100", "filters: int = 200", WITH_WORDS),
     ("methods._word_cnn", "WIDTHS = (3, 4, 5)", "WIDTHS = (3, 4)", WITH_WORDS),
     ("methods._linear", 'if self.text == "tfidf":', 'if self.text == "tf-idf":',
-     LINEAR | SEMANTIC | WITH_WORDS | {"region-phrase"}),
+     LINEAR | LABELLED | WITH_WORDS | {"region-phrase"}),
     ("methods._linear", "spectrum / spectrum[0]", "spectrum / spectrum[-1]",
      LINEAR | WITH_WORDS | {"gmm-hglmm", "region-phrase"}),
     ("methods._linear", '"Wx", "Wy", "spectrum")', '"Wx", "Wy")',
-     LINEAR | SEMANTIC | WITH_WORDS | {"gmm-hglmm", "region-phrase"}),
+     LINEAR | LABELLED | WITH_WORDS | {"gmm-hglmm", "region-phrase"}),
     ("methods._linear", "rows.sign() * rows.abs().sqrt()", "rows.abs().sqrt()",
-     LINEAR | SEMANTIC | WITH_WORDS | {"gmm-hglmm", "region-phrase", "scan"} | HINGES | STACKS | HEADS),
+     LINEAR | LABELLED | WITH_WORDS | {"gmm-hglmm", "region-phrase", "scan"} | HINGES | STACKS | HEADS),
     ("methods._linear", "WORDS_BYTES = 400", "WORDS_BYTES = 4000", set()),
     ("methods.cca", "1e-2, 2e-2, 5e-2)", "1e-2, 2e-2)", {"cca", "cca[text=word_cnn]", "region-phrase"}),
     ("methods.cca", "self.ridge_image, self.ridge_text)\n", "(0,), self.ridge_text)\n",
@@ -398,7 +399,9 @@ OTHER_MEANING = [
     ("methods._heads", "drawn.long()", "drawn.int().long()", HEADS),
     ("methods.linear_head", "LARGEST_SCALE = 100", "LARGEST_SCALE = 10", {"linear-head"}),
     ("methods.pcmepp", "(texts + images) / 2", "texts + images", {"pcmepp"}),
-    ("methods._labelled", "1e-12 * mean**2", "1e-10 * mean**2", SEMANTIC),
+    ("methods._labelled", "1e-12 * mean**2", "1e-10 * mean**2", LABELLED),
+    ("methods.cca3v", "values > 1 + 1e-9", "values > 1 + 1e-3", {"cca3v"}),
+    ("methods.ml_cca", "few - 1 - nearer", "few - nearer", {"ml-cca"}),
     ("methods.sm", "STOP = 0.01", "STOP = 0.001", SEMANTIC),
     ("methods.scm", "A * rho**power", "A / rho**power", {"scm"}),
     ("methods.aligned", "return split.images", "return -split.images", {"aligned"}),
