@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,6 @@ from cran_bench.toolbox.states import below, with_prefix
 from ._word_cnn import WordCNN
 
 WORDS_BYTES = 400  # memory for a text's word counts, with their copies
-LEARNED = ("mean_x", "mean_y", "Wx", "Wy", "spectrum")
 
 
 ImageScaling = Literal["l2", "sqrt", "none"]
@@ -70,6 +69,8 @@ class Projections:
     power: tuple[float, ...] = (0.5, 1.0, 1.5)
 
     similarity = COSINE
+    learned: ClassVar[tuple[str, ...]] = ("mean_x", "mean_y", "Wx", "Wy", "spectrum")
+    """Tensors that `fit` sets, for `state`."""
 
     def __post_init__(self) -> None:
         if min(self.dim) < 1:
@@ -200,11 +201,11 @@ class Projections:
         return self.project_texts(split, self.Wy)
 
     def state(self) -> dict[str, Tensor]:
-        """Means, weighted projections and their spectrum."""
-        return {name: getattr(self, name) for name in LEARNED}
+        """Everything that was learned: means, weighted projections and their spectrum, or what a subclass has."""
+        return {name: getattr(self, name) for name in self.learned}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        for name in LEARNED:
+        for name in self.learned:
             setattr(self, name, state[name])
 
 

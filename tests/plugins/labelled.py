@@ -52,19 +52,22 @@ def one_hot(classes, count=None):
 
 
 def average_precisions(scores, relevant):
-    """The expected average precision of every row with something relevant under random order of ties, by its sums."""
+    """The average precision of every row with something relevant, as its expectation over random orders of ties.
+
+    Of m ties on ranks a + 1 to a + m, k are relevant, b items before them: rank a + j is relevant with probability
+    k / m and then has b + 1 + (j - 1)(k - 1) / (m - 1) relevant items up to itself.
+    """
     found = []
     for row, right in zip(np.asarray(scores), np.asarray(relevant, bool), strict=True):
-        above, before, total = 0, 0, 0.0
-        for value in np.unique(row)[::-1]:
-            tied = row == value
-            m, k = int(tied.sum()), int((tied & right).sum())
-            for j in range(1, m + 1):
-                others = (j - 1) * (k - 1) / (m - 1) if m > 1 else 0
-                total += (k / m) * (before + 1 + others) / (above + j)
-            above, before = above + m, before + k
-        if right.any():
-            found.append(total / right.sum())
+        if not right.any():
+            continue
+        _, group, m = np.unique(-row, return_inverse=True, return_counts=True)
+        k = np.bincount(group, right)
+        a, b = np.cumsum(m) - m, np.cumsum(k) - k
+        harmonic = np.append(0, np.cumsum(1 / np.arange(1, len(row) + 1)))
+        inverse = harmonic[a + m] - harmonic[a]
+        others = (m - (a + 1) * inverse) * (k - 1) / np.maximum(m - 1, 1)
+        found.append((k / m * ((b + 1) * inverse + others)).sum() / right.sum())
     return np.array(found)
 
 
@@ -91,9 +94,10 @@ class Notes:
         return SimpleNamespace(rsum=rsum, criterion=self.scored[-1])
 
     def progress(self, items, label, total, done=0):
-        items = list(items)
-        assert done + len(items) == total
-        return iter(items)
+        count = done
+        for count, item in enumerate(items, done + 1):  # noqa: B007
+            yield item
+        assert count == total
 
     def chose(self, **values):
         self.choices.update(values)
