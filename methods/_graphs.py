@@ -133,6 +133,23 @@ def smoothness(X: Matrix, count: int, is_dense: bool) -> Matrix:
     return np.asarray(products)
 
 
+def hypergraph(codes: Matrix, count: int, released: bool) -> sparse.csr_array:
+    """(n, n) factor M of the Laplacian I - M'M of a hypergraph with an edge for each row of codes (n, C).
+
+    Args:
+        codes: rows, which are compared by Euclidean distance.
+        count: an edge holds a row's nearest neighbours, that many.
+        released: whether M is that of the released code: D_v^-1 in place of D_v^-1/2, degrees one larger, and an edge
+            without the row itself.
+    """
+    edges = neighbours(codes, count)
+    if not released:
+        edges = edges + sparse.eye_array(len(codes), format="csr")
+    degrees = edges.sum(axis=0)
+    scale = 1 / (degrees + 1) if released else degrees**-0.5
+    return sparse.csr_array(edges.multiply(scale / np.sqrt(edges[[0]].sum())))
+
+
 class Voters(NamedTuple):
     """Training items whose codes vote.
 
@@ -305,11 +322,14 @@ class Voting(Labelled):
         categories = np.concatenate([rows.of_images, rows.of_texts])
         self.categories = torch.from_numpy(categories).to(self.codes.device)
 
-    def graph_rows(self, rows: LabelledRows, S: Sums, run: Run) -> Iterator[tuple[Matrix, int]]:
-        """Yield standardised images and texts (n, p), a random sample if they are many, and the number of them all."""
+    def graph_rows(
+        self, rows: LabelledRows, S: Sums, run: Run, counts: tuple[int, int] = (SAMPLE, SAMPLE)
+    ) -> Iterator[tuple[Matrix, int]]:
+        """Yield standardised images and texts (n, p), a random sample if there are more, and the number of them all."""
         images, texts = self.image_rows(rows.split), self.text_features(rows.split)
-        for every, mean, s in ((images, self.mean_x, S.s_x), (texts, self.mean_y, S.s_y)):
-            X = dense(sampled(every, SAMPLE, run.seed)).to(torch.float64, copy=True).cpu().numpy()
+        sides = (images, self.mean_x, S.s_x), (texts, self.mean_y, S.s_y)
+        for (every, mean, s), count in zip(sides, counts, strict=True):
+            X = dense(sampled(every, count, run.seed)).to(torch.float64, copy=True).cpu().numpy()
             X -= mean.cpu().numpy()
             X /= s
             yield X, every.shape[0]
