@@ -46,6 +46,8 @@ SWEEP = {
     "region-phrase": "region-phrase:quick",
     "linear-head": "linear-head[dim=16,epochs=2,batch_size=20]",
     "pcmepp": GATE["pcmepp"],
+    "sm": "sm[C=1]",
+    "scm": "scm[C=1,dim=16]",
 }
 EQUAL = 1e-5
 
