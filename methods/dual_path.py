@@ -1,0 +1,366 @@
+"""Dual-path embedding with instance loss: every training image is a class of its own (Zheng et al., 2017).
+
+    L_instance = CE(W' f_img, i) + CE(W' f_txt, i)
+
+    L_ranking = sum over pairs (i, t):  [m - s(i, t) + s(i, t-)]_+  +  [m - s(i, t) + s(i-, t)]_+
+
+where f_img and f_txt are the embeddings of image i and of one of its texts, W (D, n) is a classifier of the n training
+images that both paths share, and s the cosine.  Stage I minimises L_instance, stage II a weighted sum of both.  In stage
+II the first half of a batch are pairs (i, t); the images of the second half are their random negatives i-, and the texts
+of the second half their hard ones: t- is the most similar to i of `candidates` texts of images outside the first half,
+by the network in test mode.  The second half is classified too, its images and texts each as what they are.
+
+f_txt is a residual network over 32 word positions, with batch normalisation after every convolution, over word vectors
+that are hardly trained.  Words without a vector are skipped; a text is placed at a random offset in training, and
+embedded as the mean of its embeddings at all offsets in the test.  f_img is two layers on frozen image features.  Tests
+compare embeddings before their last ReLU, the losses those after it.
+
+Z. Zheng, L. Zheng, M. Garrett, Y. Yang, M. Xu, Y.-D. Shen, "Dual-path convolutional image-text embeddings with instance
+loss", arXiv 1711.05535, 2017 (ACM TOMM 2020), who also train the image network in stage II and embed an image together
+with its mirror image, of which frozen features have none: rows are not comparable with the published ones.  Kernels of
+two words are padded after the last word; the authors' release pads before the first, by which the last three of 32
+positions are lost.
+
+Memory: the features of images where they are few, see docs/scaling.md; 264 bytes for each text; for each training
+image 20 bytes for each dimension of the embeddings; and 4 MB for each text of a batch, 1 MB if `compact`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize, pad, relu
+
+from cran_bench import COSINE, BadInput, FeatureRows, Run, Split, register
+from cran_bench.machine.progress import say
+from cran_bench.toolbox.kernels import by_blocks, require_varied
+from cran_bench.toolbox.training import Training, linear_decay
+
+from ._codes import at_least
+from ._linear import ImageScaling, scaled
+
+POSITIONS = 32
+BLOCKS = (
+    *((128, 256, 1), (64, 256, 1), (64, 256, 1)),
+    *((512, 512, 2), (128, 512, 1), (128, 512, 1), (128, 512, 1)),
+    *((1024, 1024, 2), *5 * ((256, 1024, 1),)),
+    (2048, 2048, 1),
+)
+"""Inner and outer channels and stride of each residual block: sequences of 32, 16, 8 and 8 positions."""
+DIM = 2048
+WORD_LR = 1e-3
+"""Factor of the learning rate of word vectors."""
+TEXTS = 32  # that are embedded at a time, at up to 33 offsets each
+
+PAPER = {
+    "image": "none",
+    "dropout": 0.75,
+    "batch_size": 32,
+    "lr": 0.1,
+    "stage1_epochs": 240,
+    "epochs": 300,
+    "decay_at": 280,
+    "patience": 0,
+}
+"""The constants for Flickr30K; the weights of the losses in stage II are those for MS-COCO."""
+
+
+class Block(nn.Module):
+    """A residual block over (B, a, L) sequences: convolutions of one, two and one positions, to (B, c, L / stride)."""
+
+    def __init__(self, a: int, b: int, c: int, stride: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Conv1d(a, b, 1, bias=False), nn.BatchNorm1d(b), nn.ReLU(inplace=True)),
+            *(nn.ConstantPad1d((0, 1), 0.0), nn.Conv1d(b, b, 2, stride, bias=False)),
+            *(nn.BatchNorm1d(b), nn.ReLU(inplace=True)),
+            *(nn.Conv1d(b, c, 1, bias=False), nn.BatchNorm1d(c)),
+        )
+        self.shortcut = nn.Sequential(nn.Conv1d(a, c, 1, stride, bias=False), nn.BatchNorm1d(c)) if a != c else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return relu(self.layers(x) + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class DualPath(nn.Module):
+    """Both paths.
+
+    Args:
+        table: (V, d) word vectors; row 0, of positions without a word, is zero.
+        p: dimension of image features.
+        divisor: what the channels of `BLOCKS` and `DIM` are divided by.
+    """
+
+    def __init__(self, table: Tensor, p: int, divisor: int) -> None:
+        super().__init__()
+        dim = DIM // divisor
+        self.words = nn.Embedding.from_pretrained(table, freeze=False, padding_idx=0)
+        self.norm = nn.BatchNorm1d(table.shape[1])
+        sizes = [tuple(size // divisor for size in block[:2]) for block in BLOCKS]
+        inputs = [table.shape[1], *(outer for _, outer in sizes)]
+        self.blocks = nn.Sequential(
+            *(Block(a, *size, block[2]) for a, size, block in zip(inputs, sizes, BLOCKS, strict=False))
+        )
+        self.text_out = nn.Sequential(nn.Linear(inputs[-1], dim, bias=False), nn.BatchNorm1d(dim))
+        self.image_path = nn.Sequential(
+            *(nn.Linear(p, dim, bias=False), nn.BatchNorm1d(dim), nn.ReLU(inplace=True)),
+            *(nn.Linear(dim, dim, bias=False), nn.BatchNorm1d(dim)),
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def images(self, x: Tensor) -> Tensor:
+        """(B, D) embeddings before the last ReLU of (B, P) image features."""
+        embedded: Tensor = self.image_path(x)
+        return embedded
+
+    def texts(self, ids: Tensor) -> Tensor:
+        """(B, D) embeddings before the last ReLU of (B, 32) word ids."""
+        x = self.blocks(self.norm(self.words(ids).transpose(1, 2)))
+        embedded: Tensor = self.text_out(x.amax(dim=2))
+        return embedded
+
+
+def known_words(ids: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """The first 32 words of each text that have a vector: word ids (T, 32), 0 after the last, and lengths (T,).
+
+    Args:
+        ids: (T, L) word ids.
+        table: (V, d) the vector of each id, zero for words without one.
+    """
+    has_vector = table.any(dim=1).index_fill(0, torch.zeros(1, dtype=torch.long, device=table.device), False)
+    ids = pad(ids.long(), (0, POSITIONS))
+    order = has_vector[ids].logical_not().byte().argsort(dim=1, stable=True)[:, :POSITIONS]
+    words = ids.gather(1, order)
+    words = words.where(has_vector[words], 0)
+    return words, words.ne(0).sum(dim=1)
+
+
+def placed(words: Tensor, offsets: Tensor) -> Tensor:
+    """Move texts, (B, 32) word ids, to the right by (B,) offsets, beyond which they are too short to reach."""
+    source = torch.arange(POSITIONS, device=words.device) - offsets[:, None]
+    return words.gather(1, source.clamp_min(0)).where(source >= 0, 0)
+
+
+def ranking_loss(images: Tensor, texts: Tensor, margin: float) -> Tensor:
+    """L_ranking, divided by B, of (B, D) images and texts: B / 2 pairs, and then the negatives of each."""
+    i, t = normalize(images), normalize(texts)
+    half = len(i) // 2
+    right = (i[:half] * t[:half]).sum(dim=1)
+    wrong = (i[:half] * t[half:]).sum(dim=1), (i[half:] * t[:half]).sum(dim=1)
+    return sum((relu(margin - right + scores).sum() for scores in wrong), right.new_zeros(())) / len(i)
+
+
+class Batch(NamedTuple):
+    """B images with a text of each, and K candidates for hard negatives.
+
+    Attributes:
+        images: (B,) different images.
+        ids: (B + K, 32) word ids of the texts.
+        owner: (B + K,) image of each text.
+    """
+
+    images: Tensor
+    ids: Tensor
+    owner: Tensor
+
+
+@register(
+    "dual-path",
+    presets={"paper": PAPER, "tuned": {}, "quick": {"width": "compact", "epochs": 4, "stage1_epochs": 2}},
+    search={"lr": (0.03, 0.1, 0.3), "dropout": (0.25, 0.5, 0.75), "margin": (0.2, 0.5, 1.0)},
+)
+@dataclass
+class DualPathMethod:
+    """Dual-path embedding.
+
+    Attributes:
+        width: `full`, of 2048 dimensions, or `compact`, with all layers a quarter as wide.
+        losses: `both`, or L_`instance` or L_`ranking` alone in all epochs.
+        weights: weights in stage II of L_ranking and of the two terms of L_instance, of images and of texts.
+        margin: margin m.
+        candidates: texts among which a hard negative is sought, the same for all pairs of a batch.
+        image: scaling of image features: unit length (`l2`), unit length of their signed square roots (`sqrt`), or
+            `none`.
+        dropout: dropout rate of embeddings that are classified.
+        batch_size: images in a batch, at least, each with one text.
+        lr: learning rate of SGD with Nesterov momentum of 0.9; that of word vectors is a thousandth of it.
+        weight_decay: weight decay of matrices.
+        stage1_epochs: epochs of stage I, if both losses are used.
+        epochs: largest number of epochs of both stages.  An epoch has one text of each image, drawn at random.
+        decay_at: epochs after which the learning rate is divided by 10; 0 to lower it linearly to 0 instead.
+        patience: epochs without a better rsum on validation before training ends; 0 to train for all `epochs`.
+    """
+
+    width: Literal["full", "compact"] = "full"
+    losses: Literal["both", "instance", "ranking"] = "both"
+    weights: tuple[float, float, float] = (2.0, 1.0, 0.1)
+    margin: float = 1.0
+    candidates: int = 256
+    image: ImageScaling = "sqrt"
+    dropout: float = 0.5
+    batch_size: int = 64
+    lr: float = 0.1
+    weight_decay: float = 1e-4
+    stage1_epochs: int = 20
+    epochs: int = 30
+    decay_at: int = 0
+    patience: int = 0
+
+    similarity: ClassVar = COSINE
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "candidates", "epochs")
+        at_least(self, 2, "batch_size")  # a pair needs a negative, and batch normalisation a second row
+        at_least(self, 0, "margin", "weight_decay", "stage1_epochs", "decay_at", "patience")
+        if len(self.weights) != 3 or min(self.weights) < 0:
+            raise ValueError(f"weights are three, of ranking, images and texts, at least 0 each, not {self.weights}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is at least 0 and below 1, not {self.dropout:g}")
+        if not self.lr > 0:
+            raise ValueError(f"lr is above 0, not {self.lr:g}")
+
+    def image_rows(self, split: Split) -> FeatureRows:
+        """(N, P) scaled image features."""
+        return split.image_rows.map(partial(scaled, how=self.image))
+
+    def build(self, table: Tensor, p: int) -> DualPath:
+        """Build the network for word vectors (V, d) and image features of p numbers."""
+        return DualPath(table, p, 4 if self.width == "compact" else 1)
+
+    def words(self, split: Split) -> tuple[Tensor, Tensor]:
+        """The known words of each text, (T, 32), and their number (T,)."""
+        words, lengths = known_words(split.tokens[0], self.network.words.weight)
+        if absent := int((lengths == 0).sum()):
+            say(f"dual-path: {absent} of {len(words)} texts have no word with a vector; all embed them alike")
+        return words, lengths
+
+    def weights_in(self, epoch: int) -> tuple[float, float, float]:
+        """Weights of L_ranking and of the two terms of L_instance in an epoch."""
+        if self.losses == "ranking":
+            return 1.0, 0.0, 0.0
+        is_first = self.losses == "instance" or epoch <= self.stage1_epochs
+        return (0.0, 1.0, 1.0) if is_first else self.weights
+
+    def fit(self, train: Split, val: Split, run: Run) -> None:
+        """Minimise L_instance, then both losses, by SGD; keep the epoch with the best rsum on validation."""
+        X = self.image_rows(train)
+        require_varied("image features", X)
+        self.network = network = self.build(train.token_vectors(), X.shape[1]).to(run.device)
+        words, lengths = (x.cpu() for x in self.words(train))
+        read, owner = lengths.nonzero().squeeze(1), train.image_of.cpu()
+        texts = torch.bincount(owner[read], minlength=len(train))
+        first, images = texts.cumsum(0) - texts, texts.nonzero().squeeze(1)
+        if len(images) < 2:
+            raise BadInput(
+                f"dual-path needs at least 2 training images with a text of known words, not {len(images)}: give word "
+                "vectors of the language of the texts with --vectors"
+            )
+        classifier = nn.Linear(network.text_out[0].out_features, len(train), bias=False).to(run.device)
+        nn.init.normal_(classifier.weight, std=1e-3)
+        count = max(1, len(images) // self.batch_size)
+        weights = self.weights_in(1)
+
+        def batches(epoch: int, generator: torch.Generator) -> Iterator[Batch]:
+            nonlocal weights
+            weights = self.weights_in(epoch)
+            order = images[torch.randperm(len(images), generator=generator)]
+            for places in torch.tensor_split(torch.arange(len(order)), count):
+                half = len(places) // 2
+                others = torch.randint(len(order) - half, (self.candidates if weights[0] else 0,), generator=generator)
+                chosen = order[torch.cat([places, (places[0] + half + others) % len(order)])]
+                drawn = read[first[chosen] + (torch.rand(len(chosen), generator=generator) * texts[chosen]).long()]
+                offsets = torch.rand(len(chosen), generator=generator) * (POSITIONS + 1 - lengths[drawn])
+                yield Batch(chosen[: len(places)], placed(words[drawn], offsets.long()), chosen)
+
+        def loss(batch: Batch) -> Tensor:
+            images, ids, owner = batch.images, batch.ids.to(run.device), batch.owner.to(run.device)
+            x, rows = X[images], torch.arange(len(images), device=run.device)
+            if weights[0]:
+                rows = rows[: len(rows) // 2]
+                hard = self.hardest(x[: len(rows)], ids[len(images) :])
+                rows, x = torch.cat([rows, len(images) + hard]), x[: 2 * len(rows)]
+            v, t = relu(network.images(x)), relu(network.texts(ids[rows]))
+            total = weights[0] * ranking_loss(v, t, self.margin) if weights[0] else v.new_zeros(())
+            for weight, f, label in zip(weights[1:], (v, t), (owner[: len(x)], owner[rows]), strict=True):
+                if weight:
+                    logits = classifier(nn.functional.dropout(f, self.dropout))
+                    total = total + weight * cross_entropy(logits, label)
+            return total
+
+        seen, asked = self.image_rows(val), self.words(val)
+
+        def validate() -> dict[str, float]:
+            words, lengths = asked
+            texts = torch.cat([network.texts(ids) for ids in placed(words, (POSITIONS - lengths) // 2).split(1024)])
+            return {"rsum": run.score(by_blocks(network.images, seen, run.device), texts).rsum}
+
+        trained = nn.ModuleDict({"network": network, "classifier": classifier})
+        table = network.words.weight
+        matrices, vectors = (
+            [w for w in trained.parameters() if w is not table and (w.ndim > 1) == is_matrix] for is_matrix in (True, False)
+        )
+        groups = [
+            {"params": matrices, "weight_decay": self.weight_decay},
+            {"params": vectors},
+            {"params": [table], "lr": WORD_LR * self.lr},
+        ]
+        Training(
+            module=trained,
+            optimizer=torch.optim.SGD(groups, self.lr, momentum=0.9, nesterov=True, fused=True),
+            steps=count,
+            batches=batches,
+            loss=loss,
+            validate=validate,
+            epochs=self.epochs,
+            patience=self.patience,
+            patience_from=self.stage1_epochs + 1 if self.losses == "both" else 1,
+            rate=(lambda passed: 0.1 ** (passed // self.decay_at)) if self.decay_at else linear_decay(self.epochs),
+        ).run(run)
+        network.eval()
+
+    def hardest(self, x: Tensor, ids: Tensor) -> Tensor:
+        """The most similar of K texts, (K, 32) word ids, for each of n images, (n, P) features, in test mode: (n,)."""
+        self.network.eval()
+        with torch.no_grad():
+            scores = relu(self.network.images(x)) @ normalize(relu(self.network.texts(ids))).T
+        self.network.train()
+        return scores.argmax(dim=1)
+
+    def embed_images(self, split: Split) -> Tensor:
+        """(N, D) image embeddings."""
+        with torch.inference_mode():
+            return by_blocks(self.network.images, self.image_rows(split), split.image_of.device)
+
+    def embed_texts(self, split: Split) -> Tensor:
+        """(T, D) text embeddings: the mean over all offsets at which a text fits into the 32 positions."""
+        words, lengths = self.words(split)
+        embedded = torch.empty(len(words), self.network.text_out[0].out_features, device=words.device)
+        for some in torch.arange(len(words), device=words.device).split(TEXTS):
+            counts, first = POSITIONS + 1 - lengths[some], some[:1]
+            row = some.repeat_interleave(counts)
+            offsets = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row - first]
+            with torch.inference_mode():
+                embedded[some] = (some[:, None] == row) / counts[:, None] @ self.network.texts(placed(words[row], offsets))
+        return embedded
+
+    def memory(self, train: Split) -> int:
+        """Bytes of features, word ids, weights with their momentum, and the activations of a batch."""
+        network = self.build(torch.zeros(1, train.vector_shape[1]), train.image_dim)
+        return 0
+
+    def state(self) -> dict[str, Tensor]:
+        """Both paths; the classifier is of no use any more."""
+        return dict(self.network.state_dict())
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        table = state["words.weight"]
+        self.network = self.build(torch.zeros(table.shape), state["image_path.0.weight"].shape[1])
+        self.network.load_state_dict(state)
+        self.network.to(table.device).eval()
