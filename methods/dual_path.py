@@ -30,15 +30,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize, pad, relu
+from torch.nn.functional import cross_entropy, dropout, normalize, pad, relu
 
 from cran_bench import COSINE, BadInput, FeatureRows, Run, Split, register
 from cran_bench.machine.progress import say
 from cran_bench.toolbox.kernels import by_blocks, require_varied
+from cran_bench.toolbox.losses import margin_loss
 from cran_bench.toolbox.training import Training, linear_decay
 
 from ._codes import at_least
@@ -55,9 +56,11 @@ BLOCKS = (
 DIM = 2048
 WORD_LR = 1e-3
 """Factor of the learning rate of word vectors."""
-TEXTS = 32  # that are embedded at a time, at up to 33 offsets each
+ROWS = 1024  # placed texts that are embedded at a time
 
 PAPER = {
+    "negatives": "mined",
+    "margin": 1.0,
     "image": "none",
     "dropout": 0.75,
     "batch_size": 32,
@@ -79,12 +82,13 @@ class Block(nn.Module):
             *(nn.Conv1d(a, b, 1, bias=False), nn.BatchNorm1d(b), nn.ReLU(inplace=True)),
             *(nn.ConstantPad1d((0, 1), 0.0), nn.Conv1d(b, b, 2, stride, bias=False)),
             *(nn.BatchNorm1d(b), nn.ReLU(inplace=True)),
-            *(nn.Conv1d(b, c, 1, bias=False), nn.BatchNorm1d(c)),
+            nn.Conv1d(b, c, 1, bias=False),
         )
+        self.last = nn.BatchNorm1d(c)
         self.shortcut = nn.Sequential(nn.Conv1d(a, c, 1, stride, bias=False), nn.BatchNorm1d(c)) if a != c else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return relu(self.layers(x) + (x if self.shortcut is None else self.shortcut(x)))
+        return relu(self.last(self.layers(x)) + (x if self.shortcut is None else self.shortcut(x)))
 
 
 class DualPath(nn.Module):
@@ -98,7 +102,7 @@ class DualPath(nn.Module):
 
     def __init__(self, table: Tensor, p: int, divisor: int) -> None:
         super().__init__()
-        dim = DIM // divisor
+        self.dim = dim = DIM // divisor
         self.words = nn.Embedding.from_pretrained(table, freeze=False, padding_idx=0)
         self.norm = nn.BatchNorm1d(table.shape[1])
         sizes = [tuple(size // divisor for size in block[:2]) for block in BLOCKS]
@@ -112,8 +116,8 @@ class DualPath(nn.Module):
             *(nn.Linear(dim, dim, bias=False), nn.BatchNorm1d(dim)),
         )
         for module in self.modules():
-            if isinstance(module, nn.Conv1d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if isinstance(module, Block):  # blocks begin as their shortcuts, from which a deep network learns faster
+                nn.init.zeros_(module.last.weight)
 
     def images(self, x: Tensor) -> Tensor:
         """(B, D) embeddings before the last ReLU of (B, P) image features."""
@@ -148,8 +152,8 @@ def placed(words: Tensor, offsets: Tensor) -> Tensor:
     return words.gather(1, source.clamp_min(0)).where(source >= 0, 0)
 
 
-def ranking_loss(images: Tensor, texts: Tensor, margin: float) -> Tensor:
-    """L_ranking, divided by B, of (B, D) images and texts: B / 2 pairs, and then the negatives of each."""
+def mined_loss(images: Tensor, texts: Tensor, margin: float) -> Tensor:
+    """L_ranking, divided by B, of (B, D) images and texts: B / 2 pairs, then the negatives of each."""
     i, t = normalize(images), normalize(texts)
     half = len(i) // 2
     right = (i[:half] * t[:half]).sum(dim=1)
@@ -158,17 +162,68 @@ def ranking_loss(images: Tensor, texts: Tensor, margin: float) -> Tensor:
 
 
 class Batch(NamedTuple):
-    """B images with a text of each, and K candidates for hard negatives.
+    """B images with a text of each, and K candidates for hard negatives, which are texts of other images.
 
     Attributes:
         images: (B,) different images.
         ids: (B + K, 32) word ids of the texts.
         owner: (B + K,) image of each text.
+        weights: weights of L_ranking and of the two terms of L_instance, of images and of texts.
     """
 
     images: Tensor
     ids: Tensor
     owner: Tensor
+    weights: tuple[float, float, float]
+
+
+class Objective(nn.Module):
+    """Both paths and W, (n, D), for n training images, with the losses of a batch."""
+
+    def __init__(self, paths: DualPath, n: int, method: DualPathMethod) -> None:
+        super().__init__()
+        self.paths, self.method = paths, method
+        self.classifier = nn.Linear(paths.dim, n, bias=False)
+        nn.init.normal_(self.classifier.weight, std=1e-3)  # so that at first all classes are as likely
+
+    def forward(self, x: Tensor, batch: Batch) -> Tensor:
+        """The loss, a scalar, of a batch with (B, P) image features."""
+        ranking, *instance = batch.weights
+        size, rows = len(x), torch.arange(len(x), device=x.device)
+        is_mined = bool(ranking) and self.method.negatives == "mined"
+        if is_mined:
+            rows = rows[: size // 2]
+            x, rows = x[: 2 * len(rows)], torch.cat([rows, size + self.hardest(x[: len(rows)], batch.ids[size:])])
+        v, t = relu(self.paths.images(x)), relu(self.paths.texts(batch.ids[rows]))
+        total = v.new_zeros(())
+        if is_mined:
+            total = total + ranking * mined_loss(v, t, self.method.margin)
+        elif ranking:
+            scores = normalize(v) @ normalize(t).T
+            total = total + ranking * margin_loss(scores, batch.owner[rows], self.method.margin, self.method.negatives)
+        for weight, f, label in zip(instance, (v, t), (batch.owner[: len(x)], batch.owner[rows]), strict=True):
+            if weight:
+                logits = self.classifier(dropout(f, self.method.dropout))
+                total = total + weight * cross_entropy(logits, label)
+        return total
+
+    def hardest(self, x: Tensor, ids: Tensor) -> Tensor:
+        """The most similar of K texts, (K, 32) word ids, to each of n images, (n, P) features, in test mode: (n,)."""
+        self.eval()
+        with torch.no_grad():
+            scores = relu(self.paths.images(x)) @ normalize(relu(self.paths.texts(ids))).T
+        self.train()
+        return scores.argmax(dim=1)
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameter groups: matrices with weight decay, vectors without, and word vectors with a lower rate."""
+        table, method = self.paths.words.weight, self.method
+        others = [weight for weight in self.parameters() if weight is not table]
+        return [
+            {"params": [weight for weight in others if weight.ndim > 1], "weight_decay": method.weight_decay},
+            {"params": [weight for weight in others if weight.ndim == 1]},
+            {"params": [table], "lr": WORD_LR * method.lr},
+        ]
 
 
 @register(
@@ -184,6 +239,8 @@ class DualPathMethod:
         width: `full`, of 2048 dimensions, or `compact`, with all layers a quarter as wide.
         losses: `both`, or L_`instance` or L_`ranking` alone in all epochs.
         weights: weights in stage II of L_ranking and of the two terms of L_instance, of images and of texts.
+        negatives: `mined`, as above; or of the other pairs of the batch the `hardest`, or the mean over `all`, for each
+            image and text.
         margin: margin m.
         candidates: texts among which a hard negative is sought, the same for all pairs of a batch.
         image: scaling of image features: unit length (`l2`), unit length of their signed square roots (`sqrt`), or
@@ -201,7 +258,8 @@ class DualPathMethod:
     width: Literal["full", "compact"] = "full"
     losses: Literal["both", "instance", "ranking"] = "both"
     weights: tuple[float, float, float] = (2.0, 1.0, 0.1)
-    margin: float = 1.0
+    negatives: Literal["mined", "hardest", "all"] = "all"
+    margin: float = 0.2
     candidates: int = 256
     image: ImageScaling = "sqrt"
     dropout: float = 0.5
@@ -226,13 +284,18 @@ class DualPathMethod:
         if not self.lr > 0:
             raise ValueError(f"lr is above 0, not {self.lr:g}")
 
+    @property
+    def divisor(self) -> int:
+        """What the width of every layer is divided by."""
+        return 4 if self.width == "compact" else 1
+
     def image_rows(self, split: Split) -> FeatureRows:
         """(N, P) scaled image features."""
         return split.image_rows.map(partial(scaled, how=self.image))
 
     def build(self, table: Tensor, p: int) -> DualPath:
         """Build the network for word vectors (V, d) and image features of p numbers."""
-        return DualPath(table, p, 4 if self.width == "compact" else 1)
+        return DualPath(table, p, self.divisor)
 
     def words(self, split: Split) -> tuple[Tensor, Tensor]:
         """The known words of each text, (T, 32), and their number (T,)."""
@@ -262,58 +325,34 @@ class DualPathMethod:
                 f"dual-path needs at least 2 training images with a text of known words, not {len(images)}: give word "
                 "vectors of the language of the texts with --vectors"
             )
-        classifier = nn.Linear(network.text_out[0].out_features, len(train), bias=False).to(run.device)
-        nn.init.normal_(classifier.weight, std=1e-3)
+        objective = Objective(network, len(train), self).to(run.device)
         count = max(1, len(images) // self.batch_size)
-        weights = self.weights_in(1)
 
         def batches(epoch: int, generator: torch.Generator) -> Iterator[Batch]:
-            nonlocal weights
             weights = self.weights_in(epoch)
             order = images[torch.randperm(len(images), generator=generator)]
             for places in torch.tensor_split(torch.arange(len(order)), count):
-                half = len(places) // 2
-                others = torch.randint(len(order) - half, (self.candidates if weights[0] else 0,), generator=generator)
-                chosen = order[torch.cat([places, (places[0] + half + others) % len(order)])]
-                drawn = read[first[chosen] + (torch.rand(len(chosen), generator=generator) * texts[chosen]).long()]
-                offsets = torch.rand(len(chosen), generator=generator) * (POSITIONS + 1 - lengths[drawn])
-                yield Batch(chosen[: len(places)], placed(words[drawn], offsets.long()), chosen)
+                half, wanted = len(places) // 2, self.candidates if weights[0] and self.negatives == "mined" else 0
+                others = places[0] + half + torch.randint(len(order) - half, (wanted,), generator=generator)
+                owner = order[torch.cat([places, others % len(order)])]
+                drawn = read[first[owner] + (torch.rand(len(owner), generator=generator) * texts[owner]).long()]
+                offsets = (torch.rand(len(owner), generator=generator) * (POSITIONS + 1 - lengths[drawn])).long()
+                yield Batch(owner[: len(places)], placed(words[drawn], offsets), owner, weights)
 
         def loss(batch: Batch) -> Tensor:
-            images, ids, owner = batch.images, batch.ids.to(run.device), batch.owner.to(run.device)
-            x, rows = X[images], torch.arange(len(images), device=run.device)
-            if weights[0]:
-                rows = rows[: len(rows) // 2]
-                hard = self.hardest(x[: len(rows)], ids[len(images) :])
-                rows, x = torch.cat([rows, len(images) + hard]), x[: 2 * len(rows)]
-            v, t = relu(network.images(x)), relu(network.texts(ids[rows]))
-            total = weights[0] * ranking_loss(v, t, self.margin) if weights[0] else v.new_zeros(())
-            for weight, f, label in zip(weights[1:], (v, t), (owner[: len(x)], owner[rows]), strict=True):
-                if weight:
-                    logits = classifier(nn.functional.dropout(f, self.dropout))
-                    total = total + weight * cross_entropy(logits, label)
-            return total
+            there = batch._replace(ids=batch.ids.to(run.device), owner=batch.owner.to(run.device))
+            scalar: Tensor = objective(X[batch.images], there)
+            return scalar
 
-        seen, asked = self.image_rows(val), self.words(val)
+        seen, (asked, sizes) = self.image_rows(val), self.words(val)
 
         def validate() -> dict[str, float]:
-            words, lengths = asked
-            texts = torch.cat([network.texts(ids) for ids in placed(words, (POSITIONS - lengths) // 2).split(1024)])
+            texts = torch.cat([network.texts(ids) for ids in placed(asked, (POSITIONS - sizes) // 2).split(ROWS)])
             return {"rsum": run.score(by_blocks(network.images, seen, run.device), texts).rsum}
 
-        trained = nn.ModuleDict({"network": network, "classifier": classifier})
-        table = network.words.weight
-        matrices, vectors = (
-            [w for w in trained.parameters() if w is not table and (w.ndim > 1) == is_matrix] for is_matrix in (True, False)
-        )
-        groups = [
-            {"params": matrices, "weight_decay": self.weight_decay},
-            {"params": vectors},
-            {"params": [table], "lr": WORD_LR * self.lr},
-        ]
         Training(
-            module=trained,
-            optimizer=torch.optim.SGD(groups, self.lr, momentum=0.9, nesterov=True, fused=True),
+            module=objective,
+            optimizer=torch.optim.SGD(objective.groups(), self.lr, momentum=0.9, nesterov=True, fused=True),
             steps=count,
             batches=batches,
             loss=loss,
@@ -325,13 +364,19 @@ class DualPathMethod:
         ).run(run)
         network.eval()
 
-    def hardest(self, x: Tensor, ids: Tensor) -> Tensor:
-        """The most similar of K texts, (K, 32) word ids, for each of n images, (n, P) features, in test mode: (n,)."""
-        self.network.eval()
-        with torch.no_grad():
-            scores = relu(self.network.images(x)) @ normalize(relu(self.network.texts(ids))).T
-        self.network.train()
-        return scores.argmax(dim=1)
+    def memory(self, train: Split) -> int:
+        """Bytes of features, word ids, weights with gradients and momentum, and the activations of a batch."""
+        divisor = self.divisor
+        sizes = [(inner // divisor, outer // divisor) for inner, outer, _ in BLOCKS]
+        dim, rows = DIM // divisor, self.batch_size + (self.candidates if self.negatives == "mined" else 0)
+        inputs = [train.vector_shape[1], *(outer for _, outer in sizes)]
+        convolutions = sum(
+            a * b + 2 * b * b + b * c + a * c * (a != c) for a, (b, c) in zip(inputs, sizes, strict=False)
+        )
+        weights = convolutions + dim * (2 * dim + train.image_dim + len(train)) + len(train.tokens) * inputs[0]
+        steps = sum(POSITIONS // 2 * (4 * b + 4 * c) for b, c in sizes)
+        held = train.image_rows.held + (8 * POSITIONS + 300) * len(train.texts)
+        return held + 24 * weights + 4 * rows * (steps + 4 * len(train))
 
     def embed_images(self, split: Split) -> Tensor:
         """(N, D) image embeddings."""
@@ -341,19 +386,16 @@ class DualPathMethod:
     def embed_texts(self, split: Split) -> Tensor:
         """(T, D) text embeddings: the mean over all offsets at which a text fits into the 32 positions."""
         words, lengths = self.words(split)
-        embedded = torch.empty(len(words), self.network.text_out[0].out_features, device=words.device)
-        for some in torch.arange(len(words), device=words.device).split(TEXTS):
+        embedded = torch.empty(len(words), self.network.dim, device=words.device)
+        for some in torch.arange(len(words), device=words.device).split(ROWS // POSITIONS):
             counts, first = POSITIONS + 1 - lengths[some], some[:1]
             row = some.repeat_interleave(counts)
             offsets = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row - first]
             with torch.inference_mode():
-                embedded[some] = (some[:, None] == row) / counts[:, None] @ self.network.texts(placed(words[row], offsets))
+                embedded[some] = (
+                    (some[:, None] == row) / counts[:, None] @ self.network.texts(placed(words[row], offsets))
+                )
         return embedded
-
-    def memory(self, train: Split) -> int:
-        """Bytes of features, word ids, weights with their momentum, and the activations of a batch."""
-        network = self.build(torch.zeros(1, train.vector_shape[1]), train.image_dim)
-        return 0
 
     def state(self) -> dict[str, Tensor]:
         """Both paths; the classifier is of no use any more."""
