@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cran_bench.embeddings import Embedding
-from cran_bench.ranking.metrics import Metrics
+from cran_bench.ranking.metrics import Validation
 from cran_bench.similarity import Similarity
 from cran_bench.split import Split
 
@@ -25,6 +25,8 @@ class Part(Protocol):
     """Something that is fitted once per fingerprint and stored: a method, or a component that several methods share.
 
     A dataclass: its fields are the hyper-parameters and, with the data and the seed, determine its fingerprint.
+    A method with `refits = True` chooses on validation among values of its fields only, and tells `run.chose` under
+    their names: where the dataset asks for it, it is fitted again with these values on train and validation together.
     A class with `by_all_processes = True` is fitted by all processes that torchrun started, together
     (`cran_bench.machine.processes`).
     """
@@ -162,8 +164,10 @@ class Run(Protocol):
         """The device to compute on."""
         ...
 
-    def score(self, images: Embedding, texts: Embedding, similarity: Similarity | None = None) -> Metrics:
-        """Rank embeddings of the validation split and return recall in percent; `.rsum` is the usual criterion.
+    def score(self, images: Embedding, texts: Embedding, similarity: Similarity | None = None) -> Validation:
+        """Rank embeddings of the validation split and return recall in percent; choose what has the best `.criterion`.
+
+        That is `rsum`, or mean average precision by category where the dataset or ``[metric=map]`` says so.
 
         Args:
             images: N rows, one for each image of the validation split.
@@ -171,7 +175,8 @@ class Run(Protocol):
             similarity: how to compare them; None for the method's own similarity.
 
         Raises:
-            BadInput: the embeddings are not finite or not of the validation split, or there is no similarity.
+            BadInput: the embeddings are not finite or not of the validation split, there is no similarity, or the run
+                chooses by category and the data has no labels.
         """
         ...
 

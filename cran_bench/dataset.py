@@ -22,7 +22,7 @@ from cran_bench.errors import BadInput
 from cran_bench.images import open_image
 from cran_bench.machine.ledger import Ledger
 from cran_bench.machine.storage import sha256_bytes, sha256_file
-from cran_bench.protocols import Unit
+from cran_bench.protocols import Metric, Unit
 
 SPLITS = ("train", "val", "test")
 """The names of the splits that every dataset has."""
@@ -104,7 +104,14 @@ class Collection:
         boxes: (N, 5, 4) float32 or None, region boxes that come with the data: x0 y0 x1 y1 as fractions of width and
             height.
         twins: (N,) int64 or None, the row of the image with the same objects in exchanged positions.
-        labels: (N, C) uint8 or None, multi-hot categories.
+        labels: (N, C) uint8 or None, multi-hot categories; a row of zeros for an image without any.
+        label_names: C names of the categories, or none.
+        text_features: (T, q) float32 or None, features that the data has in place of captions, one text per image; the
+            `captions` are then ids of the texts, which no method reads.
+        metric: the figure by which methods choose hyper-parameters on validation, unless their label says otherwise:
+            `rsum`, or `map`, mean average precision by category.
+        refit: whether methods that choose among fields only are fitted again, on train and validation together, with
+            what validation chose.
         remarks: notes to print once, such as how many captions were ignored.
         as_listed: False if the user's list has images or captions in another order, so that arrays need names of rows.
 
@@ -113,7 +120,8 @@ class Collection:
     Raises:
         BadInput: an id or a caption is empty, not a string or contains an unpaired surrogate, two ids are one path,
             `image_of` is not sorted, an array has the wrong length or names a row that is no image, the test split is
-            empty, a split has another name, splits overlap, or an image of a split has no caption.
+            empty, a split has another name, splits overlap, an image of a split has no caption, labels are not zeros
+            and ones, features of texts are not finite, or `map` is the metric of data without labels.
     """
 
     name: str
@@ -124,6 +132,10 @@ class Collection:
     boxes: NDArray[np.float32] | None = None
     twins: NDArray[np.int64] | None = None
     labels: NDArray[np.uint8] | None = None
+    label_names: Sequence[str] = field(default=())
+    text_features: NDArray[np.float32] | None = None
+    metric: Metric = "rsum"
+    refit: bool = False
     remarks: Sequence[str] = field(default=())
     as_listed: bool = True
 
@@ -155,6 +167,12 @@ class Collection:
                 raise BadInput(f"{self.name}: {what}; give one per image, or None")
         if "twins" in extras:
             extras["twins"] = self._as_rows("twins", extras["twins"])
+        if "labels" in extras:
+            extras["labels"] = self._as_labels(extras["labels"])
+        elif self.label_names or self.metric == "map":
+            raise BadInput(f"{self.name}: it has no labels, which label_names and the metric map need: give labels")
+        if self.text_features is not None:
+            extras["text_features"] = self._as_text_features(self.text_features, image_of)
         for key, value in {"image_of": image_of, "splits": splits, **extras}.items():
             object.__setattr__(self, key, value)  # lists have become arrays
         counts = np.bincount(image_of, minlength=n)
@@ -197,6 +215,29 @@ class Collection:
             raise BadInput(f"{self.name}: {what} has the row {wrong[0]}; the rows of the {n} images are 0 to {n - 1}")
         return rows.astype(np.int64, copy=False)
 
+    def _as_labels(self, given: NDArray[Any]) -> NDArray[np.uint8]:
+        if given.ndim != 2 or not given.shape[1] or given.dtype.kind not in "biu" or not np.isin(given, (0, 1)).all():
+            found = f"{given.dtype.name} of shape {given.shape}"
+            raise BadInput(f"{self.name}: labels is {found}; give zeros and ones, (images, categories)")
+        if self.label_names and len(self.label_names) != given.shape[1]:
+            what = f"label_names has {len(self.label_names)} names for {given.shape[1]} categories"
+            raise BadInput(f"{self.name}: {what}; give one for each, or none")
+        return given.astype(np.uint8, copy=False)
+
+    def _as_text_features(self, given: ArrayLike, image_of: NDArray[np.int64]) -> NDArray[np.float32]:
+        rows = np.asarray(given)
+        if not np.array_equal(image_of, np.arange(len(self.images.ids))):
+            raise BadInput(f"{self.name}: data with text_features needs one text per image, in the images' order")
+        if rows.ndim != 2 or len(rows) != len(image_of) or rows.dtype.kind not in "fiub" or not rows.shape[1]:
+            found = f"{rows.dtype.name} of shape {rows.shape}"
+            raise BadInput(f"{self.name}: text_features is {found}; give numbers, ({len(image_of)} texts, dimensions)")
+        with np.errstate(over="ignore"):
+            rows = rows.astype(np.float32, copy=False)
+        if not np.isfinite(rows).all():
+            row = int((~np.isfinite(rows)).any(axis=1).argmax())
+            raise BadInput(f"{self.name}: row {row} of text_features is not finite in float32; correct it")
+        return rows
+
     def captions_of(self, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
         """Return the captions of the images `rows` (n,), in order, and for each the position of its image in `rows`."""
         first = np.searchsorted(self.image_of, rows, side="left")
@@ -237,10 +278,25 @@ class Collection:
                 digest.update(f"{image}\t{text}\n".encode())
         return digest.hexdigest()
 
+    @property
+    def has_words(self) -> bool:
+        """Whether the texts are captions; otherwise only their features are available."""
+        return self.text_features is None
+
     def extras_sha(self) -> str:
         """Return the sha256 of labels and twins."""
         parts = [b"" if extra is None else np.ascontiguousarray(extra).tobytes() for extra in (self.labels, self.twins)]
         return sha256_bytes(b"\0".join(parts))
+
+    def labels_sha(self) -> str:
+        """Return the sha256 of the categories of all images and of their names; '' without labels."""
+        if self.labels is None:
+            return ""
+        return sha256_bytes(np.packbits(self.labels, axis=1).tobytes() + "\0".join(self.label_names).encode())
+
+    def text_features_sha(self) -> str:
+        """Return the sha256 of the features of the texts; '' if the texts are captions."""
+        return "" if self.text_features is None else sha256_bytes(np.ascontiguousarray(self.text_features).tobytes())
 
     def images_sha(self, digests: Iterable[str]) -> str:
         """Return one sha256 for all images, from their digests in order."""
@@ -285,7 +341,8 @@ class Collection:
         lines = []
         for split in SPLITS:
             texts, _ = self.captions_of(self.splits[split])
-            lines.append(f"  {split:<5} {len(self.splits[split]):>7,} images {len(texts):>8,} captions")
+            kind = "captions" if self.has_words else "texts (features only)"
+            lines.append(f"  {split:<5} {len(self.splits[split]):>7,} images {len(texts):>8,} {kind}")
         return f"{self.name}, split sha {self.split_sha()[:12]}\n" + "\n".join(lines)
 
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 Unit = Literal["captions", "documents"]
 Protocol = Literal["captions", "documents", "mean", "single"]
+Metric = Literal["rsum", "map"]
+"""Figures by which methods choose on validation: the sum of recalls, or mean average precision by category."""
 
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 

@@ -26,7 +26,7 @@ from cran_bench.machine.declarations import (
     modules_of,
 )
 from cran_bench.machine.storage import is_file, sha256_file
-from cran_bench.protocols import Unit
+from cran_bench.protocols import Metric, Unit
 from cran_bench.specs import Spec, build, by_flat_name, flat_fields, format_options, parse_spec
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class Configured(Generic[T]):
         label: name, preset and fields that differ from it; every change of the model changes the label.
         preset: the preset's name, '' if the plugin has none.
         unit: for methods, the texts to train on: 'captions', 'documents', or '' for those of the protocol.
+        metric: for methods, the figure to choose by on validation: 'rsum', 'map', or '' for that of the dataset.
         tune: for methods, the number of trials of which validation chooses one; 0 for none, the fields as they are.
         space: the values that trials may take, by field; fields that the spec gives are fixed.
     """
@@ -85,6 +86,7 @@ class Configured(Generic[T]):
     label: str
     options: Mapping[str, Any]
     unit: str = ""
+    metric: str = ""
     tune: int = 0
     space: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
@@ -230,6 +232,9 @@ class Registry(Generic[T]):
         unit = given.pop("unit", "") if self.takes_unit else ""
         if unit and unit not in get_args(Unit):
             raise BadInput(f"{plugin.name}: unit is '{unit}'{did_you_mean(unit, get_args(Unit))}")
+        metric = given.pop("metric", "") if self.takes_unit else ""
+        if metric and metric not in get_args(Metric):
+            raise BadInput(f"{plugin.name}: metric is '{metric}'{did_you_mean(metric, get_args(Metric))}")
         tune = number_of_trials(given.pop("tune")) if self.takes_unit and "tune" in given else 0
         if tune and plugin.argument:
             raise BadInput(f"{what} has nothing to tune: leave tune={tune} out")
@@ -251,12 +256,13 @@ class Registry(Generic[T]):
         differs = {k for k in given if fields[k].of(changed) != fields[k].of(reference)}
         changes = {k: fields[k].of(changed) for k in given if k in differs or k in space}
         always = {k: f.of(changed) for k, f in fields.items() if f.field.metadata.get("label") == "always"}
-        shown = {**always, **changes, **({"unit": unit} if unit else {}), **({"tune": tune} if tune else {})}
+        universal = {"unit": unit, "metric": metric, "tune": tune}
+        shown = {**always, **changes, **{name: value for name, value in universal.items() if value}}
         preset = preset or (DEFAULT_PRESET if DEFAULT_PRESET in plugin.presets else "")
         named = Spec(plugin.name, argument or preset, shown)
         label = str(named.without_folders() if argument else named)
         free = {name: values for name, values in space.items() if name not in given}
-        return Configured(plugin, preset, label, {**base, **changes}, unit, tune, free)
+        return Configured(plugin, preset, label, {**base, **changes}, unit, metric, tune, free)
 
     def lacking(self, cls: type) -> list[str]:
         """Required members that a class lacks: methods, and a `similarity`, which may be an attribute or a field."""

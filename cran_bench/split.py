@@ -72,9 +72,22 @@ class Split:
 
     @property
     def _text(self) -> TextFrontEnd:
+        self._require_words()
         if self._words is None:
             raise MissingFeature(f"{self._collection.name} has no train images, whose texts give the words: add some")
         return self._words
+
+    @property
+    def has_words(self) -> bool:
+        """Whether the texts are captions or documents; otherwise only their `text_features` are available."""
+        return self._collection.has_words
+
+    def _require_words(self) -> None:
+        if not self.has_words:
+            raise MissingFeature(
+                f"the texts of {self._collection.name} are features: it has no words or characters; use a method that "
+                "takes text=encoder"
+            )
 
     def __len__(self) -> int:
         """Return N, the number of images."""
@@ -241,6 +254,7 @@ class Split:
         Raises:
             BadInput: `length` is not positive, or `unknown` is none of the three.
         """
+        self._require_words()
         return self._tensor(characters.encode(self.texts, length, unknown))
 
     @cached_property
@@ -294,22 +308,30 @@ class Split:
 
     @property
     def text_dim(self) -> int:
-        """q, the dimension of the text encoder's features; 0 without a text encoder."""
+        """q, the dimension of `text_features`; 0 if there are none."""
+        if self._collection.text_features is not None:
+            return int(self._collection.text_features.shape[1])
         return 0 if self._encoded is None else int(self._encoded.array.shape[1])
 
     @cached_property
     def text_features(self) -> Tensor:
-        """(T, q) float32, the text encoder's features; of a document, unless given, its captions' mean at unit length.
+        """(T, q) float32, the features that the data has in place of captions, or else the text encoder's.
+
+        The encoder's feature of a document, unless given, is its captions' mean at unit length.
 
         Raises:
-            MissingFeature: there is no text encoder, or it holds computed features and the texts are new ones.
+            MissingFeature: there is no text encoder, or only features of the dataset's own texts, and these are others.
         """
         return self.text_rows[:]
 
     @cached_property
     def text_rows(self) -> FeatureRows:
         """The rows of `text_features` for reading in batches; a small table is kept in memory."""
-        encoded = self._encoded
+        encoded, own = self._encoded, self._collection.text_features
+        if own is not None and self._asked is None:
+            return FeatureRows.of(own, self._rows, self._device)
+        if own is not None:
+            raise MissingFeature(f"{self._collection.name} has features of its own texts only, and no text encoder")
         if encoded is None:
             raise MissingFeature(f"{self._collection.name} has no text encoder here; give one with --text-encoder")
         if self._asked is not None:

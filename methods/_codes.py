@@ -226,10 +226,10 @@ class CodeMethod:
             self._measure(*(rows[:: 1 + len(rows) // SAMPLE] for rows in (P, Q)))
             images = by_blocks(self.coder.image, seen, run.device)
             texts = by_blocks(self.coder.text, read, run.device)
-            rsum = run.score(self._compared(images, "image"), self._compared(texts, "text")).rsum
+            scored = run.score(self._compared(images, "image"), self._compared(texts, "text"))
             spread = float(torch.cat([images, texts]).std(dim=0, correction=0).mean())
             images_of = val.image_of[measured]
-            return {"rsum": rsum, "spread": spread} | self.coder.measures(seen[images_of], read[measured], images_of)
+            return scored.curve | {"spread": spread} | self.coder.measures(seen[images_of], read[measured], images_of)
 
         is_sgd = self.optimiser == "sgd"
         rate, momentum = self.schedule(count)

@@ -148,7 +148,7 @@ class HeadMethod:
 
         def validate() -> dict[str, float]:
             learned = {name: float(x) for name, x in self.heads.named_parameters() if x.numel() == 1}
-            return {"rsum": run.score(self.embed_images(val), self.embed_texts(val)).rsum} | learned
+            return run.score(self.embed_images(val), self.embed_texts(val)).curve | learned
 
         Training(
             module=self.heads,

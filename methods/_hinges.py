@@ -171,7 +171,7 @@ class HingeMethod:
             steps=math.ceil(len(ids) / self.batch_size),
             batches=batches,
             loss=loss,
-            validate=lambda: {"rsum": run.score(self.embed_images(val), self.embed_texts(val)).rsum},
+            validate=lambda: run.score(self.embed_images(val), self.embed_texts(val)).curve,
             epochs=self.epochs,
             patience=self.patience,
             patience_from=self.warm_up + 1,

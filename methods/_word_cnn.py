@@ -125,7 +125,7 @@ class WordCNN:
             self.reader = model.reader
             images = by_blocks(lambda x: model.image((x - mean) / deviation), seen, run.device)
             texts = model.text(self.embed_texts(val))
-            return {"rsum": run.score(images, texts, COSINE).rsum}
+            return run.score(images, texts, COSINE).curve
 
         Training(
             module=model,

@@ -142,8 +142,8 @@ class DCCA(LinearMethod):
             rx, ry = 1e-3 * spectral_norm(C.xx), 1e-3 * spectral_norm(C.yy)
             Wx, Wy, rho = canonical_correlations(C, rx, ry, out)
             A, B = (torch.from_numpy(W * rho).to(run.device) for W in (Wx, Wy))
-            rsum = run.score(self.project_images(val, A), self.project_texts(val, B)).rsum
-            return {"rsum": rsum, "correlation": float(rho.sum())}
+            scored = run.score(self.project_images(val, A), self.project_texts(val, B))
+            return {**scored.curve, "correlation": float(rho.sum())}
 
         Training(
             module=self.networks,

@@ -148,7 +148,7 @@ class MACC(KCCA):
                 texts_by(by._replace(completion_image=0.0, neighbours=by.neighbours if by.completion_text else 0)),
             )
             if self.criterion == "both":
-                return metrics.rsum
+                return metrics.criterion
             return metrics.t2i_r1 + metrics.t2i_r5 + metrics.t2i_r10
 
         combinations = product(self.codewords, self.assignments, self.signed_sqrt)

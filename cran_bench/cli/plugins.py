@@ -146,6 +146,7 @@ def _print_info(name: str) -> None:
     echo("\n\n".join([module_text(plugin.cls), *description(configured.build())]) + "\n")
     if registry.takes_unit:
         echo("- `unit`: texts to train on: captions, or documents for the protocol documents")
+        echo("- `metric`: what it maximises on validation: rsum, or map; by default what the dataset says")
         searched = "; ".join(f"{key}={format_value(values)}" for key, values in search_space(plugin).items())
         echo(f"- `tune`: number of trials, see run --tune; searched: {searched or 'nothing'}")
     if seen := [] if registry is METHODS else containing(configured.label):

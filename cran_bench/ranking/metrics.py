@@ -157,6 +157,27 @@ class Metrics:
         return {**asdict(self), "rsum": self.rsum}
 
 
+@dataclass(frozen=True)
+class Validation(Metrics):
+    """The figures of the validation split.
+
+    Attributes:
+        map: mean average precision by category of both directions, from 0 to 1; None unless the run chooses by it.
+    """
+
+    map: float | None = None
+
+    @property
+    def criterion(self) -> float:
+        """The figure to maximise: `rsum`, or 100 times `map` if the run chooses by mean average precision."""
+        return self.rsum if self.map is None else 100.0 * self.map
+
+    @property
+    def curve(self) -> dict[str, float]:
+        """The figure that is maximised, by its name, as a point of a training curve."""
+        return {"rsum": self.rsum} if self.map is None else {"map": self.map}
+
+
 def mean_metrics(metrics: list[Metrics]) -> Metrics:
     """The mean of each metric (over folds)."""
     names = asdict(metrics[0])

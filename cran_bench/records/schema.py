@@ -86,8 +86,9 @@ class DataInfo(_Growing):
         sources_sha: sha256 of what the features were computed from: images, ids, backbone and proposer; '' in older
             records, as for the next two.
         images_sha: sha256 of the ids and contents of all images.
-        extras_sha: sha256 of the labels, of the file of word vectors and of what text features were made from, or '' if
-            there are none.
+        extras_sha: sha256 of the file of word vectors and of what text features were made from, or '' if there are
+            none.
+        labels_sha: sha256 of the categories; '' without labels, and in older records.
         text_encoder: the encoder of the text features; '' without one, as for the next.
         texts_sha: sha256 of the encoder and of all captions.
         trained_on: names of the data on which the encoders were trained, by role (`backbone`, `regions` or `text`);
@@ -109,6 +110,7 @@ class DataInfo(_Growing):
     trained_on: dict[str, list[str] | None] = {}
     text_encoder: str = ""
     texts_sha: str = ""
+    labels_sha: str = ""
     fitted_on: FittedOn | None = None
 
     @property
@@ -127,7 +129,8 @@ class TuningInfo(StrictModel):
         seed: seed of the draw.
         space: the values that were searched, by field.
         tried: these fields in each trial, the first being the row as it is.
-        rsum: rsum of each trial on validation; None if it failed, or if there was nothing to choose.
+        rsum: rsum of each trial on validation, or 100 times its mAP if that is the row's metric;
+            None if it failed, or if there was nothing to choose.
         chosen: position of the trial that was tested.
     """
 
@@ -155,6 +158,7 @@ class MethodInfo(_Growing):
         encoders: roles of the encoders whose features of the test split it read, as in `DataInfo.trained_on`; nothing
             in older records.
         tuning: the trials of a tuned row; None, and not written, for others.
+        refit: whether it was fitted again, on train and validation together, with what validation chose.
     """
 
     label: str
@@ -168,6 +172,7 @@ class MethodInfo(_Growing):
     fit_fingerprint: str
     encoders: list[str] = []
     tuning: TuningInfo | None = None
+    refit: bool = False
 
 
 class Seconds(StrictModel):

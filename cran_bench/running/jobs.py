@@ -27,13 +27,13 @@ from cran_bench.contract import Part
 from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.machine.progress import Board, Step, say, send_progress
 from cran_bench.machine.threads import LIBRARIES, limited
-from cran_bench.protocols import Unit
+from cran_bench.protocols import Metric, Unit
 from cran_bench.registry import METHODS
 from cran_bench.running.fits import FitStore
 from cran_bench.running.fits.run import part_name, parts_of
 from cran_bench.running.memory import available, estimate
 from cran_bench.running.remote import AskedRow, Lines, Request, RunSpec, gather
-from cran_bench.running.runner import Outcome, Runner, fit_unit
+from cran_bench.running.runner import Outcome, Runner, fit_metric, fit_unit
 from cran_bench.running.tuning import trials
 
 DEATHS = 2  # a row counts as failed after this many workers died while computing it
@@ -86,7 +86,7 @@ class Plan:
         self._free = available(runner.device)
         self._jobs: dict[Hashable, Job] = {}
         self._before: dict[type, float | None] = {}
-        stores: dict[Unit, FitStore] = {}
+        stores: dict[tuple[Unit, Metric], FitStore] = {}
         for number in left:
             row = rows[number]
             expected = runner.fingerprints(row.method, request.protocols, row.seed)
@@ -94,9 +94,9 @@ class Plan:
             job = Job(f"{row.method.label} · seed {row.seed}", row, number, expected, (next(iter(units)), ()))
             self._jobs[number] = job
             with contextlib.suppress(Exception):  # which the row reports
-                for unit in units:
-                    stores[unit] = stores.get(unit) or runner.fits(unit)
-                    self._add_parts(job, row.method.build(), stores[unit], (), row.method.label)
+                for key in ((unit, fit_metric(row.method, runner.data)) for unit in units):
+                    stores[key] = stores.get(key) or runner.fits(*key)
+                    self._add_parts(job, row.method.build(), stores[key], (), row.method.label)
         self.waiting = sorted(self._jobs.values(), key=lambda job: (job.urgency, job.memory), reverse=True)
 
     def _add_parts(self, owner: Job, part: Part, store: FitStore, path: tuple[int, ...], label: str) -> None:
@@ -322,10 +322,11 @@ def _part(
     spec: RunSpec, method: str, seed: int, expected: list[str], unit: Unit, path: Sequence[int], label: str
 ) -> bool:
     """Fit and store a part; False if this process has other code or data than the one that asks."""
-    runner, part = spec.runner(), cast("Part", METHODS.configure(method).build())
+    runner, configured = spec.runner(), METHODS.configure(method)
+    part: Part = configured.build()
     for k in path:
         part = parts_of(part)[k]
-    store = runner.fits(unit)
+    store = runner.fits(unit, fit_metric(configured, runner.data))
     if [store.fingerprint(part, seed)] != expected:
         return False
     with limited(runner.threads):

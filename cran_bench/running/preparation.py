@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL.Image import Image
 
 from cran_bench.dataset import Collection, Dataset
@@ -70,6 +71,7 @@ class Prepared:
     texts: TextFeatures | None = None
     _text: dict[Unit, TextFrontEnd | None] = field(default_factory=dict)
     test_on: Prepared | None = None
+    _val: NDArray[np.int64] | None = None
 
     @property
     def tested(self) -> Prepared:
@@ -104,6 +106,8 @@ class Prepared:
         wrong += [f"the shape of {name}" for name in shapes.keys() & others.keys() if shapes[name] != others[name]]
         if self.identity["vectors"] != other.identity["vectors"]:
             wrong.append(f"the word vectors ({self.vectors} and {other.vectors})")
+        if self.collection.has_words != other.collection.has_words:
+            wrong.append("their texts, which are features in one of them and captions in the other")
         encoders = [data.texts and data.texts.manifest.identity for data in (self, other)]
         if encoders[0] != encoders[1]:
             wrong.append("the text encoder")
@@ -118,6 +122,13 @@ class Prepared:
         return replace(self, test_on=other)
 
     @cached_property
+    def with_val_in_train(self) -> Prepared:
+        """The same data with the images of validation in the training split as well, for a last fit."""
+        splits = self.collection.splits
+        both = {**splits, "train": np.concatenate([splits["train"], splits["val"]]), "val": np.empty(0, np.int64)}
+        return replace(self, collection=replace(self.collection, splits=both), _text={}, _val=splits["val"])
+
+    @cached_property
     def fitted_on(self) -> FittedOn | None:
         """This data as the record of a test on another dataset names it, with the overlap of the two; else None."""
         if self.test_on is None:
@@ -125,10 +136,11 @@ class Prepared:
         train, val, images = {*self._images("train")}, {*self._images("val")}, self.test_on._images("test")
         known = {*text.vocabulary} if (text := self.text("captions")) else set()
         other = self.test_on.collection
-        captions = [tokenize(caption) for caption in other.captions_of(other.splits["test"])[0]]
+        texts = other.captions_of(other.splits["test"])[0] if other.has_words else []
+        captions = [tokenize(caption) for caption in texts]
         return FittedOn.model_validate(
             {
-                **self.digests,
+                **{name: sha for name, sha in self.digests.items() if name != "labels_sha"},
                 "label": self.dataset.label,
                 "in_train": sum(image in train for image in images),
                 "in_val": sum(image in val for image in images),
@@ -147,8 +159,8 @@ class Prepared:
     @cached_property
     def digests(self) -> dict[str, str]:
         """The sha256 by which a record names the data and its features, as in `DataInfo`."""
-        extras = [self.collection.labels is not None and self.collection.extras_sha()]
-        extras.append(self.identity["vectors"].get("sha256"))
+        extras = [not self.collection.has_words and self.collection.text_features_sha()]
+        extras.append(self.collection.has_words and self.identity["vectors"].get("sha256"))
         extras += [self.texts.manifest.sources_sha()] if self.texts else []
         return {
             "split_sha": self.collection.split_sha(),
@@ -156,6 +168,7 @@ class Prepared:
             "sources_sha": sha256_json({key: self.features.manifest[key] for key in SOURCES}),
             "images_sha": self.features.manifest["images_sha"],
             "extras_sha": sha256_json(extras) if any(extras) else "",
+            **({"labels_sha": self.collection.labels_sha()} if self.collection.labels is not None else {}),
         }
 
     @cached_property
@@ -167,6 +180,7 @@ class Prepared:
             "features": self.features.fingerprint(),
             "vectors": _identity(self.vectors),
             **({"texts": [self.texts.manifest.sources_sha(), self.texts.manifest.sha256]} if self.texts else {}),
+            **({} if self.collection.has_words else {"text_features": self.collection.text_features_sha()}),
         }
 
     @property
@@ -181,6 +195,8 @@ class Prepared:
 
     def text(self, fit_unit: Unit) -> TextFrontEnd | None:
         """The text front end, fitted on the training texts of a unit; None if there are none."""
+        if not self.collection.has_words:
+            return None
         if fit_unit not in self._text:
             texts, _ = self.collection.texts_of(self.collection.splits["train"], fit_unit)
             self._text[fit_unit] = TextFrontEnd.fit(texts, self.vectors) if texts else None
@@ -195,7 +211,8 @@ class Prepared:
         """
         of, used = self.tested if name == "test" else self, set() if used is None else used
         features, texts = _noting(of.features, used), of.texts and _noting(of.texts, used)
-        return Split(name, unit, of.collection, features, self.text(fit_unit or unit), device, encoded=texts)
+        rows = self._val if name == "val" else None
+        return Split(name, unit, of.collection, features, self.text(fit_unit or unit), device, rows, encoded=texts)
 
     def picture(self, image: Image, front_end: FrontEnd, device: torch.device) -> Split:
         """A split of one image from outside the dataset, with an empty text."""
@@ -488,7 +505,8 @@ def _remarks(collection: Collection, digests: list[str], cache: Path) -> list[st
     path = cache / "remarks" / f"{sha256_json(key)[:16]}.json"
     noted = read_sealed(path)
     if not noted:
-        noted = {"lines": [*filter(None, (collection.repeated(digests), _without_known_word(collection)))]}
+        unknown = _without_known_word(collection) if collection.has_words else ""
+        noted = {"lines": [*filter(None, (collection.repeated(digests), unknown))]}
         write_sealed(path, noted)
     return list(noted["lines"])
 
@@ -541,6 +559,11 @@ def _load(dataset: Configured[Dataset], data: Path, vectors: str) -> tuple[Colle
 def _encoded(collection: Collection, text_encoder: str | None, cache: Path, force: bool = False) -> TextFeatures | None:
     if not text_encoder:
         return None
+    if not collection.has_words:
+        raise BadInput(
+            f"the texts of {collection.name} are features, which methods read as those of a text encoder: leave "
+            "--text-encoder out"
+        )
     return encode(collection, open_text_encoder(text_encoder, collection), text_encoder, cache, force)
 
 

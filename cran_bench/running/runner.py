@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from cran_bench.machine.processes import ALONE, OutOfStep, Processes
 from cran_bench.machine.progress import duration, say
 from cran_bench.machine.storage import locked, sha256_json
 from cran_bench.machine.threads import limited
-from cran_bench.protocols import Protocol, Unit, unit_of
+from cran_bench.protocols import Metric, Protocol, Unit, unit_of
 from cran_bench.ranking.evaluation import evaluate
 from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Ranks
@@ -34,12 +34,13 @@ from cran_bench.ranking.problem import Backend, Clock
 from cran_bench.records.examples import Examples, find_examples
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import ResultStore
-from cran_bench.registry import Configured
+from cran_bench.registry import METHODS, Configured
 from cran_bench.running.fits import Fit, FitStore, SharedFit, code_of, fields_json, run_of
 from cran_bench.running.fits.store import fit_fingerprint
 from cran_bench.running.preparation import Prepared
 from cran_bench.running.tuning import best_of, choice, trials
 from cran_bench.similarity import MultiLevel, Pairwise, Similarity, depends_on_query
+from cran_bench.specs import flat_fields
 from cran_bench.split import MissingFeature, Split
 
 
@@ -85,7 +86,7 @@ class Runner:
     name: str = field(default_factory=new_name)
     processes: Processes = ALONE
     threads: int | None = 1
-    _helping: dict[Unit, FitStore] = field(default_factory=dict, repr=False)
+    _helping: dict[tuple[Unit, Metric], FitStore] = field(default_factory=dict, repr=False)
 
     @property
     def store(self) -> ResultStore:
@@ -188,22 +189,35 @@ class Runner:
 
     def help(self, job: SharedFit) -> None:
         """Do this process's share of a fit."""
-        if job.unit not in self._helping:
-            self._helping = {job.unit: self.fits(job.unit)}
+        key = job.unit, job.metric
+        if key not in self._helping:
+            self._helping = {key: self.fits(*key)}
         with limited(self.threads):
-            self._helping[job.unit].help(job)
+            self._helping[key].help(job)
 
-    def fits(self, unit: Unit) -> FitStore:
-        """Return the store of fits on the texts of a unit."""
+    def fits(self, unit: Unit, metric: Metric | None = None, refit: bool = False) -> FitStore:
+        """Return the store of fits on the texts of a unit.
+
+        Args:
+            unit: captions or documents.
+            metric: the figure by which they choose on validation; None for that of the dataset.
+            refit: whether they are fitted on train and validation together.
+        """
+        data = self.data.with_val_in_train if refit else self.data
         return FitStore(
             self.cache / "fits",
-            self.data.identity,
-            self.data.split("train", unit, self.device),
-            self.data.split("val", unit, self.device),
+            data.identity,
+            data.split("train", unit, self.device),
+            data.split("val", unit, self.device),
             self.device,
             self.name if self.force else "",
             self.processes,
+            metric or self.data.collection.metric,
         )
+
+    def refits(self, method: Configured[Method]) -> bool:
+        """Whether a method is fitted again, on train and validation together, with what validation chose."""
+        return self.data.collection.refit and getattr(method.plugin.cls, "refits", False) is True
 
     def _one(self, fitted: _Fitted, protocol: Protocol) -> Outcome:
         started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -261,7 +275,8 @@ class Runner:
 
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
         parts = [trial.build() for trial in trials(fitted.method, fitted.seed)]
-        about, tune = (fitted.seed, self.device), fitted.method.tune
+        tune = fitted.method.tune
+        about = fitted.seed, self.device, fit_metric(fitted.method, self.data)
         fits = [fit_fingerprint(self.data.identity, fitted.unit, part, *about) for part in parts]
         return sha256_json(
             {
@@ -271,6 +286,7 @@ class Runner:
                 "device": self.device.type,
                 "evaluation": _evaluation(parts[0].similarity),
                 **({"test": self.data.test_on.identity} if self.data.test_on else {}),
+                **({"refit": True} if self.refits(fitted.method) else {}),
             }
         )
 
@@ -307,7 +323,7 @@ class Runner:
                 code_sha=sha256_json([code_of(fit.part), code(run_of(fit.part).score).sha, _evaluation(similarity)]),
                 fit_fingerprint=fit.fingerprint,
                 encoders=sorted(fitted.used),
-                **fitted.tuning,
+                **fitted.about,
             ),
             protocol=protocol,
             folds=self.folds,
@@ -359,33 +375,48 @@ class _Fitted:
         self.runner, self.method, self.seed, self.unit = runner, method, seed, unit
         self._fit: Fit[Method] | BaseException | None = None
         self._embedded: dict[Unit, tuple[Split, Embedding, Embedding, float]] = {}
-        self.tuning: dict[str, Any] = {}  # `tuning` of the record of a row with trials
+        self.about: dict[str, Any] = {}  # `tuning` and `refit` of the record, where they apply
         self.used: set[str] = set()  # roles of the encoders whose features of the test split were read
 
     @cached_property
     def store(self) -> FitStore:
-        return self.runner.fits(self.unit)
+        return self.runner.fits(self.unit, fit_metric(self.method, self.runner.data))
 
     @property
     def fit(self) -> Fit[Method]:
         """The fit, made or loaded once; a fit that failed is not tried again for the next protocol."""
         if self._fit is None:
             try:
+                fit, fitted = self._chosen(), self.method
                 if self.method.tune:
-                    self._fit, self.tuning["tuning"] = best_of(self.method, self.seed, self.store, embed)
-                else:
-                    self._fit = self.store.fitted(self.method.build(), self.seed, self.method.label)
+                    fitted = METHODS.varied(fitted, self.about["tuning"].tried[self.about["tuning"].chosen])
+                self._fit = self._refitted(fit, fitted) if self.runner.refits(self.method) else fit
             except (Exception, SystemExit) as error:
                 self._fit = error
         if isinstance(self._fit, BaseException):
             raise self._fit
         return self._fit
 
+    def _chosen(self) -> Fit[Method]:
+        if not self.method.tune:
+            return self.store.fitted(self.method.build(), self.seed, self.method.label)
+        fit, self.about["tuning"] = best_of(self.method, self.seed, self.store, embed)
+        return fit
+
+    def _refitted(self, fit: Fit[Method], method: Configured[Method]) -> Fit[Method]:
+        """The fit on train and validation together, with the values of fields that validation chose."""
+        chosen = {name: value for name, value in fit.chose.items() if name in flat_fields(method.plugin.cls)}
+        store = self.runner.fits(self.unit, fit_metric(method, self.runner.data), refit=True)
+        again = store.fitted(METHODS.varied(method, chosen).build(), self.seed, f"{method.label} on train and val")
+        self.about["refit"] = True
+        return replace(again, costs={**fit.costs, **again.costs}, chose=fit.chose)
+
     def embeddings(self, unit: Unit) -> tuple[Split, Embedding, Embedding, float]:
         """Return the test split, its image and text embeddings on the device, and the seconds they took."""
         if unit not in self._embedded:
-            test = self.runner.data.split("test", unit, self.runner.device, self.unit, self.used)
-            part, device = self.fit.part, self.runner.device
+            part, device, data = self.fit.part, self.runner.device, self.runner.data
+            data = data.with_val_in_train if "refit" in self.about else data
+            test = data.split("test", unit, device, self.unit, self.used)
             clock = Clock(device)
             start = clock.now()
             images, texts = embed(part, test)
@@ -447,6 +478,11 @@ def require_scorable(method: Method, images: Embedding, texts: Embedding) -> Non
 def fit_unit(method: Configured[Method], protocol: Protocol) -> Unit:
     """Return what a method trains on for a protocol: the protocol's own unit, or the one given as ``[unit=...]``."""
     return cast("Unit", method.unit) if method.unit else unit_of(protocol)
+
+
+def fit_metric(method: Configured[Method], data: Prepared) -> Metric:
+    """Return the figure that a method chooses by: that of the dataset, or the one given as ``[metric=...]``."""
+    return cast("Metric", method.metric) if method.metric else data.collection.metric
 
 
 def is_quick(dataset: Configured[Dataset]) -> bool:

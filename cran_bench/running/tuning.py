@@ -78,7 +78,7 @@ def best_of(
             if not space:  # nothing to choose, and a method that fits nothing may know the test split only
                 about = TuningInfo(trials=method.tune, seed=seed, space={}, tried=[{}], rsum=[None], chosen=0)
                 return fit, about
-            rsum = store.score(fit, seed, label, *embed(fit.part, store.val)).rsum
+            rsum = store.score(fit, seed, label, *embed(fit.part, store.val)).criterion
         except BadInput as error:
             if type(error) not in (BadInput, MissingFeature) or (not fits and number == len(tried) - 1):
                 raise
@@ -86,7 +86,7 @@ def best_of(
             say(f"{told} failed: {error}")
             continue
         rsums.append(rsum)
-        say(f"{told}: rsum {rsum:.1f} on validation")
+        say(f"{told}: {'rsum' if store.metric == 'rsum' else '100 mAP'} {rsum:.1f} on validation")
         costs |= fit.costs
         fits = {k: kept for k, kept in {**fits, number: fit}.items() if k == choice(rsums)}
     (chosen,) = fits

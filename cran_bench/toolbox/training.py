@@ -37,7 +37,7 @@ class Training(Generic[B]):
             for each.
         loss: maps a batch to a scalar with gradients.
         validate: returns metrics of the module on the validation split, for the training curve.
-        criterion: the metric that selects the best epoch; larger is better.
+        criterion: the metric that selects the best epoch; larger is better.  Without `rsum` it is `map`.
         epochs: maximum number of epochs.
         stop_at: stop once `criterion` is at least this.
         patience: stop after this many epochs without a better `criterion`; 0 never stops.
@@ -87,8 +87,6 @@ class Training(Generic[B]):
             for _ in run.progress(self._train(run, first), "steps", total, done):
                 pass
         self.module.load_state_dict(self._best)
-        if not self.is_trial:
-            run.chose(epoch=self._best_epoch, **{self.criterion: round(self._best_value, 2)})
         return self._best_value
 
     def _train(self, run: Run, first: int) -> Iterator[None]:
@@ -130,9 +128,12 @@ class Training(Generic[B]):
         with torch.inference_mode():
             metrics = current().lead(self.validate)
         run.log(epoch=epoch, loss=loss, **metrics)
-        _require_finite(metrics[self.criterion], epoch, self.criterion)
-        if metrics[self.criterion] > self._best_value:
-            self._best_value, self._best_epoch = metrics[self.criterion], epoch
+        criterion = self.criterion if self.criterion in metrics else "map"
+        _require_finite(metrics[criterion], epoch, criterion)
+        if metrics[criterion] > self._best_value:
+            self._best_value, self._best_epoch = metrics[criterion], epoch
+            if not self.is_trial:
+                run.chose(epoch=epoch, **{criterion: round(self._best_value, 4 if criterion == "map" else 2)})
             self._best = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
 
     def _is_over(self, epoch: int) -> bool:

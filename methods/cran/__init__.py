@@ -152,17 +152,17 @@ class CRAN(Recipe):
     def _choose_weights(self, val: Split, run: Run, most: int = 4) -> None:
         """Halve a level's weight, or else double it, up to `most` times, as long as rsum on validation grows."""
         images, texts = self.embed_images(val), self.embed_texts(val)
-        best = run.score(images, texts).rsum
+        best = run.score(images, texts).criterion
         for position in map(LEVELS.index, self.levels[1:]):
             for factor in (0.5, 2.0):
                 weight = float(self.weights[position])
                 for power in range(1, most + 1):
                     self.weights[position] = weight * factor**power
-                    rsum = run.score(images, texts).rsum
-                    if rsum <= best:
+                    criterion = run.score(images, texts).criterion
+                    if criterion <= best:
                         self.weights[position] /= factor
                         break
-                    best = rsum
+                    best = criterion
                 if self.weights[position] != weight:
                     break
         run.chose(weights=self.weights.tolist())

@@ -165,7 +165,7 @@ class Alignment(Recipe):
                 unseen.update(self._read(val.chars(LENGTH)))
             texts = self.network.texts(unseen) if known else self.embed_texts(val)
             metrics = run.score(self.embed_images(val), texts)
-            return {"i2t_r1": metrics.i2t_r1, "t2i_r1": metrics.t2i_r1, "rsum": metrics.rsum}
+            return {"i2t_r1": metrics.i2t_r1, "t2i_r1": metrics.t2i_r1, **metrics.curve}
 
         settled = max(  # the first epoch in which nothing about training changes any more
             plus.hard_negatives_from if neighbours is not None else 1,

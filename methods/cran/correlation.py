@@ -45,7 +45,7 @@ class Correlation:
             kept[ridge] = Wy * rho
             images = np.concatenate([(x.cpu().double().numpy() - C.mean_x) @ (Wx * rho) for x in val.image_blocks()])
             texts = val.tfidf(WORDS) @ kept[ridge] - C.mean_y @ kept[ridge]
-            rsums[ridge] = run.score(torch.from_numpy(images), torch.from_numpy(texts), COSINE).rsum
+            rsums[ridge] = run.score(torch.from_numpy(images), torch.from_numpy(texts), COSINE).criterion
         self.best = max(rsums, key=rsums.__getitem__)
         counts = train.bow(WORDS)
         idf = 1 + np.log((1 + counts.shape[0]) / (1 + (counts > 0).sum(axis=0)))  # as in Split.tfidf

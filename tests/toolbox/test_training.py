@@ -21,8 +21,8 @@ class Notes:
 
     seed, device = 0, torch.device("cpu")
 
-    def __init__(self, state=None):
-        self.points, self.choices, self.states, self.start = [], {}, [], state
+    def __init__(self, state=None, choices=()):
+        self.points, self.choices, self.states, self.start = [], dict(choices), [], state
 
     def progress(self, items, label, total, done=0):
         self.shown = (label, total, done)
@@ -35,7 +35,7 @@ class Notes:
         self.choices.update(values)
 
     def checkpoint(self, state, at=""):
-        self.states.append(({key: value.clone() for key, value in state.items()}, at))
+        self.states.append(({key: value.clone() for key, value in state.items()}, at, dict(self.choices)))
 
     def resume(self):
         return self.start
@@ -135,10 +135,10 @@ def test_it_goes_on_from_any_epoch(stop):
     straight, module = training([1, 5, 3, 4, 2, 0], rate=step_decay(2))
     run = Notes()
     straight.run(run)
-    state, at = run.states[stop - 1]
+    state, at, choices = run.states[stop - 1]
     assert at == f"after epoch {stop} of at most 6"
     resumed, other = training([1, 5, 3, 4, 2, 0][stop:], rate=step_decay(2))
-    again = Notes(state)
+    again = Notes(state, choices)
     resumed.run(again)
     assert torch.equal(other.weight, module.weight)
     assert again.choices == run.choices

@@ -22,7 +22,9 @@ from cran_bench.embeddings import Embedding, no_tensor, on_device
 from cran_bench.errors import BadInput, first_wrong
 from cran_bench.machine.processes import current
 from cran_bench.machine.progress import say, track
-from cran_bench.ranking.metrics import Metrics
+from cran_bench.protocols import Metric
+from cran_bench.ranking.category import mean_average_precision
+from cran_bench.ranking.metrics import Validation
 from cran_bench.ranking.pairs import backend_of
 from cran_bench.ranking.rank import rank
 from cran_bench.running.fits.serialisation import About, load_state, save_state
@@ -66,6 +68,8 @@ class PartStore(Protocol):
     def device(self) -> torch.device: ...
     @property
     def forced_by(self) -> str: ...
+    @property
+    def metric(self) -> Metric: ...
     def fitted(self, part: P, seed: int, label: str, is_nested: bool = False) -> Fit[P]: ...
     def stored(self, part: P, seed: int) -> Fit[P]: ...
 
@@ -107,13 +111,14 @@ class LentRun:
     def device(self) -> torch.device:
         return self.store.device
 
-    def score(self, images: Embedding, texts: Embedding, similarity: Similarity | None = None) -> Metrics:
+    def score(self, images: Embedding, texts: Embedding, similarity: Similarity | None = None) -> Validation:
         declared: Similarity | None = similarity or getattr(self.owner, "similarity", None)
         if declared is None:
             raise BadInput(f"{self.label}: run.score needs similarity=, as the part declares none")
-        images, texts, val = *_of_val(self, images, texts), self.store.val
+        images, texts = _of_val(self, images, texts)
         with torch.inference_mode():
-            return rank(images, texts, val.image_of, declared).metrics()
+            recalls = rank(images, texts, self.store.val.image_of, declared).metrics()
+            return Validation(**vars(recalls), map=_map_of_val(self, images, texts, declared))
 
     def progress(self, items: Iterable[T], label: str, total: int, done: int = 0) -> Iterator[T]:
         return track(items, f"{self.label}: {label}", total, done, status=self._status)
@@ -194,13 +199,14 @@ class LentRun:
 class PairRun(LentRun):
     """The run of a part that declares `Pairwise`, which ranks the validation split as the test split is ranked."""
 
-    def score(self, images: Embedding, texts: Embedding, similarity: Similarity | None = None) -> Metrics:
+    def score(self, images: Embedding, texts: Embedding, similarity: Similarity | None = None) -> Validation:
         declared: Similarity | None = similarity or getattr(self.owner, "similarity", None)
         if declared is None or not depends_on_query(declared):
             return LentRun.score(self, images, texts, declared)  # by name, which fingerprints follow
-        images, texts, val = *_of_val(self, images, texts), self.store.val
+        images, texts = _of_val(self, images, texts)
         with torch.inference_mode():
-            return rank(images, texts, val.image_of, declared, backend=backend_of(declared)).metrics()
+            ranks = rank(images, texts, self.store.val.image_of, declared, backend=backend_of(declared))
+            return Validation(**vars(ranks.metrics()), map=_map_of_val(self, images, texts, declared))
 
 
 def _of_val(run: LentRun, images: Embedding, texts: Embedding) -> tuple[Embedding, Embedding]:
@@ -214,6 +220,14 @@ def _of_val(run: LentRun, images: Embedding, texts: Embedding) -> tuple[Embeddin
             f"{len(val.texts)} texts; it was given {len(images)} and {len(texts)}"
         )
     return on_device(images, run.device), on_device(texts, run.device)
+
+
+def _map_of_val(run: LentRun, images: Embedding, texts: Embedding, similarity: Similarity) -> float | None:
+    """The mean average precision of the validation split, if the run chooses by it."""
+    val = run.store.val
+    if run.store.metric != "map":
+        return None
+    return mean_average_precision(images, texts, val.image_of, val.labels, similarity)["map"]
 
 
 def run_of(part: Part) -> type[LentRun]:

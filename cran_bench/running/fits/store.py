@@ -23,8 +23,8 @@ from cran_bench.machine.fingerprint import code
 from cran_bench.machine.processes import ALONE, OutOfStep, Processes
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import locked, sha256_json
-from cran_bench.protocols import Unit
-from cran_bench.ranking.metrics import Metrics
+from cran_bench.protocols import Metric, Unit
+from cran_bench.ranking.metrics import Validation
 from cran_bench.running.fits.run import Fit, LentRun, own_randomness, parts_of, run_of
 from cran_bench.running.fits.serialisation import About, fields_json, load_state, require_state, save_state
 from cran_bench.running.memory import require_room
@@ -42,12 +42,13 @@ class SharedFit:
     """A fit that several processes make together."""
 
     unit: Unit
+    metric: Metric
     part: Part
     seed: int
     label: str
 
 
-LENT = Split, TextFrontEnd, Collection.texts_of, Collection.captions_of, Metrics, own_randomness
+LENT = Split, TextFrontEnd, Collection.texts_of, Collection.captions_of, Validation, own_randomness
 """What a part is given, besides `run.score`."""
 ASKED = "fit", "state", "load", "similarity", "embed_images", "embed_texts"
 
@@ -63,8 +64,10 @@ def code_of(part: Part, asked: Iterable[str] = ASKED) -> list[Any]:
     return [own.sha, *(code_of(inner, own.names) for inner in parts_of(part))]
 
 
-def fit_fingerprint(data: Mapping[str, Any], unit: Unit, part: Part, seed: int, device: torch.device) -> str:
-    """The sha256 of the data, the class, fields and code of a part and its parts, the seed and the device type."""
+def fit_fingerprint(
+    data: Mapping[str, Any], unit: Unit, part: Part, seed: int, device: torch.device, metric: Metric = "rsum"
+) -> str:
+    """The sha256 of data, class, fields and code of a part and its parts, seed, device type, and metric of choices."""
     return sha256_json(
         {
             "data": data,
@@ -75,6 +78,7 @@ def fit_fingerprint(data: Mapping[str, Any], unit: Unit, part: Part, seed: int, 
             "scoring": code(run_of(part).score).sha,  # which validation relies on
             "seed": seed,
             "device": device.type,
+            **({"metric": metric} if metric != "rsum" else {}),
         }
     )
 
@@ -88,6 +92,7 @@ class FitStore:
         data: JSON values that identify the data and the front end.
         forced_by: name of a run that makes every fit again once, even if it is stored; '' for none.
         processes: those that together make the fits of parts with `by_all_processes = True`.
+        metric: the figure by which fits choose on validation.
     """
 
     root: Path
@@ -97,10 +102,11 @@ class FitStore:
     device: torch.device
     forced_by: str = ""
     processes: Processes = ALONE
+    metric: Metric = "rsum"
 
     def fingerprint(self, part: Part, seed: int) -> str:
         """See `fit_fingerprint`."""
-        return fit_fingerprint(self.data, self.train.unit, part, seed, self.device)
+        return fit_fingerprint(self.data, self.train.unit, part, seed, self.device, self.metric)
 
     def has(self, part: Part, seed: int) -> bool:
         """Whether this very fit is stored, and need not be made again."""
@@ -154,7 +160,7 @@ class FitStore:
             )
         return stored
 
-    def score(self, fit: Fit[P], seed: int, label: str, images: Embedding, texts: Embedding) -> Metrics:
+    def score(self, fit: Fit[P], seed: int, label: str, images: Embedding, texts: Embedding) -> Validation:
         """Recall on the validation split, as `run.score` gives it to the fit itself."""
         run = self._lend(fit.part, seed, label, self._path(fit.part, fit.fingerprint), fit.fingerprint)
         return run.score(images, texts)
@@ -197,7 +203,7 @@ class FitStore:
     def _fit(self, part: P, seed: int, label: str, path: Path, fingerprint: str) -> Fit[P]:
         run = self._lend(part, seed, label, path, fingerprint)
         processes = self.processes if getattr(part, "by_all_processes", False) else ALONE
-        shared = processes.together(SharedFit(self.train.unit, part, seed, label))
+        shared = processes.together(SharedFit(self.train.unit, self.metric, part, seed, label))
         with shared, reproducible(self.device), own_randomness(seed, self.device):
             part.fit(self.train, self.val, run)
         costs = run.costs()
