@@ -5,10 +5,11 @@
     L_ranking = sum over pairs (i, t):  [m - s(i, t) + s(i, t-)]_+  +  [m - s(i, t) + s(i-, t)]_+
 
 where f_img and f_txt are the embeddings of image i and of one of its texts, W (D, n) is a classifier of the n training
-images that both paths share, and s the cosine.  Stage I minimises L_instance, stage II a weighted sum of both.  In stage
-II the first half of a batch are pairs (i, t); the images of the second half are their random negatives i-, and the texts
-of the second half their hard ones: t- is the most similar to i of `candidates` texts of images outside the first half,
-by the network in test mode.  The second half is classified too, its images and texts each as what they are.
+images that both paths share, and s the cosine.  Stage I minimises L_instance, stage II a weighted sum of both.  With
+`negatives=mined`, as in the authors' release, the first half of a batch are pairs (i, t) in stage II; the images of the
+second half are their random negatives i-, and the texts of the second half their hard ones: t- is the most similar to i
+of `candidates` texts of images outside the first half, by the network in test mode.  All images and texts of the batch
+are classified, as what they are.
 
 f_txt is a residual network over 32 word positions, with batch normalisation after every convolution, over word vectors
 that are hardly trained.  Words without a vector are skipped; a text is placed at a random offset in training, and
@@ -73,6 +74,12 @@ PAPER = {
 """The constants for Flickr30K; the weights of the losses in stage II are those for MS-COCO."""
 
 
+def blocks_of(d: int, divisor: int) -> list[tuple[int, int, int, int]]:
+    """Channels a, b, c and stride of each residual block, the first of which has d channels as input."""
+    inputs = [d, *(outer // divisor for _, outer, _ in BLOCKS[:-1])]
+    return [(a, b // divisor, c // divisor, stride) for a, (b, c, stride) in zip(inputs, BLOCKS, strict=True)]
+
+
 class Block(nn.Module):
     """A residual block over (B, a, L) sequences: convolutions of one, two and one positions, to (B, c, L / stride)."""
 
@@ -103,14 +110,11 @@ class DualPath(nn.Module):
     def __init__(self, table: Tensor, p: int, divisor: int) -> None:
         super().__init__()
         self.dim = dim = DIM // divisor
-        self.words = nn.Embedding.from_pretrained(table, freeze=False, padding_idx=0)
+        self.words = nn.Embedding(len(table), table.shape[1], padding_idx=0)
+        self.words.weight = nn.Parameter(table)
         self.norm = nn.BatchNorm1d(table.shape[1])
-        sizes = [tuple(size // divisor for size in block[:2]) for block in BLOCKS]
-        inputs = [table.shape[1], *(outer for _, outer in sizes)]
-        self.blocks = nn.Sequential(
-            *(Block(a, *size, block[2]) for a, size, block in zip(inputs, sizes, BLOCKS, strict=False))
-        )
-        self.text_out = nn.Sequential(nn.Linear(inputs[-1], dim, bias=False), nn.BatchNorm1d(dim))
+        self.blocks = nn.Sequential(*(Block(*sizes) for sizes in blocks_of(table.shape[1], divisor)))
+        self.text_out = nn.Sequential(nn.Linear(dim, dim, bias=False), nn.BatchNorm1d(dim))
         self.image_path = nn.Sequential(
             *(nn.Linear(p, dim, bias=False), nn.BatchNorm1d(dim), nn.ReLU(inplace=True)),
             *(nn.Linear(dim, dim, bias=False), nn.BatchNorm1d(dim)),
@@ -190,17 +194,17 @@ class Objective(nn.Module):
         """The loss, a scalar, of a batch with (B, P) image features."""
         ranking, *instance = batch.weights
         size, rows = len(x), torch.arange(len(x), device=x.device)
-        is_mined = bool(ranking) and self.method.negatives == "mined"
+        negatives, margin = self.method.negatives, self.method.margin
+        is_mined = bool(ranking) and negatives == "mined"
         if is_mined:
             rows = rows[: size // 2]
             x, rows = x[: 2 * len(rows)], torch.cat([rows, size + self.hardest(x[: len(rows)], batch.ids[size:])])
         v, t = relu(self.paths.images(x)), relu(self.paths.texts(batch.ids[rows]))
         total = v.new_zeros(())
-        if is_mined:
-            total = total + ranking * mined_loss(v, t, self.method.margin)
+        if ranking and negatives != "mined":
+            total = total + ranking * margin_loss(normalize(v) @ normalize(t).T, batch.owner[rows], margin, negatives)
         elif ranking:
-            scores = normalize(v) @ normalize(t).T
-            total = total + ranking * margin_loss(scores, batch.owner[rows], self.method.margin, self.method.negatives)
+            total = total + ranking * mined_loss(v, t, margin)
         for weight, f, label in zip(instance, (v, t), (batch.owner[: len(x)], batch.owner[rows]), strict=True):
             if weight:
                 logits = self.classifier(dropout(f, self.method.dropout))
@@ -345,10 +349,11 @@ class DualPathMethod:
             return scalar
 
         seen, (asked, sizes) = self.image_rows(val), self.words(val)
+        middle = placed(asked, (POSITIONS - sizes) // 2)  # all offsets would take most of the time of an epoch
 
         def validate() -> dict[str, float]:
-            texts = torch.cat([network.texts(ids) for ids in placed(asked, (POSITIONS - sizes) // 2).split(ROWS)])
-            return {"rsum": run.score(by_blocks(network.images, seen, run.device), texts).rsum}
+            texts = torch.cat([network.texts(ids) for ids in torch.split(middle, ROWS)])
+            return run.score(by_blocks(network.images, seen, run.device), texts).curve
 
         Training(
             module=objective,
@@ -366,17 +371,15 @@ class DualPathMethod:
 
     def memory(self, train: Split) -> int:
         """Bytes of features, word ids, weights with gradients and momentum, and the activations of a batch."""
-        divisor = self.divisor
-        sizes = [(inner // divisor, outer // divisor) for inner, outer, _ in BLOCKS]
-        dim, rows = DIM // divisor, self.batch_size + (self.candidates if self.negatives == "mined" else 0)
-        inputs = [train.vector_shape[1], *(outer for _, outer in sizes)]
-        convolutions = sum(
-            a * b + 2 * b * b + b * c + a * c * (a != c) for a, (b, c) in zip(inputs, sizes, strict=False)
-        )
-        weights = convolutions + dim * (2 * dim + train.image_dim + len(train)) + len(train.tokens) * inputs[0]
-        steps = sum(POSITIONS // 2 * (4 * b + 4 * c) for b, c in sizes)
+        dim, d = DIM // self.divisor, train.vector_shape[1]
+        blocks = blocks_of(d, self.divisor)
+        convolutions = sum(a * b + 2 * b * b + b * c + a * c for a, b, c, _ in blocks)
+        words = int(train.tokens[0].max()) * d
+        weights = convolutions + words + dim * (2 * dim + train.image_dim + len(train))
+        texts = self.batch_size + (self.candidates if self.negatives == "mined" else 0)
+        activations = POSITIONS * sum(2 * b + 2 * c for _, b, c, _ in blocks) + 4 * len(train)
         held = train.image_rows.held + (8 * POSITIONS + 300) * len(train.texts)
-        return held + 24 * weights + 4 * rows * (steps + 4 * len(train))
+        return held + 24 * weights + 4 * max(texts, ROWS) * activations
 
     def embed_images(self, split: Split) -> Tensor:
         """(N, D) image embeddings."""
@@ -387,7 +390,7 @@ class DualPathMethod:
         """(T, D) text embeddings: the mean over all offsets at which a text fits into the 32 positions."""
         words, lengths = self.words(split)
         embedded = torch.empty(len(words), self.network.dim, device=words.device)
-        for some in torch.arange(len(words), device=words.device).split(ROWS // POSITIONS):
+        for some in torch.split(torch.arange(len(words), device=words.device), ROWS // POSITIONS):
             counts, first = POSITIONS + 1 - lengths[some], some[:1]
             row = some.repeat_interleave(counts)
             offsets = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row - first]
