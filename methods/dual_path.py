@@ -65,6 +65,7 @@ PAPER = {
     "image": "none",
     "dropout": 0.75,
     "batch_size": 32,
+    "optimiser": "sgd",
     "lr": 0.1,
     "stage1_epochs": 240,
     "epochs": 300,
@@ -225,8 +226,8 @@ class Objective(nn.Module):
         others = [weight for weight in self.parameters() if weight is not table]
         return [
             {"params": [weight for weight in others if weight.ndim > 1], "weight_decay": method.weight_decay},
-            {"params": [weight for weight in others if weight.ndim == 1]},
-            {"params": [table], "lr": WORD_LR * method.lr},
+            {"params": [weight for weight in others if weight.ndim == 1], "weight_decay": 0.0},
+            {"params": [table], "weight_decay": 0.0, "lr": WORD_LR * method.lr},
         ]
 
 
@@ -251,7 +252,8 @@ class DualPathMethod:
             `none`.
         dropout: dropout rate of embeddings that are classified.
         batch_size: images in a batch, at least, each with one text.
-        lr: learning rate of SGD with Nesterov momentum of 0.9; that of word vectors is a thousandth of it.
+        optimiser: `sgd` with Nesterov momentum of 0.9, or `adam` (AdamW).
+        lr: learning rate; that of word vectors is a thousandth of it.
         weight_decay: weight decay of matrices.
         stage1_epochs: epochs of stage I, if both losses are used.
         epochs: largest number of epochs of both stages.  An epoch has one text of each image, drawn at random.
@@ -268,7 +270,8 @@ class DualPathMethod:
     image: ImageScaling = "sqrt"
     dropout: float = 0.5
     batch_size: int = 64
-    lr: float = 0.1
+    optimiser: Literal["sgd", "adam"] = "adam"
+    lr: float = 2e-3
     weight_decay: float = 1e-4
     stage1_epochs: int = 20
     epochs: int = 30
@@ -316,7 +319,7 @@ class DualPathMethod:
         return (0.0, 1.0, 1.0) if is_first else self.weights
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
-        """Minimise L_instance, then both losses, by SGD; keep the epoch with the best rsum on validation."""
+        """Minimise L_instance, then both losses; keep the epoch with the best rsum on validation."""
         X = self.image_rows(train)
         require_varied("image features", X)
         self.network = network = self.build(train.token_vectors(), X.shape[1]).to(run.device)
@@ -355,9 +358,10 @@ class DualPathMethod:
             texts = torch.cat([network.texts(ids) for ids in torch.split(middle, ROWS)])
             return run.score(by_blocks(network.images, seen, run.device), texts).curve
 
+        sgd = partial(torch.optim.SGD, momentum=0.9, nesterov=True)
         Training(
             module=objective,
-            optimizer=torch.optim.SGD(objective.groups(), self.lr, momentum=0.9, nesterov=True, fused=True),
+            optimizer=(sgd if self.optimiser == "sgd" else torch.optim.AdamW)(objective.groups(), self.lr, fused=True),
             steps=count,
             batches=batches,
             loss=loss,

@@ -240,8 +240,10 @@ def test_the_instance_loss_learns_64_images_by_heart():
 def test_word_vectors_learn_a_thousand_times_slower_and_matrices_alone_decay():
     made = objective(lr=0.5, weight_decay=0.01)
     matrices, vectors, words = made.groups()
-    assert words == {"params": [made.paths.words.weight], "lr": 0.0005}
-    assert matrices["weight_decay"] == 0.01 and {w.ndim for w in matrices["params"]} == {2, 3}
+    assert words == {"params": [made.paths.words.weight], "weight_decay": 0.0, "lr": 0.0005}
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.01, 0.0) and {
+        w.ndim for w in matrices["params"]
+    } == {2, 3}
     assert len(matrices["params"]) + len(vectors["params"]) + 1 == len(list(made.parameters()))
 
 
