@@ -47,6 +47,7 @@ ROWS: list[tuple[str, Unit, str]] = [
     ("vsepp[epochs=1]", "captions", ""),
     ("vse-infinity[epochs=1]", "captions", IN_MEMORY),
     ("scan[epochs=1]", "captions", IN_MEMORY),
+    ("region-phrase[rounds=1]", "captions", ""),
     ("cran:paper[max_epochs=1,epoch_mode=images]", "captions", ",limit=800"),
 ]
 """Method, unit, and a limit on the number of images where all would take too long."""

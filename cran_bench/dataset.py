@@ -21,7 +21,7 @@ from PIL import Image
 from cran_bench.errors import BadInput
 from cran_bench.images import open_image
 from cran_bench.machine.ledger import Ledger
-from cran_bench.machine.storage import sha256_bytes, sha256_file
+from cran_bench.machine.storage import sha256_bytes, sha256_file, sha256_json
 from cran_bench.protocols import Metric, Unit
 
 SPLITS = ("train", "val", "test")
@@ -108,6 +108,7 @@ class Collection:
         label_names: C names of the categories, or none.
         text_features: (T, q) float32 or None, features that the data has in place of captions, one text per image; the
             `captions` are then ids of the texts, which no method reads.
+        phrase_boxes: the annotated phrases of each of the N images, each with its box as in `boxes`, or None.
         metric: the figure by which methods choose hyper-parameters on validation, unless their label says otherwise:
             `rsum`, or `map`, mean average precision by category.
         refit: whether methods that choose among fields only are fitted again, on train and validation together, with
@@ -134,6 +135,7 @@ class Collection:
     labels: NDArray[np.uint8] | None = None
     label_names: Sequence[str] = field(default=())
     text_features: NDArray[np.float32] | None = None
+    phrase_boxes: Sequence[Sequence[tuple[str, tuple[float, float, float, float]]]] | None = None
     metric: Metric = "rsum"
     refit: bool = False
     remarks: Sequence[str] = field(default=())
@@ -171,6 +173,9 @@ class Collection:
             extras["labels"] = self._as_labels(extras["labels"])
         elif self.label_names or self.metric == "map":
             raise BadInput(f"{self.name}: it has no labels, which label_names and the metric map need: give labels")
+        if self.phrase_boxes is not None and len(self.phrase_boxes) != n:
+            what = f"phrase_boxes has {len(self.phrase_boxes)} rows for {n} images"
+            raise BadInput(f"{self.name}: {what}; give a list for each image, or None")
         if self.text_features is not None:
             extras["text_features"] = self._as_text_features(self.text_features, image_of)
         for key, value in {"image_of": image_of, "splits": splits, **extras}.items():
@@ -284,8 +289,10 @@ class Collection:
         return self.text_features is None
 
     def extras_sha(self) -> str:
-        """Return the sha256 of labels and twins."""
+        """Return the sha256 of labels, twins and annotated phrases."""
         parts = [b"" if extra is None else np.ascontiguousarray(extra).tobytes() for extra in (self.labels, self.twins)]
+        if self.phrase_boxes is not None:
+            parts.append(sha256_json([[*map(list, own)] for own in self.phrase_boxes]).encode())
         return sha256_bytes(b"\0".join(parts))
 
     def labels_sha(self) -> str:
@@ -306,7 +313,8 @@ class Collection:
     def repeated(self, digests: Iterable[str]) -> str:
         """Return a line that counts identical captions and images within and across splits; '' if there are none.
 
-        Captions are compared without case and with every run of white space as one space, images by `digests`.
+        Captions are compared without case and with every run of white space as one space, or by the features given in
+        their place; images by `digests`.
         """
         split_of = {row: split for split in SPLITS for row in self.splits[split].tolist()}
 
@@ -317,7 +325,10 @@ class Collection:
                     splits.setdefault(key, []).append(split_of[row])
             return list(splits.values())
 
-        captions = places((" ".join(text.casefold().split()) for text in self.captions), self.image_of.tolist())
+        keys, what = (" ".join(text.casefold().split()) for text in self.captions), "captions"
+        if self.text_features is not None:
+            keys, what = (row.tobytes().hex() for row in self.text_features), "texts"
+        captions = places(keys, self.image_of.tolist())
         images = places(digests, range(len(self.images.ids)))
         more, across = ([sum(len(of(own)) > 1 for own in kind) for kind in (captions, images)] for of in (list, set))
         if not any(more):
@@ -325,7 +336,7 @@ class Collection:
         known = sum(own.count("test") for own in captions if "train" in own)
         tests = sum(own.count("test") for own in captions)
         return (
-            f"{known:,} of {tests:,} test captions also stand in train; {more[0]:,} captions and {more[1]:,} images "
+            f"{known:,} of {tests:,} test {what} also stand in train; {more[0]:,} {what} and {more[1]:,} images "
             f"occur more than once, {across[0]:,} and {across[1]:,} of them across splits"
         )
 

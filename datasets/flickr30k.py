@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from ._annotations import (
     read_karpathy,
     read_list,
 )
+from ._entities import FOLDERS, SOURCE, find_entities, read_entities
 from ._flickr import overlap
 
 TOKENS = "results_20130124.token"
@@ -41,9 +42,12 @@ class Flickr30k(Photographs):
         split: `karpathy` (29,000 / 1,014 / 1,000 images), as used by VSE++ and SCAN, or `entities` (29,783 / 1,000 /
             1,000), which matches the 31,784 images of the CRAN paper; `auto` for Karpathy's, or Entities if only that
             is there.  The choice changes recall by 1 to 2 points.
+        phrases: whether to read the phrases and boxes of Flickr30K Entities, from ``Sentences`` and ``Annotations`` in
+            its ``annotations.zip``.
     """
 
     split: Literal["auto", "karpathy", "entities"] = "auto"
+    phrases: bool = False
 
     def _split(self, folder: Path) -> str:
         is_entities = first_of(folder, KARPATHY) is None and all(first_of(folder, f"{s}.txt") for s in SPLITS)
@@ -62,6 +66,7 @@ class Flickr30k(Photographs):
             Need(IMAGES, first_of(folder, IMAGES), authors.format("flickr30k-images.tar.gz")),
             Need(TOKENS, first_of(folder, TOKENS), authors.format("flickr30k.tar.gz")),
             *(Need(name, first_of(folder, name), source) for name, source in splits),
+            *(Need(name, find_entities(folder, name), SOURCE, optional=not self.phrases) for name in FOLDERS),
         ]
 
     def load(self, data: Path) -> Collection:
@@ -84,13 +89,14 @@ class Flickr30k(Photographs):
         remarks = [f"{outside} captions of images outside the splits are ignored"] if outside else []
         if (self.split, chosen) == ("auto", "entities"):
             remarks.insert(0, ENTITIES_ONLY)
-        return make_collection(
+        collection = make_collection(
             "flickr30k",
             photographs,
             kept,
             captions,
             remarks=[*remarks, overlap(kept, "flickr8k", data)],
         )
+        return replace(collection, phrase_boxes=read_entities(folder, collection.images.ids) if self.phrases else None)
 
     def _karpathy(self, folder: Path) -> tuple[dict[str, list[str]], dict[str, Path]]:
         path = _require(

@@ -28,6 +28,14 @@ def folder(tmp_path):
             karpathy.append({"filename": name, "split": split, "sentids": [0], "sentences": []})
     (home / "results_20130124.token").write_text("\n".join(lines) + "\n")
     (home / "dataset_flickr30k.json").write_text(json.dumps({"dataset": "flickr30k", "images": karpathy}))
+    for kind in ("Sentences", "Annotations"):
+        (home / kind).mkdir()
+    size, corners = "<size><width>9</width><height>9</height></size>", "<xmin>1</xmin><ymin>1</ymin><ymax>9</ymax>"
+    for k, image in enumerate(karpathy):
+        stem = image["filename"].removesuffix(".jpg")
+        (home / "Sentences" / f"{stem}.txt").write_text(f"[/EN#{k}1/other {stem}] caption .\n")
+        thing = f"<object><name>{k}1</name><bndbox>{corners}<xmax>{1 + k % 9}</xmax></bndbox></object>"
+        (home / "Annotations" / f"{stem}.xml").write_text(f"<annotation>{size}{thing}</annotation>")
     return home
 
 
@@ -64,6 +72,17 @@ def test_entities_alone_are_taken_and_said(folder):
     assert data.remarks[0] == "the split is that of Flickr30K Entities, as there is no dataset_flickr30k.json"
     with pytest.raises(BadInput, match=r"there is no dataset_flickr30k\.json .*flickr30k\[split=entities\]"):
         load(folder, "flickr30k[split=karpathy]")
+
+
+def test_phrases_and_boxes_are_read_on_request_and_count_in_fits(folder):
+    data, plain = load(folder, "flickr30k[phrases=true]"), load(folder)
+    assert plain.phrase_boxes is None and plain.extras_sha() != data.extras_sha()
+    stems = [name.removesuffix(".jpg") for name in data.images.ids]
+    assert [[phrase for phrase, _ in own] for own in data.phrase_boxes] == [[stem] for stem in stems]
+    assert [box[2] for _, box in data.phrase_boxes[stems.index("train5")]] == [pytest.approx(6 / 9)]
+    path = folder / "Annotations" / "train5.xml"
+    path.write_text(path.read_text().replace("<xmax>6", "<xmax>7"))
+    assert load(folder, "flickr30k[phrases=true]").extras_sha() != data.extras_sha()
 
 
 def test_limit_keeps_every_split(folder):
@@ -133,6 +152,6 @@ def test_an_image_in_two_splits_is_refused(folder):
         load(folder, "flickr30k[split=entities]")
 
 
-@pytest.mark.parametrize("spec", ["flickr30k[split=karpathy]", "flickr30k[split=entities]"])
+@pytest.mark.parametrize("spec", ["flickr30k[split=karpathy]", "flickr30k[split=entities,phrases=true]"])
 def test_what_it_needs_is_what_it_reads(folder, spec, read_what_they_need):
     read_what_they_need(DATASETS.configure(spec).build(), folder)

@@ -30,7 +30,7 @@ STACKS = {"bimodal-ae", "multimodal-dbn", "corr-ae", "ccl"}
 CRANS = {"cran", "cran-baseline", "cran-local", "cran-relation"}
 HINGES = {"scan", "vsepp", "vse-infinity"}
 HEADS = {"linear-head", "pcmepp"}
-ALL = LINEAR | STACKS | CRANS | HINGES | HEADS | {"aligned", "gmm-hglmm"}
+ALL = LINEAR | STACKS | CRANS | HINGES | HEADS | {"aligned", "gmm-hglmm", "region-phrase"}
 OTHERS = {"cca[text=word_cnn]", "kcca[text=word_cnn]", "cran:paper"}
 SPECS = sorted(ALL | OTHERS)
 
@@ -318,7 +318,7 @@ def test_how_a_definition_is_imported_changes_no_key(keys, before, edit):
 
 # what counts ----------------------------------------------------------------------------------------------------------
 
-CORRELATED = {"cca", "kcca", "macc", "dcca", "gmm-hglmm", "cca[text=word_cnn]", "kcca[text=word_cnn]", *CRANS}
+CORRELATED = {"cca", "kcca", "macc", "dcca", "gmm-hglmm", "region-phrase", *OTHERS - {"cran:paper"}, *CRANS}
 WITH_WORDS = {"cca[text=word_cnn]", "kcca[text=word_cnn]"}
 TRAINED = STACKS | CRANS | HEADS | HINGES | WITH_WORDS | {"cran:paper", "dcca"}
 EVERY = ALL | OTHERS
@@ -335,7 +335,7 @@ OTHER_MEANING = [
     ("toolbox.training", "0.9 - 0.4 * math.exp", "0.9 - 0.5 * math.exp", STACKS),
     ("toolbox.training", "CHECK_EVERY = 50", "CHECK_EVERY = 51", TRAINED),
     ("toolbox.training", "_best_epoch = -math.inf, 0", "_best_epoch = -1.0, 0", TRAINED),
-    ("machine.processes", "return function()", "return function() or 0", TRAINED),
+    ("machine.processes", "return function()", "return function() or 0", TRAINED | {"region-phrase"}),
     ("toolbox.kernels", "norms.to(y)[:, None] +", "norms.to(y)[:, None] -", {"kcca", "macc", "kcca[text=word_cnn]"}),
     ("toolbox.kernels", 'if name == "rbf":', 'if name == "gauss":', {"kcca", "macc", "kcca[text=word_cnn]"}),
     ("toolbox.mixtures", "math.log(2 * math.pi)", "math.log(3 * math.pi)", {"gmm-hglmm"}),
@@ -349,7 +349,9 @@ OTHER_MEANING = [
     ("split", "return self._text.vector_sample", "return -self._text.vector_sample", {"gmm-hglmm"}),
     ("split", "position[self._rows] = np", "position[self._rows] = 1 + np", set()),  # twins are for figures
     ("split", "return self.region_rows[:]", "return self.region_rows[1:]",
-     CRANS | {"cran:paper", "scan", "vse-infinity"} | STACKS),  # which mention "regions", as getattr does
+     CRANS | {"cran:paper", "scan", "vse-infinity", "region-phrase"} | STACKS),  # they mention "regions"
+    ("split", "noun_chunks(text) or [text]", "[text]", {"region-phrase"}),
+    ("frontend.text.tagging", 'found in ("noun", "adjective")', 'found in ("noun",)', {"region-phrase"}),
     ("frontend.text.characters", "ALPHABET = ", "ALPHABET = 'ab' + ", CRANS | {"cran:paper"}),
     ("frontend.text.words", "_WORD.findall(text.lower())", "_WORD.findall(text)", EVERY),
     ("frontend.text.words", 'kind="stable"', 'kind="quicksort"', EVERY),
@@ -370,20 +372,25 @@ OTHER_MEANING = [
     ("running.preparation", "import", "import sys; import", set()),
     ("methods._word_cnn", "filters: int = 100", "filters: int = 200", WITH_WORDS),
     ("methods._word_cnn", "WIDTHS = (3, 4, 5)", "WIDTHS = (3, 4)", WITH_WORDS),
-    ("methods._linear", 'if self.text == "tfidf":', 'if self.text == "tf-idf":', LINEAR | WITH_WORDS),
-    ("methods._linear", "spectrum / spectrum[0]", "spectrum / spectrum[-1]", LINEAR | WITH_WORDS | {"gmm-hglmm"}),
-    ("methods._linear", '"Wx", "Wy", "spectrum")', '"Wx", "Wy")', LINEAR | WITH_WORDS | {"gmm-hglmm"}),
+    ("methods._linear", 'if self.text == "tfidf":', 'if self.text == "tf-idf":',
+     LINEAR | WITH_WORDS | {"region-phrase"}),
+    ("methods._linear", "spectrum / spectrum[0]", "spectrum / spectrum[-1]",
+     LINEAR | WITH_WORDS | {"gmm-hglmm", "region-phrase"}),
+    ("methods._linear", '"Wx", "Wy", "spectrum")', '"Wx", "Wy")',
+     LINEAR | WITH_WORDS | {"gmm-hglmm", "region-phrase"}),
     ("methods._linear", "rows.sign() * rows.abs().sqrt()", "rows.abs().sqrt()",
-     LINEAR | WITH_WORDS | {"gmm-hglmm", "scan"} | HINGES | STACKS | HEADS),
+     LINEAR | WITH_WORDS | {"gmm-hglmm", "region-phrase", "scan"} | HINGES | STACKS | HEADS),
     ("methods._linear", "WORDS_BYTES = 400", "WORDS_BYTES = 4000", set()),
-    ("methods.cca", "1e-2, 2e-2, 5e-2)", "1e-2, 2e-2)", {"cca", "cca[text=word_cnn]"}),
-    ("methods.cca", "self.ridge_image, self.ridge_text)\n", "(0,), self.ridge_text)\n", {"cca", "cca[text=word_cnn]"}),
+    ("methods.cca", "1e-2, 2e-2, 5e-2)", "1e-2, 2e-2)", {"cca", "cca[text=word_cnn]", "region-phrase"}),
+    ("methods.cca", "self.ridge_image, self.ridge_text)\n", "(0,), self.ridge_text)\n",
+     {"cca", "cca[text=word_cnn]", "region-phrase"}),
     ("toolbox.linalg", "1e-3 * deviation", "1e-2 * deviation", {"cfa"}),
     ("toolbox.kernels", "PIVOTS_AMONG = 50_000", "PIVOTS_AMONG = 5_000", {"kcca", "macc", "kcca[text=word_cnn]"}),
     ("methods.macc", "weight * (x - codebook[codeword])", "weight * (x + codebook[codeword])", {"macc"}),
     ("methods.dcca", "1 / (len(H1) - 1)", "1 / len(H1)", {"dcca"}),
     ("methods.gmm_hglmm", "np.random.default_rng(0)", "np.random.default_rng(1)", {"gmm-hglmm"}),
     ("methods.gmm_hglmm", '"gmm": 1.0, ', '"gmm": 2.0, ', {"gmm-hglmm"}),  # in FisherVectors
+    ("methods.region_phrase", "(Wx * rho, Wy * rho, rho)", "(Wx, Wy, rho)", {"region-phrase"}),
     ("methods._stacks", "SEGMENT = 5", "SEGMENT = 6", STACKS),
     ("methods._stacks", "return self.image.codes(split)", "return -self.image.codes(split)", STACKS),
     ("methods._codes", "MEASURED = ", "MEASURED = 1 + ", STACKS),

@@ -1,6 +1,7 @@
 """What runs in a fit is covered by its fingerprint: every function of the engine that a profiler sees."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ QUICK = [
     ),
     *("vsepp:quick[dim=8,epochs=2,word_init=random]", "vse-infinity:quick[dim=8,epochs=2]"),
     "scan:quick[dim=8,epochs=2]",
+    *("region-phrase:quick", "region-phrase:quick[text=hglmm,boxes=annotated]"),
 ]
 NO_MEANING = (
     "cran_bench.errors",
@@ -60,14 +62,16 @@ def test_whatever_runs_in_a_fit_is_covered_by_its_fingerprint(spec, tiny, tmp_pa
     monkeypatch.setattr("cran_bench.running.fits.store.require_room", lambda *_: None)  # memory changes no number
     part, ran = METHODS.configure(spec).build(), set()
     known = {(symbol.module, symbol.name) for symbol in covered(part) | code(run_of(part).score).symbols}
-    collection, words = tiny.train._collection, TextFrontEnd.fit(tiny.train.texts)
+    boxes = [[(f"thing{row % 6}", (0.0, 0.0, 1.0, 1.0))] for row in range(100)]
+    collection = replace(tiny.train._collection, phrase_boxes=boxes)
+    words = TextFrontEnd.fit(tiny.train.texts)
     rows = np.random.default_rng(0).normal(size=(len(collection.captions), 6)).astype(np.float32)
     texts = TextFeatures(
         tmp_path, TextManifest(encoder="made", identity={}, captions_sha=""), rows, np.arange(len(rows))
     )
     unit = "documents" if "unit=documents" in spec else "captions"
     splits = [
-        Split(split.name, unit, split._collection, split._features, words, CPU, encoded=texts)
+        Split(split.name, unit, collection, split._features, words, CPU, encoded=texts)
         for split in (tiny.train, tiny.val, tiny.test)
     ]
 
