@@ -8,12 +8,12 @@ otherwise a few phrases such as "a man" would make up most of the covariance.  B
 J. C. Caicedo, J. Hockenmaier, S. Lazebnik, "Flickr30k Entities: collecting region-to-phrase correspondences for richer
 image-to-sentence models", ICCV 2015 and IJCV 2017, who find that the second term adds little to retrieval.
 
-The published pairs are annotated (`boxes=annotated`): the several boxes of a phrase are merged to one, and here the
-region of the image that overlaps it most stands for it, if their intersection over union is at least 1/2; other pairs
-are left out.  `boxes=assigned` is our weak form for data without annotations: every noun chunk of a caption starts as a
-pair with the mean of the image's regions, and the CCA is fitted again, three times, on each chunk and the region that
-is most similar to it.  For retrieval, the phrases of every caption are its noun chunks, without articles and
-possessives; a caption without any is its own phrase.
+The published pairs are annotated (`boxes=annotated`, for `flickr30k[phrases=true]`).  The several boxes of a phrase are
+merged to one, and here the region of the image that overlaps it most stands for it, if their intersection over union is
+at least 1/2; other pairs are left out.  `boxes=assigned`, the default of `tuned`, is a weak form for data without
+annotations and not the published method: every noun chunk of a caption starts as a pair with the mean of the image's
+regions, and CCA is fitted again, three times, on each chunk and the region that is most similar to it.  For retrieval,
+the phrases of every caption are its noun chunks; a caption without any is its own phrase.
 
 Memory: the covariances of `cca` or `gmm-hglmm`, the regions of a block of pairs, and the phrases of the validation
 texts.
