@@ -313,7 +313,8 @@ class Collection:
     def repeated(self, digests: Iterable[str]) -> str:
         """Return a line that counts identical captions and images within and across splits; '' if there are none.
 
-        Captions are compared without case and with every run of white space as one space, images by `digests`.
+        Captions are compared without case and with every run of white space as one space, or by the features given in
+        their place; images by `digests`.
         """
         split_of = {row: split for split in SPLITS for row in self.splits[split].tolist()}
 
@@ -324,7 +325,10 @@ class Collection:
                     splits.setdefault(key, []).append(split_of[row])
             return list(splits.values())
 
-        captions = places((" ".join(text.casefold().split()) for text in self.captions), self.image_of.tolist())
+        keys, what = (" ".join(text.casefold().split()) for text in self.captions), "captions"
+        if self.text_features is not None:
+            keys, what = (row.tobytes().hex() for row in self.text_features), "texts"
+        captions = places(keys, self.image_of.tolist())
         images = places(digests, range(len(self.images.ids)))
         more, across = ([sum(len(of(own)) > 1 for own in kind) for kind in (captions, images)] for of in (list, set))
         if not any(more):
@@ -332,7 +336,7 @@ class Collection:
         known = sum(own.count("test") for own in captions if "train" in own)
         tests = sum(own.count("test") for own in captions)
         return (
-            f"{known:,} of {tests:,} test captions also stand in train; {more[0]:,} captions and {more[1]:,} images "
+            f"{known:,} of {tests:,} test {what} also stand in train; {more[0]:,} {what} and {more[1]:,} images "
             f"occur more than once, {across[0]:,} and {across[1]:,} of them across splits"
         )
 

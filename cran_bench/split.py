@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +19,8 @@ from cran_bench.embeddings import region_pairs
 from cran_bench.errors import BadInput
 from cran_bench.frontend.feature_rows import FeatureRows
 from cran_bench.frontend.features import Features
+from cran_bench.frontend.labels import SOURCES, LabelSource, detected_labels, fit_source, parse_source
+from cran_bench.frontend.regions.coco import CLASSES
 from cran_bench.frontend.text import characters
 from cran_bench.frontend.text.encoding import Documents, TextFeatures, captions_of
 from cran_bench.frontend.text.tagging import noun_chunks
@@ -54,10 +56,11 @@ class Split:
         rows: NDArray[np.int64] | None = None,
         asked: list[str] | None = None,
         encoded: TextFeatures | None = None,
+        sources: Callable[[str, int], LabelSource] | None = None,
     ) -> None:
         self.name, self.unit = name, unit
         self._collection, self._features, self._words, self._device = collection, features, text, device
-        self._given, self._asked, self._encoded = rows, asked, encoded
+        self._given, self._asked, self._encoded, self._sources = rows, asked, encoded, sources
 
     @property
     def _rows(self) -> NDArray[np.int64]:
@@ -81,7 +84,7 @@ class Split:
     @property
     def has_words(self) -> bool:
         """Whether the texts are captions or documents; otherwise only their `text_features` are available."""
-        return self._collection.has_words
+        return self._collection.text_features is None
 
     def _require_words(self) -> None:
         if not self.has_words:
@@ -98,12 +101,12 @@ class Split:
         """Return the images at `positions` (n,) of this split, in that order, with their texts."""
         rows = self._rows[positions]
         front_end = (self._collection, self._features, self._words, self._device)
-        return Split(self.name, self.unit, *front_end, rows, encoded=self._encoded)
+        return Split(self.name, self.unit, *front_end, rows, encoded=self._encoded, sources=self._sources)
 
     def asking(self, texts: list[str]) -> Split:
         """Return the same images with other texts, all of which are assigned to the first image."""
         front_end = (self._collection, self._features, self._words, self._device)
-        return Split(self.name, self.unit, *front_end, self._rows, texts, self._encoded)
+        return Split(self.name, self.unit, *front_end, self._rows, texts, self._encoded, self._sources)
 
     def _tensor(self, array: NDArray[Any], dtype: type[np.generic] | None = None) -> Tensor:
         array = array if dtype is None else array.astype(dtype, copy=False)
@@ -209,6 +212,51 @@ class Split:
         if self._collection.labels is None:
             raise MissingFeature(f"{self._collection.name} has no category labels")
         return self._tensor(self._collection.labels[self._rows])
+
+    def categories(self, source: str = "given") -> Tensor:
+        """Return categories to learn from, (N, C) uint8, multi-hot; a row of zeros for an image without any.
+
+        Args:
+            source: `given` for `labels`; `clusters:C`, clusters of the training documents; `keywords:C`, the most
+                frequent nouns of the training captions; `detected`, the 80 MS-COCO classes of the regions.
+
+        Raises:
+            BadInput: there is no such source, or there are fewer than C different documents or nouns.
+            MissingFeature: the dataset has no labels or no words, or its features were prepared without a detector.
+        """
+        kind, count = self._require_source(source)
+        if kind == "given":
+            return self.labels
+        if kind == "detected":
+            return self._tensor(detected_labels(self._features, self._rows))
+        return self._tensor(self._fitted(kind, count).labels(self._collection, self._rows))
+
+    def category_names(self, source: str = "given") -> list[str]:
+        """Return the C names of the categories of a source; none if the dataset does not name its labels."""
+        kind, count = self._require_source(source)
+        if kind == "given":
+            return [*self._collection.label_names]
+        return [*(CLASSES if kind == "detected" else self._fitted(kind, count).names)]
+
+    def _fitted(self, kind: str, count: int) -> LabelSource:
+        return self._sources(kind, count) if self._sources else fit_source(self._collection, kind, count)
+
+    def _has_source(self, kind: str) -> bool:
+        if kind == "detected":
+            return self._features.classes is not None
+        return self._collection.labels is not None if kind == "given" else self.has_words
+
+    def _require_source(self, source: str) -> tuple[str, int]:
+        kind, count = parse_source(source)
+        if self._has_source(kind):
+            return kind, count
+        lacks = {"given": "has no category labels", "detected": "was prepared without the classes of a detector"}
+        others = [f"labels={usual}" for other, usual in SOURCES.items() if self._has_source(other)]
+        remedies = [f"say {' or '.join(filter(None, (', '.join(others[:-1]), others[-1])))}"] if others else []
+        if kind == "detected":
+            remedies.insert(0, "prepare it again with --force and a detector of MS-COCO, such as --regions yolox:FILE")
+        what = lacks.get(kind, f"has no words, which labels={source} needs")
+        raise MissingFeature("; ".join([f"{self._collection.name} {what}", ", or ".join(remedies)]).removesuffix("; "))
 
     @property
     def phrase_boxes(self) -> tuple[list[str], Tensor, Tensor]:

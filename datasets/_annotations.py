@@ -14,11 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cran_bench import SPLITS, BadInput, Collection, FolderImages
 
 T = TypeVar("T")
+LFS = b"version https://git-lfs.github.com/spec/"
+"""The beginning of a Git LFS pointer."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def read_text(path: Path) -> tuple[str, str]:
         BadInput: the file is empty, in another encoding, or a Git LFS pointer.
     """
     data = path.read_bytes()
-    if data.startswith(b"version https://git-lfs.github.com/spec/"):
+    if data.startswith(LFS):
         raise BadInput(f"{path} is a Git LFS pointer, not the file itself: run git lfs pull in its repository")
     name = "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
     try:
@@ -323,7 +324,6 @@ def make_collection(
     images: Path,
     members: Mapping[str, Sequence[str]],
     captions: Mapping[str, Sequence[str]],
-    labels: NDArray[np.uint8] | None = None,
     remarks: Sequence[str] = (),
 ) -> Collection:
     """Make a collection of the images of train, val and test, in this order, with their captions.
@@ -333,7 +333,6 @@ def make_collection(
         images: the folder of the images.
         members: paths below `images`, for each split.
         captions: captions of each image.
-        labels: (N, C) uint8, multi-hot categories in the order of the images.
         remarks: notes to print once.
     """
     names = [member for split in SPLITS for member in members[split]]
@@ -345,6 +344,5 @@ def make_collection(
         captions=[text for own in texts for text in own],
         image_of=np.repeat(np.arange(len(names)), [len(own) for own in texts]),
         splits={split: np.arange(a, b) for split, a, b in zip(SPLITS, ends[:-1], ends[1:], strict=True)},
-        labels=labels,
         remarks=remarks,
     )

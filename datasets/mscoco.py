@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -55,6 +55,7 @@ class _Instance:
 @dataclass
 class _Category:
     id: int
+    name: str
 
 
 T = TypeVar("T")
@@ -138,10 +139,11 @@ class MSCOCO(Photographs):
         for part, origin in origins.items():
             check_images([n for s in SPLITS for n in kept[s] if n.startswith(f"{part}/")], origin, photographs)
         by_name = {name: captions.get(image, []) for image, name in names.items()}
-        labels, remarks = _labels(folder, parts, names, [name for split in SPLITS for name in kept[split]])
+        labels, label_names, remarks = _labels(folder, parts, names, [name for split in SPLITS for name in kept[split]])
         if len(parts) == 1:
             remarks.append(f"without train images, as {parts[0].replace('val', 'train')} is not in {photographs}")
-        return make_collection("mscoco", photographs, kept, by_name, labels, remarks)
+        made = make_collection("mscoco", photographs, kept, by_name, remarks)
+        return replace(made, labels=labels, label_names=label_names)
 
     def _parts(self, folder: Path) -> tuple[Path, tuple[str, ...]] | None:
         """The folder of the photographs and the parts of a release that are used; None if there is no photograph."""
@@ -253,20 +255,23 @@ def _captions(
 
 def _labels(
     folder: Path, parts: Sequence[str], names: Mapping[int, str], wanted: Sequence[str]
-) -> tuple[NDArray[np.uint8] | None, list[str]]:
-    """Multi-hot categories (N, C) in the order of their ids; None, with a remark, if there are no instance files."""
+) -> tuple[NDArray[np.uint8] | None, list[str], list[str]]:
+    """Multi-hot categories (N, C) in the order of their ids, their names, and remarks; None without instance files."""
     try:
         files = [_annotations(folder, f"instances_{part}.json") for part in parts]
     except BadInput:
-        return None, [f"no categories: {' or '.join(f'instances_{part}.json' for part in parts)} is missing"]
+        return None, [], [f"no categories: {' or '.join(f'instances_{part}.json' for part in parts)} is missing"]
     row = {name: k for k, name in enumerate(wanted)}
     column: dict[int, int] = {}
+    label_names: list[str] = []
     labels = np.zeros((len(wanted), 0), dtype=np.uint8)
     for path in files:  # one at a time: these files are large
         content = _read(path, "category_id")
         if not column:
-            categories = _entries(CATEGORIES, content.get("categories", []), path, "a category has no id")
-            column = {number: k for k, number in enumerate(sorted({category.id for category in categories}))}
+            categories = _entries(CATEGORIES, content.get("categories", []), path, "a category has no id or name")
+            name_of = {category.id: category.name for category in categories}
+            column = {number: k for k, number in enumerate(sorted(name_of))}
+            label_names = [name_of[number] for number in column]
             labels = np.zeros((len(wanted), len(column)), dtype=np.uint8)
         wrong = "an annotation has no image_id or category_id"
         for annotation in _entries(INSTANCES, content["annotations"], path, wrong):
@@ -278,4 +283,5 @@ def _labels(
             if image is not None:
                 labels[image, column[annotation.category_id]] = 1
     bare = int((labels.sum(axis=1) == 0).sum())
-    return labels, [f"{bare} of {len(wanted)} images have no category in the instances files"] if bare else []
+    remarks = [f"{bare} of {len(wanted)} images have no category in the instances files"] if bare else []
+    return labels, label_names, remarks

@@ -16,9 +16,10 @@ from cran_bench import SPLITS, Collection, ImageSource, register_dataset
 
 from ._scene_drawing import VERSION, draw, frames
 from ._scene_language import can_tell_apart, describe
-from ._scene_layout import Scene, Stream, draw_twins
+from ._scene_layout import COLOURS, SHAPES, Scene, Stream, draw_twins
 
 CAPTIONS = 5
+KINDS = [(colour, shape) for colour in COLOURS for shape in SHAPES]
 
 
 class SceneImages(ImageSource):
@@ -41,7 +42,8 @@ class Scenes:
 
     Every scene has a twin in its split with the same shapes, none of them at the same position.  A caption is true of
     its scene and false of the twin, so a model that sees objects but not relations ranks the two at chance.  The five
-    regions are the shapes in random order, then empty background.  Scenes do not depend on the sizes of the splits.
+    regions are the shapes in random order, then empty background.  The categories of a scene are its shapes with their
+    colours, the same for both twins.  Scenes do not depend on the sizes of the splits.
 
     Attributes:
         train: number of training images, twins included; even.
@@ -93,7 +95,15 @@ class Scenes:
             splits=splits,
             boxes=np.array([frames(scene, self.size) for scene in scenes], dtype=np.float32) / np.float32(self.size),
             twins=np.arange(len(ids), dtype=np.int64) ^ 1,
+            labels=np.array([_contains(scene) for scene in scenes], dtype=np.uint8),
+            label_names=[f"{colour} {shape}" for colour, shape in KINDS],
         )
 
     def defaults(self) -> Mapping[str, Any]:
         return {"backbone": "pixels", "regions": "boxes"}
+
+
+def _contains(scene: Scene) -> list[bool]:
+    """Whether a scene has an object of each colour and shape in `KINDS`."""
+    kinds = {(thing.colour, thing.shape) for thing in scene.things}
+    return [kind in kinds for kind in KINDS]

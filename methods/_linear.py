@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,6 @@ from cran_bench.toolbox.states import below, with_prefix
 from ._word_cnn import WordCNN
 
 WORDS_BYTES = 400  # memory for a text's word counts, with their copies
-LEARNED = ("mean_x", "mean_y", "Wx", "Wy", "spectrum")
 
 
 ImageScaling = Literal["l2", "sqrt", "none"]
@@ -70,6 +69,8 @@ class Projections:
     power: tuple[float, ...] = (0.5, 1.0, 1.5)
 
     similarity = COSINE
+    learned: ClassVar[tuple[str, ...]] = ("mean_x", "mean_y", "Wx", "Wy", "spectrum")
+    """Tensors that `fit` sets, for `state`."""
 
     def __post_init__(self) -> None:
         if min(self.dim) < 1:
@@ -162,18 +163,18 @@ class Projections:
             choice: hyper-parameters that led to these projections, recorded if they are kept.
 
         Returns:
-            The best rsum of these projections.
+            The best score of these projections.
         """
         A, B, s = (torch.from_numpy(array).to(run.device) for array in (Wx, Wy, spectrum / spectrum[0]))
         images, texts = self.project_images(val, A), self.project_texts(val, B)
         best = -1.0
         for dim, power in product(self.dim, self.power):
             weight = s[:dim] ** power
-            rsum = run.score(images[:, :dim] * weight, texts[:, :dim] * weight).rsum
-            best = max(best, rsum)
-            if rsum > self.best:
+            score = run.score(images[:, :dim] * weight, texts[:, :dim] * weight).criterion
+            best = max(best, score)
+            if score > self.best:
                 # contiguous, as after loading: products differ in the last bits by memory layout
-                self.best, self.Wx, self.Wy = rsum, *((W[:, :dim] * weight).contiguous() for W in (A, B))
+                self.best, self.Wx, self.Wy = score, *((W[:, :dim] * weight).contiguous() for W in (A, B))
                 self.spectrum = torch.from_numpy(spectrum).to(run.device)
                 self.choice = {**choice, "dim": len(weight), "power": power}
                 run.chose(**self.choice)
@@ -200,11 +201,11 @@ class Projections:
         return self.project_texts(split, self.Wy)
 
     def state(self) -> dict[str, Tensor]:
-        """Means, weighted projections and their spectrum."""
-        return {name: getattr(self, name) for name in LEARNED}
+        """Everything that was learned: means, weighted projections and their spectrum, or what a subclass has."""
+        return {name: getattr(self, name) for name in self.learned}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        for name in LEARNED:
+        for name in self.learned:
             setattr(self, name, state[name])
 
 
@@ -214,12 +215,16 @@ class LinearMethod(Projections):
 
     Attributes:
         text: text feature: `tfidf`, word counts (`bow`), the mean word vector (`vectors`), the output of a Word-CNN
-            (`word_cnn`), that of the text encoder at unit length (`encoder`), or the latter and tf-idf side by side,
-            both at unit length, so that each has the same share in an inner product (`encoder+tfidf`).
+            (`word_cnn`), that of the text encoder (`encoder`), or the latter and tf-idf side by side, by default both
+            at unit length, so that each has the same share in an inner product (`encoder+tfidf`).  Where the data has
+            text features in place of words, `tfidf` and `encoder` stand for these.
+        text_scaling: scaling of the text encoder's features, or of those of the data: unit length (`l2`), unit length
+            of their signed square roots (`sqrt`), or `none`.
         vocabulary: number of words of tf-idf or counts, the most frequent ones.
     """
 
     text: Literal["tfidf", "bow", "vectors", "word_cnn", "encoder", "encoder+tfidf"] = "tfidf"
+    text_scaling: ImageScaling = "l2"
     vocabulary: int = 3000
 
     def __post_init__(self) -> None:
@@ -232,8 +237,12 @@ class LinearMethod(Projections):
         return super().memory(train) + word_cnn + self.encoded_bytes(train)
 
     def encoded_bytes(self, train: Split) -> int:
-        """Bytes of a text encoder's features."""
-        return train.text_rows.held if self.text.startswith("encoder") else 0
+        """Bytes of the features of a text encoder, or of the data."""
+        return train.text_rows.held if self.text_kind(train).startswith("encoder") else 0
+
+    def text_kind(self, split: Split) -> str:
+        """The text feature that is read: `encoder` in place of `tfidf` where the data has text features, no words."""
+        return "encoder" if self.text == "tfidf" and not split.has_words else self.text
 
     def parts(self) -> Sequence[Part]:
         return [WordCNN()] if self.text == "word_cnn" else []
@@ -250,16 +259,15 @@ class LinearMethod(Projections):
     def text_dim(self, train: Split) -> int:
         if self.text == "vectors":
             return train.vector_shape[1]
-        if self.text.startswith("encoder"):
+        if self.text_kind(train).startswith("encoder"):
             return train.text_dim + (self.vocabulary if self.text == "encoder+tfidf" else 0)
         return WordCNN().dim if self.text == "word_cnn" else self.vocabulary
 
     def text_features(self, split: Split) -> Tensor | sparse.csr_array | FeatureRows:
         """(T, q) text features of the chosen kind."""
-        if self.text == "encoder":
-            return split.text_rows.map(partial(scaled, how="l2"))
-        if self.text == "encoder+tfidf":
-            return beside(split.text_rows.map(partial(scaled, how="l2")), split.tfidf(self.vocabulary))
+        if self.text_kind(split).startswith("encoder"):
+            encoded = split.text_rows.map(partial(scaled, how=self.text_scaling))
+            return encoded if self.text != "encoder+tfidf" else beside(encoded, split.tfidf(self.vocabulary))
         if self.text == "tfidf":
             return split.tfidf(self.vocabulary)
         if self.text == "word_cnn":

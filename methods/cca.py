@@ -6,7 +6,7 @@ H. Hotelling, "Relations between two sets of variates", Biometrika 1936; for ima
 With Cxx + rx I = Lx Lx' and likewise for y, the solution follows from the singular value decomposition
 Lx^-1 Cxy Ly^-T = U R V': Wx = Lx^-T U and Wy = Ly^-T V, and R holds the canonical correlations.  Every (image, text)
 pair is one sample.  Projections are weighted by a power of the correlations (Klein et al. 2015 take 1) and compared by
-cosine.
+cosine.  The preset `cm` is the correlation matching of Rasiwasia et al.: five dimensions without weights or ridge.
 
 Memory: the covariances and their factors in float64, at most 32 (p + q)^2 bytes; the data is read in blocks.
 """
@@ -25,6 +25,14 @@ from ._linear import LinearMethod
     paper_row="CCA",
     presets={
         "paper": {"image": "l2", "ridge_image": (1e-8,), "ridge_text": (1e-8,), "dim": (4096,), "power": (0.0,)},
+        "cm": {
+            "image": "none",
+            "text_scaling": "none",
+            "ridge_image": (1e-10,),
+            "ridge_text": (1e-10,),
+            "dim": (5,),
+            "power": (0.0,),
+        },
         "tuned": {},
     },
     search={"image": ("sqrt", "l2", "none"), "text": ("tfidf", "bow", "vectors"), "vocabulary": (1500, 3000, 6000)},
@@ -40,6 +48,8 @@ class CCA(LinearMethod):
 
     ridge_image: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 2e-2, 5e-2)
     ridge_text: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 2e-2)
+
+    refits = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,6 +38,8 @@ class CFA(LinearMethod):
     power: tuple[float, ...] = (-0.5, -0.25, 0.0)
     text_std_power: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
 
+    refits = True
+
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Compute one decomposition for each scaling of the text columns."""
         self.begin(run)

@@ -283,8 +283,11 @@ def plain_split():
 @pytest.fixture
 def run_on():
     """``run_on(val, similarity)``: a run that keeps what a fit scored and chose."""
+    from dataclasses import asdict
+
     import torch
 
+    from cran_bench.ranking.metrics import Validation
     from cran_bench.ranking.rank import rank
 
     class Notes:
@@ -297,7 +300,7 @@ def run_on():
         def score(self, images, texts, similarity=None):
             metrics = rank(images, texts, self.val.image_of, similarity or self.similarity).metrics()
             self.scored.append(metrics.rsum)
-            return metrics
+            return Validation(**asdict(metrics))
 
         def progress(self, items, label, total, done=0):
             items = list(items)

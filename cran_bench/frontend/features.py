@@ -28,7 +28,7 @@ UNFINISHED = "unfinished-"
 """Start of the name of a folder in which features are being extracted."""
 
 _WHAT = ("schema", "images_sha", "ids_sha", "backbone", "proposer", "arrays", "failed")
-_AXES = {"globals": 2, "regions": 3, "boxes": 3, "scores": 2, "mask": 2}
+_AXES = {"globals": 2, "regions": 3, "boxes": 3, "scores": 2, "mask": 2, "classes": 2}
 
 
 class _Array(BaseModel):
@@ -44,7 +44,7 @@ class _Manifest(BaseModel):
     regions_with: str
     backbone: dict[str, Any]
     proposer: dict[str, Any]
-    arrays: dict[Literal["globals", "regions", "boxes", "scores", "mask"], _Array]
+    arrays: dict[Literal["globals", "regions", "boxes", "scores", "mask", "classes"], _Array]
     failed: dict[NonNegativeInt, str]
     seconds: NonNegativeFloat
     trained_on: dict[str, list[str] | None] = {}
@@ -62,6 +62,7 @@ class Features:
         boxes: (N, R, 4) float32, x0 y0 x1 y1 as fractions of width and height.
         scores: (N, R) float32, the proposer's confidence.
         mask: (N, R) bool, False where the full image is used as padding.
+        classes: (N, R) int16, classes among the 80 of MS-COCO, -1 for none; None if they are unknown.
     """
 
     folder: Path
@@ -71,6 +72,7 @@ class Features:
     boxes: NDArray[np.float32] | None = None
     scores: NDArray[np.float32] | None = None
     mask: NDArray[np.bool_] | None = None
+    classes: NDArray[np.int16] | None = None
 
     @property
     def label(self) -> str:
@@ -88,8 +90,13 @@ class Features:
         return sorted(int(row) for row in self.manifest["failed"])
 
     def fingerprint(self) -> str:
-        """Return the sha256 of the arrays and of everything they were made from."""
-        return sha256_json({key: self.manifest[key] for key in _WHAT})
+        """Return the sha256 of the arrays and of everything they were made from.
+
+        The classes are left out, which boxes and scores of the same detector determine: features extracted before
+        there were classes keep their fingerprint.
+        """
+        arrays = {name: about for name, about in self.manifest["arrays"].items() if name != "classes"}
+        return sha256_json({**{key: self.manifest[key] for key in _WHAT}, "arrays": arrays})
 
 
 def ids_sha(ids: Sequence[str]) -> str:

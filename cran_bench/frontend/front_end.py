@@ -24,6 +24,7 @@ from cran_bench.frontend.feature_files import FeatureFiles
 from cran_bench.frontend.features import folder_name, ids_sha
 from cran_bench.frontend.interfaces import (
     FULL_IMAGE,
+    NO_CLASS,
     REGIONS,
     Backbone,
     PrecomputedImages,
@@ -159,6 +160,8 @@ class FrontEnd:
                 "scores": ((images, count), "float32"),
                 "mask": ((images, count), "bool"),
             }
+        if isinstance(self.proposer, Proposer) and self.proposer.has_classes:
+            shapes["classes"] = ((images, self.proposer.count), "int16")
         return shapes
 
     def _regions(self) -> tuple[int, int]:
@@ -247,6 +250,8 @@ class FrontEnd:
         images: Mapping[int, Image.Image],
         pool: ThreadPoolExecutor,
     ) -> None:
+        if proposer.has_classes:
+            arrays["classes"][:] = NO_CLASS
         proposed = proposer.propose([rows[place] for place in images], list(images.values()))
         pictures: list[Image.Image] = []
         wanted: list[tuple[int, int]] = []  # position in the shard and region of each crop
@@ -257,6 +262,8 @@ class FrontEnd:
             arrays["boxes"][place, :count] = proposals.boxes[:count]
             arrays["scores"][place, :count] = proposals.scores[:count]
             arrays["mask"][place, :count] = True
+            if proposals.classes is not None:
+                arrays["classes"][place, :count] = proposals.classes[:count]
             if proposals.features is not None:
                 arrays["regions"][place, :count] = proposals.features[:count]
                 arrays["regions"][place, count:] = proposals.features[-1]

@@ -41,6 +41,7 @@ class Backbone(Encoder, Protocol):
 
 REGIONS = 5
 FULL_IMAGE = (0.0, 0.0, 1.0, 1.0)
+NO_CLASS = -1
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,13 @@ class Proposals:
         boxes: (k, 4) float32, x0 y0 x1 y1 as fractions of width and height.
         scores: (k,) float32, confidence.
         features: (k + 1, features_dim) float32, features of the k boxes and of the whole image, or None.
+        classes: (k,) int16, classes of the boxes among the 80 of MS-COCO, -1 for another one, or None.
     """
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     features: NDArray[np.float32] | None = None
+    classes: NDArray[np.int16] | None = None
 
 
 class Proposer(ABC):
@@ -67,11 +70,13 @@ class Proposer(ABC):
         count: number of regions per image.
         crops_with: the backbone that embeds the crops; None for the one that embeds whole images.
         features_dim: dimension of the features that the proposer returns; None if crops are embedded.
+        has_classes: whether the proposals have classes.
     """
 
     count: int = REGIONS
     crops_with: Backbone | None = None
     features_dim: int | None = None
+    has_classes: bool = False
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:

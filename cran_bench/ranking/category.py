@@ -22,8 +22,6 @@ from torch.nn.functional import pad
 from cran_bench.embeddings import Embedding, as_levels
 from cran_bench.errors import BadInput
 from cran_bench.machine.arithmetic import in_full_precision
-from cran_bench.protocols import Protocol
-from cran_bench.ranking.evaluation import as_queries
 from cran_bench.ranking.precisions import CUT, Precision, Precisions
 from cran_bench.ranking.problem import Problem, blocks, make_problem
 from cran_bench.similarity import Pairwise, Similarity, one_way, rounding
@@ -32,38 +30,24 @@ BLOCK_BYTES = 1 << 28  # of the arrays for one block of queries
 ENTRY_BYTES = 512  # of one candidate of one query in them
 
 
-def evaluate_categories(
-    images: Embedding,
-    texts: Embedding,
-    image_of: Tensor,
-    labels: Tensor,
-    similarity: Similarity,
-    protocol: Protocol,
-    folds: int = 0,
-) -> Precisions:
-    """Rank images and texts by category under a protocol.
+def mean_average_precision(
+    images: Embedding, texts: Embedding, image_of: Tensor, labels: Tensor, similarity: Similarity
+) -> dict[str, float]:
+    """Rank N images and T texts by category, as they are given.
 
     Args:
         images: N rows.
-        texts: T rows, captions or documents as the protocol requires.
+        texts: T rows.
         image_of: (T,) the row of each text's own image.
         labels: (N, C) the categories of each image, 0 or 1.
         similarity: scores a pair.
-        protocol: how texts become queries.
-        folds: 0 ranks the whole split, otherwise this number of folds of images, each by itself.
+
+    Returns:
+        The figures of `Precisions`.
 
     Raises:
         BadInput: the embeddings or labels do not fit together, no image has a label, or a score is not finite.
     """
-    queries, query_of = as_queries(protocol, texts, image_of, len(images), similarity)
-    with torch.no_grad(), in_full_precision(image_of.device):
-        return average_precisions(make_problem(images, queries, query_of, similarity, folds), labels)
-
-
-def mean_average_precision(
-    images: Embedding, texts: Embedding, image_of: Tensor, labels: Tensor, similarity: Similarity
-) -> dict[str, float]:
-    """The figures of `Precisions` for N images and T texts, ranked as they are; arguments as above."""
     with torch.no_grad(), in_full_precision(as_levels(images).tensors()[0].device):
         return average_precisions(make_problem(images, texts, image_of, similarity), labels).figures()
 

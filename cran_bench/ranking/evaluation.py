@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from cran_bench.embeddings import Embedding, rows_of
 from cran_bench.machine.arithmetic import in_full_precision
 from cran_bench.protocols import Protocol, fold_rows
+from cran_bench.ranking.category import average_precisions
 from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Metrics, Ranks, mean_metrics
 from cran_bench.ranking.problem import Backend, Clock, make_problem
@@ -23,8 +24,9 @@ class Evaluation:
     """The result of ranking a test split.
 
     Attributes:
-        ranks: integers per query.
-        metrics: recalls in percent, ranks counted from 1, `rsum`, and `twin_accuracy` in percent if images have twins.
+        ranks: integers per query, and average precisions if images have labels.
+        metrics: recalls in percent, ranks counted from 1, `rsum`, `twin_accuracy` in percent if images have twins, and
+            if they have labels the figures of `Precisions`, as fractions.
         clock: seconds spent scoring and counting.
     """
 
@@ -43,6 +45,7 @@ def evaluate(
     folds: int = 0,
     backend: str | Backend = "auto",
     bound: Bound = "measured",
+    labels: Tensor | None = None,
 ) -> Evaluation:
     """Rank images and texts under a protocol and compute the metrics.
 
@@ -56,6 +59,7 @@ def evaluate(
         folds: 0 ranks the whole split; otherwise the metrics are averaged over this number of folds of images.
         backend: how candidates are counted, one of `cran_bench.ranking.backends`.
         bound: error bound of low-precision scores, `measured` or `proven`.
+        labels: (N, C) the categories of each image, 0 or 1, or None.
     """
     queries, query_of = as_queries(protocol, texts, image_of, len(images), similarity)
     clock = Clock(image_of.device)
@@ -67,6 +71,9 @@ def evaluate(
         if twins is not None:
             whole = make_problem(images, queries, query_of, similarity) if folds else problem
             values["twin_accuracy"] = twin_accuracy(whole, twins)
+        if labels is not None:
+            precisions = average_precisions(problem, labels)
+            ranks, values = replace(ranks, precisions=precisions), values | precisions.figures(folds)
     return Evaluation(ranks, values, clock)
 
 

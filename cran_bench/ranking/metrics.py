@@ -11,11 +11,14 @@ half a rank lower where the median falls between two ranks.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cran_bench.ranking.precisions import Precisions
 
 if TYPE_CHECKING:
     from cran_bench.ranking.problem import KernelInfo
@@ -72,12 +75,14 @@ class Ranks:
         t2i: image retrieval, T queries.
         image_of: (T,) int64, the row of each text's own image.
         kernel: how the candidates were counted; None for ranks read from a file.
+        precisions: the average precisions by category; None without labels, and in older files.
     """
 
     i2t: Counts
     t2i: Counts
     image_of: NDArray[np.int64]
     kernel: KernelInfo | None = None
+    precisions: Precisions | None = None
 
     ARRAYS: ClassVar = (
         "image_of",
@@ -104,15 +109,15 @@ class Ranks:
         return int(np.count_nonzero(self.i2t.tied) + np.count_nonzero(self.t2i.tied))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """The integers as named arrays, the form in which they are stored."""
+        """The integers, and the average precisions, as named arrays, the form in which they are stored."""
         arrays: dict[str, NDArray[np.generic]] = {"image_of": self.image_of.astype(np.int32)}
         for direction, counts in (("i2t", self.i2t), ("t2i", self.t2i)):
             for name, array in vars(counts).items():
                 arrays[f"{direction}_{name}"] = array
-        return arrays
+        return arrays | (self.precisions.arrays() if self.precisions else {})
 
     @staticmethod
-    def from_arrays(arrays: dict[str, NDArray[np.int32]]) -> Ranks:
+    def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Ranks:
         """The ranks stored as `arrays`.
 
         Raises:
@@ -129,7 +134,12 @@ class Ranks:
                 raise ValueError(f"the counts are not those of {images:,} images and {texts:,} texts")
         if ranks.image_of.min() < 0 or ranks.image_of.max() >= images:
             raise ValueError(f"a text names an image outside 0 to {images - 1:,}")
-        return ranks
+        if "labels" not in arrays:
+            return ranks
+        precisions = Precisions.from_arrays(arrays, ranks.image_of)
+        if len(precisions.labels) != images:
+            raise ValueError(f"the average precisions are not those of {images:,} images and {texts:,} texts")
+        return replace(ranks, precisions=precisions)
 
 
 @dataclass(frozen=True)

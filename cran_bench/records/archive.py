@@ -18,8 +18,11 @@ from pydantic_core import from_json
 from cran_bench.errors import BadInput, first_wrong
 from cran_bench.machine.storage import sha256_bytes, sha256_json
 from cran_bench.ranking.metrics import Ranks
+from cran_bench.ranking.precisions import Precisions
 from cran_bench.records.examples import Examples
 from cran_bench.records.schema import CURVES, EXAMPLES, SCHEMA, Record
+
+LABELS_UP_TO = 8000  # categories in a file of ranks
 
 
 def read_record(path: Path) -> Record:
@@ -113,25 +116,29 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
     return points
 
 
-def _unpacked(data: bytes, most: int) -> dict[str, NDArray[np.int32]]:
-    """Unpack the arrays of a file of ranks, each of at most `most` integers.
+def _unpacked(data: bytes, most: int) -> dict[str, NDArray[Any]]:
+    """Unpack the arrays of a file of ranks, each of at most `most` numbers; those of precisions may be absent.
 
     Raises:
-        ValueError: an array is larger (it is not unpacked) or not of 32-bit integers.  zipfile and numpy raise many
-            other types.
+        ValueError: an array is larger (it is not unpacked) or of another type.  zipfile and numpy raise many other
+            types.
     """
-    arrays = {}
+    arrays: dict[str, NDArray[Any]] = {}
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        for name in Ranks.ARRAYS:
+        kinds = dict.fromkeys(Ranks.ARRAYS, np.int32)
+        if "labels.npy" in archive.namelist():
+            kinds |= Precisions.ARRAYS
+        for name, kind in kinds.items():
             member = archive.getinfo(f"{name}.npy")
-            if member.file_size > 4 * most + 1000:
-                raise ValueError(f"{name} has {member.file_size:,} bytes for at most {most:,} integers")
+            size = LABELS_UP_TO // 8 if name == "labels" else np.dtype(kind).itemsize
+            if member.file_size > size * most + 1000:
+                raise ValueError(f"{name} has {member.file_size:,} bytes for at most {most:,} numbers")
             unpacked = archive.read(member)
             start = 10 + int.from_bytes(unpacked[8:10], "little")
             shape, dtype = _header(unpacked[:start])
             array = np.frombuffer(unpacked, dtype, offset=start)
-            if array.shape != shape or dtype != np.int32:
-                raise ValueError(f"{name} is not a list of 32-bit integers")
+            if array.shape != shape or dtype != kind:
+                raise ValueError(f"{name} is not a list of {np.dtype(kind).name}")
             arrays[name] = array.copy()
     return arrays
 

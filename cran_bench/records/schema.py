@@ -208,7 +208,8 @@ class Record(StrictModel):
         protocol: how texts became queries.
         folds: 0 for the whole test split, otherwise the number of folds that `metrics` is averaged over.
         seed: random seed of the fit.
-        metrics: recalls in percent, ranks counted from 1, `rsum`, and `twin_accuracy` in percent if images have twins.
+        metrics: recalls in percent, ranks counted from 1, `rsum`, `twin_accuracy` in percent if images have twins, and
+            if they have labels the figures of `cran_bench.ranking.precisions.Precisions`, as fractions.
         ties: number of queries whose rank depends on the order of ties.
         seconds: per phase.
         similarity: how pairs were scored.

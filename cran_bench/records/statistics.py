@@ -1,10 +1,15 @@
-"""Uncertainty of recalls: bootstrap over images (the captions of one image are not independent) and over seeds."""
+"""Uncertainty of figures: bootstrap over images (the captions of one image are not independent) and over seeds.
+
+An image is drawn with its texts, so that both directions change together.  The gallery is fixed: the average precisions
+of queries of one category are correlated through the candidates they share, which makes intervals of mAP a little too
+short.
+"""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +29,92 @@ _BLOCK = 500  # draws per matrix product
 
 
 @dataclass(frozen=True)
+class Task:
+    """What rows are measured by.
+
+    Attributes:
+        name: `recall` (the own texts or image are right) or `category` (all of the same category is right).
+        figures: means over queries, for which intervals are computed.
+        totals: figures that combine several of them, with these.
+        headline: the figure by which rows are sorted, and compared with the best.
+        by_query: from ranks and one of `figures` to its (Q,) values, NaN for a query that does not count.
+        is_mean: whether a total is the mean of its members; else their sum.
+        scale: 100 for percent, 1 for fractions.
+        digits: decimals of a figure.
+        directions: the figure that stands for each direction.
+    """
+
+    name: str
+    figures: tuple[str, ...]
+    totals: Mapping[str, tuple[str, ...]]
+    headline: str
+    by_query: Callable[[Ranks, str], NDArray[np.float64]]
+    is_mean: bool
+    scale: float
+    digits: int
+    directions: Mapping[Direction, str]
+
+    def has(self, figure: str) -> bool:
+        """Whether a figure has an interval."""
+        return figure in self.figures or figure in self.totals
+
+    def of(self, values: NDArray[np.float64], figure: str) -> NDArray[np.float64]:
+        """(...) values of a figure or total from (..., F) values of `figures`.
+
+        Raises:
+            BadInput: the figure is unknown.
+        """
+        if not self.has(figure):
+            raise BadInput(f"there is no figure '{figure}'; known: {', '.join((*self.figures, *self.totals))}")
+        members = [self.figures.index(name) for name in self.totals.get(figure, (figure,))]
+        return np.asarray(values[..., members].sum(axis=-1) / (len(members) if self.is_mean else 1))
+
+    def by_image(self, ranks: Ranks, figure: str) -> NDArray[np.float64]:
+        """(2, N) the sum over an image's queries in the figure's direction, and the number of those that count."""
+        values, images = self.by_query(ranks, figure), len(ranks.i2t.better)
+        known = ~np.isnan(values)
+        both = np.stack([np.where(known, values, 0.0), known])
+        if figure.startswith("i2t"):
+            return both
+        return np.stack([np.bincount(ranks.image_of, row, images) for row in both]).astype(np.float64)
+
+    def labels(self, ranks: Ranks) -> NDArray[np.uint8] | None:
+        """(N, C) the categories of each image; None if the task needs none."""
+        return ranks.precisions.labels if self is CATEGORY and ranks.precisions else None
+
+
+def _hits(ranks: Ranks, figure: str) -> NDArray[np.float64]:
+    direction, k = figure.split("_r")
+    hits: NDArray[np.float64] = getattr(ranks, direction).hits(int(k))
+    return hits
+
+
+def _average_precisions(ranks: Ranks, figure: str) -> NDArray[np.float64]:
+    if ranks.precisions is None:
+        raise BadInput("these ranks have no average precisions, as the data had no labels: run the method again")
+    direction, name = figure.split("_")
+    values: NDArray[np.float64] = getattr(getattr(ranks.precisions, direction), name.replace("map", "ap"))
+    return values
+
+
+RECALL = Task("recall", FIGURES, SUMS, "rsum", _hits, False, 100.0, 1, {"i2t": "i2t", "t2i": "t2i"})
+CATEGORY = Task(
+    "category",
+    ("i2t_map", "t2i_map", "i2t_map50", "t2i_map50"),
+    {"map": ("i2t_map", "t2i_map")},
+    "map",
+    _average_precisions,
+    True,
+    1.0,
+    3,
+    {"i2t": "i2t_map", "t2i": "t2i_map"},
+)
+TASKS = RECALL, CATEGORY
+
+
+@dataclass(frozen=True)
 class Interval:
-    """A value in percentage points with its bootstrap interval (95 % unless another level is given)."""
+    """A value with its bootstrap interval (95 % unless another level is given)."""
 
     value: float
     low: float
@@ -49,22 +138,26 @@ class Difference(Interval):
 
 @dataclass(frozen=True)
 class Sample:
-    """The recalls of a method with S seeds on N images, as measured and on bootstrap resamples of the images.
+    """The F figures of a method with S seeds on N images, as measured and on bootstrap resamples of the images.
 
     Attributes:
-        values: (S, 6) recalls of each seed in percent, in the order of `FIGURES`.
-        draws: (draws, 6) means over seeds on images drawn with replacement, each image with all its captions.
-        shares: (N, S, 6) contribution of each image to `values`, times N.
+        values: (S, F) figures of each seed, in the order and scale of the task.
+        draws: (draws, F) means over seeds on images drawn with replacement, each image with all its captions.
+        shares: (N, S, F) contribution of each image to `values`, times N.
         image_of: (T,) the row of each text's own image.
+        labels: (N, C) the categories of each image; None for recalls.
+        task: what is measured.
     """
 
     values: NDArray[np.float64]
     draws: NDArray[np.float64]
     shares: NDArray[np.float64]
     image_of: NDArray[np.int64]
+    labels: NDArray[np.uint8] | None = None
+    task: Task = RECALL
 
     def interval(self, figure: str) -> Interval:
-        """The mean over seeds of a recall (``i2t_r1`` ... ``t2i_r10``) or sum (``i2t``, ``t2i``, ``rsum``).
+        """The mean over seeds of a figure of the task, such as ``i2t_r1`` and ``rsum``, or ``i2t_map`` and ``map``.
 
         The interval covers the choice of images, and that of seeds if there are several.
 
@@ -72,12 +165,12 @@ class Sample:
             BadInput: the figure is unknown.
         """
         value = self._value(figure)
-        draws = _widened(self.draws[:, _members(figure)].sum(axis=1), value, [self._seeds(figure)])
+        draws = _widened(self.task.of(self.draws, figure), value, [self._seeds(figure)])
         return Interval(value, *_percentiles(draws, LEVEL))
 
     def by_seed(self, figure: str) -> NDArray[np.float64]:
         """(S,) values of a figure, one per seed."""
-        return np.asarray(self.values[:, _members(figure)].sum(axis=1))
+        return self.task.of(self.values, figure)
 
     def minus(self, other: Sample, figure: str, level: float = LEVEL) -> Difference:
         """The paired difference of this mean minus the other's, on the same draws of images; seeds are independent.
@@ -85,10 +178,11 @@ class Sample:
         Raises:
             BadInput: the two samples have different queries, or the figure is unknown.
         """
-        if len(self.shares) != len(other.shares) or not np.array_equal(self.image_of, other.image_of):
+        about = ((x.image_of, x.labels, x.task.name, len(x.shares)) for x in (self, other))
+        if not all(np.array_equal(a, b) for a, b in zip(*about, strict=True)):
             raise BadInput("a paired comparison needs ranks of the same queries: run both methods on the same data")
-        chosen, value = _members(figure), self._value(figure) - other._value(figure)
-        draws = (self.draws - other.draws)[:, chosen].sum(axis=1)
+        value = self._value(figure) - other._value(figure)
+        draws = self.task.of(self.draws - other.draws, figure)
         draws = _widened(draws, value, [self._seeds(figure), other._seeds(figure)])
         opposite = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
         p = min(1.0, 2.0 * (opposite + 1) / (len(draws) + 1))
@@ -107,39 +201,45 @@ class Sample:
         return (float(values.var(ddof=1)) / len(values), len(values) - 1) if np.ptp(values) else (0.0, 1)
 
 
-def sample(seeds: Sequence[Ranks], draws: int = DRAWS) -> Sample:
-    """Compute the recalls of one or several seeds, as measured and on bootstrap resamples of the images.
+def sample(seeds: Sequence[Ranks], draws: int = DRAWS, task: Task = RECALL) -> Sample:
+    """Compute the figures of one or several seeds, as measured and on bootstrap resamples of the images.
 
     Raises:
-        BadInput: the seeds have different queries.
+        BadInput: the seeds have different queries, or no average precisions for `category`.
     """
-    return samples([seeds], draws)[0]
+    return samples([seeds], draws, task)[0]
 
 
-def samples(rows: Sequence[Sequence[Ranks]], draws: int = DRAWS) -> list[Sample]:
+def samples(rows: Sequence[Sequence[Ranks]], draws: int = DRAWS, task: Task = RECALL) -> list[Sample]:
     """`sample` of several methods; drawing for all of them at once takes a fifth of the time.
 
     Raises:
-        BadInput: they are not ranks of the same queries.
+        BadInput: they are not ranks of the same queries, or have no average precisions for `category`.
     """
     first = rows[0][0]
     images = len(first.i2t.better)
+    labels = task.labels(first)
     for ranks in itertools.chain(*rows):
-        if not np.array_equal(ranks.image_of, first.image_of):
+        same = np.array_equal(task.labels(ranks), labels)  # type: ignore[arg-type]
+        if not (same and np.array_equal(ranks.image_of, first.image_of)):
             raise BadInput("a comparison needs ranks of the same queries: run the methods on the same data")
-    every = [np.stack([[_hits(r, f) for f in FIGURES] for r in seeds]).transpose(2, 0, 1) for seeds in rows]
-    queries = np.stack([_queries(first, figure) for figure in FIGURES], axis=1)
-    columns = np.concatenate([*(hits.mean(axis=1) for hits in every), queries], axis=1)
-    resampled = np.empty((len(rows), draws, len(FIGURES)))
+    every = [np.stack([[task.by_image(r, f)[0] for f in task.figures] for r in seeds]) for seeds in rows]
+    every = [sums.transpose(2, 0, 1) for sums in every]
+    queries = np.stack([task.by_image(first, figure)[1] for figure in task.figures], axis=1)
+    columns = np.concatenate([*(sums.mean(axis=1) for sums in every), queries], axis=1)
+    resampled = np.empty((len(rows), draws, len(task.figures)))
     for start, times in zip(range(0, draws, _BLOCK), _blocks(images, draws), strict=True):
         *sums, counts = np.split(times @ columns, len(rows) + 1, axis=1)
-        resampled[:, start : start + len(times)] = [100.0 * drawn / counts for drawn in sums]
-    shares = [100.0 * hits / queries.mean(axis=0) for hits in every]
-    return [Sample(of.mean(axis=0), drawn, of, first.image_of) for of, drawn in zip(shares, resampled, strict=True)]
+        resampled[:, start : start + len(times)] = [task.scale * drawn / np.maximum(counts, 1) for drawn in sums]
+    shares = [task.scale * sums / queries.mean(axis=0) for sums in every]
+    about = first.image_of, labels, task
+    return [Sample(of.mean(axis=0), drawn, of, *about) for of, drawn in zip(shares, resampled, strict=True)]
 
 
-def behind_best(rows: Mapping[str, Sample], figure: str = "rsum", level: float = LEVEL) -> dict[str, Interval]:
-    """Each row's mean minus the best of the other rows' means: multiple comparisons with the best.
+def behind_best(rows: Mapping[str, Sample], figure: str = "", level: float = LEVEL) -> dict[str, Interval]:
+    """Each row's mean minus the best of the other rows' means, by default of the task's headline.
+
+    These are multiple comparisons with the best.
 
     All intervals hold at once with probability 1 - `level`, so rows that are equally good are told apart, by an
     interval below zero, in no more than that share of tables (Hsu, *Multiple Comparisons*, 1996).  They come from
@@ -147,8 +247,10 @@ def behind_best(rows: Mapping[str, Sample], figure: str = "rsum", level: float =
     any pair in a draw.  Images are drawn for all rows at once; Student's quantiles replace the normal ones, those for
     seeds as in `minus`.  A row with one seed gets the mean variance over seeds of the rows that depend on them.
     """
+    task = next(iter(rows.values())).task
+    figure = figure or task.headline
     values = np.array([row._value(figure) for row in rows.values()])
-    draws = np.stack([row.draws[:, _members(figure)].sum(axis=1) for row in rows.values()], axis=1) - values
+    draws = np.stack([task.of(row.draws, figure) for row in rows.values()], axis=1) - values
     seeds = np.array([len(row.values) for row in rows.values()])
     variance, freedom = np.array([row._seeds(figure) for row in rows.values()]).T
     known = variance > 0
@@ -160,7 +262,7 @@ def behind_best(rows: Mapping[str, Sample], figure: str = "rsum", level: float =
     for row in range(1, len(rows)):
         apart = draws[:, [row]] - draws[:, :row]
         of_images[row, :row] = of_images[:row, row] = apart.var(axis=0)
-        spread = np.sqrt(of_images[row, :row] + variance[row] + variance[:row]) + 1e-9  # of equal rows, 0
+        spread = np.sqrt(of_images[row, :row] + variance[row] + variance[:row]) + 1e-11 * task.scale  # of equal rows, 0
         apart += noise[:, [row]] - noise[:, :row]
         np.maximum(largest, (np.abs(apart) / spread).max(axis=1), out=largest)
     percentile = ndtr(np.quantile(largest, 1 - level))
@@ -182,7 +284,8 @@ def mcnemar(a: Ranks, b: Ranks, direction: Direction) -> float:
     minus the share that `b` does; with one query per image it is McNemar's (b - c)^2 / (b + c).
     """
     figure = f"{direction}_r1"
-    d = (_hits(a, figure) - _hits(b, figure)) / _queries(a, figure)
+    (hits, queries), (others, _) = RECALL.by_image(a, figure), RECALL.by_image(b, figure)
+    d = (hits - others) / queries
     spread = float(np.square(d).sum())
     return float(chdtrc(1, float(d.sum()) ** 2 / spread)) if spread else 1.0
 
@@ -193,27 +296,6 @@ def holm(p: Sequence[float]) -> list[float]:
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)))
     return [float(value) for value in corrected]
-
-
-def _members(figure: str) -> list[int]:
-    """Indices in `FIGURES` of the recalls that a figure is the sum of."""
-    if figure not in FIGURES and figure not in SUMS:
-        raise BadInput(f"there is no figure '{figure}'; known: {', '.join((*FIGURES, *SUMS))}")
-    return [FIGURES.index(name) for name in SUMS.get(figure, (figure,))]
-
-
-def _hits(ranks: Ranks, figure: str) -> NDArray[np.float64]:
-    """(N,) expected hits of an image's queries in the figure's direction."""
-    direction, k = figure.split("_r")
-    if direction == "i2t":
-        return ranks.i2t.hits(int(k))
-    return np.bincount(ranks.image_of, ranks.t2i.hits(int(k)), len(ranks.i2t.better)).astype(np.float64)
-
-
-def _queries(ranks: Ranks, figure: str) -> NDArray[np.float64]:
-    """(N,) number of each image's queries in the figure's direction."""
-    images = len(ranks.i2t.better)
-    return np.ones(images) if figure.startswith("i2t") else np.bincount(ranks.image_of, minlength=images).astype(float)
 
 
 def _blocks(images: int, draws: int) -> Iterator[NDArray[np.float64]]:

@@ -264,7 +264,7 @@ def with_other_test(prepared: Prepared) -> Prepared:
         splits={**collection.splits, "test": test[: len(test) // 2]},
         **{key: x[rows] for key in ("boxes", "twins", "labels") if (x := getattr(collection, key)) is not None},
     )
-    arrays = ("globals", "regions", "boxes", "scores", "mask")
+    arrays = ("globals", "regions", "boxes", "scores", "mask", "classes")
     moved = {key: x[rows] for key in arrays if (x := getattr(features, key)) is not None}
     other = replace(prepared, collection=collection, features=replace(features, folder=Path(), **moved), _text={})
     return with_text_features(other)

@@ -29,7 +29,7 @@ from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.pairs import backend_of, require_ranked
 from cran_bench.records.schema import Failure, Record
-from cran_bench.records.statistics import SUMS, Interval, sample
+from cran_bench.records.statistics import RECALL, TASKS, Interval, sample
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import DATASETS, METHODS, each, number_of_trials, quick_dataset, quick_method, tuned_method
 from cran_bench.running.fits import code_of
@@ -231,29 +231,37 @@ class Scores:
     """The figures of an evaluation.
 
     Attributes:
-        metrics: recalls in percent, median and mean ranks from 1, `rsum`, and `twin_accuracy` where there are twins.
-        ranks: integers per query, from which every figure follows.
+        metrics: recalls in percent, median and mean ranks from 1, `rsum`, and `twin_accuracy` where there are twins;
+            with labels the figures by category, as fractions: `i2t_map`, `t2i_map`, `map` (their mean), `i2t_map50`,
+            `t2i_map50`, `i2t_class_map`, `t2i_class_map`, and the numbers of `classes`, `i2t_unlabelled` and
+            `t2i_unlabelled` queries, which are left out.
+        ranks: integers per query, from which every recall follows, and with labels the average `precisions`.
     """
 
     metrics: dict[str, float]
     ranks: Ranks
 
     def interval(self, figure: str) -> Interval:
-        """A recall (``i2t_r1`` ... ``t2i_r10``) or a sum (``i2t``, ``t2i``, ``rsum``) with its 95 % bootstrap interval.
+        """A figure with its 95 % bootstrap interval over images.
+
+        Args:
+            figure: a recall (``i2t_r1`` ... ``t2i_r10``) or sum of recalls (``i2t``, ``t2i``, ``rsum``); with labels a
+                mean average precision too (``i2t_map``, ``t2i_map``, ``map``, ``i2t_map50``, ``t2i_map50``).
 
         Raises:
-            BadInput: an unknown figure.
+            BadInput: an unknown figure, or one that needs labels, without them.
         """
-        return sample([self.ranks]).interval(figure)
+        return sample([self.ranks], task=next((task for task in TASKS if task.has(figure)), RECALL)).interval(figure)
 
     def table(self) -> pd.DataFrame:
-        """A line for each figure: `value` and, for recalls and their sums, the 95 % interval over images."""
+        """A line for each figure: `value` and the 95 % interval over images, if it has one."""
         import pandas as pd
 
-        bootstrap = sample([self.ranks])
+        tasks = TASKS if self.ranks.precisions else TASKS[:1]
+        of = [sample([self.ranks], task=task) for task in tasks]
         lines = []
         for figure, value in self.metrics.items():
-            bounds = bootstrap.interval(figure) if "_r" in figure or figure in SUMS else None
+            bounds = next((one.interval(figure) for one in of if one.task.has(figure)), None)
             low, high = (bounds.low, bounds.high) if bounds else (np.nan, np.nan)
             lines.append({"figure": figure, "value": value, "low": low, "high": high})
         return pd.DataFrame(lines).set_index("figure")
@@ -268,6 +276,7 @@ def evaluate(
     protocol: ProtocolName = "captions",
     folds: int = 0,
     twins: ArrayLike | Tensor | None = None,
+    labels: ArrayLike | Tensor | None = None,
     backend: str = "auto",
     bound: Bound = "measured",
 ) -> Scores:
@@ -282,11 +291,13 @@ def evaluate(
         protocol: how texts become queries.
         folds: 0 to rank everything, else the number of folds to average over.
         twins: (N,) the row of each image's twin, for `twin_accuracy`.
+        labels: for retrieval by category, where all that shares a category with the query is right: (N, C) zeros and
+            ones, or (N,) the number of each image's only category; a text has those of its image.
         backend: how ranks are computed; does not change them.
         bound: bound on the error of low-precision scores, ``"measured"`` or ``"proven"``.
 
     Raises:
-        BadInput: embeddings that do not fit together or are not finite, or an unknown option.
+        BadInput: embeddings or labels that do not fit together, embeddings that are not finite, or an unknown option.
 
     Example:
         >>> import numpy as np, cran_bench
@@ -322,7 +333,8 @@ def evaluate(
         raise BadInput(f"twins needs a row, 0 to {len(images) - 1}, for each of the {len(images)} images")
     require_ranked(similarity, protocol)
     how = backend_of(similarity, backend), bound
-    evaluation = rank_and_measure(images, texts, owners, other, similarity, protocol, folds, *how)
+    classes = None if labels is None else _labels(labels, len(images)).to(device)
+    evaluation = rank_and_measure(images, texts, owners, other, similarity, protocol, folds, *how, classes)
     return Scores(dict(evaluation.metrics), evaluation.ranks)
 
 
@@ -340,6 +352,18 @@ def _rows(given: ArrayLike | Tensor, name: str) -> Tensor:
     if rows.dim() != 1 or rows.is_floating_point():
         raise BadInput(f"{name} must be row numbers, integers of shape (rows,), not {rows.dtype} {tuple(rows.shape)}")
     return rows.long()
+
+
+def _labels(given: ArrayLike | Tensor, images: int) -> Tensor:
+    labels = _tensor(given.view(np.uint8) if isinstance(given, np.ndarray) and given.dtype == bool else given, "labels")
+    if labels.dim() == 1 and not labels.is_floating_point() and len(labels) and int(labels.min()) >= 0:
+        labels = torch.nn.functional.one_hot(labels.long())
+    if labels.dim() != 2 or len(labels) != images or not bool(((labels == 0) | (labels == 1)).all()):
+        raise BadInput(
+            f"labels must be ({images} images, categories) of zeros and ones, or {images} numbers of categories from "
+            f"0, not {str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
+        )
+    return labels
 
 
 def _tensor(given: ArrayLike | Tensor, name: str) -> Tensor:

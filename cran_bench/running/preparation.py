@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ from cran_bench.frontend.front_end import (
     proposer_identity,
     without_folders,
 )
+from cran_bench.frontend.labels import LabelSource, fit_source
 from cran_bench.frontend.text.encoding import TextFeatures, encode, forecast_texts, given_documents, load_texts
 from cran_bench.frontend.text.vectors import VectorFile, vector_source
 from cran_bench.frontend.text.words import TOKENIZER_VERSION, TextFrontEnd, tokenize
@@ -50,7 +52,7 @@ REMARKS = 3
 SOURCES = ("schema", "images_sha", "ids_sha", "backbone", "proposer", "failed")  # keys of a features manifest
 
 _MADE_BY = {"array": "text", "globals": "backbone", "regions": "backbone regions"}  # roles of the encoders of an array
-_MADE_BY = {**_MADE_BY, "boxes": "regions", "scores": "regions", "mask": "regions"}
+_MADE_BY = {**_MADE_BY, "boxes": "regions", "scores": "regions", "mask": "regions", "classes": "regions"}
 F = TypeVar("F", Features, TextFeatures)
 
 
@@ -202,6 +204,11 @@ class Prepared:
             self._text[fit_unit] = TextFrontEnd.fit(texts, self.vectors) if texts else None
         return self._text[fit_unit]
 
+    @cached_property
+    def _source(self) -> Callable[[str, int], LabelSource]:
+        """Finds clusters or keywords of the training texts, each once; see `fit_source`."""
+        return functools.cache(functools.partial(fit_source, self.collection))
+
     def split(
         self, name: str, unit: Unit, device: torch.device, fit_unit: Unit | None = None, used: set[str] | None = None
     ) -> Split:
@@ -212,7 +219,8 @@ class Prepared:
         of, used = self.tested if name == "test" else self, set() if used is None else used
         features, texts = _noting(of.features, used), of.texts and _noting(of.texts, used)
         rows = self._val if name == "val" else None
-        return Split(name, unit, of.collection, features, self.text(fit_unit or unit), device, rows, encoded=texts)
+        words, sources = self.text(fit_unit or unit), self._source
+        return Split(name, unit, of.collection, features, words, device, rows, encoded=texts, sources=sources)
 
     def picture(self, image: Image, front_end: FrontEnd, device: torch.device) -> Split:
         """A split of one image from outside the dataset, with an empty text."""

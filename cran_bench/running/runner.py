@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from cran_bench.contract import Method
 from cran_bench.dataset import Dataset
@@ -306,6 +307,7 @@ class Runner:
             self.folds,
             backend_of(similarity, self.backend),
             self.bound,
+            labels_of(test),
         )
         kernel = evaluation.ranks.kernel
         assert kernel is not None
@@ -439,7 +441,16 @@ class _Fitted:
 def _evaluation(similarity: Similarity) -> list[str]:
     """The sha256 of the code that computes metrics from embeddings."""
     pairs = [code(backend_of).sha] if isinstance(similarity, Pairwise) else []
-    return [code(evaluate).sha, code(Split, asked=("image_of", "twins")).sha, *pairs]
+    return [code(evaluate).sha, code(Split, asked=("image_of", "twins", "labels")).sha, *pairs]
+
+
+def labels_of(split: Split) -> Tensor | None:
+    """The (N, C) categories of a split's images; None if the data has none, or none of these images has one."""
+    try:
+        labels = split.labels
+    except MissingFeature:
+        return None
+    return labels if bool(labels.any()) else None
 
 
 def embed(method: Method, split: Split) -> tuple[Embedding, Embedding]:

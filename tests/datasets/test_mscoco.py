@@ -12,6 +12,7 @@ from cran_bench.needs import missing
 from cran_bench.registry import DATASETS
 
 YEARS = {"train2014": range(30), "val2014": range(100, 120)}
+CATEGORIES = [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}, {"id": 44, "name": "bottle"}]
 
 
 def file_name(year, number):
@@ -41,7 +42,7 @@ def folder(tmp_path):
         instances = [{"image_id": n, "id": n, "category_id": c} for n in numbers for c in (1, 90) if n % 4 != c % 4]
         write(
             home / "annotations" / f"instances_{year}.json",
-            {"images": images, "annotations": instances, "categories": [{"id": 90}, {"id": 1}, {"id": 44}]},
+            {"images": images, "annotations": instances, "categories": CATEGORIES},
         )
         for n in numbers:
             split = "train" if year == "train2014" else ("restval", "val", "test")[n % 3]
@@ -76,12 +77,13 @@ def test_the_first_five_captions_count_in_the_order_of_their_ids(folder):
 
 def test_categories_are_columns_by_their_id(folder):
     data = load(folder)
+    assert data.label_names == ["person", "bottle", "toothbrush"]
     for split in data.splits:
         for row, number in zip(data.splits[split], numbers(data, split), strict=True):
             assert data.labels[row].tolist() == [number % 4 != 1, 0, number % 4 != 2]
     (folder / "annotations" / "instances_val2014.json").unlink()
     without = load(folder)
-    assert without.labels is None and "no categories" in without.remarks[0]
+    assert without.labels is None and not without.label_names and "no categories" in without.remarks[0]
 
 
 def test_a_random_split_is_drawn_by_its_seed(folder):

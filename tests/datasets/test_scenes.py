@@ -176,6 +176,16 @@ def test_twins_have_the_same_things_none_at_its_place(collection):
         assert len({(thing.colour, thing.shape) for thing in one.things}) == len(one.things)
 
 
+def test_categories_are_the_things_with_their_colours_and_those_of_twins_are_equal(collection):
+    names = collection.label_names
+    assert len(names) == len(set(names)) == len(COLOURS) * len(SHAPES) == collection.labels.shape[1]
+    for scene, labels in zip(collection.images.scenes, collection.labels, strict=True):
+        own = {names[column] for column in np.flatnonzero(labels)}
+        assert own == {f"{thing.colour} {thing.shape}" for thing in scene.things}
+    assert np.array_equal(collection.labels[collection.twins], collection.labels)
+    assert collection.labels.any(axis=0).sum() > 25 and collection.metric == "rsum"
+
+
 def test_splits_follow_one_another_and_ids_name_twins(collection):
     assert [len(collection.splits[split]) for split in ("train", "val", "test")] == [60, 20, 20]
     assert np.array_equal(np.concatenate([collection.splits[s] for s in ("train", "val", "test")]), np.arange(100))

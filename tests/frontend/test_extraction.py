@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,15 @@ class Varied(Two):
         return row % 7
 
 
+class Named(Two):
+    """The same two boxes, with classes."""
+
+    has_classes = True
+
+    def propose_one(self, row):
+        return replace(super().propose_one(row), classes=np.array([row % 80, -1], np.int16))
+
+
 def moments(values):
     values = values.astype(np.float64)
     return np.concatenate([values.mean(axis=(0, 1)), values.std(axis=(0, 1))]).astype(np.float32)
@@ -132,6 +142,18 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(extraction, "SHARD", 4)
     monkeypatch.setattr(front_end_module, "BATCH", 5)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # slow, and no test pulls the plug
+
+
+def test_classes_are_kept_beside_the_same_features(tmp_path):
+    data = collection(21)
+    data.images.bad.add(6)
+    plain, named = (extract(front_end(proposer).plan(data, tmp_path / name), skip_bad=True)
+                    for name, proposer in (("plain", Two()), ("named", Named())))  # fmt: skip
+    assert plain.classes is None and named.classes.dtype == np.int16
+    first = [-1 if row == 6 else row % 80 for row in range(21)]
+    assert named.classes.tolist() == [[place, -1, -1, -1, -1] for place in first]
+    assert same(plain, named) and plain.fingerprint() == named.fingerprint()
+    assert np.array_equal(load_features(named.folder, data.images.ids).classes, named.classes)
 
 
 def test_every_array_is_what_direct_computation_gives(tmp_path):

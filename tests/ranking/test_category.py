@@ -10,7 +10,9 @@ from sklearn.metrics import average_precision_score
 from cran_bench.embeddings import Levels
 from cran_bench.errors import BadInput
 from cran_bench.ranking import category
-from cran_bench.ranking.category import average_precisions, evaluate_categories, mean_average_precision
+from cran_bench.ranking.category import average_precisions, mean_average_precision
+from cran_bench.ranking.evaluation import evaluate
+from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.precisions import CATEGORY_FIGURES, Precisions
 from cran_bench.ranking.problem import make_problem
 from cran_bench.ranking.rank import rank
@@ -25,6 +27,10 @@ def ranked(scores, labels, image_of=None, folds=0, similarity=DOT, **options):
     owners = torch.arange(len(scores)) if image_of is None else torch.as_tensor(image_of)
     sides = torch.eye(len(scores), dtype=torch.float64), scores.T.contiguous()
     return average_precisions(make_problem(*sides, owners, similarity, folds), torch.as_tensor(labels), **options)
+
+
+def by_category(images, texts, image_of, labels, similarity, protocol="documents", folds=0):
+    return evaluate(images, texts, image_of, None, similarity, protocol, folds, labels=labels)
 
 
 def one_hot(classes):
@@ -132,7 +138,7 @@ def test_scores_within_rounding_are_equal():
     one, texts = (torch.randn(n, 300, generator=random, dtype=torch.float64) for n in (1, 60))
     sides = one * scales, texts
     labels = torch.from_numpy(one_hot(np.arange(60) % 3))
-    found = evaluate_categories(*sides, torch.arange(60), labels, COSINE, "documents")
+    found = by_category(*sides, torch.arange(60), labels, COSINE).ranks.precisions
     constant = ranked(np.ones((60, 60)), labels)
     np.testing.assert_allclose(found.t2i.ap, constant.t2i.ap, rtol=0, atol=1e-14)
     assert len(set(np.round(found.i2t.ap, 12))) <= 3
@@ -225,7 +231,7 @@ def test_levels_are_scored_as_declared():
     texts = Levels(globals=torch.randn(20, 8, generator=random), regions=torch.randn(20, 8, generator=random))
     labels = torch.from_numpy(one_hot(np.arange(20) % 4))
     similarity = MultiLevel(top=2)
-    found = evaluate_categories(images, texts, torch.arange(20), labels, similarity, "documents")
+    found = by_category(images, texts, torch.arange(20), labels, similarity).ranks.precisions
     scores = similarity.scores(images, texts).numpy()
     np.testing.assert_allclose(found.i2t.ap, ranked(scores, labels).i2t.ap, rtol=0, atol=1e-14)
 
@@ -234,12 +240,23 @@ def test_protocols_make_queries():
     random = torch.Generator().manual_seed(0)
     images, texts = torch.randn(6, 4, generator=random), torch.randn(12, 4, generator=random)
     labels, image_of = torch.from_numpy(one_hot([0, 1] * 3)), torch.arange(6).repeat_interleave(2)
-    single = evaluate_categories(images, texts, image_of, labels, DOT, "single")
-    direct = evaluate_categories(images, texts[::2], torch.arange(6), labels, DOT, "documents")
-    np.testing.assert_array_equal(as_columns(single), as_columns(direct))
-    mean = evaluate_categories(images, texts, image_of, labels, DOT, "mean")
-    captions = evaluate_categories(images, texts, image_of, labels, DOT, "captions")
-    assert (len(mean.t2i.ap), len(captions.t2i.ap)) == (6, 12)
+    found = {p: by_category(images, texts, image_of, labels, DOT, p) for p in ("single", "mean", "captions")}
+    direct = by_category(images, texts[::2], torch.arange(6), labels, DOT)
+    single = found["single"].ranks.precisions
+    np.testing.assert_array_equal(as_columns(single), as_columns(direct.ranks.precisions))
+    assert {p: len(one.ranks.precisions.t2i.ap) for p, one in found.items()} == {"single": 6, "mean": 6, "captions": 12}
+
+
+def test_figures_stand_beside_recalls():
+    scores, labels, image_of = random_case(16, images=9, per_image=2)
+    sides = torch.eye(9), torch.from_numpy(scores.T.copy()).float()
+    found = by_category(*sides, torch.from_numpy(image_of), torch.from_numpy(labels), DOT, "captions", folds=2)
+    without = evaluate(*sides, torch.from_numpy(image_of), None, DOT, "captions", folds=2)
+    assert found.metrics == {**without.metrics, **found.ranks.precisions.figures(2)}
+    assert without.ranks.precisions is None
+    again = Ranks.from_arrays({**found.ranks.arrays()})
+    assert again.precisions.figures(2) == found.ranks.precisions.figures(2)
+    assert Ranks.from_arrays(without.ranks.arrays()).precisions is None
 
 
 def test_stored_precisions_are_read_back():

@@ -8,9 +8,11 @@ from scipy.stats import bootstrap, chi2, norm
 from scipy.stats import t as student
 
 from cran_bench.errors import BadInput
+from cran_bench.ranking.evaluation import evaluate
 from cran_bench.ranking.metrics import Counts, Ranks
 from cran_bench.ranking.rank import rank
 from cran_bench.records.statistics import (
+    CATEGORY,
     FIGURES,
     SUMS,
     Interval,
@@ -66,6 +68,60 @@ def test_an_interval_against_a_loop(figure):
     assert found.value == pytest.approx(ranks.metrics().values()[figure])
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(samples, [2.5, 97.5])))
     assert found.low < found.value < found.high
+
+
+def by_category(noise=2.0, seed=0, images=60):
+    """Ranks with average precisions: four categories, and three images without any."""
+    random = torch.Generator().manual_seed(seed)
+    image_of = torch.repeat_interleave(torch.arange(images), torch.arange(images) % 3 + 1)
+    x = torch.randn(images, 8, generator=torch.Generator().manual_seed(10))
+    texts = x[image_of] + noise * torch.randn(len(image_of), 8, generator=random)
+    labels = torch.eye(4)[(x[:, 0] > 0).long() * 2 + (x[:, 1] > 0).long()]
+    labels[:3] = 0
+    return evaluate(x, texts, image_of, None, DOT, "captions", labels=labels).ranks
+
+
+@pytest.mark.parametrize("figure", ["i2t_map", "t2i_map", "t2i_map50", "map"])
+def test_an_interval_of_mean_average_precision_against_a_loop(figure):
+    ranks = by_category()
+    found = sample([ranks], draws=60, task=CATEGORY).interval(figure)
+    one, owners = ranks.precisions, ranks.image_of
+    i2t, t2i = (one.i2t.ap50, one.t2i.ap50) if figure.endswith("50") else (one.i2t.ap, one.t2i.ap)
+    drawn = []
+    for row in times_drawn(60, 60):
+        images = np.repeat(np.arange(60), row)
+        both = {"i2t": i2t[images], "t2i": np.concatenate([t2i[owners == image] for image in images])}
+        means = {side: np.nanmean(values) for side, values in both.items()}
+        drawn.append(np.mean(list(means.values())) if figure == "map" else means[figure[:3]])
+    assert found.value == pytest.approx(one.figures()[figure], abs=1e-12)
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])), abs=1e-12)
+    assert 0 < found.low < found.value < found.high < 1
+
+
+def test_mean_average_precisions_are_compared_in_pairs():
+    better, worse = (sample([by_category(noise, seed)], task=CATEGORY) for noise, seed in ((1.0, 0), (3.0, 1)))
+    gap = better.minus(worse, "map")
+    assert gap.value == pytest.approx(better.interval("map").value - worse.interval("map").value)
+    alone = [one.interval("map") for one in (better, worse)]
+    assert gap.low > 0 and gap.high - gap.low < np.hypot(*(one.high - one.low for one in alone))
+    behind = behind_best({"better": better, "worse": worse})
+    assert behind["better"].low > 0 > behind["worse"].high
+    assert behind["worse"].value == pytest.approx(-gap.value)
+
+
+def test_mean_average_precisions_need_the_same_labels():
+    ranks = by_category()
+    other = replace(ranks, precisions=replace(ranks.precisions, labels=ranks.precisions.labels[:, ::-1]))
+    with pytest.raises(BadInput, match="the same queries"):
+        samples([[ranks], [other]], task=CATEGORY)
+    with pytest.raises(BadInput, match="the same queries"):
+        sample([ranks], task=CATEGORY).minus(sample([other], task=CATEGORY), "map")
+    with pytest.raises(BadInput, match="the same queries"):
+        sample([ranks], task=CATEGORY).minus(sample([ranks]), "i2t")
+    with pytest.raises(BadInput, match=r"no figure 'rsum'; known: i2t_map, t2i_map, i2t_map50, t2i_map50, map"):
+        sample([ranks], task=CATEGORY).interval("rsum")
+    with pytest.raises(BadInput, match="have no average precisions, as the data had no labels"):
+        sample([noisy()], task=CATEGORY)
 
 
 def test_several_methods_are_drawn_as_each_by_itself():

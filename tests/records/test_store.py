@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from cran_bench.errors import BadInput
+from cran_bench.ranking.evaluation import evaluate
 from cran_bench.ranking.rank import rank
 from cran_bench.records.archive import read_curves, read_examples, read_record
 from cran_bench.records.schema import SCHEMA, Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import Finished, ResultStore
-from cran_bench.similarity import COSINE
+from cran_bench.similarity import COSINE, DOT
 from cran_bench.tables.tables import FORMATS, build_tables, render
 
 ENVIRONMENT = {"cpu": "a cpu", "gpu": None, "torch": "2.9", "commit": "abc"}
@@ -105,6 +106,45 @@ def test_round_trip(store):
     assert back.metrics() == ranks.metrics()
     assert all(np.array_equal(a, b) for a, b in zip(back.arrays().values(), ranks.arrays().values(), strict=True))
     assert found.record == sealed
+
+
+def labelled(images=11):
+    """A record and its ranks, with average precisions of one image without a category."""
+    random = np.random.default_rng(0)
+    x = torch.from_numpy(random.standard_normal((images, 4)).astype(np.float32))
+    labels = torch.from_numpy((np.arange(images)[:, None] % 4 == np.arange(3)).astype(np.uint8))
+    found = evaluate(x, x, torch.arange(images), None, DOT, "documents", labels=labels)
+    record, _ = run()
+    data = record.data.model_copy(update={"images": images, "captions": images})
+    return record.model_copy(update={"metrics": dict(found.metrics), "data": data}), found.ranks
+
+
+def test_average_precisions_are_stored_with_the_ranks(store):
+    record, ranks = labelled()
+    store.write(ADDRESS, record, ranks)
+    (found,) = store.runs()
+    back = found.ranks.precisions
+    assert back.figures() == ranks.precisions.figures() == {k: record.metrics[k] for k in back.figures()}
+    assert all(np.array_equal(a, back.arrays()[name], True) for name, a in ranks.precisions.arrays().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"i2t_ap": np.zeros(11, np.float32)}, "i2t_ap is not a list of float64"),
+        ({"t2i_ap50": np.zeros(10_000)}, "t2i_ap50 has 80,128 bytes for at most 11 numbers"),
+        ({"labels": np.zeros(40_000, np.uint8)}, "labels has 40,128 bytes"),
+        ({"i2t_relevant": np.zeros(11, np.int32)}, "an average precision is not between 0 and 1"),
+        ({"i2t_ap": np.ones(10)}, "not those of 10 images|not those of 11 images"),
+    ],
+)
+def test_damaged_average_precisions_are_told(store, monkeypatch, change, message):
+    record, ranks = labelled()
+    arrays = {**ranks.arrays(), **change}
+    monkeypatch.setattr(type(ranks), "arrays", lambda self: arrays)
+    store.write(ADDRESS, record, ranks)
+    with pytest.raises(BadInput, match=message):
+        _ = store.runs()[0].ranks
 
 
 def test_where_it_lies(store, written):

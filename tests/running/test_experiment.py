@@ -54,6 +54,33 @@ def test_evaluate_takes_numpy_torch_and_lists(images, texts):
     assert cran_bench.evaluate(images, texts).metrics == pytest.approx(expected)
 
 
+def test_evaluate_takes_labels():
+    classes = np.arange(30) % 4
+    one_hot = np.eye(4, dtype=np.uint8)[classes]
+    found = cran_bench.evaluate(IMAGES, TEXTS, labels=one_hot)
+    for given in (classes, classes.tolist(), torch.from_numpy(classes), one_hot.astype(bool), one_hot.astype(float)):
+        assert cran_bench.evaluate(IMAGES, TEXTS, labels=given).metrics == found.metrics
+    without = cran_bench.evaluate(IMAGES, TEXTS)
+    assert without.metrics.items() <= found.metrics.items() and "map" not in without.metrics
+    interval = found.interval("map")
+    assert interval.low < interval.value < interval.high
+    assert found.metrics["map"] == pytest.approx(interval.value)
+    assert found.interval("rsum") == without.interval("rsum")
+    table = found.table()
+    assert table.loc["map"].tolist() == pytest.approx([interval.value, interval.low, interval.high])
+    assert np.isnan(table.loc["i2t_class_map", "low"]) and table.loc["rsum", "low"] == without.interval("rsum").low
+    with pytest.raises(BadInput, match="the data had no labels"):
+        without.interval("map")
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros((29, 2)), np.full((30, 2), 2), np.arange(30) - 1, np.zeros(30), np.ones(29, int)]
+)
+def test_evaluate_refuses_unusable_labels(labels):
+    with pytest.raises(BadInput, match=r"labels must be \(30 images, categories\) of zeros and ones, or 30 numbers"):
+        cran_bench.evaluate(IMAGES, TEXTS, labels=labels)
+
+
 def test_evaluate_sorts_texts_by_their_image():
     order = np.random.default_rng(1).permutation(150)
     for protocol in ("captions", "mean"):

@@ -175,6 +175,31 @@ def test_a_refit_uses_train_and_validation_with_the_chosen_fields(data, tmp_path
     torch.testing.assert_close(fitted.W, W.float(), rtol=1e-4, atol=1e-5)
 
 
+def test_records_have_the_figures_by_category(data, tmp_path):
+    results = run(data, "ridge", tmp_path, dataset="labelled")
+    (record,) = results.records
+    (stored,) = results.store.runs()
+    precisions = stored.ranks.precisions
+    assert precisions.figures() == {name: record.metrics[name] for name in precisions.figures()}
+    assert record.metrics["classes"] == 3 and precisions.labels.shape == (18, 3)
+    split = data().split("test", "captions", CPU)
+    np.testing.assert_array_equal(precisions.labels, split.labels)
+
+
+def test_a_test_split_without_labels_has_recalls_only(data, tmp_path, monkeypatch):
+    load = Labelled.load
+
+    def without(self, folder):
+        collection = load(self, folder)
+        labels = collection.labels.copy()
+        labels[collection.splits["test"]] = 0
+        return replace(collection, labels=labels)
+
+    monkeypatch.setattr(Labelled, "load", without)
+    (record,) = run(data, "ridge", tmp_path, dataset="labelled").records
+    assert "map" not in record.metrics and record.metrics["rsum"] > 0
+
+
 def test_a_refit_is_for_methods_that_declare_it(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Ridge, "refits", False)
     (record,) = run(data, "ridge", tmp_path, dataset="labelled[refit=true]").records

@@ -15,6 +15,7 @@ from PIL import Image
 from cran_bench.errors import BadInput
 from cran_bench.frontend.interfaces import REGIONS, Proposals, Proposer
 from cran_bench.frontend.onnx_network import ImageNetwork, load_model
+from cran_bench.frontend.regions.coco import CLASSES
 from cran_bench.frontend.regions.suppression import suppress
 
 
@@ -65,6 +66,12 @@ class OnnxDetector(Proposer):
             self.decode(outputs, self.size)
         except ValueError as error:
             raise BadInput(f"{path} is not {kind}: {error}; {remedy}") from None
+        self.has_classes = self.count_classes(outputs) == len(CLASSES)
+
+    @staticmethod
+    @abstractmethod
+    def count_classes(outputs: Sequence[NDArray[np.float32]]) -> int:
+        """Return how many classes the outputs distinguish."""
 
     @abstractmethod
     def prepare(self, image: Image.Image, size: int) -> tuple[NDArray[np.float32], tuple[int, int]]:
@@ -93,4 +100,5 @@ class OnnxDetector(Proposer):
         boxes = boxes.clip(0, sides)
         usable = np.flatnonzero((scores >= self.threshold) & np.all(boxes[:, 2:] - boxes[:, :2] >= 1, axis=1))
         best = usable[suppress(boxes[usable], scores[usable], classes[usable], self.iou, REGIONS)]
-        return Proposals((boxes[best] / sides).astype(np.float32), scores[best])
+        known = classes[best].astype(np.int16) if self.has_classes else None
+        return Proposals((boxes[best] / sides).astype(np.float32), scores[best], classes=known)

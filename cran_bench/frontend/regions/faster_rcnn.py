@@ -15,6 +15,7 @@ from torch import Tensor
 from cran_bench.errors import BadInput
 from cran_bench.frontend.images.torchvision import TorchvisionBackbone
 from cran_bench.frontend.interfaces import Proposals, Proposer
+from cran_bench.frontend.regions.coco import PLACES
 from cran_bench.frontend.torchvision_network import Precision, build_network, sha256_of_state
 from cran_bench.machine.environment import pick_device, require_bfloat16
 
@@ -65,6 +66,7 @@ class FasterRCNN(Proposer):
         heads.nms_thresh, heads.score_thresh, heads.detections_per_img = self.iou, self.threshold, SPARE * self.count
         if self.feature == "box_head":
             self.features_dim = heads.box_predictor.cls_score.in_features
+        self.has_classes = heads.box_predictor.cls_score.out_features == len(PLACES)
 
     def identity(self) -> Mapping[str, Any]:
         settings = ("model", "feature", "iou", "threshold", "precision")
@@ -93,12 +95,14 @@ class FasterRCNN(Proposer):
             kept = [_with_area(one["boxes"], self.count) for one in detections]
             boxes = [one["boxes"][rows] for one, rows in zip(detections, kept, strict=True)]
             scores = [one["scores"][rows] for one, rows in zip(detections, kept, strict=True)]
+            labels = [one["labels"][rows].cpu().numpy() for one, rows in zip(detections, kept, strict=True)]
             features = self._features(maps, boxes, batch.image_sizes) if self.feature == "box_head" else None
         return [
             Proposals(
                 _as_array((b / b.new_tensor([width, height, width, height])).clamp(0, 1)),
                 _as_array(scores[k]),
                 None if features is None else _as_array(features[k]),
+                PLACES[labels[k]] if self.has_classes else None,
             )
             for k, (b, (height, width)) in enumerate(zip(boxes, batch.image_sizes, strict=True))
         ]
@@ -152,6 +156,7 @@ class PaperRegions(Proposer):
             precision=self.precision,
             device=self.device,
         )
+        self.has_classes = self._detector.has_classes
         self.crops_with = TorchvisionBackbone("vgg16", self.vgg16, precision=self.precision, device=self.device)
 
     def identity(self) -> Mapping[str, Any]:

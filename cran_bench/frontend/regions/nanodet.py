@@ -30,6 +30,10 @@ class NanoDet(OnnxDetector):
         return (rgb[..., ::-1] - _MEAN) / _STD, (size, size)
 
     @staticmethod
+    def count_classes(outputs: Sequence[NDArray[np.float32]]) -> int:
+        return int(next(output.shape[2] for output in outputs if output.shape[2] != 4 * BINS))
+
+    @staticmethod
     def decode(outputs: Sequence[NDArray[np.float32]], size: int) -> Detections:
         """Decode the scores and distributions of all strides, in any order.
 

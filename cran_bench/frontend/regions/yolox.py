@@ -37,6 +37,10 @@ class YOLOX(OnnxDetector):
         return pixels, (width, height)
 
     @staticmethod
+    def count_classes(outputs: Sequence[NDArray[np.float32]]) -> int:
+        return int(outputs[0].shape[2] - 5)
+
+    @staticmethod
     def decode(outputs: Sequence[NDArray[np.float32]], size: int) -> Detections:
         """Decode the rows of all strides, the finest first.
 

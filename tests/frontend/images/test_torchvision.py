@@ -241,6 +241,7 @@ def test_a_detector_gives_five_regions(detector):
         assert all(a >= b for a, b in pairwise(proposals.scores))
         assert proposals.boxes.min() >= 0 and proposals.boxes.max() <= 1
         assert ((proposals.boxes[:, 2:] - proposals.boxes[:, :2]) > 0).all()
+        assert proposals.classes is None  # of five, which are not those of MS-COCO
     for picture, proposals in zip(pictures, found, strict=True):
         (alone,) = proposer.propose([0], [picture])
         np.testing.assert_allclose(alone.boxes, proposals.boxes, atol=1e-4)

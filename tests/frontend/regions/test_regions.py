@@ -2,14 +2,19 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cran_bench.dataset import Collection, FolderImages
 from cran_bench.errors import BadInput
-from cran_bench.frontend.catalogue import open_proposer
+from cran_bench.frontend.catalogue import open_backbone, open_proposer
+from cran_bench.frontend.front_end import FrontEnd
+from cran_bench.frontend.regions.coco import CLASSES, PLACES
+from cran_bench.frontend.regions.faster_rcnn import FasterRCNN
 from cran_bench.frontend.regions.nanodet import NanoDet
 from cran_bench.frontend.regions.suppression import suppress
 from cran_bench.frontend.regions.yolox import YOLOX
@@ -196,6 +201,59 @@ def test_a_threshold_may_leave_fewer_or_none(detector):
             open_proposer(f"nanodet:{detector}[{wrong}]", collection())
 
 
+@pytest.mark.parametrize("name", ["nanodet", "yolox"])
+def test_a_detector_of_mscoco_names_the_classes_of_its_boxes(tmp_path, name):
+    if name == "nanodet":
+        scores, sides = maps(classes=len(CLASSES))
+        arrays, size = [*scores, *sides], SIZE
+        boxes, best, classes = NanoDet.decode(arrays, size)
+    else:
+        arrays, size = [rows(classes=len(CLASSES))], YOLO[0]
+        boxes, best, classes = YOLOX.decode(arrays, size)
+    proposer = open_proposer(f"{name}:{constant_network(tmp_path / 'eighty.onnx', arrays, size)}", collection())
+    (proposals,) = proposer.propose([0], [PHOTO.resize((size, size))])
+    usable = np.flatnonzero(np.all(boxes.clip(0, size)[:, 2:] - boxes.clip(0, size)[:, :2] >= 1, axis=1))
+    kept = usable[suppress(boxes[usable].clip(0, size), best[usable], classes[usable], 0.5, 5)]
+    assert proposer.has_classes and proposals.classes.dtype == np.int16
+    assert proposals.classes.tolist() == classes[kept].tolist() and len(set(proposals.classes.tolist())) > 1
+    front_end = FrontEnd("pixels", "made", open_backbone("pixels"), proposer)
+    arrays = front_end.features_of(PHOTO.resize((size, size)))
+    assert arrays["classes"].tolist() == [proposals.classes.tolist()] and arrays["classes"].dtype == np.int16
+
+
+def test_a_detector_of_other_classes_names_none(detector):
+    proposer = open_proposer(f"nanodet:{detector}", collection())
+    assert not proposer.has_classes and proposer.propose([0], [PHOTO])[0].classes is None
+    assert "classes" not in FrontEnd("pixels", "made", open_backbone("pixels"), proposer).features_of(PHOTO)
+
+
+def test_category_ids_have_the_places_of_their_classes():
+    names = {1: "person", 11: "fire hydrant", 13: "stop sign", 25: "giraffe", 27: "backpack", 90: "toothbrush"}
+    assert {number: CLASSES[PLACES[number]] for number in names} == names
+    assert sorted(PLACES.tolist()) == [-1] * 11 + [*range(80)]
+
+
+def test_a_faster_rcnn_names_the_classes_of_its_boxes():
+    """A network that detects the same four objects in every image; the second has no area, the last no class."""
+    found = {
+        "boxes": torch.tensor([[0, 0, 10, 10], [0, 0, 0.5, 9], [2, 2, 8, 8], [1, 1, 9, 9]]),
+        "scores": torch.tensor([0.9, 0.8, 0.7, 0.6]),
+        "labels": torch.tensor([1, 2, 18, 12]),
+    }
+    proposer = FasterRCNN.__new__(FasterRCNN)
+    proposer.precision, proposer.feature, proposer.has_classes = "float32", "crop", True
+    proposer._device = torch.device("cpu")
+    proposer._network = SimpleNamespace(
+        transform=lambda images: (SimpleNamespace(tensors=torch.stack(images), image_sizes=[(48, 64)] * 2), None),
+        backbone=lambda tensors: tensors,
+        rpn=lambda batch, maps: ([None, None], None),
+        roi_heads=lambda maps, proposals, sizes: ([found, found], None),
+    )
+    for proposals in proposer.propose([0, 1], [PHOTO, PHOTO]):
+        np.testing.assert_allclose(proposals.scores, [0.9, 0.7, 0.6])
+        assert proposals.classes.tolist() == [CLASSES.index("person"), CLASSES.index("dog"), -1]
+
+
 @pytest.mark.real
 def test_the_real_nanodet():
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
@@ -208,6 +266,7 @@ def test_the_real_nanodet():
     assert all(len(p.boxes) == 5 and np.all(np.diff(p.scores) <= 0) for p in found)
     # The skier of the third photograph, as drawn and looked at.
     np.testing.assert_allclose(found[2].boxes[0], [0.695, 0.174, 0.935, 0.825], atol=0.02)
+    assert CLASSES[found[2].classes[0]] == "person"
     with pytest.raises(BadInput, match="is not a NanoDet-m"):
         open_proposer(f"nanodet:{data / 'models/mobilenet_v2_imagenet.onnx'}", collection())
 
