@@ -38,7 +38,7 @@ from cran_bench.toolbox.linalg import canonical_correlations, covariance_bytes, 
 from cran_bench.toolbox.states import below, with_prefix
 
 from ._codes import at_least
-from ._linear import LEARNED, ImageScaling, scaled
+from ._linear import ImageScaling, scaled
 from .cca import CCA
 from .gmm_hglmm import GMMHGLMM
 
@@ -303,15 +303,12 @@ class RegionPhrase:
 
     def state(self) -> dict[str, Tensor]:
         """Both CCAs, alpha and g, and the number of phrases that are read of a text."""
-        pairs = {name: getattr(self.pairs, name) for name in LEARNED}
         own = {"weights": torch.tensor(self.weights, dtype=torch.float64), "longest": torch.tensor(self.longest)}
-        return {**own, **with_prefix("pairs", pairs), **with_prefix("whole", self.whole.state())}
+        return {**own, **with_prefix("pairs", self.pairs.state()), **with_prefix("whole", self.whole.state())}
 
     def load(self, state: dict[str, Tensor]) -> None:
         alpha, exponent = state["weights"].tolist()
         self.weights, self.longest = (alpha, exponent), int(state["longest"])
-        self.whole = self.of_wholes()
+        self.whole, self.pairs = self.of_wholes(), self.of_wholes()
         self.whole.load(below("whole", state))
-        self.pairs = copy(self.whole)
-        for name, value in below("pairs", state).items():
-            setattr(self.pairs, name, value)
+        self.pairs.load(below("pairs", state))
