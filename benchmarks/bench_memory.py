@@ -50,6 +50,7 @@ ROWS: list[tuple[str, Unit, str]] = [
     ("cran-relation[max_epochs=1,text_init=random,caption_sampling=first]", "captions", ""),
     ("cran[max_epochs=1,pretraining_epochs=1,restarts=1]", "captions", IN_MEMORY),
     ("vsepp[epochs=1]", "captions", ""),
+    ("dual-path[width=compact,epochs=1]", "captions", ",limit=6000"),
     ("vse-infinity[epochs=1]", "captions", IN_MEMORY),
     ("scan[epochs=1]", "captions", IN_MEMORY),
     ("region-phrase[rounds=1]", "captions", ""),

@@ -43,6 +43,7 @@ SWEEP = {
     "vsepp": "vsepp:quick[dim=16,epochs=2]",
     "vse-infinity": "vse-infinity:quick[dim=16,epochs=2]",
     "scan": "scan:quick[dim=16,epochs=2]",
+    "dual-path": "dual-path:quick[epochs=2,stage1_epochs=1,batch_size=20,candidates=20,negatives=mined]",
     "region-phrase": "region-phrase:quick",
     "linear-head": "linear-head[dim=16,epochs=2,batch_size=20]",
     "pcmepp": GATE["pcmepp"],

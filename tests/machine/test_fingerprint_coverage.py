@@ -41,6 +41,10 @@ QUICK = [
     ),
     *("vsepp:quick[dim=8,epochs=2,word_init=random]", "vse-infinity:quick[dim=8,epochs=2]"),
     "scan:quick[dim=8,epochs=2]",
+    *(
+        "dual-path:quick[epochs=2,stage1_epochs=1,batch_size=20]",
+        "dual-path:quick[losses=ranking,epochs=1,negatives=mined]",
+    ),
     *("region-phrase:quick", "region-phrase:quick[text=hglmm,boxes=annotated]"),
 ]
 NO_MEANING = (
