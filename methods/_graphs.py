@@ -23,8 +23,7 @@ from sklearn.neighbors import NearestNeighbors  # type: ignore[import-untyped]
 from torch import Tensor
 
 from cran_bench import DOT, Run, Split
-from cran_bench.toolbox.kernels import Rows, dense, sampled
-from cran_bench.toolbox.linalg import Matrix, Whitening, covariance_bytes
+from cran_bench.toolbox.linalg import Matrix, Whitening
 
 from ._labelled import Labelled, LabelledRows
 from ._linear import ImageScaling
@@ -141,9 +140,7 @@ class Voters(NamedTuple):
     categories: Tensor
 
 
-def votes(
-    codes: Tensor, voters: Sequence[tuple[Voters, float]], counts: Sequence[int]
-) -> list[NDArray[np.float32]]:
+def votes(codes: Tensor, voters: Sequence[tuple[Voters, float]], counts: Sequence[int]) -> list[NDArray[np.float32]]:
     """The mean of the categories of the nearest voters, weighted by w = b / (1 + exp(distance)), for several counts k.
 
     Args:
