@@ -377,16 +377,15 @@ class DualPathMethod:
         network.eval()
 
     def memory(self, train: Split) -> int:
-        """Bytes of features, word ids, weights with gradients and momentum, and the activations of a batch."""
+        """Bytes of features, word ids, weights with gradients and moments, a batch, and texts that are embedded."""
         dim, d = DIM // self.divisor, train.vector_shape[1]
         blocks = blocks_of(d, self.divisor)
         convolutions = sum(a * b + 2 * b * b + b * c + a * c for a, b, c, _ in blocks)
         words = int(train.tokens[0].max()) * d
         weights = convolutions + words + dim * (2 * dim + train.image_dim + len(train))
-        texts = self.batch_size + (self.candidates if self.negatives == "mined" else 0)
         activations = POSITIONS * sum(2 * b + 2 * c for _, b, c, _ in blocks) + 4 * len(train)
         held = train.image_rows.held + (8 * POSITIONS + 300) * len(train.texts)
-        return held + 24 * weights + 4 * max(texts, ROWS) * activations
+        return held + 24 * weights + 4 * self.batch_size * activations + 128 * ROWS * dim
 
     def embed_images(self, split: Split) -> Tensor:
         """(N, D) image embeddings."""
