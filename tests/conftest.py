@@ -215,7 +215,8 @@ def tiny():
     sight = random.normal(size=(6, 16))
     seen = sight[topics[:, 0]] + sight[topics[:, 1]] + 0.3 * random.normal(size=(100, 16))
     splits = {"train": np.arange(60), "val": np.arange(60, 84), "test": np.arange(84, 100)}
-    collection = Collection("tiny", NoImages(), captions, np.array(owner), splits)
+    labels = np.eye(6, dtype=np.uint8)[topics].max(axis=1)
+    collection = Collection("tiny", NoImages(), captions, np.array(owner), splits, labels=labels)
     regions = sight[topics] + 0.3 * random.normal(size=(100, 2, 16))  # what each topic looks like
     mask = np.ones((100, 2), dtype=bool)
     mask[0], mask[1, 1] = False, False

@@ -47,6 +47,10 @@ SWEEP = {
     "region-phrase": "region-phrase:quick",
     "linear-head": "linear-head[dim=16,epochs=2,batch_size=20]",
     "pcmepp": GATE["pcmepp"],
+    "sm": "sm[C=1]",
+    "scm": "scm[C=1,dim=16]",
+    "cca3v": "cca3v[ridge=0.01,dim=16]",
+    "ml-cca": "ml-cca[kappa=0.25,few=5,weights=l2exp]",
 }
 EQUAL = 1e-5
 

@@ -33,6 +33,7 @@ QUICK = [
     *("macc[neighbours=1|2,codewords=4]", f"bimodal-ae:quick[{FEW}]", f"multimodal-dbn:quick[{FEW}]"),
     *(f"corr-ae:quick[{FEW},text=encoder]", f"ccl:quick[{FEW},joint_steps=4,autoencoder_steps=4]"),
     *("linear-head:quick[epochs=2]", "pcmepp:quick[epochs=2]"),
+    *("sm[C=1]", "scm[C=1]", "cca3v", "ml-cca", "ml-cca:code"),
     *(
         "cran[max_epochs=2,top=2,restarts=2]",
         "cran:quick[max_epochs=2,top=2,joint=true]",
