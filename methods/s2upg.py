@@ -112,7 +112,10 @@ class Items(NamedTuple):
         return FeatureRows((self.wholes.shape[0], self.wholes.shape[1]), 0, read)
 
 
-@register("s2upg", presets={"paper": {**RELEASED, "root": 3}, "code": {**RELEASED, "released": True, "last": False}, "tuned": {}})
+@register(
+    "s2upg",
+    presets={"paper": {**RELEASED, "root": 3}, "code": {**RELEASED, "released": True, "last": False}, "tuned": {}},
+)
 @dataclass
 class S2UPG(Voting):
     """S2UPG; data without regions takes ``patches=false``, and the label says so.
