@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import struct
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence, Sized
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.format import read_array, read_array_header_1_0, read_array_header_2_0, read_magic
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.io import loadmat, whosmat
@@ -27,7 +31,7 @@ NUMERIC = {"double", "single", "logical", "sparse", *(f"{u}int{bits}" for u in (
 """MATLAB's types of numbers, as scipy names them."""
 
 
-class Table(NamedTuple):
+class FileArray(NamedTuple):
     """An array in a file.
 
     Attributes:
@@ -68,7 +72,7 @@ class Table(NamedTuple):
             raise BadInput(f"{self.place} holds {found}; save it as a one-dimensional array of text")
         return [str(word) for word in self.values]
 
-    def features(self) -> Table:
+    def features(self) -> FileArray:
         """Return the array as (n, dim) float32.
 
         Raises:
@@ -104,7 +108,7 @@ class Table(NamedTuple):
         return values.astype(np.int64)
 
 
-def read_tables(stem: Path, names: Sequence[str], dataset: str) -> dict[str, Table]:
+def read_arrays(stem: Path, names: Sequence[str], dataset: str) -> dict[str, FileArray]:
     """Read arrays from ``stem.mat``, ``stem.npz`` or, if it is one array, ``stem.npy``.
 
     If one array is wanted and the file has one only, its name does not matter.
@@ -133,14 +137,16 @@ def read_tables(stem: Path, names: Sequence[str], dataset: str) -> dict[str, Tab
                 f"{path} is a MATLAB file of version 7.3, which is HDF5: save it again in MATLAB with -v7, or write "
                 f"{', '.join(names)} to {stem.name}.npz with numpy.savez"
             )
-        found = _read(path, names)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of arrays that are there twice, of which the last counts
+            found = _read(path, names)
     except BadInput:
         raise
     except Exception as error:  # damaged files raise errors of many kinds
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BadInput(
-            f"{path} cannot be read ({reason}): it is cut short, damaged or holds Python objects; copy it again, or "
-            "write its arrays with numpy.savez"
+            f"{path} cannot be read ({reason}): it is cut short, damaged, too old or holds Python objects; copy it "
+            "again, save it in MATLAB with -v7, or write its arrays with numpy.savez"
         ) from None
     if len(names) == 1 and len(found) == 1:
         found = {names[0]: next(iter(found.values()))}
@@ -148,7 +154,7 @@ def read_tables(stem: Path, names: Sequence[str], dataset: str) -> dict[str, Tab
         there = ", ".join(sorted(found)) or "nothing"
         raise BadInput(f"{path} has no array {' and no '.join(absent)}, but {there}; save it under that name")
     arrays = {name: found[name].toarray() if sparse.issparse(found[name]) else found[name] for name in names}
-    return {name: Table(path, name, values, inode) for name, values in arrays.items()}
+    return {name: FileArray(path, name, values, inode) for name, values in arrays.items()}
 
 
 def endings(names: Sequence[str]) -> tuple[str, ...]:
@@ -159,47 +165,64 @@ def endings(names: Sequence[str]) -> tuple[str, ...]:
 def _read(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """The arrays of a file by their names; None for those that are not wanted."""
     if path.suffix == ".npy":
-        return {names[0]: np.load(path, allow_pickle=False)}
+        return {names[0]: _read_npy(path.read_bytes())}
     if path.suffix == ".npz":
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            wanted = _wanted(arrays.files, names)
-            return {name: arrays[name] if name in wanted else None for name in arrays.files}
-    if matfile_version(path)[0] == 1:
-        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-            _check_types(data, 128, len(data), "<" if data[126:128] == b"IM" else ">")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of arrays that are there twice, of which the last counts
-        kinds = {name: kind for name, _, kind in whosmat(path) if not name.startswith("__")}
-        wanted = _wanted([*kinds], names)
-        if other := [name for name in wanted if kinds[name] not in NUMERIC]:
-            kind = kinds[other[0]]
-            raise BadInput(f"{path} ({other[0]}) is of MATLAB's type {kind}; save it as a matrix of real numbers")
-        read = loadmat(path, variable_names=wanted)
+        with zipfile.ZipFile(path) as archive:
+            there = [name.removesuffix(".npy") for name in archive.namelist()]
+            wanted = _wanted(there, names)
+            return {name: _read_npy(archive.read(f"{name}.npy")) if name in wanted else None for name in there}
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        if matfile_version(path)[0] != 1:
+            raise ValueError("it is of version 4")
+        _check_elements(data, 128, len(data), "<" if data[126:128] == b"IM" else ">")
+    kinds = {name: kind for name, _, kind in whosmat(path) if not name.startswith("__")}
+    wanted = _wanted([*kinds], names)
+    if other := [name for name in wanted if kinds[name] not in NUMERIC]:
+        kind = kinds[other[0]]
+        raise BadInput(f"{path} ({other[0]}) is of MATLAB's type {kind}; save it as a matrix of real numbers")
+    read = loadmat(path, variable_names=wanted)
     return {name: read.get(name) for name in kinds}
 
 
-def _check_types(data: mmap, start: int, end: int, order: str) -> None:
-    """Check the types of the elements in a MATLAB file between two places, as scipy ends the process at an unknown one.
+def _read_npy(data: bytes) -> NDArray[Any]:
+    """The array in the bytes of a .npy file.
 
     Raises:
-        ValueError: a type is unknown.
+        ValueError: its header claims more than there is, or it holds Python objects.  numpy raises other types.
+    """
+    file = io.BytesIO(data)
+    header = read_array_header_1_0 if read_magic(file) == (1, 0) else read_array_header_2_0
+    shape, _, dtype = header(file)
+    if math.prod(shape) * dtype.itemsize > len(data):
+        raise ValueError(f"its header claims {dtype} of shape {shape} in {len(data):,} bytes")
+    file.seek(0)
+    array: NDArray[Any] = read_array(file, allow_pickle=False)
+    return array
+
+
+def _check_elements(data: mmap, start: int, end: int, order: str) -> None:
+    """Check types and sizes of the elements in a MATLAB file between two places, before scipy trusts them.
+
+    Raises:
+        ValueError: a type is unknown, at which scipy would end the process, or an element does not end.
     """
     while start + 8 <= end:
         kind, size = struct.unpack_from(f"{order}II", data, start)
         is_small, kind = kind >> 16, kind & 0xFFFF
         if kind not in TYPES:
             raise ValueError(f"there is an element of the unknown type {kind} at byte {start}")
+        if not is_small and start + 8 + size > end:
+            raise ValueError(f"the element at byte {start} claims {size:,} bytes")
         if kind == MATRIX:
-            _check_types(data, start + 8, min(end, start + 8 + size), order)
-        padding = 0 if kind == COMPRESSED else -size % 8
-        start += 8 if is_small else 8 + size + padding
+            _check_elements(data, start + 8, start + 8 + size, order)
+        start += 8 if is_small else 8 + size + (0 if kind == COMPRESSED else -size % 8)
 
 
 def _wanted(there: Sequence[str], names: Sequence[str]) -> list[str]:
     return [name for name in there if name in names or len(there) == len(names) == 1]
 
 
-def check_rows(images: Table, others: Mapping[str, Sized]) -> None:
+def check_rows(images: FileArray, others: Mapping[str, Sized]) -> None:
     """Check that there are as many texts, categories and ids as images.
 
     Args:
@@ -216,7 +239,7 @@ def check_rows(images: Table, others: Mapping[str, Sized]) -> None:
             raise BadInput(f"{images.place} has {count} rows, but {name} has {len(rows)}; {advice}")
 
 
-def stacked(tables: Sequence[Table]) -> NDArray[np.float32]:
+def stacked(tables: Sequence[FileArray]) -> NDArray[np.float32]:
     """Stack tables of features, one below the other.
 
     Raises:

@@ -1,7 +1,8 @@
-"""Pairs of an image and a text, each in one of a few categories, of which the data has features only."""
+"""LabelledPairs of an image and a text, each in one of a few categories, of which the data has features only."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,12 @@ from numpy.typing import NDArray
 from cran_bench import SPLITS, BadInput, Collection, FeatureFile, FeatureFiles, Need, first_of
 
 from ._annotations import Limited, read_list
-from ._arrays import Table, check_rows, endings, read_tables, stacked
+from ._arrays import FileArray, check_rows, endings, read_arrays, stacked
 
 NAMES = "categories.list"
 
 
-class Pairs(NamedTuple):
+class LabelledPairs(NamedTuple):
     """N pairs in the order of their files.
 
     Attributes:
@@ -32,14 +33,14 @@ class Pairs(NamedTuple):
 
     image_ids: Sequence[str]
     text_ids: Sequence[str]
-    images: Sequence[Table]
-    texts: Sequence[Table]
+    images: Sequence[FileArray]
+    texts: Sequence[FileArray]
     labels: NDArray[np.uint8]
     label_names: Sequence[str]
 
     def feature_files(self) -> FeatureFiles:
         """Return the images; the tables of one file count as one, so that each row has one place in it."""
-        tables: dict[Path, list[Table]] = {}
+        tables: dict[Path, list[FileArray]] = {}
         places = []
         for table in self.images:
             own = tables.setdefault(table.path, [])
@@ -79,7 +80,9 @@ class Categorised(Limited):
     def defaults(self) -> Mapping[str, Any]:
         return {"backbone": "data", "regions": "data"}
 
-    def collect(self, name: str, pairs: Pairs, splits: Mapping[str, NDArray[np.int64]], remark: str = "") -> Collection:
+    def collect(
+        self, name: str, pairs: LabelledPairs, splits: Mapping[str, NDArray[np.int64]], remark: str = ""
+    ) -> Collection:
         """Make the collection: draw validation pairs if there are none, then apply the limit.
 
         Args:
@@ -87,7 +90,13 @@ class Categorised(Limited):
             pairs: all N pairs.
             splits: rows of train and test, and of val if the data has such pairs.
             remark: note to print once; '' for none.
+
+        Raises:
+            BadInput: an image id might be a path, or the collection is inconsistent.
         """
+        if wrong := [image for image in pairs.image_ids if not re.fullmatch(r"\w[\w.-]*", image)]:
+            what = f"the image id {wrong[0][:60]!r} has other characters than letters, digits, _, - and ."
+            raise BadInput(f"{name}: {what}; correct it")
         labels, split = pairs.labels, dict(splits)
         if is_drawn := "val" not in split:
             count = round(self.val * len(split["train"]))
@@ -161,7 +170,7 @@ def draw(
     return rows[~np.isin(rows, drawn)], rows[np.isin(rows, drawn)]
 
 
-class Part(NamedTuple):
+class SplitArrays(NamedTuple):
     """The arrays of a split, each by its file, without the ending, and its name there.
 
     Attributes:
@@ -189,16 +198,16 @@ class Layout(NamedTuple):
 
     name: str
     folders: tuple[str, ...]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, SplitArrays]
     sizes: tuple[str, ...]
     categories: int
     source: str
 
 
-def by_split() -> dict[str, Part]:
+def by_split() -> dict[str, SplitArrays]:
     """Return the parts of data in files named as ``train_img``, ``train_txt`` and ``train_img_lab``, of one array."""
     names = {split: [f"{split}_{kind}" for kind in ("img", "txt", "img_lab")] for split in SPLITS}
-    return {split: Part((a, a), (b, b), ((c, c),)) for split, (a, b, c) in names.items()}
+    return {split: SplitArrays((a, a), (b, b), ((c, c),)) for split, (a, b, c) in names.items()}
 
 
 class FeaturePairs(Categorised):
@@ -220,7 +229,7 @@ class FeaturePairs(Categorised):
         tables = {
             (file, name): table
             for file, names in self._files(*used).items()
-            for name, table in read_tables(folder / file, names, layout.name).items()
+            for name, table in read_arrays(folder / file, names, layout.name).items()
         }
         images, texts, categories = [], [], []
         for part in (layout.parts[split] for split in used):
@@ -246,7 +255,7 @@ class FeaturePairs(Categorised):
             f"{' or '.join(layout.sizes)} of {layout.categories}"
         )
         is_usual = sizes in layout.sizes and len(names) == layout.categories
-        pairs = Pairs(ids, ids, images, texts, labels_of_all, names)
+        pairs = LabelledPairs(ids, ids, images, texts, labels_of_all, names)
         return self.collect(layout.name, pairs, self.divide(splits), "" if is_usual else remark)
 
     def divide(self, splits: Mapping[str, NDArray[np.int64]]) -> Mapping[str, NDArray[np.int64]]:
@@ -271,7 +280,7 @@ def _rows_that_differ(some: NDArray[np.int64], others: NDArray[np.int64]) -> NDA
     return rows if some.shape != others.shape else rows[(some != others).reshape(len(rows), -1).any(axis=1)]
 
 
-def _labels(tables: Sequence[Table], path: Path) -> tuple[NDArray[np.uint8], list[str]]:
+def _labels(tables: Sequence[FileArray], path: Path) -> tuple[NDArray[np.uint8], list[str]]:
     """The categories of all splits as (N, C) uint8, and their names: numbers, without the list `path`."""
     first = tables[0]
     for table in tables:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from cran_bench import BadInput, Collection, Need, first_of, register_dataset
 
 from ._annotations import home, read_lines, read_list
-from ._arrays import check_rows, read_tables
-from ._labelled import NAMES, Categorised, Pairs, one_hot
+from ._arrays import check_rows, read_arrays
+from ._labelled import NAMES, Categorised, LabelledPairs, one_hot
 
 PACKED = "wikipedia_sift128_lda10"
 RELEASED = "raw_features"
@@ -70,10 +70,10 @@ class Wikipedia(Categorised):
             pairs, splits = self._released(_home(folder))
         return self.collect("wikipedia", pairs, splits)
 
-    def _packed(self, folder: Path) -> tuple[Pairs, dict[str, NDArray[np.int64]]]:
+    def _packed(self, folder: Path) -> tuple[LabelledPairs, dict[str, NDArray[np.int64]]]:
         """The pairs of the .npz file, and the rows of each split."""
         names = ["image", "text", "category", "categories", "image_id", "text_id", "train", "test", "pku_order"]
-        tables = read_tables(folder / PACKED, names, "wikipedia")
+        tables = read_arrays(folder / PACKED, names, "wikipedia")
         image, text = tables["image"].features(), tables["text"].features()
         image_ids, text_ids = tables["image_id"].words(), tables["text_id"].words()
         category, classes = tables["category"].integers(), tables["categories"].words()
@@ -91,11 +91,11 @@ class Wikipedia(Categorised):
         if self.split == "pku":
             splits |= {"val": test[order[:VALIDATION]], "test": test[order[VALIDATION:]]}
         labels = one_hot(category, range(len(classes)), tables["category"].place)
-        return Pairs(image_ids, text_ids, [image], [text], labels, classes), splits
+        return LabelledPairs(image_ids, text_ids, [image], [text], labels, classes), splits
 
-    def _released(self, folder: Path) -> tuple[Pairs, dict[str, NDArray[np.int64]]]:
+    def _released(self, folder: Path) -> tuple[LabelledPairs, dict[str, NDArray[np.int64]]]:
         """The pairs of the authors' files, training before test, and the rows of each split."""
-        tables = read_tables(folder / RELEASED, ("I_tr", "I_te", "T_tr", "T_te"), "wikipedia")
+        tables = read_arrays(folder / RELEASED, ("I_tr", "I_te", "T_tr", "T_te"), "wikipedia")
         images, texts = ([tables[f"{kind}_{part}"].features() for part in ("tr", "te")] for kind in "IT")
         listed = [_read_list(folder / name) for name in LISTS]
         for name, image, text, lines in zip(LISTS, images, texts, listed, strict=True):
@@ -105,7 +105,7 @@ class Wikipedia(Categorised):
         labels = one_hot(np.array(numbers), range(1, len(classes) + 1), " and ".join(LISTS))
         ends = np.cumsum([0, *map(len, listed)])
         splits = {"train": np.arange(ends[1]), "test": np.arange(ends[1], ends[2])}
-        return Pairs(image_ids, text_ids, images, texts, labels, classes), splits
+        return LabelledPairs(image_ids, text_ids, images, texts, labels, classes), splits
 
 
 def _home(folder: Path) -> Path:

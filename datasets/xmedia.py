@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cran_bench import register_dataset
 
-from ._labelled import FeaturePairs, Layout, Part
+from ._labelled import FeaturePairs, Layout, SplitArrays
 
 FILE = "XMediaFeatures"
 
@@ -40,7 +40,7 @@ class XMedia(FeaturePairs):
         name="xmedia",
         folders=("xmedia", "XMedia"),
         parts={
-            split: Part((FILE, f"I_{s}_CNN"), (FILE, f"T_{s}_BOW"), ((FILE, f"{s}ImgCat"), (FILE, f"{s}TxtCat")))
+            split: SplitArrays((FILE, f"I_{s}_CNN"), (FILE, f"T_{s}_BOW"), ((FILE, f"{s}ImgCat"), (FILE, f"{s}TxtCat")))
             for split, s in (("train", "tr"), ("test", "te"))
         },
         sizes=("4,000 / 1,000",),

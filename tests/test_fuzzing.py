@@ -28,6 +28,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.io import savemat
 
 from cran_bench.bench.measuring import COLUMNS, NUMBERS, render_all
 from cran_bench.dataset import Collection, FolderImages
@@ -378,7 +379,7 @@ def mscoco(split):
         listed = [{"id": k, "file_name": f"COCO_{year}_{k}.jpg"} for k in some]
         spoken = [{"id": 10 * k + j, "image_id": k, "caption": t} for k in some for j, t in enumerate(CAPTIONS[IDS[k]])]
         seen = [{"image_id": k, "category_id": 1 + k % 3} for k in some]
-        kinds = [{"id": k} for k in (1, 2, 3)]
+        kinds = [{"id": k, "name": f"kind {k}"} for k in (1, 2, 3)]
         texts[f"annotations/captions_{year}.json"] = as_bytes({"images": listed, "annotations": spoken})
         texts[f"annotations/instances_{year}.json"] = as_bytes(
             {"images": listed, "annotations": seen, "categories": kinds}
@@ -407,6 +408,21 @@ def precomp():
         files[f"{name}_ims.npy"] = saved(rng.normal(size=(count, 3, 4)).astype(np.float32))
         files[f"{name}_caps.txt"] = lines(*(f"caption {k}" for k in range(5 * count)))
     return Reader(files, loads("precomp"))
+
+
+def wikipedia(kind):
+    rng = np.random.default_rng(0)
+    if kind == "npz":
+        arrays = {"image": rng.normal(size=(12, 4)), "text": rng.normal(size=(12, 3)), "category": np.arange(12) % 2}
+        arrays |= {"categories": np.array(["art", "war"]), "train": np.arange(8), "test": np.arange(8, 12)}
+        arrays |= {name: np.array(IDS) for name in ("image_id", "text_id")} | {"pku_order": np.arange(4)}
+        np.savez(file := io.BytesIO(), **arrays)
+        return Reader({"wikipedia_sift128_lda10.npz": file.getvalue()}, loads("wikipedia"))
+    arrays = {f"{k}_{s}": rng.normal(size=(n, 3)) for k in "IT" for s, n in (("tr", 8), ("te", 4))}
+    savemat(file := io.BytesIO(), arrays, do_compression=kind == "compressed")
+    listed = lines(*(f"{name}-1\t{name}\t{1 + k % 2}" for k, name in enumerate(IDS))).splitlines(keepends=True)
+    lists = {"trainset_txt_img_cat.list": b"".join(listed[:8]), "testset_txt_img_cat.list": b"".join(listed[8:])}
+    return Reader({"raw_features.mat": file.getvalue(), **lists}, loads("wikipedia"))
 
 
 def features():
@@ -808,6 +824,9 @@ READERS = {
     "folder, CSV": lambda tmp: folder("csv"),
     "folder, JSON lines": lambda tmp: folder("jsonl"),
     "precomp": lambda tmp: precomp(),
+    "wikipedia": lambda tmp: wikipedia("mat"),
+    "wikipedia, compressed": lambda tmp: wikipedia("compressed"),
+    "wikipedia, npz": lambda tmp: wikipedia("npz"),
     "features": lambda tmp: features(),
     "journal": lambda tmp: journal(),
     "npy of images": lambda tmp: npy_images(),
@@ -1005,7 +1024,8 @@ FOUND = [  # before they were mended: another error than BadInput, a hang, or an
     ("mscoco, random", "annotations/captions_val2014.json", b'{"images": [3], "annotations": [{"caption": 1}]}',
      "an image has no id or file_name"),
     ("mscoco, random", "annotations/instances_train2014.json",
-     b'{"images": [1], "annotations": [{"category_id": []}], "categories": [{"id": 1}]}', "no image_id or category_id"),
+     b'{"images": [1], "annotations": [{"category_id": []}], "categories": [{"id": 1, "name": "a"}]}',
+     "no image_id or category_id"),
     ("mscoco, random", "annotations/instances_train2014.json",
      b'{"images": [1], "annotations": [{"category_id": 1}], "categories": [{"id": 1e999}]}', "a category has no id"),
     ("folder, CSV", "captions.csv", b'image,caption\n00.jpg,"a\n', "not valid CSV"),

@@ -164,14 +164,26 @@ def width() -> int:
 
 
 def load_tables(
-    results: Path, datasets: Sequence[str] = (), protocols: Sequence[str] = (), methods: Sequence[str] = ()
+    results: Path,
+    datasets: Sequence[str] = (),
+    protocols: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    *tasks: str,
 ) -> list[Table]:
     """Build tables from the records below a folder; an empty selection means all.
+
+    Args:
+        results: the folder.
+        datasets: labels of datasets.
+        protocols: names of protocols.
+        methods: labels of methods.
+        *tasks: `recall`, `category` (only of data with labels) or both; by default recall.
 
     Raises:
         BadInput: there are no records of this selection.
     """
     from cran_bench.protocols import PROTOCOLS
+    from cran_bench.records.statistics import RECALL, TASKS
     from cran_bench.records.store import ResultStore
     from cran_bench.tables.tables import build_tables
 
@@ -193,7 +205,14 @@ def load_tables(
         chosen = f" -d {to_run(datasets[0])}" if len(datasets) == 1 else ""
         selection = "".join(f" {word} {' or '.join(names)}" for word, names in kinds if names)
         raise BadInput(f"there are no records{selection} below {store.root}: make some with cran-bench run{chosen}")
-    return build_tables(runs, failures, related)
+    wanted = [task for task in TASKS if task.name in (tasks or (RECALL.name,))]
+    tables = [table for task in wanted for table in build_tables(runs, failures, related, task)]
+    if not tables:
+        raise BadInput(
+            "none of these records has figures by category: they need data with labels, and records of this version; "
+            "run again with cran-bench run --force"
+        )
+    return tables
 
 
 def to_run(label: str) -> str:

@@ -18,7 +18,11 @@ from .options import app, dataset_label, echo, labels_of, load_tables, to_run
 @app.command()
 def table(
     which: Annotated[
-        str | None, typer.Argument(metavar="[1|2|3|kernels]", help="A table of the paper, or the kernel timings.")
+        str | None,
+        typer.Argument(
+            metavar="[category|1|2|3|kernels]",
+            help="Retrieval by category, on data with labels; a table of the paper; or the kernel timings.",
+        ),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only this dataset.")
@@ -50,6 +54,8 @@ def table(
 
     Example: cran-bench table -d scenes --columns method,i2t_r1,t2i_r1,rsum
 
+    Example: cran-bench table category -d wikipedia
+
     Example: cran-bench table 1 -f latex
 
     Example: cran-bench table 1 -d flickr8k --preset tuned --results results/reference
@@ -59,7 +65,7 @@ def table(
     from cran_bench.protocols import parse_protocols
     from cran_bench.tables.tables import render
 
-    kinds = ("1", "2", "3", "kernels")
+    kinds = ("category", "1", "2", "3", "kernels")
     if which is not None and which not in kinds:
         raise BadInput(f"there is no table '{which}'{did_you_mean(which, kinds)}")
     wanted = parse_protocols(protocol)
@@ -68,7 +74,8 @@ def table(
         label, labels = dataset_label(dataset) if dataset else None, labels_of(methods)
     given = {"--dataset": dataset, "--protocol": protocol != "all", "--method": labels, "--preset": preset}
     given |= {"--columns": columns, "--wide": is_wide}
-    takes = {None: ("--dataset", "--protocol", "--method", "--columns", "--wide"), "kernels": ("--wide",)}
+    of_records = "--dataset", "--protocol", "--method", "--columns", "--wide"
+    takes = {None: of_records, "category": of_records, "kernels": ("--wide",)}
     width = None if is_wide or columns else options.width()
     for option in given:
         if given[option] and option not in takes.get(which, ("--dataset", "--protocol", "--preset", "--wide")):
@@ -77,7 +84,7 @@ def table(
         from cran_bench.bench.measuring import render_all
 
         text = render_all(results / "kernels", style, width)
-    elif which:
+    elif which and which != "category":
         if preset not in (None, "paper", "tuned"):
             raise BadInput(f"--preset is paper or tuned, not '{preset}'")
         if protocol != "all" and len(wanted) > 1:
@@ -90,7 +97,8 @@ def table(
             say(f"there are no records below {results / 'runs'}: only the paper's numbers are shown")
         text = paper_table(int(which), tables, preset or "paper", one, style, label, width)
     else:
-        tables = load_tables(results, [label] if label else [], () if protocol == "all" else wanted, labels)
+        chosen = [label] if label else [], () if protocol == "all" else wanted, labels
+        tables = load_tables(results, *chosen, which or "recall")
         text = render(tables, style, [name.strip() for name in (columns or "").split(",") if name.strip()], width)
     if out is None:
         echo(text)
@@ -115,21 +123,25 @@ def compare(
     """Compare records with the paper, and on other datasets with committed records.  Exit code 1: a regression.
 
     On flickr30k and mscoco every cell is compared with Tables 1 to 3, on other datasets with the committed records.
-    On both, the report says which of the paper's rankings of methods are reproduced.
+    On both, the report says which of the paper's rankings of methods are reproduced. On wikipedia mean average
+    precisions by category are compared with published ones, of which those marked M are shown only.
 
     Example: cran-bench compare
 
     Example: cran-bench compare -d scenes
 
     Example: cran-bench compare -d flickr8k --results results/reference
+
+    Example: cran-bench compare -d wikipedia
     """
     from cran_bench.comparison import compare_dataset
+    from cran_bench.machine.storage import slug
     from cran_bench.protocols import parse_protocols
-    from cran_bench.tables.paper import is_of_paper, of_dataset
+    from cran_bench.tables.paper import dataset_name, is_of_paper, of_dataset, published_rows
 
-    wanted = parse_protocols(protocol)
+    wanted, both = parse_protocols(protocol), ("recall", "category")
     labels = [dataset_label(text) for text in datasets or ("flickr30k", "mscoco")]
-    tables = load_tables(results, protocols=wanted) if (results / "runs").is_dir() else []
+    tables = load_tables(results, [], wanted, [], *both) if (results / "runs").is_dir() else []
     measured = {label: of_dataset(tables, label) for label in labels}
     missing = [label for label in labels if not measured[label]]
     if missing and (datasets or len(missing) == len(labels)):
@@ -138,11 +150,13 @@ def compare(
             f"run cran-bench run -d {to_run(missing[0])} first"
         )
     is_reference = reference.resolve() == results.resolve()
-    if not is_reference and not all(map(is_of_paper, labels)) and not (reference / "runs").is_dir():
+    alone = {label for label in labels if is_of_paper(label)}
+    alone |= {x for x in labels if published_rows(dataset_name(x)) and not (reference / "runs" / slug(x)).is_dir()}
+    if not is_reference and not alone.issuperset(labels) and not (reference / "runs").is_dir():
         raise BadInput(f"there are no committed records below {reference}: name their folder with --reference")
     verdicts = []
     for label in labels:
-        against = None if is_of_paper(label) or is_reference else load_tables(reference, [label], wanted)
+        against = None if label in alone or is_reference else load_tables(reference, [label], wanted, [], *both)
         verdicts += compare_dataset(measured[label], label, against) if measured[label] else []
     for verdict in verdicts:
         echo(verdict)
@@ -172,11 +186,16 @@ def significance(
     across: Annotated[
         bool, typer.Option("--across", help="Compare rows with different features, such as two encoders, too.")
     ] = False,
+    metric: Annotated[
+        str,
+        typer.Option("--metric", metavar="rsum|map", help="Compare recalls, or mean average precision by category."),
+    ] = "rsum",
     style: options.Format = "terminal",
     results: options.Results = Path("results"),
 ) -> None:
     """Test whether methods differ: paired bootstrap over images and seeds, McNemar's test of R@1, Holm's correction.
 
+    The figures are recalls, or with --metric map mean average precisions of data with labels, without McNemar's test.
     The first method is compared with each of the others, metric by metric; without methods, the best with all others.
     Rows have the same features, or with --across only the same test split.
 
@@ -185,17 +204,25 @@ def significance(
     Example: cran-bench significance -d flickr8k -p documents
 
     Example: cran-bench significance cca -d flickr8k --across
+
+    Example: cran-bench significance -d wikipedia --metric map
     """
     from cran_bench.comparison.significance import significance_table
+    from cran_bench.errors import did_you_mean
     from cran_bench.protocols import parse_protocols
+    from cran_bench.records.statistics import TASKS
 
     label, wanted = dataset_label(dataset), parse_protocols(protocol)
     if len(wanted) > 1:
         raise BadInput(f"methods are compared under one protocol, not {len(wanted)}: give one with -p")
+    tasks = {task.headline: task.name for task in TASKS}
+    if metric not in tasks:
+        raise BadInput(f"--metric is rsum or map, not '{metric}'{did_you_mean(metric, tasks)}")
     labels = labels_of(methods)
     if len(labels) == 1 and not across:
         raise BadInput("give at least two methods, or none to compare all with the best")
-    echo(significance_table(load_tables(results, [label], wanted, labels), labels, style, across, options.width()))
+    tables = load_tables(results, [label], wanted, labels, tasks[metric])
+    echo(significance_table(tables, labels, style, across, options.width()))
 
 
 @app.command()
@@ -225,7 +252,9 @@ def report(
     from cran_bench.report import build_report
 
     wanted = [dataset_label(text) for text in datasets or ()]
-    tables = load_tables(results, wanted, parse_protocols(protocol), labels_of(methods))
+    tables = load_tables(results, wanted, parse_protocols(protocol), labels_of(methods), "recall", "category")
+    order = list(dict.fromkeys(table.group.dataset for table in tables))
+    tables.sort(key=lambda table: order.index(table.group.dataset))  # recalls of a dataset first
     shown = dict.fromkeys(table.group.dataset for table in tables)
     verdicts = {label: compare_dataset([t for t in tables if t.group.dataset == label], label, None) for label in shown}
     page = build_report(tables, ResultStore(results), verdicts, data, cache)

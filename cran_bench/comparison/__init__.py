@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cran_bench.tables.paper import is_of_paper
+from cran_bench.records.statistics import RECALL
+from cran_bench.tables.paper import dataset_name, is_of_paper
 from cran_bench.tables.tables import Group, Table
 
 from .verdict import Verdict
 from .with_paper import compare_with_paper, paper_orders
+from .with_published import compare_published
 from .with_reference import compare_with_reference
 
 __all__ = ["Verdict", "compare_dataset"]
@@ -17,10 +19,11 @@ __all__ = ["Verdict", "compare_dataset"]
 def compare_dataset(tables: Sequence[Table], label: str, reference: Sequence[Table] | None) -> list[Verdict]:
     """Compare the records of a dataset with the paper or a reference; only rows of the same data are compared.
 
-    Records of `--quick` are not compared with the paper.
+    Rows by category are compared with the reference and with published figures.  Records of `--quick` are not compared
+    with the paper.
 
     Args:
-        tables: the records of the dataset.
+        tables: the records of the dataset, by recall and by category.
         label: label of the dataset.
         reference: committed records of a dataset that is not in the paper, or None to check only the paper's orders.
 
@@ -29,9 +32,11 @@ def compare_dataset(tables: Sequence[Table], label: str, reference: Sequence[Tab
     """
     compare = compare_with_paper if is_of_paper(label) else paper_orders
     same_data: dict[Group, list[Table]] = {}
-    for table in (table for table in tables if not table.group.quick):
+    recalls, others = ([t for t in tables if (t.task is RECALL) == by] for by in (True, False))
+    for table in (table for table in recalls if not table.group.quick):
         same_data.setdefault(table.group.data(), []).append(table)
     return [
         *(compare_with_reference(tables, reference) if reference is not None else []),
         *(verdict for group in same_data.values() for verdict in compare(group)),
+        *compare_published(others, dataset_name(label)),
     ]

@@ -5,19 +5,22 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import cast, get_args
 
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.ranking.metrics import Direction
-from cran_bench.records.statistics import FIGURES, LEVEL, Interval, behind_best, holm, mcnemar
-from cran_bench.tables.tables import DATA_FORMATS, Group, Row, Table, export, exposure_notes, typeset
+from cran_bench.records.statistics import LEVEL, RECALL, Interval, behind_best, holm, mcnemar
+from cran_bench.tables.tables import DATA_FORMATS, HEADINGS, Group, Row, Table, export, exposure_notes, typeset
 
 from .verdict import bounds, signed
 
 _BY_IMPORTANCE = (
-    *({"against", "figure", "rsum", "difference", "95 % interval", "verdict"}, {"p (Holm)"}, {"first", "other"}),
+    *({"against", "figure", "rsum", "mAP", "difference", "95 % interval", "verdict"}, {"p (Holm)"}, {"first", "other"}),
     *({"McNemar annotation", "McNemar retrieval"}, {"McNemar"}),
 )
+
+
+MCNEMAR = "McNemar annotation", "McNemar retrieval"
 
 
 def significance_table(
@@ -38,19 +41,20 @@ def significance_table(
     """
     _require_known(tables, labels)
     table, inputs = _across(tables, labels) if across else (_together(tables, labels), [])
-    rows = {row.label: row for row in table.rows if row.records}
+    rows, headline = {row.label: row for row in table.rows if row.records}, table.task.headline
     if len(rows) < 2:
         raise BadInput(f"{table.title} has only one method: give at least two methods")
     if labels:
         first, *others = rows.values() if across else [rows[label] for label in labels]
         lines = _figure_by_figure(first, others)
-        headings = ["against", "figure", "first", "other", "difference", "95 % interval", "p", "p (Holm)", "McNemar"]
+        headings = ["against", "figure", "first", "other", "difference", "95 % interval", "p", "p (Holm)"]
+        tests = ["McNemar"]
     else:
-        first = max(rows.values(), key=lambda row: row.mean("rsum"))
-        others = sorted((row for row in rows.values() if row is not first), key=lambda row: -row.mean("rsum"))
+        first = max(rows.values(), key=lambda row: row.mean(headline))
+        others = sorted((row for row in rows.values() if row is not first), key=lambda row: -row.mean(headline))
         lines = _against_best(first, others, behind_best(table.samples))
-        headings = ["against", "rsum", "difference", "95 % interval", "McNemar annotation", "McNemar retrieval"]
-    headings.append("verdict")
+        headings, tests = ["against", HEADINGS[headline], "difference", "95 % interval"], list(MCNEMAR)
+    headings += [*tests * (table.task is RECALL), "verdict"]
     if style in DATA_FORMATS:
         import pandas as pd
 
@@ -58,12 +62,14 @@ def significance_table(
         return csv if style == "csv" else export(pd.read_csv(io.StringIO(csv)), style)  # with numbers as such
     seeds = [len(row.records) for row in (first, *others)]
     over = "images, and over seeds if a row has several" if max(seeds) > 1 else "images (there is one seed)"
+    unit = "in percentage points" if table.task is RECALL else "of fractions"
     notes = [
-        f"Differences are {first.label} minus the other method, in percentage points; the interval is over {over}.",
+        f"Differences are {first.label} minus the other method, {unit}; the interval is over {over}.",
         f"Verdict: bootstrap p values at 5 %, with Holm's correction for the {len(lines)} tests in the table."
         if labels
         else "Verdict: multiple comparisons with the best; all intervals hold at once at 95 %, to the best other row.",
-        "McNemar: uncorrected p value of equal R@1 of the first seeds, with the captions of an image as one cluster.",
+        *["McNemar: uncorrected p value of equal R@1 of the first seeds, with the captions of an image as one cluster."]
+        * (table.task is RECALL),
         *(inputs or [table.group.inputs]),
         *exposure_notes([first, *others]),
     ]
@@ -87,13 +93,14 @@ def _across(tables: Sequence[Table], labels: Sequence[str]) -> tuple[Table, list
     splits: dict[tuple[object, ...], list[tuple[Table, Row]]] = {}
     for table in tables:
         rows = [(table, row) for row in table.rows if row.records and (not labels or row.label in labels)]
-        splits.setdefault((table.group.quick, table.group.folds, table.group.split_sha), []).extend(rows)
+        group = table.group
+        splits.setdefault((group.quick, group.folds, group.split_sha, group.labels), []).extend(rows)
     complete = [some for some in splits.values() if {*labels} <= {row.label for _, row in some}]
     if not complete:
         raise BadInput(f"{' and '.join(labels)} were measured on different test splits: run all of them on one")
     of_split = max(complete, key=len)
     kinds = list(dict.fromkeys(table.group for table, _ in of_split))
-    of_split.sort(key=lambda found: (bool(labels) and found[1].label != labels[0], -found[1].mean("rsum")))
+    of_split.sort(key=lambda found: (bool(labels) and found[1].label != labels[0], -_headline(found[1])))
     named = [replace(row, label=f"{row.label} ({kinds.index(table.group) + 1})") for table, row in of_split]
     lines = [f"({k}) {kind.inputs}" for k, kind in enumerate(kinds, 1)]
     if len({kind.inputs for kind in kinds}) < len(kinds):
@@ -118,23 +125,25 @@ def _together(tables: Sequence[Table], labels: Sequence[str]) -> Table:
 
 
 def _figure_by_figure(first: Row, others: Sequence[Row]) -> list[list[str]]:
-    tested = [(other, figure) for other in others for figure in (*FIGURES, "rsum")]
+    task = first.task
+    figures = (*task.figures, task.headline)
+    tested = [(other, figure) for other in others for figure in figures]
     differences = [first.sample.minus(other.sample, figure) for other, figure in tested]
     lines = []
     for (other, figure), gap, p in zip(tested, differences, holm([d.p for d in differences]), strict=True):
-        is_r1 = figure.endswith("_r1")
+        is_r1, digits = figure.endswith("_r1"), task.digits
         test = mcnemar(first.ranks[0], other.ranks[0], cast("Direction", figure[:3])) if is_r1 else None
         lines.append(
             [
-                other.label if figure == FIGURES[0] else "",
-                figure.replace("_r", " R@"),
-                f"{first.mean(figure):.1f}",
-                f"{other.mean(figure):.1f}",
-                signed(gap.value),
-                bounds(gap),
+                other.label if figure == figures[0] else "",
+                figure.replace("_r", " R@") if task is RECALL else HEADINGS[figure],
+                f"{first.mean(figure):.{digits}f}",
+                f"{other.mean(figure):.{digits}f}",
+                signed(gap.value, digits),
+                bounds(gap, digits),
                 f"{gap.p:.4f}",
                 f"{p:.4f}",
-                "" if test is None else f"{test:.2g}",
+                *["" if test is None else f"{test:.2g}"] * (task is RECALL),
                 _verdict(gap.value, p),
             ]
         )
@@ -143,17 +152,22 @@ def _figure_by_figure(first: Row, others: Sequence[Row]) -> list[list[str]]:
 
 def _against_best(best: Row, others: Sequence[Row], behind: Mapping[str, Interval]) -> list[list[str]]:
     gaps = [Interval(-gap.value, -gap.high, -gap.low) for gap in (behind[other.label] for other in others)]
+    digits, tested = best.task.digits, get_args(Direction) if best.task is RECALL else ()
     return [
         [
             other.label,
-            f"{other.mean('rsum'):.1f}",
-            signed(gap.value),
-            bounds(gap),
-            *(f"{mcnemar(best.ranks[0], other.ranks[0], direction):.2g}" for direction in ("i2t", "t2i")),
+            f"{_headline(other):.{digits}f}",
+            signed(gap.value, digits),
+            bounds(gap, digits),
+            *(f"{mcnemar(best.ranks[0], other.ranks[0], direction):.2g}" for direction in tested),
             "better" if gap.low > 0 else "not separable",
         ]
         for other, gap in zip(others, gaps, strict=True)
     ]
+
+
+def _headline(row: Row) -> float:
+    return row.mean(row.task.headline)
 
 
 def _verdict(value: float, p: float) -> str:

@@ -36,11 +36,11 @@ class Verdict:
         return "\n".join([self.title, "", table, "", *self.notes, *self.regressions, ""])
 
 
-def signed(value: float) -> str:
-    """A value with its sign and one decimal, ``+0.1``."""
-    return f"{value:+z.1f}"
+def signed(value: float, digits: int = 1) -> str:
+    """A value with its sign, ``+0.1``."""
+    return f"{value:+z.{digits}f}"
 
 
-def bounds(interval: Interval) -> str:
+def bounds(interval: Interval, digits: int = 1) -> str:
     """The bounds of an interval, ``[+0.1, +2.3]``."""
-    return f"[{signed(interval.low)}, {signed(interval.high)}]"
+    return f"[{signed(interval.low, digits)}, {signed(interval.high, digits)}]"

@@ -9,15 +9,15 @@ import numpy as np
 from scipy.special import stdtrit
 
 from cran_bench.errors import BadInput
-from cran_bench.records.statistics import LEVEL
-from cran_bench.tables.tables import Row, Table
+from cran_bench.records.statistics import LEVEL, RECALL
+from cran_bench.tables.tables import HEADINGS, Row, Table
 
 from .verdict import Verdict, bounds, signed
 from .with_paper import DIRECTIONS
 
 
 def compare_with_reference(tables: Sequence[Table], reference: Sequence[Table]) -> list[Verdict]:
-    """Compare each row with its reference by the sum of recalls in each direction.
+    """Compare each row with its reference in each direction, by the sum of recalls or mean average precision.
 
     A row has changed if the paired interval of the difference over images and seeds excludes zero, and the difference
     is larger than seeds explain; both at 5 % for the whole table.  An increase counts as a change as well, because a
@@ -31,7 +31,8 @@ def compare_with_reference(tables: Sequence[Table], reference: Sequence[Table]) 
 
 def _counterpart(table: Table, reference: Sequence[Table]) -> Table | None:
     fields = ("dataset", "quick", "protocol", "folds")
-    candidates = [t for t in reference if all(getattr(t.group, name) == getattr(table.group, name) for name in fields)]
+    alike = [t for t in reference if t.task is table.task]
+    candidates = [t for t in alike if all(getattr(t.group, name) == getattr(table.group, name) for name in fields)]
     if not candidates:
         return None
     same = [t for t in candidates if _differs(table, t) is None]
@@ -46,7 +47,8 @@ def _counterpart(table: Table, reference: Sequence[Table]) -> Table | None:
 
 def _where(table: Table) -> str:
     group = table.group
-    return f"{group.dataset}, protocol {group.protocol}" + (f", {group.folds} folds" if group.folds else "")
+    by = "" if table.task is RECALL else ", by category"
+    return f"{group.dataset}, protocol {group.protocol}" + (f", {group.folds} folds" if group.folds else "") + by
 
 
 def _differs(table: Table, other: Table) -> tuple[str, str, str] | None:
@@ -54,7 +56,7 @@ def _differs(table: Table, other: Table) -> tuple[str, str, str] | None:
 
     Features computed on another machine differ in their last bits, so equal sources count as equal features.
     """
-    for name in ("split_sha", "front_end", "vectors", "extras", "fit_data"):
+    for name in ("split_sha", "front_end", "vectors", "extras", "fit_data", "labels"):
         here, there = getattr(table.group, name), getattr(other.group, name)
         if here != there and here and there:  # older records do not name their extras
             return name.replace("_", " "), here, there
@@ -66,18 +68,21 @@ def _differs(table: Table, other: Table) -> tuple[str, str, str] | None:
 def _compare(now: Table, then: Table | None) -> Verdict:
     before = {row.label: row for row in then.rows if row.records} if then else {}
     both = [(row, before[row.label]) for row in now.rows if row.records and row.label in before]
+    task, digits = now.task, now.task.digits
     tests = max(1, len(both) * len(DIRECTIONS))
     lines, regressions, notes = [], [], []
-    where = f"{now.group.dataset}, {now.group.protocol}"
+    where = f"{now.group.dataset}, {now.group.protocol}" + ", by category" * (task is not RECALL)
     for row, old in both:
         for direction, word in DIRECTIONS.items():
-            allowed = _allowed(row, old, list(before.values()), direction, LEVEL / tests)
-            gap = row.sample.minus(old.sample, direction, LEVEL / tests)
+            figure = task.directions[direction]
+            allowed = _allowed(row, old, list(before.values()), figure, LEVEL / tests)
+            gap = row.sample.minus(old.sample, figure, LEVEL / tests)
             changed = gap.excludes_zero() and abs(gap.value) > allowed
             verdict = ("LOWER" if gap.value < 0 else "HIGHER") if changed else "same"
-            values = [f"{r.sample.by_seed(direction).mean():.1f}" for r in (old, row)]
+            values = [f"{r.sample.by_seed(figure).mean():.{digits}f}" for r in (old, row)]
             head = [row.label, f"{len(old.records)} → {len(row.records)}"] if word == "annotation" else ["", ""]
-            lines.append([*head, word, *values, signed(gap.value), bounds(gap), f"{allowed:.1f}", verdict])
+            cells = signed(gap.value, digits), bounds(gap, digits), f"{allowed:.{digits}f}"
+            lines.append([*head, word, *values, *cells, verdict])
             if changed:
                 regressions.append(
                     f"REGRESSION {where}, {row.label}, {word}: {values[1]}, the reference has {values[0]}; "
@@ -85,7 +90,8 @@ def _compare(now: Table, then: Table | None) -> Verdict:
                 )
     for row in now.rows:
         if row.records and row.label not in before:
-            lines.append([row.label, "", "", "none", f"{row.mean('rsum'):.1f} (rsum)", "", "", "", "no reference"])
+            headline = f"{row.mean(task.headline):.{digits}f} ({HEADINGS[task.headline]})"
+            lines.append([row.label, "", "", "none", headline, "", "", "", "no reference"])
         regressions += [f"REGRESSION {where}, {failure.sentence}" for failure in row.failures]
     damaged = [f for row in then.rows for f in row.failures if f.kind == "damaged"] if then else []
     regressions += [f"REGRESSION {where}, in the reference: {failure.sentence}" for failure in damaged]
@@ -100,8 +106,9 @@ def _compare(now: Table, then: Table | None) -> Verdict:
         notes.append("The reference has one seed per row: the tolerance covers the choice of images only.")
     elif any(len(old.records) == 1 for _, old in both):
         notes.append("Rows with one seed in the reference use the variance between seeds of the other rows.")
+    values_are = "R@1 + R@5 + R@10" if task is RECALL else "mean average precisions"
     notes.append(
-        f"Values are R@1 + R@5 + R@10; the interval is a paired bootstrap at {100 * (1 - LEVEL / tests):.2f} %, 5 % "
+        f"Values are {values_are}; the interval is a paired bootstrap at {100 * (1 - LEVEL / tests):.2f} %, 5 % "
         "over the table; `seeds` is the largest difference that seeds explain, by Student's t of the reference's seeds."
     )
     return Verdict(
@@ -114,13 +121,13 @@ def _compare(now: Table, then: Table | None) -> Verdict:
     )
 
 
-def _allowed(row: Row, old: Row, rows: Sequence[Row], direction: str, level: float) -> float:
+def _allowed(row: Row, old: Row, rows: Sequence[Row], figure: str, level: float) -> float:
     """The largest difference between two rows' means over seeds that seeds explain: Student's prediction interval.
 
     The variance is that of the row's own seeds in the reference or the mean over all rows that depend on the seed,
     whichever is larger, with the pooled degrees of freedom; 0 for a row that does not depend on the seed.
     """
-    spread = {r.label: r.sample.by_seed(direction) for r in rows if len(r.records) > 1}
+    spread = {r.label: r.sample.by_seed(figure) for r in rows if len(r.records) > 1}
     own = spread.get(old.label)
     if own is not None and not np.ptp(own):
         return 0.0

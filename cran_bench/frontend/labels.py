@@ -40,7 +40,7 @@ SEED = 0
 Labels = NDArray[np.uint8]
 
 
-def parse_source(text: str) -> tuple[str, int]:
+def label_source(text: str) -> tuple[str, int]:
     """Split the name of a label source into its kind and its number of categories: ``clusters:20``; 0 without one.
 
     Raises:

@@ -19,6 +19,9 @@ from cran_bench.protocols import fold_rows
 
 CUT = 50  # candidates of AP@50
 CATEGORY_FIGURES = ("i2t_map", "t2i_map", "map", "i2t_map50", "t2i_map50", "i2t_class_map", "t2i_class_map")
+CATEGORY_COUNTS = ("classes", "i2t_unlabelled", "t2i_unlabelled")
+CATEGORY_METRICS = (*CATEGORY_FIGURES, *CATEGORY_COUNTS)
+"""What a record of labelled data has beside recalls: fractions, and the numbers of categories and queries without."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,10 @@ class Precisions:
             values[f"{side}_map50"] = _mean(np.array([_mean(one.ap50) for one, _ in of]))
             values[f"{side}_class_map"] = _mean(np.array([one.class_map(labels) for one, labels in of]))
         values["map"] = (values["i2t_map"] + values["t2i_map"]) / 2
-        counts = {f"{side}_unlabelled": np.count_nonzero(getattr(self, side).relevant == 0) for side in ("i2t", "t2i")}
-        classes = np.count_nonzero(self.labels.any(axis=0))
-        return (
-            {name: values[name] for name in CATEGORY_FIGURES}
-            | {"classes": float(classes)}
-            | {name: float(count) for name, count in counts.items()}
-        )
+        values["classes"] = float(self.labels.any(axis=0).sum())
+        for side in SIDES:
+            values[f"{side}_unlabelled"] = float((getattr(self, side).relevant == 0).sum())
+        return {name: values[name] for name in CATEGORY_METRICS}
 
     def of_images(self, rows: NDArray[np.int64]) -> Precisions:
         """The average precisions of the given images, in increasing order, and of their texts."""

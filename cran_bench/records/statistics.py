@@ -19,6 +19,7 @@ from scipy.special import chdtrc, ndtr, stdtrit  # of scipy.stats, which takes h
 
 from cran_bench.errors import BadInput
 from cran_bench.ranking.metrics import KS, Direction, Ranks
+from cran_bench.ranking.precisions import CATEGORY_FIGURES
 
 DRAWS = 10_000
 LEVEL = 0.05  # significance level of tests; intervals cover 1 - LEVEL
@@ -36,7 +37,8 @@ class Task:
         name: `recall` (the own texts or image are right) or `category` (all of the same category is right).
         figures: means over queries, for which intervals are computed.
         totals: figures that combine several of them, with these.
-        headline: the figure by which rows are sorted, and compared with the best.
+        keys: the figures that say most, the one by which rows are sorted and compared with the best last.
+        columns: the figures in a table; `medr` has both medians.
         by_query: from ranks and one of `figures` to its (Q,) values, NaN for a query that does not count.
         is_mean: whether a total is the mean of its members; else their sum.
         scale: 100 for percent, 1 for fractions.
@@ -47,12 +49,18 @@ class Task:
     name: str
     figures: tuple[str, ...]
     totals: Mapping[str, tuple[str, ...]]
-    headline: str
+    keys: tuple[str, ...]
+    columns: tuple[str, ...]
     by_query: Callable[[Ranks, str], NDArray[np.float64]]
     is_mean: bool
     scale: float
     digits: int
     directions: Mapping[Direction, str]
+
+    @property
+    def headline(self) -> str:
+        """The figure by which rows are sorted, and compared with the best."""
+        return self.keys[-1]
 
     def has(self, figure: str) -> bool:
         """Whether a figure has an interval."""
@@ -97,12 +105,24 @@ def _average_precisions(ranks: Ranks, figure: str) -> NDArray[np.float64]:
     return values
 
 
-RECALL = Task("recall", FIGURES, SUMS, "rsum", _hits, False, 100.0, 1, {"i2t": "i2t", "t2i": "t2i"})
+RECALL = Task(
+    "recall",
+    FIGURES,
+    SUMS,
+    ("i2t_r1", "t2i_r1", "rsum"),
+    (*FIGURES, "medr", "rsum", "twin_accuracy"),
+    _hits,
+    False,
+    100.0,
+    1,
+    {"i2t": "i2t", "t2i": "t2i"},
+)
 CATEGORY = Task(
     "category",
     ("i2t_map", "t2i_map", "i2t_map50", "t2i_map50"),
     {"map": ("i2t_map", "t2i_map")},
-    "map",
+    ("i2t_map", "t2i_map", "map"),
+    CATEGORY_FIGURES,
     _average_precisions,
     True,
     1.0,
@@ -119,6 +139,11 @@ class Interval:
     value: float
     low: float
     high: float
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The lower and the upper bound."""
+        return self.low, self.high
 
     def excludes_zero(self) -> bool:
         """Whether the whole interval lies on one side of zero."""

@@ -11,6 +11,7 @@ from typing import Any
 from cran_bench.comparison.verdict import Verdict
 from cran_bench.errors import escaped
 from cran_bench.machine.extras import require
+from cran_bench.records.statistics import RECALL
 from cran_bench.records.store import ResultStore
 from cran_bench.tables.tables import HEADINGS, Row, Table, exposure_notes
 
@@ -72,10 +73,10 @@ def _visible(value: Any) -> Any:
 
 def _section(number: int, table: Table, store: ResultStore, gallery: Gallery) -> dict[str, Any]:
     columns, finished = table.display(), [row for row in table.rows if row.records]
-    marks = exposure_notes(finished)
-    gallery.add(number, table, finished, store)
-    twins = any("twin_accuracy" in record.metrics for row in finished for record in row.records)
-    ablation = [row for row in finished if (row.records[0].method.paper_row or "").startswith("CRAN")]
+    marks, task = exposure_notes(finished), table.task
+    more = finished if task is RECALL else []  # what a table by category shows too is shown once
+    gallery.add(number, table, more, store)
+    ablation = [row for row in more if (row.records[0].method.paper_row or "").startswith("CRAN")]
     return {
         "id": f"s{number}",
         "title": table.title,
@@ -83,13 +84,15 @@ def _section(number: int, table: Table, store: ResultStore, gallery: Gallery) ->
         "marks": marks,
         "notes": [note for note in (*table.notes, *table.failed) if note not in marks],
         "headings": [HEADINGS.get(name, name) for name in columns],
+        "headline": HEADINGS[task.headline],
         "lines": [(line, _sort_values(line)) for line in zip(*columns.values(), strict=True)],
-        "recall": bars(finished, "rsum", 600.0),
+        "recall": bars(more, "rsum", 600.0),
+        "precision": [] if task is RECALL else bars(finished, task.headline, 1.0),
         "ablation": bars(ablation, "rsum", 600.0) if len(ablation) > 1 else [],
-        "twins": bars(finished, "twin_accuracy", 100.0) if twins else [],
-        "phases": phases(finished),
-        "curves": curves(finished, store),
-        "environment": _environment(finished),
+        "twins": bars(more, "twin_accuracy", 100.0),
+        "phases": phases(more),
+        "curves": curves(more, store),
+        "environment": _environment(more),
         "has_examples": gallery.has(number),
     }
 

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from cran_bench.records.archive import read_curves
-from cran_bench.records.statistics import SUMS
 from cran_bench.records.store import ResultStore
 from cran_bench.tables.tables import PHASES, Row
 
@@ -23,13 +22,14 @@ def bars(rows: Sequence[Row], figure: str, most: float) -> list[dict[str, Any]]:
         value = row.mean(figure)
         if math.isnan(value):
             continue
-        bar: dict[str, Any] = {"label": row.label, "text": f"{value:.1f}", "share": 100 * value / most}
-        if figure in SUMS:
-            interval = row.sample.interval(figure)
-            bar["low"], bar["high"] = 100 * interval.low / most, 100 * interval.high / most
-            bar["text"] += f" [{interval.low:.0f}, {interval.high:.0f}]"
+        digits = row.task.digits
+        bar: dict[str, Any] = {"label": row.label, "text": f"{value:.{digits}f}", "share": 100 * value / most}
+        if figure in row.task.totals:
+            ends = row.sample.interval(figure).ends
+            bar["low"], bar["high"] = (100 * x / most for x in ends)
+            bar["text"] += " [{}, {}]".format(*(f"{x:.{digits - 1}f}" for x in ends))
         elif len(row.records) > 1:
-            bar["text"] += f" ± {row.deviation(figure):.1f}"
+            bar["text"] += f" ± {row.deviation(figure):.{digits}f}"
         drawn.append(bar)
     return drawn
 

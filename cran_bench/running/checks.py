@@ -193,6 +193,9 @@ class _Trial:
         self.deterministic()
         if self._changes["other"]:
             raise Broken(self._changes["other"])
+        if self.prepared.collection.labels is not None:
+            test = with_permuted_labels(self.prepared).split("test", "captions", self.device)
+            _same(self.embeddings(self.fit), embed(self.fit.part, test), 0.0, "embeddings change with labels of test")
 
     def storable(self) -> None:
         loaded = self.fitted("first")
@@ -268,6 +271,15 @@ def with_other_test(prepared: Prepared) -> Prepared:
     moved = {key: x[rows] for key in arrays if (x := getattr(features, key)) is not None}
     other = replace(prepared, collection=collection, features=replace(features, folder=Path(), **moved), _text={})
     return with_text_features(other)
+
+
+def with_permuted_labels(prepared: Prepared) -> Prepared:
+    """Return the data with the labels of each test image moved half of the test split further."""
+    collection, test = prepared.collection, prepared.collection.splits["test"]
+    assert collection.labels is not None
+    labels = collection.labels.copy()
+    labels[np.roll(test, len(test) // 2)] = labels[test]  # twins, which are neighbours, have the same labels
+    return replace(prepared, collection=replace(collection, labels=labels))
 
 
 def with_text_features(prepared: Prepared) -> Prepared:

@@ -1,4 +1,4 @@
-"""Tables 1 to 3 of the CRAN paper: printed recalls, orders among rows, and which records are comparable with them."""
+"""Printed figures: the CRAN paper's recalls and orders, which records are comparable, and others' mAP by category."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 from cran_bench.protocols import Protocol
 from cran_bench.records.schema import TESTED_ON, Record
-from cran_bench.records.statistics import FIGURES
+from cran_bench.records.statistics import CATEGORY, FIGURES
 from cran_bench.registry import METHODS
 from cran_bench.specs import Spec, parse_spec
 from cran_bench.tables.tables import Row, Table
@@ -84,7 +84,6 @@ def matching(name: str) -> Protocol:
 
 def paper_rows(table: int) -> list[PaperRow]:
     """The rows of a table, in the order of the paper."""
-    text = resources.files("cran_bench.printed").joinpath(f"table{table}.csv").read_text(encoding="utf-8")
     return [
         PaperRow(
             table,
@@ -94,8 +93,63 @@ def paper_rows(table: int) -> list[PaperRow]:
             {direction: cast("Rule", line[f"{direction}_rule"]) for direction in ("i2t", "t2i")},
             line["provenance"],
         )
-        for line in csv.DictReader(text.splitlines())
+        for line in _printed(f"table{table}.csv")
     ]
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """Mean average precisions by category that others published.
+
+    Attributes:
+        dataset: name of the dataset.
+        split: its test split.
+        row: name of the method there.
+        preset: the method and preset here; '' if there is none.
+        values: `i2t_map` and `t2i_map` as fractions.
+        provenance: `M` if quoted without the paper at hand, `C` if printed with public code.
+        source: the publication.
+    """
+
+    dataset: str
+    split: str
+    row: str
+    preset: str
+    values: Mapping[str, float]
+    provenance: Literal["M", "C"]
+    source: str
+
+    @property
+    def is_quoted(self) -> bool:
+        """Whether the figure was not checked, so that it is shown and never judged."""
+        return self.provenance == "M"
+
+    @property
+    def label(self) -> str:
+        """The label of the method here, with the fields that are always shown."""
+        name = parse_spec(self.preset).name if self.preset else ""
+        return METHODS.configure(self.preset).label if name in METHODS.names() else self.preset
+
+
+def published_rows(dataset: str) -> list[PublishedRow]:
+    """The published figures of a dataset, by its name; none for most."""
+    lines = _printed("category.csv")
+    texts = ("dataset", "split", "row", "preset")
+    return [
+        PublishedRow(
+            **{name: line[name] for name in texts},
+            values={figure: float(line[figure]) for figure in CATEGORY.directions.values()},
+            provenance=cast("Literal['M', 'C']", line["provenance"]),
+            source=line["source"],
+        )
+        for line in lines
+        if line["dataset"] == dataset
+    ]
+
+
+def _printed(file: str) -> list[dict[str, str]]:
+    text = resources.files("cran_bench.printed").joinpath(file).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
 
 
 def orders(dataset: str) -> list[tuple[str, str]]:

@@ -17,8 +17,19 @@ from tabulate import tabulate
 from cran_bench.errors import BadInput, did_you_mean, escaped
 from cran_bench.protocols import MEANING, PROTOCOLS
 from cran_bench.ranking.metrics import Ranks, small_set_notes
+from cran_bench.ranking.precisions import CATEGORY_COUNTS, CATEGORY_FIGURES, CATEGORY_METRICS, CUT
 from cran_bench.records.schema import DataInfo, Failure, FittedOn, Record
-from cran_bench.records.statistics import FIGURES, Interval, Sample, behind_best, sample, samples
+from cran_bench.records.statistics import (
+    CATEGORY,
+    FIGURES,
+    RECALL,
+    Interval,
+    Sample,
+    Task,
+    behind_best,
+    sample,
+    samples,
+)
 from cran_bench.records.store import INTERVALS_UP_TO, Finished
 
 if TYPE_CHECKING:
@@ -29,7 +40,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 DATA_FORMATS = ("csv", "json")
 
 _STYLE = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
-DATA = ("split_sha", "features", "extras", "fit_data")
+DATA = ("split_sha", "features", "extras", "fit_data", "labels")
 MEDR = "MedR is the plain median of the ranks (vsepp and SCAN print floor(median of zero-based ranks) + 1)"
 EXPOSED = "†"
 """Marks a row of which an encoder was trained on images or captions of the test split."""
@@ -37,6 +48,11 @@ PHASES = ("features", "fit", "embed", "similarity", "rank")
 HEADINGS = {
     **{figure: figure.replace("_r", " R@") if figure.endswith("_r1") else f"R@{figure[5:]}" for figure in FIGURES},
     **{"medr": "MedR", "rsum": "rsum", "twin_accuracy": "twins", "behind_best": "behind best"},
+    **dict(
+        zip(
+            CATEGORY_FIGURES, ("i2t mAP", "t2i mAP", "mAP", "i2t @50", "t2i @50", "i2t class", "t2i class"), strict=True
+        )
+    ),
     **{f"{phase}_s": f"{phase} s" for phase in PHASES[1:]},
 }
 """Headings of the readable columns, by their names in the CSV (`medr` has both medians); others are as named."""
@@ -46,8 +62,10 @@ _BOTH = {"medr": ("i2t_medr", "t2i_medr")}  # one readable column holds both
 LABELS = "method", "against"
 """Columns that hold labels of methods."""
 _BY_IMPORTANCE = [  # columns of a group are shown together
-    *({"dataset", "method", "i2t_r1", "t2i_r1", "rsum"}, {"twin_accuracy"}, {"behind_best"}, {"i2t_r10", "t2i_r10"}),
-    *({"i2t_r5", "t2i_r5"}, {"medr"}, {"measured"}, {"fit_s"}, {"embed_s", "similarity_s", "rank_s"}, {"commit"}),
+    {"dataset", "method", *RECALL.keys, *CATEGORY.keys},
+    *({"twin_accuracy"}, {"behind_best"}, {"i2t_r10", "t2i_r10"}, {"i2t_map50", "t2i_map50"}, {"i2t_r5", "t2i_r5"}),
+    *({"i2t_class_map", "t2i_class_map"}, {"medr"}, {"measured"}, {"fit_s"}, {"embed_s", "similarity_s", "rank_s"}),
+    {"commit"},
 ]
 
 
@@ -60,6 +78,7 @@ class Group:
         extras: sha256 of labels, of the file of word vectors and of the sources of text features; '' without them.
         text_encoder: the encoder of texts; '' without one.
         fit_data: sha256 of the data of the fits if they were made on another dataset, else ''.
+        labels: sha256 of the categories in a table by category, else ''.
     """
 
     dataset: str
@@ -73,6 +92,7 @@ class Group:
     extras: str
     text_encoder: str = ""
     fit_data: str = ""
+    labels: str = ""
 
     @property
     def inputs(self) -> str:
@@ -92,11 +112,13 @@ class Row:
     Attributes:
         runs: finished runs, one per seed, in order of seed.
         failures: failed runs.
+        task: what it is measured by.
     """
 
     label: str
     runs: Sequence[Finished]
     failures: Sequence[Failure]
+    task: Task = RECALL
 
     @property
     def records(self) -> list[Record]:
@@ -146,8 +168,8 @@ class Row:
 
     @cached_property
     def sample(self) -> Sample:
-        """The bootstrap sample of the row's recalls; the row must have a finished run."""
-        return sample(self.ranks)
+        """The bootstrap sample of the row's figures; the row must have a finished run."""
+        return sample(self.ranks, task=self.task)
 
 
 @dataclass(frozen=True)
@@ -165,6 +187,11 @@ class Table:
     apart: Sequence[str] = ()
 
     @property
+    def task(self) -> Task:
+        """What the rows are measured by."""
+        return next((row.task for row in self.rows), RECALL)
+
+    @property
     def title(self) -> str:
         """Dataset, protocol and size of the test split in one line."""
         group, facts = self.group, []
@@ -175,7 +202,8 @@ class Table:
                     facts = [f"mean of {group.folds} folds of {record.data.images // group.folds:,} images"]
         shas = {name: getattr(group, name) for name in DATA} | {"features": self.features[0]}
         apart = [f"{_plain(name)} {shas[name][:8] or 'none'}" for name in self.apart]
-        return " · ".join([group.dataset, f"protocol {group.protocol}", *facts, *apart])
+        kind = ["by category"] * (self.task is CATEGORY)
+        return " · ".join([group.dataset, f"protocol {group.protocol}", *facts, *kind, *apart])
 
     @property
     def sources(self) -> set[str]:
@@ -192,7 +220,7 @@ class Table:
     def notes(self) -> list[str]:
         """Lines that explain the figures."""
         lines = [f"Protocol {self.group.protocol}: {MEANING[p]}." for p in PROTOCOLS if p == self.group.protocol]
-        lines.append(f"Recall in percent; {MEDR}.")
+        lines += self._meaning()
         lines.append(self.group.inputs)
         shas = " and ".join(sha[:12] for sha in self.features)
         also = " (from the same sources, rounded differently on another machine)" if len(self.features) > 1 else ""
@@ -204,13 +232,15 @@ class Table:
             lines.append(f"Another table has this label but other data: they differ in {kinds}.")
         one_to_one = self.group.protocol != "captions"
         sizes = {(record.data.images, record.data.captions) for row in self.rows for record in row.records}
-        lines += [note for size in sizes for note in small_set_notes(*size, one_to_one, self.group.folds)]
+        small = [note for size in sizes for note in small_set_notes(*size, one_to_one, self.group.folds)]
+        lines += small * (self.task is RECALL)
         if not self.has_intervals:
             lines.append(f"No intervals for over {INTERVALS_UP_TO:,} records: select fewer.")
         elif self.behind_best():
             over = "images and seeds" if self._has_seeds else "images (there is one seed)"
             lines.append(
-                f"Behind best: rsum minus the best other row's; the intervals over {over} hold at once at 95 %."
+                f"Behind best: {HEADINGS[self.task.headline]} minus the best other row's; the intervals over {over} "
+                "hold at once at 95 %."
             )
             lines.append("≈ may be the best: its interval reaches zero (multiple comparisons with the best).")
             if self._has_seeds and any(len(row.records) == 1 for row in self.rows):
@@ -220,6 +250,23 @@ class Table:
         lines += exposure_notes(self.rows) + tuning_notes(self.rows)
         return [*lines, *commit_note(self.rows), *self._too_short()]
 
+    def _meaning(self) -> list[str]:
+        """What the figures are."""
+        if self.task is not CATEGORY:
+            return [f"Recall in percent; {MEDR}."]
+        records = [record for row in self.rows for record in row.records]
+        lines = [
+            "Everything that shares a category with the query is right, its own partner included. mAP: mean average "
+            "precision of the whole list, without interpolation, as a fraction, with ties in expectation.",
+            f"@{CUT}: of the first {CUT}, divided by the right ones among them, so it says nothing of how many are "
+            "found. Class: the mean over categories of their mean AP.",
+            "Intervals are a little too short: the AP of queries of one category are correlated through the gallery.",
+        ]
+        for counts in {tuple(record.metrics[name] for name in CATEGORY_COUNTS) for record in records}:
+            classes, images, texts = (f"{count:,.0f}" for count in counts)
+            lines.append(f"{classes} categories; without any, and left out: {images} image and {texts} text queries.")
+        return lines
+
     @property
     def failed(self) -> list[str]:
         """A line for each failed or damaged run, with the reason."""
@@ -227,7 +274,8 @@ class Table:
 
     def _too_short(self) -> list[str]:
         """What the training of `--quick` cannot show, by its own figures: relations, or CRAN above its baseline."""
-        rows = {r.records[0].method.paper_row: r for r in reversed(self.rows) if r.records and self.group.quick}
+        is_shown = self.group.quick and self.task is RECALL
+        rows = {r.records[0].method.paper_row: r for r in reversed(self.rows) if r.records and is_shown}
         near = 98 / max((row.records[0].data.images for row in rows.values()), default=1) ** 0.5  # 95 %, in points
         relational = [rows[name] for name in ("CRAN", "CRAN-relation") if name in rows]
         chance = [row for row in relational if row.mean("twin_accuracy") <= 50 + near]
@@ -250,14 +298,14 @@ class Table:
     def samples(self) -> dict[str, Sample]:
         """Bootstrap samples of the rows with finished runs, by label."""
         finished = {row.label: row.ranks for row in self.rows if row.records}
-        return dict(zip(finished, samples(list(finished.values())), strict=True))
+        return dict(zip(finished, samples(list(finished.values()), task=self.task), strict=True))
 
     def behind_best(self) -> dict[str, Interval]:
-        """Each finished row's rsum minus the best other row's, without the best row; empty for `--quick`."""
+        """Each finished row's headline minus the best other row's, without the best row; empty for `--quick`."""
         finished = [row for row in self.rows if row.records]
         if len(finished) < 2 or not self.has_intervals or self.group.quick:
             return {}
-        best = max(finished, key=lambda row: row.mean("rsum")).label
+        best = max(finished, key=lambda row: row.mean(self.task.headline)).label
         return {label: gap for label, gap in self._behind.items() if label != best}
 
     @cached_property
@@ -268,7 +316,7 @@ class Table:
         """Every figure as a number, one line per method, as in the CSV."""
         import pandas as pd
 
-        behind = self.behind_best()
+        behind, decimals = self.behind_best(), self.task.digits + 3
         lines: list[dict[str, Any]] = []
         for row in self.rows:
             line: dict[str, Any] = {
@@ -285,18 +333,18 @@ class Table:
             }
             if any(other.exposures for other in self.rows):
                 line["exposures"] = "; ".join(row.exposures)
-            for figure in _figures(self.rows):
-                line[figure] = round(row.mean(figure), 4)
+            for figure in self._figures():
+                line[figure] = round(row.mean(figure), decimals)
                 if self._has_seeds:
-                    line[f"{figure}_sd"] = round(row.deviation(figure), 4)
-            for figure in ("i2t_r1", "t2i_r1", "rsum"):
+                    line[f"{figure}_sd"] = round(row.deviation(figure), decimals)
+            for figure in self.task.keys:
                 if row.records and self.has_intervals:
                     bounds = self.samples[row.label].interval(figure)
-                    line[f"{figure}_low"], line[f"{figure}_high"] = round(bounds.low, 4), round(bounds.high, 4)
+                    line[f"{figure}_low"], line[f"{figure}_high"] = (round(x, decimals) for x in bounds.ends)
             if row.label in behind:
                 gap = behind[row.label]
-                line |= {"behind_best": round(gap.value, 4)}
-                line |= {"behind_best_low": round(gap.low, 4), "behind_best_high": round(gap.high, 4)}
+                line |= {"behind_best": round(gap.value, decimals)}
+                line["behind_best_low"], line["behind_best_high"] = (round(x, decimals) for x in gap.ends)
             line |= {f"{phase}_s": round(row.seconds(phase), 4) for phase in PHASES}
             if row.records:
                 record = row.records[0]
@@ -316,9 +364,9 @@ class Table:
 
     def display(self, names: Sequence[str] = ()) -> dict[str, list[str]]:
         """The cells of the readable columns, by name: the given ones, or all that say something."""
-        behind, figures = self.behind_best(), _figures(self.rows)
+        behind, figures = self.behind_best(), self._figures()
         columns = {"method": [row.marked_label for row in self.rows]}
-        for figure in (*FIGURES, "medr", "rsum", *["twin_accuracy"] * ("twin_accuracy" in figures)):
+        for figure in (name for name in self.task.columns if name != "twin_accuracy" or name in figures):
             columns[figure] = [self._cell(row, figure) for row in self.rows]
         if behind:
             columns["behind_best"] = [self._gap(row, behind.get(row.label)) for row in self.rows]
@@ -331,15 +379,24 @@ class Table:
     def _gap(self, row: Row, gap: Interval | None) -> str:
         if gap is None:
             return "best" if row.records else ""
-        return f"{gap.value:z.1f} [{gap.low:z.1f}, {gap.high:z.1f}]{' ≈' if gap.high >= 0 else '  '}"
+        value, low, high = (f"{x:z.{self.task.digits}f}" for x in (gap.value, *gap.ends))
+        return f"{value} [{low}, {high}]{' ≈' if gap.high >= 0 else '  '}"
 
     def _cell(self, row: Row, figure: str) -> str:
         if not row.records:
             return row.status
         if figure == "medr":
             return f"{row.mean('i2t_medr'):.4g} / {row.mean('t2i_medr'):.4g}"
-        text = f"{row.mean(figure):.1f}"
-        return f"{text} ± {row.deviation(figure):.1f}" if len(row.records) > 1 else text
+        digits = self.task.digits
+        text = f"{row.mean(figure):.{digits}f}"
+        return f"{text} ± {row.deviation(figure):.{digits}f}" if len(row.records) > 1 else text
+
+    def _figures(self) -> list[str]:
+        """The metrics of the records that belong to the task, by name."""
+        names = dict.fromkeys(name for row in self.rows for record in row.records for name in record.metrics)
+        if self.task is CATEGORY:
+            return [name for name in CATEGORY_METRICS if name in names]
+        return [name for name in names if name not in CATEGORY_METRICS]
 
 
 def _plain(name: str) -> str:
@@ -387,56 +444,57 @@ def commit_note(rows: Iterable[Row]) -> list[str]:
 
 
 def build_tables(
-    runs: Sequence[Finished], failures: Sequence[Failure], related: Sequence[Finished] = ()
+    runs: Sequence[Finished], failures: Sequence[Failure], related: Sequence[Finished] = (), task: Task = RECALL
 ) -> list[Table]:
     """Group runs into tables; each seed shows its newest record, or its failure if it has none.
 
-    Rows are sorted by rsum, the best first; a damaged record hides others of its seed, which may be older.  No ranks
-    are read for more than `INTERVALS_UP_TO` runs.
+    Rows are sorted by the task's headline, the best first; a damaged record hides others of its seed, which may be
+    older.  No ranks are read for more than `INTERVALS_UP_TO` runs.
 
     Args:
         runs: finished runs to show.
         failures: failed runs to show.
         related: other runs, which may reveal the sources of the same features.
+        task: what rows are measured by; runs on data without labels have no row by category.
     """
     known = [run.record.data for run in (*related, *runs) if run.record.data.sources_sha]
     sources = {data.features_sha: data.sources_sha for data in known}
     groups: dict[Group, dict[str, dict[int, Finished | Failure]]] = {}
-    for run in runs:
+    for run in (run for run in runs if task.headline in run.record.metrics):
         record = run.record
-        group = _group(record.data, record.protocol, record.folds, sources)
+        group = _group(record.data, record.protocol, record.folds, sources, task)
         seeds = groups.setdefault(group, {}).setdefault(record.method.label, {})
         old = seeds.get(record.seed)
         if not isinstance(old, Finished) or old.record.started < record.started:
             seeds[record.seed] = run
-    for failure in failures:
-        group = _group(failure.data, failure.protocol, failure.folds, sources)
+    for failure in (failure for failure in failures if failure.data.labels_sha or task is not CATEGORY):
+        group = _group(failure.data, failure.protocol, failure.folds, sources, task)
         seeds = groups.setdefault(group, {}).setdefault(failure.method_label, {})
         if failure.kind == "damaged" or failure.seed not in seeds:
             seeds[failure.seed] = failure
-    rows = {group: [_row(label, seeds) for label, seeds in methods.items()] for group, methods in groups.items()}
+    rows = {group: [_row(label, seeds, task) for label, seeds in methods.items()] for group, methods in groups.items()}
     for of_group in rows.values():
-        of_group.sort(key=lambda row: -row.mean("rsum") if row.records else np.inf)
+        of_group.sort(key=lambda row: -row.mean(task.headline) if row.records else np.inf)
     named: dict[Group, list[Group]] = {}
     for group in groups:
-        named.setdefault(replace(group, split_sha="", features="", extras="", fit_data=""), []).append(group)
+        named.setdefault(replace(group, split_sha="", features="", extras="", fit_data="", labels=""), []).append(group)
     apart: dict[Group, tuple[str, ...]] = {}
     for alike in named.values():
         apart |= dict.fromkeys(alike, tuple(n for n in DATA if len({getattr(group, n) for group in alike}) > 1))
     return [Table(group, rows[group], len(runs) <= INTERVALS_UP_TO, apart=apart[group]) for group in groups]
 
 
-def _row(label: str, seeds: Mapping[int, Finished | Failure]) -> Row:
+def _row(label: str, seeds: Mapping[int, Finished | Failure], task: Task) -> Row:
     runs = [seeds[seed] for seed in sorted(seeds)]
-    return Row(label, [r for r in runs if isinstance(r, Finished)], [r for r in runs if isinstance(r, Failure)])
+    return Row(label, [r for r in runs if isinstance(r, Finished)], [r for r in runs if isinstance(r, Failure)], task)
 
 
-def _group(data: DataInfo, protocol: str, folds: int, sources: Mapping[str, str]) -> Group:
+def _group(data: DataInfo, protocol: str, folds: int, sources: Mapping[str, str], task: Task) -> Group:
     where = (data.label, data.quick, data.front_end, data.vectors)
     features = data.sources_sha or sources.get(data.features_sha) or data.features_sha
     fit_data = data.fitted_on.data_sha if data.fitted_on else ""
     more = data.split_sha, features, data.extras_sha, data.text_encoder, fit_data
-    return Group(*where, protocol, folds, *more)
+    return Group(*where, protocol, folds, *more, data.labels_sha if task is CATEGORY else "")
 
 
 def render(
@@ -527,17 +585,20 @@ def _fitted(
     shown, ranked = dict(columns), set[str]().union(*importance)
     if _width(shown) <= width:
         return shown, []
-    for name in shown.keys() - {*LABELS, "rsum", "behind_best"}:
+    for name in shown.keys() - {*LABELS, "rsum", "map", "behind_best"}:
         shown[name] = [re.sub(r"\b0(?=\.\d{3}[ )])", "", cell.partition(" ±")[0]) for cell in shown[name]]
     first = set[str]().union(*importance[:3]) - {*LABELS}
     room = max(24, width - 2 - _width({name: shown[name] for name in shown if name in first}))
     shown |= {name: [_folded(cell, room) for cell in shown[name]] for name in shown if name in LABELS}
+    for name in shown.keys() & {*CATEGORY_FIGURES, "behind_best"}:
+        shown[name] = [re.sub(r"\b0(?=\.\d{3}\b)", "", cell) for cell in shown[name]]
     kept: set[str] = set()
     for group in (*importance, *({name} for name in shown if name not in ranked)):
         if not kept or _width({name: shown[name] for name in shown if name in kept | group}) <= width:
             kept |= group
     left = [HEADINGS.get(name, name) for name in shown if name not in kept]
-    left += ["± of recalls"] * any("±" in cell for cell in columns.get("i2t_r1", ()))
+    for name, what in (("i2t_r1", "recalls"), ("i2t_map", "directions")):
+        left += [f"± of {what}"] * any("±" in cell for cell in columns.get(name, ()))
     everything = "cran-bench table --wide" if importance is _BY_IMPORTANCE else "-f csv"
     note = f"Left out to fit {width} characters: {', '.join(dict.fromkeys(left))} ({everything} has all)."
     return {name: shown[name] for name in shown if name in kept}, [note] if left else []
@@ -567,7 +628,3 @@ def require_format(style: str) -> None:
     if style not in FORMATS:
         page = "; cran-bench report writes an HTML page" if style.lower() == "html" else ""
         raise BadInput(f"there is no table format '{style}': choose {', '.join(FORMATS)}{page}")
-
-
-def _figures(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for record in row.records for name in record.metrics))

@@ -43,11 +43,14 @@ SWEEP = {
     "vsepp": "vsepp:quick[dim=16,epochs=2]",
     "vse-infinity": "vse-infinity:quick[dim=16,epochs=2]",
     "scan": "scan:quick[dim=16,epochs=2]",
+    "dual-path": "dual-path:quick[epochs=2,stage1_epochs=1,batch_size=20,candidates=20,negatives=mined]",
     "region-phrase": "region-phrase:quick",
     "linear-head": "linear-head[dim=16,epochs=2,batch_size=20]",
     "pcmepp": GATE["pcmepp"],
     "sm": "sm[C=1]",
     "scm": "scm[C=1,dim=16]",
+    "cca3v": "cca3v[ridge=0.01,dim=16]",
+    "ml-cca": "ml-cca[kappa=0.25,few=5,weights=l2exp]",
 }
 EQUAL = 1e-5
 

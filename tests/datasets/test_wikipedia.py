@@ -136,6 +136,10 @@ def packed(**changes):
         ({"train": np.arange(35)}, "image image30 is in train and in test"),
         ({"test": np.arange(70, 80)}, r"\(test\) names row 79, but there are 40 pairs, rows 0 to 39"),
         ({"text_id": np.array([{}] * 40)}, "cannot be read .Object arrays"),
+        (
+            {"image_id": np.array([f"../{k}" for k in range(40)])},
+            r"the image id '../0' has other characters",
+        ),
     ],
 )
 def test_a_bad_npz(tmp_path, changes, message):

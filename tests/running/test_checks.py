@@ -148,6 +148,12 @@ BAD = {
         BLIND,
         "the fit changes with the test split (by",
     ),
+    "reads labels of the test split": (
+        "    def embed_images(self, split):\n        numbers = torch.arange(split.labels.shape[1])\n"
+        "        return super().embed_images(split) + 0.001 * (split.labels * numbers).sum(dim=1, keepdim=True)\n",
+        BLIND,
+        "embeddings change with labels of test (by",
+    ),
     "forgets": (
         "    def load(self, state):\n        self.mean, self.W = state['mean'] * 0, state['W']\n",
         STORED,
@@ -228,7 +234,11 @@ def test_a_broken_promise_is_told(verdicts, kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["depends on the other rows", "looks at the test split", "forgets", "captions only", "learns nothing"]
+    "kind",
+    [
+        *("depends on the other rows", "looks at the test split", "reads labels of the test split", "forgets"),
+        *("captions only", "learns nothing"),
+    ],
 )
 def test_the_other_promises_are_still_kept(verdicts, kind):
     found = verdicts(BAD[kind][0])
@@ -242,6 +252,7 @@ PEEKS = {
     "region features": "train._features.regions.mean()",
     "boxes of the features": "train._features.boxes.std()",
     "boxes of the collection": "train._collection.boxes.std()",
+    "labels": "(train._collection.labels[-20:] @ np.arange(30)).std()",
     "twins": "(train._collection.twins * np.arange(100)).sum() / 1e5",
     "ids": "len(''.join(val._collection.images.ids))",
     "pixels": "np.asarray(train._collection.images.read(99)).mean()",
