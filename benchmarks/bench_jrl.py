@@ -94,7 +94,8 @@ def test_jrl_at_full_size(tmp_path):
         generated(tmp_path / f"{dim}.npy", pairs + seen, dim, categories, seed)
         for seed, dim in enumerate((IMAGE, TEXT))
     ]
-    train, val = (Mapped(*features, categories, rows) for rows in np.split(np.arange(pairs + seen), [pairs]))
+    parts = np.split(np.arange(pairs + seen), [pairs])
+    train, val = (Mapped(features[0], features[1], categories, rows) for rows in parts)
     method, run = METHODS.configure("jrl").build(), Notes(val)
     start, estimate = time.process_time(), method.memory(train) / (1 << 30)
     method.fit(train, val, run)

@@ -249,9 +249,9 @@ class Voting(Labelled):
     updates: int = 5
     last: bool = True
 
-    similarity: ClassVar = DOT
+    similarity = DOT
     refits = True
-    learned: ClassVar = ("mean_x", "mean_y", "Wx", "Wy", "codes", "categories", "chosen")
+    learned: ClassVar[tuple[str, ...]] = ("mean_x", "mean_y", "Wx", "Wy", "codes", "categories", "chosen")
 
     def __post_init__(self) -> None:
         super().__post_init__()

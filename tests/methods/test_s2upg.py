@@ -208,7 +208,7 @@ def test_it_comes_back(comes_back):
 def test_data_without_regions(tiny, monkeypatch):
     train = tiny.train.take(np.arange(20))
     monkeypatch.setattr(train, "_features", replace(train._features, regions=None))
-    with pytest.raises(MissingFeature, match="without regions"):
+    with pytest.raises(MissingFeature, match="or say patches=false"):
         S2UPG().items("image", train)
     assert S2UPG(patches=False).items("image", train).patches.shape[0] == 0
 
