@@ -38,6 +38,7 @@ from torch import Tensor
 from cran_bench import DOT, FeatureRows, MissingFeature, Pairwise, Run, Similarity, Split, register
 from cran_bench.toolbox.kernels import Rows, dense, dense_blocks
 from cran_bench.toolbox.linalg import Matrix, deviations
+from cran_bench.toolbox.states import below, with_prefix
 
 from ._graphs import MOST_CATEGORIES, SAMPLE, Quadratic, Sums, Voters, Voting, hypergraph, minimise, votes
 from ._labelled import LabelledRows
@@ -147,10 +148,7 @@ class S2UPG(Voting):
     whole_t2i: float = 1.0
     released: bool = False
 
-    learned: ClassVar[tuple[str, ...]] = (
-        *Voting.learned,
-        *("image_wholes", "image_patches", "text_wholes", "text_patches", "patch_codes", "patch_categories"),
-    )
+    learned: ClassVar[tuple[str, ...]] = (*Voting.learned, "patch_codes", "patch_categories")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -210,10 +208,12 @@ class S2UPG(Voting):
         self.begin(run)
         rows = self.labelled(train, run)
         S = self.sums(rows, run)
-        for side in SIDES:
-            items = self.items(side, rows.split)
-            for kind, features in (("wholes", items.wholes), ("patches", items.patches)):
-                setattr(self, f"{side}_{kind}", deviations(dense_blocks(features, run.device)))
+        items = {side: self.items(side, rows.split) for side in SIDES}
+        self.scales = {
+            f"{kind}_of_{side}": deviations(dense_blocks(features, run.device))
+            for side, of in items.items()
+            for kind, features in (("wholes", of.wholes), ("patches", of.patches))
+        }
         N, T = len(rows.split), len(rows.split.texts)
         share = min(1.0, SAMPLE / (N + T))
         counts = max(1, round(share * N)), max(1, round(share * T))
@@ -244,7 +244,7 @@ class S2UPG(Voting):
 
     def codes_of(self, side: Side, kind: Literal["wholes", "patches"], rows: Rows) -> Tensor:
         """(n, C) float32 projections of (n, D) features, standardised as the wholes or the patches of training."""
-        mean, s = getattr(self, f"{side}_{kind}").double()
+        mean, s = self.scales[f"{kind}_of_{side}"].double()
         W = (self.Wx if side == "image" else self.Wy) / s[:, None]
         return torch.cat([((block.double() - mean) @ W).float() for block in dense_blocks(rows, W.device)])
 
@@ -284,6 +284,14 @@ class S2UPG(Voting):
             torch.from_numpy(np.concatenate([weight * a, items.averaged(b, a)], axis=1).astype(np.float32)).to(device)
             for a, b in zip(of_wholes, of_patches, strict=True)
         ]
+
+    def state(self) -> dict[str, Tensor]:
+        """What `jrl` has, the codes of patches, and means and deviations of wholes and patches."""
+        return {**super().state(), **with_prefix("scales", self.scales)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        super().load(state)
+        self.scales = below("scales", state)
 
     def memory(self, train: Split) -> int:
         """Bytes as in `jrl`, and of the factors of the hypergraph, of regions that are kept, and of patches' codes."""

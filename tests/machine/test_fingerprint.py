@@ -331,7 +331,7 @@ EVERY = ALL | OTHERS
 OTHER_MEANING = [
     ("toolbox.linalg", '("x", C.xx, C.xy, rx)', '("x", C.xx, C.xy, ry)', CORRELATED | {"cran:paper"}),
     ("toolbox.linalg", "s > 1e-7 * s[0]", "s > 1e-8 * s[0]", CORRELATED | {"cfa", "cran:paper"}),
-    ("toolbox.linalg", "TEXT_BLOCK = 8192", "TEXT_BLOCK = 4096", CORRELATED | {"cfa", "cran:paper", "sm"}),
+    ("toolbox.linalg", "TEXT_BLOCK = 8192", "TEXT_BLOCK = 4096", CORRELATED | LABELLED | {"cfa", "cran:paper"}),
     ("toolbox.linalg", "import numpy as np", "import numpy_of_ours as np",
      EVERY - STACKS - HEADS - HINGES - {"aligned", "dual-path"}),
     ("toolbox.losses", "margin - positive", "margin + positive", RANKED),
