@@ -44,6 +44,8 @@ ROWS: list[tuple[str, Unit, str]] = [
     ("cca3v[ridge=0.01,labels=clusters:20]", "captions", ""),
     ("ml-cca[kappa=0.25,labels=clusters:20]", "captions", ""),
     ("ml-cca[kappa=0.25,few=20,labels=keywords:300]", "captions", ""),
+    ("jrl[labels=clusters:20]", "captions", ""),
+    ("s2upg[gamma=1,sigma=0.1,ridge=1,labels=clusters:20]", "documents", ""),
     ("ccl[rbm_steps=40,steps=40,joint_steps=40,autoencoder_steps=40]", "captions", IN_MEMORY),
     ("cran-baseline[max_epochs=1,text_init=random]", "captions", IN_MEMORY),
     ("cran-local[max_epochs=1,text_init=random,caption_sampling=first]", "captions", ""),

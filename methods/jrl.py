@@ -87,7 +87,7 @@ class JRL(Voting):
             (pair + mu) * G + sigma * L + ridge * S.pairs * np.eye(len(G))
             for G, L in zip((S.xx, S.yy), graphs, strict=True)
         )
-        squares = S.zz + S.pairs * S.mean @ S.mean
+        squares = S.zz + S.pairs * float(S.mean @ S.mean)
         f = Quadratic(A, B, pair * S.xy, mu * S.xz, mu * S.yz, 2 * mu * squares)
         P, Q = minimise(lambda P, Q: f, (*S.xy.shape, len(S.mean)), gamma, self.updates, self.last, seed, LEAST_FALL)
         return P / S.s_x[:, None], Q / S.s_y[:, None]

@@ -50,6 +50,8 @@ SWEEP = {
     "sm": "sm[C=1]",
     "scm": "scm[C=1,dim=16]",
     "cca3v": "cca3v[ridge=0.01,dim=16]",
+    "jrl": "jrl[gamma=1,sigma=1,ridge=1,neighbours=20,graph_neighbours=5]",
+    "s2upg": "s2upg[gamma=1,sigma=1,ridge=1,neighbours=20,graph_neighbours=5]",
     "ml-cca": "ml-cca[kappa=0.25,few=5,weights=l2exp]",
 }
 EQUAL = 1e-5

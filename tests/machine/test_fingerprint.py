@@ -31,7 +31,8 @@ CRANS = {"cran", "cran-baseline", "cran-local", "cran-relation"}
 HINGES = {"scan", "vsepp", "vse-infinity"}
 HEADS = {"linear-head", "pcmepp"}
 SEMANTIC = {"sm", "scm"}
-LABELLED = SEMANTIC | {"cca3v", "ml-cca"}
+VOTING = {"jrl", "s2upg"}
+LABELLED = SEMANTIC | VOTING | {"cca3v", "ml-cca"}
 ALL = LINEAR | STACKS | CRANS | HINGES | HEADS | LABELLED | {"aligned", "dual-path", "gmm-hglmm", "region-phrase"}
 OTHERS = {"cca[text=word_cnn]", "kcca[text=word_cnn]", "cran:paper"}
 SPECS = sorted(ALL | OTHERS)
@@ -330,7 +331,7 @@ EVERY = ALL | OTHERS
 OTHER_MEANING = [
     ("toolbox.linalg", '("x", C.xx, C.xy, rx)', '("x", C.xx, C.xy, ry)', CORRELATED | {"cran:paper"}),
     ("toolbox.linalg", "s > 1e-7 * s[0]", "s > 1e-8 * s[0]", CORRELATED | {"cfa", "cran:paper"}),
-    ("toolbox.linalg", "TEXT_BLOCK = 8192", "TEXT_BLOCK = 4096", CORRELATED | {"cfa", "cran:paper", "sm"}),
+    ("toolbox.linalg", "TEXT_BLOCK = 8192", "TEXT_BLOCK = 4096", CORRELATED | LABELLED | {"cfa", "cran:paper"}),
     ("toolbox.linalg", "import numpy as np", "import numpy_of_ours as np",
      EVERY - STACKS - HEADS - HINGES - {"aligned", "dual-path"}),
     ("toolbox.losses", "margin - positive", "margin + positive", RANKED),
@@ -402,6 +403,10 @@ OTHER_MEANING = [
     ("methods.linear_head", "LARGEST_SCALE = 100", "LARGEST_SCALE = 10", {"linear-head"}),
     ("methods.pcmepp", "(texts + images) / 2", "texts + images", {"pcmepp"}),
     ("methods._labelled", "1e-12 * mean**2", "1e-10 * mean**2", LABELLED),
+    ("methods._graphs", "SHORTEST = 1e-12", "SHORTEST = 1e-10", VOTING),
+    ("methods._graphs", "np.log(factor) - np.logaddexp", "np.log(factor) + np.logaddexp", VOTING),
+    ("methods.jrl", "LEAST_FALL = 0.02", "LEAST_FALL = 0.01", {"jrl"}),
+    ("methods.s2upg", "OTHER_KIND = 0.85", "OTHER_KIND = 0.8", {"s2upg"}),
     ("methods.cca3v", "values > 1 + 1e-9", "values > 1 + 1e-3", {"cca3v"}),
     ("methods.ml_cca", "few - 1 - nearer", "few - nearer", {"ml-cca"}),
     ("methods.sm", "STOP = 0.01", "STOP = 0.001", SEMANTIC),
