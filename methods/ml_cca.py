@@ -44,6 +44,7 @@ from cran_bench.toolbox.linalg import (
 
 from ._labelled import Labelled, LabelledRows, divided
 
+PAPER = {"image": "none", "text_scaling": "none", "standardize": True, "kappa": (0.25,)}
 BLOCK = 1 << 24
 """Weights between label sets that are computed at a time."""
 IMAGES = 4096
@@ -74,20 +75,13 @@ def nearest(distance: Matrix, sizes: Matrix, few: int) -> Matrix:
 @register(
     "ml-cca",
     presets={
-        "paper": {"image": "none", "text_scaling": "none", "kappa": (0.25,)},
-        "code": {
-            "image": "none",
-            "text_scaling": "none",
-            "weights": "l2exp",
-            "few": 20,
-            "kappa": (0.25,),
-            "power": (0.0,),
-        },
+        "paper": PAPER,
+        "code": PAPER | {"weights": "l2exp", "few": 20, "power": (0.0,)},
         "tuned": {},
     },
     search={
         **{"weights": ("dot", "l2exp"), "sigma": (0.5, 1.0, 2.0), "few": (0, 5, 20, 100)},
-        **{"standardize": (True, False), "image": ("sqrt", "l2", "none"), "vocabulary": (1500, 3000, 6000)},
+        **{"standardize": (False, True), "image": ("sqrt", "l2", "none"), "vocabulary": (1500, 3000, 6000)},
     },
 )
 @dataclass
@@ -105,10 +99,11 @@ class MLCCA(Labelled):
             code.
     """
 
+    standardize: bool = False
     weights: Literal["dot", "l2exp"] = "dot"
     sigma: float = 1.0
     few: int = 0
-    kappa: tuple[float, ...] = (0.01, 0.05, 0.25, 1.0)
+    kappa: tuple[float, ...] = (0.01, 0.05, 0.25, 1.0, 4.0)
     dim: tuple[int, ...] = (10, 20, 64, 128, 256)
     power: tuple[float, ...] = (1.0,)
 
