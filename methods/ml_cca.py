@@ -126,7 +126,7 @@ class MLCCA(Labelled):
         Z = train.categories(self.labels).cpu().numpy()
         sets = Z.shape[1] if self.by_label else len(np.unique(Z, axis=0))
         sums = 8 * sets * (train.image_dim + self.text_dim(train))
-        return super().memory(train) + 2 * sums + 80 * min(sets * sets, BLOCK) + train.image_rows.held
+        return super().memory(train) + sums + 80 * min(sets * sets, BLOCK) + train.image_rows.held
 
     def label_sets(self, labels: Matrix) -> tuple[sparse.csr_array, Matrix]:
         """L (N, U) and the label sets (U, C), given labels (N, C)."""
@@ -169,12 +169,14 @@ class MLCCA(Labelled):
             xy += X[where].T @ (K @ Y)
             from_images[where], own[where] = K @ sizes, 1 - K.diagonal(where.start)
             from_texts += sizes[where] @ K
+        x_sum, y_sum = from_images @ X, from_texts @ Y
+        del X, Y
         if not self.few:
             own[:] = 0.0  # a text's weight with its own image, beyond that of its label set
         f_images, f_texts = L @ (from_images + own), L @ (from_texts + own)
         mean_x, var_x, xx = weighted_covariance(images, counts, counts * f_images)
         mean_y, var_y, yy = weighted_covariance(texts, np.ones(len(owner)), f_texts[owner])
-        xy -= np.outer(mean_x, from_texts @ Y) + np.outer(from_images @ X - from_images @ sizes * mean_x, mean_y)
+        xy -= np.outer(mean_x, y_sum) + np.outer(x_sum - from_images @ sizes * mean_x, mean_y)
         if own.any():
             xy += own_pairs(images, texts, owner, L @ own, mean_x, mean_y)
         total = float(counts @ f_images)
