@@ -287,11 +287,10 @@ class RegionPhrase:
         phrases = [own[: self.longest] for own in split.phrases]
         place = {phrase: row for row, phrase in enumerate(sorted({*chain(*phrases)}))}
         vectors = normalize(self.pairs.embed_texts(split.asking([*place])), dim=1)
-        mask = torch.zeros(len(phrases), self.longest, dtype=torch.bool, device=vectors.device)
-        sets = vectors.new_zeros(*mask.shape, vectors.shape[1])
-        for text, own in enumerate(phrases):
-            mask[text, : len(own)] = True
-            sets[text, : len(own)] = vectors[[place[phrase] for phrase in own]]
+        rows = torch.tensor([[place[p] for p in own] + [-1] * (self.longest - len(own)) for own in phrases])
+        rows = rows.to(vectors.device)
+        mask = rows >= 0
+        sets = vectors[rows] * mask[:, :, None]
         return Levels(globals=normalize(self.whole.embed_texts(split), dim=1), regions=sets, mask=mask)
 
     def memory(self, train: Split) -> int:
