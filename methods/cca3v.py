@@ -35,7 +35,6 @@ from ._labelled import Labelled
 CODE = {
     "image": "none",
     "text_scaling": "none",
-    "standardize": False,
     "ridge": (1e-4,),
     "absolute": True,
     "dim": (10,),
@@ -72,8 +71,8 @@ def joint_correlations(
 
 @register(
     "cca3v",
-    presets={"paper": {"standardize": False, "power": (4.0,)}, "code": CODE, "tuned": {}},
-    search={"standardize": (True, False), "image": ("sqrt", "l2", "none"), "vocabulary": (1500, 3000, 6000)},
+    presets={"paper": {"power": (4.0,)}, "code": CODE, "tuned": {}},
+    search={"standardize": (False, True), "image": ("sqrt", "l2", "none"), "vocabulary": (1500, 3000, 6000)},
 )
 @dataclass
 class CCA3V(Labelled):
@@ -86,7 +85,8 @@ class CCA3V(Labelled):
         power: each dimension is weighted by its eigenvalue to this power; 0 for equal weights.
     """
 
-    ridge: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
+    standardize: bool = False
+    ridge: tuple[float, ...] = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
     absolute: bool = False
     dim: tuple[int, ...] = (10, 20, 64, 128, 256)
     power: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)

@@ -44,6 +44,7 @@ from cran_bench.toolbox.linalg import (
 
 from ._labelled import Labelled, LabelledRows, divided
 
+PAPER = {"image": "none", "text_scaling": "none", "standardize": True, "kappa": (0.25,)}
 BLOCK = 1 << 24
 """Weights between label sets that are computed at a time."""
 IMAGES = 4096
@@ -74,20 +75,13 @@ def nearest(distance: Matrix, sizes: Matrix, few: int) -> Matrix:
 @register(
     "ml-cca",
     presets={
-        "paper": {"image": "none", "text_scaling": "none", "kappa": (0.25,)},
-        "code": {
-            "image": "none",
-            "text_scaling": "none",
-            "weights": "l2exp",
-            "few": 20,
-            "kappa": (0.25,),
-            "power": (0.0,),
-        },
+        "paper": PAPER,
+        "code": PAPER | {"weights": "l2exp", "few": 20, "power": (0.0,)},
         "tuned": {},
     },
     search={
         **{"weights": ("dot", "l2exp"), "sigma": (0.5, 1.0, 2.0), "few": (0, 5, 20, 100)},
-        **{"standardize": (True, False), "image": ("sqrt", "l2", "none"), "vocabulary": (1500, 3000, 6000)},
+        **{"standardize": (False, True), "image": ("sqrt", "l2", "none"), "vocabulary": (1500, 3000, 6000)},
     },
 )
 @dataclass
@@ -105,10 +99,11 @@ class MLCCA(Labelled):
             code.
     """
 
+    standardize: bool = False
     weights: Literal["dot", "l2exp"] = "dot"
     sigma: float = 1.0
     few: int = 0
-    kappa: tuple[float, ...] = (0.01, 0.05, 0.25, 1.0)
+    kappa: tuple[float, ...] = (0.01, 0.05, 0.25, 1.0, 4.0)
     dim: tuple[int, ...] = (10, 20, 64, 128, 256)
     power: tuple[float, ...] = (1.0,)
 
@@ -131,7 +126,7 @@ class MLCCA(Labelled):
         Z = train.categories(self.labels).cpu().numpy()
         sets = Z.shape[1] if self.by_label else len(np.unique(Z, axis=0))
         sums = 8 * sets * (train.image_dim + self.text_dim(train))
-        return super().memory(train) + 2 * sums + 80 * min(sets * sets, BLOCK) + train.image_rows.held
+        return super().memory(train) + sums + 80 * min(sets * sets, BLOCK) + train.image_rows.held
 
     def label_sets(self, labels: Matrix) -> tuple[sparse.csr_array, Matrix]:
         """L (N, U) and the label sets (U, C), given labels (N, C)."""
@@ -174,12 +169,14 @@ class MLCCA(Labelled):
             xy += X[where].T @ (K @ Y)
             from_images[where], own[where] = K @ sizes, 1 - K.diagonal(where.start)
             from_texts += sizes[where] @ K
+        x_sum, y_sum = from_images @ X, from_texts @ Y
+        del X, Y
         if not self.few:
             own[:] = 0.0  # a text's weight with its own image, beyond that of its label set
         f_images, f_texts = L @ (from_images + own), L @ (from_texts + own)
         mean_x, var_x, xx = weighted_covariance(images, counts, counts * f_images)
         mean_y, var_y, yy = weighted_covariance(texts, np.ones(len(owner)), f_texts[owner])
-        xy -= np.outer(mean_x, from_texts @ Y) + np.outer(from_images @ X - from_images @ sizes * mean_x, mean_y)
+        xy -= np.outer(mean_x, y_sum) + np.outer(x_sum - from_images @ sizes * mean_x, mean_y)
         if own.any():
             xy += own_pairs(images, texts, owner, L @ own, mean_x, mean_y)
         total = float(counts @ f_images)
