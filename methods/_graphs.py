@@ -29,6 +29,10 @@ from cran_bench.toolbox.linalg import Matrix, Whitening
 from ._labelled import Labelled, LabelledRows
 from ._linear import ImageScaling
 
+SEARCH: dict[str, tuple[Any, ...]] = {
+    **{"standardize": (True, False), "image": ("none", "sqrt", "l2"), "text": ("tfidf", "bow", "vectors")},
+    **{"vocabulary": (1500, 3000), "graph_neighbours": (50, 100)},
+}
 SAMPLE = 20_000
 """Rows of a graph; of more, that many are drawn at random, and X'L X is scaled up to the number of all."""
 BLOCK = 1024

@@ -33,14 +33,18 @@ import numpy as np
 from cran_bench import Run, Split, register
 from cran_bench.toolbox.linalg import Matrix
 
-from ._graphs import Quadratic, Sums, Voting, minimise, smoothness
+from ._graphs import SEARCH, Quadratic, Sums, Voting, minimise, smoothness
 from ._labelled import LabelledRows
 
 RELEASED = {"gamma": (1000.0,), "sigma": (1000.0,), "ridge": (0.0,), "neighbours": (100,)}
 LEAST_FALL = 0.02
 
 
-@register("jrl", presets={"paper": RELEASED, "code": {**RELEASED, "dense": True, "last": False}, "tuned": {}})
+@register(
+    "jrl",
+    presets={"paper": RELEASED, "code": {**RELEASED, "dense": True, "last": False}, "tuned": {}},
+    search=SEARCH,
+)
 @dataclass
 class JRL(Voting):
     """JRL.

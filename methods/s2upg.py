@@ -40,7 +40,7 @@ from cran_bench.toolbox.kernels import Rows, dense, dense_blocks
 from cran_bench.toolbox.linalg import Matrix, deviations
 from cran_bench.toolbox.states import below, with_prefix
 
-from ._graphs import MOST_CATEGORIES, SAMPLE, Quadratic, Sums, Voters, Voting, hypergraph, minimise, votes
+from ._graphs import MOST_CATEGORIES, SAMPLE, SEARCH, Quadratic, Sums, Voters, Voting, hypergraph, minimise, votes
 from ._labelled import LabelledRows
 from ._linear import scaled
 
@@ -119,6 +119,7 @@ class Items(NamedTuple):
 @register(
     "s2upg",
     presets={"paper": {**RELEASED, "root": 3}, "code": {**RELEASED, "released": True, "last": False}, "tuned": {}},
+    search=SEARCH,
 )
 @dataclass
 class S2UPG(Voting):
