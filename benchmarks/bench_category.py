@@ -7,7 +7,6 @@ the frequent ones more often.  CRAN_BENCH_SCALE=0.02 takes 2 % of the pairs.
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import time

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from cran_bench import BadInput, FeatureRows, Run, Split
+from cran_bench import BadInput, FeatureRows, Run, Split, label_source
 from cran_bench.toolbox.linalg import Matrix, Moments, Texts, moments
 
 from ._linear import LinearMethod, beside
@@ -70,6 +70,10 @@ class Labelled(LinearMethod):
 
     labels: str = "given"
     standardize: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        label_source(self.labels)
 
     def labelled(self, train: Split, run: Run) -> LabelledRows:
         """The training images that have a category; the number of others is added to the record.

@@ -60,6 +60,7 @@ WORD_LR = 1e-3
 ROWS = 1024  # placed texts that are embedded at a time
 
 PAPER = {
+    "weights": (2.0, 1.0, 0.1),
     "negatives": "mined",
     "margin": 1.0,
     "image": "none",
@@ -121,6 +122,8 @@ class DualPath(nn.Module):
             *(nn.Linear(dim, dim, bias=False), nn.BatchNorm1d(dim)),
         )
         for module in self.modules():
+            if isinstance(module, nn.Conv1d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if isinstance(module, Block):  # blocks begin as their shortcuts, from which a deep network learns faster
                 nn.init.zeros_(module.last.weight)
 
@@ -233,8 +236,8 @@ class Objective(nn.Module):
 
 @register(
     "dual-path",
-    presets={"paper": PAPER, "tuned": {}, "quick": {"width": "compact", "epochs": 4, "stage1_epochs": 2}},
-    search={"lr": (0.03, 0.1, 0.3), "dropout": (0.25, 0.5, 0.75), "margin": (0.2, 0.5, 1.0)},
+    presets={"paper": PAPER, "tuned": {}, "quick": {"width": "compact", "epochs": 4, "stage1_epochs": 1}},
+    search={"lr": (1e-3, 2e-3, 4e-3), "dropout": (0.25, 0.5, 0.75), "margin": (0.1, 0.2, 0.4)},
 )
 @dataclass
 class DualPathMethod:
@@ -263,7 +266,7 @@ class DualPathMethod:
 
     width: Literal["full", "compact"] = "full"
     losses: Literal["both", "instance", "ranking"] = "both"
-    weights: tuple[float, float, float] = (2.0, 1.0, 0.1)
+    weights: tuple[float, float, float] = (1.0, 0.05, 0.1)
     negatives: Literal["mined", "hardest", "all"] = "all"
     margin: float = 0.2
     candidates: int = 256
@@ -273,8 +276,8 @@ class DualPathMethod:
     optimiser: Literal["sgd", "adam"] = "adam"
     lr: float = 2e-3
     weight_decay: float = 1e-4
-    stage1_epochs: int = 20
-    epochs: int = 30
+    stage1_epochs: int = 0
+    epochs: int = 24
     decay_at: int = 0
     patience: int = 0
 
@@ -374,16 +377,15 @@ class DualPathMethod:
         network.eval()
 
     def memory(self, train: Split) -> int:
-        """Bytes of features, word ids, weights with gradients and momentum, and the activations of a batch."""
+        """Bytes of features, word ids, weights with gradients and moments, a batch, and texts that are embedded."""
         dim, d = DIM // self.divisor, train.vector_shape[1]
         blocks = blocks_of(d, self.divisor)
         convolutions = sum(a * b + 2 * b * b + b * c + a * c for a, b, c, _ in blocks)
         words = int(train.tokens[0].max()) * d
         weights = convolutions + words + dim * (2 * dim + train.image_dim + len(train))
-        texts = self.batch_size + (self.candidates if self.negatives == "mined" else 0)
         activations = POSITIONS * sum(2 * b + 2 * c for _, b, c, _ in blocks) + 4 * len(train)
         held = train.image_rows.held + (8 * POSITIONS + 300) * len(train.texts)
-        return held + 24 * weights + 4 * max(texts, ROWS) * activations
+        return held + 24 * weights + 4 * self.batch_size * activations + 128 * ROWS * dim
 
     def embed_images(self, split: Split) -> Tensor:
         """(N, D) image embeddings."""

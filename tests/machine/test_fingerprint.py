@@ -345,7 +345,7 @@ OTHER_MEANING = [
     ("toolbox.rbm", "0.01 * torch.randn", "0.02 * torch.randn", STACKS),
     ("toolbox.states", 'f"{part}.{key}": value for', 'f"{part}/{key}": value for', EVERY - {"aligned"}),
     ("similarity", "self.top, scores.shape[1])", "self.top, scores.shape[0])", EVERY),
-    ("frontend.feature_rows", "BLOCK = 4096", "BLOCK = 2048", EVERY - {"gmm-hglmm"}),
+    ("frontend.feature_rows", "BLOCK = 4096", "BLOCK = 2048", EVERY),
     ("split", "def chars(self, length: int = 201", "def chars(self, length: int = 202", CRANS | {"cran:paper"}),
     ("split", "size: int = 3000, sublinear: bool = False", "size: int = 3000, sublinear: bool = True",
      EVERY - HINGES - {"aligned", "dual-path", "gmm-hglmm"}),

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from labelled import Given, Notes, invented, one_hot
+from labelled import Given, Notes, fit, invented, one_hot
 
 from cran_bench.errors import BadInput
 from cran_bench.methods._labelled import Labelled
+from cran_bench.methods._linear import scaled
+from cran_bench.methods.cca import CCA
 
 
 @dataclass
@@ -106,3 +108,19 @@ def test_constant_features_are_named_though_categories_vary(side):
     (split.images if side == "image" else split.text_features)[:] = 1 / 3
     with pytest.raises(BadInput, match=f"the {side} features are the same in all rows"):
         fitted(split)
+
+
+@pytest.mark.parametrize("scaling", ["none", "l2", "sqrt"])
+@pytest.mark.parametrize("text", ["tfidf", "encoder"])
+def test_linear_methods_read_features_of_texts_in_place_of_words(plain_split, text, scaling):
+    split = invented(captions=2)
+    rows = scaled(split.text_features, scaling)
+    options = {"image": "none", "ridge_image": (1e-3,), "ridge_text": (1e-3,), "dim": (3,), "power": (1.0,)}
+    ours, theirs = CCA(text=text, text_scaling=scaling, **options), CCA(text="vectors", **options)
+    plain = plain_split(split.images, rows, split.image_of)
+    plain.given = split.given
+    fit(ours, split)
+    fit(theirs, plain)
+    assert ours.text_dim(split) == 5
+    np.testing.assert_array_equal(ours.Wy, theirs.Wy)
+    np.testing.assert_array_equal(ours.embed_texts(split), theirs.embed_texts(plain))

@@ -10,7 +10,8 @@ from sklearn.multiclass import OneVsRestClassifier
 from cran_bench.errors import BadInput
 from cran_bench.methods.scm import SCM
 from cran_bench.methods.sm import SM
-from cran_bench.registry import METHODS
+from cran_bench.ranking.evaluation import evaluate as rank_all
+from cran_bench.registry import DATASETS, METHODS
 from cran_bench.similarity import COSINE, DOT
 
 ONE = {"C": (1.0,), "regression": ("multinomial",), "compare": "dot"}
@@ -215,3 +216,20 @@ def test_figures_on_wikipedia(spec, i2t, t2i):
     model = METHODS.configure(spec).build()
     fit(model, data.train, data.train.take(np.arange(50)))
     assert evaluate(model, data.test) == (pytest.approx(i2t, abs=0.003), pytest.approx(t2i, abs=0.003))
+
+
+@pytest.mark.parametrize("spec", ["sm[C=1]", "scm[C=1,dim=16]"])
+def test_it_comes_back_the_same(comes_back, spec):
+    assert comes_back(spec).chose["C"] == 1.0
+
+
+def test_twins_have_the_same_categories_and_are_not_told_apart(tmp_path):
+    scenes = DATASETS.configure("scenes[train=40,val=2,test=20]").build().load(tmp_path)
+    train, test = (Given(x, x, x) for x in (scenes.labels[scenes.splits[name]] for name in ("train", "test")))
+    twins = torch.arange(20) ^ 1
+    for method in (SM(C=(1.0,), compare="centred"), SCM(C=(1.0,), dim=(16,), ridge_image=(1e-3,), ridge_text=(1e-3,))):
+        fit(method, train)
+        sides = method.embed_images(test), method.embed_texts(test)
+        figures = rank_all(*sides, test.image_of, twins, method.similarity, "documents", labels=test.given).metrics
+        assert figures["twin_accuracy"] == 50.0
+        assert min(evaluate(method, test)) > 0.5

@@ -768,9 +768,9 @@ def test_a_stored_fit_is_evaluated_on_a_test_split_alone(runner, prepared):
 
 
 def test_rows_of_unequal_cost_give_no_time_left(capsys, monkeypatch):
-    monkeypatch.setattr(running, "_line", lambda _: "cca: rsum 1")
+    monkeypatch.setattr(running, "_line", lambda *_: "cca: rsum 1")
     monkeypatch.setattr("time.perf_counter", itertools.count(step=100).__next__)
-    count = running.Count(2)
+    count = running.Count(2, "rsum")
     for _ in range(2):
         count.say(SimpleNamespace(reused=False))
     assert capsys.readouterr().err == "[1/2] cca: rsum 1\n[2/2] cca: rsum 1\n"
