@@ -47,6 +47,7 @@ SWEEP = {
     "linear-head": "linear-head[dim=16,epochs=2,batch_size=20]",
     "pcmepp": GATE["pcmepp"],
     "sm": "sm[C=1]",
+    "cmdn": f"cmdn:quick[{STACKS},steps=6,autoencoder_steps=6,dbn_steps=6,fusion_steps=6,category_steps=6,units=16|8]",
     "scm": "scm[C=1,dim=16]",
 }
 EQUAL = 1e-5

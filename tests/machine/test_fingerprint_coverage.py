@@ -34,6 +34,7 @@ QUICK = [
     *(f"corr-ae:quick[{FEW},text=encoder]", f"ccl:quick[{FEW},joint_steps=4,autoencoder_steps=4]"),
     *("linear-head:quick[epochs=2]", "pcmepp:quick[epochs=2]"),
     *("sm[C=1]", "scm[C=1]"),
+    f"cmdn:quick[{FEW},autoencoder_steps=4,dbn_steps=4,fusion_steps=4,category_steps=4,units=8|4]",
     *(
         "cran[max_epochs=2,top=2,restarts=2]",
         "cran:quick[max_epochs=2,top=2,joint=true]",
