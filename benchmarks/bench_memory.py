@@ -39,6 +39,7 @@ ROWS: list[tuple[str, Unit, str]] = [
     ("dcca[epochs=2]", "captions", ""),
     ("linear-head[epochs=2]", "captions", ""),
     ("pcmepp[epochs=2]", "captions", ""),
+    ("cmdn[rbm_steps=40,steps=40,autoencoder_steps=40,dbn_steps=40,fusion_steps=40,labels=none]", "captions", ""),
     ("sm[C=1,labels=clusters:20]", "captions", ""),
     ("scm[C=1,dim=128,labels=clusters:20]", "captions", ""),
     ("cca3v[ridge=0.01,labels=clusters:20]", "captions", ""),

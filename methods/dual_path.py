@@ -37,8 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, normalize, pad, relu
 
-from cran_bench import COSINE, BadInput, FeatureRows, Run, Split, register
-from cran_bench.machine.progress import say
+from cran_bench import COSINE, BadInput, FeatureRows, Run, Split, register, say
 from cran_bench.toolbox.kernels import by_blocks, require_varied
 from cran_bench.toolbox.losses import margin_loss
 from cran_bench.toolbox.training import Training, linear_decay

@@ -26,7 +26,7 @@ from cran_bench.similarity import COSINE
 
 CPU = torch.device("cpu")
 LINEAR = {"cca", "cfa", "kcca", "macc", "dcca"}
-STACKS = {"bimodal-ae", "multimodal-dbn", "corr-ae", "ccl"}
+STACKS = {"bimodal-ae", "multimodal-dbn", "corr-ae", "ccl", "cmdn"}
 CRANS = {"cran", "cran-baseline", "cran-local", "cran-relation"}
 HINGES = {"scan", "vsepp", "vse-infinity"}
 HEADS = {"linear-head", "pcmepp"}
@@ -372,7 +372,7 @@ OTHER_MEANING = [
     ("running.fits.run", "rank(images, texts, self.store.val", "rank(texts, images, self.store.val", EVERY),
     ("running.fits.run", 'self.owner, "similarity", None', 'self.owner, "alike", None', EVERY),
     ("running.memory", "LIBRARIES = ", "LIBRARIES = 2 * ", set()),
-    ("machine.progress", "_LINE_EVERY = 30.0", "_LINE_EVERY = 3.0", LABELLED),  # as nouns are found by `track`
+    ("machine.progress", "_LINE_EVERY = 30.0", "_LINE_EVERY = 3.0", set()),
     ("running.preparation", "import", "import sys; import", set()),
     ("methods._word_cnn", "filters: int = 100", "filters: int = 200", WITH_WORDS),
     ("methods._word_cnn", "WIDTHS = (3, 4, 5)", "WIDTHS = (3, 4)", WITH_WORDS),
@@ -409,12 +409,14 @@ OTHER_MEANING = [
     ("methods.s2upg", "OTHER_KIND = 0.85", "OTHER_KIND = 0.8", {"s2upg"}),
     ("methods.cca3v", "values > 1 + 1e-9", "values > 1 + 1e-3", {"cca3v"}),
     ("methods.ml_cca", "few - 1 - nearer", "few - nearer", {"ml-cca"}),
+    ("methods.cmdn", "BATCH = 115", "BATCH = 116", {"cmdn"}),
     ("methods.sm", "STOP = 0.01", "STOP = 0.001", SEMANTIC),
     ("methods.scm", "A * rho**power", "A / rho**power", {"scm"}),
     ("methods.aligned", "return split.images", "return -split.images", {"aligned"}),
-    ("methods.bimodal_ae", "square().sum(dim=2)", "abs().sum(dim=2)", {"bimodal-ae"}),
+    ("methods.bimodal_ae", "square().sum(dim=2)", "abs().sum(dim=2)", {"bimodal-ae", "cmdn"}),
     ("methods.corr_ae", "0.5 * ((1 - self.alpha)", "0.6 * ((1 - self.alpha)", {"corr-ae", "ccl"}),
-    ("methods.multimodal_dbn", "range(self.mean_field_steps)", "range(1 + self.mean_field_steps)", {"multimodal-dbn"}),
+    ("methods.multimodal_dbn", "range(self.mean_field_steps)", "range(1 + self.mean_field_steps)",
+     {"multimodal-dbn", "cmdn"}),
     ("methods.ccl", "(2 * len(images))", "len(images)", {"ccl"}),
     ("methods.ccl", '"weight_decay": 1e-4}', '"weight_decay": 1e-3}', {"ccl"}),
     ("methods.ccl", "self.rbm.hidden, self._given(rows)", "self.rbm.hidden, rows + self._given(rows)", {"ccl"}),
