@@ -59,7 +59,8 @@ def test_average_precisions_are_those_of_the_cpu(gpu, kind):
     labels = torch.eye(4)[torch.arange(60) % 4]
     similarity = Pairwise(lambda some, others: (some @ others.T).round(), rerank=5) if kind == "reranked" else DOT
     expected = mean_average_precision(images, texts, owner, labels, similarity)
-    found = mean_average_precision(*(x.to(CUDA) for x in (images, texts, owner, labels)), similarity)
+    images, texts, owner, labels = (x.to(CUDA) for x in (images, texts, owner, labels))
+    found = mean_average_precision(images, texts, owner, labels, similarity)
     assert found == pytest.approx(expected, abs=1e-12)
     assert not +gpu.unordered
 
