@@ -2,7 +2,7 @@
 
     f(P, Q) = tr P'A P + tr Q'B Q - 2 tr P'E Q - 2 tr P'F - 2 tr Q'G + c + gamma (||P||_{2,1} + ||Q||_{2,1})
 
-for projections P (p x C) and Q (q x C) is minimised by reweighting: with D_P = diag(1 / (2 |row of P|)) and D_Q likewise,
+for projections P (p x C) and Q (q x C) is minimised by reweighting: with D_P = diag(1 / (2 |row of P|)), D_Q likewise,
 
     P <- (A + gamma D_P)^-1 (E Q + F),     Q <- (B + gamma D_Q)^-1 (E'P + G),     both from the old P and Q.
 
@@ -23,12 +23,16 @@ from sklearn.neighbors import NearestNeighbors  # type: ignore[import-untyped]
 from torch import Tensor
 
 from cran_bench import DOT, Run, Split
-from cran_bench.toolbox.kernels import Rows, dense, sampled
+from cran_bench.toolbox.kernels import dense, sampled
 from cran_bench.toolbox.linalg import Matrix, Whitening
 
 from ._labelled import Labelled, LabelledRows
 from ._linear import ImageScaling
 
+SEARCH: dict[str, tuple[Any, ...]] = {
+    **{"standardize": (True, False), "image": ("none", "sqrt", "l2"), "text": ("tfidf", "bow", "vectors")},
+    **{"vocabulary": (1500, 3000), "graph_neighbours": (50, 100)},
+}
 SAMPLE = 20_000
 """Rows of a graph; of more, that many are drawn at random, and X'L X is scaled up to the number of all."""
 BLOCK = 1024
@@ -99,7 +103,7 @@ def minimise(
         f = objective(P, Q)
         loss = f.loss(P, Q, gamma)
         earlier, (P, Q) = (P, Q), f.update(P, Q, gamma)
-        if before - loss < least_fall * before:
+        if before - loss < least_fall * abs(before):
             break
         before = loss
     return (P, Q) if last else earlier
@@ -249,9 +253,9 @@ class Voting(Labelled):
     updates: int = 5
     last: bool = True
 
-    similarity: ClassVar = DOT
+    similarity = DOT
     refits = True
-    learned: ClassVar = ("mean_x", "mean_y", "Wx", "Wy", "codes", "categories", "chosen")
+    learned: ClassVar[tuple[str, ...]] = ("mean_x", "mean_y", "Wx", "Wy", "codes", "categories", "chosen")
 
     def __post_init__(self) -> None:
         super().__post_init__()

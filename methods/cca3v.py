@@ -72,7 +72,12 @@ def joint_correlations(
 @register(
     "cca3v",
     presets={"paper": {"power": (4.0,)}, "code": CODE, "tuned": {}},
-    search={"standardize": (False, True), "image": ("sqrt", "l2", "none"), "vocabulary": (1500, 3000, 6000)},
+    search={
+        "standardize": (False, True),
+        "image": ("sqrt", "l2", "none"),
+        "text": ("tfidf", "bow", "vectors"),
+        "vocabulary": (1500, 3000),
+    },
 )
 @dataclass
 class CCA3V(Labelled):

@@ -20,7 +20,7 @@ Z. Zheng, L. Zheng, M. Garrett, Y. Yang, M. Xu, Y.-D. Shen, "Dual-path convoluti
 loss", arXiv 1711.05535, 2017 (ACM TOMM 2020), who also train the image network in stage II and embed an image together
 with its mirror image, of which frozen features have none: rows are not comparable with the published ones.  Kernels of
 two words are padded after the last word; the authors' release pads before the first, by which the last three of 32
-positions are lost.
+positions are lost.  `tuned` has both losses from the start, all negatives of the batch, and AdamW.
 
 Memory: the features of images where they are few, see docs/scaling.md; 264 bytes for each text; for each training
 image 20 bytes for each dimension of the embeddings; and 4 MB for each text of a batch, 1 MB if `compact`.
@@ -37,8 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, normalize, pad, relu
 
-from cran_bench import COSINE, BadInput, FeatureRows, Run, Split, register
-from cran_bench.machine.progress import say
+from cran_bench import COSINE, BadInput, FeatureRows, Run, Split, register, say
 from cran_bench.toolbox.kernels import by_blocks, require_varied
 from cran_bench.toolbox.losses import margin_loss
 from cran_bench.toolbox.training import Training, linear_decay
@@ -155,7 +154,7 @@ def known_words(ids: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def placed(words: Tensor, offsets: Tensor) -> Tensor:
-    """Move texts, (B, 32) word ids, to the right by (B,) offsets, beyond which they are too short to reach."""
+    """Move texts, (B, 32) word ids, to the right by (B,) offsets, which become positions without a word."""
     source = torch.arange(POSITIONS, device=words.device) - offsets[:, None]
     return words.gather(1, source.clamp_min(0)).where(source >= 0, 0)
 

@@ -33,14 +33,18 @@ import numpy as np
 from cran_bench import Run, Split, register
 from cran_bench.toolbox.linalg import Matrix
 
-from ._graphs import Quadratic, Sums, Voting, minimise, smoothness
+from ._graphs import SEARCH, Quadratic, Sums, Voting, minimise, smoothness
 from ._labelled import LabelledRows
 
 RELEASED = {"gamma": (1000.0,), "sigma": (1000.0,), "ridge": (0.0,), "neighbours": (100,)}
 LEAST_FALL = 0.02
 
 
-@register("jrl", presets={"paper": RELEASED, "code": {**RELEASED, "dense": True, "last": False}, "tuned": {}})
+@register(
+    "jrl",
+    presets={"paper": RELEASED, "code": {**RELEASED, "dense": True, "last": False}, "tuned": {}},
+    search=SEARCH,
+)
 @dataclass
 class JRL(Voting):
     """JRL.
@@ -87,7 +91,7 @@ class JRL(Voting):
             (pair + mu) * G + sigma * L + ridge * S.pairs * np.eye(len(G))
             for G, L in zip((S.xx, S.yy), graphs, strict=True)
         )
-        squares = S.zz + S.pairs * S.mean @ S.mean
+        squares = S.zz + S.pairs * float(S.mean @ S.mean)
         f = Quadratic(A, B, pair * S.xy, mu * S.xz, mu * S.yz, 2 * mu * squares)
         P, Q = minimise(lambda P, Q: f, (*S.xy.shape, len(S.mean)), gamma, self.updates, self.last, seed, LEAST_FALL)
         return P / S.s_x[:, None], Q / S.s_y[:, None]

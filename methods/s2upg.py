@@ -27,7 +27,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -35,11 +35,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from cran_bench import DOT, FeatureRows, Pairwise, Run, Similarity, Split, register
+from cran_bench import DOT, FeatureRows, MissingFeature, Pairwise, Run, Similarity, Split, register
 from cran_bench.toolbox.kernels import Rows, dense, dense_blocks
 from cran_bench.toolbox.linalg import Matrix, deviations
+from cran_bench.toolbox.states import below, with_prefix
 
-from ._graphs import SAMPLE, Quadratic, Sums, Voters, Voting, hypergraph, minimise, votes
+from ._graphs import MOST_CATEGORIES, SAMPLE, SEARCH, Quadratic, Sums, Voters, Voting, hypergraph, minimise, votes
 from ._labelled import LabelledRows
 from ._linear import scaled
 
@@ -52,6 +53,7 @@ OTHER_KIND = 0.85  # of the vote of a patch for a whole, and of a whole for a pa
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=\w)")
 
 Side = Literal["image", "text"]
+SIDES: tuple[Side, Side] = ("image", "text")
 
 
 def sentences(texts: Sequence[str]) -> tuple[list[str], list[int]]:
@@ -93,7 +95,9 @@ class Items(NamedTuple):
         weights = 1.0 / np.maximum(np.bincount(owners, minlength=n), 1)[owners]
         return cls(wholes, patches, sparse.csr_array((weights, (owners, np.arange(m))), shape=(n, m)))
 
-    def averaged(self, patches: Matrix, wholes: Matrix, rows: NDArray[np.int64] | slice = slice(None)) -> Matrix:
+    def averaged(
+        self, patches: NDArray[Any], wholes: NDArray[Any], rows: NDArray[np.int64] | slice = slice(None)
+    ) -> NDArray[Any]:
         """(k, C) means of (m, C) values over the patches of some wholes, or the values (k, C) of those without any."""
         mean = self.mean[rows]
         return np.where(np.diff(mean.indptr)[:, None] > 0, mean @ patches, wholes)
@@ -104,7 +108,7 @@ class Items(NamedTuple):
         def read(index: slice | Tensor) -> Tensor:
             rows = np.arange(self.wholes.shape[0])[index if isinstance(index, slice) else index.cpu().numpy()]
             wholes = dense(self.wholes[rows])
-            needed = np.unique(self.mean[rows].indices)
+            needed = np.unique(self.mean[rows].indices).astype(np.int64)
             some = self._replace(mean=self.mean[:, needed])
             means = some.averaged(dense(self.patches[needed]).cpu().numpy(), wholes.cpu().numpy(), rows)
             return (wholes + torch.from_numpy(means).to(wholes)) / 2
@@ -112,7 +116,11 @@ class Items(NamedTuple):
         return FeatureRows((self.wholes.shape[0], self.wholes.shape[1]), 0, read)
 
 
-@register("s2upg", presets={"paper": {**RELEASED, "root": 3}, "code": {**RELEASED, "released": True, "last": False}, "tuned": {}})
+@register(
+    "s2upg",
+    presets={"paper": {**RELEASED, "root": 3}, "code": {**RELEASED, "released": True, "last": False}, "tuned": {}},
+    search=SEARCH,
+)
 @dataclass
 class S2UPG(Voting):
     """S2UPG; data without regions takes ``patches=false``, and the label says so.
@@ -141,10 +149,7 @@ class S2UPG(Voting):
     whole_t2i: float = 1.0
     released: bool = False
 
-    learned: ClassVar = (
-        *Voting.learned,
-        *("image_wholes", "image_patches", "text_wholes", "text_patches", "patch_codes", "patch_categories"),
-    )
+    learned: ClassVar[tuple[str, ...]] = (*Voting.learned, "patch_codes", "patch_categories")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -173,6 +178,11 @@ class S2UPG(Voting):
             wholes: Rows = super().image_rows(split)
             patches: Rows = wholes[:0]
             owners = np.empty(0, dtype=np.int64)
+            if self.patches and not split.has_regions:
+                raise MissingFeature(
+                    "s2upg takes regions as patches, and the data has none: prepare it with --regions, or say "
+                    "patches=false"
+                )
             if self.patches:
                 patches = split.existing_regions.map(partial(scaled, how=self.image))
                 owners = split.region_mask.nonzero()[:, 0].cpu().numpy()
@@ -199,10 +209,12 @@ class S2UPG(Voting):
         self.begin(run)
         rows = self.labelled(train, run)
         S = self.sums(rows, run)
-        for side in ("image", "text"):
-            items = self.items(side, rows.split)
-            for kind, features in (("wholes", items.wholes), ("patches", items.patches)):
-                setattr(self, f"{side}_{kind}", deviations(dense_blocks(features, run.device)))
+        items = {side: self.items(side, rows.split) for side in SIDES}
+        self.scales = {
+            f"{kind}_of_{side}": deviations(dense_blocks(features, run.device))
+            for side, of in items.items()
+            for kind, features in (("wholes", of.wholes), ("patches", of.patches))
+        }
         N, T = len(rows.split), len(rows.split.texts)
         share = min(1.0, SAMPLE / (N + T))
         counts = max(1, round(share * N)), max(1, round(share * T))
@@ -233,14 +245,15 @@ class S2UPG(Voting):
 
     def codes_of(self, side: Side, kind: Literal["wholes", "patches"], rows: Rows) -> Tensor:
         """(n, C) float32 projections of (n, D) features, standardised as the wholes or the patches of training."""
-        mean, s = getattr(self, f"{side}_{kind}").double()
+        mean, s = self.scales[f"{kind}_of_{side}"].double()
         W = (self.Wx if side == "image" else self.Wy) / s[:, None]
         return torch.cat([((block.double() - mean) @ W).float() for block in dense_blocks(rows, W.device)])
 
     def enrol(self, rows: LabelledRows) -> None:
         """Make the training images, texts and patches voters."""
         codes, patch_codes, categories, patch_categories = [], [], [], []
-        for side, of in (("image", rows.of_images), ("text", rows.of_texts)):
+        of_side: dict[Side, NDArray[np.uint8]] = {"image": rows.of_images, "text": rows.of_texts}
+        for side, of in of_side.items():
             items = self.items(side, rows.split)
             codes.append(self.codes_of(side, "wholes", items.wholes))
             patch_codes.append(self.codes_of(side, "patches", items.patches))
@@ -272,3 +285,21 @@ class S2UPG(Voting):
             torch.from_numpy(np.concatenate([weight * a, items.averaged(b, a)], axis=1).astype(np.float32)).to(device)
             for a, b in zip(of_wholes, of_patches, strict=True)
         ]
+
+    def state(self) -> dict[str, Tensor]:
+        """What `jrl` has, the codes of patches, and means and deviations of wholes and patches."""
+        return {**super().state(), **with_prefix("scales", self.scales)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        super().load(state)
+        self.scales = below("scales", state)
+
+    def memory(self, train: Split) -> int:
+        """Bytes as in `jrl`, and of the factors of the hypergraph, of regions that are kept, and of patches' codes."""
+        p, q, C = train.image_dim, self.text_dim(train), MOST_CATEGORIES
+        held, patches = 0, len(train.texts)
+        if self.patches and train.has_regions:
+            held = train.existing_regions.held
+            patches += len(train) * train.region_shape[0] + sum(text.count(".") for text in train.texts)
+        factors = 8 * min(SAMPLE, len(train) + len(train.texts)) * (p + q)
+        return super().memory(train) + held + factors + 5 * C * patches

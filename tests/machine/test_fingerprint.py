@@ -26,12 +26,13 @@ from cran_bench.similarity import COSINE
 
 CPU = torch.device("cpu")
 LINEAR = {"cca", "cfa", "kcca", "macc", "dcca"}
-STACKS = {"bimodal-ae", "multimodal-dbn", "corr-ae", "ccl"}
+STACKS = {"bimodal-ae", "multimodal-dbn", "corr-ae", "ccl", "cmdn"}
 CRANS = {"cran", "cran-baseline", "cran-local", "cran-relation"}
 HINGES = {"scan", "vsepp", "vse-infinity"}
 HEADS = {"linear-head", "pcmepp"}
 SEMANTIC = {"sm", "scm"}
-LABELLED = SEMANTIC | {"cca3v", "ml-cca"}
+VOTING = {"jrl", "s2upg"}
+LABELLED = SEMANTIC | VOTING | {"cca3v", "ml-cca"}
 ALL = LINEAR | STACKS | CRANS | HINGES | HEADS | LABELLED | {"aligned", "dual-path", "gmm-hglmm", "region-phrase"}
 OTHERS = {"cca[text=word_cnn]", "kcca[text=word_cnn]", "cran:paper"}
 SPECS = sorted(ALL | OTHERS)
@@ -330,7 +331,7 @@ EVERY = ALL | OTHERS
 OTHER_MEANING = [
     ("toolbox.linalg", '("x", C.xx, C.xy, rx)', '("x", C.xx, C.xy, ry)', CORRELATED | {"cran:paper"}),
     ("toolbox.linalg", "s > 1e-7 * s[0]", "s > 1e-8 * s[0]", CORRELATED | {"cfa", "cran:paper"}),
-    ("toolbox.linalg", "TEXT_BLOCK = 8192", "TEXT_BLOCK = 4096", CORRELATED | {"cfa", "cran:paper", "sm"}),
+    ("toolbox.linalg", "TEXT_BLOCK = 8192", "TEXT_BLOCK = 4096", CORRELATED | LABELLED | {"cfa", "cran:paper"}),
     ("toolbox.linalg", "import numpy as np", "import numpy_of_ours as np",
      EVERY - STACKS - HEADS - HINGES - {"aligned", "dual-path"}),
     ("toolbox.losses", "margin - positive", "margin + positive", RANKED),
@@ -371,7 +372,7 @@ OTHER_MEANING = [
     ("running.fits.run", "rank(images, texts, self.store.val", "rank(texts, images, self.store.val", EVERY),
     ("running.fits.run", 'self.owner, "similarity", None', 'self.owner, "alike", None', EVERY),
     ("running.memory", "LIBRARIES = ", "LIBRARIES = 2 * ", set()),
-    ("machine.progress", "_LINE_EVERY = 30.0", "_LINE_EVERY = 3.0", LABELLED),  # as nouns are found by `track`
+    ("machine.progress", "_LINE_EVERY = 30.0", "_LINE_EVERY = 3.0", set()),
     ("running.preparation", "import", "import sys; import", set()),
     ("methods._word_cnn", "filters: int = 100", "filters: int = 200", WITH_WORDS),
     ("methods._word_cnn", "WIDTHS = (3, 4, 5)", "WIDTHS = (3, 4)", WITH_WORDS),
@@ -402,14 +403,20 @@ OTHER_MEANING = [
     ("methods.linear_head", "LARGEST_SCALE = 100", "LARGEST_SCALE = 10", {"linear-head"}),
     ("methods.pcmepp", "(texts + images) / 2", "texts + images", {"pcmepp"}),
     ("methods._labelled", "1e-12 * mean**2", "1e-10 * mean**2", LABELLED),
+    ("methods._graphs", "SHORTEST = 1e-12", "SHORTEST = 1e-10", VOTING),
+    ("methods._graphs", "np.log(factor) - np.logaddexp", "np.log(factor) + np.logaddexp", VOTING),
+    ("methods.jrl", "LEAST_FALL = 0.02", "LEAST_FALL = 0.01", {"jrl"}),
+    ("methods.s2upg", "OTHER_KIND = 0.85", "OTHER_KIND = 0.8", {"s2upg"}),
     ("methods.cca3v", "values > 1 + 1e-9", "values > 1 + 1e-3", {"cca3v"}),
     ("methods.ml_cca", "few - 1 - nearer", "few - nearer", {"ml-cca"}),
+    ("methods.cmdn", "BATCH = 115", "BATCH = 116", {"cmdn"}),
     ("methods.sm", "STOP = 0.01", "STOP = 0.001", SEMANTIC),
     ("methods.scm", "A * rho**power", "A / rho**power", {"scm"}),
     ("methods.aligned", "return split.images", "return -split.images", {"aligned"}),
-    ("methods.bimodal_ae", "square().sum(dim=2)", "abs().sum(dim=2)", {"bimodal-ae"}),
+    ("methods.bimodal_ae", "square().sum(dim=2)", "abs().sum(dim=2)", {"bimodal-ae", "cmdn"}),
     ("methods.corr_ae", "0.5 * ((1 - self.alpha)", "0.6 * ((1 - self.alpha)", {"corr-ae", "ccl"}),
-    ("methods.multimodal_dbn", "range(self.mean_field_steps)", "range(1 + self.mean_field_steps)", {"multimodal-dbn"}),
+    ("methods.multimodal_dbn", "range(self.mean_field_steps)", "range(1 + self.mean_field_steps)",
+     {"multimodal-dbn", "cmdn"}),
     ("methods.ccl", "(2 * len(images))", "len(images)", {"ccl"}),
     ("methods.ccl", '"weight_decay": 1e-4}', '"weight_decay": 1e-3}', {"ccl"}),
     ("methods.ccl", "self.rbm.hidden, self._given(rows)", "self.rbm.hidden, rows + self._given(rows)", {"ccl"}),

@@ -151,7 +151,7 @@ def fitted(tiny, **options):
 def test_a_text_is_the_mean_over_all_offsets(tiny):
     method = fitted(tiny)
     long = " ".join(["thing1", "word2", "thing3"] * 11)  # 33 words, one too many
-    asked = [*tiny.test.texts[:3], "thing4", long]
+    asked = [tiny.test.texts[0], "thing4", long]
     found = method.embed_texts(tiny.test.asking(asked))
     ids, _ = tiny.test.asking(asked).tokens
     for row, text in enumerate(asked):
@@ -163,8 +163,8 @@ def test_a_text_is_the_mean_over_all_offsets(tiny):
         each = torch.stack([method.network.texts(torch.tensor([sequence]))[0] for sequence in sequences])
         expected = normalize(each.mean(dim=0), dim=0)
         torch.testing.assert_close(normalize(found[row], dim=0), expected, rtol=1e-4, atol=1e-5)
-    shifted = method.embed_texts(tiny.test.asking([f"never {text} never never" for text in asked[:4]]))
-    assert torch.equal(shifted, method.embed_texts(tiny.test.asking(asked[:4])))
+    shifted = method.embed_texts(tiny.test.asking([f"never {text} never never" for text in asked[:2]]))
+    assert torch.equal(shifted, method.embed_texts(tiny.test.asking(asked[:2])))
     assert len(method.embed_texts(tiny.test.asking([]))) == 0
 
 
@@ -230,12 +230,15 @@ def test_the_instance_loss_learns_64_images_by_heart():
     made, (ids, _) = objective(), texts(64, least=6)
     x, owner = torch.randn(64, 5), torch.arange(64)
     optimizer = torch.optim.SGD(made.groups(), 0.1, momentum=0.9, nesterov=True)
-    for _ in range(25):
+    for _ in range(50):
         optimizer.zero_grad()
         made(x, Batch(owner, ids, owner, (0.0, 1.0, 1.0))).backward()
         optimizer.step()
-    for f in (made.paths.images(x), made.paths.texts(ids)):
-        assert torch.equal(made.classifier(relu(f)).argmax(dim=1), owner)
+        with torch.no_grad():
+            classified = [made.classifier(relu(f)).argmax(dim=1) for f in (made.paths.images(x), made.paths.texts(ids))]
+        if all(torch.equal(found, owner) for found in classified):
+            return
+    pytest.fail(f"only {[int((found == owner).sum()) for found in classified]} of 64 are known")
 
 
 def test_word_vectors_learn_a_thousand_times_slower_and_matrices_alone_decay():
@@ -327,7 +330,7 @@ def test_images_whose_texts_have_no_known_word_are_left_out(tiny, begun, monkeyp
 
 
 def test_a_stopped_training_goes_on_to_the_same_numbers(tiny, tmp_path, monkeypatch, capsys):
-    method = DualPathMethod(negatives="mined", candidates=20, batch_size=20, stage1_epochs=1, epochs=3)
+    method = DualPathMethod(negatives="mined", candidates=20, batch_size=30, stage1_epochs=1, epochs=3)
     stores = [FitStore(tmp_path / name, {}, tiny.train, tiny.val, CPU) for name in ("straight", "stopped")]
     straight = stores[0].fitted(dataclasses.replace(method), 0, "dual-path")
     write = LentRun.checkpoint
