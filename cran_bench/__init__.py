@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from cran_bench.frontend.feature_files import FeatureFile as FeatureFile
     from cran_bench.frontend.feature_files import FeatureFiles as FeatureFiles
     from cran_bench.frontend.feature_rows import FeatureRows as FeatureRows
+    from cran_bench.frontend.labels import label_source as label_source
     from cran_bench.frontend.text.characters import ALPHABET as ALPHABET
     from cran_bench.frontend.text.words import FIRST_WORD as FIRST_WORD
     from cran_bench.machine.progress import say as say
@@ -68,6 +69,7 @@ _HOME = {
         "errors": "BadInput did_you_mean first_wrong",
         "frontend.feature_files": "FeatureFile FeatureFiles",
         "frontend.feature_rows": "FeatureRows",
+        "frontend.labels": "label_source",
         "frontend.text.characters": "ALPHABET",
         "frontend.text.words": "FIRST_WORD",
         "machine.progress": "say",

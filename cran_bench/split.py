@@ -19,7 +19,7 @@ from cran_bench.embeddings import region_pairs
 from cran_bench.errors import BadInput
 from cran_bench.frontend.feature_rows import FeatureRows
 from cran_bench.frontend.features import Features
-from cran_bench.frontend.labels import SOURCES, LabelSource, detected_labels, fit_source, parse_source
+from cran_bench.frontend.labels import SOURCES, LabelSource, detected_labels, fit_source, label_source
 from cran_bench.frontend.regions.coco import CLASSES
 from cran_bench.frontend.text import characters
 from cran_bench.frontend.text.encoding import Documents, TextFeatures, captions_of
@@ -247,7 +247,7 @@ class Split:
         return self._collection.labels is not None if kind == "given" else self.has_words
 
     def _require_source(self, source: str) -> tuple[str, int]:
-        kind, count = parse_source(source)
+        kind, count = label_source(source)
         if self._has_source(kind):
             return kind, count
         lacks = {"given": "has no category labels", "detected": "was prepared without the classes of a detector"}

@@ -5,6 +5,7 @@ The clusters are made from the texts themselves, so the precision is circular on
 
 import argparse
 import itertools
+import sys
 from pathlib import Path
 
 import torch
@@ -34,11 +35,11 @@ def main() -> None:
     dataset = DATASETS.configure(given.dataset)
     data = find_prepared(dataset, given.data, cache, given.backbone, given.regions)
     runner = Runner(data, Path("results"), cache, torch.device("cpu"))
-    print("| third view |" + "".join(f" t = {power} |" for power in POWERS))
-    print("| --- |" + " --- |" * len(POWERS))
+    lines = ["| third view |" + "".join(f" t = {power} |" for power in POWERS), "| --- |" + " --- |" * len(POWERS)]
     cells = {(view, power): cell(runner, view, power, given) for view, power in itertools.product(VIEWS, POWERS)}
     for view in VIEWS:
-        print(f"| {view} |" + "".join(f" {cells[view, power]} |" for power in POWERS))
+        lines.append(f"| {view} |" + "".join(f" {cells[view, power]} |" for power in POWERS))
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 def cell(runner: Runner, view: str, power: int, given: argparse.Namespace) -> str:

@@ -2,7 +2,7 @@
 
     f(P, Q) = tr P'A P + tr Q'B Q - 2 tr P'E Q - 2 tr P'F - 2 tr Q'G + c + gamma (||P||_{2,1} + ||Q||_{2,1})
 
-for projections P (p x C) and Q (q x C) is minimised by reweighting: with D_P = diag(1 / (2 |row of P|)) and D_Q likewise,
+for projections P (p x C) and Q (q x C) is minimised by reweighting: with D_P = diag(1 / (2 |row of P|)), D_Q likewise,
 
     P <- (A + gamma D_P)^-1 (E Q + F),     Q <- (B + gamma D_Q)^-1 (E'P + G),     both from the old P and Q.
 
@@ -11,7 +11,7 @@ No matrix of the size of the graph is stored: X'X - M'M stands for X'L X, and de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,14 +23,20 @@ from sklearn.neighbors import NearestNeighbors  # type: ignore[import-untyped]
 from torch import Tensor
 
 from cran_bench import DOT, Run, Split
+from cran_bench.toolbox.kernels import dense, sampled
 from cran_bench.toolbox.linalg import Matrix, Whitening
 
 from ._labelled import Labelled, LabelledRows
 from ._linear import ImageScaling
 
+SEARCH: dict[str, tuple[Any, ...]] = {
+    **{"standardize": (True, False), "image": ("none", "sqrt", "l2"), "text": ("tfidf", "bow", "vectors")},
+    **{"vocabulary": (1500, 3000), "graph_neighbours": (50, 100)},
+}
 SAMPLE = 20_000
 """Rows of a graph; of more, that many are drawn at random, and X'L X is scaled up to the number of all."""
 BLOCK = 1024
+MOST_CATEGORIES = 300  # for the estimate of memory
 SHORTEST = 1e-12  # a row of zeros is divided by it
 
 
@@ -75,9 +81,10 @@ def minimise(
     gamma: float,
     updates: int,
     last: bool,
+    seed: int,
     least_fall: float = -np.inf,
 ) -> tuple[Matrix, Matrix]:
-    """Update P and Q from a fixed start, the same uniform numbers for both.
+    """Update P and Q, which start at uniform numbers on [0, 1).
 
     Args:
         objective: the quadratic part, given the latest P and Q.
@@ -85,16 +92,18 @@ def minimise(
         gamma: weight of the norms.
         updates: largest number of updates.
         last: whether the result is the last P and Q, or those before the last update.
+        seed: random seed of the start.
         least_fall: the update after which the loss has fallen by less than this share is the last.
     """
     *dims, categories = sizes
-    P, Q = (np.random.default_rng(1).random((dim, categories)) for dim in dims)
+    random = np.random.default_rng(seed)
+    P, Q = (random.random((dim, categories)) for dim in dims)
     before = np.nan
     for _ in range(updates):
         f = objective(P, Q)
         loss = f.loss(P, Q, gamma)
         earlier, (P, Q) = (P, Q), f.update(P, Q, gamma)
-        if before - loss < least_fall * before:
+        if before - loss < least_fall * abs(before):
             break
         before = loss
     return (P, Q) if last else earlier
@@ -126,6 +135,23 @@ def smoothness(X: Matrix, count: int, is_dense: bool) -> Matrix:
         K[np.arange(len(K)), np.arange(a, a + len(K))] = 0.5  # a distance of exactly 0
         products -= scaled[a : a + BLOCK].T @ (K @ scaled)
     return np.asarray(products)
+
+
+def hypergraph(codes: Matrix, count: int, released: bool) -> sparse.csr_array:
+    """(n, n) factor M of the Laplacian I - M'M of a hypergraph with an edge for each row of codes (n, C).
+
+    Args:
+        codes: rows, which are compared by Euclidean distance.
+        count: an edge holds a row's nearest neighbours, that many.
+        released: whether M is that of the released code: D_v^-1 in place of D_v^-1/2, degrees one larger, and an edge
+            without the row itself.
+    """
+    edges = neighbours(codes, count)
+    if not released:
+        edges = edges + sparse.eye_array(len(codes), format="csr")
+    degrees = edges.sum(axis=0)
+    scale = 1 / (degrees + 1) if released else degrees**-0.5
+    return sparse.csr_array(edges.multiply(scale / np.sqrt(edges[[0]].sum())))
 
 
 class Voters(NamedTuple):
@@ -227,9 +253,9 @@ class Voting(Labelled):
     updates: int = 5
     last: bool = True
 
-    similarity: ClassVar = DOT
+    similarity = DOT
     refits = True
-    learned: ClassVar = ("mean_x", "mean_y", "Wx", "Wy", "codes", "categories", "chosen")
+    learned: ClassVar[tuple[str, ...]] = ("mean_x", "mean_y", "Wx", "Wy", "codes", "categories", "chosen")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -275,16 +301,17 @@ class Voting(Labelled):
             candidates = [{**now, name: value} for value in values]
             todo = [each for each in candidates if tuple(each.values()) not in tried]
             for each in run.progress(todo, name, len(candidates), len(candidates) - len(todo)):
-                W = (torch.from_numpy(np.ascontiguousarray(M)).to(run.device) for M in solve(*each.values()))
-                self.Wx, self.Wy = W
+                found = solve(*each.values())
+                self.Wx, self.Wy = (torch.from_numpy(np.ascontiguousarray(W)).to(run.device) for W in found)
                 self.enrol(rows)
                 best = -1.0
-                for k, images, texts in self.voted(val):
+                of_val = self.votes_of_images(val, self.neighbours), self.votes_of_texts(val, self.neighbours)
+                for k, images, texts in zip(self.neighbours, *of_val, strict=True):
                     score = run.score(images, texts, self.similarity).criterion
                     best = max(best, score)
                     if score > self.best:
                         self.best, self.chosen = score, torch.tensor(k)
-                        kept = {name: getattr(self, name) for name in self.learned}
+                        kept = {key: getattr(self, key) for key in self.learned}
                         run.chose(**each, neighbours=k)
                 tried[tuple(each.values())] = best
             now = max(candidates, key=lambda each: tried[tuple(each.values())])
@@ -296,3 +323,43 @@ class Voting(Labelled):
         self.codes = torch.cat(codes)
         categories = np.concatenate([rows.of_images, rows.of_texts])
         self.categories = torch.from_numpy(categories).to(self.codes.device)
+
+    def graph_rows(
+        self, rows: LabelledRows, S: Sums, run: Run, counts: tuple[int, int] = (SAMPLE, SAMPLE)
+    ) -> Iterator[tuple[Matrix, int]]:
+        """Yield standardised images and texts (n, p), a random sample if there are more, and the number of them all."""
+        images, texts = self.image_rows(rows.split), self.text_features(rows.split)
+        sides = (images, self.mean_x, S.s_x), (texts, self.mean_y, S.s_y)
+        for (every, mean, s), count in zip(sides, counts, strict=True):
+            X = dense(sampled(every, count, run.seed)).to(torch.float64, copy=True).cpu().numpy()
+            X -= mean.cpu().numpy()
+            X /= s
+            yield X, every.shape[0]
+
+    def votes_of_images(self, split: Split, counts: Sequence[int]) -> list[Tensor]:
+        """For each number of voters (N, C) votes for the images."""
+        return self.voted(self.project_images(split, self.Wx), counts)
+
+    def votes_of_texts(self, split: Split, counts: Sequence[int]) -> list[Tensor]:
+        """For each number of voters (T, C) votes for the texts."""
+        return self.voted(self.project_texts(split, self.Wy), counts)
+
+    def voted(self, codes: Tensor, counts: Sequence[int]) -> list[Tensor]:
+        """For each number of voters (n, C) votes for codes (n, C)."""
+        found = votes(codes, [(Voters(self.codes, self.categories), 1.0)], counts)
+        return [torch.from_numpy(rows).to(codes.device) for rows in found]
+
+    def embed_images(self, split: Split) -> Tensor:
+        """(N, C) votes."""
+        return self.votes_of_images(split, [int(self.chosen)])[0]
+
+    def embed_texts(self, split: Split) -> Tensor:
+        """(T, C) votes."""
+        return self.votes_of_texts(split, [int(self.chosen)])[0]
+
+    def memory(self, train: Split) -> int:
+        """Bytes of covariances with factors, products and their sums, of a graph's rows, and of codes and voters."""
+        p, q, count = train.image_dim, self.text_dim(train), len(train) + len(train.texts)
+        rows = min(SAMPLE, max(len(train), len(train.texts)))
+        graph = rows * (24 * max(p, q) + 64 * self.graph_neighbours + 16 * BLOCK)
+        return super().memory(train) + 24 * (p * p + q * q) + graph + count * 16 * MOST_CATEGORIES

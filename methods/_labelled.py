@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from cran_bench import BadInput, FeatureRows, Run, Split
+from cran_bench import BadInput, FeatureRows, Run, Split, label_source
 from cran_bench.toolbox.linalg import Matrix, Moments, Texts, moments
 
 from ._linear import LinearMethod, beside
@@ -71,6 +71,10 @@ class Labelled(LinearMethod):
     labels: str = "given"
     standardize: bool = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        label_source(self.labels)
+
     def labelled(self, train: Split, run: Run) -> LabelledRows:
         """The training images that have a category; the number of others is added to the record.
 
@@ -120,22 +124,28 @@ class Labelled(LinearMethod):
             pairs: number T of image-text pairs.
             categories: number of columns at the right of the texts that are categories and stay as they are.
         """
-
-        def divisors(mean: Matrix, covariance: Matrix) -> Matrix:
-            variance = np.diag(covariance) * (pairs - 1) / pairs
-            varies = (variance > 1e-12 * mean**2) & self.standardize
-            return np.sqrt(np.where(varies, variance, 1.0))
-
-        s_x, s_y = divisors(C.mean_x, C.xx), divisors(C.mean_y, C.yy)
-        s_y[len(s_y) - categories :] = 1.0
-        of_z = Moments(
-            C.mean_x / s_x,
-            C.mean_y / s_y,
-            C.xx / s_x[:, None] / s_x,
-            C.yy / s_y[:, None] / s_y,
-            C.xy / s_x[:, None] / s_y,
+        s_x, s_y = (
+            self.divisors(mean, np.diag(covariance) * (pairs - 1) / pairs)
+            for mean, covariance in ((C.mean_x, C.xx), (C.mean_y, C.yy))
         )
-        return Standardized(of_z, s_x, s_y)
+        s_y[len(s_y) - categories :] = 1.0
+        return Standardized(divided(C, s_x, s_y), s_x, s_y)
+
+    def divisors(self, mean: Matrix, variance: Matrix) -> Matrix:
+        """(D,) standard deviations of columns with these means and variances, or 1; 1 for constant columns."""
+        varies = (variance > 1e-12 * mean**2) & self.standardize
+        return np.sqrt(np.where(varies, variance, 1.0))
+
+
+def divided(C: Moments, s_x: Matrix, s_y: Matrix) -> Moments:
+    """The moments of features that are divided by s_x (p,) and s_y (q,)."""
+    return Moments(
+        C.mean_x / s_x,
+        C.mean_y / s_y,
+        C.xx / s_x[:, None] / s_x,
+        C.yy / s_y[:, None] / s_y,
+        C.xy / s_x[:, None] / s_y,
+    )
 
 
 def _as_rows(texts: Tensor) -> FeatureRows:

@@ -6,14 +6,14 @@ Both cosines are those of a CCA with projections weighted by the correlations, a
 images and captions, and one whose samples are pairs of a phrase and its box, at most ten for each distinct phrase, as
 otherwise a few phrases such as "a man" would make up most of the covariance.  B. A. Plummer, L. Wang, C. M. Cervantes,
 J. C. Caicedo, J. Hockenmaier, S. Lazebnik, "Flickr30k Entities: collecting region-to-phrase correspondences for richer
-image-to-sentence models", ICCV 2015 and IJCV 2017, who find that the second term adds little to retrieval.
+image-to-sentence models", ICCV 2015 and IJCV 2017, who find that what helps to locate phrases hardly helps retrieval.
 
-The published pairs are annotated (`boxes=annotated`): the several boxes of a phrase are merged to one, and here the
-region of the image that overlaps it most stands for it, if their intersection over union is at least 1/2; other pairs
-are left out.  `boxes=assigned` is our weak form for data without annotations: every noun chunk of a caption starts as a
-pair with the mean of the image's regions, and the CCA is fitted again, three times, on each chunk and the region that
-is most similar to it.  For retrieval, the phrases of every caption are its noun chunks, without articles and
-possessives; a caption without any is its own phrase.
+The published pairs are annotated (`boxes=annotated`, for `flickr30k[phrases=true]`).  The several boxes of a phrase are
+merged to one, and here the region of the image that overlaps it most stands for it, if their intersection over union is
+at least 1/2; other pairs are left out.  `boxes=assigned`, the default of `tuned`, is a weak form for data without
+annotations and not the published method: every noun chunk of a caption starts as a pair with the mean of the image's
+regions, and CCA is fitted again, three times, on each chunk and the region that is most similar to it.  For retrieval,
+the phrases of every caption are its noun chunks; a caption without any is its own phrase.
 
 Memory: the covariances of `cca` or `gmm-hglmm`, the regions of a block of pairs, and the phrases of the validation
 texts.
@@ -48,6 +48,7 @@ OVERLAP = 0.5  # least intersection over union of an annotated box and the regio
 BLOCK = 256  # pairs whose regions are read at once
 TILE = 64, 64  # images and texts that are compared at once
 FISHER = 20_000  # more coordinates than HGLMM Fisher vectors of 30 components have
+PHRASE_BYTES = 400  # memory for a phrase of a training text, with the keys by which pairs are told apart
 SHARE = 0.99  # of the training texts of which every phrase is read
 
 
@@ -76,6 +77,12 @@ class Pairs(NamedTuple):
                 kept.append(place)
         rows = torch.tensor(sorted(kept), device=self.images.device)
         return Pairs([self.phrases[place] for place in rows.tolist()], self.images[rows], self.regions[rows])
+
+
+def longest_of(train: Split) -> int:
+    """Number of phrases beyond which a text's are left out, so that few long texts do not set the memory for all."""
+    counts = sorted(map(len, train.phrases))
+    return counts[int(SHARE * (len(counts) - 1))]
 
 
 def bare(phrase: str) -> str:
@@ -133,8 +140,8 @@ class RegionPhrase:
     dim: int = 128
     per_phrase: int = 10
     rounds: int = 3
-    alpha: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9)
-    exponent: tuple[float, ...] = (0.5, 1.0, 1.5)
+    alpha: tuple[float, ...] = (0.7, 0.8, 0.9, 0.95)
+    exponent: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5)
 
     def __post_init__(self) -> None:
         at_least(self, 0, "ridge", "rounds")
@@ -179,8 +186,7 @@ class RegionPhrase:
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Fit the CCA of wholes, as a part, then that of pairs, and choose g and then alpha."""
         self.whole = run.part(self.of_wholes())
-        counts = sorted(map(len, train.phrases))
-        self.longest = counts[int(SHARE * (len(counts) - 1))]
+        self.longest = longest_of(train)
         annotated = self.boxes == "annotated"
         pairs = (self.annotated(train) if annotated else self.mentioned(train)).drawn(self.per_phrase, run.seed)
         asked, rounds = train.asking(pairs.phrases), 1 if annotated else 1 + self.rounds
@@ -256,7 +262,7 @@ class RegionPhrase:
         return torch.cat(best)
 
     def choose(self, val: Split, run: Run) -> None:
-        """Choose g with the alpha in the middle, then alpha."""
+        """Choose g at the alpha in the middle of the candidates, then alpha."""
         images, texts = self.embed_images(val), self.embed_texts(val)
         middle = self.weights[0]
 
@@ -281,31 +287,27 @@ class RegionPhrase:
         phrases = [own[: self.longest] for own in split.phrases]
         place = {phrase: row for row, phrase in enumerate(sorted({*chain(*phrases)}))}
         vectors = normalize(self.pairs.embed_texts(split.asking([*place])), dim=1)
-        mask = torch.zeros(len(phrases), self.longest, dtype=torch.bool, device=vectors.device)
-        sets = vectors.new_zeros(*mask.shape, vectors.shape[1])
-        for text, own in enumerate(phrases):
-            mask[text, : len(own)] = True
-            sets[text, : len(own)] = vectors[[place[phrase] for phrase in own]]
+        rows = torch.tensor([[place[p] for p in own] + [-1] * (self.longest - len(own)) for own in phrases])
+        rows = rows.to(vectors.device)
+        mask = rows >= 0
+        sets = vectors[rows] * mask[:, :, None]
         return Levels(globals=normalize(self.whole.embed_texts(split), dim=1), regions=sets, mask=mask)
 
     def memory(self, train: Split) -> int:
-        """Bytes of the larger CCA, of regions, and of the phrases of validation texts, about a sixth of those here."""
+        """Bytes of the larger CCA, regions, phrases, and vectors of validation phrases, about a sixth of those here."""
         whole, (count, dim) = self.of_wholes(), train.region_shape
         own = covariance_bytes(dim, whole.text_dim(train)) + 24 * BLOCK * count * dim + train.region_rows.held
-        sets = 8 * len(train.texts) // 6 * max(map(len, train.phrases)) * min(self.dim, dim)
-        return max(whole.memory(train), own) + sets
+        sets = 8 * len(train.texts) // 6 * longest_of(train) * min(self.dim, dim)
+        return max(whole.memory(train), own) + sets + PHRASE_BYTES * sum(map(len, train.phrases))
 
     def state(self) -> dict[str, Tensor]:
         """Both CCAs, alpha and g, and the number of phrases that are read of a text."""
-        pairs = {name: getattr(self.pairs, name) for name in self.pairs.learned}
         own = {"weights": torch.tensor(self.weights, dtype=torch.float64), "longest": torch.tensor(self.longest)}
-        return {**own, **with_prefix("pairs", pairs), **with_prefix("whole", self.whole.state())}
+        return {**own, **with_prefix("pairs", self.pairs.state()), **with_prefix("whole", self.whole.state())}
 
     def load(self, state: dict[str, Tensor]) -> None:
         alpha, exponent = state["weights"].tolist()
         self.weights, self.longest = (alpha, exponent), int(state["longest"])
-        self.whole = self.of_wholes()
+        self.whole, self.pairs = self.of_wholes(), self.of_wholes()
         self.whole.load(below("whole", state))
-        self.pairs = copy(self.whole)
-        for name, value in below("pairs", state).items():
-            setattr(self.pairs, name, value)
+        self.pairs.load(below("pairs", state))

@@ -33,7 +33,11 @@ from .sm import SM
         },
         "tuned": {},
     },
-    search={"compare": ("cosine", "centred", "dot"), "text": ("tfidf", "bow", "vectors")},
+    search={
+        "compare": ("cosine", "centred", "dot"),
+        "text": ("tfidf", "bow", "vectors"),
+        "vocabulary": (1500, 3000, 6000),
+    },
 )
 @dataclass
 class SCM(SM):

@@ -95,7 +95,11 @@ class Projected(NamedTuple):
         "paper": {"C": (30.0,), "regression": ("ovr",), "compare": "cosine", "standardize": False},
         "tuned": {},
     },
-    search={"compare": ("cosine", "centred", "dot"), "text": ("tfidf", "bow", "vectors")},
+    search={
+        "compare": ("cosine", "centred", "dot"),
+        "text": ("tfidf", "bow", "vectors"),
+        "vocabulary": (1500, 3000, 6000),
+    },
 )
 @dataclass
 class SM(Labelled):

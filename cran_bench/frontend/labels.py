@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -28,7 +28,7 @@ from cran_bench.frontend.interfaces import NO_CLASS
 from cran_bench.frontend.regions.coco import CLASSES
 from cran_bench.frontend.text.tagging import tag, words_of
 from cran_bench.frontend.text.words import TextFrontEnd
-from cran_bench.machine.progress import say, track
+from cran_bench.machine.progress import say
 
 SOURCES = {"given": "given", "clusters": "clusters:20", "keywords": "keywords:300", "detected": "detected"}
 """The kinds of sources, each with a usual one."""
@@ -36,11 +36,12 @@ DIMS = 100
 CONFIDENT = 0.4
 """Detections count above this score."""
 SEED = 0
+MANY = 50_000  # captions that take longer than two seconds
 
 Labels = NDArray[np.uint8]
 
 
-def parse_source(text: str) -> tuple[str, int]:
+def label_source(text: str) -> tuple[str, int]:
     """Split the name of a label source into its kind and its number of categories: ``clusters:20``; 0 without one.
 
     Raises:
@@ -160,8 +161,9 @@ def _nouns(collection: Collection, rows: NDArray[np.int64]) -> list[set[str]]:
     """The nouns of at least two letters in the captions of each image."""
     texts, owners = collection.captions_of(rows)
     nouns: list[set[str]] = [set() for _ in rows]
-    captions: Iterable[tuple[str, int]] = zip(texts, owners.tolist(), strict=True)
-    for text, image in track(captions, "tagging captions", total=len(texts)):
+    if len(texts) > MANY:
+        say(f"looking for the nouns of {len(texts):,} captions")
+    for text, image in zip(texts, owners.tolist(), strict=True):
         words = words_of(text)
         found = (word.removesuffix("'s") for word, kind in zip(words, tag(words), strict=True) if kind == "noun")
         nouns[image].update(noun for noun in found if len(noun) > 1)

@@ -71,6 +71,8 @@ def average_precisions(problem: Problem, labels: Tensor, block_bytes: int = BLOC
     if not bool(labels.any()):
         raise BadInput("no image has a label: retrieval by category needs some")
     sides: list[Precision] = []
+    top = problem.similarity.rerank if isinstance(problem.similarity, Pairwise) else 0
+    cheap = _cheap(problem) if top else None
     for is_text in (False, True):
         way = replace(problem, similarity=one_way(problem.similarity, not is_text))
         of = labels[problem.image_of], labels
@@ -81,7 +83,7 @@ def average_precisions(problem: Problem, labels: Tensor, block_bytes: int = BLOC
             size = max(1, block_bytes // (ENTRY_BYTES * (others.stop - others.start)))
             for part in blocks(queries, size):
                 is_right = asked[part] @ gallery[others].T > 0
-                order, starts = _ordered(problem, way, part, others, is_text)
+                order, starts = _ordered(way, cheap or way, top, part, others, is_text)
                 found.append(_expected(is_right.gather(1, order), starts))
         ap, ap50, relevant = (torch.cat(x).cpu().numpy() for x in zip(*found, strict=True))
         sides.append(Precision(ap, ap50, relevant))
@@ -92,12 +94,15 @@ def _described(labels: Tensor) -> str:
     return f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
 
 
-def _ordered(problem: Problem, way: Problem, part: slice, others: slice, is_text: bool) -> tuple[Tensor, Tensor]:
+def _ordered(
+    way: Problem, cheap: Problem, top: int, part: slice, others: slice, is_text: bool
+) -> tuple[Tensor, Tensor]:
     """Sort the candidates `others` of the queries `part`, the best first.
 
     Args:
-        problem: the images and texts.
-        way: the same with the similarity of this direction.
+        way: images and texts, with the similarity of this direction.
+        cheap: the same with the similarity by which all candidates are sorted first.
+        top: only so many of the best of those, and what ties with the last, are then sorted by `way`; 0 for none.
         part: Q queries.
         others: M candidates.
         is_text: whether the queries are texts.
@@ -106,18 +111,14 @@ def _ordered(problem: Problem, way: Problem, part: slice, others: slice, is_text
         (Q, M) positions of candidates in their order, and (Q, M) bool, whether a candidate scores less than the one
         before it; scores that differ by less than the rounding error of either are equal.
     """
-    similarity = problem.similarity
-    is_reranked = isinstance(similarity, Pairwise) and similarity.rerank > 0
-    scored = _cheap(problem) if is_reranked else way
     pair = (others, part) if is_text else (part, others)
-    scores, tolerance = scored.scores(*pair), scored.reach.of_all(*pair, rounding)
+    scores, tolerance = cheap.scores(*pair), cheap.reach.of_all(*pair, rounding)
     if is_text:
         scores, tolerance = scores.T.contiguous(), tolerance.T
     _require_finite(scores)
     chosen: list[tuple[Tensor, Tensor]] = []
-    if is_reranked:
-        assert isinstance(similarity, Pairwise)
-        worst = scores.topk(min(similarity.rerank, scores.shape[1]), dim=1).values[:, -1:]
+    if top:
+        worst = scores.topk(min(top, scores.shape[1]), dim=1).values[:, -1:]
         is_chosen = scores >= worst - tolerance
         chosen = list(_reranked(way, is_chosen, part, others, is_text))
         scores = scores.masked_fill(is_chosen, torch.inf)  # first, in the order of the scores of pairs

@@ -21,7 +21,7 @@ from cran_bench.machine.environment import own_device
 from cran_bench.machine.processes import joined, started
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import cache_folder
-from cran_bench.protocols import PROTOCOLS, fold_rows, parse_protocols
+from cran_bench.protocols import PROTOCOLS, Metric, fold_rows, parse_protocols
 from cran_bench.protocols import Protocol as ProtocolName
 from cran_bench.ranking.backends import require_known
 from cran_bench.ranking.evaluation import evaluate as rank_and_measure
@@ -29,7 +29,7 @@ from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.pairs import backend_of, require_ranked
 from cran_bench.records.schema import Failure, Record
-from cran_bench.records.statistics import RECALL, TASKS, Interval, sample
+from cran_bench.records.statistics import CATEGORY, RECALL, TASKS, Interval, sample
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import DATASETS, METHODS, each, number_of_trials, quick_dataset, quick_method, tuned_method
 from cran_bench.running.fits import code_of
@@ -55,11 +55,13 @@ class Results:
         store: where the records are kept.
         outcomes: a record or a failure for each method, seed and protocol.
         remarks: what was noted about the dataset, such as captions of the test split that also stand in train.
+        metric: the figure that the dataset is made for: `rsum`, or `map`, retrieval by category.
     """
 
     store: ResultStore
     outcomes: Sequence[Outcome]
     remarks: Sequence[str] = ()
+    metric: Metric = "rsum"
 
     def __repr__(self) -> str:
         return f"<Results: {len(self.records)} records, {len(self.failures)} failures>"
@@ -78,7 +80,7 @@ class Results:
     def tables(self) -> list[Table]:
         """One table for each protocol, with intervals and notes."""
         finished = [self.store.finished(o.address, o.record) for o in self.outcomes if o.record is not None]
-        return build_tables(finished, self.failures)
+        return build_tables(finished, self.failures, task=CATEGORY if self.metric == "map" else RECALL)
 
     def table(self) -> pd.DataFrame:
         """Every figure as a number, one line for each method and protocol."""
@@ -223,7 +225,7 @@ def run(
             configured = [METHODS.configure(text) for text in request.methods]
             return runner.run(configured, request.protocols, request.seeds)
 
-        return Results(runner.store, processes.lead(compute), prepared.remarks)
+        return Results(runner.store, processes.lead(compute), prepared.remarks, prepared.collection.metric)
 
 
 @dataclass(frozen=True)

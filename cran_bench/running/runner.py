@@ -117,7 +117,7 @@ class Runner:
         self, methods: Sequence[Configured[Method]], protocols: Sequence[Protocol], seeds: Sequence[int]
     ) -> list[Outcome]:
         """Run every method with every seed under every protocol, in that order; print progress."""
-        count = Count(len(methods) * len(seeds) * len(protocols))
+        count = Count(len(methods) * len(seeds) * len(protocols), self.data.collection.metric)
         outcomes: list[Outcome] = []
         for method in methods:
             for seed in seeds:
@@ -361,13 +361,13 @@ class Runner:
 class Count:
     """Prints a line for each of `total` outcomes; without the time left, as rows differ in cost."""
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
+    def __init__(self, total: int, metric: Metric) -> None:
+        self.total, self.metric, self.done = total, metric, 0
 
     def say(self, outcome: Outcome) -> None:
         """Print the line of one more outcome."""
         self.done += 1
-        say(f"[{self.done}/{self.total}] {_line(outcome)}")
+        say(f"[{self.done}/{self.total}] {_line(outcome, self.metric)}")
 
 
 class _Fitted:
@@ -540,11 +540,13 @@ def _file_name(spec: str) -> str:
     return f"{name}:{Path(file).name}" if colon else spec
 
 
-def _line(outcome: Outcome) -> str:
+def _line(outcome: Outcome, metric: Metric) -> str:
     where = f"{outcome.address.method} · {outcome.address.protocol} · seed {outcome.address.seed}"
     if outcome.record is None:
         assert outcome.failure is not None
         return f"{where}: FAILED, {outcome.failure.error}"
     metrics, seconds = outcome.record.metrics, outcome.record.seconds
-    recall = f"R@1 {metrics['i2t_r1']:.1f} / {metrics['t2i_r1']:.1f}, rsum {metrics['rsum']:.1f}"
-    return f"{where}: {recall} ({'reused' if outcome.reused else f'fit {duration(seconds.fit)}'})"
+    figures = f"R@1 {metrics['i2t_r1']:.1f} / {metrics['t2i_r1']:.1f}, rsum {metrics['rsum']:.1f}"
+    if metric == "map":
+        figures = f"mAP {metrics['i2t_map']:.3f} / {metrics['t2i_map']:.3f}"
+    return f"{where}: {figures} ({'reused' if outcome.reused else f'fit {duration(seconds.fit)}'})"

@@ -247,7 +247,7 @@ class Table:
                 lines.append("Here, rows with one seed get the mean variance over seeds of the rows with several.")
         if self._has_seeds:
             lines.append("± is the standard deviation over seeds.")
-        lines += exposure_notes(self.rows) + tuning_notes(self.rows)
+        lines += exposure_notes(self.rows) + fit_notes(self.rows)
         return [*lines, *commit_note(self.rows), *self._too_short()]
 
     def _meaning(self) -> list[str]:
@@ -418,8 +418,8 @@ def exposure_notes(rows: Iterable[Row]) -> list[str]:
     return [f"{EXPOSED} {', '.join(labels)}: {sentence}." for sentence, labels in of.items()]
 
 
-def tuning_notes(rows: Iterable[Row]) -> list[str]:
-    """A line on the trials of tuned rows, for each number of them; it names the rows that had fewer."""
+def fit_notes(rows: Iterable[Row]) -> list[str]:
+    """Lines on the trials of tuned rows, naming those that had fewer, and on rows fitted on validation too."""
     finished = [row for row in rows if row.records]
     of: dict[int, dict[str, int]] = {}
     for row in finished:
@@ -430,7 +430,11 @@ def tuning_notes(rows: Iterable[Row]) -> list[str]:
     for trials, counts in of.items():
         which = "Each row" if len(counts) == len(finished) else ", ".join(counts)
         fewer = ", ".join(f"{label} {count}" for label, count in counts.items() if count < trials)
-        lines.append(f"{which}: best of {trials} trials by rsum on validation{f'; fewer: {fewer}' * bool(fewer)}.")
+        lines.append(f"{which}: best of {trials} trials on validation{f'; fewer: {fewer}' * bool(fewer)}.")
+    again = [row.label for row in finished if all(record.method.refit for record in row.records)]
+    if again:
+        which = "Each row" if len(again) == len(finished) else ", ".join(again)
+        lines.append(f"{which}: fitted on train and validation together, with what validation chose from train alone.")
     return lines
 
 

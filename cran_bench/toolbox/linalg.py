@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import scipy.linalg
@@ -156,6 +156,54 @@ def moments(images: Iterable[Tensor], texts: Texts, image_of: Tensor) -> Moments
     for matrix in (xx, yy, xy):
         matrix /= total - 1
     return Moments(mean_x, mean_y, xx, yy, xy)
+
+
+def row_blocks(rows: Texts) -> Iterator[tuple[slice, Any]]:
+    """Yield where a block of rows is, and its float64 rows; a sparse matrix is one block and stays sparse."""
+    total = rows.shape[0]
+    if isinstance(rows, sparse.csr_array):
+        yield slice(0, total), rows.astype(np.float64)
+        return
+    for a in range(0, total, TEXT_BLOCK):
+        where = slice(a, min(a + TEXT_BLOCK, total))
+        yield where, rows[where].cpu().double().numpy()
+
+
+def weighted_sums(weights: sparse.csr_array, rows: Texts) -> Matrix:
+    """Sums of n rows (n, D) with several sets of weights: W' X, (U, D), for sparse weights W (n, U)."""
+    sums = np.zeros((weights.shape[1], rows.shape[1]))
+    for where, X in row_blocks(rows):
+        part = weights[where]
+        used = np.unique(part.indices)
+        product = part[:, used].T @ X
+        sums[used] += product.toarray() if isinstance(X, sparse.csr_array) else product
+    return sums
+
+
+def weighted_covariance(rows: Texts, counts: Matrix, weights: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """Mean and variance of rows x_i (n, D) that count several times, and their second moment with other weights.
+
+    Args:
+        rows: the rows.
+        counts: (n,) c_i, how often each row counts.
+        weights: (n,) w_i, not negative.
+
+    Returns:
+        m (D,), the mean; the variance of each column (D,); and sum_i w_i (x_i - m) (x_i - m)', (D, D).
+    """
+    D, total = rows.shape[1], counts.sum()
+    sums, squares, weighted, moment = np.zeros(D), np.zeros(D), np.zeros(D), np.zeros((D, D))
+    for where, X in row_blocks(rows):
+        sums += counts[where] @ X
+        squares += counts[where] @ (X * X)
+        weighted += weights[where] @ X
+        if isinstance(X, sparse.csr_array):
+            moment += (X.T @ (sparse.diags_array(weights[where]) @ X)).toarray()
+        else:
+            _add_gram(moment, X * np.sqrt(weights[where])[:, None])
+    mean = sums / total
+    shift = np.outer(mean, weighted - weights.sum() / 2 * mean)
+    return mean, squares / total - mean**2, moment - shift - shift.T
 
 
 def _add_gram(total: Matrix, rows: Matrix) -> None:

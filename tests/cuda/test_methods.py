@@ -43,12 +43,17 @@ SWEEP = {
     "vsepp": "vsepp:quick[dim=16,epochs=2]",
     "vse-infinity": "vse-infinity:quick[dim=16,epochs=2]",
     "scan": "scan:quick[dim=16,epochs=2]",
+    "dual-path": "dual-path:quick[epochs=2,stage1_epochs=1,batch_size=20,candidates=20,negatives=mined]",
     "region-phrase": "region-phrase:quick",
     "linear-head": "linear-head[dim=16,epochs=2,batch_size=20]",
     "pcmepp": GATE["pcmepp"],
     "sm": "sm[C=1]",
     "cmdn": f"cmdn:quick[{STACKS},steps=6,autoencoder_steps=6,dbn_steps=6,fusion_steps=6,category_steps=6,units=16|8]",
     "scm": "scm[C=1,dim=16]",
+    "cca3v": "cca3v[ridge=0.01,dim=16]",
+    "jrl": "jrl[gamma=1,sigma=1,ridge=1,neighbours=20,graph_neighbours=5]",
+    "s2upg": "s2upg[gamma=1,sigma=1,ridge=1,neighbours=20,graph_neighbours=5]",
+    "ml-cca": "ml-cca[kappa=0.25,few=5,weights=l2exp]",
 }
 EQUAL = 1e-5
 

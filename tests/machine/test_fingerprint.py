@@ -31,7 +31,9 @@ CRANS = {"cran", "cran-baseline", "cran-local", "cran-relation"}
 HINGES = {"scan", "vsepp", "vse-infinity"}
 HEADS = {"linear-head", "pcmepp"}
 SEMANTIC = {"sm", "scm"}
-ALL = LINEAR | STACKS | CRANS | HINGES | HEADS | SEMANTIC | {"aligned", "gmm-hglmm", "region-phrase"}
+VOTING = {"jrl", "s2upg"}
+LABELLED = SEMANTIC | VOTING | {"cca3v", "ml-cca"}
+ALL = LINEAR | STACKS | CRANS | HINGES | HEADS | LABELLED | {"aligned", "dual-path", "gmm-hglmm", "region-phrase"}
 OTHERS = {"cca[text=word_cnn]", "kcca[text=word_cnn]", "cran:paper"}
 SPECS = sorted(ALL | OTHERS)
 
@@ -321,18 +323,19 @@ def test_how_a_definition_is_imported_changes_no_key(keys, before, edit):
 
 CORRELATED = {*("cca", "kcca", "macc", "dcca", "gmm-hglmm", "region-phrase", "scm"), *OTHERS - {"cran:paper"}, *CRANS}
 WITH_WORDS = {"cca[text=word_cnn]", "kcca[text=word_cnn]"}
-TRAINED = STACKS | CRANS | HEADS | HINGES | WITH_WORDS | {"cran:paper", "dcca"}
+TRAINED = STACKS | CRANS | HEADS | HINGES | WITH_WORDS | {"cran:paper", "dcca", "dual-path"}
+RANKED = CRANS | HINGES | WITH_WORDS | {"cran:paper", "dual-path"}
 EVERY = ALL | OTHERS
 
 # A module, what is written there, what in its place, and the methods whose keys change.
 OTHER_MEANING = [
     ("toolbox.linalg", '("x", C.xx, C.xy, rx)', '("x", C.xx, C.xy, ry)', CORRELATED | {"cran:paper"}),
     ("toolbox.linalg", "s > 1e-7 * s[0]", "s > 1e-8 * s[0]", CORRELATED | {"cfa", "cran:paper"}),
-    ("toolbox.linalg", "TEXT_BLOCK = 8192", "TEXT_BLOCK = 4096", CORRELATED | {"cfa", "cran:paper", "sm"}),
+    ("toolbox.linalg", "TEXT_BLOCK = 8192", "TEXT_BLOCK = 4096", CORRELATED | LABELLED | {"cfa", "cran:paper"}),
     ("toolbox.linalg", "import numpy as np", "import numpy_of_ours as np",
-     EVERY - STACKS - HEADS - HINGES - {"aligned"}),
-    ("toolbox.losses", "margin - positive", "margin + positive", CRANS | HINGES | {"cran:paper"} | WITH_WORDS),
-    ("toolbox.losses", '== "hardest"', '== "harder"', CRANS | HINGES | {"cran:paper"} | WITH_WORDS),
+     EVERY - STACKS - HEADS - HINGES - {"aligned", "dual-path"}),
+    ("toolbox.losses", "margin - positive", "margin + positive", RANKED),
+    ("toolbox.losses", '== "hardest"', '== "harder"', RANKED),
     ("toolbox.training", "0.9 - 0.4 * math.exp", "0.9 - 0.5 * math.exp", STACKS),
     ("toolbox.training", "CHECK_EVERY = 50", "CHECK_EVERY = 51", TRAINED),
     ("toolbox.training", "_best_epoch = -math.inf, 0", "_best_epoch = -1.0, 0", TRAINED),
@@ -343,21 +346,21 @@ OTHER_MEANING = [
     ("toolbox.rbm", "0.01 * torch.randn", "0.02 * torch.randn", STACKS),
     ("toolbox.states", 'f"{part}.{key}": value for', 'f"{part}/{key}": value for', EVERY - {"aligned"}),
     ("similarity", "self.top, scores.shape[1])", "self.top, scores.shape[0])", EVERY),
-    ("frontend.feature_rows", "BLOCK = 4096", "BLOCK = 2048", EVERY - {"gmm-hglmm"}),
+    ("frontend.feature_rows", "BLOCK = 4096", "BLOCK = 2048", EVERY),
     ("split", "def chars(self, length: int = 201", "def chars(self, length: int = 202", CRANS | {"cran:paper"}),
     ("split", "size: int = 3000, sublinear: bool = False", "size: int = 3000, sublinear: bool = True",
-     EVERY - HINGES - {"aligned", "gmm-hglmm"}),
+     EVERY - HINGES - {"aligned", "dual-path", "gmm-hglmm"}),
     ("split", "return self._text.vector_sample", "return -self._text.vector_sample", {"gmm-hglmm"}),
     ("split", "position[self._rows] = np", "position[self._rows] = 1 + np", set()),  # twins are for figures
     ("split", "return self.region_rows[:]", "return self.region_rows[1:]",
-     CRANS | {"cran:paper", "scan", "vse-infinity", "region-phrase"} | STACKS | SEMANTIC),  # they mention "regions"
+     CRANS | {"cran:paper", "scan", "vse-infinity", "region-phrase"} | STACKS | LABELLED),  # they mention "regions"
     ("split", "noun_chunks(text) or [text]", "[text]", {"region-phrase"}),
     ("frontend.text.tagging", 'found in ("noun", "adjective")', 'found in ("noun",)', {"region-phrase"}),
     ("frontend.text.characters", "ALPHABET = ", "ALPHABET = 'ab' + ", CRANS | {"cran:paper"}),
     ("frontend.text.words", "_WORD.findall(text.lower())", "_WORD.findall(text)", EVERY),
     ("frontend.text.words", 'kind="stable"', 'kind="quicksort"', EVERY),
     ("frontend.text.words", "FIRST_WORD = 2", "FIRST_WORD = 3", EVERY),
-    ("frontend.text.words", "PADDING, UNKNOWN = 0, 1", "PADDING, UNKNOWN = 1, 1", CRANS | HINGES | WITH_WORDS),
+    ("frontend.text.words", "PADDING, UNKNOWN = 0, 1", "PADDING, UNKNOWN = 1, 1", RANKED - {"cran:paper"}),
     ("dataset", '[" ".join(captions[a:b])', '["  ".join(captions[a:b])', EVERY),
     ("ranking.problem", "best[image_of] - reach.of_pairs", "best[image_of] + reach.of_pairs", EVERY),
     ("ranking.metrics", "self.better + self.tied /", "self.better - self.tied /", EVERY),
@@ -369,18 +372,18 @@ OTHER_MEANING = [
     ("running.fits.run", "rank(images, texts, self.store.val", "rank(texts, images, self.store.val", EVERY),
     ("running.fits.run", 'self.owner, "similarity", None', 'self.owner, "alike", None', EVERY),
     ("running.memory", "LIBRARIES = ", "LIBRARIES = 2 * ", set()),
-    ("machine.progress", "_LINE_EVERY = 30.0", "_LINE_EVERY = 3.0", SEMANTIC | {"cmdn"}),  # as nouns are found by `track`
+    ("machine.progress", "_LINE_EVERY = 30.0", "_LINE_EVERY = 3.0", set()),
     ("running.preparation", "import", "import sys; import", set()),
     ("methods._word_cnn", "filters: int = 100", "filters: int = 200", WITH_WORDS),
     ("methods._word_cnn", "WIDTHS = (3, 4, 5)", "WIDTHS = (3, 4)", WITH_WORDS),
     ("methods._linear", 'if self.text == "tfidf":', 'if self.text == "tf-idf":',
-     LINEAR | SEMANTIC | WITH_WORDS | {"region-phrase"}),
+     LINEAR | LABELLED | WITH_WORDS | {"region-phrase"}),
     ("methods._linear", "spectrum / spectrum[0]", "spectrum / spectrum[-1]",
      LINEAR | WITH_WORDS | {"gmm-hglmm", "region-phrase"}),
     ("methods._linear", '"Wx", "Wy", "spectrum")', '"Wx", "Wy")',
-     LINEAR | SEMANTIC | WITH_WORDS | {"gmm-hglmm", "region-phrase"}),
+     LINEAR | LABELLED | WITH_WORDS | {"gmm-hglmm", "region-phrase"}),
     ("methods._linear", "rows.sign() * rows.abs().sqrt()", "rows.abs().sqrt()",
-     LINEAR | SEMANTIC | WITH_WORDS | {"gmm-hglmm", "region-phrase", "scan"} | HINGES | STACKS | HEADS),
+     LINEAR | LABELLED | WITH_WORDS | {"dual-path", "gmm-hglmm", "region-phrase", "scan"} | HINGES | STACKS | HEADS),
     ("methods._linear", "WORDS_BYTES = 400", "WORDS_BYTES = 4000", set()),
     ("methods.cca", "1e-2, 2e-2, 5e-2)", "1e-2, 2e-2)", {"cca", "cca[text=word_cnn]", "region-phrase"}),
     ("methods.cca", "self.ridge_image, self.ridge_text)\n", "(0,), self.ridge_text)\n",
@@ -396,9 +399,16 @@ OTHER_MEANING = [
     ("methods._stacks", "return self.image.codes(split)", "return -self.image.codes(split)", STACKS),
     ("methods._codes", "MEASURED = ", "MEASURED = 1 + ", STACKS),
     ("methods._heads", "drawn.long()", "drawn.int().long()", HEADS),
+    ("methods.dual_path", "/ len(i)", "/ half", {"dual-path"}),
     ("methods.linear_head", "LARGEST_SCALE = 100", "LARGEST_SCALE = 10", {"linear-head"}),
     ("methods.pcmepp", "(texts + images) / 2", "texts + images", {"pcmepp"}),
-    ("methods._labelled", "1e-12 * mean**2", "1e-10 * mean**2", SEMANTIC),
+    ("methods._labelled", "1e-12 * mean**2", "1e-10 * mean**2", LABELLED),
+    ("methods._graphs", "SHORTEST = 1e-12", "SHORTEST = 1e-10", VOTING),
+    ("methods._graphs", "np.log(factor) - np.logaddexp", "np.log(factor) + np.logaddexp", VOTING),
+    ("methods.jrl", "LEAST_FALL = 0.02", "LEAST_FALL = 0.01", {"jrl"}),
+    ("methods.s2upg", "OTHER_KIND = 0.85", "OTHER_KIND = 0.8", {"s2upg"}),
+    ("methods.cca3v", "values > 1 + 1e-9", "values > 1 + 1e-3", {"cca3v"}),
+    ("methods.ml_cca", "few - 1 - nearer", "few - nearer", {"ml-cca"}),
     ("methods.cmdn", "BATCH = 115", "BATCH = 116", {"cmdn"}),
     ("methods.sm", "STOP = 0.01", "STOP = 0.001", SEMANTIC),
     ("methods.scm", "A * rho**power", "A / rho**power", {"scm"}),

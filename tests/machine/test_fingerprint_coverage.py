@@ -33,7 +33,9 @@ QUICK = [
     *("macc[neighbours=1|2,codewords=4]", f"bimodal-ae:quick[{FEW}]", f"multimodal-dbn:quick[{FEW}]"),
     *(f"corr-ae:quick[{FEW},text=encoder]", f"ccl:quick[{FEW},joint_steps=4,autoencoder_steps=4]"),
     *("linear-head:quick[epochs=2]", "pcmepp:quick[epochs=2]"),
-    *("sm[C=1]", "scm[C=1]"),
+    *("sm[C=1]", "scm[C=1]", "cca3v", "ml-cca", "ml-cca:code"),
+    *(f"{name}[gamma=1,sigma=1,ridge=0.1,neighbours=5,graph_neighbours=5]" for name in ("jrl", "jrl:code", "s2upg")),
+    "s2upg:paper[patches=false]",
     f"cmdn:quick[{FEW},autoencoder_steps=4,dbn_steps=4,fusion_steps=4,category_steps=4,units=8|4]",
     *(
         "cran[max_epochs=2,top=2,restarts=2]",
@@ -42,6 +44,10 @@ QUICK = [
     ),
     *("vsepp:quick[dim=8,epochs=2,word_init=random]", "vse-infinity:quick[dim=8,epochs=2]"),
     "scan:quick[dim=8,epochs=2]",
+    *(
+        "dual-path:quick[epochs=2,stage1_epochs=1,batch_size=20]",
+        "dual-path:quick[losses=ranking,epochs=1,negatives=mined]",
+    ),
     *("region-phrase:quick", "region-phrase:quick[text=hglmm,boxes=annotated]"),
 ]
 NO_MEANING = (

@@ -13,6 +13,7 @@ from cran_bench.embeddings import Levels
 from cran_bench.errors import BadInput
 from cran_bench.frontend.features import Features
 from cran_bench.frontend.text.words import TextFrontEnd
+from cran_bench.methods._linear import scaled
 from cran_bench.methods.cca import CCA
 from cran_bench.methods.gmm_hglmm import GMMHGLMM
 from cran_bench.methods.region_phrase import Pairs, RegionPhrase, bare, overlap
@@ -189,6 +190,17 @@ def test_phrases_find_the_regions_that_show_them(toy, fit):
     true = {(bare(p), i): int(b[0] > 0) for p, i, b in zip(phrases, images.tolist(), boxes, strict=True)}
     right = [true[p, i] == r for p, i, r in zip(pairs.phrases, pairs.images.tolist(), found.tolist(), strict=True)]
     assert np.mean(right) > 0.9
+
+
+def test_each_round_is_cca_of_the_regions_that_the_last_one_found_nearest(toy, fit):
+    train = toy["train"]
+    first, second = (fit(RegionPhrase(dim=6, rounds=rounds), toy)[0] for rounds in (0, 1))
+    pairs = first.mentioned(train).drawn(10, seed=0)
+    regions = scaled(train.regions, "sqrt").double()
+    torch.testing.assert_close(first.pairs.mean_x, regions[pairs.images].mean(dim=(0, 1)))
+    nearest = first.nearest(train, train.asking(pairs.phrases), pairs)
+    assert 0 < nearest.double().mean() < 1
+    torch.testing.assert_close(second.pairs.mean_x, regions[pairs.images, nearest].mean(dim=0))
 
 
 def test_annotated_phrases_are_learned_from_the_region_that_overlaps_their_box_most(toy, fit):

@@ -20,7 +20,7 @@ from cran_bench.running.preparation import find_prepared
 from cran_bench.running.runner import Runner, embed
 from cran_bench.running.tuning import require_search, trials
 from cran_bench.similarity import COSINE
-from cran_bench.tables.tables import tuning_notes
+from cran_bench.tables.tables import fit_notes
 
 CPU = torch.device("cpu")
 FIXED = "dim=16,power=1,ridge_image=0.01,ridge_text=0.01"  # so that a fit of CCA is one decomposition
@@ -289,9 +289,9 @@ def test_all_rows_have_the_same_number_of_trials_and_the_table_names_those_with_
     ]
     assert [len(record.method.tuning.tried) for record in made.records] == [2, 3]
     (table,) = made.tables
-    assert "Each row: best of 3 trials by rsum on validation; fewer: toy[tune=3] 2." in table.notes
+    assert "Each row: best of 3 trials on validation; fewer: toy[tune=3] 2." in table.notes
     alone = replace(table, rows=[replace(table.rows[0], runs=[])])
-    assert tuning_notes(alone.rows) == []
+    assert fit_notes(alone.rows) == []
 
 
 @pytest.mark.parametrize("number", [0, -1, 1.5, "x", 10_001])
@@ -322,7 +322,7 @@ def test_given_scores_are_left_as_they_are_and_a_row_with_nothing_to_choose_need
     about = record.method.tuning
     assert (about.rsum, about.tried, about.chosen) == ([None], [{}], 0) and "val" not in Toy.calls
     row = SimpleNamespace(label=record.method.label, records=[record])
-    assert tuning_notes([row]) == [f"Each row: best of 3 trials by rsum on validation; fewer: {row.label} 1."]
+    assert fit_notes([row]) == [f"Each row: best of 3 trials on validation; fewer: {row.label} 1."]
 
 
 # strangers' methods ---------------------------------------------------------------------------------------------

@@ -67,6 +67,33 @@ def test_moments_need_images():
         moments([], torch.ones(2, 2), torch.arange(2))
 
 
+@pytest.fixture(params=["dense", "sparse"])
+def rows(request, monkeypatch):
+    """Twenty rows of six columns, with their float64 values."""
+    monkeypatch.setattr(linalg, "TEXT_BLOCK", 7)
+    random = np.random.default_rng(0)
+    values = (random.normal(size=(20, 6)) * (random.random((20, 6)) < 0.5)).astype(np.float32)
+    return (torch.from_numpy(values) if request.param == "dense" else sparse.csr_array(values)), values.astype(float)
+
+
+def test_weighted_sums(rows):
+    given, values = rows
+    weights = np.random.default_rng(1).normal(size=(20, 5)) * (np.arange(5) != 3)
+    found = linalg.weighted_sums(sparse.csr_array(weights), given)
+    np.testing.assert_allclose(found, weights.T @ values, atol=1e-12)
+
+
+def test_weighted_covariance_is_about_the_mean_of_the_counts(rows):
+    given, values = rows
+    counts, weights = np.arange(20.0) % 3, np.random.default_rng(1).random(20)
+    mean, variance, moment = linalg.weighted_covariance(given, counts, weights)
+    repeated = np.repeat(values, counts.astype(int), axis=0)
+    np.testing.assert_allclose(mean, repeated.mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(variance, repeated.var(axis=0), atol=1e-12)
+    centred = values - repeated.mean(axis=0)
+    np.testing.assert_allclose(moment, (centred * weights[:, None]).T @ centred, atol=1e-12)
+
+
 def covariance(dim, rank, seed=0):
     X = np.random.default_rng(seed).normal(size=(dim, rank))
     return X @ X.T

@@ -54,7 +54,6 @@ _CLASSES: dict[Tag, str] = {
     """,
 }
 CLOSED = {word: tag for tag, words in _CLASSES.items() for word in words.split()}
-BE = _listed("is are was were be been being am get gets got")
 BEFORE_INFINITIVE = _listed("to can could will would may might must should does did don't can't doesn't let")
 MAY_STAND_ALONE = _listed("one some several many few both all each another other that her any either neither")
 RELATIVE = _listed("who that which")
@@ -69,83 +68,63 @@ COLOURS = _listed(
 )
 ADJECTIVES = COLOURS | _listed(
     """
-    big small large little tiny huge giant tall short long old young new older younger elderly middle-aged wet dry hot
-    cold warm cool dark bright deep shallow high low wide narrow thick thin fat heavy soft hard loud quiet calm fast
-    slow full empty open clear clean dirty dusty muddy sandy rocky snowy icy grassy woody leafy bushy hilly foggy
-    cloudy sunny rainy windy stormy shady rusty shiny fluffy furry hairy curly fuzzy scruffy shaggy funny happy silly
-    goofy angry sad busy crazy lazy fancy pretty ugly cute beautiful lovely nice good bad great real fake odd strange
-    blond blonde brunette bald blind male female asian african american african-american mexican indian chinese
-    japanese european oriental english french british german italian same other different various multiple numerous
-    more most first second third fourth fifth last next single double triple whole half main outer inner upper lower
-    left right open-air next-door nude naked bare lone lonely dead alive sick hurt broken frozen fallen worn torn
-    seated wooden golden woolen metallic steep sharp rough smooth flat straight crooked loose tight plain fresh ripe
-    raw rich poor urban rural local public private modern ancient casual formal professional tropical outdoor indoor
-    distant nearby far close free safe ready able aware upset excited tired bored sole mid early late similar opposing
-    stray wild tame mad proud smaller larger bigger fellow own such matching floral oversized oversize stuffed hooded
-    chubby skinny slim slender stocky dim murky hazy rugged barren lush vast enormous massive grand senior junior
-    teenage barefooted topless sleepy playful choppy bumpy slippery slimy sticky sweaty thirsty hungry bouncy floppy
-    puffy stony
+    big small large little tiny huge giant tall short long old young new older younger elderly wet dry hot cold warm
+    cool dark bright deep shallow high low wide narrow thick thin fat heavy soft hard calm fast full empty open clear
+    clean dirty dusty muddy sandy rocky snowy icy grassy leafy hilly foggy cloudy sunny rainy windy shady rusty shiny
+    fluffy furry hairy curly fuzzy scruffy shaggy funny happy silly goofy busy fancy pretty cute beautiful nice good
+    great fake odd strange blond blonde brunette bald male female asian african american african-american indian
+    chinese japanese european oriental french british german same other different various multiple numerous more first
+    second third next single double half main upper lower left right nude naked bare lone dead broken frozen fallen
+    worn torn seated wooden golden steep sharp rough smooth flat straight tight plain fresh ripe urban rural public
+    modern ancient casual formal professional tropical outdoor indoor distant nearby far close free ready upset excited
+    tired sole mid early late similar opposing wild smaller larger bigger fellow own matching floral stuffed hooded
+    chubby skinny dim murky barren lush vast massive teenage barefooted topless playful choppy bumpy bouncy floppy
     """
 )
 VERBS = _listed(  # more often a verb than a noun, in the base form or with -s
     """
-    accept adjust admire aim appear applaud approach argue arrange arrive ascend ask assist attack attempt bark bathe
-    beat beg begin bend bite blow boil bounce bring build bump burn burst buy call carry cast catch celebrate chase
-    chat cheer chew chop clap climb cling clutch collect come compete concentrate contain converse cook cradle crash
-    crawl create cross crouch cry cuddle cut dance dangle dash deliver depart descend devour dig dine dip discuss
-    display do dodge drag draw dribble drink drive drop eat embrace emerge enjoy enter escape examine exercise explore
-    extend feed fetch fight fill fling flip float fly fold follow form frolic gallop gather gaze gesture get give glide
-    gnaw go grab greet grin grip guide hang haul help herd hide hike hit hoist hold hop hover howl hug hunt hurl hurry
-    include inspect interact invite jog join juggle jump keep kick kiss kneel land laugh lay lead lean leap learn leave
-    lick lie lift listen look lounge love lunge make march meet mend move mow navigate obscure observe offer operate
-    overlook own participate pass pat pause pedal peek peel peer perform pet play pluck plunge poke polish pose pounce
-    pour prance prepare press pretend prevent protect pull push put raise rappel reach read receive relax release
-    remain remove repair rescue resemble rest retrieve return ride rinse rip rise roam roll rub run rush say scoop
-    scramble scrape scratch scrub see seem sell serve sew shake share shoot shout show sing sip sit slam slap sleep
-    slice slip smile snap sneak sniff snooze soak soar sort speak spill spin splash spread sprinkle sprint squat
-    squeeze squirt stand stare start stay steal steer stir stop stretch strike stroll strum stumble support surf
-    surround swallow sway sweep swim swoop tackle take talk teach tease tell throw tip tiptoe toss touch travel
-    traverse trek trim trot try tuck tug tumble turn twirl twist unfold unload use wade wait wake walk wander watch
-    wear weave weld whisper wield wiggle wink wipe wrestle write yank yawn yell zoom
+    adjust admire aim appear applaud approach argue ascend ask assist attack attempt bark bathe beat beg begin bend
+    bite blow bounce bring build bump burn burst buy call carry cast catch celebrate chase chat cheer chew chop clap
+    climb cling clutch collect come compete concentrate contain converse cook crash crawl create cross crouch cry
+    cuddle cut dance dangle deliver descend dig dip discuss display do dodge drag draw dribble drink drive drop eat
+    embrace emerge enjoy enter escape examine exercise explore extend feed fetch fight fill fling flip float fly fold
+    follow form frolic gallop gather gaze gesture get give glide gnaw go grab greet grin grip guide hang haul help herd
+    hide hike hit hoist hold hop hover howl hug hunt hurry include inspect interact jog join juggle jump keep kick kiss
+    kneel land laugh lay lead lean leap learn leave lick lie lift listen look lounge love lunge make march meet move
+    navigate obscure observe offer operate overlook own participate pass pat pause pedal peek peer perform pet play
+    pluck poke pose pounce pour prance prepare press pretend prevent protect pull push put raise rappel reach read
+    receive relax remain remove repair rescue rest retrieve return ride rip rise roll rub run rush say scoop scramble
+    scratch see seem sell serve shake share shoot shout show sing sip sit slam sleep slice slip smile snap sniff soak
+    soar sort speak spill spin splash spread sprinkle sprint squat squeeze squirt stand stare start stay steal steer
+    stir stop stretch strike stroll support surf surround swallow sweep swim swoop tackle take talk teach tease tell
+    throw tip toss touch travel traverse trek trim trot try tuck tug tumble turn twirl twist use wade wait wake walk
+    wander watch wear weave whisper wield wink wipe wrestle write yawn yell zoom
     """
 )
 RARER_VERBS = _listed(  # more often a noun
     """
-    back balance battle bicycle bike block board bow bowl box brush camp canoe change check circle clean comb cover
-    crowd cruise cycle dive draw dress drill dunk dust exit face fall fan fence finish fish fix grill group guard hand
-    head hook hose hurdle kayak knit light line load lock mark mount need nose open pack paddle paint park paw perch
-    photograph picnic pile pitch plant point practice protest punch race raft rock rope row sail scale set shop signal
-    skate skateboard ski skip sled slide smell smoke snowboard spray stack step stick study swing tag tap tend tie tow
-    train treat trick trip vault view visit wash water wave wheel work wrap
+    back balance battle bicycle bike block board bow bowl box brush camp canoe change check circle clean cover crowd
+    cruise cycle dive draw dress drill dunk dust exit face fall fan fence finish fish fix grill group guard hand head
+    hook hose hurdle kayak knit light line load lock mark need nose open pack paddle paint park paw perch photograph
+    picnic pile pitch plant point practice protest punch race raft rock rope row sail scale set shop signal skate
+    skateboard ski skip sled slide smell smoke snowboard spray stack step stick swing tag tap tend tie tow train treat
+    trick trip vault view visit wash water wave wheel work wrap
     """
 )
 PARTICIPLES = _listed(
     """
-    seen thrown ridden caught worn torn built blown drawn driven shown taken given known held lit bent cut bound
-    spread hidden made kept left grown woven sewn
+    seen thrown ridden caught worn torn built blown drawn driven shown taken given known held lit bent cut bound spread
+    hidden made kept left grown woven sewn
     """
 )
 NOUNS = _listed(  # by their endings they would be verbs, adjectives or adverbs
     """
-    thing string ring wing king spring building clothing evening morning ceiling railing wedding clearing
-    outcropping lighting sling earring siding bedding awning parking sibling lightning pudding flooring
-    scaffolding icing bed sled shed seed weed speed breed moped reed feed steed bobsled fish starfish dish drive
-    olive music picnic traffic fabric mechanic musician technician brush handful table vegetable cable gear family
-    belly jelly butterfly assembly italy bully dolly trolley
+    thing string ring wing king spring building clothing evening morning ceiling railing wedding clearing outcropping
+    lighting sling earring siding bedding awning parking sibling lightning pudding flooring scaffolding icing bed sled
+    shed seed weed speed breed moped reed feed steed bobsled fish starfish dish drive olive music picnic traffic fabric
+    mechanic musician technician brush handful table vegetable cable gear family belly jelly butterfly assembly italy
+    bully dolly trolley
     """
 )
 PLURALS = _listed("people men women children kids police cattle sheep geese fish feet teeth")
 SINGULARS = _listed("bus gas tennis canvas christmas mattress lens")
-AFTER_GERUND = _listed(  # a swimming pool, a climbing wall
-    """
-    pool pools wall walls rink board boat boats gear suit suits cap caps hat machine trail trails area areas pole
-    poles rod rods line lines equipment course game games match center ring trunks outfit outfits costume shoes
-    boots room rope event competition lesson bag tank dress trick tricks device
-    """
-)
-LIVING = _listed(  # smiling children
-    """
-    man men woman women boy boys girl girls child children kid kids person people dog dogs baby toddler lady
-    player players couple guy puppy horse
-    """
-)

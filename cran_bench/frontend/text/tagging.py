@@ -143,14 +143,10 @@ class _Sentence:
             agrees = previous == "noun" and not self.has_verb and word.endswith("s") != self.is_plural
             has_object = CLOSED.get(after) in ("determiner", "pronoun")
             return "verb" if has_object and (agrees or before == "to") else "noun"
-        if before in english.BE and kind in ("ing", "ed"):
-            return "verb"
         if kind == "ing":
             if is_modified and (previous != "number" or _is_open(after)) and before not in COLOURS:
                 return "adjective" if _is_open(after) else "noun"
-            is_smiling = after in english.LIVING and previous in ("determiner", "adverb", "other", "preposition")
-            is_flaming = before in ("with", "in") and _is_open(after)
-            return "adjective" if after in english.AFTER_GERUND or is_smiling or is_flaming else "verb"
+            return "adjective" if before in ("with", "in") and _is_open(after) else "verb"
         if kind == "ed":
             return "adjective" if _is_open(after) and _kind(after)[0] != "ing" else "verb"
         return self._noun_or_verb(kind, is_mostly_verb, is_modified)
