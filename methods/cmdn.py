@@ -128,7 +128,8 @@ class FeatureAutoencoder:
 
         def loss(some: Tensor) -> Tensor:
             x = standardised(dense(rows[some.numpy()]).to(run.device), self.moments)
-            return (model(x) - x).square().sum(dim=1).mean() / 2
+            missed: Tensor = (model(x) - x).square().sum(dim=1).mean() / 2
+            return missed
 
         train_on_rows(model, rows.shape[0], loss, BATCH, self.steps, self.lr, run)
         self.bounds = torch.stack([torch.zeros(sizes[-1]), torch.ones(sizes[-1])]).to(run.device)
@@ -386,15 +387,15 @@ class CategoryAutoencoder(BimodalAutoencoder):
         "quick": {
             **QUICK_STACKS,
             "autoencoder": (128,),
-            "autoencoder_steps": 60,
+            "autoencoder_steps": 150,
             "dbn_units": 256,
-            "dbn_steps": 60,
+            "dbn_steps": 100,
             "fusion_units": 256,
             "fusion_steps": 30,
             "hidden": (128,),
-            "category_steps": 60,
+            "category_steps": 200,
             "units": (128, 64),
-            "steps": 60,
+            "steps": 200,
         },
     },
     search={

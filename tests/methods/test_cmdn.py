@@ -25,7 +25,9 @@ def store(tiny, tmp_path):
 
 
 def build(**fields):
-    return replace(METHODS.configure(f"cmdn[{SMALL}]").build(), **fields)
+    method = METHODS.configure(f"cmdn[{SMALL}]").build()
+    assert isinstance(method, CMDN)
+    return replace(method, **fields)
 
 
 def chain(method):
