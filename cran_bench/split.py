@@ -248,15 +248,19 @@ class Split:
 
     def _require_source(self, source: str) -> tuple[str, int]:
         kind, count = label_source(source)
-        if self._has_source(kind):
-            return kind, count
+        if not self._has_source(kind):
+            raise MissingFeature(self._without(source, kind))
+        return kind, count
+
+    def _without(self, source: str, kind: str) -> str:
+        """A sentence on a label source that this data does not have, and on those that it has."""
         lacks = {"given": "has no category labels", "detected": "was prepared without the classes of a detector"}
         others = [f"labels={usual}" for other, usual in SOURCES.items() if self._has_source(other)]
         remedies = [f"say {' or '.join(filter(None, (', '.join(others[:-1]), others[-1])))}"] if others else []
         if kind == "detected":
             remedies.insert(0, "prepare it again with --force and a detector of MS-COCO, such as --regions yolox:FILE")
         what = lacks.get(kind, f"has no words, which labels={source} needs")
-        raise MissingFeature("; ".join([f"{self._collection.name} {what}", ", or ".join(remedies)]).removesuffix("; "))
+        return "; ".join([f"{self._collection.name} {what}", ", or ".join(remedies)]).removesuffix("; ")
 
     @property
     def phrase_boxes(self) -> tuple[list[str], Tensor, Tensor]:

@@ -398,7 +398,12 @@ class CategoryAutoencoder(BimodalAutoencoder):
             "steps": 200,
         },
     },
-    search={"lr": (5e-4, 1e-3, 2e-3), "units": ((256, 128), (256, 128, 64)), "weight_decay": (1e-5, 1e-4, 1e-3)},
+    search={
+        "lr": (5e-4, 1e-3, 2e-3),
+        "units": ((256, 128), (256, 128, 64)),
+        "weight_decay": (1e-5, 1e-4, 1e-3),
+        "vocabulary": (1500, 3000),
+    },
 )
 @dataclass
 class CMDN(CodeMethod):

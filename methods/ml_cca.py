@@ -50,7 +50,7 @@ BLOCK = 1 << 24
 IMAGES = 4096
 
 
-def nearest(distance: Matrix, sizes: Matrix, few: int) -> Matrix:
+def nearest(distance: Matrix, sizes: Matrix, few: int) -> sparse.csr_array:
     """Which share of a label set is among the `few` nearest texts of a sample, its own text not counted.
 
     Args:
@@ -61,15 +61,14 @@ def nearest(distance: Matrix, sizes: Matrix, few: int) -> Matrix:
     Returns:
         (n, U) shares between 0 and 1.
     """
-    n, steps = len(distance), int(distance.max()) + 1
-    place = distance.astype(np.int64)
-    texts = np.bincount(
-        (place + steps * np.arange(n)[:, None]).ravel(), np.broadcast_to(sizes, place.shape).ravel(), n * steps
-    ).reshape(n, steps)
+    steps, place = int(distance.max()) + 1, distance.astype(np.int64)
+    texts = np.stack([np.bincount(row, sizes, steps) for row in place])
     texts[:, 0] -= 1
     nearer = np.cumsum(texts, axis=1) - texts
     share = np.clip((few - 1 - nearer) / np.maximum(texts, 1), 0, 1)
-    return np.take_along_axis(share, place, axis=1)
+    reach = np.where(share > 0, np.arange(steps), -1).max(axis=1)
+    row, column = np.nonzero(place <= reach[:, None])
+    return sparse.csr_array((share[row, place[row, column]], (row, column)), shape=distance.shape)
 
 
 @register(
@@ -145,12 +144,19 @@ class MLCCA(Labelled):
         for a in range(0, len(Z), size):
             where = slice(a, a + size)
             common = Z[where] @ Z.T
-            distance = labels[where, None] + labels - 2 * common
-            if self.weights == "dot":
-                K = common / np.sqrt(labels[where, None] * labels)
-            else:
-                K = np.exp(-np.sqrt(distance) / self.sigma)
-            yield where, sparse.csr_array(K * nearest(distance, sizes, self.few)) if self.few else K
+            if not self.few:
+                yield where, self.similarities(common, labels[where, None], labels)
+                continue
+            share = nearest(labels[where, None] + labels - 2 * common, sizes, self.few).tocoo()
+            row, column = share.coords
+            weights = share.data * self.similarities(common[row, column], labels[a + row], labels[column])
+            yield where, sparse.csr_array((weights, (row, column)), shape=share.shape)
+
+    def similarities(self, common: Matrix, labels: Matrix, others: Matrix) -> Matrix:
+        """Weights of label sets with so many labels each, of which so many are common."""
+        if self.weights == "dot":
+            return common / np.sqrt(labels * others)
+        return np.exp(-np.sqrt(labels + others - 2 * common) / self.sigma)
 
     def pair_moments(self, rows: LabelledRows, run: Run) -> tuple[Moments, Matrix, Matrix]:
         """Cxx, Cyy and Cxy of standardised features, and the divisors of both sides (p,) and (q,).

@@ -27,7 +27,7 @@ from cran_bench.ranking.problem import Problem, blocks, make_problem
 from cran_bench.similarity import Pairwise, Similarity, one_way, rounding
 
 BLOCK_BYTES = 1 << 28  # of the arrays for one block of queries
-ENTRY_BYTES = 512  # of one candidate of one query in them
+ENTRY_BYTES = 256  # of one candidate of one query in them
 
 
 def mean_average_precision(
@@ -182,7 +182,7 @@ def _expected(is_right: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]
         right, members = (until.gather(1, last) - before).double(), last - first
         slope = (right - 1) / (members - 1).clamp_min(1)
         terms = right / members * (before + 1 + (place - first) * slope) / (place + 1)
-    relevant = until[:, -1]
+    relevant = until[:, -1].clone()  # not a view, which would keep the whole block
     nothing = torch.where(relevant > 0, 0.0, torch.nan).double()
     ap = terms.sum(dim=1) / relevant.clamp_min(1) + nothing
     return ap, _cut(terms[:, :CUT], starts, until, min(CUT, size)) + nothing, relevant

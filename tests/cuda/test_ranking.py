@@ -10,10 +10,11 @@ from pretended_cuda import CUDA
 
 from cran_bench.bench.similarity import three_levels
 from cran_bench.embeddings import Levels
+from cran_bench.ranking.category import mean_average_precision
 from cran_bench.ranking.filtering import Filtering
 from cran_bench.ranking.rank import rank
 from cran_bench.ranking.tiles import Tiles, tiles_for
-from cran_bench.similarity import COSINE, DOT, MultiLevel
+from cran_bench.similarity import COSINE, DOT, MultiLevel, Pairwise
 
 MOST_LAUNCHES, MOST_SYNCS = 400, 10  # of one ranking of 5,000 images and 25,000 texts on three levels
 THREE = MultiLevel(cosine=True, top=3)
@@ -48,6 +49,19 @@ def test_ranks_are_those_of_the_cpu(gpu, kind, scorer, folds):
     ranks = rank(on(CUDA, images), on(CUDA, texts), owner.to(CUDA), similarity, backend=SCORERS[scorer], folds=folds)
     for given, right in ((ranks.i2t, expected.i2t), (ranks.t2i, expected.t2i)):
         assert given.better.tolist() == right.better.tolist() and given.tied.tolist() == right.tied.tolist()
+    assert not +gpu.unordered
+
+
+@pytest.mark.parametrize("kind", ["random", "tied", "reranked"])
+def test_average_precisions_are_those_of_the_cpu(gpu, kind):
+    images, texts, owner = three_levels(60, 150, 8, CPU)
+    images, texts = (side.globals.sign() if kind == "tied" else side.globals for side in (images, texts))
+    labels = torch.eye(4)[torch.arange(60) % 4]
+    similarity = Pairwise(lambda some, others: (some @ others.T).round(), rerank=5) if kind == "reranked" else DOT
+    expected = mean_average_precision(images, texts, owner, labels, similarity)
+    images, texts, owner, labels = (x.to(CUDA) for x in (images, texts, owner, labels))
+    found = mean_average_precision(images, texts, owner, labels, similarity)
+    assert found == pytest.approx(expected, abs=1e-12)
     assert not +gpu.unordered
 
 

@@ -321,7 +321,11 @@ def test_how_a_definition_is_imported_changes_no_key(keys, before, edit):
 
 # what counts ----------------------------------------------------------------------------------------------------------
 
-CORRELATED = {*("cca", "kcca", "macc", "dcca", "gmm-hglmm", "region-phrase", "scm"), *OTHERS - {"cran:paper"}, *CRANS}
+CORRELATED = {
+    *("cca", "kcca", "macc", "dcca", "gmm-hglmm", "region-phrase", "scm", "ml-cca"),
+    *OTHERS - {"cran:paper"},
+    *CRANS,
+}
 WITH_WORDS = {"cca[text=word_cnn]", "kcca[text=word_cnn]"}
 TRAINED = STACKS | CRANS | HEADS | HINGES | WITH_WORDS | {"cran:paper", "dcca", "dual-path"}
 RANKED = CRANS | HINGES | WITH_WORDS | {"cran:paper", "dual-path"}
@@ -379,7 +383,7 @@ OTHER_MEANING = [
     ("methods._linear", 'if self.text == "tfidf":', 'if self.text == "tf-idf":',
      LINEAR | LABELLED | WITH_WORDS | {"region-phrase"}),
     ("methods._linear", "spectrum / spectrum[0]", "spectrum / spectrum[-1]",
-     LINEAR | WITH_WORDS | {"gmm-hglmm", "region-phrase"}),
+     LINEAR | WITH_WORDS | {"gmm-hglmm", "region-phrase", "cca3v", "ml-cca"}),
     ("methods._linear", '"Wx", "Wy", "spectrum")', '"Wx", "Wy")',
      LINEAR | LABELLED | WITH_WORDS | {"gmm-hglmm", "region-phrase"}),
     ("methods._linear", "rows.sign() * rows.abs().sqrt()", "rows.abs().sqrt()",

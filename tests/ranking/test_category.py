@@ -163,6 +163,14 @@ def test_blocks_of_queries_give_the_same_as_the_whole():
         np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-14)
 
 
+def test_of_a_block_only_the_figures_of_its_queries_are_kept(monkeypatch):
+    kept, expected = [], category._expected
+    monkeypatch.setattr(category, "_expected", lambda *given: kept.append(expected(*given)) or kept[-1])
+    ranked(*random_case(7, images=60), block_bytes=100_000)
+    assert len(kept) > 2
+    assert all(x.untyped_storage().nbytes() == x.nbytes for block in kept for x in block)
+
+
 def test_folds_are_ranked_by_themselves_and_averaged():
     scores, labels, image_of = random_case(8, images=14, per_image=2)
     order = np.random.default_rng(0).permutation(28)
