@@ -9,7 +9,9 @@ import torch
 import cran_bench
 from cran_bench import COSINE, Collection, FeatureFile, FeatureFiles, MissingFeature, register, register_dataset
 from cran_bench.errors import BadInput
+from cran_bench.records.statistics import CATEGORY, RECALL
 from cran_bench.registry import DATASETS, METHODS
+from cran_bench.running.fits import SharedFit
 from cran_bench.running.preparation import find_prepared
 from cran_bench.running.runner import Runner
 
@@ -186,7 +188,7 @@ def test_records_have_the_figures_by_category(data, tmp_path):
     np.testing.assert_array_equal(precisions.labels, split.labels)
 
 
-def test_a_test_split_without_labels_has_recalls_only(data, tmp_path, monkeypatch):
+def test_a_test_split_without_labels_has_recalls_only(data, tmp_path, monkeypatch, capsys):
     load = Labelled.load
 
     def without(self, folder):
@@ -196,14 +198,52 @@ def test_a_test_split_without_labels_has_recalls_only(data, tmp_path, monkeypatc
         return replace(collection, labels=labels)
 
     monkeypatch.setattr(Labelled, "load", without)
-    (record,) = run(data, "ridge", tmp_path, dataset="labelled").records
+    results = run(data, "ridge", tmp_path, dataset="labelled")
+    (record,), (table,) = results.records, results.tables
     assert "map" not in record.metrics and record.metrics["rsum"] > 0
+    assert table.task is RECALL and f"rsum {record.metrics['rsum']:.1f}" in capsys.readouterr().err
+
+
+def test_the_dataset_of_the_test_says_what_is_shown(data, tmp_path, capsys):
+    for shown, own, other in ((CATEGORY, "[metric=rsum]", ""), (RECALL, "", "[metric=rsum]")):
+        results = run(data, "ridge", tmp_path, dataset=f"labelled{own}", test_on=f"labelled{other}")
+        assert [table.task for table in results.tables] == [shown]
+        assert ("mAP 0." in capsys.readouterr().err) == (shown is CATEGORY)
 
 
 def test_a_refit_is_for_methods_that_declare_it(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Ridge, "refits", False)
     (record,) = run(data, "ridge", tmp_path, dataset="labelled[refit=true]").records
     assert not record.method.refit
+
+
+@dataclass
+class Scale:
+    """A part that learns something of its own."""
+
+    def fit(self, train, val, run):
+        self.factor = train.images.std()
+
+    def state(self):
+        return {"factor": self.factor}
+
+    def load(self, state):
+        self.factor = state["factor"]
+
+
+def test_a_method_with_parts_is_not_fitted_again(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(Ridge, "parts", lambda self: [Scale()], raising=False)
+    (record,) = run(data, "ridge", tmp_path, dataset="labelled[refit=true]").records
+    assert not record.method.refit
+
+
+def test_a_process_that_helps_with_a_last_fit_has_its_data(data, tmp_path, monkeypatch):
+    runner = Runner(data("labelled[refit=true]"), tmp_path / "results", tmp_path / "cache", CPU)
+    for refit, images in ((True, 42), (False, 30)):
+        seen = []
+        monkeypatch.setattr(Ridge, "fit", lambda self, train, val, run, seen=seen: seen.append((len(train), len(val))))
+        runner.help(SharedFit("captions", "map", refit, Ridge(), 0, "ridge"))
+        assert seen == [(images, 12)]
 
 
 @pytest.mark.parametrize(
