@@ -226,6 +226,10 @@ class Runner:
         declares = getattr(method.plugin.cls, "refits", False) is True
         return self.data.collection.refit and declares and not parts_of(method.build())
 
+    def data_of(self, method: Configured[Method]) -> Prepared:
+        """The data with the training split of the last fit of a method, by which the words of all splits are read."""
+        return self.data.with_val_in_train if self.refits(method) else self.data
+
     def _one(self, fitted: _Fitted, protocol: Protocol) -> Outcome:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         try:
@@ -422,9 +426,8 @@ class _Fitted:
     def embeddings(self, unit: Unit) -> tuple[Split, Embedding, Embedding, float]:
         """Return the test split, its image and text embeddings on the device, and the seconds they took."""
         if unit not in self._embedded:
-            part, device, data = self.fit.part, self.runner.device, self.runner.data
-            data = data.with_val_in_train if "refit" in self.about else data
-            test = data.split("test", unit, device, self.unit, self.used)
+            part, device = self.fit.part, self.runner.device
+            test = self.runner.data_of(self.method).split("test", unit, device, self.unit, self.used)
             clock = Clock(device)
             start = clock.now()
             images, texts = embed(part, test)

@@ -1,5 +1,6 @@
 """Data whose texts are features, with categories: what methods can read, what they choose by, and the last fit."""
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -235,6 +236,22 @@ def test_a_method_with_parts_is_not_fitted_again(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Ridge, "parts", lambda self: [Scale()], raising=False)
     (record,) = run(data, "ridge", tmp_path, dataset="labelled[refit=true]").records
     assert not record.method.refit
+
+
+def test_a_search_reads_words_as_the_last_fit_does(quick_scenes, tmp_path, command, monkeypatch):
+    cca = "cca[dim=16,power=1,ridge_image=0.01,ridge_text=0.01]"
+    load = DATASETS.get("scenes").cls.load
+    monkeypatch.setattr(DATASETS.get("scenes").cls, "load", lambda *given: replace(load(*given), refit=True))
+    prepared = find_prepared(DATASETS.configure(quick_scenes.spec), quick_scenes.data, quick_scenes.cache)
+    runner = Runner(prepared, tmp_path / "results", quick_scenes.cache, CPU)
+    method = METHODS.configure(cca)
+    assert runner.data_of(method).text("captions").vocabulary != prepared.text("captions").vocabulary
+    fitted, val = runner.fitted(method, 0, "captions"), runner.data_of(method).split("val", "captions", CPU)
+    scores = COSINE.scores(fitted.embed_images(val), fitted.embed_texts(val.asking(["a red star"])))[:, 0]
+    best = [val.image_ids[k] for k in scores.argsort(descending=True)[:3]]
+    where = "--data", quick_scenes.data, "--cache", quick_scenes.cache
+    said = command("search", "a red star", "-m", cca, "-d", quick_scenes.spec, "--split", "val", "-n", 3, *where)
+    assert [name for name in re.findall(r"val-\w+", said.out)] == best
 
 
 def test_a_process_that_helps_with_a_last_fit_has_its_data(data, tmp_path, monkeypatch):
