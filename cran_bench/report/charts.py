@@ -27,7 +27,7 @@ def bars(rows: Sequence[Row], figure: str, most: float) -> list[dict[str, Any]]:
         if figure in row.task.totals:
             ends = row.sample.interval(figure).ends
             bar["low"], bar["high"] = (100 * x / most for x in ends)
-            bar["text"] += " [{}, {}]".format(*(f"{x:.{digits if digits > 1 else 0}f}" for x in ends))
+            bar["text"] += " [{}, {}]".format(*(f"{x:.{digits - 1}f}" for x in ends))
         elif len(row.records) > 1:
             bar["text"] += f" ± {row.deviation(figure):.{digits}f}"
         drawn.append(bar)
