@@ -272,6 +272,7 @@ def test_a_process_that_helps_with_a_last_fit_has_its_data(data, tmp_path, monke
         ),
         ({"text_features": np.full((60, 2), np.nan)}, "row 0 of text_features is not finite in float32"),
         ({"labels": np.full((60, 3), 2)}, "labels is int64 of shape .60, 3.; give zeros and ones"),
+        ({"labels": np.zeros((60, 8001), int)}, "labels has 8,001 categories, and at most 8,000 are recorded"),
         ({"labels": np.zeros((59, 3), int)}, "labels has 59 rows for 60 images"),
         ({"label_names": ("red",)}, "label_names has 1 names for 3 categories"),
         ({"image_of": np.sort(np.arange(60) // 2 * 2)}, "one text per image"),
