@@ -80,7 +80,8 @@ class Results:
     def tables(self) -> list[Table]:
         """One table for each protocol, with intervals and notes."""
         finished = [self.store.finished(o.address, o.record) for o in self.outcomes if o.record is not None]
-        return build_tables(finished, self.failures, task=CATEGORY if self.metric == "map" else RECALL)
+        is_category = self.metric == "map" and all(CATEGORY.headline in record.metrics for record in self.records)
+        return build_tables(finished, self.failures, task=CATEGORY if is_category else RECALL)
 
     def table(self) -> pd.DataFrame:
         """Every figure as a number, one line for each method and protocol."""

@@ -547,6 +547,6 @@ def _line(outcome: Outcome, metric: Metric) -> str:
         return f"{where}: FAILED, {outcome.failure.error}"
     metrics, seconds = outcome.record.metrics, outcome.record.seconds
     figures = f"R@1 {metrics['i2t_r1']:.1f} / {metrics['t2i_r1']:.1f}, rsum {metrics['rsum']:.1f}"
-    if metric == "map":
+    if metric == "map" and "map" in metrics:
         figures = f"mAP {metrics['i2t_map']:.3f} / {metrics['t2i_map']:.3f}"
     return f"{where}: {figures} ({'reused' if outcome.reused else f'fit {duration(seconds.fit)}'})"
