@@ -265,7 +265,8 @@ class Table:
         ]
         for counts in {tuple(record.metrics[name] for name in CATEGORY_COUNTS) for record in records}:
             classes, images, texts = (f"{count:,.0f}" for count in counts)
-            lines.append(f"{classes} categories; without any, and left out: {images} image and {texts} text queries.")
+            left = f"; without any, and left out: {images} image and {texts} text queries" if any(counts[1:]) else ""
+            lines.append(f"{classes} {'category' if classes == '1' else 'categories'}{left}.")
         return lines
 
     @property
