@@ -360,7 +360,8 @@ def _rows(given: ArrayLike | Tensor, name: str) -> Tensor:
 def _labels(given: ArrayLike | Tensor, images: int) -> Tensor:
     labels = _tensor(given.view(np.uint8) if isinstance(given, np.ndarray) and given.dtype == bool else given, "labels")
     if labels.dim() == 1 and not labels.is_floating_point() and len(labels) and int(labels.min()) >= 0:
-        labels = torch.nn.functional.one_hot(labels.unique(return_inverse=True)[1])  # type: ignore[no-untyped-call]
+        classes = np.unique(labels.cpu().numpy(), return_inverse=True)[1]
+        labels = torch.nn.functional.one_hot(torch.from_numpy(classes)).to(labels.device)
     if labels.dim() != 2 or len(labels) != images or not bool(((labels == 0) | (labels == 1)).all()):
         raise BadInput(
             f"labels must be ({images} images, categories) of zeros and ones, or {images} numbers of categories from "
