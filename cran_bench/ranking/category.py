@@ -69,7 +69,9 @@ def average_precisions(problem: Problem, labels: Tensor, block_bytes: int = BLOC
         raise BadInput(f"labels must be {n} rows of 0 and 1, one column for each category, not {_described(labels)}")
     labels = labels[:n].to(problem.device)
     if not bool(labels.any()):
-        raise BadInput("no image has a label, by which to rank: label some, or say metric=rsum where validation has none")
+        raise BadInput(
+            "no image has a label, by which to rank: label some, or say metric=rsum where validation has none"
+        )
     sides: list[Precision] = []
     top = problem.similarity.rerank if isinstance(problem.similarity, Pairwise) else 0
     cheap = _cheap(problem) if top else None
