@@ -1,6 +1,6 @@
-"""`cca3v` and `ml-cca` on 145,000 generated pairs of 4096-d images and 3000-d texts, with 80 labels.
+"""`cca3v`, `ml-cca` and `jrl` on 145,000 generated pairs of 4096-d images and 3000-d texts, with 80 labels.
 
-`tox -e benchmarks -- -k category`, 8 minutes on two cores and 6 GB of disk space.  Each image has one to five labels,
+`tox -e benchmarks -- -k category`, 20 minutes on two cores and 6 GB of disk space.  Each image has one to five labels,
 the frequent ones more often.  CRAN_BENCH_SCALE=0.02 takes 2 % of the pairs.
 """
 
@@ -23,12 +23,15 @@ from cran_bench.frontend.feature_rows import FeatureRows
 from cran_bench.machine.progress import say
 
 PAIRS, P, Q, LABELS = 145_000, 4096, 3000, 80
-MINUTES, GIB = 6, 6
+GIB = 6
+CORRELATED = {"dim": (256,), "power": (1.0,)}
 ROWS = {
-    "cca3v": {"ridge": (1e-2,)},
-    "ml-cca": {"kappa": (0.25,)},
-    "ml-cca fast": {"kappa": (0.25,), "few": 20, "weights": "l2exp"},
+    "cca3v": {**CORRELATED, "ridge": (1e-2,)},
+    "ml-cca": {**CORRELATED, "kappa": (0.25,)},
+    "ml-cca fast": {**CORRELATED, "kappa": (0.25,), "few": 20, "weights": "l2exp"},
+    "jrl": {},
 }
+MINUTES = {"jrl": 15}
 SCALE = float(os.environ.get("CRAN_BENCH_SCALE", "1"))
 
 
@@ -66,9 +69,9 @@ class Run:
     """Scores nothing."""
 
     seed, device = 0, torch.device("cpu")
-    progress = staticmethod(lambda items, label, total: items)
+    progress = staticmethod(lambda items, label, total, done=0: items)
     chose = staticmethod(lambda **values: None)
-    score = staticmethod(lambda images, texts: SimpleNamespace(criterion=0.0))
+    score = staticmethod(lambda images, texts, similarity=None: SimpleNamespace(criterion=0.0))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +103,7 @@ def test_full_size_fit(benchmark, folder, row):
     seconds, cpu, peak, estimate = benchmark.pedantic(fit, rounds=1)
     benchmark.extra_info |= {"fit_s": seconds, "cpu_s": cpu, "peak_GiB": peak}
     say(f"{row}: {seconds:.0f} s, {cpu:.0f} s of CPU time; peak {peak:.2f} GiB, {estimate:.2f} estimated")
-    assert seconds < 60 * MINUTES and peak < GIB
+    assert seconds < 60 * MINUTES.get(row, 6) and peak < GIB
 
 
 def fitted(row: str, folder: Path) -> tuple[float, float, float, float]:
@@ -110,7 +113,7 @@ def fitted(row: str, folder: Path) -> tuple[float, float, float, float]:
 
     rows = np.arange(len(np.load(folder / "labels.npy", mmap_mode="r")))
     train, val = Pairs(folder, rows), Pairs(folder, rows[:1000])
-    options = ROWS[row] | {"image": "none", "text_scaling": "none", "dim": (256,), "power": (1.0,)}
+    options = ROWS[row] | {"image": "none", "text_scaling": "none"}
     method = METHODS.get(row.split()[0]).cls(**options)
     estimate = method.memory(train)
     start, cpu = time.perf_counter(), time.process_time()

@@ -26,7 +26,8 @@ class Part(Protocol):
 
     A dataclass: its fields are the hyper-parameters and, with the data and the seed, determine its fingerprint.
     A method with `refits = True` chooses on validation among values of its fields only, and tells `run.chose` under
-    their names: where the dataset asks for it, it is fitted again with these values on train and validation together.
+    their names: where the dataset asks for it, it is fitted again with these values on train and validation together,
+    unless it has parts.
     A class with `by_all_processes = True` is fitted by all processes that torchrun started, together
     (`cran_bench.machine.processes`).
     """

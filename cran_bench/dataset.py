@@ -26,6 +26,8 @@ from cran_bench.protocols import Metric, Unit
 
 SPLITS = ("train", "val", "test")
 """The names of the splits that every dataset has."""
+CATEGORIES_UP_TO = 8000
+"""Labels of more are refused: what is stored for a test split stays small."""
 
 
 class ImageSource(ABC):
@@ -224,6 +226,9 @@ class Collection:
         if given.ndim != 2 or not given.shape[1] or given.dtype.kind not in "biu" or not np.isin(given, (0, 1)).all():
             found = f"{given.dtype.name} of shape {given.shape}"
             raise BadInput(f"{self.name}: labels is {found}; give zeros and ones, (images, categories)")
+        if given.shape[1] > CATEGORIES_UP_TO:
+            what = f"labels has {given.shape[1]:,} categories, and at most {CATEGORIES_UP_TO:,} are recorded"
+            raise BadInput(f"{self.name}: {what}; leave rare ones out")
         if self.label_names and len(self.label_names) != given.shape[1]:
             what = f"label_names has {len(self.label_names)} names for {given.shape[1]} categories"
             raise BadInput(f"{self.name}: {what}; give one for each, or none")

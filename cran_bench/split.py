@@ -20,7 +20,6 @@ from cran_bench.errors import BadInput
 from cran_bench.frontend.feature_rows import FeatureRows
 from cran_bench.frontend.features import Features
 from cran_bench.frontend.labels import SOURCES, LabelSource, detected_labels, fit_source, label_source
-from cran_bench.frontend.regions.coco import CLASSES
 from cran_bench.frontend.text import characters
 from cran_bench.frontend.text.encoding import Documents, TextFeatures, captions_of
 from cran_bench.frontend.text.tagging import noun_chunks
@@ -226,33 +225,20 @@ class Split:
             BadInput: there is no such source, or there are fewer than C different documents or nouns.
             MissingFeature: the dataset has no labels or no words, or its features were prepared without a detector.
         """
-        kind, count = self._require_source(source)
+        kind, count = label_source(source)
+        if not self._has_source(kind):
+            raise MissingFeature(self._without(source, kind))
         if kind == "given":
             return self.labels
         if kind == "detected":
             return self._tensor(detected_labels(self._features, self._rows))
-        return self._tensor(self._fitted(kind, count).labels(self._collection, self._rows))
-
-    def category_names(self, source: str = "given") -> list[str]:
-        """Return the C names of the categories of a source; none if the dataset does not name its labels."""
-        kind, count = self._require_source(source)
-        if kind == "given":
-            return [*self._collection.label_names]
-        return [*(CLASSES if kind == "detected" else self._fitted(kind, count).names)]
-
-    def _fitted(self, kind: str, count: int) -> LabelSource:
-        return self._sources(kind, count) if self._sources else fit_source(self._collection, kind, count)
+        fitted = self._sources(kind, count) if self._sources else fit_source(self._collection, kind, count)
+        return self._tensor(fitted.labels(self._collection, self._rows))
 
     def _has_source(self, kind: str) -> bool:
         if kind == "detected":
             return self._features.classes is not None
         return self._collection.labels is not None if kind == "given" else self.has_words
-
-    def _require_source(self, source: str) -> tuple[str, int]:
-        kind, count = label_source(source)
-        if not self._has_source(kind):
-            raise MissingFeature(self._without(source, kind))
-        return kind, count
 
     def _without(self, source: str, kind: str) -> str:
         """A sentence on a label source that this data does not have, and on those that it has."""

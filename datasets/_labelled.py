@@ -1,4 +1,4 @@
-"""LabelledPairs of an image and a text, each in one of a few categories, of which the data has features only."""
+"""Pairs of an image and a text in one of a few categories, of which the data has features only."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class LabelledPairs(NamedTuple):
 
 @dataclass(frozen=True)
 class Categorised(Limited):
-    """A dataset of such pairs.
+    """A dataset of labelled pairs.
 
     Attributes:
         limit: approximate total number of pairs, drawn at random from each split and category in proportion; None for

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 import cran_bench
-from cran_bench.machine.storage import cache_folder
 from cran_bench.registry import DATASETS, METHODS
+from cran_bench.running.experiment import folders
 from cran_bench.running.preparation import find_prepared
 from cran_bench.running.runner import Runner
 
@@ -25,16 +25,15 @@ def main() -> None:
     """Print one line for each third view and one column for each power of the eigenvalues."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", default="flickr8k")
-    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--backbone")
     parser.add_argument("--regions", default="none")
     parser.add_argument("--ridge", default="0.05", help="fraction of the largest variance of each view")
     parser.add_argument("--dim", default="128")
     given = parser.parse_args()
-    cache = cache_folder()
-    dataset = DATASETS.configure(given.dataset)
-    data = find_prepared(dataset, given.data, cache, given.backbone, given.regions)
-    runner = Runner(data, Path("results"), cache, torch.device("cpu"))
+    where, results, cache = folders(given.data)
+    data = find_prepared(DATASETS.configure(given.dataset), where, cache, given.backbone, given.regions)
+    runner = Runner(data, results, cache, torch.device("cpu"))
     lines = ["| third view |" + "".join(f" t = {power} |" for power in POWERS), "| --- |" + " --- |" * len(POWERS)]
     cells = {(view, power): cell(runner, view, power, given) for view, power in itertools.product(VIEWS, POWERS)}
     for view in VIEWS:

@@ -300,7 +300,7 @@ class Voting(Labelled):
         for name, values in grid.items():
             candidates = [{**now, name: value} for value in values]
             todo = [each for each in candidates if tuple(each.values()) not in tried]
-            for each in run.progress(todo, name, len(candidates), len(candidates) - len(todo)):
+            for each in run.progress(todo, f"choosing {name}", len(candidates), len(candidates) - len(todo)):
                 found = solve(*each.values())
                 self.Wx, self.Wy = (torch.from_numpy(np.ascontiguousarray(W)).to(run.device) for W in found)
                 self.enrol(rows)

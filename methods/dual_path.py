@@ -276,7 +276,7 @@ class DualPathMethod:
     lr: float = 2e-3
     weight_decay: float = 1e-4
     stage1_epochs: int = 0
-    epochs: int = 24
+    epochs: int = 90
     decay_at: int = 0
     patience: int = 0
 

@@ -268,12 +268,12 @@ class RegionPhrase:
 
         def best_of(candidates: list[tuple[float, float]], what: str) -> tuple[float, float]:
             scores = []
-            for self.weights in run.progress(candidates, what, len(candidates)):
+            for self.weights in run.progress(candidates, f"choosing {what}", len(candidates)):
                 scores.append(run.score(images, texts).criterion)
             return candidates[scores.index(max(scores))]
 
-        _, exponent = best_of([(middle, g) for g in self.exponent], "exponents")
-        self.weights = best_of([(alpha, exponent) for alpha in self.alpha], "weights")
+        _, exponent = best_of([(middle, g) for g in self.exponent], "the exponent")
+        self.weights = best_of([(alpha, exponent) for alpha in self.alpha], "the weights")
         run.chose(alpha=self.weights[0], exponent=exponent)
 
     def embed_images(self, split: Split) -> Levels:

@@ -57,7 +57,7 @@ def explain(
         able = [name for name in METHODS.usable() if hasattr(METHODS.get(name).cls, "explain")]
         raise BadInput(f"{configured.plugin.name} does not support explain; these methods do: {', '.join(able)}")
     runner = _runner(dataset, quick, data, cache, (backbone, regions, vectors, text_encoder), device)
-    split, row = runner.data.find(image, runner.device)
+    split, row = runner.data_of(configured).find(image, runner.device)
     if text.isdecimal():
         if not 1 <= int(text) <= len(split.texts):
             raise BadInput(f"{image} has captions 1 to {len(split.texts)}, not {text}; or write a sentence")
@@ -115,7 +115,7 @@ def search(
         raise BadInput(f"there is no picture {image}; give the path of an image file")
     picture = None if image is None else open_image(image)
     runner = _runner(dataset, quick, data, cache, (backbone, regions, vectors, text_encoder), device)
-    prepared = runner.data
+    prepared = runner.data_of(configured)
     front_end = None if picture is None else prepared.front_end(backbone, regions)
     unit = fit_unit(configured, "captions")
     fitted = runner.fitted(configured, seed, unit)
@@ -127,9 +127,8 @@ def search(
     title = f"{configured.label} in {prepared.dataset.label}, {split}: {sentence or image}"
     echo(f"{title}\n\n{searching.describe(hits)}")
     if out is not None:
-        rows = prepared.collection.splits[split]
-        images = [prepared.collection.images.read(int(rows[hit.position])) for hit in hits]
-        searching.draw(hits, images, title, picture, out)
+        images = prepared.collection.images
+        searching.draw(hits, [images.read(images.ids.index(hit.image)) for hit in hits], title, picture, out)
         say(f"drew {out}")
 
 

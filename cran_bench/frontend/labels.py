@@ -64,13 +64,11 @@ class Clusters:
     """The clusters of training documents; a document without any word of theirs belongs to none.
 
     Attributes:
-        names: the three words of each cluster that most distinguish it.
         words: the vocabulary and idf of the training documents.
         svd: scikit-learn's decomposition of their tf-idf.
         kmeans: scikit-learn's clusters of the reduced rows.
     """
 
-    names: Sequence[str]
     words: TextFrontEnd
     svd: Any
     kmeans: Any
@@ -95,13 +93,11 @@ class Clusters:
         reduced = _unit(svd.transform(matrix))
         say(f"finding {count} clusters of {len(reduced):,} training documents")
         kmeans = KMeans(count, n_init=10, random_state=SEED).fit(reduced)
-        weights = (kmeans.cluster_centers_ - reduced.mean(axis=0)) @ svd.components_
-        heaviest = np.argsort(-weights, axis=1, kind="stable")[:, :3]
-        return cls([" ".join(words.vocabulary[k] for k in row) for row in heaviest.tolist()], words, svd, kmeans)
+        return cls(words, svd, kmeans)
 
     def labels(self, collection: Collection, rows: NDArray[np.int64]) -> Labels:
         matrix = self.words.tfidf(collection.texts_of(rows, "documents")[0]).astype(np.float64)
-        labels = np.zeros((len(rows), len(self.names)), np.uint8)
+        labels = np.zeros((len(rows), self.kmeans.n_clusters), np.uint8)
         known = np.flatnonzero(np.diff(matrix.indptr))
         if len(known):
             labels[known, self.kmeans.predict(_unit(self.svd.transform(matrix[known])))] = 1

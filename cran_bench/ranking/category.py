@@ -19,37 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cran_bench.embeddings import Embedding, as_levels
 from cran_bench.errors import BadInput
-from cran_bench.machine.arithmetic import in_full_precision
 from cran_bench.ranking.precisions import CUT, Precision, Precisions
 from cran_bench.ranking.problem import Problem, blocks, make_problem
-from cran_bench.similarity import Pairwise, Similarity, one_way, rounding
+from cran_bench.similarity import Pairwise, one_way, rounding
 
 BLOCK_BYTES = 1 << 28  # of the arrays for one block of queries
 ENTRY_BYTES = 256  # of one candidate of one query in them
-
-
-def mean_average_precision(
-    images: Embedding, texts: Embedding, image_of: Tensor, labels: Tensor, similarity: Similarity
-) -> dict[str, float]:
-    """Rank N images and T texts by category, as they are given.
-
-    Args:
-        images: N rows.
-        texts: T rows.
-        image_of: (T,) the row of each text's own image.
-        labels: (N, C) the categories of each image, 0 or 1.
-        similarity: scores a pair.
-
-    Returns:
-        The figures of `Precisions`.
-
-    Raises:
-        BadInput: the embeddings or labels do not fit together, no image has a label, or a score is not finite.
-    """
-    with torch.no_grad(), in_full_precision(as_levels(images).tensors()[0].device):
-        return average_precisions(make_problem(images, texts, image_of, similarity), labels).figures()
 
 
 def average_precisions(problem: Problem, labels: Tensor, block_bytes: int = BLOCK_BYTES) -> Precisions:
@@ -69,9 +45,7 @@ def average_precisions(problem: Problem, labels: Tensor, block_bytes: int = BLOC
         raise BadInput(f"labels must be {n} rows of 0 and 1, one column for each category, not {_described(labels)}")
     labels = labels[:n].to(problem.device)
     if not bool(labels.any()):
-        raise BadInput(
-            "no image has a label, by which to rank: label some, or say metric=rsum where validation has none"
-        )
+        raise BadInput("no image to rank has a label: label some, or say metric=rsum where validation has none")
     sides: list[Precision] = []
     top = problem.similarity.rerank if isinstance(problem.similarity, Pairwise) else 0
     cheap = _cheap(problem) if top else None

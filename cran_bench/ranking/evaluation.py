@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from torch import Tensor
 from cran_bench.embeddings import Embedding, rows_of
 from cran_bench.machine.arithmetic import in_full_precision
 from cran_bench.protocols import Protocol, fold_rows
-from cran_bench.ranking.category import average_precisions
 from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Metrics, Ranks, mean_metrics
 from cran_bench.ranking.problem import Backend, Clock, make_problem
@@ -66,14 +65,13 @@ def evaluate(
     with torch.no_grad(), in_full_precision(image_of.device):
         clock.start()
         problem = make_problem(images, queries, query_of, similarity, folds)
-        ranks = count(problem, clock, backend, bound)
+        ranks = count(problem, clock, backend, bound, labels)
         values = metrics_of(ranks, folds).values()
         if twins is not None:
             whole = make_problem(images, queries, query_of, similarity) if folds else problem
             values["twin_accuracy"] = twin_accuracy(whole, twins)
-        if labels is not None:
-            precisions = average_precisions(problem, labels)
-            ranks, values = replace(ranks, precisions=precisions), values | precisions.figures(folds)
+        if ranks.precisions:
+            values |= ranks.precisions.figures(folds)
     return Evaluation(ranks, values, clock)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from cran_bench.embeddings import Embedding, as_levels
 from cran_bench.machine.arithmetic import in_full_precision
 from cran_bench.ranking.backends import choose
+from cran_bench.ranking.category import average_precisions
 from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Counts, Ranks
 from cran_bench.ranking.problem import Backend, Clock, Problem, make_problem
@@ -25,6 +28,7 @@ def rank(
     backend: str | Backend = "auto",
     bound: Bound = "measured",
     folds: int = 0,
+    labels: Tensor | None = None,
 ) -> Ranks:
     """Rank N images against T texts in both directions; arguments and errors as in `make_problem` and `count`."""
     device = as_levels(images).tensors()[0].device
@@ -32,11 +36,17 @@ def rank(
     with in_full_precision(device):
         clock.start()
         problem = make_problem(images, texts, image_of, similarity, folds)
-        return count(problem, clock, backend, bound)
+        return count(problem, clock, backend, bound, labels)
 
 
 @torch.no_grad()
-def count(problem: Problem, clock: Clock, backend: str | Backend = "auto", bound: Bound = "measured") -> Ranks:
+def count(
+    problem: Problem,
+    clock: Clock,
+    backend: str | Backend = "auto",
+    bound: Bound = "measured",
+    labels: Tensor | None = None,
+) -> Ranks:
     """Rank in both directions, in one pass over tiles of the score matrix.
 
     Args:
@@ -44,12 +54,13 @@ def count(problem: Problem, clock: Clock, backend: str | Backend = "auto", bound
         clock: receives the seconds spent scoring and counting.
         backend: how candidates are counted, one of `cran_bench.ranking.backends`; the ranks do not depend on it.
         bound: error bound of low-precision scores, `measured` or `proven`.
+        labels: (N, C) the categories of each image, 0 or 1, for average precisions too; None for none.
 
     Returns:
         Counts per query; scores that differ by less than float64 rounding count as tied.
 
     Raises:
-        BadInput: a score is not finite, or the backend or bound is unknown.
+        BadInput: a score is not finite, the backend or bound is unknown, or no image has a label.
     """
     with in_full_precision(problem.device):
         chosen = choose(problem, backend, bound) if isinstance(backend, str) else backend
@@ -57,7 +68,11 @@ def count(problem: Problem, clock: Clock, backend: str | Backend = "auto", bound
     clock.last = None
     (better_i, tied_i), (better_t, tied_t) = ((x.numpy() for x in side) for side in (tally.images, tally.texts))
     counts = Counts(better_i, tied_i, tally.right.numpy()), Counts(better_t, tied_t, np.ones_like(better_t))
-    return Ranks(*counts, problem.owners.numpy(), kernel)
+    ranks = Ranks(*counts, problem.owners.numpy(), kernel)
+    if labels is None:
+        return ranks
+    with in_full_precision(problem.device):
+        return replace(ranks, precisions=average_precisions(problem, labels))
 
 
 def twin_accuracy(problem: Problem, twins: Tensor) -> float:

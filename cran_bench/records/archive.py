@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from cran_bench.dataset import CATEGORIES_UP_TO
 from cran_bench.errors import BadInput, first_wrong
 from cran_bench.machine.storage import sha256_bytes, sha256_json
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.precisions import Precisions
 from cran_bench.records.examples import Examples
 from cran_bench.records.schema import CURVES, EXAMPLES, SCHEMA, Record
-
-LABELS_UP_TO = 8000  # categories in a file of ranks
 
 
 def read_record(path: Path) -> Record:
@@ -130,8 +129,8 @@ def _unpacked(data: bytes, most: int) -> dict[str, NDArray[Any]]:
             kinds |= Precisions.ARRAYS
         for name, kind in kinds.items():
             member = archive.getinfo(f"{name}.npy")
-            size = LABELS_UP_TO // 8 if name == "labels" else np.dtype(kind).itemsize
-            if member.file_size > size * most + 1000:
+            size = CATEGORIES_UP_TO * (most // 8 + 1) if name == "labels" else np.dtype(kind).itemsize * most
+            if member.file_size > size + 1000:
                 raise ValueError(f"{name} has {member.file_size:,} bytes for at most {most:,} numbers")
             unpacked = archive.read(member)
             start = 10 + int.from_bytes(unpacked[8:10], "little")

@@ -76,7 +76,7 @@ def _lines(points: pd.DataFrame, across: str) -> list[dict[str, str]]:
         return []
     columns = [str(c) for c in points if c not in ("trained", across) and points[c].notna().sum() > 1]
     losses = [name for name in columns if name == "loss"]
-    gains = [name for name in ("rsum", "i2t_r1", "explained") if name in columns]
+    gains = [name for name in ("rsum", "map", "i2t_r1", "explained") if name in columns]
     chosen: list[str] = [*losses, *gains[:1]] or columns[:2]
     lines = []
     for name in chosen:

@@ -55,7 +55,7 @@ class Results:
         store: where the records are kept.
         outcomes: a record or a failure for each method, seed and protocol.
         remarks: what was noted about the dataset, such as captions of the test split that also stand in train.
-        metric: the figure that the dataset is made for: `rsum`, or `map`, retrieval by category.
+        metric: the figure that the tested dataset is made for: `rsum`, or `map`, retrieval by category.
     """
 
     store: ResultStore
@@ -80,8 +80,8 @@ class Results:
     def tables(self) -> list[Table]:
         """One table for each protocol, with intervals and notes."""
         finished = [self.store.finished(o.address, o.record) for o in self.outcomes if o.record is not None]
-        is_category = self.metric == "map" and all(CATEGORY.headline in record.metrics for record in self.records)
-        return build_tables(finished, self.failures, task=CATEGORY if is_category else RECALL)
+        is_by_category = self.metric == "map" and all("map" in record.metrics for record in self.records)
+        return build_tables(finished, self.failures, task=CATEGORY if is_by_category else RECALL)
 
     def table(self) -> pd.DataFrame:
         """Every figure as a number, one line for each method and protocol."""
@@ -226,7 +226,7 @@ def run(
             configured = [METHODS.configure(text) for text in request.methods]
             return runner.run(configured, request.protocols, request.seeds)
 
-        return Results(runner.store, processes.lead(compute), prepared.remarks, prepared.collection.metric)
+        return Results(runner.store, processes.lead(compute), prepared.remarks, prepared.tested.collection.metric)
 
 
 @dataclass(frozen=True)
@@ -360,7 +360,8 @@ def _rows(given: ArrayLike | Tensor, name: str) -> Tensor:
 def _labels(given: ArrayLike | Tensor, images: int) -> Tensor:
     labels = _tensor(given.view(np.uint8) if isinstance(given, np.ndarray) and given.dtype == bool else given, "labels")
     if labels.dim() == 1 and not labels.is_floating_point() and len(labels) and int(labels.min()) >= 0:
-        labels = torch.nn.functional.one_hot(labels.long())
+        classes = np.unique(labels.cpu().numpy(), return_inverse=True)[1]
+        labels = torch.nn.functional.one_hot(torch.from_numpy(classes)).to(labels.device)
     if labels.dim() != 2 or len(labels) != images or not bool(((labels == 0) | (labels == 1)).all()):
         raise BadInput(
             f"labels must be ({images} images, categories) of zeros and ones, or {images} numbers of categories from "

@@ -134,7 +134,7 @@ def gather(
     """
     methods = [(with_full_path(text), METHODS.configure(text)) for text in request.methods]
     rows = [AskedRow(*method, seed) for method in methods for seed in request.seeds]
-    count = Count(len(rows) * len(request.protocols), runner.data.collection.metric)
+    count = Count(len(rows) * len(request.protocols), runner.data.tested.collection.metric)
     outcomes_of: dict[int, list[Outcome]] = {}
 
     def take(number: int, outcomes: list[Outcome]) -> None:

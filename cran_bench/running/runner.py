@@ -37,6 +37,7 @@ from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Re
 from cran_bench.records.store import ResultStore
 from cran_bench.registry import METHODS, Configured
 from cran_bench.running.fits import Fit, FitStore, SharedFit, code_of, fields_json, run_of
+from cran_bench.running.fits.run import parts_of
 from cran_bench.running.fits.store import fit_fingerprint
 from cran_bench.running.preparation import Prepared
 from cran_bench.running.tuning import best_of, choice, trials
@@ -87,7 +88,7 @@ class Runner:
     name: str = field(default_factory=new_name)
     processes: Processes = ALONE
     threads: int | None = 1
-    _helping: dict[tuple[Unit, Metric], FitStore] = field(default_factory=dict, repr=False)
+    _helping: dict[tuple[Unit, Metric, bool], FitStore] = field(default_factory=dict, repr=False)
 
     @property
     def store(self) -> ResultStore:
@@ -117,7 +118,7 @@ class Runner:
         self, methods: Sequence[Configured[Method]], protocols: Sequence[Protocol], seeds: Sequence[int]
     ) -> list[Outcome]:
         """Run every method with every seed under every protocol, in that order; print progress."""
-        count = Count(len(methods) * len(seeds) * len(protocols), self.data.collection.metric)
+        count = Count(len(methods) * len(seeds) * len(protocols), self.data.tested.collection.metric)
         outcomes: list[Outcome] = []
         for method in methods:
             for seed in seeds:
@@ -190,7 +191,7 @@ class Runner:
 
     def help(self, job: SharedFit) -> None:
         """Do this process's share of a fit."""
-        key = job.unit, job.metric
+        key = job.unit, job.metric, job.refit
         if key not in self._helping:
             self._helping = {key: self.fits(*key)}
         with limited(self.threads):
@@ -214,11 +215,20 @@ class Runner:
             self.name if self.force else "",
             self.processes,
             metric or self.data.collection.metric,
+            refit,
         )
 
     def refits(self, method: Configured[Method]) -> bool:
-        """Whether a method is fitted again, on train and validation together, with what validation chose."""
-        return self.data.collection.refit and getattr(method.plugin.cls, "refits", False) is True
+        """Whether a method is fitted again, on train and validation together, with what validation chose.
+
+        One with parts is not, as these may choose more on validation than its fields.
+        """
+        declares = getattr(method.plugin.cls, "refits", False) is True
+        return self.data.collection.refit and declares and not parts_of(method.build())
+
+    def data_of(self, method: Configured[Method]) -> Prepared:
+        """The data with the training split of the last fit of a method, by which the words of all splits are read."""
+        return self.data.with_val_in_train if self.refits(method) else self.data
 
     def _one(self, fitted: _Fitted, protocol: Protocol) -> Outcome:
         started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -416,9 +426,8 @@ class _Fitted:
     def embeddings(self, unit: Unit) -> tuple[Split, Embedding, Embedding, float]:
         """Return the test split, its image and text embeddings on the device, and the seconds they took."""
         if unit not in self._embedded:
-            part, device, data = self.fit.part, self.runner.device, self.runner.data
-            data = data.with_val_in_train if "refit" in self.about else data
-            test = data.split("test", unit, device, self.unit, self.used)
+            part, device = self.fit.part, self.runner.device
+            test = self.runner.data_of(self.method).split("test", unit, device, self.unit, self.used)
             clock = Clock(device)
             start = clock.now()
             images, texts = embed(part, test)
@@ -547,6 +556,6 @@ def _line(outcome: Outcome, metric: Metric) -> str:
         return f"{where}: FAILED, {outcome.failure.error}"
     metrics, seconds = outcome.record.metrics, outcome.record.seconds
     figures = f"R@1 {metrics['i2t_r1']:.1f} / {metrics['t2i_r1']:.1f}, rsum {metrics['rsum']:.1f}"
-    if metric == "map" and "map" in metrics:
+    if metric == "map" and "map" in metrics:  # not if no test image has a label
         figures = f"mAP {metrics['i2t_map']:.3f} / {metrics['t2i_map']:.3f}"
     return f"{where}: {figures} ({'reused' if outcome.reused else f'fit {duration(seconds.fit)}'})"

@@ -197,7 +197,8 @@ class Table:
         group, facts = self.group, []
         for row in self.rows:
             for record in row.records:
-                facts = [f"{record.data.images:,} images, {record.data.captions:,} captions"]
+                texts = "texts" if self.task is CATEGORY else "captions"
+                facts = [f"{record.data.images:,} images, {record.data.captions:,} {texts}"]
                 if group.folds:  # the images left over are not ranked
                     facts = [f"mean of {group.folds} folds of {record.data.images // group.folds:,} images"]
         shas = {name: getattr(group, name) for name in DATA} | {"features": self.features[0]}

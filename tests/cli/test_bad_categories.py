@@ -139,9 +139,7 @@ def test_no_validation_image_has_a_label(fit):
         "sm", "cca[metric=rsum,dim=3,power=1,ridge_image=0.1,ridge_text=0.1]", labels=without(["val"])
     )
     assert said.code == 2 and said.sentence == "1 of 2 runs failed"
-    assert failures == {
-        "sm": "no image has a label, by which to rank: label some, or say metric=rsum where validation has none"
-    }
+    assert failures == {"sm": "no image to rank has a label: label some, or say metric=rsum where validation has none"}
 
 
 def test_no_test_image_has_a_label(fit):

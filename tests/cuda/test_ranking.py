@@ -10,7 +10,6 @@ from pretended_cuda import CUDA
 
 from cran_bench.bench.similarity import three_levels
 from cran_bench.embeddings import Levels
-from cran_bench.ranking.category import mean_average_precision
 from cran_bench.ranking.filtering import Filtering
 from cran_bench.ranking.rank import rank
 from cran_bench.ranking.tiles import Tiles, tiles_for
@@ -58,9 +57,9 @@ def test_average_precisions_are_those_of_the_cpu(gpu, kind):
     images, texts = (side.globals.sign() if kind == "tied" else side.globals for side in (images, texts))
     labels = torch.eye(4)[torch.arange(60) % 4]
     similarity = Pairwise(lambda some, others: (some @ others.T).round(), rerank=5) if kind == "reranked" else DOT
-    expected = mean_average_precision(images, texts, owner, labels, similarity)
+    expected = rank(images, texts, owner, similarity, labels=labels).precisions.figures()
     images, texts, owner, labels = (x.to(CUDA) for x in (images, texts, owner, labels))
-    found = mean_average_precision(images, texts, owner, labels, similarity)
+    found = rank(images, texts, owner, similarity, labels=labels).precisions.figures()
     assert found == pytest.approx(expected, abs=1e-12)
     assert not +gpu.unordered
 

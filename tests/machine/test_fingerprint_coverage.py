@@ -36,7 +36,7 @@ QUICK = [
     *("sm[C=1]", "scm[C=1]", "cca3v", "ml-cca", "ml-cca:code"),
     *(f"{name}[gamma=1,sigma=1,ridge=0.1,neighbours=5,graph_neighbours=5]" for name in ("jrl", "jrl:code", "s2upg")),
     "s2upg:paper[patches=false]",
-    f"cmdn:quick[{FEW},autoencoder_steps=4,dbn_steps=4,fusion_steps=4,category_steps=4,units=8|4]",
+    f"cmdn:quick[{FEW},dbn_steps=4,fusion_steps=4,autoencoder_steps=4,category_steps=4]",
     *(
         "cran[max_epochs=2,top=2,restarts=2]",
         "cran:quick[max_epochs=2,top=2,joint=true]",

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score
 from cran_bench.embeddings import Levels
 from cran_bench.errors import BadInput
 from cran_bench.ranking import category
-from cran_bench.ranking.category import average_precisions, mean_average_precision
+from cran_bench.ranking.category import average_precisions
 from cran_bench.ranking.evaluation import evaluate
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.precisions import CATEGORY_FIGURES, Precisions
@@ -81,7 +81,7 @@ def test_all_are_right():
 def test_a_constant_scorer_has_chance_by_the_closed_form():
     labels = one_hot(np.repeat(np.arange(10), WIKIPEDIA))
     rows = torch.ones(693, 3)
-    found = mean_average_precision(rows, rows, torch.arange(693), torch.from_numpy(labels), COSINE)
+    found = rank(rows, rows, torch.arange(693), COSINE, labels=torch.from_numpy(labels)).precisions.figures()
     harmonic = (1 / np.arange(1, 694)).sum()
     closed = [(harmonic + (r - 1) / 692 * (693 - harmonic)) / 693 for r in WIKIPEDIA]
     assert found["i2t_map"] == pytest.approx(np.average(closed, weights=WIKIPEDIA), abs=1e-12)

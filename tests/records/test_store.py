@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from cran_bench.dataset import CATEGORIES_UP_TO
 from cran_bench.errors import BadInput
 from cran_bench.ranking.evaluation import evaluate
 from cran_bench.ranking.rank import rank
@@ -108,19 +109,20 @@ def test_round_trip(store):
     assert found.record == sealed
 
 
-def labelled(images=11):
+def labelled(images=11, categories=3):
     """A record and its ranks, with average precisions of one image without a category."""
     random = np.random.default_rng(0)
     x = torch.from_numpy(random.standard_normal((images, 4)).astype(np.float32))
-    labels = torch.from_numpy((np.arange(images)[:, None] % 4 == np.arange(3)).astype(np.uint8))
+    labels = torch.from_numpy((np.arange(images)[:, None] % 4 == np.arange(categories)).astype(np.uint8))
     found = evaluate(x, x, torch.arange(images), None, DOT, "documents", labels=labels)
     record, _ = run()
     data = record.data.model_copy(update={"images": images, "captions": images})
     return record.model_copy(update={"metrics": dict(found.metrics), "data": data}), found.ranks
 
 
-def test_average_precisions_are_stored_with_the_ranks(store):
-    record, ranks = labelled()
+@pytest.mark.parametrize(("images", "categories"), [(11, 3), (3, CATEGORIES_UP_TO)])
+def test_average_precisions_are_stored_with_the_ranks(store, images, categories):
+    record, ranks = labelled(images, categories)
     store.write(ADDRESS, record, ranks)
     (found,) = store.runs()
     back = found.ranks.precisions

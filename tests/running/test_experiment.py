@@ -58,7 +58,14 @@ def test_evaluate_takes_labels():
     classes = np.arange(30) % 4
     one_hot = np.eye(4, dtype=np.uint8)[classes]
     found = cran_bench.evaluate(IMAGES, TEXTS, labels=one_hot)
-    for given in (classes, classes.tolist(), torch.from_numpy(classes), one_hot.astype(bool), one_hot.astype(float)):
+    for given in (
+        classes,
+        classes * 10**12,
+        classes.tolist(),
+        torch.from_numpy(classes),
+        one_hot.astype(bool),
+        one_hot.astype(float),
+    ):
         assert cran_bench.evaluate(IMAGES, TEXTS, labels=given).metrics == found.metrics
     without = cran_bench.evaluate(IMAGES, TEXTS)
     assert without.metrics.items() <= found.metrics.items() and "map" not in without.metrics

@@ -1,5 +1,6 @@
 """Data whose texts are features, with categories: what methods can read, what they choose by, and the last fit."""
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 import cran_bench
 from cran_bench import COSINE, Collection, FeatureFile, FeatureFiles, MissingFeature, register, register_dataset
 from cran_bench.errors import BadInput
+from cran_bench.records.statistics import CATEGORY, RECALL
 from cran_bench.registry import DATASETS, METHODS
+from cran_bench.running.fits import SharedFit
 from cran_bench.running.preparation import find_prepared
 from cran_bench.running.runner import Runner
 
@@ -186,7 +189,7 @@ def test_records_have_the_figures_by_category(data, tmp_path):
     np.testing.assert_array_equal(precisions.labels, split.labels)
 
 
-def test_a_test_split_without_labels_has_recalls_only(data, tmp_path, monkeypatch):
+def test_a_test_split_without_labels_has_recalls_only(data, tmp_path, monkeypatch, capsys):
     load = Labelled.load
 
     def without(self, folder):
@@ -196,14 +199,68 @@ def test_a_test_split_without_labels_has_recalls_only(data, tmp_path, monkeypatc
         return replace(collection, labels=labels)
 
     monkeypatch.setattr(Labelled, "load", without)
-    (record,) = run(data, "ridge", tmp_path, dataset="labelled").records
+    results = run(data, "ridge", tmp_path, dataset="labelled")
+    (record,), (table,) = results.records, results.tables
     assert "map" not in record.metrics and record.metrics["rsum"] > 0
+    assert table.task is RECALL and f"rsum {record.metrics['rsum']:.1f}" in capsys.readouterr().err
+
+
+def test_the_dataset_of_the_test_says_what_is_shown(data, tmp_path, capsys):
+    for shown, own, other in ((CATEGORY, "[metric=rsum]", ""), (RECALL, "", "[metric=rsum]")):
+        results = run(data, "ridge", tmp_path, dataset=f"labelled{own}", test_on=f"labelled{other}")
+        assert [table.task for table in results.tables] == [shown]
+        assert ("mAP 0." in capsys.readouterr().err) == (shown is CATEGORY)
 
 
 def test_a_refit_is_for_methods_that_declare_it(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Ridge, "refits", False)
     (record,) = run(data, "ridge", tmp_path, dataset="labelled[refit=true]").records
     assert not record.method.refit
+
+
+@dataclass
+class Scale:
+    """A part that learns something of its own."""
+
+    def fit(self, train, val, run):
+        self.factor = train.images.std()
+
+    def state(self):
+        return {"factor": self.factor}
+
+    def load(self, state):
+        self.factor = state["factor"]
+
+
+def test_a_method_with_parts_is_not_fitted_again(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(Ridge, "parts", lambda self: [Scale()], raising=False)
+    (record,) = run(data, "ridge", tmp_path, dataset="labelled[refit=true]").records
+    assert not record.method.refit
+
+
+def test_a_search_reads_words_as_the_last_fit_does(quick_scenes, tmp_path, command, monkeypatch):
+    cca = "cca[dim=16,power=1,ridge_image=0.01,ridge_text=0.01]"
+    load = DATASETS.get("scenes").cls.load
+    monkeypatch.setattr(DATASETS.get("scenes").cls, "load", lambda *given: replace(load(*given), refit=True))
+    prepared = find_prepared(DATASETS.configure(quick_scenes.spec), quick_scenes.data, quick_scenes.cache)
+    runner = Runner(prepared, tmp_path / "results", quick_scenes.cache, CPU)
+    method = METHODS.configure(cca)
+    assert runner.data_of(method).text("captions").vocabulary != prepared.text("captions").vocabulary
+    fitted, val = runner.fitted(method, 0, "captions"), runner.data_of(method).split("val", "captions", CPU)
+    scores = COSINE.scores(fitted.embed_images(val), fitted.embed_texts(val.asking(["a red star"])))[:, 0]
+    best = [val.image_ids[k] for k in scores.argsort(descending=True)[:3]]
+    where = "--data", quick_scenes.data, "--cache", quick_scenes.cache
+    said = command("search", "a red star", "-m", cca, "-d", quick_scenes.spec, "--split", "val", "-n", 3, *where)
+    assert [name for name in re.findall(r"val-\w+", said.out)] == best
+
+
+def test_a_process_that_helps_with_a_last_fit_has_its_data(data, tmp_path, monkeypatch):
+    runner = Runner(data("labelled[refit=true]"), tmp_path / "results", tmp_path / "cache", CPU)
+    for refit, images in ((True, 42), (False, 30)):
+        seen = []
+        monkeypatch.setattr(Ridge, "fit", lambda self, train, val, run, seen=seen: seen.append((len(train), len(val))))
+        runner.help(SharedFit("captions", "map", refit, Ridge(), 0, "ridge"))
+        assert seen == [(images, 12)]
 
 
 @pytest.mark.parametrize(
@@ -215,6 +272,7 @@ def test_a_refit_is_for_methods_that_declare_it(data, tmp_path, monkeypatch):
         ),
         ({"text_features": np.full((60, 2), np.nan)}, "row 0 of text_features is not finite in float32"),
         ({"labels": np.full((60, 3), 2)}, "labels is int64 of shape .60, 3.; give zeros and ones"),
+        ({"labels": np.zeros((60, 8001), int)}, "labels has 8,001 categories, and at most 8,000 are recorded"),
         ({"labels": np.zeros((59, 3), int)}, "labels has 59 rows for 60 images"),
         ({"label_names": ("red",)}, "label_names has 1 names for 3 categories"),
         ({"image_of": np.sort(np.arange(60) // 2 * 2)}, "one text per image"),

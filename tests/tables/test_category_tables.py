@@ -122,7 +122,7 @@ def test_rows_are_sorted_by_mean_average_precision_with_three_decimals(tables):
 def test_notes_say_what_the_figures_are(tables):
     text = flat(render(tables, "terminal"))
     for words in (
-        "wikipedia · protocol documents · 40 images, 40 captions · by category",
+        "wikipedia · protocol documents · 40 images, 40 texts · by category",
         "its own partner included. mAP: mean average precision of the whole list",
         "with ties in expectation",
         "5 categories; without any, and left out: 2 image and 2 text queries.",

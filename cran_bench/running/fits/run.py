@@ -23,9 +23,9 @@ from cran_bench.errors import BadInput, first_wrong
 from cran_bench.machine.processes import current
 from cran_bench.machine.progress import say, track
 from cran_bench.protocols import Metric
-from cran_bench.ranking.category import mean_average_precision
 from cran_bench.ranking.metrics import Validation
 from cran_bench.ranking.pairs import backend_of
+from cran_bench.ranking.problem import Backend
 from cran_bench.ranking.rank import rank
 from cran_bench.running.fits.serialisation import About, load_state, save_state
 from cran_bench.similarity import Pairwise, Similarity, depends_on_query
@@ -115,10 +115,7 @@ class LentRun:
         declared: Similarity | None = similarity or getattr(self.owner, "similarity", None)
         if declared is None:
             raise BadInput(f"{self.label}: run.score needs similarity=, as the part declares none")
-        images, texts = _of_val(self, images, texts)
-        with torch.inference_mode():
-            recalls = rank(images, texts, self.store.val.image_of, declared).metrics()
-            return Validation(**vars(recalls), map=_map_of_val(self, images, texts, declared))
+        return _figures_of_val(self, images, texts, declared)
 
     def progress(self, items: Iterable[T], label: str, total: int, done: int = 0) -> Iterator[T]:
         return track(items, f"{self.label}: {label}", total, done, status=self._status)
@@ -203,10 +200,7 @@ class PairRun(LentRun):
         declared: Similarity | None = similarity or getattr(self.owner, "similarity", None)
         if declared is None or not depends_on_query(declared):
             return LentRun.score(self, images, texts, declared)  # by name, which fingerprints follow
-        images, texts = _of_val(self, images, texts)
-        with torch.inference_mode():
-            ranks = rank(images, texts, self.store.val.image_of, declared, backend=backend_of(declared))
-            return Validation(**vars(ranks.metrics()), map=_map_of_val(self, images, texts, declared))
+        return _figures_of_val(self, images, texts, declared, backend_of(declared))
 
 
 def _of_val(run: LentRun, images: Embedding, texts: Embedding) -> tuple[Embedding, Embedding]:
@@ -222,12 +216,17 @@ def _of_val(run: LentRun, images: Embedding, texts: Embedding) -> tuple[Embeddin
     return on_device(images, run.device), on_device(texts, run.device)
 
 
-def _map_of_val(run: LentRun, images: Embedding, texts: Embedding, similarity: Similarity) -> float | None:
-    """The mean average precision of the validation split, if the run chooses by it."""
+def _figures_of_val(
+    run: LentRun, images: Embedding, texts: Embedding, similarity: Similarity, backend: str | Backend = "auto"
+) -> Validation:
+    """The figures of the validation split, with mean average precision if the run chooses by it."""
+    images, texts = _of_val(run, images, texts)
     val = run.store.val
-    if run.store.metric != "map":
-        return None
-    return mean_average_precision(images, texts, val.image_of, val.labels, similarity)["map"]
+    labels = val.labels if run.store.metric == "map" else None
+    with torch.inference_mode():
+        ranks = rank(images, texts, val.image_of, similarity, backend=backend, labels=labels)
+    precision = ranks.precisions.figures()["map"] if ranks.precisions else None
+    return Validation(**vars(ranks.metrics()), map=precision)
 
 
 def run_of(part: Part) -> type[LentRun]:

@@ -43,6 +43,7 @@ class SharedFit:
 
     unit: Unit
     metric: Metric
+    refit: bool
     part: Part
     seed: int
     label: str
@@ -93,6 +94,7 @@ class FitStore:
         forced_by: name of a run that makes every fit again once, even if it is stored; '' for none.
         processes: those that together make the fits of parts with `by_all_processes = True`.
         metric: the figure by which fits choose on validation.
+        refit: whether `train` has the images of `val` too.
     """
 
     root: Path
@@ -103,6 +105,7 @@ class FitStore:
     forced_by: str = ""
     processes: Processes = ALONE
     metric: Metric = "rsum"
+    refit: bool = False
 
     def fingerprint(self, part: Part, seed: int) -> str:
         """See `fit_fingerprint`."""
@@ -203,7 +206,7 @@ class FitStore:
     def _fit(self, part: P, seed: int, label: str, path: Path, fingerprint: str) -> Fit[P]:
         run = self._lend(part, seed, label, path, fingerprint)
         processes = self.processes if getattr(part, "by_all_processes", False) else ALONE
-        shared = processes.together(SharedFit(self.train.unit, self.metric, part, seed, label))
+        shared = processes.together(SharedFit(self.train.unit, self.metric, self.refit, part, seed, label))
         with shared, reproducible(self.device), own_randomness(seed, self.device):
             part.fit(self.train, self.val, run)
         costs = run.costs()
