@@ -209,7 +209,9 @@ class Split:
             MissingFeature: the dataset has no categories.
         """
         if self._collection.labels is None:
-            raise MissingFeature(f"{self._collection.name} has no category labels")
+            raise MissingFeature(
+                f"{self._collection.name} has no category labels: use data that has them, or choose by metric=rsum"
+            )
         return self._tensor(self._collection.labels[self._rows])
 
     def categories(self, source: str = "given") -> Tensor:
@@ -392,7 +394,9 @@ class Split:
         if own is not None and self._asked is None:
             return FeatureRows.of(own, self._rows, self._device)
         if own is not None:
-            raise MissingFeature(f"{self._collection.name} has features of its own texts only, and no text encoder")
+            raise MissingFeature(
+                f"{self._collection.name} has features of its own texts only, which no new sentence has"
+            )
         if encoded is None:
             raise MissingFeature(f"{self._collection.name} has no text encoder here; give one with --text-encoder")
         if self._asked is not None:

@@ -297,7 +297,7 @@ def test_damaged_precisions_are_refused(change, message):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.zeros(4, 2, dtype=torch.uint8), "no image has a label"),
+        (torch.zeros(4, 2, dtype=torch.uint8), "no image to rank has a label"),
         (torch.ones(3, 2, dtype=torch.uint8), r"4 rows of 0 and 1, one column for each category, not uint8 of shape"),
         (torch.full((4, 2), 3), "rows of 0 and 1"),
         (torch.ones(4), "rows of 0 and 1"),
