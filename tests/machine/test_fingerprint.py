@@ -373,7 +373,7 @@ OTHER_MEANING = [
     ("ranking.triton", "WARPS = 8, 128, 8", "WARPS = 8, 128, 4", EVERY),
     ("ranking.backends", "problem.flop < SMALL", "problem.flop <= SMALL", EVERY),
     ("running.fits.run", "torch.manual_seed(seed)", "torch.manual_seed(seed + 1)", EVERY),
-    ("running.fits.run", "rank(images, texts, self.store.val", "rank(texts, images, self.store.val", EVERY),
+    ("running.fits.run", "rank(images, texts, val.image_of", "rank(texts, images, val.image_of", EVERY),
     ("running.fits.run", 'self.owner, "similarity", None', 'self.owner, "alike", None', EVERY),
     ("running.memory", "LIBRARIES = ", "LIBRARIES = 2 * ", set()),
     ("machine.progress", "_LINE_EVERY = 30.0", "_LINE_EVERY = 3.0", set()),
