@@ -621,7 +621,7 @@ def test_list(command, monkeypatch):
     assert said.code == 0
     lines = said.out.splitlines()
     assert lines[0] == "methods" and "datasets" in lines
-    assert any(re.match(r"  cca +CCA: canonical correlation analysis.*\[paper, tuned\]$", line) for line in lines)
+    assert any(re.match(r"  cca +CCA: canonical correlation analysis.*\[paper, cm, tuned\]$", line) for line in lines)
     assert any(re.match(r"  scenes +Rendered scenes.*\[quick\]$", line) for line in lines)
     further = lines[lines.index("further methods") + 1 : lines.index("datasets")]
     assert {"scan", "vsepp", "vse-infinity"} < {line.split()[0] for line in further} and "  cca " not in "".join(
