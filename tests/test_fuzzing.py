@@ -1048,7 +1048,7 @@ FOUND = [  # before they were mended: another error than BadInput, a hang, or an
     ("ranks", f"{STEM}.npz", b"PK\5\6" + bytes(18), "holds no ranks"),
     ("ranks", f"{STEM}.npz", _packed(i2t_tied=np.zeros(3, np.int32)), "the counts are not those of"),
     ("ranks", f"{STEM}.npz", _packed(image_of=np.arange(24, dtype=np.int32)), "an image outside 0 to 11"),
-    ("ranks", f"{STEM}.npz", _packed(i2t_tied=np.zeros(300_000)), "has 2,400,128 bytes for at most 24 integers"),
+    ("ranks", f"{STEM}.npz", _packed(i2t_tied=np.zeros(300_000)), "has 2,400,128 bytes for at most 24 numbers"),
     ("weights", "a.pth", b"", "is not a state dict|cannot be read"),
     ("timings", "a-cpu.csv", lines(",".join(COLUMNS), ",".join(["9" * 500] * len(COLUMNS))), "holds no timings"),
     ("images", "a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 7 9\n%%EndComments\nshow\n", "cannot identify"),

@@ -9,7 +9,6 @@ import torch
 
 from cran_bench.embeddings import as_levels
 from cran_bench.ranking.evaluation import metrics_of
-from cran_bench.ranking.metrics import Ranks
 from cran_bench.registry import DATASETS
 from cran_bench.running import runner
 from cran_bench.running.preparation import Prepared, prepare
@@ -82,9 +81,9 @@ def test_shuffled_captions(verdict, monkeypatch):
 def test_swapped_directions(verdict, monkeypatch):
     def swapped(ranks):
         if len(ranks.i2t.better) == len(ranks.t2i.better):
-            return Ranks(ranks.t2i, ranks.i2t, ranks.image_of, ranks.kernel)
+            return replace(ranks, i2t=ranks.t2i, t2i=ranks.i2t)
         first = np.searchsorted(ranks.image_of, np.arange(len(ranks.i2t.better)))
-        return Ranks(ranks.t2i.take(first), ranks.i2t.take(ranks.image_of), ranks.image_of, ranks.kernel)
+        return replace(ranks, i2t=ranks.t2i.take(first), t2i=ranks.i2t.take(ranks.image_of))
 
     evaluating(monkeypatch, swapped)
     said = verdict()

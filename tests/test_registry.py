@@ -282,7 +282,7 @@ def test_a_label_builds_the_same_method(head, ridge, dim, text, unit):
     [
         ("ccaa", "there is no method 'ccaa'; did you mean 'cca'?"),
         ("cca:papre", "cca has no preset 'papre'; did you mean 'paper'?"),
-        ("cca:zzz", "cca has no preset 'zzz'; known: paper, tuned"),
+        ("cca:zzz", "cca has no preset 'zzz'; known: cm, paper, tuned"),
         ("cca[vocabluary=5]", "cca has no field 'vocabluary'; did you mean 'vocabulary'?"),
         ("cca[text=vector]", "cca: field 'text' is 'vector'; did you mean 'vectors'?"),
         ("cca[unit=document]", "cca: unit is 'document'; did you mean 'documents'?"),

@@ -11,6 +11,7 @@ from pretended_cuda import CUDA
 from cran_bench.bench.similarity import three_levels
 from cran_bench.embeddings import Levels
 from cran_bench.ranking.filtering import Filtering
+from cran_bench.ranking.pairs import backend_of
 from cran_bench.ranking.rank import rank
 from cran_bench.ranking.tiles import Tiles, tiles_for
 from cran_bench.similarity import COSINE, DOT, MultiLevel, Pairwise
@@ -57,9 +58,10 @@ def test_average_precisions_are_those_of_the_cpu(gpu, kind):
     images, texts = (side.globals.sign() if kind == "tied" else side.globals for side in (images, texts))
     labels = torch.eye(4)[torch.arange(60) % 4]
     similarity = Pairwise(lambda some, others: (some @ others.T).round(), rerank=5) if kind == "reranked" else DOT
-    expected = rank(images, texts, owner, similarity, labels=labels).precisions.figures()
+    how = {"backend": backend_of(similarity)}
+    expected = rank(images, texts, owner, similarity, labels=labels, **how).precisions.figures()
     images, texts, owner, labels = (x.to(CUDA) for x in (images, texts, owner, labels))
-    found = rank(images, texts, owner, similarity, labels=labels).precisions.figures()
+    found = rank(images, texts, owner, similarity, labels=labels, **how).precisions.figures()
     assert found == pytest.approx(expected, abs=1e-12)
     assert not +gpu.unordered
 

@@ -32,6 +32,7 @@ from cran_bench.methods.cran.pretraining import (
     words_of,
 )
 from cran_bench.methods.cran.recipe import LEVELS, LITERAL, PAPER, SIZES, Recipe, Sizes
+from cran_bench.ranking.metrics import Validation
 from cran_bench.ranking.rank import rank
 from cran_bench.registry import METHODS
 from cran_bench.running import checks
@@ -349,7 +350,7 @@ def test_64_pairs_are_learned_by_heart(data, tmp_path, level):
         """Scores the training pairs, which here stand for validation."""
 
         def score(self, images, texts, similarity=None):
-            return rank(images, texts.rows(first), torch.arange(64), one.similarity).metrics()
+            return Validation(**vars(rank(images, texts.rows(first), torch.arange(64), one.similarity).metrics()))
 
     store = FitStore(tmp_path, {}, train, train, CPU)
     torch.manual_seed(0)
@@ -481,7 +482,7 @@ def test_weights_are_walked_by_powers_of_two(monkeypatch, best_local, best_relat
         def score(self, images, texts):
             _, on_local, on_relation = row.similarity.weights
             far = abs(math.log2(on_local) - best_local) + abs(math.log2(on_relation) - best_relation)
-            return SimpleNamespace(rsum=-far)
+            return SimpleNamespace(criterion=-far)
 
         def chose(self, weights):
             self.chosen = weights
@@ -901,7 +902,7 @@ def test_levels_start_from_a_pretrained_encoder(data, tmp_path):
 
 def test_a_frozen_encoder_is_trained_after_the_first_epochs(data, tmp_path, monkeypatch):
     rising = iter(range(1, 10))
-    monkeypatch.setattr(LentRun, "score", lambda *_: SimpleNamespace(i2t_r1=0, t2i_r1=0, rsum=next(rising)))
+    monkeypatch.setattr(LentRun, "score", lambda *_: SimpleNamespace(i2t_r1=0, t2i_r1=0, curve={"rsum": next(rising)}))
     fit = fitted(made(Alignment, levels=("relation",), ridge=(1e-3,), **SHORT), data, tmp_path)
     assert fit.chose["epoch"] == 2
     level = fit.part.network.levels["relation"]

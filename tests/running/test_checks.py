@@ -285,7 +285,9 @@ def test_a_method_that_only_keeps_test_data_in_its_state_is_caught(verdicts):
 def test_all_test_data_is_replaced_and_no_other(prepared_scenes):
     prepared = find_prepared(DATASETS.configure(prepared_scenes.spec), prepared_scenes.data, prepared_scenes.cache)
     labels = np.eye(100, dtype=np.uint8)
-    prepared = dataclasses.replace(prepared, collection=dataclasses.replace(prepared.collection, labels=labels))
+    prepared = dataclasses.replace(
+        prepared, collection=dataclasses.replace(prepared.collection, labels=labels, label_names=())
+    )
     other, kept, gone = checks.with_other_test(prepared), (0, 59, 60, 79), (80, 89, 99)
 
     def content(one, row):
