@@ -235,7 +235,7 @@ class Objective(nn.Module):
 
 @register(
     "dual-path",
-    presets={"paper": PAPER, "tuned": {}, "quick": {"width": "compact", "epochs": 4, "stage1_epochs": 1}},
+    presets={"paper": PAPER, "tuned": {}, "quick": {"width": "compact", "epochs": 16, "batch_size": 16}},
     search={"lr": (1e-3, 2e-3, 4e-3), "dropout": (0.25, 0.5, 0.75), "margin": (0.1, 0.2, 0.4)},
 )
 @dataclass
