@@ -17,7 +17,7 @@ from cran_bench import register
 from cran_bench.toolbox.linalg import Matrix, canonical_correlations, spectral_norm
 
 from ._labelled import Standardized
-from .sm import SM
+from .sm import SEARCH, SM
 
 
 @register(
@@ -33,11 +33,7 @@ from .sm import SM
         },
         "tuned": {},
     },
-    search={
-        "compare": ("cosine", "centred", "dot"),
-        "text": ("tfidf", "bow", "vectors"),
-        "vocabulary": (1500, 3000, 6000),
-    },
+    search=SEARCH,
 )
 @dataclass
 class SCM(SM):

@@ -37,6 +37,11 @@ from ._linear import ImageScaling
 
 Kind = Literal["ovr", "multinomial"]
 LINKS = ("softmax", "normalised", "sigmoids")
+SEARCH: dict[str, tuple[str | int, ...]] = {
+    "compare": ("cosine", "centred", "dot"),
+    "text": ("tfidf", "bow", "vectors"),
+    "vocabulary": (1500, 3000, 6000),
+}
 STOP = 0.01  # liblinear's own tolerance, as in the authors' code
 ITERATIONS = 5000
 
@@ -95,11 +100,7 @@ class Projected(NamedTuple):
         "paper": {"C": (30.0,), "regression": ("ovr",), "compare": "cosine", "standardize": False},
         "tuned": {},
     },
-    search={
-        "compare": ("cosine", "centred", "dot"),
-        "text": ("tfidf", "bow", "vectors"),
-        "vocabulary": (1500, 3000, 6000),
-    },
+    search=SEARCH,
 )
 @dataclass
 class SM(Labelled):
