@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cran_bench.contrasts import NO_PARTNER, Contrasts
 from cran_bench.errors import BadInput
-from cran_bench.frontend.text.ngrams import NearUnits, NGrams, Stream, Values
+from cran_bench.frontend.text.ngrams import NearUnits, NGrams, UnitStream, Values
 from cran_bench.frontend.text.tagging import words_of
 from cran_bench.frontend.text.words import tokenize
 from cran_bench.machine.progress import track
@@ -126,7 +126,7 @@ def balanced_subset(contrasts: Contrasts, margin: Values) -> NDArray[np.bool_]:
     return kept
 
 
-def _chosen(model: NGrams, stream: Stream) -> tuple[int, float, float]:
+def _chosen(model: NGrams, stream: UnitStream) -> tuple[int, float, float]:
     """The order and discount of the lowest perplexity on a stream, and that perplexity."""
     found, count = model.find(stream), np.count_nonzero(stream.place)
     perplexity = {

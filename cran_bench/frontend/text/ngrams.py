@@ -18,7 +18,7 @@ Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Stream:
+class UnitStream:
     """T texts one after the other, each between a start and an end: L units in all.
 
     Attributes:
@@ -47,7 +47,7 @@ class Vocabulary:
         self._rows = {unit: row for row, unit in enumerate(sorted(set(chain.from_iterable(texts))), FIRST)}
         self.size = FIRST + len(self._rows)
 
-    def stream(self, texts: Sequence[Sequence[str]]) -> Stream:
+    def stream(self, texts: Sequence[Sequence[str]]) -> UnitStream:
         """The rows of the units of `texts`; the start of a text, which never follows a unit, has the row `size`."""
         lengths = np.array([len(text) + 2 for text in texts], dtype=np.int64)
         starts = np.cumsum(lengths) - lengths
@@ -58,7 +58,7 @@ class Vocabulary:
         get = self._rows.get
         inside = (place > 0) & (place < lengths[text] - 1)
         units[inside] = np.fromiter((get(unit, UNKNOWN) for unit in chain.from_iterable(texts)), np.int64)
-        return Stream(units, place, text)
+        return UnitStream(units, place, text)
 
 
 class NGrams:
@@ -99,7 +99,7 @@ class NGrams:
             ends = np.full(len(stream.units), -1)
             ends[places] = rows
 
-    def find(self, stream: Stream) -> list[Rows]:
+    def find(self, stream: UnitStream) -> list[Rows]:
         """For each length, (L,) the row of the n-gram that ends at each unit; -1 if there is none in training."""
         found = [stream.units]
         for n, keys in enumerate(self._keys[1:], 1):
@@ -111,7 +111,7 @@ class NGrams:
             found[-1][places] = np.where(keys[row] == sought, row, -1)
         return found
 
-    def log_probabilities(self, stream: Stream, found: Sequence[Rows], order: int, discount: float) -> Values:
+    def log_probabilities(self, stream: UnitStream, found: Sequence[Rows], order: int, discount: float) -> Values:
         """(L,) logarithms of the probability of each unit given those before it; 0 at the starts of texts."""
         p = np.full(len(stream.units), 1 / self.vocabulary.size)
         for n in range(order):
@@ -153,12 +153,12 @@ class NearUnits:
         counts = np.bincount(stream.units[stream.place > 0], minlength=self.vocabulary.size) + 1
         self._alone = counts / counts.sum()
 
-    def _pairs(self, stream: Stream, distance: int) -> tuple[Rows, Rows]:
+    def _pairs(self, stream: UnitStream, distance: int) -> tuple[Rows, Rows]:
         """The places with a unit so far before them, and their pairs as numbers."""
         places = np.flatnonzero(stream.place >= distance)
         return places, stream.units[places - distance] * self.vocabulary.size + stream.units[places]
 
-    def log_probabilities(self, stream: Stream, discount: float) -> Values:
+    def log_probabilities(self, stream: UnitStream, discount: float) -> Values:
         """(L,) logarithms of the probability of each unit given those before it; 0 at the starts of texts."""
         p = np.zeros(len(stream.units))
         for distance in range(1, self.window + 1):
@@ -171,6 +171,6 @@ class NearUnits:
         return _logarithms(p / np.clip(stream.place, 1, self.window), stream)
 
 
-def _logarithms(p: Values, stream: Stream) -> Values:
+def _logarithms(p: Values, stream: UnitStream) -> Values:
     logarithms = np.rint(np.log(np.where(stream.place > 0, p, 1)) * GRID) / GRID
     return np.asarray(logarithms, dtype=np.float64)
