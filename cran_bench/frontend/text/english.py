@@ -161,7 +161,7 @@ PEOPLE = _listed(
     mountaineer guitarist gymnast cameraman drummer youngster defender jogger waiter ballerina opponent pirate onlookers group bunch
     """
 )
-GROUPS = _listed("group bunch crowd")
+GROUPS = _listed("group bunch")
 WOMEN = _listed("woman women girl girls lady ladies female females mother daughter sister bride")
 SAME = (  # names or colours that one thing may have
     *map(_listed, ("circle disc", "square box", "cross sign", "red crimson", "green emerald", "blue azure navy teal")),
@@ -171,6 +171,7 @@ SAME = (  # names or colours that one thing may have
     _listed("man guy gentleman male father adult"),
     _listed("woman lady female mother adult"),
 )
+MEN = _listed("man men boy boys guy guys gentleman male males father son brother")
 GENDERED = _listed("his her he she him himself herself")
 ANIMALS = _listed(
     """
@@ -235,7 +236,7 @@ SYMMETRIC = (  # beginnings of verbs whose subject and object may change places
     "meet met kiss hug embrac fac fight fought play talk chat convers wrestl danc shak argu rac compet join greet touch"
     " collid bump crash cuddl snuggl mate match resembl marr link hang hung"
 )
-PLAIN = _listed("with and near next beside by against along alongside across between among amongst opposite , & or")
+PLAIN = _listed("of with and near next beside by against along alongside across between among amongst opposite , & or")
 
 _CONTRARY = """
     above|below over|under in_front_of|behind in_back_of>in_front_of left_of|right_of to_the_left_of|to_the_right_of

@@ -32,10 +32,34 @@ _NO_ACTION = re.compile(r"(?:is|are|was|were|be|being|been|am|has|have|had|havin
 _OF_IT = re.compile(r"(?:(?:on|to) its (?:left|right)|(?:above|below|over|under|beneath|underneath|behind) it)\b")
 _INVERTED = re.compile(r"(?:there )?(?:is|are)|you can see|and you will find")
 _STAYS = re.compile(r"all|bent|lean|look|tak|shak|show|made|dry|dries|com|get|fl|off|far|out|put")
+_BESIDES = ("to", "near", "beside", "by", "and")
+_GOVERNS = ("on", "in", "over", "under", "through", "off", "into", "onto", "up", "down", "above", "behind", "past")
+_FOLLOWS = (
+    "near",
+    "next to",
+    "beside",
+    "by",
+    "along",
+    "toward",
+    "towards",
+    "across",
+    "past",
+    "into",
+    "in",
+    "on",
+    "from",
+    "through",
+    "over",
+    "against",
+    "onto",
+    "down",
+    "up",
+)
 _TAKES = ("in", "with", "of", "wearing")  # what follows these belongs to the noun before
 _OBJECT_AFTER = ("on", "onto", "at", "after", "toward", "towards", "past", "into", "off", "through", "around")
 _PUT_RIGHT = {",": "C", "both": "P", "than": "P"}
 _OWN = ("his", "her", "its", "their", "whose", "my", "our", "your")
+_ALIVE = ("person", "animal")
 _POLES = ({"large", "small"}, {"young", "old"}, {"tall", "short"})
 _GROUPS = {
     **dict.fromkeys(english.PLACES, "place"),
@@ -111,6 +135,11 @@ def _draw(*about: object) -> str:
     return sha256("\n".join(map(str, about)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _is_verb(word: str) -> bool:
+    """Whether a word with -s may be a verb."""
+    return word[-1] == "s" and not {word[:-1], word[:-2]}.isdisjoint(english.VERBS | english.RARER_VERBS)
+
+
 def _plain(words: Sequence[str]) -> str:
     return " ".join(word for word in words if word[0].isalnum())
 
@@ -140,7 +169,7 @@ class _Chunk:
 
     @property
     def is_alive(self) -> bool:
-        return self.group in ("person", "animal")
+        return self.group in _ALIVE
 
 
 class _Caption:
@@ -176,6 +205,8 @@ class _Caption:
             is_shade = word in english.SHADES and self.word(place + 1) in english.DYES
             if is_first or is_shade or (word == "all" and before == "D"):
                 letters[place] = "J"
+            elif before + letters[place] == "NN" and _GROUPS.get(self.words[place - 1]) in _ALIVE and _is_verb(word):
+                letters[place] = "V"
             elif word in english.COMPOUNDS and before in "NJ" and after in "NJ":
                 letters[place - 1 : place + 1] = "JJ"
             elif word in _PUT_RIGHT:
@@ -206,17 +237,18 @@ class _Caption:
             _GROUPS.get(noun) or _GROUPS.get(name, "thing"),
             is_plural,
             not is_plural and letters[0] not in "DM" and name not in english.UNCOUNTED,
-            noun not in english.NAMELESS and noun not in english.DYES and self.words[start] not in _OWN,
+            noun not in english.NAMELESS
+            and noun not in english.DYES
+            and (self.words[start] not in _OWN or _GROUPS.get(noun) in _ALIVE),
         )
 
     def _is_clause(self, chunk: _Chunk) -> bool:
         """Whether a word that was taken for the last noun of a chunk is its verb."""
         *nouns, noun = self.words[chunk.noun : chunk.end]
-        is_verb = noun[-1] == "s" and {noun[:-1], noun[:-2]} & (english.VERBS | english.RARER_VERBS)
         has_one = self.word(chunk.end) in ("one", "ones") or "one" in self.words[chunk.start + 1 : chunk.end]
         has_plural = any(word in english.PLURALS or (word[-1] == "s" and word in english.CLOTHES) for word in nouns)
         starts = ("a", "an", "one", *self.words[chunk.noun : chunk.end])
-        return has_one or has_plural or (bool(is_verb) and self.words[chunk.start] in starts)
+        return has_one or has_plural or (_is_verb(noun) and self.words[chunk.start] in starts)
 
     def word(self, place: int) -> str:
         return self.words[place] if 0 <= place < len(self.words) else ""
@@ -236,8 +268,8 @@ class _Caption:
 
     def may_exchange(self, one: _Chunk, two: _Chunk) -> bool:
         """Whether either chunk suits the place of the other: its article, the pronouns after it."""
-        are_bare = one.is_bare and two.is_bare and {"a", "an", "the"}.isdisjoint(self.words)
-        are_alike = (one.name in english.WOMEN) == (two.name in english.WOMEN)
+        are_bare = one.is_bare and two.is_bare and (one.is_alive or {"a", "an", "the"}.isdisjoint(self.words))
+        are_alike = english.WOMEN.isdisjoint(names := {one.name, two.name}) or english.MEN.isdisjoint(names)
         are_alike = are_alike or english.GENDERED.isdisjoint(self.words)
         return one.is_thing and two.is_thing and (are_bare or not (one.is_bare or two.is_bare)) and are_alike
 
@@ -273,7 +305,7 @@ def _agents(caption: _Caption) -> Ranked:
     """Two phrases exchanged around a verb or a preposition, or as subjects of two verbs."""
     for number, (first, second) in enumerate(pairwise(caption.chunks)):
         link, letters = caption.between(first, second)
-        is_reversed = _is_reversed(caption, first, second)
+        is_reversed = _is_reversed(caption, first, second) or _are_objects(caption, first, second)
         if not is_reversed and not _relates(caption, first, second):
             continue
         is_relative, is_verb = link[0] in english.RELATIVE, "V" in letters
@@ -281,29 +313,42 @@ def _agents(caption: _Caption) -> Ranked:
         before = caption.letters[one.start - 1] if one.start else "X"
         is_other_subject = before in "PV" and (caption.shows_number(first.end, second.start) or not one.is_alive)
         is_contrary = any(caption.phrase(place, second.start) for place in range(first.end, second.start))
-        if caption.word(one.start - 1) in _TAKES or (second.group == "place" and is_verb and not is_contrary):
+        if (caption.word(one.start - 1) in _TAKES and not is_reversed) or (
+            second.group == "place" and is_verb and not is_contrary
+        ):
             continue
         if not (is_relative or is_reversed) and (is_other_subject if is_verb else before in "VPR" and link[-1] == "on"):
             continue
-        if _may_act(caption, one, second, end := _end(caption, number + 1)):
+        spans = (one.start, first.end), (second.start, _end(caption, number + 1))
+        if _may_act(caption, one, second, spans):
             rank = 0 if one.is_alive and second.is_alive else 1 + (one.is_alive or second.is_alive)
-            yield rank, caption.exchanged((one.start, first.end), (second.start, end))
+            yield rank, caption.exchanged(*spans)
     for (number, one), (other, two) in combinations(enumerate(caption.chunks), 2):
         spans = (one.start, _end(caption, number)), (two.start, _end(caption, other))
         link, letters = caption.words[spans[0][1] : two.start], caption.letters[spans[0][1] : two.start]
         is_clause = link[-1:] == ["and"] and caption.letters[spans[1][1] : spans[1][1] + 1] == "V"
-        is_plain = link[-1:] == ["to"] or any(map(_SYMMETRIC.match, link)) or not english.PLAIN.isdisjoint(link[-1:])
-        if _rank(one, two, is_modified=False) == 0 and "V" in letters and (is_clause or not is_plain):
-            if caption.word(one.start - 1) not in ("in", "of", "wearing", "and") and _may_act(caption, one, two, spans[1][1]):
+        things = [
+            chunk for chunk in caption.chunks[number:other] if chunk.start >= spans[0][1] and chunk.group == "thing"
+        ]
+        last = link[-1] if link else ""
+        is_plain = last in english.PLAIN or link[-2:] == ["next", "to"]
+        is_apart = ("V" in letters and (is_clause or not is_plain)) or (bool(things) and last in _BESIDES)
+        own = caption.words[caption.chunks[other - 1].end : two.start] if letters[-1:] != "C" else []
+        is_other = caption.word(one.start - 1) in ("in", "of", "wearing", "and") or any(map(_SYMMETRIC.match, own))
+        if _rank(one, two, is_modified=False) == 0 and is_apart and not is_other:
+            if _may_act(caption, one, two, spans):
                 yield 0, caption.exchanged(*spans)
 
 
-def _may_act(caption: _Caption, one: _Chunk, two: _Chunk, end: int) -> bool:
-    """Whether two phrases, the second up to `end`, can be exchanged, and differ in more than a determiner."""
-    own = [[word for word in caption.words[c.inner : c.end] if word != "one"] for c in (one, two)]
+def _may_act(caption: _Caption, one: _Chunk, two: _Chunk, spans: tuple[Span, Span]) -> bool:
+    """Whether two phrases, which start with the chunks, can be exchanged, and differ in more than a determiner."""
+    own = [
+        [word for word in caption.words[chunk.inner : span[1]] if word != "one"]
+        for chunk, span in zip((one, two), spans, strict=True)
+    ]
     are_alike = one.is_plural == two.is_plural and english.GROUPS.isdisjoint((one.name, two.name))
     may_differ = are_alike or not caption.shows_number(0, len(caption.words))
-    return may_differ and caption.word(end) != "of" and own[0] != own[1] and caption.may_exchange(one, two)
+    return may_differ and caption.word(spans[1][1]) != "of" and own[0] != own[1] and caption.may_exchange(one, two)
 
 
 def _end(caption: _Caption, number: int) -> int:
@@ -326,6 +371,21 @@ def _is_reversed(caption: _Caption, first: _Chunk, second: _Chunk) -> bool:
     is_after = any(caption.phrase(place, first.start) for place in (0, 1))
     after = " ".join(caption.words[second.end : second.end + 3])
     return bool((is_after and _INVERTED.fullmatch(link)) or (link in ("with", "has") and _OF_IT.match(after)))
+
+
+def _are_objects(caption: _Caption, first: _Chunk, second: _Chunk) -> bool:
+    """Whether two things follow two different prepositions, as in ``on a rock near a river``."""
+    link, letters = caption.between(first, second)
+    groups = {first.group, second.group, first.name in english.UNCOUNTED, second.name in english.UNCOUNTED}
+    before = caption.word(first.start - 1)
+    return (
+        groups <= {"thing", "place", False}
+        and before in _GOVERNS
+        and (
+            link[-1:] != [before]
+            and (" ".join(link) in _FOLLOWS or ("place" not in groups and letters == "V" and link[0].endswith("ing")))
+        )
+    )
 
 
 def _relates(caption: _Caption, first: _Chunk, second: _Chunk) -> bool:
