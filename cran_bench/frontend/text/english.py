@@ -158,7 +158,8 @@ PEOPLE = _listed(
     kids boys girls persons players guys ladies adults teenagers babies toddlers friends spectators fans skater acrobat
     wrestler referee coach bride groom goalie racer jockey onlooker audience cowboy individual passenger pedestrian
     rollerblader kayaker catcher vendor artist infant pitcher teammate parent backpacker fisherman diver firefighter
-    mountaineer guitarist gymnast cameraman drummer youngster defender jogger waiter ballerina opponent pirate onlookers group bunch
+    mountaineer guitarist gymnast cameraman drummer youngster defender jogger waiter ballerina opponent pirate onlookers
+    group bunch
     """
 )
 GROUPS = _listed("group bunch")
@@ -233,9 +234,11 @@ SURFACES = _listed(
     """
 )
 SYMMETRIC = (  # beginnings of verbs whose subject and object may change places
-    "meet met kiss hug embrac fac fight fought play talk chat convers wrestl danc shak argu rac compet join greet touch"
-    " collid bump crash cuddl snuggl mate match resembl marr link hang hung"
+    *("meet", "met", "kiss", "hug", "embrac", "fac", "fight", "fought", "play", "talk", "chat", "convers", "wrestl"),
+    *("danc", "shak", "argu", "rac", "compet", "join", "greet", "touch", "collid", "bump", "crash", "cuddl", "snuggl"),
+    *("mate", "match", "resembl", "marr", "link", "hang", "hung"),
 )
+OWN = _listed("his her its their whose my our your")
 PLAIN = _listed("of with and near next beside by against along alongside across between among amongst opposite , & or")
 
 _CONTRARY = """
