@@ -167,8 +167,9 @@ WOMEN = _listed("woman women girl girls lady ladies female females mother daught
 SAME = (  # names or colours that one thing may have
     *map(_listed, ("circle disc", "square box", "cross sign", "red crimson", "green emerald", "blue azure navy teal")),
     *map(_listed, ("yellow gold golden blond blonde", "purple violet", "gray grey silver", "tan beige khaki brown")),
-    *map(_listed, ("black dark", "striped plaid checkered", "orange red")),
-    _listed("child kid baby toddler boy girl teenager youth teen daughter son"),
+    *map(_listed, ("black dark", "striped plaid checkered")),
+    _listed("child kid baby toddler teenager youth teen boy son"),
+    _listed("child kid baby toddler teenager youth teen girl daughter"),
     _listed("man guy gentleman male father adult"),
     _listed("woman lady female mother adult"),
 )

@@ -26,7 +26,7 @@ ATTEMPTS = 8  # drawn orders of one caption, if the first are those of true capt
 _NO_ACTION = re.compile(r"(?:is|are|was|were|be|being|been|am|has|have|had|having|wear.*|dress.*|contain.*)$")
 _OF_IT = re.compile(r"(?:(?:on|to) its (?:left|right)|(?:above|below|over|under|beneath|underneath|behind) it)\b")
 _INVERTED = re.compile(r"(?:there )?(?:is|are)|you can see|and you will find")
-_STAYS = re.compile(r"all|bent|lean|look|tak|shak|show|made|dry|dries|com|get|fl|off|far|out|put")
+_STAYS = re.compile(r"all|bent|lean|look|tak|shak|show|made|dry|dries|com|get|fl|off|far|out|put|hold|fight")
 _TAKES = ("in", "with", "of", "wearing")  # what follows these belongs to the noun before
 _OBJECT_AFTER = ("on", "onto", "at", "after", "toward", "towards", "past", "into", "off", "through", "around")
 _GOVERNS = ("on", "in", "over", "under", "through", "off", "into", "onto", "up", "down", "above", "behind", "past")
@@ -140,7 +140,9 @@ def _are_objects(caption: ParsedCaption, one: NounChunk, two: NounChunk) -> bool
     if len(groups) > 2 or not groups <= {"thing", "place", False} or {"and", ",", "of"} & {*link}:
         return False
     is_acted = [caption.letters[c.start - 1 : c.start] == "V" and "place" not in groups for c in (one, two)]
-    return before != after and (before in _GOVERNS or is_acted[0]) and (after in _FOLLOWS or is_acted[1])
+    if before == after or (before, after) == ("in", "on"):  # in a seat on a bus is in a bus on a seat
+        return False
+    return (before in _GOVERNS or is_acted[0]) and (after in _FOLLOWS or is_acted[1])
 
 
 def _are_subjects(caption: ParsedCaption, number: int, other: int, spans: tuple[Span, Span]) -> bool:
@@ -200,7 +202,11 @@ def _relates(caption: ParsedCaption, first: NounChunk, second: NounChunk) -> boo
     own = link[: start - first.end]
     if not 1 <= len(link) <= 7 or set(letters) & set("CXGNDMJ") or _is_symmetric(own):
         return False
-    if "Q" in letters[1:] or (letters[0] == "Q" and link[0] not in english.RELATIVE):
+    if (
+        (letters[0] == "P" and "V" in letters)
+        or "Q" in letters[1:]
+        or (letters[0] == "Q" and link[0] not in english.RELATIVE)
+    ):
         return False
     if caption.is_contrary(start, second.start):
         return english.PLAIN.isdisjoint(own)
@@ -231,9 +237,10 @@ def _attributes(caption: ParsedCaption) -> Ranked:
         one, two = caption.chunks[number], caption.chunks[other]
         its = [caption.words[slice(*run)] for run in (first, second)]
         own = [{*caption.words[chunk.inner : chunk.end]} - {"and", ","} for chunk in (one, two)]
-        owners = [caption.chunks[_owner(caption, place, is_subject=False)].name for place in (number, other)]
+        owners = [_wearer(caption, place) for place in (number, other)]
         names = {o if c.name in english.DYES else c.name for c, o in zip((one, two), owners, strict=True)}
-        is_apart = len(names) > 1 or owners[0] != owners[1] or (other == number + 1 and _relates(caption, one, two))
+        is_apart = len(names) > 1 or (owners[0] != owners[1] and not one.is_alive)
+        is_apart = is_apart or (other == number + 1 and _relates(caption, one, two))
         if not is_apart or own[0] & {*its[1]} or own[1] & {*its[0]}:
             continue
         is_dyed = [words[-1] in english.DYES for words in its]
@@ -245,6 +252,11 @@ def _attributes(caption: ParsedCaption) -> Ranked:
         is_only = plain.isdisjoint(english.DYES) and dyed.isdisjoint(english.OPPOSED)
         if is_dyed[0] != is_dyed[1] and are_things and is_only:
             yield 2, caption.exchanged(first, second, one, two)
+
+
+def _wearer(caption: ParsedCaption, number: int) -> str:
+    """The name of the last being up to a chunk."""
+    return next((chunk.name for chunk in caption.chunks[number::-1] if chunk.is_alive), "")
 
 
 def _runs(caption: ParsedCaption, chunk: NounChunk) -> Iterator[Span]:
@@ -273,10 +285,11 @@ def _nouns(caption: ParsedCaption) -> Ranked:
         if rank < 0 or one.is_plural != two.is_plural or len({*is_uncounted}) > 1 or not caption.may_exchange(one, two):
             continue
         link, _ = caption.between(one, two)
-        is_symmetric = link[-1:] == ["to"] or _is_symmetric(link)
+        is_symmetric = link[-1:] in (["to"], ["at"]) or _is_symmetric(link)
         is_symmetric = is_symmetric or not {*link[-1:]}.isdisjoint(english.PLAIN) or not {"and", ","}.isdisjoint(link)
         around = {caption.word(place) for place in (one.start - 1, one.end, two.start - 1, two.end)}
-        if "of" in around or (is_symmetric and not _exclude(*own)):
+        is_owned = caption.words[one.start] in english.OWN or caption.words[two.start] in english.OWN
+        if "of" in around or is_owned or (is_symmetric and not _exclude(*own)):
             continue
         if (one.group == "person") == (two.group == "person") or english.COLOURS.isdisjoint(own[one.group == "person"]):
             yield rank, caption.exchanged((one.noun, one.end), (two.noun, two.end), one, two)
