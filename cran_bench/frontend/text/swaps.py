@@ -92,7 +92,8 @@ def _candidates(caption: ParsedCaption, name: str, seed: int) -> Iterator[str]:
         for runs in groups:
             drawn = sorted(runs, key=lambda run: _draw(seed, name, caption.text, attempt, run[0]))
             moves += zip(chain(*runs), chain(*drawn), strict=True)
-        yield caption.moved([((to, to + 1), (own, own + 1)) for to, own in moves if to != own])
+        if any(to != own for to, own in moves):
+            yield caption.moved([((to, to + 1), (own, own + 1)) for to, own in moves if to != own])
 
 
 def _draw(*about: object) -> str:
@@ -285,7 +286,7 @@ def _nouns(caption: ParsedCaption) -> Ranked:
         if rank < 0 or one.is_plural != two.is_plural or len({*is_uncounted}) > 1 or not caption.may_exchange(one, two):
             continue
         link, _ = caption.between(one, two)
-        is_symmetric = link[-1:] in (["to"], ["at"]) or _is_symmetric(link)
+        is_symmetric = link[-1:] == ["at"] or link[-2:] == ["next", "to"] or _is_symmetric(link)
         is_symmetric = is_symmetric or not {*link[-1:]}.isdisjoint(english.PLAIN) or not {"and", ","}.isdisjoint(link)
         around = {caption.word(place) for place in (one.start - 1, one.end, two.start - 1, two.end)}
         is_owned = caption.words[one.start] in english.OWN or caption.words[two.start] in english.OWN
