@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cran_bench.frontend.text import english
 from cran_bench.frontend.text.phrases import NounChunk, ParsedCaption, Span
 from cran_bench.frontend.text.tagging import words_of
+from cran_bench.machine.progress import track
 
 MOST_OF_AN_ORDER = 1000
 ATTEMPTS = 8  # drawn orders of one caption, if the first are those of true captions
@@ -59,10 +60,10 @@ def make_swaps(captions: Sequence[str], seed: int = 0) -> Swaps:
 
     A false caption that is one of `captions`, up to case and punctuation, is left out.
     """
-    parsed = [ParsedCaption(text) for text in captions]
+    parsed = [ParsedCaption(text) for text in track(captions, "reading captions", total=len(captions))]
     true = {_plain(words_of(text)) for text in captions}
     rows: list[tuple[int, int, str]] = []
-    for kind, name in enumerate(KINDS):
+    for kind, name in enumerate(track(KINDS, "contrasts of the captions", total=len(KINDS))):
         places, most = list(range(len(parsed))), len(parsed)
         if name in _ORDERS:
             most = MOST_OF_AN_ORDER

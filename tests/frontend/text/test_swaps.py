@@ -1,9 +1,11 @@
 """False captions made by rules: what is exchanged, what is left alone, and that only the order of the words changes."""
 
 import itertools
+import os
 import re
 from collections import Counter
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from cran_bench.datasets._scene_language import _DIRECTIONS, _JOINT, _SIMPLE, _WORDS, Fact, describe, fails
 from cran_bench.datasets._scene_layout import Stream, draw_twins
+from cran_bench.datasets.flickr8k import Flickr8k
 from cran_bench.frontend.text import swaps
 from cran_bench.frontend.text.swaps import KINDS, make_swaps
 from cran_bench.frontend.text.tagging import words_of
@@ -81,6 +84,8 @@ LEFT_ALONE = [
 ]
 GOLDEN = "a9b89469e23dc6bc5cb8227f99e537f83db9c1b278c28df81add3bcda585d932"
 
+FLICKR8K = "42d81ce9ddd8df95e0747fc985ef70a55418e5f5f2f48274ccbe7785c702b162"
+
 
 def made(captions, kind, seed=0):
     found = make_swaps(captions, seed)
@@ -145,6 +150,20 @@ def test_nothing_is_made_of_too_little_or_too_much(caption):
 
 def test_what_is_true_of_another_image_is_left_out():
     assert made(["A dog chases a man .", "a man chases A DOG"], "agent") == []
+
+
+def test_flickr8k():
+    if "CRAN_BENCH_DATA" not in os.environ:
+        pytest.skip("CRAN_BENCH_DATA does not name the folder of the real data")
+    data = Flickr8k().load(Path(os.environ["CRAN_BENCH_DATA"]))
+    rows = np.flatnonzero(np.isin(data.image_of, data.splits["test"]))
+    captions = [data.captions[row] for row in rows]
+    found = make_swaps(captions)
+    check(captions, found)
+    assert len(captions) == 5000
+    assert np.bincount(found.kind)[:4].min() >= 400
+    assert np.bincount(found.kind)[4:].tolist() == [1000] * 4
+    assert sha256(repr([found.caption.tolist(), found.false, found.kind.tolist()]).encode()).hexdigest() == FLICKR8K
 
 
 def test_the_orders():
