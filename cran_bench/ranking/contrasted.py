@@ -78,7 +78,7 @@ class Contrasted:
 
     @property
     def names(self) -> list[str]:
-        """The figures of the kinds, ``contrasts.KIND``, and those of parts of its pairs, ``contrasts.KIND.balanced``."""
+        """The figures of the kinds, ``contrasts.KIND``, and of parts of their pairs, ``contrasts.KIND.balanced``."""
         found = []
         for place, kind in enumerate(self.kinds):
             own = self.kind == place

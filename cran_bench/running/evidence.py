@@ -136,7 +136,7 @@ class Evidence:
 
     @cached_property
     def encoded(self) -> TextFeatures | None:
-        """The features of these captions by the text encoder of the data; None without one that encodes new captions."""
+        """The features of these captions by the data's text encoder; None if there is none for new captions."""
         texts = self.data.tested.texts
         if texts is None or self.contrasts is None:
             return None

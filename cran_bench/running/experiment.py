@@ -132,8 +132,8 @@ def run(
         test_data: folder of that dataset; by default the same as `data`.
         quick: less data and shorter training; not for comparison.
         folds: 0 to rank the whole test split, else the number of folds to average over.
-        contrasts: ``"swap"``, or ``"swap[seed=1]"``, to measure with contrasts made of the test captions under the protocol
-            `captions`, beside those of the dataset; '' for none.
+        contrasts: ``"swap"``, or ``"swap[seed=1]"``, to measure by contrasts made of the test captions as well, under
+            the protocol `captions`; '' for those of the dataset only.
         tune: number of trials of each row: it is fitted with its own fields and with others from the method's search
             space, and the fit with the greatest rsum on validation is tested; None to fit it as it is.
         force: repeat recorded runs.
