@@ -11,17 +11,14 @@ half a rank lower where the median falls between two ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cran_bench.ranking.agreement import Agreement
-from cran_bench.ranking.contrasted import Contrasted
 from cran_bench.ranking.precisions import Precisions
-from cran_bench.ranking.relevance import Retrieved
 
 if TYPE_CHECKING:
     from cran_bench.ranking.problem import KernelInfo
@@ -79,9 +76,6 @@ class Ranks:
         image_of: (T,) int64, the row of each text's own image.
         kernel: how the candidates were counted; None for ranks read from a file.
         precisions: the average precisions by category; None without labels, and in older files.
-        contrasts: the outcomes of contrasts; None without any.
-        relevant: the figures of queries with several right answers, by the name of the `Relevance` and the direction.
-        agreements: the order of the pairs that people rated, by the name of the `Judgments`.
     """
 
     i2t: Counts
@@ -89,9 +83,6 @@ class Ranks:
     image_of: NDArray[np.int64]
     kernel: KernelInfo | None = None
     precisions: Precisions | None = None
-    contrasts: Contrasted | None = None
-    relevant: Mapping[str, Mapping[Direction, Retrieved]] = field(default_factory=dict)
-    agreements: Mapping[str, Agreement] = field(default_factory=dict)
 
     ARRAYS: ClassVar = (
         "image_of",
@@ -123,25 +114,7 @@ class Ranks:
         for direction, counts in (("i2t", self.i2t), ("t2i", self.t2i)):
             for name, array in vars(counts).items():
                 arrays[f"{direction}_{name}"] = array
-        arrays |= self.precisions.arrays() if self.precisions else {}
-        parts: dict[str, Mapping[str, NDArray[np.generic]]] = {}
-        if self.contrasts:
-            parts["contrasts"] = self.contrasts.arrays()
-        for name, ways in self.relevant.items():
-            parts |= {f"relevant.{name}.{way}": vars(of) for way, of in ways.items()}
-        parts |= {f"agreement.{name}": of.arrays() for name, of in self.agreements.items()}
-        return arrays | {f"{part}.{key}": x for part, values in parts.items() for key, x in values.items()}
-
-    @staticmethod
-    def types(names: Iterable[str]) -> dict[str, Any]:
-        """The types of the arrays among `names` that belong to contrasts, relevance or agreement."""
-        kinds = {"contrasts": Contrasted.ARRAYS, "relevant": Retrieved.ARRAYS, "agreement": Agreement.ARRAYS}
-        found = {}
-        for name in names:
-            first, last = name.partition(".")[0], name.rpartition(".")[2]
-            if first in kinds and last in kinds[first]:
-                found[name] = kinds[first][last]
-        return found
+        return arrays | (self.precisions.arrays() if self.precisions else {})
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Ranks:
@@ -161,30 +134,12 @@ class Ranks:
                 raise ValueError(f"the counts are not those of {images:,} images and {texts:,} texts")
         if ranks.image_of.min() < 0 or ranks.image_of.max() >= images:
             raise ValueError(f"a text names an image outside 0 to {images - 1:,}")
-        if "labels" in arrays:
-            precisions = Precisions.from_arrays(arrays, ranks.image_of)
-            if len(precisions.labels) != images:
-                raise ValueError(f"the average precisions are not those of {images:,} images and {texts:,} texts")
-            ranks = replace(ranks, precisions=precisions)
-        parts: dict[str, dict[str, NDArray[Any]]] = {}
-        for name in Ranks.types(arrays):
-            part, _, key = name.rpartition(".")
-            parts.setdefault(part, {})[key] = arrays[name]
-        relevant: dict[str, dict[Direction, Retrieved]] = {}
-        agreements: dict[str, Agreement] = {}
-        contrasts: Contrasted | None = None
-        for part, values in parts.items():
-            match part.split("."):
-                case ["contrasts"]:
-                    contrasts = Contrasted.from_arrays(values, images)
-                case ["relevant", name, "i2t" | "t2i" as way]:
-                    found = Retrieved.from_arrays(values, images if way == "i2t" else texts)
-                    relevant.setdefault(name, {})[way] = found
-                case ["agreement", name]:
-                    agreements[name] = Agreement.from_arrays(values, images, texts)
-                case _:
-                    raise ValueError(f"{part} is no part of a file of ranks")
-        return replace(ranks, contrasts=contrasts, relevant=relevant, agreements=agreements)
+        if "labels" not in arrays:
+            return ranks
+        precisions = Precisions.from_arrays(arrays, ranks.image_of)
+        if len(precisions.labels) != images:
+            raise ValueError(f"the average precisions are not those of {images:,} images and {texts:,} texts")
+        return replace(ranks, precisions=precisions)
 
 
 @dataclass(frozen=True)

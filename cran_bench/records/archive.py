@@ -21,6 +21,7 @@ from cran_bench.judgments import MOST_JUDGED
 from cran_bench.machine.storage import sha256_bytes, sha256_json
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.precisions import Precisions
+from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.records.examples import Examples
 from cran_bench.records.schema import CURVES, EXAMPLES, SCHEMA, Record
 
@@ -60,8 +61,8 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def read_ranks(path: Path, record: Record) -> Ranks:
-    """Read the integer ranks beside a record.
+def read_ranks(path: Path, record: Record) -> RecordedRanks:
+    """Read the ranks beside a record, with the answers to contrasts and judgments.
 
     Raises:
         BadInput: the file is missing, unreadable or does not belong to the record.
@@ -76,7 +77,7 @@ def read_ranks(path: Path, record: Record) -> Ranks:
     if sha256_bytes(data) != record.ranks_sha:
         raise BadInput(f"{file} is not the file its record names (sha256 differs): run again with --force")
     try:
-        return Ranks.from_arrays(_unpacked(data, max(record.data.images, record.data.captions)))
+        return RecordedRanks.from_arrays(_unpacked(data, max(record.data.images, record.data.captions)))
     except Exception as error:  # zipfile and numpy raise many types for a damaged file
         raise BadInput(f"{file} holds no ranks ({error}): run again with --force") from error
 
@@ -132,7 +133,7 @@ def _unpacked(data: bytes, most: int) -> dict[str, NDArray[Any]]:
         kinds = dict.fromkeys(Ranks.ARRAYS, np.int32)
         if "labels.npy" in archive.namelist():
             kinds |= Precisions.ARRAYS
-        judged = Ranks.types(name.removesuffix(".npy") for name in archive.namelist())
+        judged = RecordedRanks.types(name.removesuffix(".npy") for name in archive.namelist())
         if len(judged) > MOST_ARRAYS:
             raise ValueError(f"it has {len(judged)} arrays of judgments")
         kinds |= judged

@@ -30,6 +30,7 @@ from cran_bench.ranking.agreement import agree, correlations
 from cran_bench.ranking.contrasted import NOT_CROSSED, Contrasted, halves
 from cran_bench.ranking.metrics import Direction, Ranks
 from cran_bench.ranking.problem import make_problem
+from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.ranking.relevance import Retrieved, figures, own_r1, retrieve
 from cran_bench.running.preparation import Prepared
 from cran_bench.similarity import Similarity, one_way, rounding
@@ -159,7 +160,7 @@ class Evidence:
 
     def measured(
         self, method: Method, test: Split, fit_unit: Unit, images: Embedding, texts: Embedding, ranks: Ranks, label: str
-    ) -> tuple[Ranks, dict[str, float]]:
+    ) -> tuple[RecordedRanks, dict[str, float]]:
         """What contrasts and judgments say of a fitted method, added to its ranks, and the figures by name.
 
         Args:
@@ -175,16 +176,16 @@ class Evidence:
             BadInput: a score is not finite.
         """
         values: dict[str, float] = {}
+        answers, collection = RecordedRanks(**vars(ranks)), self._collection
         if self.contrasts is not None:
             try:
                 contrasted = self._contrasted(method, test, fit_unit, images)
             except MissingFeature as error:
                 say(f"{label} has no contrasts, as it cannot encode new captions: {error}")
             else:
-                ranks, values = replace(ranks, contrasts=contrasted), contrasted.figures()
-        collection = self._collection
+                answers, values = replace(answers, contrasts=contrasted), contrasted.figures()
         if not (collection.relevance or collection.judgments):
-            return ranks, values
+            return answers, values
         with torch.no_grad(), in_full_precision(test.image_of.device):
             problem = make_problem(images, texts, test.image_of, method.similarity)
             image, caption = self._position(collection), self._position(collection, of_captions=True)
@@ -206,7 +207,7 @@ class Evidence:
             }
         for name, agreement in agreements.items():
             values |= {f"{name}.{figure}": value for figure, value in correlations(agreement, ranks.image_of).items()}
-        return replace(ranks, relevant=relevant, agreements=agreements), values
+        return replace(answers, relevant=relevant, agreements=agreements), values
 
     def _contrasted(self, method: Method, test: Split, fit_unit: Unit, images: Embedding) -> Contrasted:
         pairs, device, levels = self.contrasts, test.image_of.device, as_levels(images)
