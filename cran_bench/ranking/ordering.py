@@ -54,7 +54,7 @@ class Sorter:
         Raises:
             BadInput: a score is not finite.
         """
-        pair = (others, queries) if self.is_text else (queries, others)
+        pair: tuple[Rows, Rows] = (others, queries) if self.is_text else (queries, others)
         scores, tolerance = self.cheap.scores(*pair), self.cheap.reach.of_all(*pair, rounding)
         if self.is_text:
             scores, tolerance = scores.T.contiguous(), tolerance.T

@@ -50,7 +50,7 @@ def retrieve(
     query, answer = (torch.as_tensor(x).to(device, torch.int64) for x in (query, answer))
     grade = torch.as_tensor(grade).to(device, torch.float64)
     _check(query, answer, grade, size, candidates)
-    asked, of, right = query.unique(return_inverse=True, return_counts=True)
+    asked, of, right = torch.unique(query, return_inverse=True, return_counts=True)
     pairs = of.argsort(stable=True)
     of, answer, grade = of[pairs], answer[pairs], grade[pairs]
     ends = pad(right.cumsum(0), (1, 0))
@@ -99,7 +99,7 @@ def _check(query: Tensor, answer: Tensor, grade: Tensor, queries: int, candidate
             raise BadInput(f"{what} are positions from {int(rows.min())} to {int(rows.max())}: give 0 to {size - 1}")
     if not bool((torch.isfinite(grade) & (grade > 0)).all()):
         raise BadInput("a grade of a right answer is not a number above 0: leave wrong answers out")
-    if len((query * candidates + answer).unique()) < len(query):
+    if len(torch.unique(query * candidates + answer)) < len(query):
         raise BadInput("a right answer is given twice for a query: give each pair once")
 
 
