@@ -132,7 +132,7 @@ SINGULARS = _listed("bus gas tennis canvas christmas mattress lens")
 DYES = (COLOURS - {"orange"}) | _listed(
     "orange crimson emerald azure golden blond blonde striped plaid checkered camouflage colorful"
 )
-SHADES = _listed("light dark bright pale deep neon hot")
+SHADES = _listed("light dark bright pale deep neon hot lime")
 OPPOSED = {
     **dict.fromkeys(_listed("big large huge giant larger bigger"), "large"),
     **dict.fromkeys(_listed("small little tiny smaller"), "small"),
@@ -145,19 +145,30 @@ STATES = _listed(
     """
     wet muddy snowy sandy grassy rocky dirty dusty icy dry wooden metal brick stone empty crowded busy fluffy furry
     hairy shaggy curly fat thin narrow deep shallow steep flat rusty shiny plastic leather concrete stuffed paved
-    small large big little tiny huge tall short long hot happy
+    small large big little tiny huge tall short long hot happy old young cloudy sunny clear thick heavy rough calm soft
+    hard wooded inflatable indoor outdoor rural tropical leafy hilly lush bright
     """
 )
 PEOPLE = _listed(
     """
     man woman boy girl person child kid baby toddler guy lady adult teenager player rider biker skateboarder snowboarder
     skier surfer climber hiker cyclist bicyclist motorcyclist runner swimmer dancer performer singer musician worker
-    athlete cheerleader clown couple family crowd team fan spectator officer policeman fireman soldier photographer
+    athlete cheerleader clown couple family crowd fan spectator officer policeman fireman soldier photographer
     gentleman mother father son daughter brother sister friend male female youth student teen men women people children
     kids boys girls persons players guys ladies adults teenagers babies toddlers friends spectators fans skater acrobat
     wrestler referee coach bride groom
     """
 )
+WOMEN = _listed("woman women girl girls lady ladies female females mother daughter sister bride")
+SAME = (  # names or colours that one thing may have
+    *map(_listed, ("circle disc", "square box", "cross sign", "red crimson", "green emerald", "blue azure navy teal")),
+    *map(_listed, ("yellow gold golden blond blonde", "purple violet", "gray grey silver", "tan beige khaki brown")),
+    *map(_listed, ("black dark", "striped plaid checkered", "orange red")),
+    _listed("child kid baby toddler boy girl teenager youth teen daughter son"),
+    _listed("man guy gentleman male father adult"),
+    _listed("woman lady female mother adult"),
+)
+GENDERED = _listed("his her he she him himself herself")
 ANIMALS = _listed(
     """
     dog puppy cat kitten horse cow bull bird duck goose sheep goat deer monkey elephant camel lion tiger bear rabbit
@@ -199,7 +210,7 @@ UNCOUNTED = _listed(
     concrete soccer football tennis basketball baseball hockey music traffic foliage gravel pavement surf
     """
 )
-COMPOUNDS = _listed("covered lined filled sized colored coloured haired shaped topped faced")
+COMPOUNDS = _listed("covered paved lined filled sized colored coloured haired shaped topped faced")
 SINGULAR_OF = {"men": "man", "women": "woman", "children": "child", "people": "person", "puppies": "puppy"}
 AN_BEFORE = _listed("hour honest")
 A_BEFORE = ("uni", "use", "euro", "one", "ukulele", "utensil")
