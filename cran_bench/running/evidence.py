@@ -31,7 +31,8 @@ from cran_bench.ranking.contrasted import NOT_CROSSED, Contrasted, halves
 from cran_bench.ranking.metrics import Direction, Ranks
 from cran_bench.ranking.problem import make_problem
 from cran_bench.ranking.recorded import RecordedRanks
-from cran_bench.ranking.relevance import Retrieved, figures, own_r1, retrieve
+from cran_bench.ranking.relevance import Retrieved
+from cran_bench.ranking.retrieval import figures, own_r1, retrieve
 from cran_bench.running.preparation import Prepared
 from cran_bench.similarity import Similarity, one_way, rounding
 from cran_bench.specs import parse_spec
@@ -119,7 +120,7 @@ class Evidence:
         assert self.contrasts
         of = self.data.collection
         train, val = (of.captions_of(of.splits[split])[0] if of.has_words else [] for split in ("train", "val"))
-        return blind_scores(self.contrasts, train, val)
+        return blind_scores(self.contrasts, train, val) if train else Blind.unknown(self.contrasts)
 
     @cached_property
     def captions(self) -> Collection:
@@ -198,9 +199,8 @@ class Evidence:
                         query, answer = sides[0][right.query], sides[1][right.answer]
                         found = retrieve(problem, query, answer, right.grade, is_text=way == "t2i")
                         relevant.setdefault(some.name, {})[way] = found
-                        own = own_r1(getattr(ranks, way), found)
-                        of = {**figures(found), "own_r1": own}
-                        values |= {f"{some.name}.{way}_{figure}": value for figure, value in of.items()}
+                        values[f"{some.name}.{way}_own_r1"] = own_r1(getattr(ranks, way), found)
+                values |= {f"{some.name}.{figure}": value for figure, value in figures(relevant[some.name]).items()}
             agreements = {
                 one.name: agree(problem, image[one.image], caption[one.caption], one.ratings)
                 for one in collection.judgments
