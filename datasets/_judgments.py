@@ -49,7 +49,7 @@ class Judged(NamedTuple):
     numbers: Sequence[float]
 
 
-class Pairs(NamedTuple):
+class Matched(NamedTuple):
     """P pairs of the test split: rows (P,) of their images and captions, and numbers (P, R)."""
 
     image: NDArray[np.int64]
@@ -57,11 +57,11 @@ class Pairs(NamedTuple):
     numbers: NDArray[np.float64]
 
 
-Graded = tuple[Pairs, NDArray[np.float64]]
+Graded = tuple[Matched, NDArray[np.float64]]
 """Pairs and their grades (P,)."""
 
 
-def test_ids(made: Collection, limited: bool, images: Sequence[str] = (), captions: Sequence[str] = ()) -> Ids:
+def tested_ids(made: Collection, limited: bool, images: Sequence[str] = (), captions: Sequence[str] = ()) -> Ids:
     """The ids of the test split: those given for its images and captions, in order, or the collection's own."""
     rows = made.splits["test"]
     owned = np.flatnonzero(np.isin(made.image_of, rows)).tolist()
@@ -73,7 +73,7 @@ def test_ids(made: Collection, limited: bool, images: Sequence[str] = (), captio
 
 def flickr8k_needs(folder: Path) -> list[Need]:
     """The files of Flickr8k's human judgments."""
-    source = "optional human judgments, in Flickr8k_text.zip from the authors"
+    source = "human judgments, in Flickr8k_text.zip from the authors"
     return [Need(name, _place(folder, name, FLICKR8K_PLACES), source, optional=True) for name in (EXPERT, CROWD)]
 
 
@@ -87,7 +87,7 @@ def coco_needs(folder: Path) -> list[Need]:
 
 def qrels_needs(folder: Path) -> list[Need]:
     """The files of right answers in TREC's format."""
-    source = "optional right answers of your own, with ids as cran-bench export --trec writes them"
+    source = "right answers of your own, with ids as cran-bench export --trec writes them"
     return [Need(name, _place(folder, name), source, optional=True) for name in (f"{way}.qrels" for way in WAYS)]
 
 
@@ -139,7 +139,7 @@ def with_qrels(made: Collection, folder: Path, limited: bool) -> Collection:
         BadInput: a line is malformed, a pair repeated, or no right answer is of the test split.
     """
     paths = [_place(folder, f"{way}.qrels") for way in WAYS]
-    return _with_answers(made, "qrels", paths, _qrels_rows, test_ids(made, limited)) if any(paths) else made
+    return _with_answers(made, "qrels", paths, _qrels_rows, tested_ids(made, limited)) if any(paths) else made
 
 
 def _place(folder: Path, name: str, places: Sequence[str] = ("",)) -> Path | None:
@@ -159,7 +159,7 @@ def _added(
     )
 
 
-def _matched(path: Path, rows: Iterable[Judged], ids: Ids) -> tuple[Pairs | None, list[str]]:
+def _matched(path: Path, rows: Iterable[Judged], ids: Ids) -> tuple[Matched | None, list[str]]:
     """The pairs of the test split, and a remark that counts the others; None if there are none of a limited one."""
     first: dict[tuple[str, str], str] = {}
     kept: list[tuple[int, int]] = []
@@ -184,7 +184,7 @@ def _matched(path: Path, rows: Iterable[Judged], ids: Ids) -> tuple[Pairs | None
         )
     what = f"{lost:,} of {len(first):,} pairs in {path.name} are left out: the test split lacks {example}, for example"
     both = np.array(kept, dtype=np.int64).reshape(-1, 2).T
-    pairs = Pairs(both[0], both[1], np.array(numbers, dtype=np.float64)) if kept else None
+    pairs = Matched(both[0], both[1], np.array(numbers, dtype=np.float64)) if kept else None
     return pairs, [what] if lost else []
 
 
@@ -218,9 +218,9 @@ def _relevance(name: str, graded: Mapping[str, Graded]) -> list[Relevance]:
     return [Relevance(name, found.get("i2t"), found.get("t2i"))] if found else []
 
 
-def _with_own(name: str, pairs: Pairs, least: float, image_of: NDArray[np.int64]) -> Relevance:
+def _with_own(name: str, pairs: Matched, least: float, image_of: NDArray[np.int64]) -> Relevance:
     """The right answers of all images and captions judged: their own, and those approved; all of grade 1."""
-    right = pairs.numbers.mean(axis=1) >= least - 1e-9
+    right = pairs.numbers.mean(axis=1) >= least
     approved = set(zip(pairs.image[right].tolist(), pairs.caption[right].tolist(), strict=True))
     reverse = {(caption, image) for image, caption in approved}
     captions = np.unique(pairs.caption)

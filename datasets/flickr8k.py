@@ -21,7 +21,7 @@ from ._annotations import (
 )
 from ._captions import caption_rows
 from ._flickr import overlap
-from ._judgments import flickr8k_needs, qrels_needs, test_ids, with_flickr8k, with_qrels
+from ._judgments import flickr8k_needs, qrels_needs, tested_ids, with_flickr8k, with_qrels
 
 TOKENS = "Flickr8k.token.txt"
 LISTS = {split: f"Flickr_8k.{name}Images.txt" for split, name in zip(SPLITS, ("train", "dev", "test"), strict=True)}
@@ -99,7 +99,7 @@ class Flickr8k(Photographs):
         )
         limit = self.limit is not None
         keys = [f"{name}#{k}" for name in kept["test"] for k in numbered[name]]
-        return with_qrels(with_flickr8k(made, folder, test_ids(made, limit, kept["test"], keys)), folder, limit)
+        return with_qrels(with_flickr8k(made, folder, tested_ids(made, limit, kept["test"], keys)), folder, limit)
 
 
 def _kaggle(path: Path, members: set[str]) -> tuple[dict[str, list[str]], int]:

@@ -27,7 +27,7 @@ from ._annotations import (
     read_json,
     read_karpathy,
 )
-from ._judgments import coco_needs, qrels_needs, test_ids, with_coco, with_qrels
+from ._judgments import coco_needs, qrels_needs, tested_ids, with_coco, with_qrels
 
 RELEASES = ("train2014", "val2014"), ("train2017", "val2017")
 KARPATHY = "dataset_coco.json"
@@ -155,7 +155,7 @@ class MSCOCO(Photographs):
         images = [number_of[name] for name in kept["test"]]
         keys = [str(caption) for image in images for caption in captions[image]]
         return with_qrels(
-            with_coco(made, folder, test_ids(made, limited_to, [*map(str, images)], keys)), folder, limited_to
+            with_coco(made, folder, tested_ids(made, limited_to, [*map(str, images)], keys)), folder, limited_to
         )
 
     def _parts(self, folder: Path) -> tuple[Path, tuple[str, ...]] | None:
