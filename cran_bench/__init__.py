@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from cran_bench.contract import Run as Run
     from cran_bench.contract import Timed as Timed
     from cran_bench.contract import TrainingBenchmark as TrainingBenchmark
+    from cran_bench.contrasts import NO_PARTNER as NO_PARTNER
+    from cran_bench.contrasts import Contrasts as Contrasts
     from cran_bench.dataset import SPLITS as SPLITS
     from cran_bench.dataset import Collection as Collection
     from cran_bench.dataset import Dataset as Dataset
@@ -64,6 +66,7 @@ _HOME = {
     name: module
     for module, names in {
         "contract": "Composite Estimating Explaining Explanation Method Part Run Timed TrainingBenchmark",
+        "contrasts": "NO_PARTNER Contrasts",
         "dataset": "SPLITS Collection Dataset FolderImages ImageSource",
         "embeddings": "Embedding Levels Relations region_pairs",
         "errors": "BadInput did_you_mean first_wrong",

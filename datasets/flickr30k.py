@@ -20,6 +20,7 @@ from ._annotations import (
     read_karpathy,
     read_list,
 )
+from ._contrasts import own_need, with_contrasts
 from ._entities import FOLDERS, SOURCE, find_entities, read_entities
 from ._flickr import overlap
 
@@ -67,6 +68,7 @@ class Flickr30k(Photographs):
             Need(TOKENS, first_of(folder, TOKENS), authors.format("flickr30k.tar.gz")),
             *(Need(name, first_of(folder, name), source) for name, source in splits),
             *(Need(name, find_entities(folder, name), SOURCE, optional=not self.phrases) for name in FOLDERS),
+            own_need(folder),
         ]
 
     def load(self, data: Path) -> Collection:
@@ -96,7 +98,8 @@ class Flickr30k(Photographs):
             captions,
             remarks=[*remarks, overlap(kept, "flickr8k", data)],
         )
-        return replace(collection, phrase_boxes=read_entities(folder, collection.images.ids) if self.phrases else None)
+        phrases = read_entities(folder, collection.images.ids) if self.phrases else None
+        return with_contrasts(replace(collection, phrase_boxes=phrases), folder, self.limit)
 
     def _karpathy(self, folder: Path) -> tuple[dict[str, list[str]], dict[str, Path]]:
         path = _require(

@@ -20,6 +20,7 @@ from ._annotations import (
     read_list,
 )
 from ._captions import caption_rows
+from ._contrasts import own_need, with_contrasts
 from ._flickr import overlap
 
 TOKENS = "Flickr8k.token.txt"
@@ -50,7 +51,7 @@ class Flickr8k(Photographs):
         lists = [Need(name, _path(folder, name), texts, bool(json)) for name in LISTS.values()]
         return [
             Need(" or ".join(FOLDERS), first_of(folder, *FOLDERS), source.format("Flickr8k_Dataset.zip")),
-            *(captions, *lists, Need(KARPATHY, json, KARPATHY_ZIP, optional=True)),
+            *(captions, *lists, Need(KARPATHY, json, KARPATHY_ZIP, optional=True), own_need(folder)),
         ]
 
     def load(self, data: Path) -> Collection:
@@ -81,13 +82,9 @@ class Flickr8k(Photographs):
             captions, outside = read_captions(_find(folder, TOKENS), every)
         kept = limited(members, self.limit)
         ignored = [f"{outside} captions of images outside the splits are ignored"] if outside else []
-        return make_collection(
-            "flickr8k",
-            photographs,
-            kept,
-            captions,
-            remarks=[*ignored, overlap(kept, "flickr30k", data)],
-        )
+        remarks = [*ignored, overlap(kept, "flickr30k", data)]
+        made = make_collection("flickr8k", photographs, kept, captions, remarks)
+        return with_contrasts(made, folder, self.limit)
 
 
 def _kaggle(path: Path, members: set[str]) -> tuple[dict[str, list[str]], int]:

@@ -10,6 +10,7 @@ from cran_bench import SPLITS, BadInput, Collection, Need, first_of, register_da
 
 from ._annotations import Photographs, check_images, check_name, exists, limited, make_collection, random_split
 from ._captions import ALIASES, caption_rows
+from ._contrasts import own_need, with_contrasts
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 FILES = ("captions.csv", "captions.tsv", "captions.txt", "captions.jsonl", *METADATA)
@@ -54,7 +55,8 @@ class Folder(Photographs):
             raise ValueError(f"seed must be at least 0, not {self.seed}")
 
     def needs(self, data: Path) -> list[Need]:
-        return [Need(self.file or WANTED, next(iter(self._lists(data)), None), "write one: cran-bench info folder")]
+        captions = next(iter(self._lists(data)), None)
+        return [Need(self.file or WANTED, captions, "write one: cran-bench info folder"), own_need(data)]
 
     def load(self, data: Path) -> Collection:
         lists = self._lists(data)
@@ -93,7 +95,8 @@ class Folder(Photographs):
         check_images(names, path, root)
         made, members = make_collection("folder", root, kept, captions), set(names)
         order = [name for name in names for _ in captions[name]]
-        return replace(made, as_listed=order == [image for image in listed if image in members])
+        made = replace(made, as_listed=order == [image for image in listed if image in members])
+        return with_contrasts(made, data, self.limit)
 
     def _lists(self, data: Path) -> dict[Path, str]:
         """The list of captions, or those of the splits' folders, each with the split of its images or ''."""

@@ -27,6 +27,7 @@ from ._annotations import (
     read_json,
     read_karpathy,
 )
+from ._contrasts import own_need, with_contrasts
 
 RELEASES = ("train2014", "val2014"), ("train2017", "val2017")
 KARPATHY = "dataset_coco.json"
@@ -112,6 +113,7 @@ class MSCOCO(Photographs):
             *annotated("captions", required=used),
             *([Need(KARPATHY, first_of(folder, KARPATHY), KARPATHY_ZIP)] if self.split == "karpathy" else []),
             *annotated("instances", required=()),
+            own_need(folder),
         ]
 
     def load(self, data: Path) -> Collection:
@@ -143,7 +145,7 @@ class MSCOCO(Photographs):
         if len(parts) == 1:
             remarks.append(f"without train images, as {parts[0].replace('val', 'train')} is not in {photographs}")
         made = make_collection("mscoco", photographs, kept, by_name, remarks)
-        return replace(made, labels=labels, label_names=label_names)
+        return with_contrasts(replace(made, labels=labels, label_names=label_names), folder, self.limit)
 
     def _parts(self, folder: Path) -> tuple[Path, tuple[str, ...]] | None:
         """The folder of the photographs and the parts of a release that are used; None if there is no photograph."""
