@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from cran_bench.frontend.feature_rows import FeatureRows as FeatureRows
     from cran_bench.frontend.labels import label_source as label_source
     from cran_bench.frontend.text.characters import ALPHABET as ALPHABET
+    from cran_bench.frontend.text.swaps import make_swaps as make_swaps
     from cran_bench.frontend.text.words import FIRST_WORD as FIRST_WORD
     from cran_bench.machine.progress import say as say
     from cran_bench.needs import Need as Need
@@ -74,6 +75,7 @@ _HOME = {
         "frontend.feature_rows": "FeatureRows",
         "frontend.labels": "label_source",
         "frontend.text.characters": "ALPHABET",
+        "frontend.text.swaps": "make_swaps",
         "frontend.text.words": "FIRST_WORD",
         "machine.progress": "say",
         "needs": "Need first_of",

@@ -14,6 +14,7 @@ from cran_bench.machine.storage import sha256_json
 MOST_CONTRASTS = 1_000_000
 MOST_KINDS = 200
 NO_PARTNER = -1
+"""The partner of a contrast that is not crossed."""
 
 
 @dataclass(frozen=True)

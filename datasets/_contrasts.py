@@ -83,16 +83,21 @@ def contrast(
     return Contrast(where, str(path), true.strip(), false.strip(), kind, pair, box)
 
 
-def parsed(path: Path, kind: TypeAdapter[T]) -> T:
-    """Read a JSON file of a given form.
+def validated(kind: TypeAdapter[T], content: object, where: str, remedy: str = "download the file again") -> T:
+    """Return `content` as a `kind`.
 
     Raises:
-        BadInput: the file has another form.
+        BadInput: it is none.
     """
     try:
-        return kind.validate_python(read_json(path, unique=True))
+        return kind.validate_python(content)
     except ValidationError as error:
-        raise BadInput(f"{path}: {first_wrong(error, 'the file')}; download it again from its owners") from None
+        raise BadInput(f"{where}: {first_wrong(error, 'the whole')}; {remedy}") from None
+
+
+def parsed(path: Path, kind: TypeAdapter[T]) -> T:
+    """Read a JSON file as a `kind`."""
+    return validated(kind, read_json(path, unique=True), str(path))
 
 
 def complete(given: Iterable[Contrast], images: Container[str]) -> list[Contrast]:
@@ -107,11 +112,8 @@ def as_contrasts(given: Sequence[Contrast], row_of: Mapping[str, int]) -> Contra
     kinds = list(dict.fromkeys(one.kind for one in given))
     partner, waiting = np.full(len(given), NO_PARTNER), dict[str, int]()
     for k, one in enumerate(given):
-        if one.pair and one.pair in waiting:
-            other = waiting[one.pair]
+        if one.pair and (other := waiting.setdefault(one.pair, k)) != k:
             partner[[k, other]] = other, k
-        elif one.pair:
-            waiting[one.pair] = k
     return Contrasts(
         np.array([row_of[one.id] for one in given], dtype=np.int64),
         [one.true for one in given],
@@ -174,10 +176,7 @@ def _own_contrasts(path: Path) -> Iterator[Contrast]:
     seen: dict[tuple[str, ...], str] = {}
     crossed: dict[str, list[Contrast]] = defaultdict(list)
     for where, row in json_lines(path, "image, true, false and kind"):
-        try:
-            own = _OWN.validate_python(row)
-        except ValidationError as error:
-            raise BadInput(f"{where}: {first_wrong(error, 'the line')}; give image, true, false and kind") from None
+        own = validated(_OWN, row, where, "give image, true, false and kind")
         try:
             check_name(own.kind.replace(".", " ") or " ")  # names of figures have dots
         except ValueError:
@@ -277,24 +276,6 @@ class FoundImages(ImageSource):
         return digest if self.boxes[row] is None else f"{digest} {self.boxes[row]}"
 
 
-class Owned(NamedTuple):
-    """What is to be known of a dataset of contrasts.
-
-    Attributes:
-        name: its name.
-        folders: folders that it may have below the data folder.
-        files: its files, each with the kinds of its contrasts.
-        source: where its owners offer the files.
-        images: where its images come from.
-    """
-
-    name: str
-    folders: Sequence[str]
-    files: Mapping[str, Sequence[str]]
-    source: str
-    images: str
-
-
 @dataclass(frozen=True)
 class OnlyContrasts(Photographs, ABC):
     """A dataset of contrasts, whose images are all in the test split.
@@ -305,14 +286,18 @@ class OnlyContrasts(Photographs, ABC):
 
     kinds: tuple[str, ...] = ()
 
-    owned: ClassVar[Owned]
+    label: ClassVar[str]
+    folders: ClassVar[Sequence[str]]  # of the files, below the data folder
+    files: ClassVar[Mapping[str, Sequence[str]]]  # each with the kinds of its contrasts
+    source: ClassVar[str]  # of the files
+    photographs: ClassVar[str]  # where they come from
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = [kind for kinds in self.owned.files.values() for kind in kinds]
+        known = [kind for kinds in self.files.values() for kind in kinds]
         for kind in self.kinds:
             if kind not in known:
-                raise ValueError(f"{self.owned.name} has no contrasts of the kind '{kind}'{did_you_mean(kind, known)}")
+                raise ValueError(f"{self.label} has no contrasts of the kind '{kind}'{did_you_mean(kind, known)}")
 
     @abstractmethod
     def read(self, path: Path, remarks: list[str]) -> Iterator[Contrast]:
@@ -330,14 +315,13 @@ class OnlyContrasts(Photographs, ABC):
         home = self._home(data)
         found = self._files(home)
         needs = [
-            Need(name, found.get(name), self.owned.source, optional=bool(found.keys() - {name}))
-            for name in self._wanted()
+            Need(name, found.get(name), self.source, optional=bool(found.keys() - {name})) for name in self._wanted()
         ]
         folder = next((place.folder for place in self.places(home, data) if place.folder.is_dir()), None)
-        return [*needs, Need("images", folder, self.owned.images)]
+        return [*needs, Need("images", folder, self.photographs)]
 
     def load(self, data: Path) -> Collection:
-        home, name = self._home(data), self.owned.name
+        home, name = self._home(data), self.label
         files, remarks = self._files(home), list[str]()
         if not files:
             raise BadInput(
@@ -353,7 +337,7 @@ class OnlyContrasts(Photographs, ABC):
         if not kept:
             lost = next((one.image for one in given if one.image not in paths), "")
             what = f"no image of the {len(given):,} contrasts of {name} is below {data}, the first is {lost}"
-            raise BadInput(f"{what}: {self.owned.images}" if given else f"{name} has no contrast of these kinds")
+            raise BadInput(f"{what}: {self.photographs}" if given else f"{name} has no contrast of these kinds")
         if len(kept) < len(given):
             remarks.append(_left_out(given, kept, paths))
         captions: dict[str, dict[str, None]] = defaultdict(dict)
@@ -370,10 +354,10 @@ class OnlyContrasts(Photographs, ABC):
 
     def _wanted(self) -> list[str]:
         """The files with contrasts of the chosen kinds."""
-        return [file for file, kinds in self.owned.files.items() if not self.kinds or {*kinds} & {*self.kinds}]
+        return [file for file, kinds in self.files.items() if not self.kinds or {*kinds} & {*self.kinds}]
 
     def _home(self, data: Path) -> Path:
-        return next((data / name for name in self.owned.folders if (data / name).is_dir()), data)
+        return next((data / name for name in self.folders if (data / name).is_dir()), data)
 
     def _files(self, home: Path) -> dict[str, Path]:
         found = {name: first_of(home, name, f"data/{name}") for name in self._wanted()}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import TypeAdapter
 
 from cran_bench import register_dataset
 
-from ._contrasts import COCO_ZIP, Contrast, OnlyContrasts, Owned, Place, coco_roots, contrast, parsed
+from ._contrasts import COCO_ZIP, Contrast, OnlyContrasts, Place, coco_roots, contrast, parsed
 
 KINDS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 
@@ -36,13 +37,11 @@ class SugarCrepe(OnlyContrasts):
     ``mscoco/`` or ``coco/``.  Contrasts without an image are left out and counted.
     """
 
-    owned = Owned(
-        name="sugarcrepe",
-        folders=("sugarcrepe", "sugar-crepe"),
-        files={f"{kind}.json": (kind,) for kind in KINDS},
-        source="https://github.com/RAIVNLab/sugar-crepe (folder data)",
-        images=f"unpack {COCO_ZIP.format('val2017')} there, or val2014.zip",
-    )
+    label = "sugarcrepe"
+    folders = ("sugarcrepe", "sugar-crepe")
+    files: ClassVar = {f"{kind}.json": (kind,) for kind in KINDS}
+    source = "https://github.com/RAIVNLab/sugar-crepe (folder data)"
+    photographs = f"unpack {COCO_ZIP.format('val2017')} there, or val2014.zip"
 
     def read(self, path: Path, remarks: list[str]) -> Iterator[Contrast]:
         for key, pair in parsed(path, PAIRS).items():

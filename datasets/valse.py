@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import TypeAdapter
 
 from cran_bench import register_dataset
 
-from ._contrasts import Contrast, OnlyContrasts, Owned, Place, coco_roots, contrast, parsed
+from ._contrasts import Contrast, OnlyContrasts, Place, coco_roots, contrast, parsed
 
 KINDS = (
     *("existence", "plurals", "counting-hard", "counting-small-quant", "counting-adversarial", "relations"),
@@ -52,13 +53,11 @@ class Valse(OnlyContrasts):
     are left out and counted.
     """
 
-    owned = Owned(
-        name="valse",
-        folders=("valse", "VALSE"),
-        files={f"{kind}.json": (kind,) for kind in KINDS},
-        source="https://github.com/Heidelberg-NLP/VALSE (folder data)",
-        images="put the folders of Visual7W, MS-COCO, SWiG and VisDial below images/ there, each from its owners",
-    )
+    label = "valse"
+    folders = ("valse", "VALSE")
+    files: ClassVar = {f"{kind}.json": (kind,) for kind in KINDS}
+    source = "https://github.com/Heidelberg-NLP/VALSE (folder data)"
+    photographs = "put the folders of Visual7W, MS-COCO, SWiG and VisDial below images/ there, each from its owners"
 
     def read(self, path: Path, remarks: list[str]) -> Iterator[Contrast]:
         foils = parsed(path, FOILS)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from cran_bench import BadInput, first_wrong, register_dataset
+from cran_bench import register_dataset
 
 from ._captions import json_lines
-from ._contrasts import Contrast, OnlyContrasts, Owned, Place, check_crossed, contrast
+from ._contrasts import Contrast, OnlyContrasts, Place, check_crossed, contrast, validated
 
 
 @dataclass
@@ -37,20 +37,15 @@ class Winoground(OnlyContrasts):
     ``Relation`` or ``Both``.  Examples that lack an image are left out and counted.
     """
 
-    owned = Owned(
-        name="winoground",
-        folders=("winoground",),
-        files={"examples.jsonl": ("Object", "Relation", "Both")},
-        source="https://huggingface.co/datasets/facebook/winoground (folder data), after agreeing to its terms",
-        images="unpack images.zip of https://huggingface.co/datasets/facebook/winoground there",
-    )
+    label = "winoground"
+    folders = ("winoground",)
+    files: ClassVar = {"examples.jsonl": ("Object", "Relation", "Both")}
+    source = "https://huggingface.co/datasets/facebook/winoground (folder data), after agreeing to its terms"
+    photographs = "unpack images.zip of https://huggingface.co/datasets/facebook/winoground there"
 
     def read(self, path: Path, remarks: list[str]) -> Iterator[Contrast]:
         for where, row in json_lines(path, "image_0, image_1, caption_0, caption_1 and collapsed_tag"):
-            try:
-                one = EXAMPLE.validate_python(row)
-            except ValidationError as error:
-                raise BadInput(f"{where}: {first_wrong(error, 'the line')}; download the file again") from None
+            one = validated(EXAMPLE, row, where)
             halves = [
                 contrast(where, one.image_0, one.caption_0, one.caption_1, one.collapsed_tag, where),
                 contrast(where, one.image_1, one.caption_1, one.caption_0, one.collapsed_tag, where),

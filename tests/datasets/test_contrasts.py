@@ -99,7 +99,7 @@ def test_kinds_and_a_limit(sugarcrepe, tmp_path):
         ("version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
         ("", "is empty"),
         ('{"0": {}, "0": {}}', "the key '0' is there twice"),
-        ([negative("1.jpg")], "the file: Input should be a valid dict"),
+        ([negative("1.jpg")], "the whole: Input should be a valid dict"),
         ({"4": {"filename": "1.jpg", "caption": "a"}}, r"add_att\.json: 4\.negative_caption: Field required"),
         ({"4": negative("1.jpg", 3)}, r"4\.caption: Input should be a valid string"),
         ({"4": negative("1.jpg", " ")}, "entry 4: the true caption is ' '"),
@@ -128,12 +128,10 @@ def test_a_byte_order_mark_is_no_matter(sugarcrepe, tmp_path):
     assert len(load("sugarcrepe", tmp_path).contrasts) == 5
 
 
-def test_needs(tmp_path, command, sugarcrepe, read_what_they_need):
+def test_needs(tmp_path, command, winoground, read_what_they_need):
     said = command("prepare", "sugarcrepe", "--check", "--data", tmp_path / "none", "--cache", tmp_path / "cache")
-    assert said.code == 2 and said.out.count("github.com/RAIVNLab/sugar-crepe") == 7 and "val2017.zip" in said.out
-    shutil.rmtree(tmp_path / "coco")
-    (sugarcrepe / "add_att.json").unlink()
-    read_what_they_need(DATASETS.configure("sugarcrepe").build(), tmp_path)
+    assert said.code and said.out.count("github.com/RAIVNLab/sugar-crepe") == 7 and "val2017.zip" in said.out
+    read_what_they_need(DATASETS.configure("winoground").build(), tmp_path)
     with pytest.raises(
         BadInput, match=r"does not contain aro \(none of visual_genome_relation.json.*prepare aro --check"
     ):
@@ -225,8 +223,7 @@ def test_aro_cuts_images_to_the_boxes(tmp_path):
     np.testing.assert_array_equal(np.asarray(data.images.read(1)), rows[:2, 2:])
     assert len({data.images.digest(row) for row in range(2)}) == 2
     assert data.remarks == [
-        "vg-relation: 1 of 5 contrasts of relations that hold both ways are left out",
-        "vg-relation: 1 of 5 contrasts of two equal captions are left out",
+        "vg-relation: of 5 contrasts, 1 of relations that hold both ways, 1 with two equal captions are left out"
     ]
     write(home / "visual_genome_relation.json", [case("1.png", (9, 0, 2, 2))])
     with pytest.raises(BadInput, match=r"1\.png@9,0,2,2: the box is outside the image of 8 x 6 pixels"):
@@ -234,6 +231,26 @@ def test_aro_cuts_images_to_the_boxes(tmp_path):
     write(home / "visual_genome_relation.json", [case("1.png", (0, 0, 0, 2))])
     with pytest.raises(BadInput, match=r"0\.bbox_w: Input should be greater than 0"):
         load("aro[kinds=vg-relation]", tmp_path)
+
+
+def test_aro_shuffles_captions(tmp_path):
+    long, short = "A black dog and a white cat sit on the green grass.", "dog"
+    flickr, coco = [{"image": f"flickr30k-images/{k}.jpg", "caption": [long, short]} for k in range(2)], "val2014/C.jpg"
+    write(tmp_path / "aro" / "flickr30k_test.json", flickr)
+    write(tmp_path / "aro" / "coco_karpathy_test.json", [{"image": coco, "caption": [long]}])
+    for path in ("flickr30k/flickr30k-images/1.jpg", f"coco/{coco}"):
+        draw(tmp_path / path)
+    data = load("aro", tmp_path)
+    assert data.images.ids == [coco, "flickr30k-images/1.jpg"] and set(data.captions) == {long}
+    orders = ("nouns-adjectives", "other-words", "in-trigrams", "trigrams")
+    assert list(data.contrasts.kinds) == [f"{source}-{order}" for source in ("coco", "flickr") for order in orders]
+    assert long not in data.contrasts.false
+    words = {tuple(sorted(re.findall("[a-z]+", text.lower()))) for text in (long, *data.contrasts.false)}
+    assert len(words) == 1 and len(data.contrasts) == 8
+    other = [list(load(f"aro[seed={seed},kinds=coco-trigrams]", tmp_path).contrasts.false) for seed in range(4)]
+    assert (
+        other[0] == [pair[2] for pair in pairs_of(data) if pair[3] == "coco-trigrams"] and len(set(map(str, other))) > 1
+    )
 
 
 def own(image, true="red left of blue", false="blue left of red", kind="swap", **more):
