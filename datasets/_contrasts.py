@@ -317,7 +317,8 @@ class OnlyContrasts(Photographs, ABC):
         needs = [
             Need(name, found.get(name), self.source, optional=bool(found.keys() - {name})) for name in self._wanted()
         ]
-        folder = next((place.folder for place in self.places(home, data) if place.folder.is_dir()), None)
+        folders = [place.folder for place in self.places(home, data) if place.folder not in (home, data)]
+        folder = next((folder for folder in folders if folder.is_dir()), None)
         return [*needs, Need("images", folder, self.photographs)]
 
     def load(self, data: Path) -> Collection:

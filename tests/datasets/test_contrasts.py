@@ -132,6 +132,7 @@ def test_needs(tmp_path, command, winoground, read_what_they_need):
     said = command("prepare", "sugarcrepe", "--check", "--data", tmp_path / "none", "--cache", tmp_path / "cache")
     assert said.code and said.out.count("github.com/RAIVNLab/sugar-crepe") == 7 and "val2017.zip" in said.out
     read_what_they_need(DATASETS.configure("winoground").build(), tmp_path)
+    assert all(need.found is None for need in DATASETS.configure("valse").build().needs(tmp_path / "none"))
     with pytest.raises(
         BadInput, match=r"does not contain aro \(none of visual_genome_relation.json.*prepare aro --check"
     ):
@@ -307,6 +308,16 @@ def test_what_is_wrong_in_contrasts_jsonl(flickr, content, said):
     (flickr / "flickr8k" / "contrasts.jsonl").write_text(content)
     with pytest.raises(BadInput, match=said):
         load("flickr8k", flickr)
+
+
+def test_a_run_on_a_dataset_of_contrasts(flickr, sugarcrepe, tmp_path, command):
+    shutil.move(sugarcrepe, flickr)
+    for part in ("mscoco", "coco"):
+        shutil.move(tmp_path / part, flickr)
+    where = ("--data", flickr, "--cache", tmp_path / "cache", "--results", tmp_path / "results")
+    said = command("run", "cca[dim=4]", "-d", "flickr8k", "--test-on", "sugarcrepe", *where)
+    assert said.code == 0 and "flickr8k, tested on sugarcrepe" in said.out and "3 images, 4 captions" in said.out
+    assert "contrasts are left out, as their images are missing: add_att 2 of 3" in said.err
 
 
 def test_a_run_names_the_mistake(flickr, tmp_path, command):

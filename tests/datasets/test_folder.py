@@ -180,7 +180,7 @@ def test_what_is_missing_is_listed(home):
     (need, _) = DATASETS.configure("folder").build().needs(home)
     assert need.what.startswith("captions.csv, captions.tsv") and need.found is None
     csv(home, rows())
-    (need,) = DATASETS.configure("folder").build().needs(home)
+    (need, _) = DATASETS.configure("folder").build().needs(home)
     assert need.found == home / "captions.csv"
 
 
