@@ -155,9 +155,10 @@ def with_contrasts(collection: Collection, folder: Path, limit: int | None) -> C
     kept, every = complete(given, row_of), set(ids)
     unknown = [one.image for one in given if one.image not in every]
     if not kept and limit is None:
+        other = next((one.image for one in given if one.image not in row_of), "no image")
         raise BadInput(
             f"none of the {len(given):,} contrasts in {path} is of a test image: {len(unknown):,} name no image of the "
-            f"data, and the first names {given[0].image}; write ids of test images, such as {next(iter(row_of))}"
+            f"data, and the first names {other}; write ids of test images, such as {next(iter(row_of))}"
         )
     remark = (
         f"{len(given) - len(kept):,} of {len(given):,} contrasts in {CONTRASTS} are left out, as their images are not "

@@ -283,6 +283,14 @@ def test_contrasts_of_the_images_of_a_dataset(flickr):
     assert few.contrasts is None and "2 of 2 contrasts" in few.remarks[-1]
 
 
+def test_contrasts_beside_a_list_of_captions(tmp_path):
+    for k in range(2):
+        draw(tmp_path / "images" / "a" / f"{k}.png")
+    (tmp_path / "captions.csv").write_text("image,caption,split\na/0.png,a,test\na/1.png,b,test\n")
+    (tmp_path / "contrasts.jsonl").write_bytes(b"\xef\xbb\xbf" + lines(own("a/1.png")).encode())
+    assert pairs_of(load("folder", tmp_path)) == [("a/1.png", "red left of blue", "blue left of red", "swap")]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
