@@ -302,7 +302,7 @@ def test_contrasts_beside_a_list_of_captions(tmp_path):
         (lines(own("test00.jpg", piar=1)), "line 1: piar: Unexpected keyword argument"),
         (lines(own("test00.jpg", "a", "a")), "line 1: both captions are 'a'"),
         (lines(own("test00.jpg", "")), "line 1: the true caption is ''"),
-        (lines(own("test00.jpg", kind="a.balanced")), r"line 1: the kind is 'a\.balanced'; name it with letters"),
+        (lines(own("test00.jpg", kind="a.balanced")), r"line 1: the kind is 'a\.balanced'; name it with up to 40"),
         (lines(own("test00.jpg", kind="")), "line 1: the kind is ''; name it"),
         (lines(own("../test00.jpg")), r"line 1: the image is '\.\./test00\.jpg'"),
         (lines(own("test00.jpg"), own("./test00.jpg")), r"line 2: the contrast is already there \(.*line 1\)"),
