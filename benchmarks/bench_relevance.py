@@ -1,7 +1,6 @@
 """Several right answers: all 5,000 images and 25,000 captions of MS-COCO's size ask, with 18 right answers on average.
 
-`tox -e benchmarks -- -k relevance`.  The targets are two minutes of CPU time a direction, and 1 GiB
-beyond the embeddings.
+`tox -e benchmarks -- -k relevance`.  The targets are two minutes of CPU time a direction, and 1 GiB beyond the problem.
 """
 
 from __future__ import annotations
