@@ -92,15 +92,13 @@ def agree(
     """
     import torch  # not at the top: tables read what is stored here, without torch
 
-    from cran_bench.machine.arithmetic import in_full_precision
     from cran_bench.similarity import one_way, rounding
 
     _others(problem.owners.numpy(), image, caption)
     way = replace(problem, similarity=one_way(problem.similarity, for_images=True))
     rows, columns = (torch.as_tensor(x, dtype=torch.int64, device=problem.device) for x in (image, caption))
-    with torch.no_grad(), in_full_precision(problem.device):
-        scores = way.own_scores(rows, columns).cpu().numpy()
-        tolerance = way.reach.of_pairs(rows, columns, rounding).cpu().numpy()
+    scores = way.own_scores(rows, columns).cpu().numpy()
+    tolerance = way.reach.of_pairs(rows, columns, rounding).cpu().numpy()
     if not np.isfinite(scores).all():
         raise BadInput("the score of a rated pair is not finite: scale the embeddings down, or correct the pair scorer")
     return Agreement(image.astype(np.int32), caption.astype(np.int32), _dense(scores, tolerance), ratings)
