@@ -18,18 +18,8 @@ def _no_queries(ranks: Ranks, figure: str) -> NDArray[np.float64]:
     raise BadInput(f"{figure} is no mean over queries: `agreement_samples` computes it from rated pairs")
 
 
-JUDGMENTS = Task(
-    "judgments",
-    CORRELATIONS,
-    {},
-    ("spearman", "tau_b", "tau_c"),
-    CORRELATIONS,
-    _no_queries,
-    False,
-    100.0,
-    1,
-    {},
-)
+_KEYS = "spearman", "tau_b", "tau_c"
+JUDGMENTS = Task("judgments", CORRELATIONS, {}, _KEYS, CORRELATIONS, _no_queries, False, 100.0, 1, {})
 
 
 def agreement_samples(
@@ -64,13 +54,12 @@ def agreement_samples(
     times = np.concatenate([every, without, times_drawn(images, draws)])
     samples = []
     for seeds in rows:
-        known: dict[bytes, NDArray[np.float64]] = {}  # seeds of a closed form have the same scores
-        for one in seeds:
-            if one.rank.tobytes() not in known:
-                known[one.rank.tobytes()] = task.scale * weighted_correlations(one, image_of, times)
-        found = np.stack([known[one.rank.tobytes()] for one in seeds])
-        values, shares = found[:, 0], np.repeat(found[None, :, 0], images, axis=0)
-        shares[rated] += (images - 1) * (values - found[:, 1 : len(rated) + 1].swapaxes(0, 1))
-        drawn = found[:, len(rated) + 1 :].mean(axis=0)
-        samples.append(Sample(values, drawn, shares, image_of, task=task))
+        distinct = {one.rank.tobytes(): one for one in seeds}  # seeds of a closed form have the same scores
+        known = {key: task.scale * weighted_correlations(one, image_of, times) for key, one in distinct.items()}
+        values, left, drawn = np.split(
+            np.stack([known[one.rank.tobytes()] for one in seeds]), [1, len(rated) + 1], axis=1
+        )
+        shares = np.repeat(values.swapaxes(0, 1), images, axis=0)
+        shares[rated] += (images - 1) * (values - left).swapaxes(0, 1)
+        samples.append(Sample(values[:, 0], drawn.mean(axis=0), shares, image_of, task=task))
     return samples
