@@ -352,7 +352,7 @@ class OnlyContrasts(Photographs, ABC):
         first = {one.id: one for one in reversed(kept)}
         below = {image: paths[first[image].image].relative_to(data).as_posix() for image in members["test"]}
         images = FoundImages(data, below, {image: first[image].box for image in below})
-        return replace(made, images=images, contrasts=contrasts)
+        return replace(made, images=images, contrasts=contrasts, as_listed=False)
 
     def _wanted(self) -> list[str]:
         """The files with contrasts of the chosen kinds."""
