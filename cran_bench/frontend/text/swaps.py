@@ -294,7 +294,9 @@ def _agents(caption: _Caption) -> Ranked:
         is_clause = link[-1:] == ["and"] and caption.letters[spans[1][1] : spans[1][1] + 1] == "V"
         is_plain = link[-1:] == ["to"] or any(map(_SYMMETRIC.match, link)) or not english.PLAIN.isdisjoint(link[-1:])
         if _rank(one, two, is_modified=False) == 0 and "V" in letters and (is_clause or not is_plain):
-            if caption.word(one.start - 1) not in ("in", "of", "wearing", "and") and _may_act(caption, one, two, spans[1][1]):
+            if caption.word(one.start - 1) not in ("in", "of", "wearing", "and") and _may_act(
+                caption, one, two, spans[1][1]
+            ):
                 yield 0, caption.exchanged(*spans)
 
 
