@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 FEW_PAIRS = 20
 """A kind with fewer pairs is shown and not ranked."""
 NOT_CROSSED = 255
+CROSSED = ".text", ".image", ".group"
+"""Endings of the figures of crossed pairs."""
+_ALL_FOUR = np.array([1, 1 / 2, 1 / 3, 1 / 6, 1 / 6])
+"""Chance that both diagonal scores exceed the others, if none is smaller, by the number of ties among neighbours."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,43 @@ class Contrasted:
         **dict.fromkeys(("kind", "text", "crossed", "blind", "second", "balanced", "same_words", "kinds"), np.uint8),
     }
     """The arrays as which it is stored, with their types; `kinds` as UTF-8, one name a line."""
+
+    def figures(self) -> dict[str, tuple[NDArray[np.int32], NDArray[np.float64]]]:
+        """By figure, the (M,) images and values, from 0 to 1, of the pairs or crossed pairs that it is the mean of.
+
+        ``contrasts.KIND`` is of all pairs of a kind, ``contrasts.KIND.balanced`` of its balanced subset.  If the kind
+        mixes them with others, ``contrasts.KIND.same_words`` and ``contrasts.KIND.same_words.balanced`` are of at least
+        `FEW_PAIRS` pairs with the same words.  Of crossed pairs, which go with the first image, ``.text`` says that
+        both captions of both images are in order, ``.image`` both images of both captions, ``.group`` all of them.
+        """
+        halves, of = self.text / 2.0, {}
+        for place, kind in enumerate(self.kinds):
+            is_kind = self.kind == place
+            alike = is_kind & (self.same_words == 1)
+            is_mixed = bool(FEW_PAIRS <= np.count_nonzero(alike) < np.count_nonzero(is_kind))
+            for part, rows in ((kind, is_kind), *[(f"{kind}.same_words", alike)] * is_mixed):
+                for name, some in ((part, rows), (f"{part}.balanced", rows & (self.balanced == 1))):
+                    of[f"contrasts.{name}"] = self.image[some], halves[some]
+            first = np.flatnonzero(is_kind & (self.partner > np.arange(len(self.partner))))
+            if len(first):
+                both = np.stack([first, self.partner[first]])
+                text, image = self.text[both], self.crossed[both]
+                four = np.concatenate([text, image])
+                scores = {"text": text.prod(axis=0) / 4.0, "image": image.prod(axis=0) / 4.0}
+                scores["group"] = four.all(axis=0) * _ALL_FOUR[np.count_nonzero(four == 1, axis=0)]
+                of |= {f"contrasts.{kind}.{name}": (self.image[first], values) for name, values in scores.items()}
+        return of
+
+    def ranked(self) -> tuple[str, ...]:
+        """The kinds whose balanced subset has at least `FEW_PAIRS` pairs; the headline is the mean over them."""
+        counts = np.bincount(self.kind[self.balanced == 1], minlength=len(self.kinds))
+        return tuple(kind for kind, count in zip(self.kinds, counts, strict=True) if count >= FEW_PAIRS)
+
+    @property
+    def is_order_unseen(self) -> bool:
+        """Whether all pairs with the same words tie, as they do for a bag of words."""
+        alike = self.text[self.same_words == 1]
+        return len(alike) > 0 and bool((alike == 1).all())
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """`ARRAYS` by name."""

@@ -89,6 +89,9 @@ class DataInfo(_Growing):
         extras_sha: sha256 of the file of word vectors and of what text features were made from, or '' if there are
             none.
         labels_sha: sha256 of the categories; '' without labels, and in older records.
+        contrasts: spec of the contrasts made from the test captions, such as ``swap``; '' for the dataset's own.
+        contrasts_sha: sha256 of the contrasts; '' without any.
+        judgments_sha: sha256 of what people judged; '' without any.
         text_encoder: the encoder of the text features; '' without one, as for the next.
         texts_sha: sha256 of the encoder and of all captions.
         trained_on: names of the data on which the encoders were trained, by role (`backbone`, `regions` or `text`);
@@ -111,6 +114,9 @@ class DataInfo(_Growing):
     text_encoder: str = ""
     texts_sha: str = ""
     labels_sha: str = ""
+    contrasts: str = ""
+    contrasts_sha: str = ""
+    judgments_sha: str = ""
     fitted_on: FittedOn | None = None
 
     @property

@@ -11,9 +11,10 @@ from typing import Any
 from cran_bench.comparison.verdict import Verdict
 from cran_bench.errors import escaped
 from cran_bench.machine.extras import require
-from cran_bench.records.statistics import RECALL
 from cran_bench.records.store import ResultStore
-from cran_bench.tables.tables import HEADINGS, Row, Table, exposure_notes
+from cran_bench.records.tasks import RECALL
+from cran_bench.tables.figures import heading
+from cran_bench.tables.tables import Row, Table, exposure_notes
 
 from .charts import bars, curves, phases
 from .gallery import Gallery
@@ -83,8 +84,8 @@ def _section(number: int, table: Table, store: ResultStore, gallery: Gallery) ->
         "quick": table.group.quick,
         "marks": marks,
         "notes": [note for note in (*table.notes, *table.failed) if note not in marks],
-        "headings": [HEADINGS.get(name, name) for name in columns],
-        "headline": HEADINGS[task.headline],
+        "headings": [heading(name) for name in columns],
+        "headline": heading(task.headline),
         "lines": [(line, _sort_values(line)) for line in zip(*columns.values(), strict=True)],
         "recall": bars(more, "rsum", 600.0),
         "precision": [] if task is RECALL else bars(finished, task.headline, 1.0),

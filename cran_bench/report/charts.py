@@ -10,7 +10,8 @@ import pandas as pd
 
 from cran_bench.records.archive import read_curves
 from cran_bench.records.store import ResultStore
-from cran_bench.tables.tables import PHASES, Row
+from cran_bench.tables.figures import PHASES
+from cran_bench.tables.tables import Row
 
 WIDTH, HEIGHT = 240, 90
 
@@ -22,11 +23,11 @@ def bars(rows: Sequence[Row], figure: str, most: float) -> list[dict[str, Any]]:
         value = row.mean(figure)
         if math.isnan(value):
             continue
-        digits = row.task.digits
-        bar: dict[str, Any] = {"label": row.label, "text": f"{value:.{digits}f}", "share": 100 * value / most}
-        if figure in row.task.totals:
+        digits = row.task.digits(figure)
+        bar: dict[str, Any] = {"label": row.label, "text": f"{value:.{digits}f}", "share": max(0.0, 100 * value / most)}
+        if row.task.has(figure):
             ends = row.sample.interval(figure).ends
-            bar["low"], bar["high"] = (100 * x / most for x in ends)
+            bar["low"], bar["high"] = (max(0.0, 100 * x / most) for x in ends)
             bar["text"] += " [{}, {}]".format(*(f"{x:.{digits - 1}f}" for x in ends))
         elif len(row.records) > 1:
             bar["text"] += f" ± {row.deviation(figure):.{digits}f}"
