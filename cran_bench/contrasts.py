@@ -91,7 +91,7 @@ class Contrasts:
         return len(self.true)
 
     def take(self, rows: NDArray[np.int64]) -> Contrasts:
-        """The given pairs, in increasing order of rows; crossed pairs are kept or left out together."""
+        """The given pairs; one half of a crossed pair without the other is a pair of its own."""
         place = np.full(len(self), NO_PARTNER, dtype=np.int64)
         place[rows] = np.arange(len(rows))
         true, false = ([texts[row] for row in rows.tolist()] for texts in (self.true, self.false))

@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from cran_bench.contrasts import Contrasts
 from cran_bench.errors import BadInput
 from cran_bench.images import open_image
+from cran_bench.judgments import Judgments, Relevance, judgments_sha
 from cran_bench.machine.ledger import Ledger
 from cran_bench.machine.storage import sha256_bytes, sha256_file, sha256_json
 from cran_bench.protocols import Metric, Unit
@@ -115,6 +117,9 @@ class Collection:
             `rsum`, or `map`, mean average precision by category.
         refit: whether methods that choose among fields only are fitted again, on train and validation together, with
             what validation chose.
+        contrasts: true and false captions of images of the test split, or None.
+        relevance: right answers of the test split beyond a caption's own image, each under its name.
+        judgments: people's ratings of images and captions of the test split, each under its name.
         remarks: notes to print once, such as how many captions were ignored.
         as_listed: False if the user's list has images or captions in another order, so that arrays need names of rows.
 
@@ -124,7 +129,8 @@ class Collection:
         BadInput: an id or a caption is empty, not a string or contains an unpaired surrogate, two ids are one path,
             `image_of` is not sorted, an array has the wrong length or names a row that is no image, the test split is
             empty, a split has another name, splits overlap, an image of a split has no caption, labels are not zeros
-            and ones, features of texts are not finite, or `map` is the metric of data without labels.
+            and ones, features of texts are not finite, `map` is the metric of data without labels, or a contrast or a
+            judgment is of an image or a caption outside the test split.
     """
 
     name: str
@@ -140,6 +146,9 @@ class Collection:
     phrase_boxes: Sequence[Sequence[tuple[str, tuple[float, float, float, float]]]] | None = None
     metric: Metric = "rsum"
     refit: bool = False
+    contrasts: Contrasts | None = None
+    relevance: Sequence[Relevance] = field(default=())
+    judgments: Sequence[Judgments] = field(default=())
     remarks: Sequence[str] = field(default=())
     as_listed: bool = True
 
@@ -198,6 +207,7 @@ class Collection:
                     f"{self.name}: {len(bare)} images of the {split} split have no caption, "
                     f"the first is {self.images.ids[bare[0]]}; give each at least one"
                 )
+        self._check_evidence()
 
     def _check_texts(self, texts: Sequence[str], what: Callable[[int], str]) -> None:
         for row, text in enumerate(texts):
@@ -210,6 +220,31 @@ class Collection:
             row = next(row for row, text in enumerate(texts) if character in text)
             what_is = f"{what(row)} contains an unpaired surrogate, {character}"
             raise BadInput(f"{self.name}: {what_is}; rewrite it as valid Unicode") from None
+
+    def _check_evidence(self) -> None:
+        """Check that contrasts and judgments are of the test split and have different names."""
+        if not (self.contrasts or self.relevance or self.judgments):
+            return
+        if not self.has_words:
+            raise BadInput(
+                f"{self.name}: contrasts and judgments are of captions, but its texts are features: drop them"
+            )
+        images = np.isin(np.arange(len(self.images.ids)), self.splits["test"])
+        captions = images[self.image_of]
+        rows = [("contrasts", images, self.contrasts.image)] if self.contrasts else []
+        for one in self.judgments:
+            rows += [(one.name, images, one.image), (one.name, captions, one.caption)]
+        for some in self.relevance:
+            for right, asked, found in ((some.i2t, images, captions), (some.t2i, captions, images)):
+                rows += [(some.name, asked, right.query), (some.name, found, right.answer)] if right else []
+        for name, inside, named in rows:
+            if len(named) and (named.max() >= len(inside) or not inside[named].all()):
+                what = "an image" if inside is images else "a caption"
+                raise BadInput(f"{self.name}: {name} has {what} outside the test split; leave it out")
+        for kind in (self.relevance, self.judgments):
+            names = [one.name for one in kind]
+            if again := next((name for name in names if names.count(name) > 1), None):
+                raise BadInput(f"{self.name}: two sets of judgments are named {again}; rename one")
 
     def _as_rows(self, what: str, given: ArrayLike) -> NDArray[np.int64]:
         """The row numbers of images as an array (n,)."""
@@ -306,6 +341,14 @@ class Collection:
             return ""
         return sha256_bytes(np.packbits(self.labels, axis=1).tobytes() + "\0".join(self.label_names).encode())
 
+    def contrasts_sha(self) -> str:
+        """Return the sha256 of the contrasts; '' without any."""
+        return self.contrasts.sha(self.images.ids) if self.contrasts else ""
+
+    def judgments_sha(self) -> str:
+        """Return the sha256 of relevance and judgments; '' without any."""
+        return judgments_sha(*self.relevance, *self.judgments)
+
     def text_features_sha(self) -> str:
         """Return the sha256 of the features of the texts; '' if the texts are captions."""
         return "" if self.text_features is None else sha256_bytes(np.ascontiguousarray(self.text_features).tobytes())
@@ -350,7 +393,16 @@ class Collection:
         drop = np.fromiter(rows, dtype=np.int64)
         if not len(drop):
             return self
-        return replace(self, splits={k: v[~np.isin(v, drop)] for k, v in self.splits.items()})
+        images = ~np.isin(np.arange(len(self.images.ids)), drop)
+        captions = images[self.image_of]
+        pairs = self.contrasts and self.contrasts.take(np.flatnonzero(images[self.contrasts.image]))
+        return replace(
+            self,
+            splits={k: v[images[v]] for k, v in self.splits.items()},
+            contrasts=pairs or None,
+            relevance=[some for all_of in self.relevance if (some := all_of.within(images, captions))],
+            judgments=[kept for one in self.judgments if (kept := one.within(images, captions))],
+        )
 
     def describe(self) -> str:
         """Return a summary to print: the sha256 of the splits, and the images and captions of each split."""

@@ -51,6 +51,11 @@ class Qrels:
         """(Q,) int64, the rows of the queries, in increasing order."""
         return np.unique(self.query)
 
+    def within(self, queries: NDArray[np.bool_], answers: NDArray[np.bool_]) -> Qrels | None:
+        """Those of queries and answers that are kept, given for all rows of the collection; None if nothing is left."""
+        kept = queries[self.query] & answers[self.answer]
+        return Qrels(self.query[kept], self.answer[kept], self.grade[kept]) if kept.any() else None
+
 
 @dataclass(frozen=True)
 class Relevance:
@@ -70,6 +75,11 @@ class Relevance:
         _check_name(self.name)
         if self.i2t is None and self.t2i is None:
             raise BadInput(f"the relevance '{self.name}' has no right answers: give those of images or of captions")
+
+    def within(self, images: NDArray[np.bool_], captions: NDArray[np.bool_]) -> Relevance | None:
+        """What is left of it with some images and their captions; None if nothing is."""
+        i2t, t2i = self.i2t and self.i2t.within(images, captions), self.t2i and self.t2i.within(captions, images)
+        return Relevance(self.name, i2t, t2i) if i2t or t2i else None
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,12 @@ class Judgments:
             raise BadInput(f"{self.name} has {self.ratings.size:,} ratings: give 1 to {MOST_JUDGED:,}")
         if not np.isfinite(self.ratings).all():
             raise BadInput(f"{self.name}: a rating is not finite; correct it or leave the pair out")
+
+    def within(self, images: NDArray[np.bool_], captions: NDArray[np.bool_]) -> Judgments | None:
+        """What is left of it with some images and their captions; None if nothing is."""
+        kept = images[self.image] & captions[self.caption]
+        rows = self.image[kept], self.caption[kept], self.ratings[kept]
+        return Judgments(self.name, *rows) if kept.any() else None
 
 
 def judgments_sha(*parts: Relevance | Judgments) -> str:

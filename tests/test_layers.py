@@ -12,7 +12,7 @@ ENGINE = ROOT / "cran_bench"
 LAYERS = (  # from the bottom up
     {"errors"},
     {"machine"},
-    {"embeddings", "images", "needs", "protocols", "specs"},
+    {"contrasts", "embeddings", "images", "judgments", "needs", "protocols", "specs"},
     {"dataset", "similarity"},
     {"frontend"},
     {"ranking"},
