@@ -155,7 +155,7 @@ def contrasts_task(contrasts: Contrasted) -> Task:
 
 def judgments_task(of: str, ranks: Ranks) -> Task:
     """The task of a set of judgments in the directions that these ranks have."""
-    sides = list(ranks.relevant.get(of, ()))
+    sides = sorted(ranks.relevant.get(of, ()))
     rated = tuple(f"{of}.{name}" for name in CORRELATIONS) if of in ranks.agreements else ()
     found = {name: tuple(f"{of}.{side}_{name}" for side in sides) for name in RETRIEVED}
     figures = tuple(f"{of}.{side}_{name}" for side in sides for name in RETRIEVED)
@@ -166,7 +166,7 @@ def judgments_task(of: str, ranks: Ranks) -> Task:
         (*figures, *rated),
         totals,
         (*(key for key in (*figures, *totals, *rated) if key != headline), headline),
-        tuple(dict.fromkeys((headline, *rated, *found["own_r1"], *found["r1"], *totals, *figures))),
+        tuple(dict.fromkeys((headline, *found["own_r1"], *found["r1"], *rated, *totals, *figures))),
         partial(_retrieved, of),
         partial(_judged, of),
         {**({"ratings": headline} if rated else {}), **{DIRECTIONS[side]: f"{of}.{side}_map_r" for side in sides}},

@@ -20,7 +20,7 @@ PROVEN = 55.0  # percent; a balanced subset on which the second blind model is b
 BLIND = "blind (n-gram)", "second blind"
 _BALANCED = ".balanced"
 PHASES = ("features", "fit", "embed", "similarity", "rank")
-_JUDGED = dict(zip(RETRIEVED, ("own R@1", "R@1", "R@5", "R@10", "mAP@R", "R-prec", "nDCG"), strict=True))
+_JUDGED = dict(zip(RETRIEVED, ("own", "R@1", "R@5", "R@10", "mAP@R", "R-prec", "nDCG"), strict=True))
 HEADINGS = {
     **{figure: figure.replace("_r", " R@") if figure.endswith("_r1") else f"R@{figure[5:]}" for figure in FIGURES},
     **{"medr": "MedR", "rsum": "rsum", "twin_accuracy": "twins", "behind_best": "behind best"},
@@ -47,7 +47,7 @@ def heading(name: str) -> str:
         return HEADINGS.get(name) or _OF_JUDGMENTS.get(rest, name)
     part, _, last = rest.rpartition(".")
     kind = part if part and f".{last}" in (_BALANCED, *CROSSED) else rest
-    more = ", all" if kind == rest else "" if last == "balanced" else f" {last}"
+    more = " (all)" if kind == rest else "" if last == "balanced" else f" {last}"
     return kind.replace(".same_words", " same words") + more
 
 
@@ -142,9 +142,9 @@ def _of_judgments(task: Task, ranks: Ranks) -> list[str]:
         lines.append(f"{side}: {all_of} {kind} queries were judged, with {some.right.mean():.1f} right answers each.")
     if found:
         lines.append(
-            "R@K in percent: a right answer among the first K; `own` counts the query's own only, on the same queries. "
-            "mAP@R, R-precision (R-prec) and nDCG as fractions, R being the number of right answers; ties in "
-            "expectation."
+            "R@1 in percent: a right answer is first, as are R@5 and R@10 among the first 5 and 10; own is R@1 of the "
+            "same queries if only their own caption or image is right. mAP@R, R-precision (R-prec) and nDCG are "
+            "fractions, with R the number of right answers. Ties are in expectation."
         )
     return lines
 

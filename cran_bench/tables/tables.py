@@ -399,9 +399,13 @@ class Table:
             return _BY_IMPORTANCE
         is_whole = task.name == CONTRASTS
         whole = {name for name in task.columns if is_whole and not name.endswith((".balanced", *CROSSED))}
-        first, rest = task.columns[1:3], [{name} for name in task.columns[3:] if name not in whole]
         best = {"dataset", "method", task.headline}, {"behind_best"}
-        return [*best, {*first}, *rest, whole - {task.headline}, {"commit"}]
+        if task.name == CONTRASTS:
+            kinds = ({name} for name in task.columns[3:] if name not in whole)
+            return [*best, {*task.columns[1:3]}, *kinds, whole - {task.headline}, {"commit"}]
+        recalls = [{f"{task.of}.{side}_{name}" for name in ("own_r1", "r1")} for side in ("t2i", "i2t")]
+        rated = {name for name in task.columns if name.endswith(_CORRELATIONS)} - {task.headline}
+        return [*best, *recalls, rated, {*task.columns}.difference(*best, *recalls, rated), {"commit"}]
 
     def display(self, names: Sequence[str] = ()) -> dict[str, list[str]]:
         """The cells of the readable columns, by name: the given ones, or all that say something."""
@@ -669,8 +673,9 @@ def _fitted(
     for name in shown.keys() - {*LABELS, "rsum", "map", "behind_best"}:
         cells = [re.sub(r" ±[^○]*", " ", cell).rstrip() for cell in shown[name]]
         shown[name] = [re.sub(r"\b0(?=\.\d{3}[ )])", "", cell) for cell in cells]
-    for name in (name for name in shown if name.endswith(_CORRELATIONS) and name not in importance[0]):
-        shown[name] = [re.sub(r" \[.*", "", cell) for cell in shown[name]]
+    short = {name for name in shown if name.endswith(_CORRELATIONS) and name not in importance[0]}
+    for name in short | ({"behind_best"} & shown.keys() if {"behind_best"} in importance[:2] else set()):
+        shown[name] = [re.sub(r" \[[^\]]*\]", "", cell) for cell in shown[name]]
     first = set[str]().union(*importance[:3]) - {*LABELS}
     room = max(24, width - 2 - _width({name: shown[name] for name in shown if name in first}))
     shown |= {name: [_folded(cell, room) for cell in shown[name]] for name in shown if name in LABELS}
