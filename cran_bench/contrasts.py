@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,9 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from cran_bench.errors import BadInput
 from cran_bench.machine.storage import sha256_json
 
-MOST_CONTRASTS = 1_000_000
+MOST_CONTRASTS = 1_000_000  # as many as there may be judgments
 MOST_KINDS = 200
 NO_PARTNER = -1
+_KIND = re.compile(r"[\w][\w -]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class Contrasts:
         if count > MOST_CONTRASTS or len(self.kinds) > MOST_KINDS:
             what = f"{count:,} contrasts of {len(self.kinds):,} kinds"
             raise BadInput(f"{what} are too many: give at most {MOST_CONTRASTS:,} of {MOST_KINDS} kinds")
-        if wrong := next((name for name in self.kinds if not (isinstance(name, str) and name.strip())), None):
-            raise BadInput(f"a kind of contrasts is named {wrong!r}: give it a name")
+        if wrong := next((name for name in self.kinds if not _KIND.fullmatch(str(name))), None):
+            raise BadInput(f"a kind of contrasts is named {wrong!r}: use up to 40 letters, digits, _, - and spaces")
         if len(set(self.kinds)) < len(self.kinds):
             raise BadInput(f"two kinds of contrasts have the same name, among {', '.join(self.kinds)}: rename one")
         for name, values in rows.items():

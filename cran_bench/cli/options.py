@@ -148,6 +148,14 @@ Threads = Annotated[
         help="Threads of each fit. Default: CRAN_BENCH_THREADS, or 1; on a GPU torch's own.",
     ),
 ]
+Contrasts = Annotated[
+    str,
+    typer.Option(
+        "--contrasts",
+        metavar="swap",
+        help="Also ask for the true caption beside a false one, made by exchanging words of it.",
+    ),
+]
 Tune = Annotated[
     int | None,
     typer.Option(

@@ -12,10 +12,17 @@ from numpy.typing import NDArray
 FEW_PAIRS = 20
 """A kind with fewer pairs is shown and not ranked."""
 NOT_CROSSED = 255
-CROSSED = ".text", ".image", ".group"
-"""Endings of the figures of crossed pairs."""
-_ALL_FOUR = np.array([1, 1 / 2, 1 / 3, 1 / 6, 1 / 6])
-"""Chance that both diagonal scores exceed the others, if none is smaller, by the number of ties among neighbours."""
+HEADLINE = "contrasts"
+PREFIX = "contrasts."
+CROSSED = ("text", "image", "group")
+_IN_ORDER = np.array([1, 1 / 2, 1 / 3, 1 / 6, 1 / 6])
+"""Chance that two scores exceed two others if none is smaller, by the number of ties between the four."""
+SUBSETS = ("balanced", "same_words", *CROSSED)
+
+
+def halves(gaps: NDArray[np.float64], tolerance: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Outcomes in halves: 2 where a gap is above its tolerance, 1 where it is within, else 0."""
+    return ((gaps > tolerance).astype(np.uint8) + (gaps >= -tolerance)).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -52,42 +59,57 @@ class Contrasted:
     }
     """The arrays as which it is stored, with their types; `kinds` as UTF-8, one name a line."""
 
-    def figures(self) -> dict[str, tuple[NDArray[np.int32], NDArray[np.float64]]]:
-        """By figure, the (M,) images and values, from 0 to 1, of the pairs or crossed pairs that it is the mean of.
+    def by_pair(self, figure: str) -> NDArray[np.float64]:
+        """(P,) the share right of each pair, in percent; NaN for a pair that does not belong to the figure.
 
-        ``contrasts.KIND`` is of all pairs of a kind, ``contrasts.KIND.balanced`` of its balanced subset.  If the kind
-        mixes them with others, ``contrasts.KIND.same_words`` and ``contrasts.KIND.same_words.balanced`` are of at least
-        `FEW_PAIRS` pairs with the same words.  Of crossed pairs, which go with the first image, ``.text`` says that
-        both captions of both images are in order, ``.image`` both images of both captions, ``.group`` all of them.
+        Args:
+            figure: one of `names`.
         """
-        halves, of = self.text / 2.0, {}
-        for place, kind in enumerate(self.kinds):
-            is_kind = self.kind == place
-            alike = is_kind & (self.same_words == 1)
-            is_mixed = bool(FEW_PAIRS <= np.count_nonzero(alike) < np.count_nonzero(is_kind))
-            for part, rows in ((kind, is_kind), *[(f"{kind}.same_words", alike)] * is_mixed):
-                for name, some in ((part, rows), (f"{part}.balanced", rows & (self.balanced == 1))):
-                    of[f"contrasts.{name}"] = self.image[some], halves[some]
-            first = np.flatnonzero(is_kind & (self.partner > np.arange(len(self.partner))))
-            if len(first):
-                both = np.stack([first, self.partner[first]])
-                text, image = self.text[both], self.crossed[both]
-                four = np.concatenate([text, image])
-                scores = {"text": text.prod(axis=0) / 4.0, "image": image.prod(axis=0) / 4.0}
-                scores["group"] = four.all(axis=0) * _ALL_FOUR[np.count_nonzero(four == 1, axis=0)]
-                of |= {f"contrasts.{kind}.{name}": (self.image[first], values) for name, values in scores.items()}
-        return of
+        kind, _, subset = figure.removeprefix(PREFIX).rpartition(".")
+        if subset not in SUBSETS:
+            kind, subset = figure.removeprefix(PREFIX), ""
+        own = self.kind == self.kinds.index(kind)
+        right = self.text / 2.0
+        if subset in CROSSED:
+            own = own & (self.partner >= 0)
+            four = np.stack([x[rows] for x in (self.text, self.crossed) for rows in (slice(None), self.partner)])
+            both = np.minimum(four[0::2], 2) * np.minimum(four[1::2], 2) / 4.0
+            group = four.all(axis=0) * _IN_ORDER[np.count_nonzero(four == 1, axis=0)]
+            right = {"text": both[0], "image": both[1], "group": group}[subset]
+        elif subset:
+            own = own & (getattr(self, subset) == 1)
+        return np.where(own, 100.0 * right, np.nan)
 
-    def ranked(self) -> tuple[str, ...]:
-        """The kinds whose balanced subset has at least `FEW_PAIRS` pairs; the headline is the mean over them."""
-        counts = np.bincount(self.kind[self.balanced == 1], minlength=len(self.kinds))
-        return tuple(kind for kind, count in zip(self.kinds, counts, strict=True) if count >= FEW_PAIRS)
+    @property
+    def names(self) -> list[str]:
+        """The figures of the kinds, ``contrasts.KIND``, and of parts of their pairs, ``contrasts.KIND.balanced``."""
+        found = []
+        for place, kind in enumerate(self.kinds):
+            own = self.kind == place
+            of = {"": own, "balanced": own & (self.balanced == 1), "same_words": own & (self.same_words == 1)}
+            if of["same_words"].all() or of["same_words"].sum() == own.sum():
+                del of["same_words"]  # it is the whole kind
+            of |= dict.fromkeys(CROSSED, own & (self.partner >= 0))
+            found += [PREFIX + kind + f".{part}" * bool(part) for part, pairs in of.items() if pairs.any()]
+        return found
+
+    @property
+    def ranked(self) -> list[str]:
+        """The figures of balanced subsets with at least `FEW_PAIRS` pairs, whose mean is the headline."""
+        balanced = [name for name in self.names if name.endswith(".balanced")]
+        return [name for name in balanced if np.count_nonzero(~np.isnan(self.by_pair(name))) >= FEW_PAIRS]
 
     @property
     def is_order_unseen(self) -> bool:
         """Whether all pairs with the same words tie, as they do for a bag of words."""
         alike = self.text[self.same_words == 1]
         return len(alike) > 0 and bool((alike == 1).all())
+
+    def figures(self) -> dict[str, float]:
+        """The figures by name, in percent; `contrasts`, the headline, only if a kind has enough balanced pairs."""
+        values = {name: float(np.nanmean(self.by_pair(name))) for name in self.names}
+        ranked = [values[name] for name in self.ranked]
+        return {**({HEADLINE: float(np.mean(ranked))} if ranked else {}), **values}
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """`ARRAYS` by name."""

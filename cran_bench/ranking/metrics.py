@@ -12,16 +12,13 @@ half a rank lower where the median falls between two ranks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cran_bench.ranking.agreement import Agreement
-from cran_bench.ranking.contrasted import Contrasted
 from cran_bench.ranking.precisions import Precisions
-from cran_bench.ranking.relevance import Retrieved
 
 if TYPE_CHECKING:
     from cran_bench.ranking.problem import KernelInfo
@@ -79,9 +76,6 @@ class Ranks:
         image_of: (T,) int64, the row of each text's own image.
         kernel: how the candidates were counted; None for ranks read from a file.
         precisions: the average precisions by category; None without labels, and in older files.
-        contrasts: which contrasts are right; None without contrasts.
-        relevant: how well queries find several right answers, by name of the `Relevance` and direction.
-        agreements: scores of pairs that people rated, by name of the `Judgments`.
     """
 
     i2t: Counts
@@ -89,9 +83,6 @@ class Ranks:
     image_of: NDArray[np.int64]
     kernel: KernelInfo | None = None
     precisions: Precisions | None = None
-    contrasts: Contrasted | None = None
-    relevant: Mapping[str, Mapping[Direction, Retrieved]] = field(default_factory=dict)
-    agreements: Mapping[str, Agreement] = field(default_factory=dict)
 
     ARRAYS: ClassVar = (
         "image_of",

@@ -89,13 +89,13 @@ class DataInfo(_Growing):
         extras_sha: sha256 of the file of word vectors and of what text features were made from, or '' if there are
             none.
         labels_sha: sha256 of the categories; '' without labels, and in older records.
-        contrasts: spec of the contrasts made from the test captions, such as ``swap``; '' for the dataset's own.
-        contrasts_sha: sha256 of the contrasts; '' without any.
-        judgments_sha: sha256 of what people judged; '' without any.
         text_encoder: the encoder of the text features; '' without one, as for the next.
         texts_sha: sha256 of the encoder and of all captions.
         trained_on: names of the data on which the encoders were trained, by role (`backbone`, `regions` or `text`);
             None where they are not declared; nothing in older records.
+        contrasts: how contrasts were made of the test captions, ``swap``; '' if none were, as for the next two.
+        contrasts_sha: sha256 of all contrasts, those that come with the data included.
+        judgments_sha: sha256 of what people judged.
         fitted_on: the dataset of the fit; None, and not written, if the test split is its own.
     """
 
@@ -215,7 +215,8 @@ class Record(StrictModel):
         folds: 0 for the whole test split, otherwise the number of folds that `metrics` is averaged over.
         seed: random seed of the fit.
         metrics: recalls in percent, ranks counted from 1, `rsum`, `twin_accuracy` in percent if images have twins, and
-            if they have labels the figures of `cran_bench.ranking.precisions.Precisions`, as fractions.
+            if they have labels the figures of `cran_bench.ranking.precisions.Precisions`, as fractions; those of
+            contrasts and judgments as described in docs/results.md.
         ties: number of queries whose rank depends on the order of ties.
         seconds: per phase.
         similarity: how pairs were scored.

@@ -143,14 +143,13 @@ def samples(rows: Sequence[Sequence[Ranks]], draws: int = DRAWS, task: Task = RE
     every = [np.stack([task.by_image(ranks) for ranks in seeds]) for seeds in rows]
     sums, counts = [x[:, :, 0] for x in every], every[0][0, :, 1].T
     size = counts.shape[1]
-    scale = np.array([task.scale(figure) for figure in task.figures[:size]])
     columns = np.concatenate([*(x.mean(axis=0).T for x in sums), counts], axis=1)
     resampled = np.empty((len(rows), draws, len(task.figures)))
     values = [np.stack([task.values(ranks) for ranks in seeds]) for seeds in rows]
     for start, times in zip(range(0, draws, _BLOCK), _blocks(images, draws), strict=True):
         *drawn, known = np.split(times @ columns, len(rows) + 1, axis=1)
         for place, x in enumerate(drawn):  # a kind of contrasts may have so few images that none is drawn
-            found = np.where(known > 0, scale * x / np.maximum(known, 1), values[place][:, :size].mean(axis=0))
+            found = np.where(known > 0, x / np.maximum(known, 1), values[place][:, :size].mean(axis=0))
             resampled[place, start : start + len(times), :size] = found
     if task.correlations:
         for place, seeds in enumerate(rows):
@@ -190,7 +189,7 @@ def behind_best(rows: Mapping[str, Sample], figure: str = "", level: float = LEV
         apart = draws[:, [row]] - draws[:, :row]
         of_images[row, :row] = of_images[:row, row] = apart.var(axis=0)
         spread = np.sqrt(of_images[row, :row] + variance[row] + variance[:row])
-        spread += 1e-11 * task.scale(figure)  # it is 0 for equal rows
+        spread += 1e-11 * (1.0 if figure in task.fractions else 100.0)  # it is 0 for equal rows
         apart += noise[:, [row]] - noise[:, :row]
         np.maximum(largest, (np.abs(apart) / spread).max(axis=1), out=largest)
     percentile = ndtr(np.quantile(largest, 1 - level))

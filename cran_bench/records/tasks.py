@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -12,23 +12,20 @@ from numpy.typing import NDArray
 
 from cran_bench.errors import BadInput
 from cran_bench.ranking.agreement import CORRELATIONS, weighted_correlations
-from cran_bench.ranking.contrasted import CROSSED, Contrasted
+from cran_bench.ranking.contrasted import CROSSED, HEADLINE, Contrasted
 from cran_bench.ranking.metrics import KS, Direction, Ranks
 from cran_bench.ranking.precisions import CATEGORY_FIGURES
+from cran_bench.ranking.recorded import RecordedRanks
+from cran_bench.ranking.relevance import FIGURES as RETRIEVED
 
 TaskName = Literal["recall", "category", "contrasts", "judgments"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 FIGURES = tuple(f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in KS)
 SUMS = {"i2t": FIGURES[:3], "t2i": FIGURES[3:], "rsum": FIGURES}
-CONTRASTS = "contrasts"
-"""The headline of contrasts, and what all their figures begin with."""
-RETRIEVED = ("own_r1", "r1", "r5", "r10", "map_r", "rp", "ndcg")
-"""Figures of queries with several right answers, in each direction."""
-_FRACTIONS = "map_r", "rp", "ndcg"
 DIRECTIONS: dict[Direction, str] = {"i2t": "annotation", "t2i": "retrieval"}
 
 Means = Mapping[str, tuple[NDArray[Any], NDArray[np.float64]]]
-"""By figure, the (M,) images and values of the queries or pairs that it is the mean of."""
+"""By figure, the (M,) images and values of the queries or pairs that it is the mean of; NaN does not count."""
 
 
 @dataclass(frozen=True)
@@ -75,17 +72,13 @@ class Task:
     @property
     def tested(self) -> tuple[str, ...]:
         """The figures in which two rows are tested against each other, the headline last; none without a headline."""
-        some = self.totals.get(CONTRASTS, ()) if self.name == CONTRASTS else self.figures
+        some = self.totals.get(HEADLINE, ()) if self.name == HEADLINE else self.figures
         own = [self.headline] * self.has(self.headline)
         return (*(figure for figure in some if figure not in own), *own)
 
     def has(self, figure: str) -> bool:
         """Whether a figure has an interval."""
         return figure in self.figures or figure in self.totals
-
-    def scale(self, figure: str) -> float:
-        """100 for percent, 1 for fractions."""
-        return 1.0 if figure in self.fractions else 100.0
 
     def digits(self, figure: str) -> int:
         """The decimals of a figure in a table."""
@@ -106,7 +99,6 @@ class Task:
         """(F,) the figures of some ranks; NaN where nothing counts."""
         means = [values[~np.isnan(values)] for _, values in self.means(ranks).values()]
         found = [values.mean() if len(values) else np.nan for values in means]
-        found = [value * self.scale(figure) for value, figure in zip(found, self.figures, strict=False)]
         if self.correlations:
             once = np.ones((1, len(ranks.i2t.better)), dtype=np.uint8)
             found.extend(self.correlations([ranks], once)[0, 0])
@@ -124,7 +116,7 @@ class Task:
         return {figure: int(np.count_nonzero(~np.isnan(values))) for figure, (_, values) in self.means(ranks).items()}
 
 
-def tasks_of(name: TaskName, ranks: Ranks) -> list[Task]:
+def tasks_of(name: TaskName, ranks: RecordedRanks) -> list[Task]:
     """The tasks of a name that ranks have figures of: none, one, or one for each set of judgments."""
     if name == "contrasts":
         return [contrasts_task(ranks.contrasts)] if ranks.contrasts else []
@@ -134,31 +126,32 @@ def tasks_of(name: TaskName, ranks: Ranks) -> list[Task]:
 
 
 def contrasts_task(contrasts: Contrasted) -> Task:
-    """The task of contrasts with these kinds."""
-    figures = tuple(contrasts.figures())
-    ranked = tuple(f"{CONTRASTS}.{kind}.balanced" for kind in contrasts.ranked())
-    balanced = tuple(figure for figure in figures if figure.endswith((".balanced", *CROSSED)))
-    alike = replace(contrasts, text=2 * contrasts.same_words, crossed=2 * contrasts.same_words).figures()
-    by_order = {figure for figure, (_, values) in alike.items() if len(values) and values.mean() > 0.5}
+    """The task of contrasts of these kinds."""
+    figures, ranked = contrasts.names, tuple(contrasts.ranked)
+    order = ("balanced", *CROSSED, "same_words")
+    parts = [name for part in order for name in figures if name.endswith(f".{part}")]
+    alike = {name: contrasts.same_words[~np.isnan(contrasts.by_pair(name))].mean() for name in figures}
+    by_order = {name for name, share in alike.items() if share > 0.5}
     return Task(
         "contrasts",
-        figures,
-        {CONTRASTS: ranked} if ranked else {},
-        (*figures, CONTRASTS),
-        tuple(dict.fromkeys((CONTRASTS, *ranked, *balanced, *figures))),
-        lambda ranks: _contrasts(ranks).figures(),
+        tuple(figures),
+        {HEADLINE: ranked} if ranked else {},
+        (*figures, HEADLINE),
+        tuple(dict.fromkeys((HEADLINE, *ranked, *parts, *figures))),
+        lambda ranks: {name: (_contrasts(ranks).image, _contrasts(ranks).by_pair(name)) for name in figures},
         lambda ranks: [np.array(x) for name, x in vars(_contrasts(ranks)).items() if name not in ("text", "crossed")],
-        {"contrasts": CONTRASTS} if ranked else {},
-        by_order=frozenset({*by_order, CONTRASTS} if by_order.intersection(ranked) else by_order),
+        {"contrasts": HEADLINE} if ranked else {},
+        by_order=frozenset({*by_order, HEADLINE} if by_order.intersection(ranked) else by_order),
     )
 
 
-def judgments_task(of: str, ranks: Ranks) -> Task:
+def judgments_task(of: str, ranks: RecordedRanks) -> Task:
     """The task of a set of judgments in the directions that these ranks have."""
     sides = sorted(ranks.relevant.get(of, ()))
     rated = tuple(f"{of}.{name}" for name in CORRELATIONS) if of in ranks.agreements else ()
-    found = {name: tuple(f"{of}.{side}_{name}" for side in sides) for name in RETRIEVED}
-    figures = tuple(f"{of}.{side}_{name}" for side in sides for name in RETRIEVED)
+    names = ("own_r1", *RETRIEVED)
+    found = {name: tuple(f"{of}.{side}_{name}" for side in sides) for name in names}
+    figures = tuple(f"{of}.{side}_{name}" for side in sides for name in names)
     totals = {f"{of}.map_r": found["map_r"]} if len(sides) > 1 else {}
     headline = f"{of}.tau_c" if rated else next(iter((*totals, *found["map_r"])))
     return Task(
@@ -170,7 +163,7 @@ def judgments_task(of: str, ranks: Ranks) -> Task:
         partial(_retrieved, of),
         partial(_judged, of),
         {**({"ratings": headline} if rated else {}), **{DIRECTIONS[side]: f"{of}.{side}_map_r" for side in sides}},
-        fractions=frozenset(totals).union(*(found[name] for name in _FRACTIONS)),
+        fractions=frozenset(totals).union(*(found[name] for name, (_, scale) in RETRIEVED.items() if scale == 1)),
         correlations=partial(_correlations, of) if rated else None,
         of=of,
     )
@@ -178,7 +171,7 @@ def judgments_task(of: str, ranks: Ranks) -> Task:
 
 def _hits(ranks: Ranks) -> Means:
     of = {"i2t": np.arange(len(ranks.i2t.better)), "t2i": ranks.image_of}
-    return {f"{side}_r{k}": (of[side], getattr(ranks, side).hits(k)) for side in of for k in KS}
+    return {f"{side}_r{k}": (of[side], 100.0 * getattr(ranks, side).hits(k)) for side in of for k in KS}
 
 
 def _average_precisions(ranks: Ranks) -> Means:
@@ -191,35 +184,42 @@ def _average_precisions(ranks: Ranks) -> Means:
     return {f"{side}_{name}": (of, getattr(x, names[name])) for name in names for side, of, x in sides}
 
 
+def _recorded(ranks: Ranks) -> RecordedRanks:
+    return ranks if isinstance(ranks, RecordedRanks) else RecordedRanks(**vars(ranks))
+
+
 def _contrasts(ranks: Ranks) -> Contrasted:
-    if ranks.contrasts is None:
+    contrasts = _recorded(ranks).contrasts
+    if contrasts is None:
         raise BadInput("these ranks have no contrasts: run the method again with --contrasts")
-    return ranks.contrasts
+    return contrasts
 
 
 def _retrieved(of: str, ranks: Ranks) -> Means:
     means: dict[str, tuple[NDArray[Any], NDArray[np.float64]]] = {}
-    for side, found in ranks.relevant.get(of, {}).items():
+    for side, found in _recorded(ranks).relevant.get(of, {}).items():
         images = found.query if side == "i2t" else ranks.image_of[found.query]
-        own = getattr(ranks, side).take(found.query).hits(1)
-        values = {"own_r1": own, "map_r": found.ap, **vars(found)}
-        means |= {f"{of}.{side}_{name}": (images, values[name]) for name in RETRIEVED}
+        means[f"{of}.{side}_own_r1"] = images, 100.0 * getattr(ranks, side).take(found.query).hits(1)
+        for name, (key, scale) in RETRIEVED.items():
+            means[f"{of}.{side}_{name}"] = images, scale * getattr(found, key)
     return means
 
 
 def _judged(of: str, ranks: Ranks) -> list[NDArray[Any]]:
-    found = [x for side in ranks.relevant.get(of, {}).values() for x in (side.query, side.right)]
-    if of in ranks.agreements:
-        found += [getattr(ranks.agreements[of], name) for name in ("image", "caption", "ratings")]
+    recorded = _recorded(ranks)
+    found = [x for side in recorded.relevant.get(of, {}).values() for x in (side.query, side.right)]
+    if of in recorded.agreements:
+        found += [getattr(recorded.agreements[of], name) for name in ("image", "caption", "ratings")]
     return found
 
 
 def _correlations(of: str, seeds: Sequence[Ranks], times: NDArray[np.uint8]) -> NDArray[np.float64]:
     known: dict[bytes, NDArray[np.float64]] = {}  # seeds of a closed form have the same scores
-    for ranks in seeds:
-        if (rated := ranks.agreements[of]).rank.tobytes() not in known:
-            known[rated.rank.tobytes()] = 100.0 * weighted_correlations(rated, ranks.image_of, times)
-    return np.stack([known[ranks.agreements[of].rank.tobytes()] for ranks in seeds])
+    rated = [_recorded(ranks).agreements[of] for ranks in seeds]
+    for ranks, one in zip(seeds, rated, strict=True):
+        if one.rank.tobytes() not in known:
+            known[one.rank.tobytes()] = 100.0 * weighted_correlations(one, ranks.image_of, times)
+    return np.stack([known[one.rank.tobytes()] for one in rated])
 
 
 RECALL = Task(

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from cran_bench.ranking.contrasted import CROSSED, FEW_PAIRS, Contrasted
-from cran_bench.ranking.metrics import Ranks
+from cran_bench.ranking.contrasted import CROSSED, FEW_PAIRS, HEADLINE, PREFIX, SUBSETS, Contrasted
 from cran_bench.ranking.precisions import CATEGORY_COUNTS, CATEGORY_FIGURES, CUT
+from cran_bench.ranking.recorded import RecordedRanks
+from cran_bench.ranking.relevance import FIGURES as RETRIEVED
 from cran_bench.records.store import Finished
-from cran_bench.records.tasks import CONTRASTS, DIRECTIONS, FIGURES, RETRIEVED, Task
+from cran_bench.records.tasks import DIRECTIONS, FIGURES, Task
 
 MEDR = "MedR is the plain median of the ranks (vsepp and SCAN print floor(median of zero-based ranks) + 1)"
 UNSEEN = "○"
@@ -20,7 +21,7 @@ PROVEN = 55.0  # percent; a balanced subset on which the second blind model is b
 BLIND = "blind (n-gram)", "second blind"
 _BALANCED = ".balanced"
 PHASES = ("features", "fit", "embed", "similarity", "rank")
-_JUDGED = dict(zip(RETRIEVED, ("own", "R@1", "R@5", "R@10", "mAP@R", "R-prec", "nDCG"), strict=True))
+_JUDGED = dict(zip(("own_r1", *RETRIEVED), ("own", "R@1", "R@5", "R@10", "mAP@R", "R-prec", "nDCG"), strict=True))
 HEADINGS = {
     **{figure: figure.replace("_r", " R@") if figure.endswith("_r1") else f"R@{figure[5:]}" for figure in FIGURES},
     **{"medr": "MedR", "rsum": "rsum", "twin_accuracy": "twins", "behind_best": "behind best"},
@@ -40,15 +41,14 @@ _OF_JUDGMENTS = {
 
 def heading(name: str) -> str:
     """The heading of a column: kinds of contrasts and figures of judgments go without the part that all share."""
-    of, _, rest = name.partition(".")
-    if name == CONTRASTS:
+    if name == HEADLINE:
         return "mean"
-    if of != CONTRASTS or not rest:
-        return HEADINGS.get(name) or _OF_JUDGMENTS.get(rest, name)
-    part, _, last = rest.rpartition(".")
-    kind = part if part and f".{last}" in (_BALANCED, *CROSSED) else rest
-    more = " (all)" if kind == rest else "" if last == "balanced" else f" {last}"
-    return kind.replace(".same_words", " same words") + more
+    if not name.startswith(PREFIX):
+        return HEADINGS.get(name) or _OF_JUDGMENTS.get(name.partition(".")[2], name)
+    kind, _, subset = name.removeprefix(PREFIX).rpartition(".")
+    if subset not in SUBSETS:
+        return f"{name.removeprefix(PREFIX)} (all)"
+    return kind if subset == "balanced" else f"{kind} {subset.replace('_', ' ')}"
 
 
 def meaning(task: Task, runs: Sequence[Finished], unseen: Sequence[str]) -> list[str]:
@@ -84,7 +84,7 @@ def _of_category(runs: Sequence[Finished]) -> list[str]:
 
 
 def _of_contrasts(contrasts: Contrasted, task: Task, unseen: Sequence[str]) -> list[str]:
-    ranked, kinds = contrasts.ranked(), contrasts.kinds
+    kinds, ranked = contrasts.kinds, [name.removeprefix(PREFIX).removesuffix(_BALANCED) for name in contrasts.ranked]
     sizes = np.bincount(contrasts.kind, minlength=len(kinds))
     balanced, alike = (
         np.bincount(contrasts.kind[x == 1], minlength=len(kinds)) for x in (contrasts.balanced, contrasts.same_words)
@@ -103,13 +103,13 @@ def _of_contrasts(contrasts: Contrasted, task: Task, unseen: Sequence[str]) -> l
         mean = "and not in the mean" if ranked else "so that there is no mean"
         lines.append(f"Under {FEW_PAIRS} balanced pairs, shown but not ranked, {mean}: {', '.join(few)}.")
     second = blind(contrasts, "second", task)
-    of_second = [(kind, second[f"{CONTRASTS}.{kind}{_BALANCED}"]) for kind in ranked]
+    of_second = [(kind, second[f"{PREFIX}{kind}{_BALANCED}"]) for kind in ranked]
     if weak := [f"{kind} ({value:.1f} %)" for kind, value in of_second if value > PROVEN]:
         lines.append(f"Not blind-proof, as the second text-only model is above {PROVEN:.0f} %: {', '.join(weak)}.")
     if whole := [kind for kind, size, same in zip(kinds, sizes, alike, strict=True) if 0 < size == same]:
         lines.append(f"Both captions have the same words, in another order: {', '.join(whole)}.")
     for kind, size, same in zip(kinds, sizes.tolist(), alike.tolist(), strict=True):
-        if f"{CONTRASTS}.{kind}.same_words" in task.figures:
+        if f"{PREFIX}{kind}.same_words" in task.figures:
             lines.append(f"{kind}: {same:,} of {size:,} pairs have the same words, shown apart too.")
     if unseen:
         lines.append(
@@ -124,7 +124,7 @@ def _of_contrasts(contrasts: Contrasted, task: Task, unseen: Sequence[str]) -> l
     return lines
 
 
-def _of_judgments(task: Task, ranks: Ranks) -> list[str]:
+def _of_judgments(task: Task, ranks: RecordedRanks) -> list[str]:
     lines, found = [], ranks.relevant.get(task.of, {})
     if task.correlations:
         rated = ranks.agreements[task.of]
@@ -149,15 +149,17 @@ def _of_judgments(task: Task, ranks: Ranks) -> list[str]:
     return lines
 
 
-def blind(contrasts: Contrasted, model: str, task: Task) -> dict[str, float]:
+def blind(contrasts: Contrasted, which: str, task: Task) -> dict[str, float]:
     """The figures of a text-only model, `blind` or `second`, in percent, and ``all``, the mean over all pairs.
 
     Of crossed pairs there is only the share.
     """
-    figures = replace(contrasts, text=getattr(contrasts, model)).figures()
-    means = {name: 100.0 * float(x.mean()) for name, (_, x) in figures.items() if len(x) and not name.endswith(CROSSED)}
-    if ranked := task.totals.get(CONTRASTS):
-        means[CONTRASTS] = float(np.mean([means[name] for name in ranked]))
+    model = replace(contrasts, text=getattr(contrasts, which))
+    means = {
+        name: float(np.nanmean(model.by_pair(name))) for name in task.figures if name.rpartition(".")[2] not in CROSSED
+    }
+    if ranked := task.totals.get(HEADLINE):
+        means[HEADLINE] = float(np.mean([means[name] for name in ranked]))
         means["all"] = float(np.mean([means[name.removesuffix(_BALANCED)] for name in ranked]))
     return means
 
@@ -167,12 +169,12 @@ def above(contrasts: Contrasted, task: Task) -> dict[str, list[str]]:
 
     `method` has their labels; those that end in ``all`` are of all pairs, others of the balanced subsets.
     """
-    counts = {name: f"{len(x):,}" for name, (_, x) in contrasts.figures().items()}
+    counts = {name: f"{np.count_nonzero(~np.isnan(contrasts.by_pair(name))):,}" for name in task.figures}
     models = [blind(contrasts, model, task) for model in ("blind", "second")]
     percent = [{name: f"{value:.1f}" for name, value in means.items()} for means in models]
     columns = {"method": ["pairs", *(f"{name}, all" for name in BLIND), "balanced pairs", *BLIND]}
     for name in task.columns:
-        whole = "all" if name == CONTRASTS else name.removesuffix(_BALANCED)
-        part = name if name == CONTRASTS or name.endswith(_BALANCED) else ""
+        whole = "all" if name == HEADLINE else name.removesuffix(_BALANCED)
+        part = name if name == HEADLINE or name.endswith(_BALANCED) else ""
         columns[name] = [means.get(key, "") for key in (whole, part) for means in (counts, *percent)]
     return columns

@@ -18,13 +18,14 @@ from tabulate import tabulate
 from cran_bench.errors import BadInput, did_you_mean, escaped
 from cran_bench.protocols import MEANING, PROTOCOLS
 from cran_bench.ranking.agreement import CORRELATIONS
-from cran_bench.ranking.contrasted import CROSSED, Contrasted
-from cran_bench.ranking.metrics import Ranks, small_set_notes
+from cran_bench.ranking.contrasted import CROSSED, HEADLINE, Contrasted
+from cran_bench.ranking.metrics import small_set_notes
 from cran_bench.ranking.precisions import CATEGORY_FIGURES, CATEGORY_METRICS
+from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.records.schema import DataInfo, Failure, FittedOn, Record
 from cran_bench.records.statistics import Interval, Sample, behind_best, sample, samples
 from cran_bench.records.store import INTERVALS_UP_TO, Finished
-from cran_bench.records.tasks import CATEGORY, CONTRASTS, RECALL, Task, TaskName, tasks_of
+from cran_bench.records.tasks import CATEGORY, RECALL, Task, TaskName, tasks_of
 from cran_bench.tables.figures import BLIND, HEADINGS, PHASES, UNSEEN, above, blind, heading, meaning
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class Row:
     @cached_property
     def is_order_unseen(self) -> bool:
         """Whether it does not see the order of words, so that contrasts of the same words do not test it."""
-        of = [ranks.contrasts for ranks in self.ranks if self.task.name == CONTRASTS]
+        of = [ranks.contrasts for ranks in self.ranks if self.task.name == HEADLINE]
         return bool(of) and all(contrasts is not None and contrasts.is_order_unseen for contrasts in of)
 
     def seconds(self, phase: str) -> float:
@@ -169,7 +170,7 @@ class Row:
         return sorted({commit[:7] + "*" * commit.endswith("+") for commit in known})
 
     @property
-    def ranks(self) -> list[Ranks]:
+    def ranks(self) -> list[RecordedRanks]:
         """The ranks of every seed."""
         return [run.ranks for run in self.runs]
 
@@ -325,7 +326,7 @@ class Table:
 
     @property
     def _contrasts(self) -> Contrasted | None:
-        return self.finished[0].ranks[0].contrasts if self.finished and self.task.name == CONTRASTS else None
+        return self.finished[0].ranks[0].contrasts if self.finished and self.task.name == HEADLINE else None
 
     def frame(self) -> pd.DataFrame:
         """Every figure as a number, one line per method, as in the CSV."""
@@ -397,10 +398,10 @@ class Table:
         task = self.task
         if task in (RECALL, CATEGORY):
             return _BY_IMPORTANCE
-        is_whole = task.name == CONTRASTS
-        whole = {name for name in task.columns if is_whole and not name.endswith((".balanced", *CROSSED))}
+        is_whole = task.name == HEADLINE
+        whole = {name for name in task.columns if is_whole and name.rpartition(".")[2] not in ("balanced", *CROSSED)}
         best = {"dataset", "method", task.headline}, {"behind_best"}
-        if task.name == CONTRASTS:
+        if task.name == HEADLINE:
             kinds = ({name} for name in task.columns[3:] if name not in whole)
             return [*best, {*task.columns[1:3]}, *kinds, whole - {task.headline}, {"commit"}]
         recalls = [{f"{task.of}.{side}_{name}" for name in ("own_r1", "r1")} for side in ("t2i", "i2t")]
@@ -448,7 +449,7 @@ class Table:
         """The metrics of the records that belong to the task, by name."""
         names = dict.fromkeys(name for row in self.rows for record in row.records for name in record.metrics)
         if self.task is RECALL:
-            return [x for x in names if x not in CATEGORY_METRICS and x != CONTRASTS and "." not in x]
+            return [x for x in names if x not in CATEGORY_METRICS and x != HEADLINE and "." not in x]
         if self.task is CATEGORY:
             return [name for name in CATEGORY_METRICS if name in names]
         return [name for name in self.task.columns if self.task.has(name)]
@@ -559,7 +560,7 @@ def _tasks(run: Finished, name: TaskName) -> list[Task]:
     """The tasks of a name that a run was measured by."""
     if name in ("recall", "category"):
         return [task for task in (RECALL, CATEGORY) if task.name == name and task.headline in run.record.metrics]
-    recorded = run.record.data.contrasts_sha if name == CONTRASTS else run.record.data.judgments_sha
+    recorded = run.record.data.contrasts_sha if name == HEADLINE else run.record.data.judgments_sha
     return tasks_of(name, run.ranks) if recorded else []
 
 
@@ -578,7 +579,7 @@ def _group(
     name = _OWN_DATA.get(task, "")
     answers = {name: getattr(data, f"{name}_sha")} if name else {}
     whole = task in ("contrasts", "judgments")  # which no fold changes
-    of = data.contrasts if task == CONTRASTS else of
+    of = data.contrasts if task == HEADLINE else of
     return Group(*where, protocol, 0 if whole else folds, *more, of=of, **answers)
 
 
@@ -686,7 +687,7 @@ def _fitted(
         if not kept or _width({name: shown[name] for name in shown if name in kept | group}) <= width:
             kept |= group
     left = [heading(name) for name in shown if name not in kept]
-    for name, what in (("i2t_r1", "recalls"), ("i2t_map", "directions"), (CONTRASTS, "shares")):
+    for name, what in (("i2t_r1", "recalls"), ("i2t_map", "directions"), (HEADLINE, "shares")):
         left += [f"± of {what}"] * any("±" in cell for cell in columns.get(name, ()))
     everything = "cran-bench table --wide" if {"dataset", "method"} <= set(importance[0]) else "-f csv"
     note = f"Left out to fit {width} characters: {', '.join(dict.fromkeys(left))} ({everything} has all)."

@@ -8,7 +8,8 @@ from scipy.stats import kendalltau, spearmanr
 
 from cran_bench.errors import BadInput
 from cran_bench.ranking.agreement import Agreement, correlations
-from cran_bench.ranking.metrics import Counts, Ranks
+from cran_bench.ranking.metrics import Counts
+from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.records.statistics import behind_best, samples, times_drawn
 from cran_bench.records.tasks import judgments_task
 
@@ -25,12 +26,12 @@ def rated(noise, seed=0, images=IMAGES - 4):
     ratings = np.clip(np.round(2.5 + quality[:, None] + random.standard_normal((len(image), 3))), 1, 4)
     scores = np.round(quality + noise * np.random.default_rng(seed).standard_normal(len(image)), 1)
     rank = np.unique(scores, return_inverse=True)[1]
-    return Agreement(*(x.astype(np.int32) for x in (image, caption, rank)), ratings)
+    return Agreement(*(x.astype(np.int32) for x in (image, caption, rank)), ratings=ratings)
 
 
 def ranks_of(rated, images):
     counts = Counts(*np.zeros((3, images), dtype=np.int32)), Counts(*np.zeros((3, len(IMAGE_OF)), dtype=np.int32))
-    return Ranks(*counts, IMAGE_OF, agreements={"expert": rated})
+    return RecordedRanks(*counts, IMAGE_OF, agreements={"expert": rated})
 
 
 def agreement_samples(rows, images=IMAGES, draws=40):
@@ -79,7 +80,7 @@ def test_seeds_are_averaged_and_widen_the_interval():
 
 def test_one_rated_image_never_changes():
     one = Agreement(
-        *(np.array(x, np.int32) for x in ([0] * 4, [2, 3, 4, 5], [0, 1, 3, 2])), np.arange(12.0).reshape(4, 3)
+        *(np.array(x, np.int32) for x in ([0] * 4, [2, 3, 4, 5], [0, 1, 3, 2])), ratings=np.arange(12.0).reshape(4, 3)
     )
     [found] = agreement_samples([[one]], 1, draws=20)
     assert (found.draws == found.values).all()

@@ -6,7 +6,8 @@ import numpy as np
 
 from cran_bench.ranking.agreement import Agreement
 from cran_bench.ranking.contrasted import NOT_CROSSED, Contrasted
-from cran_bench.ranking.metrics import Counts, Ranks
+from cran_bench.ranking.metrics import Counts
+from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.ranking.relevance import Retrieved
 from cran_bench.records.schema import DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import Finished
@@ -38,15 +39,21 @@ def contrasted(right=0.7, seed=0, bag=False, crossed=False):
         rows = np.flatnonzero(kind == 2)
         partner[rows] = rows.reshape(-1, 2)[:, ::-1].ravel()
         cross[rows] = 2 * (own.random(len(rows)) < right)
-    small = (kind, text, cross), (blind, second, balanced, same)
-    (kind, text, cross), small = ([x.astype(np.uint8) for x in some] for some in small)
-    return Contrasted(KINDS, image.astype(np.int32), kind, text, cross, partner.astype(np.int32), *small)
+    values = {"kind": kind, "text": text, "crossed": cross, "blind": blind, "second": second}
+    values |= {"balanced": balanced, "same_words": same}
+    values = {name: x.astype(np.uint8) for name, x in values.items()}
+    return Contrasted(kinds=KINDS, image=image.astype(np.int32), partner=partner.astype(np.int32), **values)
 
 
 def retrieved(queries, right, seed):
     random, count = np.random.default_rng(seed), len(queries)
     r1 = random.random(count) < right
-    found = (r1, r1 | (random.random(count) < 0.5), r1 | (random.random(count) < 0.7), *right * random.random((3, count)))
+    found = (
+        r1,
+        r1 | (random.random(count) < 0.5),
+        r1 | (random.random(count) < 0.7),
+        *right * random.random((3, count)),
+    )
     return Retrieved(queries.astype(np.int32), np.full(count, 2, np.int32), *(np.array(x, np.float64) for x in found))
 
 
@@ -66,7 +73,7 @@ def counts(size, seed):
 
 
 def ranks_of(right=0.7, seed=0, **about):
-    ranks = Ranks(counts(IMAGES, seed), counts(TEXTS, seed + 1), IMAGE_OF)
+    ranks = RecordedRanks(counts(IMAGES, seed), counts(TEXTS, seed + 1), IMAGE_OF)
     sides = {"i2t": retrieved(np.arange(0, IMAGES, 2), right, seed), "t2i": retrieved(np.arange(100), right, seed + 1)}
     relevant = {"expert": {"t2i": sides["t2i"]}, "eccv": sides}
     agreements = {"expert": agreement(2 * (1 - right), seed)}

@@ -15,6 +15,7 @@ from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Re
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import METHODS
 from cran_bench.report import _environment
+from cran_bench.tables.figures import heading
 from cran_bench.tables.paper import TABLES, paper_rows
 from cran_bench.tables.paper_tables import paper_table
 from cran_bench.tables.tables import FORMATS, build_tables, render
@@ -101,7 +102,7 @@ def test_the_committed_tables_fit(committed, width):
         assert width == 80 or "behind best" in head
         (note,) = re.findall(r"Left out to fit \d+ characters: (.*?) \(cran-bench table --wide", flat("\n".join(lines)))
         shown = {heading(name) for name in table.display()}
-        assert set(note.split(", ")) - {"± of recalls"} == {name for name in shown if name not in heading}
+        assert set(note.split(", ")) - {"± of recalls"} == {name for name in shown if name not in head}
 
 
 @pytest.mark.parametrize("dataset", ["scenes", "flickr8k"])

@@ -128,3 +128,134 @@ NOUNS = _listed(  # by their endings they would be verbs, adjectives or adverbs
 )
 PLURALS = _listed("people men women children kids police cattle sheep geese fish feet teeth")
 SINGULARS = _listed("bus gas tennis canvas christmas mattress lens")
+
+DYES = (COLOURS - {"orange"}) | _listed(
+    "orange crimson emerald azure golden blond blonde striped plaid checkered camouflage colorful"
+)
+SHADES = _listed("light dark bright pale deep neon hot lime")
+OPPOSED = {
+    **dict.fromkeys(_listed("big large huge giant larger bigger"), "large"),
+    **dict.fromkeys(_listed("small little tiny smaller"), "small"),
+    **dict.fromkeys(_listed("young younger"), "young"),
+    **dict.fromkeys(_listed("old older elderly"), "old"),
+    **dict.fromkeys(_listed("tall long"), "tall"),
+    "short": "short",
+}
+STATES = _listed(
+    """
+    wet muddy snowy sandy grassy rocky dirty dusty icy dry wooden metal brick stone empty crowded busy fluffy furry
+    hairy shaggy curly fat thin narrow deep shallow steep flat rusty shiny plastic leather concrete stuffed paved
+    small large big little tiny huge tall short long hot happy old young cloudy sunny clear thick heavy rough calm soft
+    hard wooded inflatable indoor outdoor rural tropical leafy hilly lush bright
+    """
+)
+PEOPLE = _listed(
+    """
+    man woman boy girl person child kid baby toddler guy lady adult teenager player rider biker skateboarder snowboarder
+    skier surfer climber hiker cyclist bicyclist motorcyclist runner swimmer dancer performer singer musician worker
+    athlete cheerleader clown couple family crowd fan spectator officer policeman fireman soldier photographer
+    gentleman mother father son daughter brother sister friend male female youth student teen men women people children
+    kids boys girls persons players guys ladies adults teenagers babies toddlers friends spectators fans skater acrobat
+    wrestler referee coach bride groom
+    """
+)
+WOMEN = _listed("woman women girl girls lady ladies female females mother daughter sister bride")
+SAME = (  # names or colours that one thing may have
+    *map(_listed, ("circle disc", "square box", "cross sign", "red crimson", "green emerald", "blue azure navy teal")),
+    *map(_listed, ("yellow gold golden blond blonde", "purple violet", "gray grey silver", "tan beige khaki brown")),
+    *map(_listed, ("black dark", "striped plaid checkered", "orange red")),
+    _listed("child kid baby toddler boy girl teenager youth teen daughter son"),
+    _listed("man guy gentleman male father adult"),
+    _listed("woman lady female mother adult"),
+)
+GENDERED = _listed("his her he she him himself herself")
+ANIMALS = _listed(
+    """
+    dog puppy cat kitten horse cow bull bird duck goose sheep goat deer monkey elephant camel lion tiger bear rabbit
+    squirrel dogs puppies cats horses cows birds ducks geese goats animal animals greyhound greyhounds poodle terrier
+    collie dalmatian retriever shepherd labrador lab bulldog boxer pony donkey pigeon seagull seagulls pigeons
+    """
+)
+CLOTHES = _listed(
+    """
+    shirt t-shirt tshirt jacket hat shorts dress coat pants suit jeans cap sweater vest skirt scarf outfit clothes
+    clothing costume uniform jersey helmet sunglasses glasses goggles shoes boots gloves socks tie bikini trunks wetsuit
+    sweatshirt hoodie shirts hats jackets dresses swimsuit collar harness backpack bandanna bandana headband tights
+    overalls robe apron mask trousers wig beard
+    """
+)
+PLACES = _listed(
+    """
+    water grass snow field beach street pool park mountain dirt hill sand ocean road area sidewalk ground lake city
+    ramp path track river yard ice cliff woods mountains forest playground shore trail sky course floor room steps lawn
+    mud stairs slope court pond stream desert surface garden backyard restaurant racetrack sea house building store
+    tunnel pavement bank puddle wave waves waterfall wall station stage gym stadium arena lot intersection market hills
+    fields hillside rocks trees buildings leaves surf rapids shoreline lot driveway walkway meadow pasture
+    """
+)
+NAMELESS = _listed(  # nouns that stand for no thing of their own, or for a part of another
+    """
+    air background foreground distance top bottom side sides middle front back left right way picture photo camera day
+    night midair mid-air edge end corner mouth hand hands arm arms face head leg legs foot feet tongue eye eyes nose ear
+    ears teeth body neck shoulder shoulders lap knee knees finger fingers hair tail paw paws chest belly stomach object
+    objects shape thing things something others other view trick tricks stunt stunts jump jumps flip flips game race
+    ride walk run swim turn break time lot number group bunch pair set row line pile piece kind type place fun look pose
+    help part half variety action play ones sunset sunrise dusk dawn sun left-hand right-hand turns games sports spots
+    weather winter summer style attire gear maneuver
+    """
+)
+UNCOUNTED = _listed(
+    """
+    water grass snow sand mud dirt ice food hair clothing equipment graffiti smoke fire wood metal plastic paper
+    concrete soccer football tennis basketball baseball hockey music traffic foliage gravel pavement surf
+    """
+)
+COMPOUNDS = _listed("covered paved lined filled sized colored coloured haired shaped topped faced")
+SINGULAR_OF = {"men": "man", "women": "woman", "children": "child", "people": "person", "puppies": "puppy"}
+AN_BEFORE = _listed("hour honest")
+A_BEFORE = ("uni", "use", "euro", "one", "ukulele", "utensil")
+SLOPES = _listed(
+    """
+    hill hills stairs stair stairway staircase steps slope slopes mountain mountains mountainside hillside ladder ramp
+    cliff tree dune dunes bank embankment escalator incline
+    """
+)
+SURFACES = _listed(
+    """
+    bench table bridge bed chair couch car truck roof rock rocks platform stage trampoline ledge log boat dock deck
+    pier railing porch sofa blanket horse
+    """
+)
+SYMMETRIC = (  # beginnings of verbs whose subject and object may change places
+    "meet met kiss hug embrac fac fight fought play talk chat convers wrestl danc shak argu rac compet join greet touch"
+    " collid bump crash cuddl snuggl mate match resembl marr link hang hung"
+)
+PLAIN = _listed("with and near next beside by against along alongside across between among amongst opposite , & or")
+
+_CONTRARY = """
+    above|below over|under in_front_of|behind in_back_of>in_front_of left_of|right_of to_the_left_of|to_the_right_of
+    on_the_left_of|on_the_right_of on_the_left-hand_side_of|on_the_right-hand_side_of higher_than|lower_than
+    higher_up_than|lower_down_than left_than|right_than up_than|down_than beneath>above underneath>on_top_of
+    on_top_of>underneath atop>underneath
+"""
+_OTHERWISE = """
+    left_from|right_from up_from|down_from on_its_left|on_its_right to_its_left|to_its_right
+    on_its_left-hand_side|on_its_right-hand_side on_the_left|on_the_right
+    into|out_of onto|off off_of>onto inside|outside inside_of|outside_of outdoors|indoors
+    toward>away_from towards>away_from away_from>toward up|down at_the_top_of|at_the_bottom_of
+    in_the_foreground|in_the_background near>far_from next_to>far_from beside>far_from on>under with|without
+"""
+
+
+def _pairs(text: str) -> dict[tuple[str, ...], str]:
+    pairs = {}
+    for pair in text.split():
+        one, other = pair.replace(">", "|").split("|")
+        pairs[tuple(one.split("_"))] = other.replace("_", " ")
+        if "|" in pair:
+            pairs[tuple(other.split("_"))] = one.replace("_", " ")
+    return pairs
+
+
+CONTRARY = _pairs(_CONTRARY)
+OPPOSITE = CONTRARY | _pairs(_OTHERWISE)

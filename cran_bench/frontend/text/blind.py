@@ -1,0 +1,146 @@
+"""The blind baseline: how far contrasts can be solved from their captions alone, without the images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cran_bench.contrasts import NO_PARTNER, Contrasts
+from cran_bench.errors import BadInput
+from cran_bench.frontend.text.ngrams import NearUnits, NGrams, UnitStream, Values
+from cran_bench.frontend.text.tagging import words_of
+from cran_bench.frontend.text.words import tokenize
+from cran_bench.machine.progress import track
+
+ORDERS = range(1, 6)
+DISCOUNTS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+CALIPER = 0.25
+"""The largest difference, in nats, of the margins of two pairs that balance each other."""
+
+CHARACTERS, WINDOW, DISCOUNT, FIRST_SHARE = 6, 5, 0.8, 0.5
+"""Settings of the second model, chosen on exchanges of words in the validation captions of Flickr8k."""
+
+
+@dataclass(frozen=True)
+class Blind:
+    """What two models of the text alone make of P contrasts.
+
+    Attributes:
+        first: (P,) log p(true) - log p(false) of word n-grams; exactly 0 for a tie.
+        second: (P,) the same of the second model, by which nothing is balanced; to be read on balanced subsets.
+        balanced: (P,) whether the pair is in the balanced subset of its kind, on which `first` is right for 50 %.
+        same_words: (P,) whether both captions have the same words, each as often, punctuation and case aside.
+        order: length of the n-grams of `first`, chosen on the validation captions.
+        discount: its discount, chosen there.
+        perplexity: its perplexity on the validation captions, per word and end of text.
+    """
+
+    first: Values
+    second: Values
+    balanced: NDArray[np.bool_]
+    same_words: NDArray[np.bool_]
+    order: int
+    discount: float
+    perplexity: float
+
+
+def blind_scores(contrasts: Contrasts, train: Sequence[str], val: Sequence[str]) -> Blind:
+    """Score `contrasts` by models of the training captions, and choose the balanced subset of each kind.
+
+    The first model is an interpolated Kneser-Ney model of word n-grams, of the order and discount with the lowest
+    perplexity on the validation captions.  The second is the product of two models that see what word n-grams do not:
+    n-grams of characters, case and all, which know inflections and rare words by their letters, and pairs of words at
+    most `WINDOW` apart, whatever stands between them.  As the margin of the first model says nothing on the balanced
+    subset, half of it is subtracted there and elsewhere: so the second model is an attack on balanced subsets, and its
+    accuracy on all pairs says little.
+
+    Raises:
+        BadInput: there are no training or no validation captions.
+    """
+    for name, texts in (("training", train), ("validation", val)):
+        if not any(map(tokenize, texts)):
+            raise BadInput(
+                f"the blind baseline of contrasts needs {name} captions with words, but there are none: give the "
+                "dataset training and validation captions, or run it without contrasts"
+            )
+    texts = list(dict.fromkeys((*contrasts.true, *contrasts.false)))
+    place = {text: row for row, text in enumerate(texts)}
+    true, false = (np.array([place[text] for text in of], dtype=np.int64) for of in (contrasts.true, contrasts.false))
+    words, train_words = ([words_of(text) for text in of] for of in (texts, train))
+    steps = track(range(3), "blind baseline of the contrasts", total=3)
+    next(steps)
+    model = NGrams(train_words, max(ORDERS))
+    stream = model.vocabulary.stream([words_of(text) for text in val])
+    order, discount, perplexity = _chosen(model, stream)
+    stream = model.vocabulary.stream(words)
+    first = stream.totals(model.log_probabilities(stream, model.find(stream), order, discount))
+    next(steps)
+    letters = NGrams([_line(text) for text in train], CHARACTERS)
+    stream = letters.vocabulary.stream([_line(text) for text in texts])
+    second = stream.totals(letters.log_probabilities(stream, letters.find(stream), CHARACTERS, DISCOUNT))
+    next(steps)
+    near = NearUnits(train_words, WINDOW)
+    stream = near.vocabulary.stream(words)
+    second += stream.totals(near.log_probabilities(stream, DISCOUNT)) - FIRST_SHARE * first
+    next(steps, None)
+    margin = first[true] - first[false]
+    return Blind(
+        margin,
+        second[true] - second[false],
+        balanced_subset(contrasts, margin),
+        np.array([_bags(t) == _bags(f) for t, f in zip(contrasts.true, contrasts.false, strict=True)], dtype=np.bool_),
+        order,
+        discount,
+        perplexity,
+    )
+
+
+def balanced_subset(contrasts: Contrasts, margin: Values) -> NDArray[np.bool_]:
+    """Choose pairs (P,) on which a model with these margins (P,) is right for half, whatever use it makes of them.
+
+    Within each kind every kept pair with a margin above 0 has a kept partner of its own below 0, whose margin differs
+    in size by at most `CALIPER`.  In the order of the sizes each pair takes as its partner the latest one before it
+    that has the other sign and no partner yet.  Ties of the model are kept, and both halves of crossed pairs, whose
+    margins are opposite already.  Pairs of equal margin follow each other by their captions and images, so that the
+    subset does not depend on the order of the pairs.
+    """
+    kept: NDArray[np.bool_] = margin == 0
+    if contrasts.partner is not None:
+        kept |= contrasts.partner != NO_PARTNER
+    rows = sorted(
+        np.flatnonzero(~kept).tolist(),
+        key=lambda row: (abs(margin[row]), contrasts.true[row], contrasts.false[row], contrasts.image[row]),
+    )
+    waiting: list[list[int]] = [[] for _ in contrasts.kinds]
+    for row in rows:
+        before = waiting[contrasts.kind[row]]
+        if before and abs(margin[row]) - abs(margin[before[-1]]) > CALIPER:
+            before.clear()
+        if before and (margin[row] > 0) != (margin[before[-1]] > 0):
+            kept[[row, before.pop()]] = True
+        else:
+            before.append(row)
+    return kept
+
+
+def _chosen(model: NGrams, stream: UnitStream) -> tuple[int, float, float]:
+    """The order and discount of the lowest perplexity on a stream, and that perplexity."""
+    found, count = model.find(stream), np.count_nonzero(stream.place)
+    perplexity = {
+        (order, discount): float(np.exp(-model.log_probabilities(stream, found, order, discount).sum() / count))
+        for order in ORDERS
+        for discount in DISCOUNTS
+    }
+    order, discount = min(perplexity, key=lambda choice: perplexity[choice])
+    return order, discount, perplexity[order, discount]
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _bags(text: str) -> tuple[list[str], list[str]]:
+    return sorted(word for word in words_of(text) if word[0].isalnum()), sorted(tokenize(text))
