@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from cran_bench.frontend.labels import label_source as label_source
     from cran_bench.frontend.text.characters import ALPHABET as ALPHABET
     from cran_bench.frontend.text.words import FIRST_WORD as FIRST_WORD
+    from cran_bench.judgments import Judgments as Judgments
+    from cran_bench.judgments import Qrels as Qrels
+    from cran_bench.judgments import Relevance as Relevance
     from cran_bench.machine.progress import say as say
     from cran_bench.needs import Need as Need
     from cran_bench.needs import first_of as first_of
@@ -72,6 +75,7 @@ _HOME = {
         "frontend.labels": "label_source",
         "frontend.text.characters": "ALPHABET",
         "frontend.text.words": "FIRST_WORD",
+        "judgments": "Judgments Qrels Relevance",
         "machine.progress": "say",
         "needs": "Need first_of",
         "registry": "register register_dataset",

@@ -114,11 +114,11 @@ def read_list(path: Path, suffix: str = "") -> list[str]:
     return [name + suffix for name in seen]
 
 
-def read_captions(path: Path, members: set[str]) -> tuple[dict[str, list[str]], int]:
+def read_captions(path: Path, members: set[str]) -> tuple[dict[str, dict[int, str]], int]:
     """Read captions from lines of the form ``name.jpg#k<TAB>caption``.
 
     Returns:
-        The captions of each image in `members`, sorted by k, and the number of captions of other images.
+        The captions of each image in `members` by k, in increasing order, and the number of captions of other images.
 
     Raises:
         BadInput: a line has another form, a key is repeated, or a caption is empty.
@@ -149,7 +149,7 @@ def read_captions(path: Path, members: set[str]) -> tuple[dict[str, list[str]], 
         if not caption.strip():
             raise BadInput(f"{where}: the caption of {key} is empty; write one or remove the line")
         own[int(k)] = caption.strip()
-    return {name: [text for _, text in sorted(own.items())] for name, own in captions.items()}, outside
+    return {name: dict(sorted(own.items())) for name, own in captions.items()}, outside
 
 
 def read_json(path: Path) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cran_bench.errors import BadInput
-from cran_bench.ranking.metrics import Counts
+from cran_bench.ranking.metrics import Counts, Direction
 from cran_bench.ranking.ordering import BLOCK_BYTES, ENTRY_BYTES, Sorter, groups, precision_terms
 from cran_bench.ranking.problem import Problem, blocks
 from cran_bench.ranking.relevance import FIGURES, Retrieved
@@ -74,7 +74,7 @@ def retrieve(
     return Retrieved(asked.int().cpu().numpy(), right.int().cpu().numpy(), *hits, *measures)
 
 
-def figures(relevant: Mapping[str, Retrieved]) -> dict[str, float]:
+def figures(relevant: Mapping[Direction, Retrieved]) -> dict[str, float]:
     """The means over the queries of each direction, such as `i2t_r1` in percent and `i2t_map_r` as a fraction."""
     return {
         f"{direction}_{name}": times * float(getattr(found, key).mean())

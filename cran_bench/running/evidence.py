@@ -31,7 +31,8 @@ from cran_bench.ranking.contrasted import NOT_CROSSED, Contrasted, halves
 from cran_bench.ranking.metrics import Direction, Ranks
 from cran_bench.ranking.problem import make_problem
 from cran_bench.ranking.recorded import RecordedRanks
-from cran_bench.ranking.relevance import Retrieved, figures, own_r1, retrieve
+from cran_bench.ranking.relevance import Retrieved
+from cran_bench.ranking.retrieval import figures, own_r1, retrieve
 from cran_bench.running.preparation import Prepared
 from cran_bench.similarity import Similarity, one_way, rounding
 from cran_bench.specs import parse_spec
@@ -77,6 +78,19 @@ def swapped(collection: Collection, seed: int) -> Contrasts:
     return Contrasts(image, [texts[k] for k in made.caption.tolist()], made.false, made.kind, made.kinds)
 
 
+def contrasts_of(collection: Collection, spec: str) -> Contrasts | None:
+    """The contrasts that come with a collection, then those made; in the order of their images, or None."""
+    own, seed = collection.contrasts, parse_contrasts(spec)
+    if seed is not None:
+        made = swapped(collection, seed)
+        own = own.and_also(made) if own else made
+    if not own:
+        return None
+    position = np.empty(len(collection.images.ids), dtype=np.int64)
+    position[collection.splits["test"]] = np.arange(len(collection.splits["test"]))
+    return own.take(np.argsort(position[own.image], kind="stable"))
+
+
 @dataclass(frozen=True)
 class Evidence:
     """The contrasts and judgments of the test split of some data.
@@ -97,14 +111,8 @@ class Evidence:
 
     @cached_property
     def contrasts(self) -> Contrasts | None:
-        """The contrasts that come with the data, then those made; in the order of their images, or None."""
-        own, seed = self._collection.contrasts, parse_contrasts(self.spec)
-        if seed is not None:
-            made = swapped(self._collection, seed)
-            own = own.and_also(made) if own else made
-        if not own:
-            return None
-        return own.take(np.argsort(self._position(self._collection)[own.image], kind="stable"))
+        """All contrasts, in the order of their images; None without any."""
+        return contrasts_of(self._collection, self.spec)
 
     @cached_property
     def shas(self) -> dict[str, str]:
@@ -119,7 +127,7 @@ class Evidence:
         assert self.contrasts
         of = self.data.collection
         train, val = (of.captions_of(of.splits[split])[0] if of.has_words else [] for split in ("train", "val"))
-        return blind_scores(self.contrasts, train, val)
+        return blind_scores(self.contrasts, train, val) if train else Blind.unknown(self.contrasts)
 
     @cached_property
     def captions(self) -> Collection:
@@ -198,9 +206,8 @@ class Evidence:
                         query, answer = sides[0][right.query], sides[1][right.answer]
                         found = retrieve(problem, query, answer, right.grade, is_text=way == "t2i")
                         relevant.setdefault(some.name, {})[way] = found
-                        own = own_r1(getattr(ranks, way), found)
-                        of = {**figures(found), "own_r1": own}
-                        values |= {f"{some.name}.{way}_{figure}": value for figure, value in of.items()}
+                        values[f"{some.name}.{way}_own_r1"] = own_r1(getattr(ranks, way), found)
+                values |= {f"{some.name}.{figure}": value for figure, value in figures(relevant[some.name]).items()}
             agreements = {
                 one.name: agree(problem, image[one.image], caption[one.caption], one.ratings)
                 for one in collection.judgments

@@ -41,7 +41,8 @@ def rated(ratings="three people", is_tied=True, pairs=70, seed=0):
     order = np.argsort(scores + pairs * random.random(pairs))
     values[order] = values[np.argsort(values[:, 0], kind="stable")]
     rank = np.unique(scores, return_inverse=True)[1]
-    return Agreement(*(x.astype(np.int32) for x in (image, caption, rank)), values)
+    image, caption, rank = (x.astype(np.int32) for x in (image, caption, rank))
+    return Agreement(image, caption, rank, values)
 
 
 def by_scipy(one, times=None):
@@ -74,7 +75,8 @@ def test_the_correlations_are_those_of_scipy(ratings, is_tied, monkeypatch):
 def test_mean_ratings_that_differ_by_rounding_are_equal():
     values = np.array([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.2, 0.2, 0.2], [0.3, 0.3, 0.0], [0.9, 0.1, 0.3]])
     assert len(np.unique(values[:4].mean(axis=1))) > 1
-    one = Agreement(*np.array([[0, 1, 2, 3, 4], [17, 17, 17, 17, 17], [3, 0, 1, 2, 4]], dtype=np.int32), values)
+    image, caption, rank = np.array([[0, 1, 2, 3, 4], [17, 17, 17, 17, 17], [3, 0, 1, 2, 4]], dtype=np.int32)
+    one = Agreement(image, caption, rank, values)
     assert correlations(one, IMAGE_OF)["spearman"] == pytest.approx(
         100 * spearmanr(one.rank, [0, 0, 0, 0, 1]).statistic
     )

@@ -26,7 +26,8 @@ def rated(noise, seed=0, images=IMAGES - 4):
     ratings = np.clip(np.round(2.5 + quality[:, None] + random.standard_normal((len(image), 3))), 1, 4)
     scores = np.round(quality + noise * np.random.default_rng(seed).standard_normal(len(image)), 1)
     rank = np.unique(scores, return_inverse=True)[1]
-    return Agreement(*(x.astype(np.int32) for x in (image, caption, rank)), ratings=ratings)
+    image, caption, rank = (x.astype(np.int32) for x in (image, caption, rank))
+    return Agreement(image, caption, rank, ratings)
 
 
 def ranks_of(rated, images):
@@ -79,9 +80,8 @@ def test_seeds_are_averaged_and_widen_the_interval():
 
 
 def test_one_rated_image_never_changes():
-    one = Agreement(
-        *(np.array(x, np.int32) for x in ([0] * 4, [2, 3, 4, 5], [0, 1, 3, 2])), ratings=np.arange(12.0).reshape(4, 3)
-    )
+    image, caption, rank = np.array([[0] * 4, [2, 3, 4, 5], [0, 1, 3, 2]], dtype=np.int32)
+    one = Agreement(image, caption, rank, np.arange(12.0).reshape(4, 3))
     [found] = agreement_samples([[one]], 1, draws=20)
     assert (found.draws == found.values).all()
     interval = found.interval("expert.tau_b")

@@ -46,6 +46,12 @@ class Blind:
     discount: float
     perplexity: float
 
+    @classmethod
+    def unknown(cls, contrasts: Contrasts) -> Blind:
+        """Ties and no balanced subset, for data without training captions, which such models are made of."""
+        tie, none = np.zeros(len(contrasts)), np.zeros(len(contrasts), dtype=np.bool_)
+        return cls(tie, tie, none, _same_words(contrasts), 0, 0.0, float("nan"))
+
 
 def blind_scores(contrasts: Contrasts, train: Sequence[str], val: Sequence[str]) -> Blind:
     """Score `contrasts` by models of the training captions, and choose the balanced subset of each kind.
@@ -91,11 +97,16 @@ def blind_scores(contrasts: Contrasts, train: Sequence[str], val: Sequence[str])
         margin,
         second[true] - second[false],
         balanced_subset(contrasts, margin),
-        np.array([_bags(t) == _bags(f) for t, f in zip(contrasts.true, contrasts.false, strict=True)], dtype=np.bool_),
+        _same_words(contrasts),
         order,
         discount,
         perplexity,
     )
+
+
+def _same_words(contrasts: Contrasts) -> NDArray[np.bool_]:
+    pairs = zip(contrasts.true, contrasts.false, strict=True)
+    return np.array([_bags(true) == _bags(false) for true, false in pairs], dtype=np.bool_)
 
 
 def balanced_subset(contrasts: Contrasts, margin: Values) -> NDArray[np.bool_]:
