@@ -20,7 +20,6 @@ from cran_bench.tables.tables import Row, Table, exposure_notes
 from .charts import bars, curves, phases
 from .gallery import Gallery
 
-
 CHARTS: Mapping[str, tuple[str, str, float, int | None]] = {
     "rsum": ("Sum of recalls", "out of 600, with 95 % interval", 600.0, None),
     "map": ("Mean average precision by category", "mean of both directions, with 95 % interval", 1.0, None),

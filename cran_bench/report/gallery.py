@@ -18,8 +18,8 @@ from cran_bench.frontend.extraction import image_digests
 from cran_bench.frontend.text.characters import ALPHABET, encode
 from cran_bench.machine.progress import say
 from cran_bench.protocols import Unit
-from cran_bench.records.archive import read_examples
 from cran_bench.ranking.contrasted import HEADLINE
+from cran_bench.records.archive import read_examples
 from cran_bench.records.examples import Example, Examples, HardContrast
 from cran_bench.records.schema import TESTED_ON
 from cran_bench.records.store import ResultStore
@@ -45,7 +45,7 @@ class Gallery:
         self._bytes = 0
 
     def add(self, number: int, table: Table, rows: Sequence[Row], store: ResultStore) -> None:
-        """Add the examples of the first seed of each row of a table: queries, or in a table of contrasts the hardest."""
+        """Add the examples of the first seed of each row of a table: queries, or the hardest contrasts."""
         records, runs = [record for row in rows for record in row.records], []
         images_sha = max((record.data.images_sha for record in records), default="")
         label = f"{table.group.dataset} {table.group.split_sha[:12]} {images_sha[:12]}".strip()
@@ -97,9 +97,7 @@ class Gallery:
             images[name] = self._thumbnail(collection, row)
             self._bytes += len(images[name])
 
-    def _hard(
-        self, label: str, group: Group, images_sha: str, stored: Sequence[HardContrast]
-    ) -> list[dict[str, Any]]:
+    def _hard(self, label: str, group: Group, images_sha: str, stored: Sequence[HardContrast]) -> list[dict[str, Any]]:
         """Hard contrasts in their form for the page, with picture and captions if the dataset is there."""
         collection = self._collection(label, group, images_sha)
         pairs, shown = self._contrasts(group, collection), []
@@ -120,7 +118,7 @@ class Gallery:
 
             made = contrasts_of(collection, group.of) if collection else None
             if made and collection and made.sha(collection.images.ids) != group.contrasts:
-                say(f"the gallery of {group.dataset} has no captions of contrasts: they differ from those of the records")
+                say(f"the gallery of {group.dataset} has no contrasts: their captions differ from those of the records")
                 made = None
             self._made[group] = made
         return self._made[group]

@@ -390,7 +390,7 @@ class Table:
                 means = blind(contrasts, model, task).items()
                 means_of = {name: round(value, 4) for name, value in means if name != "all"}
                 lines.append({**about, "method": label, "seeds": "", "status": "text only", **means_of})
-        return pd.DataFrame(lines)
+        return pd.DataFrame(lines).astype({f"{figure}_n": "Int64" for figure in counts})
 
     @property
     def importance(self) -> Sequence[Set[str]]:

@@ -132,7 +132,7 @@ function contrast(section, one) {
   const [right, wrong] = one.captions || ["the true caption (the dataset is not available)", "the false caption"];
   const made = element("article", { class: "card" });
   const list = element("ul", {},
-    element("li", { class: "right" }, `${right} (${one.true.toFixed(3)}) ✓`),
+    element("li", { class: "right" }, `${right} (${one.true.toFixed(3)})`),
     element("li", {}, `${wrong} (${one.false.toFixed(3)})`));
   const body = element("div", { class: "body" }, picture(section, one.image, false, one.kind), list);
   made.append(element("h4", {}, `Captions of ${one.image}`), body);
