@@ -20,6 +20,7 @@ from ._annotations import (
     read_karpathy,
     read_list,
 )
+from ._contrasts import own_need, with_contrasts
 from ._entities import FOLDERS, SOURCE, find_entities, read_entities
 from ._flickr import overlap
 from ._judgments import qrels_needs, with_qrels
@@ -69,7 +70,7 @@ class Flickr30k(Photographs):
             Need(TOKENS, first_of(folder, TOKENS), authors.format("flickr30k.tar.gz")),
             *(Need(name, first_of(folder, name), source) for name, source in splits),
             *(Need(name, find_entities(folder, name), SOURCE, optional=not self.phrases) for name in FOLDERS),
-            *qrels_needs(folder),
+            *(*qrels_needs(folder), own_need(folder)),
         ]
 
     def load(self, data: Path) -> Collection:
@@ -100,7 +101,8 @@ class Flickr30k(Photographs):
             remarks=[*remarks, overlap(kept, "flickr8k", data)],
         )
         phrases = read_entities(folder, collection.images.ids) if self.phrases else None
-        return with_qrels(replace(collection, phrase_boxes=phrases), folder, self.limit is not None)
+        made = with_qrels(replace(collection, phrase_boxes=phrases), folder, self.limit is not None)
+        return with_contrasts(made, folder, self.limit)
 
     def _karpathy(self, folder: Path) -> tuple[dict[str, list[str]], dict[str, Path]]:
         path = _require(

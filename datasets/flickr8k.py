@@ -20,6 +20,7 @@ from ._annotations import (
     read_list,
 )
 from ._captions import caption_rows
+from ._contrasts import own_need, with_contrasts
 from ._flickr import overlap
 from ._judgments import flickr8k_needs, qrels_needs, tested_ids, with_flickr8k, with_qrels
 
@@ -58,7 +59,7 @@ class Flickr8k(Photographs):
         return [
             Need(" or ".join(FOLDERS), first_of(folder, *FOLDERS), source.format("Flickr8k_Dataset.zip")),
             *(captions, *lists, Need(KARPATHY, json, KARPATHY_ZIP, optional=True)),
-            *(*flickr8k_needs(folder), *qrels_needs(folder)),
+            *(*flickr8k_needs(folder), *qrels_needs(folder), own_need(folder)),
         ]
 
     def load(self, data: Path) -> Collection:
@@ -90,16 +91,13 @@ class Flickr8k(Photographs):
             numbered, outside = read_captions(_find(folder, TOKENS), every)
         kept = limited(members, self.limit)
         ignored = [f"{outside} captions of images outside the splits are ignored"] if outside else []
-        made = make_collection(
-            "flickr8k",
-            photographs,
-            kept,
-            {name: [*own.values()] for name, own in numbered.items()},
-            remarks=[*ignored, overlap(kept, "flickr30k", data)],
-        )
+        every_caption = {name: [*own.values()] for name, own in numbered.items()}
+        remarks = [*ignored, overlap(kept, "flickr30k", data)]
+        made = make_collection("flickr8k", photographs, kept, every_caption, remarks)
         limit = self.limit is not None
         keys = [f"{name}#{k}" for name in kept["test"] for k in numbered[name]]
-        return with_qrels(with_flickr8k(made, folder, tested_ids(made, limit, kept["test"], keys)), folder, limit)
+        made = with_flickr8k(made, folder, tested_ids(made, limit, kept["test"], keys))
+        return with_contrasts(with_qrels(made, folder, limit), folder, self.limit)
 
 
 def _kaggle(path: Path, members: set[str]) -> tuple[dict[str, list[str]], int]:

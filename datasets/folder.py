@@ -10,6 +10,7 @@ from cran_bench import SPLITS, BadInput, Collection, Need, first_of, register_da
 
 from ._annotations import Photographs, check_images, check_name, exists, limited, make_collection, random_split
 from ._captions import ALIASES, caption_rows
+from ._contrasts import own_need, with_contrasts
 from ._judgments import qrels_needs, with_qrels
 
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -59,7 +60,7 @@ class Folder(Photographs):
 
     def needs(self, data: Path) -> list[Need]:
         captions = Need(self.file or WANTED, next(iter(self._lists(data)), None), "write one: cran-bench info folder")
-        return [captions, *qrels_needs(data)]
+        return [captions, *qrels_needs(data), own_need(data)]
 
     def load(self, data: Path) -> Collection:
         lists = self._lists(data)
@@ -99,7 +100,7 @@ class Folder(Photographs):
         made, members = make_collection("folder", root, kept, captions), set(names)
         order = [name for name in names for _ in captions[name]]
         made = replace(made, as_listed=order == [image for image in listed if image in members])
-        return with_qrels(made, data, self.limit is not None)
+        return with_contrasts(with_qrels(made, data, self.limit is not None), data, self.limit)
 
     def _lists(self, data: Path) -> dict[Path, str]:
         """The list of captions, or those of the splits' folders, each with the split of its images or ''."""

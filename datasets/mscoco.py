@@ -27,6 +27,7 @@ from ._annotations import (
     read_json,
     read_karpathy,
 )
+from ._contrasts import own_need, with_contrasts
 from ._judgments import coco_needs, qrels_needs, tested_ids, with_coco, with_qrels
 
 RELEASES = ("train2014", "val2014"), ("train2017", "val2017")
@@ -118,7 +119,7 @@ class MSCOCO(Photographs):
             *annotated("captions", required=used),
             *([Need(KARPATHY, first_of(folder, KARPATHY), KARPATHY_ZIP)] if self.split == "karpathy" else []),
             *annotated("instances", required=()),
-            *(*coco_needs(folder), *qrels_needs(folder)),
+            *(*coco_needs(folder), *qrels_needs(folder), own_need(folder)),
         ]
 
     def load(self, data: Path) -> Collection:
@@ -154,9 +155,8 @@ class MSCOCO(Photographs):
         number_of, limited_to = {name: number for number, name in names.items()}, self.limit is not None
         images = [number_of[name] for name in kept["test"]]
         keys = [str(caption) for image in images for caption in captions[image]]
-        return with_qrels(
-            with_coco(made, folder, tested_ids(made, limited_to, [*map(str, images)], keys)), folder, limited_to
-        )
+        made = with_coco(made, folder, tested_ids(made, limited_to, [*map(str, images)], keys))
+        return with_contrasts(with_qrels(made, folder, limited_to), folder, self.limit)
 
     def _parts(self, folder: Path) -> tuple[Path, tuple[str, ...]] | None:
         """The folder of the photographs and the parts of a release that are used; None if there is no photograph."""
