@@ -85,8 +85,8 @@ def _compared(tables: Sequence[Table], labels: Sequence[str], across: bool) -> _
     rows, task = {row.label: row for row in (table.finished if labels else table.ranked)}, table.task
     unseen = [row.label for row in table.finished if row.is_order_unseen and (not labels or row.label in rows)]
     if len(rows) < 2:
-        only = "one method" if len(table.finished) == 1 else "one method that it ranks"
-        raise BadInput(f"{table.title} has only {only}: give at least two methods")
+        found = f"ranks {len(rows)} methods, as others see no order of words" if unseen else "has only one method"
+        raise BadInput(f"{table.title} {found}: give at least two methods")
     if not task.tested:
         raise BadInput(f"{table.title} has no kind with {FEW_PAIRS} balanced pairs, so that it ranks no method")
     if labels:
