@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -28,11 +29,12 @@ from cran_bench import (
     first_wrong,
 )
 
-from ._annotations import Photographs, check_name, entries_of, image_path, limited, make_collection, read_json
+from ._annotations import Photographs, entries_of, image_path, limited, make_collection, read_json
 from ._captions import json_lines
 
 T = TypeVar("T")
 CONTRASTS = "contrasts.jsonl"
+KIND = re.compile(r"\w[\w -]{0,39}")
 COCO_ZIP = "http://images.cocodataset.org/zips/{}.zip"
 Box = tuple[float, float, float, float]
 
@@ -178,11 +180,9 @@ def _own_contrasts(path: Path) -> Iterator[Contrast]:
     crossed: dict[str, list[Contrast]] = defaultdict(list)
     for where, row in json_lines(path, "image, true, false and kind"):
         own = validated(_OWN, row, where, "give image, true, false and kind")
-        try:
-            check_name(own.kind.replace(".", " ") or " ")  # names of figures have dots
-        except ValueError:
-            wanted = "name it with letters, digits and _, with single - between"
-            raise BadInput(f"{where}: the kind is {own.kind!r}; {wanted}, up to 40") from None
+        if not KIND.fullmatch(own.kind):
+            wanted = "name it with up to 40 letters, digits, _, - and spaces"
+            raise BadInput(f"{where}: the kind is {own.kind!r}; {wanted}")
         one = contrast(where, own.image, own.true, own.false, own.kind, str(own.pair))
         key = (one.id, one.true, one.false)
         if key in seen:
@@ -352,7 +352,7 @@ class OnlyContrasts(Photographs, ABC):
         first = {one.id: one for one in reversed(kept)}
         below = {image: paths[first[image].image].relative_to(data).as_posix() for image in members["test"]}
         images = FoundImages(data, below, {image: first[image].box for image in below})
-        return replace(made, images=images, contrasts=contrasts)
+        return replace(made, images=images, contrasts=contrasts, as_listed=False)
 
     def _wanted(self) -> list[str]:
         """The files with contrasts of the chosen kinds."""

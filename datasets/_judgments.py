@@ -240,7 +240,8 @@ def _cells(path: Path, separator: str | None, count: int, expected: str) -> Iter
             where = f"{path}, line {number}"
             cells = [cell.strip() for cell in line.strip().split(separator)]
             if len(cells) != count:
-                raise BadInput(f"{where}: expected {expected}, got {len(cells)} columns; correct the line")
+                columns = f"{len(cells)} column{'s' * (len(cells) > 1)}"
+                raise BadInput(f"{where}: expected {expected}, got {columns}; correct the line")
             yield where, cells
 
 

@@ -42,7 +42,7 @@ class _Image:
 
 
 @dataclass
-class _Caption:
+class _Annotation:
     id: int
     image_id: int
     caption: str
@@ -62,7 +62,7 @@ class _Category:
 
 T = TypeVar("T")
 IMAGES = TypeAdapter(Annotated[list[_Image], FailFast()])
-CAPTIONS = TypeAdapter(Annotated[list[_Caption], FailFast()])
+CAPTIONS = TypeAdapter(Annotated[list[_Annotation], FailFast()])
 INSTANCES = TypeAdapter(Annotated[list[_Instance], FailFast()])
 CATEGORIES = TypeAdapter(Annotated[list[_Category], FailFast()])
 

@@ -56,7 +56,7 @@ class Gallery:
             if stored is not None and table.task.name == HEADLINE:
                 if hard := self._hard(label, table.group, images_sha, stored.contrasts or []):
                     runs.append({"method": row.label, "seed": record.seed, "contrasts": hard})
-            elif stored is not None:
+            elif stored is not None and stored.examples:
                 self._collect(label, table.group, images_sha, stored)
                 examples = [self._shown(label, unit, example) for example in stored.examples]
                 runs.append({"method": row.label, "seed": record.seed, "examples": examples})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import cran_bench
 from cran_bench.errors import BadInput
 from cran_bench.machine.ledger import Ledger
 from cran_bench.registry import DATASETS
@@ -302,7 +303,7 @@ def test_contrasts_beside_a_list_of_captions(tmp_path):
         (lines(own("test00.jpg", piar=1)), "line 1: piar: Unexpected keyword argument"),
         (lines(own("test00.jpg", "a", "a")), "line 1: both captions are 'a'"),
         (lines(own("test00.jpg", "")), "line 1: the true caption is ''"),
-        (lines(own("test00.jpg", kind="a.balanced")), r"line 1: the kind is 'a\.balanced'; name it with letters"),
+        (lines(own("test00.jpg", kind="a.balanced")), r"line 1: the kind is 'a\.balanced'; name it with up to 40"),
         (lines(own("test00.jpg", kind="")), "line 1: the kind is ''; name it"),
         (lines(own("../test00.jpg")), r"line 1: the image is '\.\./test00\.jpg'"),
         (lines(own("test00.jpg"), own("./test00.jpg")), r"line 2: the contrast is already there \(.*line 1\)"),
@@ -318,14 +319,16 @@ def test_what_is_wrong_in_contrasts_jsonl(flickr, content, said):
         load("flickr8k", flickr)
 
 
-def test_a_run_on_a_dataset_of_contrasts(flickr, sugarcrepe, tmp_path, command):
+def test_a_run_on_a_dataset_of_contrasts(flickr, sugarcrepe, tmp_path):
     shutil.move(sugarcrepe, flickr)
     for part in ("mscoco", "coco"):
         shutil.move(tmp_path / part, flickr)
-    where = ("--data", flickr, "--cache", tmp_path / "cache", "--results", tmp_path / "results")
-    said = command("run", "cca[dim=4]", "-d", "flickr8k", "--test-on", "sugarcrepe", *where)
-    assert said.code == 0 and "flickr8k, tested on sugarcrepe" in said.out and "3 images, 4 captions" in said.out
-    assert "contrasts are left out, as their images are missing: add_att 2 of 3" in said.err
+    where = {"data": flickr, "cache": tmp_path / "cache", "results": tmp_path / "results"}
+    made = cran_bench.run("cca[dim=4]", "flickr8k", test_on="sugarcrepe", **where)
+    assert any("their images are missing: add_att 2 of 3" in remark for remark in made.remarks)
+    (record,) = made.records
+    assert (record.data.images, record.data.captions) == (3, 4)
+    assert {"contrasts.add_att", "contrasts.swap_obj"} <= record.metrics.keys()
 
 
 def test_a_run_names_the_mistake(flickr, tmp_path, command):

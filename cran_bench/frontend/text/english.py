@@ -156,9 +156,12 @@ PEOPLE = _listed(
     athlete cheerleader clown couple family crowd fan spectator officer policeman fireman soldier photographer
     gentleman mother father son daughter brother sister friend male female youth student teen men women people children
     kids boys girls persons players guys ladies adults teenagers babies toddlers friends spectators fans skater acrobat
-    wrestler referee coach bride groom
+    wrestler referee coach bride groom goalie racer jockey onlooker audience cowboy individual passenger pedestrian
+    rollerblader kayaker catcher vendor artist infant pitcher teammate parent backpacker fisherman diver firefighter
+    mountaineer guitarist gymnast cameraman drummer youngster defender jogger waiter ballerina opponent pirate onlookers group bunch
     """
 )
+GROUPS = _listed("group bunch crowd")
 WOMEN = _listed("woman women girl girls lady ladies female females mother daughter sister bride")
 SAME = (  # names or colours that one thing may have
     *map(_listed, ("circle disc", "square box", "cross sign", "red crimson", "green emerald", "blue azure navy teal")),
@@ -174,6 +177,7 @@ ANIMALS = _listed(
     dog puppy cat kitten horse cow bull bird duck goose sheep goat deer monkey elephant camel lion tiger bear rabbit
     squirrel dogs puppies cats horses cows birds ducks geese goats animal animals greyhound greyhounds poodle terrier
     collie dalmatian retriever shepherd labrador lab bulldog boxer pony donkey pigeon seagull seagulls pigeons
+    swan doberman beagle chicken dachshund pelican lamb snake dolphin spaniel turkey
     """
 )
 CLOTHES = _listed(
@@ -181,7 +185,7 @@ CLOTHES = _listed(
     shirt t-shirt tshirt jacket hat shorts dress coat pants suit jeans cap sweater vest skirt scarf outfit clothes
     clothing costume uniform jersey helmet sunglasses glasses goggles shoes boots gloves socks tie bikini trunks wetsuit
     sweatshirt hoodie shirts hats jackets dresses swimsuit collar harness backpack bandanna bandana headband tights
-    overalls robe apron mask trousers wig beard
+    overalls robe apron mask trousers wig beard headphones necklace cape tutu leotard tuxedo gown crown sandals sneakers
     """
 )
 PLACES = _listed(
@@ -191,6 +195,7 @@ PLACES = _listed(
     mud stairs slope court pond stream desert surface garden backyard restaurant racetrack sea house building store
     tunnel pavement bank puddle wave waves waterfall wall station stage gym stadium arena lot intersection market hills
     fields hillside rocks trees buildings leaves surf rapids shoreline lot driveway walkway meadow pasture
+    dune terrain mountainside mountaintop shop subway pier valley courtyard alley shoreline kitchen railway canyon creek
     """
 )
 NAMELESS = _listed(  # nouns that stand for no thing of their own, or for a part of another
@@ -199,7 +204,7 @@ NAMELESS = _listed(  # nouns that stand for no thing of their own, or for a part
     night midair mid-air edge end corner mouth hand hands arm arms face head leg legs foot feet tongue eye eyes nose ear
     ears teeth body neck shoulder shoulders lap knee knees finger fingers hair tail paw paws chest belly stomach object
     objects shape thing things something others other view trick tricks stunt stunts jump jumps flip flips game race
-    ride walk run swim turn break time lot number group bunch pair set row line pile piece kind type place fun look pose
+    ride walk run swim turn break time lot number pair set row line pile piece kind type place fun look pose
     help part half variety action play ones sunset sunrise dusk dawn sun left-hand right-hand turns games sports spots
     weather winter summer style attire gear maneuver
     """

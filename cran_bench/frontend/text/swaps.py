@@ -270,7 +270,7 @@ class _Caption:
 
 
 def _agents(caption: _Caption) -> Ranked:
-    """Two phrases exchanged around a verb or a preposition."""
+    """Two phrases exchanged around a verb or a preposition, or as subjects of two verbs."""
     for number, (first, second) in enumerate(pairwise(caption.chunks)):
         link, letters = caption.between(first, second)
         is_reversed = _is_reversed(caption, first, second)
@@ -278,20 +278,48 @@ def _agents(caption: _Caption) -> Ranked:
             continue
         is_relative, is_verb = link[0] in english.RELATIVE, "V" in letters
         one = caption.chunks[number if is_reversed else _owner(caption, number, is_verb and not is_relative)]
-        end = second.end
-        for chunk in caption.chunks[number + 2 :]:
-            if caption.word(end) == "of" and chunk.start == end + 1:
-                end = chunk.end
         before = caption.letters[one.start - 1] if one.start else "X"
         is_other_subject = before in "PV" and (caption.shows_number(first.end, second.start) or not one.is_alive)
         is_contrary = any(caption.phrase(place, second.start) for place in range(first.end, second.start))
-        may_differ = one.is_plural == second.is_plural or not caption.shows_number(0, len(caption.words))
-        if caption.word(one.start - 1) in _TAKES or caption.word(end) == "of" or not may_differ:
+        if caption.word(one.start - 1) in _TAKES or (second.group == "place" and is_verb and not is_contrary):
             continue
         if not (is_relative or is_reversed) and (is_other_subject if is_verb else before in "VPR" and link[-1] == "on"):
             continue
-        if caption.may_exchange(one, second) and (second.group != "place" or not is_verb or is_contrary):
-            yield 2 - one.is_alive - second.is_alive, caption.exchanged((one.start, first.end), (second.start, end))
+        if _may_act(caption, one, second, end := _end(caption, number + 1)):
+            rank = 0 if one.is_alive and second.is_alive else 1 + (one.is_alive or second.is_alive)
+            yield rank, caption.exchanged((one.start, first.end), (second.start, end))
+    for (number, one), (other, two) in combinations(enumerate(caption.chunks), 2):
+        spans = (one.start, _end(caption, number)), (two.start, _end(caption, other))
+        link, letters = caption.words[spans[0][1] : two.start], caption.letters[spans[0][1] : two.start]
+        is_clause = link[-1:] == ["and"] and caption.letters[spans[1][1] : spans[1][1] + 1] == "V"
+        is_plain = link[-1:] == ["to"] or any(map(_SYMMETRIC.match, link)) or not english.PLAIN.isdisjoint(link[-1:])
+        if _rank(one, two, is_modified=False) == 0 and "V" in letters and (is_clause or not is_plain):
+            if caption.word(one.start - 1) not in ("in", "of", "wearing", "and") and _may_act(
+                caption, one, two, spans[1][1]
+            ):
+                yield 0, caption.exchanged(*spans)
+
+
+def _may_act(caption: _Caption, one: _Chunk, two: _Chunk, end: int) -> bool:
+    """Whether two phrases, the second up to `end`, can be exchanged, and differ in more than a determiner."""
+    own = [[word for word in caption.words[c.inner : c.end] if word != "one"] for c in (one, two)]
+    are_alike = one.is_plural == two.is_plural and english.GROUPS.isdisjoint((one.name, two.name))
+    may_differ = are_alike or not caption.shows_number(0, len(caption.words))
+    return may_differ and caption.word(end) != "of" and own[0] != own[1] and caption.may_exchange(one, two)
+
+
+def _end(caption: _Caption, number: int) -> int:
+    """Where a phrase ends that starts with a chunk: after what it is of, and after what a person wears."""
+    chunk = caption.chunks[number]
+    end = chunk.end
+    for other in caption.chunks[number + 1 :]:
+        link = caption.words[end : other.start]
+        is_worn = chunk.is_alive and (other.group == "clothes" or other.name in english.DYES)
+        is_listed = end > chunk.end and link and {"and", ","}.issuperset(link)
+        if link != ["of"] and not (is_worn and (link in (["in"], ["wearing"], ["with"]) or is_listed)):
+            break
+        end = other.end
+    return end
 
 
 def _is_reversed(caption: _Caption, first: _Chunk, second: _Chunk) -> bool:
@@ -341,18 +369,20 @@ def _attributes(caption: _Caption) -> Ranked:
         one, two = caption.chunks[number], caption.chunks[other]
         its = [caption.words[slice(*run)] for run in (first, second)]
         own = [{*caption.words[chunk.inner : chunk.end]} - {"and", ","} for chunk in (one, two)]
-        owners = {caption.chunks[_owner(caption, place, is_subject=False)].name for place in (number, other)}
-        if own[0] & {*its[1]} or own[1] & {*its[0]} or (one.name == two.name and len(owners) == 1):
+        owners = [caption.chunks[_owner(caption, place, is_subject=False)].name for place in (number, other)]
+        names = {o if c.name in english.DYES else c.name for c, o in zip((one, two), owners, strict=True)}
+        is_apart = len(names) > 1 or owners[0] != owners[1] or (other == number + 1 and _relates(caption, one, two))
+        if not is_apart or own[0] & {*its[1]} or own[1] & {*its[0]}:
             continue
         is_dyed = [words[-1] in english.DYES for words in its]
         plain, dyed = own[is_dyed[0]], own[is_dyed[1]]
         if _exclude(*its):
-            yield 0, caption.exchanged(first, second, one, two)
+            yield one.group != two.group, caption.exchanged(first, second, one, two)
             continue
         are_things = "person" not in (one.group, two.group) and own[0].isdisjoint(own[1])
         is_only = plain.isdisjoint(english.DYES) and dyed.isdisjoint(english.OPPOSED)
         if is_dyed[0] != is_dyed[1] and are_things and is_only:
-            yield 1, caption.exchanged(first, second, one, two)
+            yield 2, caption.exchanged(first, second, one, two)
 
 
 def _runs(caption: _Caption, chunk: _Chunk) -> Iterator[Span]:
@@ -368,6 +398,8 @@ def _runs(caption: _Caption, chunk: _Chunk) -> Iterator[Span]:
                 yield start, place
         elif words[start] in english.OPPOSED or words[start] in english.STATES:
             yield start, place
+    if chunk.name in english.DYES and caption.word(chunk.start - 1) in ("in", "wearing") and chunk.inner == chunk.noun:
+        yield chunk.noun, chunk.end
 
 
 def _nouns(caption: _Caption) -> Ranked:
