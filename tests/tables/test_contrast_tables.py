@@ -11,17 +11,20 @@ import pytest
 
 from cran_bench.comparison import compare_dataset
 from cran_bench.comparison.significance import significance_table
+from cran_bench.contrasts import Contrasts
 from cran_bench.errors import BadInput
 from cran_bench.ranking.agreement import Agreement
 from cran_bench.ranking.contrasted import NOT_CROSSED, Contrasted
 from cran_bench.ranking.metrics import Counts
 from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.ranking.relevance import Retrieved
+from cran_bench.records.examples import Examples, find_hard_contrasts
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.statistics import sample, samples, times_drawn
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.records.tasks import contrasts_task, judgments_task
-from cran_bench.registry import METHODS
+from cran_bench.registry import DATASETS, METHODS
+from cran_bench.running.evidence import contrasts_of
 from cran_bench.tables.tables import FORMATS, build_tables, render
 
 IMAGES, PER = 40, 3
@@ -429,3 +432,52 @@ def test_the_commands(command, tmp_path):
         assert said.code == 0 and "against" in said.out, said.err
     assert command("table", "contrast", *results).err.count("did you mean 'contrasts'?") == 1
     assert command("table", "category", *results).code == 2
+
+
+# The report
+
+
+def test_the_hardest_contrasts_are_of_different_images_of_the_balanced_subset():
+    random = np.random.default_rng(0)
+    count = 300
+    image = random.integers(0, 30, count)
+    texts = [f"caption {k}" for k in range(count)], [f"other {k}" for k in range(count)]
+    pairs = Contrasts(image, *texts, random.integers(0, 2, count), ("a", "b"))
+    true, false, balanced = random.random(count), random.random(count), random.random(count) < 0.5
+    found = find_hard_contrasts([f"{k}.jpg" for k in range(30)], pairs, true, false, balanced)
+    worst = {}
+    for k in sorted(range(count), key=lambda k: true[k] - false[k]):
+        if balanced[k] and image[k] not in worst:
+            worst[image[k]] = k
+    assert [one.pair for one in found] == [*worst.values()][:10]
+    for one in found:
+        assert (one.image, one.kind) == (f"{image[one.pair]}.jpg", "ab"[pairs.kind[one.pair]])
+        assert one.true == round(true[one.pair], 4) < one.false == round(false[one.pair], 4)
+    assert not find_hard_contrasts([f"{k}.jpg" for k in range(30)], pairs, false + 1, false, balanced)
+
+
+def test_the_report_shows_the_hardest_contrasts_with_their_pictures(command, tmp_path):
+    dataset = DATASETS.configure("scenes[train=2,val=2,test=40]")
+    collection = dataset.build().load(tmp_path)
+    pairs, ids = contrasts_of(collection, "swap"), collection.images.ids
+    true, false = np.random.default_rng(0).random((2, len(pairs)))
+    hard = find_hard_contrasts(ids, pairs, true, false, np.ones(len(pairs), dtype=bool))
+    about = {"label": dataset.label, "split_sha": collection.split_sha()}
+    for sha, is_there in ((pairs.sha(ids), True), ("e" * 64, False)):
+        folder = tmp_path / sha[:4]
+        record, ranks = run("cca:tuned", **about, contrasts_sha=sha)
+        ResultStore(folder).write(address_of(record), record, ranks, examples=Examples(examples=[], contrasts=hard))
+        assert not [path for path in folder.rglob("*.json") if pairs.false[hard[0].pair] in path.read_text()]
+        said = command("report", "--results", folder, "--cache", tmp_path / "cache", "-o", tmp_path / "page.html")
+        assert said.code == 0 and ("their captions differ from those of the records" in said.err) != is_there, said.err
+        page = (tmp_path / "page.html").read_text()
+        found = json.loads(re.search(r'id="gallery">(.*?)</script>', page)[1])
+        (section,) = found["sections"].values()
+        cards = section["runs"][0]["contrasts"]
+        assert [card["image"] for card in cards] == [one.image for one in hard] and len({*map(str, cards)}) == 10
+        shown = [[pairs.true[one.pair], pairs.false[one.pair]] for one in hard]
+        assert [card.get("captions") for card in cards] == (shown if is_there else [None] * 10)
+        images = found["images"][section["dataset"]]
+        assert {*images} == ({one.image for one in hard} if is_there else set())
+    assert page.count('<tr class="above">') == 6 and "<figcaption>Contrasts" in page
+    assert page.count("<figcaption>Agreement with people") == page.count("<figcaption>Several right answers") == 1
