@@ -78,6 +78,19 @@ def swapped(collection: Collection, seed: int) -> Contrasts:
     return Contrasts(image, [texts[k] for k in made.caption.tolist()], made.false, made.kind, made.kinds)
 
 
+def contrasts_of(collection: Collection, spec: str) -> Contrasts | None:
+    """The contrasts that come with a collection, then those made; in the order of their images, or None."""
+    own, seed = collection.contrasts, parse_contrasts(spec)
+    if seed is not None:
+        made = swapped(collection, seed)
+        own = own.and_also(made) if own else made
+    if not own:
+        return None
+    position = np.empty(len(collection.images.ids), dtype=np.int64)
+    position[collection.splits["test"]] = np.arange(len(collection.splits["test"]))
+    return own.take(np.argsort(position[own.image], kind="stable"))
+
+
 @dataclass(frozen=True)
 class Evidence:
     """The contrasts and judgments of the test split of some data.
@@ -98,14 +111,8 @@ class Evidence:
 
     @cached_property
     def contrasts(self) -> Contrasts | None:
-        """The contrasts that come with the data, then those made; in the order of their images, or None."""
-        own, seed = self._collection.contrasts, parse_contrasts(self.spec)
-        if seed is not None:
-            made = swapped(self._collection, seed)
-            own = own.and_also(made) if own else made
-        if not own:
-            return None
-        return own.take(np.argsort(self._position(self._collection)[own.image], kind="stable"))
+        """All contrasts, in the order of their images; None without any."""
+        return contrasts_of(self._collection, self.spec)
 
     @cached_property
     def shas(self) -> dict[str, str]:
