@@ -1,9 +1,11 @@
 """Several right answers: all 5,000 images and 25,000 captions of MS-COCO's size ask, with 18 right answers on average.
 
-`tox -e benchmarks -- -k relevance`.  The targets are three minutes on two cores, and 1 GiB beyond the embeddings.
+`tox -e benchmarks -- -k relevance`.  The targets are two minutes of CPU time a direction, and 1 GiB beyond the problem.
 """
 
 from __future__ import annotations
+
+import time
 
 import numpy as np
 import pytest
@@ -29,8 +31,10 @@ def test_retrieval_with_several_right_answers(benchmark, is_text):
     pairs = np.unique(np.stack([query, random.integers(0, sizes[1], len(query))]), axis=1)
     problem = make_problem(images, texts, torch.arange(TEXTS) * IMAGES // TEXTS, COSINE)
     given = problem, *pairs, np.ones(pairs.shape[1]), is_text
+    start = time.process_time()
     with memory(torch.device("cpu")) as used, torch.inference_mode():
         found = benchmark.pedantic(retrieve, given, rounds=1)
-    benchmark.extra_info["peak_GiB"] = used.peak / GIB
-    say(f"{len(found.query):,} queries: {benchmark.stats['mean']:.0f} s, peak {used.peak / GIB:.2f} GiB")
-    assert len(found.query) == sizes[0] and used.peak < GIB and benchmark.stats["mean"] < 180
+    cpu = time.process_time() - start
+    benchmark.extra_info |= {"cpu_s": cpu, "peak_GiB": used.peak / GIB}
+    say(f"{len(found.query):,} queries: {cpu:.0f} s of CPU time, peak {used.peak / GIB:.2f} GiB")
+    assert len(found.query) == sizes[0] and used.peak < GIB and cpu < 120

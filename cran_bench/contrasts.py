@@ -15,6 +15,7 @@ from cran_bench.machine.storage import sha256_json
 MOST_CONTRASTS = 1_000_000  # as many as there may be judgments
 MOST_KINDS = 200
 NO_PARTNER = -1
+"""The partner of a contrast that is not crossed."""
 _KIND = re.compile(r"[\w][\w -]{0,39}")
 
 
@@ -93,7 +94,7 @@ class Contrasts:
         return len(self.true)
 
     def take(self, rows: NDArray[np.int64]) -> Contrasts:
-        """The given pairs; one half of a crossed pair without the other is a pair of its own."""
+        """The pairs of the rows (n,); one half of a crossed pair without the other is a pair of its own."""
         place = np.full(len(self), NO_PARTNER, dtype=np.int64)
         place[rows] = np.arange(len(rows))
         true, false = ([texts[row] for row in rows.tolist()] for texts in (self.true, self.false))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CORRELATIONS = "tau_b", "tau_c", "spearman"
 
-_BLOCK = 1 << 17  # weights of pairs that are held at a time
+_BLOCK = 32, 1 << 22  # most draws, and weights of pairs, that are held at a time
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,13 @@ def agree(
     """
     import torch  # not at the top: tables read what is stored here, without torch
 
-    from cran_bench.machine.arithmetic import in_full_precision
     from cran_bench.similarity import one_way, rounding
 
     _others(problem.owners.numpy(), image, caption)
     way = replace(problem, similarity=one_way(problem.similarity, for_images=True))
     rows, columns = (torch.as_tensor(x, dtype=torch.int64, device=problem.device) for x in (image, caption))
-    with torch.no_grad(), in_full_precision(problem.device):
-        scores = way.own_scores(rows, columns).cpu().numpy()
-        tolerance = way.reach.of_pairs(rows, columns, rounding).cpu().numpy()
+    scores = way.own_scores(rows, columns).cpu().numpy()
+    tolerance = way.reach.of_pairs(rows, columns, rounding).cpu().numpy()
     if not np.isfinite(scores).all():
         raise BadInput("the score of a rated pair is not finite: scale the embeddings down, or correct the pair scorer")
     return Agreement(image.astype(np.int32), caption.astype(np.int32), _dense(scores, tolerance), ratings)
@@ -150,13 +148,12 @@ def weighted_correlations(
     (used, image), ratings = np.unique(agreement.image[others], return_inverse=True), agreement.ratings[others]
     score = np.unique(agreement.rank[others], return_inverse=True)[1]
     level = np.unique(ratings, return_inverse=True)[1].reshape(ratings.shape)
-    means = ratings.mean(axis=1)
-    mean = _dense(means, 4 * ratings.shape[1] * np.finfo(np.float64).eps * np.abs(ratings).max(axis=1))
-    images, people, ones = len(used), ratings.shape[1], np.ones(ratings.size, dtype=np.int64)
-    by_score, by_mean = (_by_group(x, image, ones[: len(image)], images) for x in (score, mean))
-    by_level = _by_group(level.ravel(), image.repeat(people), ones, images)
+    images, people = len(used), ratings.shape[1]
+    mean = _dense(ratings.mean(axis=1), 4 * people * np.finfo(np.float64).eps * np.abs(ratings).max(axis=1))
+    by_score, by_mean = (_by_group(group, image, 1, images) for group in (score, mean))
+    by_level = _by_group(level.ravel(), image.repeat(people), 1, images)
     splits = list(_splits(score, image, level, images))
-    found, size = np.zeros((len(times), len(CORRELATIONS))), max(1, _BLOCK // len(image))
+    found, size = np.zeros((len(times), len(CORRELATIONS))), max(1, min(_BLOCK[0], _BLOCK[1] // len(image)))
     for start in range(0, len(times), size):
         block = slice(start, start + size)
         drawn = np.ascontiguousarray(times[block, used].T, dtype=np.float64)
@@ -195,13 +192,13 @@ def _dense(values: NDArray[np.float64], tolerance: NDArray[np.float64]) -> NDArr
 
 
 def _by_group(
-    group: NDArray[np.integer[Any]], image: NDArray[np.int64], count: NDArray[np.int64], images: int
+    group: NDArray[np.integer[Any]], image: NDArray[np.int64], count: NDArray[np.int64] | int, images: int
 ) -> csr_array:
     """(G, N) the sum of `count` by group, of 0 to G - 1, and by image."""
     from scipy.sparse import csr_array  # which takes a tenth of a second to import
 
-    shape = int(group.max()) + 1, images
-    summed = csr_array((count.astype(np.float64), (group, image)), shape=shape)
+    counts = np.broadcast_to(count, group.shape).astype(np.float64)
+    summed = csr_array((counts, (group, image)), shape=(int(group.max()) + 1, images))
     summed.eliminate_zeros()
     return summed
 

@@ -15,6 +15,8 @@ NOT_CROSSED = 255
 HEADLINE = "contrasts"
 PREFIX = "contrasts."
 CROSSED = ("text", "image", "group")
+_IN_ORDER = np.array([1, 1 / 2, 1 / 3, 1 / 6, 1 / 6])
+"""Chance that two scores exceed two others if none is smaller, by the number of ties between the four."""
 SUBSETS = ("balanced", "same_words", *CROSSED)
 
 
@@ -70,8 +72,10 @@ class Contrasted:
         right = self.text / 2.0
         if subset in CROSSED:
             own = own & (self.partner >= 0)
-            both = [values * values[self.partner] for values in (right, np.minimum(self.crossed, 2) / 2.0)]
-            right = {"text": both[0], "image": both[1], "group": both[0] * both[1]}[subset]
+            four = np.stack([x[rows] for x in (self.text, self.crossed) for rows in (slice(None), self.partner)])
+            both = np.minimum(four[0::2], 2) * np.minimum(four[1::2], 2) / 4.0
+            group = four.all(axis=0) * _IN_ORDER[np.count_nonzero(four == 1, axis=0)]
+            right = {"text": both[0], "image": both[1], "group": group}[subset]
         elif subset:
             own = own & (getattr(self, subset) == 1)
         return np.where(own, 100.0 * right, np.nan)
@@ -94,6 +98,12 @@ class Contrasted:
         """The figures of balanced subsets with at least `FEW_PAIRS` pairs, whose mean is the headline."""
         balanced = [name for name in self.names if name.endswith(".balanced")]
         return [name for name in balanced if np.count_nonzero(~np.isnan(self.by_pair(name))) >= FEW_PAIRS]
+
+    @property
+    def is_order_unseen(self) -> bool:
+        """Whether all pairs with the same words tie, as they do for a bag of words."""
+        alike = self.text[self.same_words == 1]
+        return len(alike) > 0 and bool((alike == 1).all())
 
     def figures(self) -> dict[str, float]:
         """The figures by name, in percent; `contrasts`, the headline, only if a kind has enough balanced pairs."""

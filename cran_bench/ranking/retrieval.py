@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cran_bench.errors import BadInput
+from cran_bench.machine.progress import track
 from cran_bench.ranking.metrics import Counts, Direction
 from cran_bench.ranking.ordering import BLOCK_BYTES, ENTRY_BYTES, Sorter, groups, precision_terms
 from cran_bench.ranking.problem import Problem, blocks
@@ -59,7 +60,8 @@ def retrieve(
     discounts = pad(discount.cumsum(0), (1, 0)).to(device)
     place = torch.arange(candidates, device=device)
     sorter, found = Sorter(problem, is_text), []
-    for part in blocks(slice(0, len(asked)), max(1, block_bytes // (ENTRY_BYTES * candidates))):
+    parts = list(blocks(slice(0, len(asked)), max(1, block_bytes // (ENTRY_BYTES * candidates))))
+    for part in track(parts, f"right answers of {'captions' if is_text else 'images'}", len(parts)):
         own = slice(int(ends[part.start]), int(ends[part.stop]))
         order, starts = sorter.sort(asked[part], slice(0, candidates))
         place_of = torch.empty_like(order).scatter_(1, order, place.expand_as(order))

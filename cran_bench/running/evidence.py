@@ -34,7 +34,7 @@ from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.ranking.relevance import Retrieved
 from cran_bench.ranking.retrieval import figures, own_r1, retrieve
 from cran_bench.running.preparation import Prepared
-from cran_bench.similarity import Similarity, one_way, rounding
+from cran_bench.similarity import Similarity, one_way
 from cran_bench.specs import parse_spec
 from cran_bench.split import MissingFeature, Split
 
@@ -78,6 +78,19 @@ def swapped(collection: Collection, seed: int) -> Contrasts:
     return Contrasts(image, [texts[k] for k in made.caption.tolist()], made.false, made.kind, made.kinds)
 
 
+def contrasts_of(collection: Collection, spec: str) -> Contrasts | None:
+    """The contrasts that come with a collection, then those made; in the order of their images, or None."""
+    own, seed = collection.contrasts, parse_contrasts(spec)
+    if seed is not None:
+        made = swapped(collection, seed)
+        own = own.and_also(made) if own else made
+    if not own:
+        return None
+    position = np.empty(len(collection.images.ids), dtype=np.int64)
+    position[collection.splits["test"]] = np.arange(len(collection.splits["test"]))
+    return own.take(np.argsort(position[own.image], kind="stable"))
+
+
 @dataclass(frozen=True)
 class Evidence:
     """The contrasts and judgments of the test split of some data.
@@ -98,14 +111,8 @@ class Evidence:
 
     @cached_property
     def contrasts(self) -> Contrasts | None:
-        """The contrasts that come with the data, then those made; in the order of their images, or None."""
-        own, seed = self._collection.contrasts, parse_contrasts(self.spec)
-        if seed is not None:
-            made = swapped(self._collection, seed)
-            own = own.and_also(made) if own else made
-        if not own:
-            return None
-        return own.take(np.argsort(self._position(self._collection)[own.image], kind="stable"))
+        """All contrasts, in the order of their images; None without any."""
+        return contrasts_of(self._collection, self.spec)
 
     @cached_property
     def shas(self) -> dict[str, str]:
@@ -259,6 +266,14 @@ class Evidence:
         )
 
 
+def embedding_error(dim: int) -> float:
+    """Bound the error of a score that comes from float32 embeddings, of unit vectors of any dimension.
+
+    The same words in another order give the same embedding up to the rounding of sums, which decides no contrast.
+    """
+    return 8 * torch.finfo(torch.float32).eps
+
+
 def _scored(
     images: Embedding, texts: Embedding, owner: NDArray[np.int64], similarity: Similarity, device: torch.device
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -266,7 +281,7 @@ def _scored(
     with torch.no_grad(), in_full_precision(device):
         problem = make_problem(images, texts, torch.from_numpy(owner).to(device), similarity)
         every = torch.arange(len(owner), device=device)
-        error: Tensor = problem.reach.of_pairs(problem.image_of, every, rounding)
+        error: Tensor = problem.reach.of_pairs(problem.image_of, every, embedding_error)
         both = torch.stack([problem.positive, error]).view(2, 2, -1).cpu().numpy()
         return both[0], both[1]
 

@@ -29,8 +29,9 @@ from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.pairs import backend_of, require_ranked
 from cran_bench.records.schema import Failure, Record
-from cran_bench.records.statistics import CATEGORY, RECALL, TASKS, Interval, sample
+from cran_bench.records.statistics import Interval, sample
 from cran_bench.records.store import Finished, ResultStore
+from cran_bench.records.tasks import CATEGORY, RECALL
 from cran_bench.registry import DATASETS, METHODS, each, number_of_trials, quick_dataset, quick_method, tuned_method
 from cran_bench.running.evidence import parse_contrasts
 from cran_bench.running.fits import code_of
@@ -79,16 +80,18 @@ class Results:
 
     @property
     def tables(self) -> list[Table]:
-        """One table for each protocol, with intervals and notes."""
+        """One table for each protocol, with intervals and notes, and one of contrasts if there are any."""
         finished = [self.store.finished(o.address, o.record) for o in self.outcomes if o.record is not None]
         is_by_category = self.metric == "map" and all("map" in record.metrics for record in self.records)
-        return build_tables(finished, self.failures, task=CATEGORY if is_by_category else RECALL)
+        usual = build_tables(finished, self.failures, task="category" if is_by_category else "recall")
+        return [*usual, *build_tables(finished, self.failures, task="contrasts")]
 
     def table(self) -> pd.DataFrame:
         """Every figure as a number, one line for each method and protocol."""
         import pandas as pd
 
-        return pd.concat([table.frame() for table in self.tables], ignore_index=True)
+        usual = [table.frame() for table in self.tables if table.task in (RECALL, CATEGORY)]
+        return pd.concat(usual, ignore_index=True)
 
 
 def run(
@@ -264,13 +267,13 @@ class Scores:
         Raises:
             BadInput: an unknown figure, or one that needs labels, without them.
         """
-        return sample([self.ranks], task=next((task for task in TASKS if task.has(figure)), RECALL)).interval(figure)
+        return sample([self.ranks], task=CATEGORY if CATEGORY.has(figure) else RECALL).interval(figure)
 
     def table(self) -> pd.DataFrame:
         """A line for each figure: `value` and the 95 % interval over images, if it has one."""
         import pandas as pd
 
-        tasks = TASKS if self.ranks.precisions else TASKS[:1]
+        tasks = [RECALL, *[CATEGORY] * (self.ranks.precisions is not None)]
         of = [sample([self.ranks], task=task) for task in tasks]
         lines = []
         for figure, value in self.metrics.items():

@@ -68,7 +68,7 @@ def test_the_correlations_are_those_of_scipy(ratings, is_tied, monkeypatch):
     drawn = weighted_correlations(one, IMAGE_OF, times)
     np.testing.assert_allclose(drawn, [by_scipy(one, row) for row in times], rtol=0, atol=1e-12)
     assert np.ptp(drawn, axis=0).min() > 0.01
-    monkeypatch.setattr(agreement, "_BLOCK", 150)  # two draws at a time
+    monkeypatch.setattr(agreement, "_BLOCK", (32, 150))  # two draws at a time
     np.testing.assert_array_equal(weighted_correlations(one, IMAGE_OF, times), drawn)
 
 

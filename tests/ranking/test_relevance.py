@@ -213,7 +213,7 @@ RANKINGS = ("random", "first", "last", "half", "noisy")
 
 @pytest.mark.parametrize("is_text", [False, True])
 def test_the_package_of_eccv_caption_agrees(eccv, is_text, monkeypatch):
-    """Of every 40th query; two of its right captions are none of the 25,000, and are candidates here."""
+    """Every 40th query is asked; a right caption that is none of the 25,000 is a candidate here."""
     side = "t2i" if is_text else "i2t"
     asked = {name: dict(list(getattr(eccv, f"{name}_gts")[side].items())[::40]) for name in ("eccv", "cxc")}
     asked["cxc"] = dict(list(asked["cxc"].items())[:40])
