@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from cran_bench.contract import Run as Run
     from cran_bench.contract import Timed as Timed
     from cran_bench.contract import TrainingBenchmark as TrainingBenchmark
+    from cran_bench.contrasts import NO_PARTNER as NO_PARTNER
+    from cran_bench.contrasts import Contrasts as Contrasts
     from cran_bench.dataset import SPLITS as SPLITS
     from cran_bench.dataset import Collection as Collection
     from cran_bench.dataset import Dataset as Dataset
@@ -40,7 +42,11 @@ if TYPE_CHECKING:
     from cran_bench.frontend.feature_rows import FeatureRows as FeatureRows
     from cran_bench.frontend.labels import label_source as label_source
     from cran_bench.frontend.text.characters import ALPHABET as ALPHABET
+    from cran_bench.frontend.text.swaps import make_swaps as make_swaps
     from cran_bench.frontend.text.words import FIRST_WORD as FIRST_WORD
+    from cran_bench.judgments import Judgments as Judgments
+    from cran_bench.judgments import Qrels as Qrels
+    from cran_bench.judgments import Relevance as Relevance
     from cran_bench.machine.progress import say as say
     from cran_bench.needs import Need as Need
     from cran_bench.needs import first_of as first_of
@@ -64,6 +70,7 @@ _HOME = {
     name: module
     for module, names in {
         "contract": "Composite Estimating Explaining Explanation Method Part Run Timed TrainingBenchmark",
+        "contrasts": "NO_PARTNER Contrasts",
         "dataset": "SPLITS Collection Dataset FolderImages ImageSource",
         "embeddings": "Embedding Levels Relations region_pairs",
         "errors": "BadInput did_you_mean first_wrong",
@@ -71,7 +78,9 @@ _HOME = {
         "frontend.feature_rows": "FeatureRows",
         "frontend.labels": "label_source",
         "frontend.text.characters": "ALPHABET",
+        "frontend.text.swaps": "make_swaps",
         "frontend.text.words": "FIRST_WORD",
+        "judgments": "Judgments Qrels Relevance",
         "machine.progress": "say",
         "needs": "Need first_of",
         "registry": "register register_dataset",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,9 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from cran_bench.errors import BadInput
 from cran_bench.machine.storage import sha256_json
 
-MOST_CONTRASTS = 1_000_000
+MOST_CONTRASTS = 1_000_000  # as many as there may be judgments
 MOST_KINDS = 200
 NO_PARTNER = -1
+"""The partner of a contrast that is not crossed."""
+_KIND = re.compile(r"[\w][\w -]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class Contrasts:
         if count > MOST_CONTRASTS or len(self.kinds) > MOST_KINDS:
             what = f"{count:,} contrasts of {len(self.kinds):,} kinds"
             raise BadInput(f"{what} are too many: give at most {MOST_CONTRASTS:,} of {MOST_KINDS} kinds")
-        if wrong := next((name for name in self.kinds if not (isinstance(name, str) and name.strip())), None):
-            raise BadInput(f"a kind of contrasts is named {wrong!r}: give it a name")
+        if wrong := next((name for name in self.kinds if not _KIND.fullmatch(str(name))), None):
+            raise BadInput(f"a kind of contrasts is named {wrong!r}: use up to 40 letters, digits, _, - and spaces")
         if len(set(self.kinds)) < len(self.kinds):
             raise BadInput(f"two kinds of contrasts have the same name, among {', '.join(self.kinds)}: rename one")
         for name, values in rows.items():
@@ -91,7 +94,7 @@ class Contrasts:
         return len(self.true)
 
     def take(self, rows: NDArray[np.int64]) -> Contrasts:
-        """The given pairs; one half of a crossed pair without the other is a pair of its own."""
+        """The pairs of the rows (n,); one half of a crossed pair without the other is a pair of its own."""
         place = np.full(len(self), NO_PARTNER, dtype=np.int64)
         place[rows] = np.arange(len(rows))
         true, false = ([texts[row] for row in rows.tolist()] for texts in (self.true, self.false))

@@ -52,7 +52,7 @@ class Qrels:
         return np.unique(self.query)
 
     def within(self, queries: NDArray[np.bool_], answers: NDArray[np.bool_]) -> Qrels | None:
-        """Those of queries and answers that are kept, given for all rows of the collection; None if nothing is left."""
+        """Those with the queries (N,) and answers (T,), or the reverse, that are kept, of all rows; None if none is."""
         kept = queries[self.query] & answers[self.answer]
         return Qrels(self.query[kept], self.answer[kept], self.grade[kept]) if kept.any() else None
 
@@ -77,7 +77,7 @@ class Relevance:
             raise BadInput(f"the relevance '{self.name}' has no right answers: give those of images or of captions")
 
     def within(self, images: NDArray[np.bool_], captions: NDArray[np.bool_]) -> Relevance | None:
-        """What is left of it with some images and their captions; None if nothing is."""
+        """What is left with the images (N,) and captions (T,) that are kept, of all rows; None if nothing is."""
         i2t, t2i = self.i2t and self.i2t.within(images, captions), self.t2i and self.t2i.within(captions, images)
         return Relevance(self.name, i2t, t2i) if i2t or t2i else None
 
@@ -113,7 +113,7 @@ class Judgments:
             raise BadInput(f"{self.name}: a rating is not finite; correct it or leave the pair out")
 
     def within(self, images: NDArray[np.bool_], captions: NDArray[np.bool_]) -> Judgments | None:
-        """What is left of it with some images and their captions; None if nothing is."""
+        """What is left with the images (N,) and captions (T,) that are kept, of all rows; None if nothing is."""
         kept = images[self.image] & captions[self.caption]
         rows = self.image[kept], self.caption[kept], self.ratings[kept]
         return Judgments(self.name, *rows) if kept.any() else None

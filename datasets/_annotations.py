@@ -114,11 +114,11 @@ def read_list(path: Path, suffix: str = "") -> list[str]:
     return [name + suffix for name in seen]
 
 
-def read_captions(path: Path, members: set[str]) -> tuple[dict[str, list[str]], int]:
+def read_captions(path: Path, members: set[str]) -> tuple[dict[str, dict[int, str]], int]:
     """Read captions from lines of the form ``name.jpg#k<TAB>caption``.
 
     Returns:
-        The captions of each image in `members`, sorted by k, and the number of captions of other images.
+        The captions of each image in `members` by k, in increasing order, and the number of captions of other images.
 
     Raises:
         BadInput: a line has another form, a key is repeated, or a caption is empty.
@@ -149,21 +149,30 @@ def read_captions(path: Path, members: set[str]) -> tuple[dict[str, list[str]], 
         if not caption.strip():
             raise BadInput(f"{where}: the caption of {key} is empty; write one or remove the line")
         own[int(k)] = caption.strip()
-    return {name: [text for _, text in sorted(own.items())] for name, own in captions.items()}, outside
+    return {name: dict(sorted(own.items())) for name, own in captions.items()}, outside
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, unique: bool = False) -> Any:
     """Read a JSON file.
 
     Raises:
-        BadInput: the file is not valid JSON.
+        BadInput: the file is not valid JSON or, with `unique`, has a key twice in an object.
     """
     try:
-        return json.loads(read_text(path)[0])
+        return json.loads(read_text(path)[0], object_pairs_hook=unique_keys if unique else None)
     except json.JSONDecodeError as error:
         raise BadInput(f"{path} is not valid JSON ({error.msg}, line {error.lineno}); download it again") from None
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of nested brackets
         raise BadInput(f"{path} cannot be read as JSON ({error}); download it again") from None
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of a JSON file; raises ValueError if it has a key twice."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        again = next(name for k, (name, _) in enumerate(pairs) if name in dict(pairs[:k]))
+        raise ValueError(f"the key '{again}' is there twice")
+    return row
 
 
 class Karpathy(NamedTuple):
@@ -229,6 +238,21 @@ def exists(path: Path) -> bool:
         return False
 
 
+def entries_of(folder: Path) -> set[str]:
+    """Return the names in a folder; none if there is no such folder.
+
+    Raises:
+        BadInput: the folder cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except PermissionError:
+        raise BadInput(f"the folder {folder} cannot be listed; change its permissions") from None
+    except (OSError, ValueError):  # there is no such folder, or the name is invalid
+        return set()
+
+
 def check_images(names: Iterable[str], origin: Path, root: Path) -> None:
     """Check that images exist, given as paths below `root` and listed in the file `origin`.
 
@@ -244,13 +268,7 @@ def check_images(names: Iterable[str], origin: Path, root: Path) -> None:
         by_folder.setdefault(str(path.parent), []).append(name)
     absent: list[str] = []
     for folder, wanted in by_folder.items():
-        try:
-            with os.scandir(root / folder) as entries:
-                existing = {entry.name for entry in entries}
-        except PermissionError:
-            raise BadInput(f"the folder {root / folder} cannot be listed; change its permissions") from None
-        except (OSError, ValueError):  # there is no such folder, or the name is invalid
-            existing = set()
+        existing = entries_of(root / folder)
         absent += [name for name in wanted if PurePosixPath(name).name not in existing]
     if absent:
         raise BadInput(

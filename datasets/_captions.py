@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from cran_bench import SPLITS, BadInput, did_you_mean
 
-from ._annotations import image_path, read_karpathy, read_lines, read_text
+from ._annotations import image_path, read_karpathy, read_lines, read_text, unique_keys
 
 K = TypeVar("K", int, str)
 
@@ -122,19 +122,29 @@ def _known(header: list[str]) -> int:
     return sum(bool(_matching(dict(enumerate(header)), patterns)) for patterns in (IMAGE, CAPTION, SPLIT))
 
 
-def _json_rows(path: Path) -> Iterator[CaptionRow]:
-    known: dict[tuple[str, ...], tuple[str, list[str], str | None]] = {}
+def json_lines(path: Path, wanted: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read the objects of a file of JSON Lines, each with its file and line; `wanted` says what they should have.
+
+    Raises:
+        BadInput: a line is no object, or has a key twice.
+    """
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line, object_pairs_hook=_unique)
+            row = json.loads(line, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise BadInput(f"{where}: not valid JSON ({reason}); write one object per line") from None
         if not isinstance(row, dict):
-            raise BadInput(f"{where}: expected an object with image and caption, got {line.strip()[:40]}")
+            raise BadInput(f"{where}: expected an object with {wanted}, got {line.strip()[:40]}")
+        yield where, row
+
+
+def _json_rows(path: Path) -> Iterator[CaptionRow]:
+    known: dict[tuple[str, ...], tuple[str, list[str], str | None]] = {}
+    for where, row in json_lines(path, "image and caption"):
         keys = tuple(row)
         if keys not in known:
             known[keys] = _columns(where, {key: key for key in keys})
@@ -145,11 +155,3 @@ def _json_rows(path: Path) -> Iterator[CaptionRow]:
         if not all(isinstance(text, str) for text in (row[image], split, *texts)):
             raise BadInput(f"{where}: image, captions and split must be strings; put them in double quotes")
         yield CaptionRow(where, row[image].strip(), texts, _split_name(where, split))
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        again = next(name for k, (name, _) in enumerate(pairs) if name in dict(pairs[:k]))
-        raise ValueError(f"the key '{again}' is there twice")
-    return row

@@ -20,8 +20,10 @@ from ._annotations import (
     read_karpathy,
     read_list,
 )
+from ._contrasts import own_need, with_contrasts
 from ._entities import FOLDERS, SOURCE, find_entities, read_entities
 from ._flickr import overlap
+from ._judgments import qrels_needs, with_qrels
 
 TOKENS = "results_20130124.token"
 KARPATHY = "dataset_flickr30k.json"
@@ -37,6 +39,7 @@ class Flickr30k(Photographs):
     ``results_20130124.token`` and the folder ``flickr30k-images`` are available from the authors by a form.  The split
     is ``dataset_flickr30k.json`` from Karpathy's caption_datasets.zip, or ``train.txt``, ``val.txt`` and ``test.txt``
     from the Flickr30K Entities repository.  Captions of images outside the splits are ignored.
+    ``i2t.qrels`` and ``t2i.qrels`` in TREC's format give test images and captions right answers beyond their own.
 
     Attributes:
         split: `karpathy` (29,000 / 1,014 / 1,000 images), as used by VSE++ and SCAN, or `entities` (29,783 / 1,000 /
@@ -67,6 +70,7 @@ class Flickr30k(Photographs):
             Need(TOKENS, first_of(folder, TOKENS), authors.format("flickr30k.tar.gz")),
             *(Need(name, first_of(folder, name), source) for name, source in splits),
             *(Need(name, find_entities(folder, name), SOURCE, optional=not self.phrases) for name in FOLDERS),
+            *(*qrels_needs(folder), own_need(folder)),
         ]
 
     def load(self, data: Path) -> Collection:
@@ -81,7 +85,7 @@ class Flickr30k(Photographs):
         members, origins = self._karpathy(folder) if chosen == "karpathy" else self._entities(folder)
         for split, names in members.items():
             check_images(names, origins[split], photographs)
-        captions, outside = read_captions(
+        numbered, outside = read_captions(
             _require(folder, TOKENS, "it is part of the authors' flickr30k.tar.gz"),
             {name for names in members.values() for name in names},
         )
@@ -93,10 +97,12 @@ class Flickr30k(Photographs):
             "flickr30k",
             photographs,
             kept,
-            captions,
+            {name: [*own.values()] for name, own in numbered.items()},
             remarks=[*remarks, overlap(kept, "flickr8k", data)],
         )
-        return replace(collection, phrase_boxes=read_entities(folder, collection.images.ids) if self.phrases else None)
+        phrases = read_entities(folder, collection.images.ids) if self.phrases else None
+        made = with_qrels(replace(collection, phrase_boxes=phrases), folder, self.limit is not None)
+        return with_contrasts(made, folder, self.limit)
 
     def _karpathy(self, folder: Path) -> tuple[dict[str, list[str]], dict[str, Path]]:
         path = _require(

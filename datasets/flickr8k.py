@@ -20,7 +20,9 @@ from ._annotations import (
     read_list,
 )
 from ._captions import caption_rows
+from ._contrasts import own_need, with_contrasts
 from ._flickr import overlap
+from ._judgments import flickr8k_needs, qrels_needs, tested_ids, with_flickr8k, with_qrels
 
 TOKENS = "Flickr8k.token.txt"
 LISTS = {split: f"Flickr_8k.{name}Images.txt" for split, name in zip(SPLITS, ("train", "dev", "test"), strict=True)}
@@ -39,6 +41,12 @@ class Flickr8k(Photographs):
 
     ``dataset_flickr8k.json`` from Karpathy's caption_datasets.zip may replace the lists, which it agrees with, and the
     captions; Kaggle's ``captions.txt`` may replace the captions.
+
+    The authors' human judgments are read where they are there, in the same folders or in ``judgments/``:
+    ``ExpertAnnotations.txt``, three scores from 1 to 4 for a test image and a test caption, and
+    ``CrowdFlowerAnnotations.txt``, the share of yes.  Beside agreement they give recall that counts what people
+    approved, by a mean score of 3 or two thirds of yes, with the images and captions they judged as queries and own
+    captions always right.  ``i2t.qrels`` and ``t2i.qrels`` in TREC's format give right answers of your own.
     """
 
     def needs(self, data: Path) -> list[Need]:
@@ -51,6 +59,7 @@ class Flickr8k(Photographs):
         return [
             Need(" or ".join(FOLDERS), first_of(folder, *FOLDERS), source.format("Flickr8k_Dataset.zip")),
             *(captions, *lists, Need(KARPATHY, json, KARPATHY_ZIP, optional=True)),
+            *(*flickr8k_needs(folder), *qrels_needs(folder), own_need(folder)),
         ]
 
     def load(self, data: Path) -> Collection:
@@ -74,20 +83,21 @@ class Flickr8k(Photographs):
             check_images(members[split], path, photographs)
         every = {name for names in members.values() for name in names}
         if images and not _path(folder, TOKENS):
-            captions, outside = {image.path: image.captions for image in images}, 0
+            numbered, outside = {image.path: dict(enumerate(image.captions)) for image in images}, 0
         elif kaggle.is_file() and not _path(folder, TOKENS):
             captions, outside = _kaggle(kaggle, every)
+            numbered = {name: dict(enumerate(own)) for name, own in captions.items()}
         else:
-            captions, outside = read_captions(_find(folder, TOKENS), every)
+            numbered, outside = read_captions(_find(folder, TOKENS), every)
         kept = limited(members, self.limit)
         ignored = [f"{outside} captions of images outside the splits are ignored"] if outside else []
-        return make_collection(
-            "flickr8k",
-            photographs,
-            kept,
-            captions,
-            remarks=[*ignored, overlap(kept, "flickr30k", data)],
-        )
+        every_caption = {name: [*own.values()] for name, own in numbered.items()}
+        remarks = [*ignored, overlap(kept, "flickr30k", data)]
+        made = make_collection("flickr8k", photographs, kept, every_caption, remarks)
+        limit = self.limit is not None
+        keys = [f"{name}#{k}" for name in kept["test"] for k in numbered[name]]
+        made = with_flickr8k(made, folder, tested_ids(made, limit, kept["test"], keys))
+        return with_contrasts(with_qrels(made, folder, limit), folder, self.limit)
 
 
 def _kaggle(path: Path, members: set[str]) -> tuple[dict[str, list[str]], int]:

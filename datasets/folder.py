@@ -10,6 +10,8 @@ from cran_bench import SPLITS, BadInput, Collection, Need, first_of, register_da
 
 from ._annotations import Photographs, check_images, check_name, exists, limited, make_collection, random_split
 from ._captions import ALIASES, caption_rows
+from ._contrasts import own_need, with_contrasts
+from ._judgments import qrels_needs, with_qrels
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 FILES = ("captions.csv", "captions.tsv", "captions.txt", "captions.jsonl", *METADATA)
@@ -35,6 +37,9 @@ class Folder(Photographs):
     are split at random (80/10/10).  With a test split only, methods that need no fit run, and fits of
     another dataset: ``cran-bench run -d flickr8k --test-on folder --test-data DIR``.
 
+    ``i2t.qrels`` and ``t2i.qrels`` in DIR, in TREC's format and with the ids that ``cran-bench export --trec`` writes,
+    give test images and captions right answers beyond their own.
+
     Attributes:
         file: name of the list below DIR; empty for those above.
         images: folder below DIR to which image paths are relative.
@@ -54,7 +59,8 @@ class Folder(Photographs):
             raise ValueError(f"seed must be at least 0, not {self.seed}")
 
     def needs(self, data: Path) -> list[Need]:
-        return [Need(self.file or WANTED, next(iter(self._lists(data)), None), "write one: cran-bench info folder")]
+        captions = Need(self.file or WANTED, next(iter(self._lists(data)), None), "write one: cran-bench info folder")
+        return [captions, *qrels_needs(data), own_need(data)]
 
     def load(self, data: Path) -> Collection:
         lists = self._lists(data)
@@ -93,7 +99,8 @@ class Folder(Photographs):
         check_images(names, path, root)
         made, members = make_collection("folder", root, kept, captions), set(names)
         order = [name for name in names for _ in captions[name]]
-        return replace(made, as_listed=order == [image for image in listed if image in members])
+        made = replace(made, as_listed=order == [image for image in listed if image in members])
+        return with_contrasts(with_qrels(made, data, self.limit is not None), data, self.limit)
 
     def _lists(self, data: Path) -> dict[Path, str]:
         """The list of captions, or those of the splits' folders, each with the split of its images or ''."""

@@ -27,6 +27,8 @@ from ._annotations import (
     read_json,
     read_karpathy,
 )
+from ._contrasts import own_need, with_contrasts
+from ._judgments import coco_needs, qrels_needs, tested_ids, with_coco, with_qrels
 
 RELEASES = ("train2014", "val2014"), ("train2017", "val2017")
 KARPATHY = "dataset_coco.json"
@@ -40,7 +42,7 @@ class _Image:
 
 
 @dataclass
-class _Caption:
+class _Annotation:
     id: int
     image_id: int
     caption: str
@@ -60,7 +62,7 @@ class _Category:
 
 T = TypeVar("T")
 IMAGES = TypeAdapter(Annotated[list[_Image], FailFast()])
-CAPTIONS = TypeAdapter(Annotated[list[_Caption], FailFast()])
+CAPTIONS = TypeAdapter(Annotated[list[_Annotation], FailFast()])
 INSTANCES = TypeAdapter(Annotated[list[_Instance], FailFast()])
 CATEGORIES = TypeAdapter(Annotated[list[_Category], FailFast()])
 
@@ -74,6 +76,11 @@ class MSCOCO(Photographs):
     ``captions_val2014.json`` and, for categories, ``instances_*2014.json`` may be in ``annotations/``.  The release of
     2017 divides the same images otherwise and serves as well.  Without the folder ``train2014``, Karpathy's val and
     test images are loaded, for evaluation.
+
+    Right answers beyond own captions are read for Karpathy's test images where they are there, in the same folder or
+    in ``eccv_caption/`` or ``cxc/`` below it: the four files ``eccv_*.json`` and ``cxc_*.json`` of ECCV Caption (Chun
+    et al., ECCV 2022), or ``sits_test.csv`` of CxC (Parekh et al., EACL 2021), whose ratings of 3 and more are right.
+    ``i2t.qrels`` and ``t2i.qrels`` in TREC's format give right answers of your own.
 
     Attributes:
         split: `karpathy`, from ``dataset_coco.json`` in Karpathy's caption_datasets.zip, with `restval` as training
@@ -112,6 +119,7 @@ class MSCOCO(Photographs):
             *annotated("captions", required=used),
             *([Need(KARPATHY, first_of(folder, KARPATHY), KARPATHY_ZIP)] if self.split == "karpathy" else []),
             *annotated("instances", required=()),
+            *(*coco_needs(folder), *qrels_needs(folder), own_need(folder)),
         ]
 
     def load(self, data: Path) -> Collection:
@@ -138,12 +146,17 @@ class MSCOCO(Photographs):
         kept = limited(members, self.limit)
         for part, origin in origins.items():
             check_images([n for s in SPLITS for n in kept[s] if n.startswith(f"{part}/")], origin, photographs)
-        by_name = {name: captions.get(image, []) for image, name in names.items()}
+        by_name = {name: [*captions.get(image, {}).values()] for image, name in names.items()}
         labels, label_names, remarks = _labels(folder, parts, names, [name for split in SPLITS for name in kept[split]])
         if len(parts) == 1:
             remarks.append(f"without train images, as {parts[0].replace('val', 'train')} is not in {photographs}")
         made = make_collection("mscoco", photographs, kept, by_name, remarks)
-        return replace(made, labels=labels, label_names=label_names)
+        made = replace(made, labels=labels, label_names=label_names)
+        number_of, limited_to = {name: number for number, name in names.items()}, self.limit is not None
+        images = [number_of[name] for name in kept["test"]]
+        keys = [str(caption) for image in images for caption in captions[image]]
+        made = with_coco(made, folder, tested_ids(made, limited_to, [*map(str, images)], keys))
+        return with_contrasts(with_qrels(made, folder, limited_to), folder, self.limit)
 
     def _parts(self, folder: Path) -> tuple[Path, tuple[str, ...]] | None:
         """The folder of the photographs and the parts of a release that are used; None if there is no photograph."""
@@ -232,8 +245,8 @@ def _captions(
     names: Mapping[int, str],
     files: Mapping[str, Path],
     most: int,
-) -> dict[int, list[str]]:
-    """The first `most` captions of each image, sorted by id."""
+) -> dict[int, dict[int, str]]:
+    """The first `most` captions of each image by their ids, in increasing order."""
     numbered: dict[int, list[tuple[int, str]]] = defaultdict(list)
     for part, content in contents.items():
         seen: set[int] = set()
@@ -250,7 +263,7 @@ def _captions(
             text = " ".join(annotation.caption.split())
             if text:
                 numbered[annotation.image_id].append((annotation.id, text))
-    return {image: [text for _, text in sorted(own)[:most]] for image, own in numbered.items()}
+    return {image: dict(sorted(own)[:most]) for image, own in numbered.items()}
 
 
 def _labels(

@@ -16,6 +16,7 @@ from cran_bench.errors import BadInput, escaped
 from cran_bench.machine.storage import cache_folder, require_folder
 
 if TYPE_CHECKING:
+    from cran_bench.records.tasks import TaskName
     from cran_bench.tables.tables import Table
 
 app = typer.Typer(
@@ -147,6 +148,14 @@ Threads = Annotated[
         help="Threads of each fit. Default: CRAN_BENCH_THREADS, or 1; on a GPU torch's own.",
     ),
 ]
+Contrasts = Annotated[
+    str,
+    typer.Option(
+        "--contrasts",
+        metavar="swap",
+        help="Also ask for the true caption beside a false one, made by exchanging words of it.",
+    ),
+]
 Tune = Annotated[
     int | None,
     typer.Option(
@@ -168,7 +177,7 @@ def load_tables(
     datasets: Sequence[str] = (),
     protocols: Sequence[str] = (),
     methods: Sequence[str] = (),
-    *tasks: str,
+    *tasks: TaskName,
 ) -> list[Table]:
     """Build tables from the records below a folder; an empty selection means all.
 
@@ -177,13 +186,12 @@ def load_tables(
         datasets: labels of datasets.
         protocols: names of protocols.
         methods: labels of methods.
-        *tasks: `recall`, `category` (only of data with labels) or both; by default recall.
+        *tasks: which of `recall`, `category`, `contrasts` and `judgments`, where measured; by default recall.
 
     Raises:
         BadInput: there are no records of this selection.
     """
     from cran_bench.protocols import PROTOCOLS
-    from cran_bench.records.statistics import RECALL, TASKS
     from cran_bench.records.store import ResultStore
     from cran_bench.tables.tables import build_tables
 
@@ -205,14 +213,19 @@ def load_tables(
         chosen = f" -d {to_run(datasets[0])}" if len(datasets) == 1 else ""
         selection = "".join(f" {word} {' or '.join(names)}" for word, names in kinds if names)
         raise BadInput(f"there are no records{selection} below {store.root}: make some with cran-bench run{chosen}")
-    wanted = [task for task in TASKS if task.name in (tasks or (RECALL.name,))]
+    wanted = tasks or ("recall",)
     tables = [table for task in wanted for table in build_tables(runs, failures, related, task)]
     if not tables:
-        raise BadInput(
-            "none of these records has figures by category: they need data with labels, and records of this version; "
-            "run again with cran-bench run --force"
-        )
+        raise BadInput(f"none of these records has {MEASURED_BY[wanted[0]]}, and records of this version")
     return tables
+
+
+MEASURED_BY = {
+    "recall": "recalls: they need captions",
+    "category": "figures by category: they need data with labels",
+    "contrasts": "contrasts: they need data with contrasts, or cran-bench run --contrasts swap, protocol captions",
+    "judgments": "judgments: they need data that people judged, protocol captions",
+}
 
 
 def to_run(label: str) -> str:

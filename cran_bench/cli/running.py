@@ -84,6 +84,7 @@ def run(
     test_data: options.TestData = None,
     quick: Annotated[bool, typer.Option("--quick", help="Less data and training; not for comparison.")] = False,
     folds: Annotated[int, typer.Option("--folds", min=0, help="Average over this many folds of the test images.")] = 0,
+    contrasts: options.Contrasts = "",
     tune: options.Tune = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat recorded runs.")] = False,
     data: options.Data = Path("data"),
@@ -110,6 +111,8 @@ def run(
 
     Example: cran-bench run -m cca -d flickr8k --test-on folder --test-data DIR
 
+    Example: cran-bench run -m cca,scan -d flickr8k --contrasts swap
+
     Example: cran-bench run -d mscoco --cluster "slurm[queue=gpu,gres=gpu:1,cores=8,memory=64GB,jobs=10]"
     """
     from cran_bench.machine.processes import is_first, started
@@ -133,6 +136,7 @@ def run(
         test_data=test_data,
         quick=quick,
         folds=folds,
+        contrasts=contrasts,
         tune=tune,
         force=force,
         data=data,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,14 +14,18 @@ from cran_bench.machine.storage import require_folder
 from . import options
 from .options import app, dataset_label, echo, labels_of, load_tables, to_run
 
+if TYPE_CHECKING:
+    from cran_bench.records.tasks import TaskName
+
 
 @app.command()
 def table(
     which: Annotated[
         str | None,
         typer.Argument(
-            metavar="[category|1|2|3|kernels]",
-            help="Retrieval by category, on data with labels; a table of the paper; or the kernel timings.",
+            metavar="[category|contrasts|judgments|1|2|3|kernels]",
+            help="Retrieval by category, true against false captions, or what people judged, on data that has them; a "
+            "table of the paper; or the kernel timings.",
         ),
     ] = None,
     dataset: Annotated[
@@ -56,6 +60,10 @@ def table(
 
     Example: cran-bench table category -d wikipedia
 
+    Example: cran-bench table contrasts -d flickr8k
+
+    Example: cran-bench table judgments -d flickr8k -f csv
+
     Example: cran-bench table 1 -f latex
 
     Example: cran-bench table 1 -d flickr8k --preset tuned --results results/reference
@@ -63,9 +71,11 @@ def table(
     from cran_bench.errors import did_you_mean
     from cran_bench.machine.storage import write_text
     from cran_bench.protocols import parse_protocols
+    from cran_bench.records.tasks import TASKS
     from cran_bench.tables.tables import render
 
-    kinds = ("category", "1", "2", "3", "kernels")
+    others: tuple[TaskName, ...] = ("category", "contrasts", "judgments")
+    kinds = (*others, "1", "2", "3", "kernels")
     if which is not None and which not in kinds:
         raise BadInput(f"there is no table '{which}'{did_you_mean(which, kinds)}")
     wanted = parse_protocols(protocol)
@@ -75,7 +85,7 @@ def table(
     given = {"--dataset": dataset, "--protocol": protocol != "all", "--method": labels, "--preset": preset}
     given |= {"--columns": columns, "--wide": is_wide}
     of_records = "--dataset", "--protocol", "--method", "--columns", "--wide"
-    takes = {None: of_records, "category": of_records, "kernels": ("--wide",)}
+    takes: dict[str | None, tuple[str, ...]] = {**dict.fromkeys((None, *others), of_records), "kernels": ("--wide",)}
     width = None if is_wide or columns else options.width()
     for option in given:
         if given[option] and option not in takes.get(which, ("--dataset", "--protocol", "--preset", "--wide")):
@@ -84,7 +94,7 @@ def table(
         from cran_bench.bench.measuring import render_all
 
         text = render_all(results / "kernels", style, width)
-    elif which and which != "category":
+    elif which and which not in others:
         if preset not in (None, "paper", "tuned"):
             raise BadInput(f"--preset is paper or tuned, not '{preset}'")
         if protocol != "all" and len(wanted) > 1:
@@ -98,7 +108,7 @@ def table(
         text = paper_table(int(which), tables, preset or "paper", one, style, label, width)
     else:
         chosen = [label] if label else [], () if protocol == "all" else wanted, labels
-        tables = load_tables(results, *chosen, which or "recall")
+        tables = load_tables(results, *chosen, *(task for task in TASKS if task == (which or "recall")))
         text = render(tables, style, [name.strip() for name in (columns or "").split(",") if name.strip()], width)
     if out is None:
         echo(text)
@@ -137,11 +147,12 @@ def compare(
     from cran_bench.comparison import compare_dataset
     from cran_bench.machine.storage import slug
     from cran_bench.protocols import parse_protocols
+    from cran_bench.records.tasks import TASKS
     from cran_bench.tables.paper import dataset_name, is_of_paper, of_dataset, published_rows
 
-    wanted, both = parse_protocols(protocol), ("recall", "category")
+    wanted = parse_protocols(protocol)
     labels = [dataset_label(text) for text in datasets or ("flickr30k", "mscoco")]
-    tables = load_tables(results, [], wanted, [], *both) if (results / "runs").is_dir() else []
+    tables = load_tables(results, [], wanted, [], *TASKS) if (results / "runs").is_dir() else []
     measured = {label: of_dataset(tables, label) for label in labels}
     missing = [label for label in labels if not measured[label]]
     if missing and (datasets or len(missing) == len(labels)):
@@ -156,7 +167,7 @@ def compare(
         raise BadInput(f"there are no committed records below {reference}: name their folder with --reference")
     verdicts = []
     for label in labels:
-        against = None if label in alone or is_reference else load_tables(reference, [label], wanted, [], *both)
+        against = None if label in alone or is_reference else load_tables(reference, [label], wanted, [], *TASKS)
         verdicts += compare_dataset(measured[label], label, against) if measured[label] else []
     for verdict in verdicts:
         echo(verdict)
@@ -188,14 +199,19 @@ def significance(
     ] = False,
     metric: Annotated[
         str,
-        typer.Option("--metric", metavar="rsum|map", help="Compare recalls, or mean average precision by category."),
+        typer.Option(
+            "--metric",
+            metavar="rsum|map|contrasts|judgments",
+            help="Compare recalls, mean average precisions by category, contrasts, or what people judged.",
+        ),
     ] = "rsum",
     style: options.Format = "terminal",
     results: options.Results = Path("results"),
 ) -> None:
     """Test whether methods differ: paired bootstrap over images and seeds, McNemar's test of R@1, Holm's correction.
 
-    The figures are recalls, or with --metric map mean average precisions of data with labels, without McNemar's test.
+    The figures are recalls, or with --metric map mean average precisions of data with labels, with --metric contrasts
+    shares of true captions above false ones, with --metric judgments agreement with people, without McNemar's test.
     The first method is compared with each of the others, metric by metric; without methods, the best with all others.
     Rows have the same features, or with --across only the same test split.
 
@@ -206,18 +222,20 @@ def significance(
     Example: cran-bench significance cca -d flickr8k --across
 
     Example: cran-bench significance -d wikipedia --metric map
+
+    Example: cran-bench significance -d flickr8k --metric contrasts
     """
     from cran_bench.comparison.significance import significance_table
     from cran_bench.errors import did_you_mean
     from cran_bench.protocols import parse_protocols
-    from cran_bench.records.statistics import TASKS
+    from cran_bench.records.tasks import TASKS
 
     label, wanted = dataset_label(dataset), parse_protocols(protocol)
     if len(wanted) > 1:
         raise BadInput(f"methods are compared under one protocol, not {len(wanted)}: give one with -p")
-    tasks = {task.headline: task.name for task in TASKS}
+    tasks: dict[str, TaskName] = dict(zip(("rsum", "map", "contrasts", "judgments"), TASKS, strict=True))
     if metric not in tasks:
-        raise BadInput(f"--metric is rsum or map, not '{metric}'{did_you_mean(metric, tasks)}")
+        raise BadInput(f"--metric is rsum, map, contrasts or judgments, not '{metric}'{did_you_mean(metric, tasks)}")
     labels = labels_of(methods)
     if len(labels) == 1 and not across:
         raise BadInput("give at least two methods, or none to compare all with the best")
@@ -249,10 +267,11 @@ def report(
     from cran_bench.machine.storage import write_text
     from cran_bench.protocols import parse_protocols
     from cran_bench.records.store import ResultStore
+    from cran_bench.records.tasks import TASKS
     from cran_bench.report import build_report
 
     wanted = [dataset_label(text) for text in datasets or ()]
-    tables = load_tables(results, wanted, parse_protocols(protocol), labels_of(methods), "recall", "category")
+    tables = load_tables(results, wanted, parse_protocols(protocol), labels_of(methods), *TASKS)
     order = list(dict.fromkeys(table.group.dataset for table in tables))
     tables.sort(key=lambda table: order.index(table.group.dataset))  # recalls of a dataset first
     shown = dict.fromkeys(table.group.dataset for table in tables)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cran_bench.records.statistics import RECALL
+from cran_bench.records.tasks import CATEGORY, RECALL
 from cran_bench.tables.paper import dataset_name, is_of_paper
 from cran_bench.tables.tables import Group, Table
 
@@ -19,11 +19,11 @@ __all__ = ["Verdict", "compare_dataset"]
 def compare_dataset(tables: Sequence[Table], label: str, reference: Sequence[Table] | None) -> list[Verdict]:
     """Compare the records of a dataset with the paper or a reference; only rows of the same data are compared.
 
-    Rows by category are compared with the reference and with published figures.  Records of `--quick` are not compared
-    with the paper.
+    All are compared with the reference, those by category with published figures too.  Records of `--quick` are not
+    compared with the paper.
 
     Args:
-        tables: the records of the dataset, by recall and by category.
+        tables: the records of the dataset, by all tasks.
         label: label of the dataset.
         reference: committed records of a dataset that is not in the paper, or None to check only the paper's orders.
 
@@ -32,7 +32,7 @@ def compare_dataset(tables: Sequence[Table], label: str, reference: Sequence[Tab
     """
     compare = compare_with_paper if is_of_paper(label) else paper_orders
     same_data: dict[Group, list[Table]] = {}
-    recalls, others = ([t for t in tables if (t.task is RECALL) == by] for by in (True, False))
+    recalls, others = ([t for t in tables if t.task is task] for task in (RECALL, CATEGORY))
     for table in (table for table in recalls if not table.group.quick):
         same_data.setdefault(table.group.data(), []).append(table)
     return [

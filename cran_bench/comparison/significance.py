@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast, get_args
 
 from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.ranking.contrasted import FEW_PAIRS
 from cran_bench.ranking.metrics import Direction
-from cran_bench.records.statistics import LEVEL, RECALL, Interval, behind_best, holm, mcnemar
-from cran_bench.tables.tables import DATA_FORMATS, HEADINGS, Group, Row, Table, export, exposure_notes, typeset
+from cran_bench.records.statistics import LEVEL, Interval, behind_best, holm, mcnemar
+from cran_bench.records.tasks import RECALL
+from cran_bench.tables.figures import heading
+from cran_bench.tables.tables import DATA_FORMATS, Group, Row, Table, export, exposure_notes, typeset
 
 from .verdict import bounds, signed
 
 _BY_IMPORTANCE = (
-    *({"against", "figure", "rsum", "mAP", "difference", "95 % interval", "verdict"}, {"p (Holm)"}, {"first", "other"}),
+    {"against", "figure", "rsum", "mAP", "mean", "tau-c", "mAP@R", "difference", "95 % interval", "verdict"},
+    *({"p (Holm)"}, {"first", "other"}),
     *({"McNemar annotation", "McNemar retrieval"}, {"McNemar"}),
 )
 
 
+UNITS = {
+    "recall": "in percentage points",
+    "category": "of fractions",
+    "contrasts": "in percentage points",
+    "judgments": "in percentage points, or of fractions",
+}
 MCNEMAR = "McNemar annotation", "McNemar retrieval"
 
 
@@ -39,42 +49,77 @@ def significance_table(
     Raises:
         BadInput: a method has no records, the methods have different data, or the format is unknown.
     """
+    together = {of: [table for table in tables if table.group.of == of] for of in [t.group.of for t in tables]}
+    complete = {of: some for of, some in together.items() if {*labels} <= _finished(some)}
+    found = [_compared(some, labels, across) for some in (complete or together).values()]
+    if style in DATA_FORMATS:
+        import pandas as pd
+
+        frames = [pd.DataFrame(tests.lines, columns=tests.headings) for tests in found]
+        if len(found) > 1:
+            frames = [frame.assign(set=tests.of) for frame, tests in zip(frames, found, strict=True)]
+        csv = pd.concat(frames).to_csv(index=False)
+        return csv if style == "csv" else export(pd.read_csv(io.StringIO(csv)), style)  # with numbers as such
+    texts = []
+    for tests in found:
+        cells = {heading: [line[k] for line in tests.lines] for k, heading in enumerate(tests.headings)}
+        texts.append(typeset(tests.title, cells, tests.notes, style, (), width, _BY_IMPORTANCE))
+    return "\n".join(texts)
+
+
+@dataclass(frozen=True)
+class _Tests:
+    """The lines of a table of tests, its notes, and the set of contrasts or judgments that they are of."""
+
+    title: str
+    headings: list[str]
+    lines: list[list[str]]
+    notes: Sequence[str]
+    of: str
+
+
+def _compared(tables: Sequence[Table], labels: Sequence[str], across: bool) -> _Tests:
+    """The tests of a set of contrasts or judgments, or of recalls."""
     _require_known(tables, labels)
     table, inputs = _across(tables, labels) if across else (_together(tables, labels), [])
-    rows, headline = {row.label: row for row in table.rows if row.records}, table.task.headline
+    rows, task = {row.label: row for row in (table.finished if labels else table.ranked)}, table.task
+    unseen = [row.label for row in table.finished if row.is_order_unseen and (not labels or row.label in rows)]
     if len(rows) < 2:
-        raise BadInput(f"{table.title} has only one method: give at least two methods")
+        found = f"ranks {len(rows)} methods, as others see no order of words" if unseen else "has only one method"
+        raise BadInput(f"{table.title} {found}: give at least two methods")
+    if not task.tested:
+        raise BadInput(f"{table.title} has no kind with {FEW_PAIRS} balanced pairs, so that it ranks no method")
     if labels:
         first, *others = rows.values() if across else [rows[label] for label in labels]
         lines = _figure_by_figure(first, others)
         headings = ["against", "figure", "first", "other", "difference", "95 % interval", "p", "p (Holm)"]
         tests = ["McNemar"]
     else:
-        first = max(rows.values(), key=lambda row: row.mean(headline))
-        others = sorted((row for row in rows.values() if row is not first), key=lambda row: -row.mean(headline))
-        lines = _against_best(first, others, behind_best(table.samples))
-        headings, tests = ["against", HEADINGS[headline], "difference", "95 % interval"], list(MCNEMAR)
-    headings += [*tests * (table.task is RECALL), "verdict"]
-    if style in DATA_FORMATS:
-        import pandas as pd
-
-        csv = pd.DataFrame(lines, columns=headings).to_csv(index=False)
-        return csv if style == "csv" else export(pd.read_csv(io.StringIO(csv)), style)  # with numbers as such
+        first, *others = sorted(rows.values(), key=lambda row: -row.mean(task.headline))
+        lines = _against_best(first, others, behind_best({label: table.samples[label] for label in rows}))
+        headings, tests = ["against", heading(task.headline), "difference", "95 % interval"], list(MCNEMAR)
+    if not lines:
+        raise BadInput(f"{' and '.join(unseen)} see no order of words, so that nothing tests them: give other methods")
+    headings += [*tests * (task is RECALL), "verdict"]
     seeds = [len(row.records) for row in (first, *others)]
     over = "images, and over seeds if a row has several" if max(seeds) > 1 else "images (there is one seed)"
-    unit = "in percentage points" if table.task is RECALL else "of fractions"
     notes = [
-        f"Differences are {first.label} minus the other method, {unit}; the interval is over {over}.",
+        f"Differences are {first.label} minus the other method, {UNITS[task.name]}; the interval is over {over}.",
         f"Verdict: bootstrap p values at 5 %, with Holm's correction for the {len(lines)} tests in the table."
         if labels
         else "Verdict: multiple comparisons with the best; all intervals hold at once at 95 %, to the best other row.",
         *["McNemar: uncorrected p value of equal R@1 of the first seeds, with the captions of an image as one cluster."]
-        * (table.task is RECALL),
+        * (task is RECALL),
+        *[f"Not tested where the order of words decides, as they do not see it: {', '.join(unseen)}."] * bool(unseen),
         *(inputs or [table.group.inputs]),
         *exposure_notes([first, *others]),
+        *table.failed,
     ]
-    cells = {heading: [line[k] for line in lines] for k, heading in enumerate(headings)}
-    return typeset(f"{first.label} · {table.title}", cells, [*notes, *table.failed], style, (), width, _BY_IMPORTANCE)
+    return _Tests(f"{first.label} · {table.title}", headings, lines, notes, table.group.of)
+
+
+def _finished(tables: Sequence[Table]) -> set[str]:
+    return {row.label for table in tables for row in table.finished}
 
 
 def _require_known(tables: Sequence[Table], labels: Sequence[str]) -> None:
@@ -82,7 +127,7 @@ def _require_known(tables: Sequence[Table], labels: Sequence[str]) -> None:
     repeated = [label for label in labels if labels.count(label) > 1]
     if repeated:
         raise BadInput(f"{repeated[0]} is given twice: give each method once")
-    finished = {row.label for table in tables for row in table.rows if row.records}
+    finished = _finished(tables)
     for label in labels:
         if label not in finished:
             raise BadInput(f"there is no finished record of {label}{did_you_mean(label, finished)}")
@@ -94,7 +139,8 @@ def _across(tables: Sequence[Table], labels: Sequence[str]) -> tuple[Table, list
     for table in tables:
         rows = [(table, row) for row in table.rows if row.records and (not labels or row.label in labels)]
         group = table.group
-        splits.setdefault((group.quick, group.folds, group.split_sha, group.labels), []).extend(rows)
+        answers = group.labels, group.contrasts, group.judgments
+        splits.setdefault((group.quick, group.folds, group.split_sha, *answers), []).extend(rows)
     complete = [some for some in splits.values() if {*labels} <= {row.label for _, row in some}]
     if not complete:
         raise BadInput(f"{' and '.join(labels)} were measured on different test splits: run all of them on one")
@@ -126,17 +172,21 @@ def _together(tables: Sequence[Table], labels: Sequence[str]) -> Table:
 
 def _figure_by_figure(first: Row, others: Sequence[Row]) -> list[list[str]]:
     task = first.task
-    figures = (*task.figures, task.headline)
-    tested = [(other, figure) for other in others for figure in figures]
+    tested = [
+        (other, figure)
+        for other in others
+        for figure in task.tested
+        if not (figure in task.by_order and (first.is_order_unseen or other.is_order_unseen))
+    ]
     differences = [first.sample.minus(other.sample, figure) for other, figure in tested]
-    lines = []
+    lines: list[list[str]] = []
     for (other, figure), gap, p in zip(tested, differences, holm([d.p for d in differences]), strict=True):
-        is_r1, digits = figure.endswith("_r1"), task.digits
+        is_r1, digits = task is RECALL and figure.endswith("_r1"), task.digits(figure)
         test = mcnemar(first.ranks[0], other.ranks[0], cast("Direction", figure[:3])) if is_r1 else None
         lines.append(
             [
-                other.label if figure == figures[0] else "",
-                figure.replace("_r", " R@") if task is RECALL else HEADINGS[figure],
+                other.label if other.label not in {line[0] for line in lines} else "",
+                figure.replace("_r", " R@") if task is RECALL else heading(figure),
                 f"{first.mean(figure):.{digits}f}",
                 f"{other.mean(figure):.{digits}f}",
                 signed(gap.value, digits),
@@ -152,7 +202,7 @@ def _figure_by_figure(first: Row, others: Sequence[Row]) -> list[list[str]]:
 
 def _against_best(best: Row, others: Sequence[Row], behind: Mapping[str, Interval]) -> list[list[str]]:
     gaps = [Interval(-gap.value, -gap.high, -gap.low) for gap in (behind[other.label] for other in others)]
-    digits, tested = best.task.digits, get_args(Direction) if best.task is RECALL else ()
+    digits, tested = best.task.digits(best.task.headline), get_args(Direction) if best.task is RECALL else ()
     return [
         [
             other.label,

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from cran_bench.protocols import Protocol
-from cran_bench.ranking.metrics import Direction
-from cran_bench.records.statistics import FIGURES, LEVEL, Interval, holm
+from cran_bench.records.statistics import LEVEL, Interval, holm
+from cran_bench.records.tasks import DIRECTIONS, FIGURES
 from cran_bench.tables.paper import (
     TABLES,
     TEST_PAIRS,
@@ -27,7 +27,6 @@ BAND = 10.0  # points; a row has regressed if its recall is significantly more t
 COPIED_BAND = 3.0  # points; a row that the paper copied from another is the same within this
 PRESETS = ("paper", "tuned")
 READINGS = {"matching": "one to one (CRAN: mean, others: documents; copied rows: captions)", "captions": "captions"}
-DIRECTIONS: dict[Direction, str] = {"i2t": "annotation", "t2i": "retrieval"}
 
 
 def compare_with_paper(tables: Sequence[Table]) -> list[Verdict]:

@@ -10,7 +10,6 @@ from cran_bench.tables.paper import PublishedRow, published_rows
 from cran_bench.tables.tables import Row, Table
 
 from .verdict import Verdict, bounds, signed
-from .with_paper import DIRECTIONS
 
 BAND = 0.02  # a row has regressed if its mAP is significantly more than this below the published one
 QUERIES = {"ucsd": 693, "pku": 462}  # test pairs of the splits of Wikipedia
@@ -30,23 +29,23 @@ def compare_with_published(table: Table, name: str) -> Verdict:
         reason = next(filter(None, (_not_comparable(record, published) for record in row.records)), "")
         judged += not reason
         notes += [f"{row.label} is not comparable: {reason}."] * bool(reason)
-        gaps = {side: _gap(row, published, figure) for side, figure in table.task.directions.items()}
+        gaps = {word: _gap(row, published, figure) for word, figure in table.task.directions.items()}
         cells = [
             cell
-            for side, figure in table.task.directions.items()
+            for word, figure in table.task.directions.items()
             for cell in (
                 f"{published.values[figure]:.3f} → {row.mean(figure):.3f}",
-                f"{signed(gaps[side].value, 3)} {bounds(gaps[side], 3)}",
+                f"{signed(gaps[word].value, 3)} {bounds(gaps[word], 3)}",
             )
         ]
-        fallen = [side for side, gap in gaps.items() if gap.high < -BAND]
+        fallen = [word for word, gap in gaps.items() if gap.high < -BAND]
         verdict = "not comparable" if reason else "informational" if published.is_quoted else "same"
         if verdict == "same" and fallen:
             verdict = "REGRESSED"
             regressions += [
-                f"REGRESSION {table.group.dataset}, {row.label}, {DIRECTIONS[side]}: mAP is significantly (95 %) more "
-                f"than {BAND} below {published.row}'s, {published.values[table.task.directions[side]]:.3f}"
-                for side in fallen
+                f"REGRESSION {table.group.dataset}, {row.label}, {word}: mAP is significantly (95 %) more "
+                f"than {BAND} below {published.row}'s, {published.values[table.task.directions[word]]:.3f}"
+                for word in fallen
             ]
         lines.append([*head, *cells, published.provenance, verdict])
     notes.append(

@@ -9,15 +9,22 @@ import numpy as np
 from scipy.special import stdtrit
 
 from cran_bench.errors import BadInput
-from cran_bench.records.statistics import LEVEL, RECALL
-from cran_bench.tables.tables import HEADINGS, Row, Table
+from cran_bench.records.statistics import LEVEL
+from cran_bench.tables.figures import heading
+from cran_bench.tables.tables import Row, Table
 
 from .verdict import Verdict, bounds, signed
-from .with_paper import DIRECTIONS
+
+VALUES = {
+    "recall": "R@1 + R@5 + R@10",
+    "category": "mean average precisions",
+    "contrasts": "shares of balanced pairs, in percent",
+    "judgments": "tau-c, times 100, and mAP@R, as fractions",
+}
 
 
 def compare_with_reference(tables: Sequence[Table], reference: Sequence[Table]) -> list[Verdict]:
-    """Compare each row with its reference in each direction, by the sum of recalls or mean average precision.
+    """Compare each row with its reference, by the sum of recalls or by what else the task is judged by.
 
     A row has changed if the paired interval of the difference over images and seeds excludes zero, and the difference
     is larger than seeds explain; both at 5 % for the whole table.  An increase counts as a change as well, because a
@@ -30,8 +37,8 @@ def compare_with_reference(tables: Sequence[Table], reference: Sequence[Table]) 
 
 
 def _counterpart(table: Table, reference: Sequence[Table]) -> Table | None:
-    fields = ("dataset", "quick", "protocol", "folds")
-    alike = [t for t in reference if t.task is table.task]
+    fields = ("dataset", "quick", "protocol", "folds", "of")
+    alike = [t for t in reference if t.task.name == table.task.name]
     candidates = [t for t in alike if all(getattr(t.group, name) == getattr(table.group, name) for name in fields)]
     if not candidates:
         return None
@@ -47,8 +54,8 @@ def _counterpart(table: Table, reference: Sequence[Table]) -> Table | None:
 
 def _where(table: Table) -> str:
     group = table.group
-    by = "" if table.task is RECALL else ", by category"
-    return f"{group.dataset}, protocol {group.protocol}" + (f", {group.folds} folds" if group.folds else "") + by
+    folds = f", {group.folds} folds" if group.folds else ""
+    return f"{group.dataset}, protocol {group.protocol}{folds}" + f", {table.kind}" * bool(table.kind)
 
 
 def _differs(table: Table, other: Table) -> tuple[str, str, str] | None:
@@ -56,7 +63,7 @@ def _differs(table: Table, other: Table) -> tuple[str, str, str] | None:
 
     Features computed on another machine differ in their last bits, so equal sources count as equal features.
     """
-    for name in ("split_sha", "front_end", "vectors", "extras", "fit_data", "labels"):
+    for name in ("split_sha", "front_end", "vectors", "extras", "fit_data", "labels", "contrasts", "judgments"):
         here, there = getattr(table.group, name), getattr(other.group, name)
         if here != there and here and there:  # older records do not name their extras
             return name.replace("_", " "), here, there
@@ -68,19 +75,20 @@ def _differs(table: Table, other: Table) -> tuple[str, str, str] | None:
 def _compare(now: Table, then: Table | None) -> Verdict:
     before = {row.label: row for row in then.rows if row.records} if then else {}
     both = [(row, before[row.label]) for row in now.rows if row.records and row.label in before]
-    task, digits = now.task, now.task.digits
-    tests = max(1, len(both) * len(DIRECTIONS))
+    task = now.task
+    tests = max(1, len(both) * len(task.directions))
     lines, regressions, notes = [], [], []
-    where = f"{now.group.dataset}, {now.group.protocol}" + ", by category" * (task is not RECALL)
+    where = f"{now.group.dataset}, {now.group.protocol}" + f", {now.kind}" * bool(now.kind)
     for row, old in both:
-        for direction, word in DIRECTIONS.items():
-            figure = task.directions[direction]
+        for word, figure in task.directions.items():
+            digits = task.digits(figure)
             allowed = _allowed(row, old, list(before.values()), figure, LEVEL / tests)
             gap = row.sample.minus(old.sample, figure, LEVEL / tests)
             changed = gap.excludes_zero() and abs(gap.value) > allowed
             verdict = ("LOWER" if gap.value < 0 else "HIGHER") if changed else "same"
             values = [f"{r.sample.by_seed(figure).mean():.{digits}f}" for r in (old, row)]
-            head = [row.label, f"{len(old.records)} → {len(row.records)}"] if word == "annotation" else ["", ""]
+            is_first = figure == next(iter(task.directions.values()))
+            head = [row.label, f"{len(old.records)} → {len(row.records)}"] if is_first else ["", ""]
             cells = signed(gap.value, digits), bounds(gap, digits), f"{allowed:.{digits}f}"
             lines.append([*head, word, *values, *cells, verdict])
             if changed:
@@ -90,7 +98,7 @@ def _compare(now: Table, then: Table | None) -> Verdict:
                 )
     for row in now.rows:
         if row.records and row.label not in before:
-            headline = f"{row.mean(task.headline):.{digits}f} ({HEADINGS[task.headline]})"
+            headline = f"{row.mean(task.headline):.{task.digits(task.headline)}f} ({heading(task.headline)})"
             lines.append([row.label, "", "", "none", headline, "", "", "", "no reference"])
         regressions += [f"REGRESSION {where}, {failure.sentence}" for failure in row.failures]
     damaged = [f for row in then.rows for f in row.failures if f.kind == "damaged"] if then else []
@@ -106,9 +114,8 @@ def _compare(now: Table, then: Table | None) -> Verdict:
         notes.append("The reference has one seed per row: the tolerance covers the choice of images only.")
     elif any(len(old.records) == 1 for _, old in both):
         notes.append("Rows with one seed in the reference use the variance between seeds of the other rows.")
-    values_are = "R@1 + R@5 + R@10" if task is RECALL else "mean average precisions"
     notes.append(
-        f"Values are {values_are}; the interval is a paired bootstrap at {100 * (1 - LEVEL / tests):.2f} %, 5 % "
+        f"Values are {VALUES[task.name]}; the interval is a paired bootstrap at {100 * (1 - LEVEL / tests):.2f} %, 5 % "
         "over the table; `seeds` is the largest difference that seeds explain, by Student's t of the reference's seeds."
     )
     return Verdict(
@@ -117,7 +124,7 @@ def _compare(now: Table, then: Table | None) -> Verdict:
         lines,
         notes,
         regressions,
-        len(both),
+        len(both) * bool(task.directions),
     )
 
 

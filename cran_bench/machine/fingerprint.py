@@ -51,6 +51,10 @@ class Symbol(NamedTuple):
     home: str
     name: str
 
+    def named(self, name: str) -> Symbol:
+        """Another name in this module."""
+        return Symbol(self.module, self.home, name)
+
 
 class Definition(NamedTuple):
     """The normal form of a definition, the definitions it refers to, in order, and the attributes it mentions."""
@@ -157,6 +161,8 @@ class Sources:
         self.members = functools.cache(self._members)
         self.code = functools.cache(self._code)
         self.definition = functools.cache(self._definition)
+        self.bases = functools.cache(self._bases)
+        self.is_open = functools.cache(self._is_open)
         self.is_part = functools.cache(self._is_part)
 
     def _module(self, name: str, home: str) -> Module | None:
@@ -172,7 +178,7 @@ class Sources:
 
     def lookup(self, here: Symbol, name: str, passed: tuple[Symbol, ...] = ()) -> Symbol | str | None:
         """The meaning of a module's global name: a definition, a module, or a dotted name of another package."""
-        symbol = here._replace(name=name)
+        symbol = here.named(name)
         match self._meanings(symbol):
             case [(origin, inner)]:
                 return None if symbol in passed else self.imported(here, origin, inner, (*passed, symbol))
@@ -187,7 +193,7 @@ class Sources:
             return whole or (origin if name == WHOLE else f"{origin}.{name}")
         inner = whole._replace(module=f"{origin}.{name}")
         is_module = self.module(inner.module, inner.home) is not None
-        return self.lookup(whole, name, passed) or (inner if is_module else whole._replace(name=name))
+        return self.lookup(whole, name, passed) or (inner if is_module else whole.named(name))
 
     def _own(self, here: Symbol, origin: str) -> Symbol | None:
         """A module, if it belongs to the project or to the package of `here`, or lies beside that, not installed."""
@@ -216,7 +222,7 @@ class Sources:
 
     def _family(self, symbol: Symbol) -> set[Symbol]:
         """A class and its base classes, except those of other packages."""
-        return {symbol}.union(*(self._family(base) for base in self._bases(symbol) if isinstance(base, Symbol)))
+        return {symbol}.union(*(self._family(base) for base in self.bases(symbol) if isinstance(base, Symbol)))
 
     def _is_open(self, symbol: Symbol) -> bool:
         """Whether any method may be called from elsewhere: by another package, or by the engine for a plugin."""
@@ -224,10 +230,10 @@ class Sources:
         def calls(base: Symbol | str | None) -> bool:
             if isinstance(base, Symbol):
                 of_engine = symbol.module.startswith(PLUGINS) and not base.module.startswith(PLUGINS)
-                return of_engine or self.class_of(base) is None or self._is_open(base)
+                return of_engine or self.class_of(base) is None or self.is_open(base)
             return base is None or base.partition(".")[0] not in PASSIVE
 
-        return bool(symbol.home) or any(map(calls, self._bases(symbol)))
+        return bool(symbol.home) or any(map(calls, self.bases(symbol)))
 
     def _is_part(self, symbol: Symbol) -> bool:
         return {name for cls in self._family(symbol) for name in self.members(cls)} >= PART
@@ -257,7 +263,7 @@ class Sources:
             raise BadInput(f"the source of {root.__qualname__} cannot be read: define it in a file, not {module}")
         name, *inner = root.__qualname__.partition(".<locals>")[0].split(".")
         symbol = Symbol(module, home, name)
-        return symbol._replace(name=f"{name}.{inner[0]}") if inner and inner[0] in self.members(symbol) else symbol
+        return symbol.named(f"{name}.{inner[0]}") if inner and inner[0] in self.members(symbol) else symbol
 
     def _declared_parts(self, root: Root, symbol: Symbol) -> set[Symbol]:
         """The classes of the parts that a class declares: those its method `parts` names."""
@@ -284,12 +290,12 @@ class Sources:
             if symbol in definitions or is_left_out(symbol):
                 continue
             definition = definitions[symbol] = self.definition(symbol)
-            waiting += (*definition.refers, symbol._replace(name=""))
-            takes_all = WHOLE in names or (not by_name_only and self._is_open(symbol))
+            waiting += (*definition.refers, symbol.named(""))
+            takes_all = WHOLE in names or (not by_name_only and self.is_open(symbol))
             for name in self.members(symbol):
                 is_called = takes_all or name in names or name.startswith("__")
                 methods = waiting if is_called else idle.setdefault(name, [])
-                methods.append(symbol._replace(name=f"{symbol.name}.{name}"))
+                methods.append(symbol.named(f"{symbol.name}.{name}"))
             new = definition.names - names
             names |= new
             waiting += (symbol for name in (idle if WHOLE in new else new) for symbol in idle.get(name, ()))
@@ -301,13 +307,13 @@ class Sources:
         if not name:
             needs = [symbol.module.rpartition(".")[0], *(module.needs if module else [])]
             form = reader.form([*module.runs, *module.names.get(WHOLE, [])]) if module else form
-            reader.refers += (own._replace(name="") for need in needs if need and (own := self._own(symbol, need)))
+            reader.refers += (own.named("") for need in needs if need and (own := self._own(symbol, need)))
         elif module is None or name == WHOLE or name not in module.names:  # any of its names may be meant
-            reader.refers += (symbol._replace(name=each) for each in (module.names if module else ()) if each != WHOLE)
+            reader.refers += (symbol.named(each) for each in (module.names if module else ()) if each != WHOLE)
         elif cls := self.class_of(symbol):
             form = reader.header(cls)
         else:
-            nodes = self.members(symbol._replace(name=name))[member] if member else module.names[name]
+            nodes = self.members(symbol.named(name))[member] if member else module.names[name]
             form = reader.form(nodes)
             for local, assignment in reversed(reader.texts.items()):
                 if form.count(f"<builtins.{local}>") == 1:  # the assignment; it is used in messages only

@@ -12,6 +12,17 @@ from numpy.typing import NDArray
 FEW_PAIRS = 20
 """A kind with fewer pairs is shown and not ranked."""
 NOT_CROSSED = 255
+HEADLINE = "contrasts"
+PREFIX = "contrasts."
+CROSSED = ("text", "image", "group")
+_IN_ORDER = np.array([1, 1 / 2, 1 / 3, 1 / 6, 1 / 6])
+"""Chance that two scores exceed two others if none is smaller, by the number of ties between the four."""
+SUBSETS = ("balanced", "same_words", *CROSSED)
+
+
+def halves(gaps: NDArray[np.float64], tolerance: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Outcomes in halves: 2 where a gap is above its tolerance, 1 where it is within, else 0."""
+    return ((gaps > tolerance).astype(np.uint8) + (gaps >= -tolerance)).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,58 @@ class Contrasted:
         **dict.fromkeys(("kind", "text", "crossed", "blind", "second", "balanced", "same_words", "kinds"), np.uint8),
     }
     """The arrays as which it is stored, with their types; `kinds` as UTF-8, one name a line."""
+
+    def by_pair(self, figure: str) -> NDArray[np.float64]:
+        """(P,) the share right of each pair, in percent; NaN for a pair that does not belong to the figure.
+
+        Args:
+            figure: one of `names`.
+        """
+        kind, _, subset = figure.removeprefix(PREFIX).rpartition(".")
+        if subset not in SUBSETS:
+            kind, subset = figure.removeprefix(PREFIX), ""
+        own = self.kind == self.kinds.index(kind)
+        right = self.text / 2.0
+        if subset in CROSSED:
+            own = own & (self.partner >= 0)
+            four = np.stack([x[rows] for x in (self.text, self.crossed) for rows in (slice(None), self.partner)])
+            both = np.minimum(four[0::2], 2) * np.minimum(four[1::2], 2) / 4.0
+            group = four.all(axis=0) * _IN_ORDER[np.count_nonzero(four == 1, axis=0)]
+            right = {"text": both[0], "image": both[1], "group": group}[subset]
+        elif subset:
+            own = own & (getattr(self, subset) == 1)
+        return np.where(own, 100.0 * right, np.nan)
+
+    @property
+    def names(self) -> list[str]:
+        """The figures of the kinds, ``contrasts.KIND``, and of parts of their pairs, ``contrasts.KIND.balanced``."""
+        found = []
+        for place, kind in enumerate(self.kinds):
+            own = self.kind == place
+            of = {"": own, "balanced": own & (self.balanced == 1), "same_words": own & (self.same_words == 1)}
+            if of["same_words"].all() or of["same_words"].sum() == own.sum():
+                del of["same_words"]  # it is the whole kind
+            of |= dict.fromkeys(CROSSED, own & (self.partner >= 0))
+            found += [PREFIX + kind + f".{part}" * bool(part) for part, pairs in of.items() if pairs.any()]
+        return found
+
+    @property
+    def ranked(self) -> list[str]:
+        """The figures of balanced subsets with at least `FEW_PAIRS` pairs, whose mean is the headline."""
+        balanced = [name for name in self.names if name.endswith(".balanced")]
+        return [name for name in balanced if np.count_nonzero(~np.isnan(self.by_pair(name))) >= FEW_PAIRS]
+
+    @property
+    def is_order_unseen(self) -> bool:
+        """Whether all pairs with the same words tie, as they do for a bag of words."""
+        alike = self.text[self.same_words == 1]
+        return len(alike) > 0 and bool((alike == 1).all())
+
+    def figures(self) -> dict[str, float]:
+        """The figures by name, in percent; `contrasts`, the headline, only if a kind has enough balanced pairs."""
+        values = {name: float(np.nanmean(self.by_pair(name))) for name in self.names}
+        ranked = [values[name] for name in self.ranked]
+        return {**({HEADLINE: float(np.mean(ranked))} if ranked else {}), **values}
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """`ARRAYS` by name."""

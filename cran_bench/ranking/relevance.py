@@ -9,6 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+FIGURES: Mapping[str, tuple[str, float]] = {
+    **{name: (name, 100.0) for name in ("r1", "r5", "r10")},
+    **{name: (key, 1.0) for name, key in (("map_r", "ap"), ("rp", "rp"), ("ndcg", "ndcg"))},
+}
+"""The figures that are means over queries: for each the field of `Retrieved`, and what it is multiplied by."""
+
 
 @dataclass(frozen=True)
 class Retrieved:

@@ -17,11 +17,15 @@ from pydantic_core import from_json
 
 from cran_bench.dataset import CATEGORIES_UP_TO
 from cran_bench.errors import BadInput, first_wrong
+from cran_bench.judgments import MOST_JUDGED
 from cran_bench.machine.storage import sha256_bytes, sha256_json
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.precisions import Precisions
+from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.records.examples import Examples
 from cran_bench.records.schema import CURVES, EXAMPLES, SCHEMA, Record
+
+MOST_ARRAYS = 500  # of contrasts and judgments
 
 
 def read_record(path: Path) -> Record:
@@ -57,8 +61,8 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def read_ranks(path: Path, record: Record) -> Ranks:
-    """Read the integer ranks beside a record.
+def read_ranks(path: Path, record: Record) -> RecordedRanks:
+    """Read the ranks beside a record, with the answers to contrasts and judgments.
 
     Raises:
         BadInput: the file is missing, unreadable or does not belong to the record.
@@ -73,7 +77,7 @@ def read_ranks(path: Path, record: Record) -> Ranks:
     if sha256_bytes(data) != record.ranks_sha:
         raise BadInput(f"{file} is not the file its record names (sha256 differs): run again with --force")
     try:
-        return Ranks.from_arrays(_unpacked(data, max(record.data.images, record.data.captions)))
+        return RecordedRanks.from_arrays(_unpacked(data, max(record.data.images, record.data.captions)))
     except Exception as error:  # zipfile and numpy raise many types for a damaged file
         raise BadInput(f"{file} holds no ranks ({error}): run again with --force") from error
 
@@ -116,7 +120,9 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
 
 
 def _unpacked(data: bytes, most: int) -> dict[str, NDArray[Any]]:
-    """Unpack the arrays of a file of ranks, each of at most `most` numbers; those of precisions may be absent.
+    """Unpack the arrays of a file of ranks, each of at most `most` numbers, or as many as there can be contrasts.
+
+    Those of precisions, contrasts and judgments may be absent.
 
     Raises:
         ValueError: an array is larger (it is not unpacked) or of another type.  zipfile and numpy raise many other
@@ -127,9 +133,14 @@ def _unpacked(data: bytes, most: int) -> dict[str, NDArray[Any]]:
         kinds = dict.fromkeys(Ranks.ARRAYS, np.int32)
         if "labels.npy" in archive.namelist():
             kinds |= Precisions.ARRAYS
+        judged = RecordedRanks.types(name.removesuffix(".npy") for name in archive.namelist())
+        if len(judged) > MOST_ARRAYS:
+            raise ValueError(f"it has {len(judged)} arrays of judgments")
+        kinds |= judged
         for name, kind in kinds.items():
             member = archive.getinfo(f"{name}.npy")
-            size = CATEGORIES_UP_TO * (most // 8 + 1) if name == "labels" else np.dtype(kind).itemsize * most
+            size = np.dtype(kind).itemsize * (MOST_JUDGED if name in judged else most)
+            size = CATEGORIES_UP_TO * (most // 8 + 1) if name == "labels" else size
             if member.file_size > size + 1000:
                 raise ValueError(f"{name} has {member.file_size:,} bytes for at most {most:,} numbers")
             unpacked = archive.read(member)

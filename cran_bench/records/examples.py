@@ -1,4 +1,4 @@
-"""Example queries and their best answers, by id; captions and pixels of the data are never stored."""
+"""Example queries and their best answers, and the hardest contrasts, by id; no caption or pixel is ever stored."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat, NonNegativeInt, model_validator
 
 from cran_bench.errors import BadInput
@@ -16,6 +17,7 @@ if TYPE_CHECKING:  # tables are read without importing torch
     from torch import Tensor
 
     from cran_bench.contract import Explaining, Explanation, Method
+    from cran_bench.contrasts import Contrasts
     from cran_bench.embeddings import Embedding
     from cran_bench.split import Split
 
@@ -72,10 +74,56 @@ class Example(StrictModel):
     why: Why | None = None
 
 
+class HardContrast(StrictModel):
+    """A pair of captions, the false one of which scores above the true one.
+
+    Attributes:
+        image: id of the image.
+        pair: position among all contrasts of the run, counted from 0, by which both captions are found again.
+        kind: name of its kind.
+        true: score of the true caption.
+        false: score of the false caption.
+    """
+
+    image: str
+    pair: NonNegativeInt
+    kind: str
+    true: FiniteFloat
+    false: FiniteFloat
+
+
 class Examples(StrictModel):
-    """All examples of a run."""
+    """All examples of a run: queries, and the hardest contrasts if it had any."""
 
     examples: list[Example]
+    contrasts: list[HardContrast] | None = None
+
+
+def find_hard_contrasts(
+    ids: Sequence[str],
+    contrasts: Contrasts,
+    true: NDArray[np.float64],
+    false: NDArray[np.float64],
+    balanced: NDArray[np.bool_],
+) -> list[HardContrast]:
+    """The ten pairs of the balanced subset, of different images, that a method gets most wrong, the worst first.
+
+    Args:
+        ids: of the images of the collection.
+        contrasts: P pairs.
+        true: (P,) scores of the true captions.
+        false: (P,) scores of the false captions.
+        balanced: (P,) which pairs belong to the balanced subset.
+    """
+    margin, hard = true - false, dict[int, HardContrast]()
+    for pair in np.argsort(margin, kind="stable").tolist():
+        if len(hard) == QUERIES or not margin[pair] < 0:
+            break
+        if balanced[pair]:
+            image, kind = int(contrasts.image[pair]), contrasts.kinds[contrasts.kind[pair]]
+            scores = {"true": round(float(true[pair]), 4), "false": round(float(false[pair]), 4)}
+            hard.setdefault(image, HardContrast(image=ids[image], pair=pair, kind=kind, **scores))
+    return list(hard.values())
 
 
 def find_examples(method: Method, test: Split, images: Embedding, texts: Embedding) -> Examples:

@@ -93,6 +93,9 @@ class DataInfo(_Growing):
         texts_sha: sha256 of the encoder and of all captions.
         trained_on: names of the data on which the encoders were trained, by role (`backbone`, `regions` or `text`);
             None where they are not declared; nothing in older records.
+        contrasts: how contrasts were made of the test captions, ``swap``; '' if none were, as for the next two.
+        contrasts_sha: sha256 of all contrasts, those that come with the data included.
+        judgments_sha: sha256 of what people judged.
         fitted_on: the dataset of the fit; None, and not written, if the test split is its own.
     """
 
@@ -111,6 +114,9 @@ class DataInfo(_Growing):
     text_encoder: str = ""
     texts_sha: str = ""
     labels_sha: str = ""
+    contrasts: str = ""
+    contrasts_sha: str = ""
+    judgments_sha: str = ""
     fitted_on: FittedOn | None = None
 
     @property
@@ -209,7 +215,8 @@ class Record(StrictModel):
         folds: 0 for the whole test split, otherwise the number of folds that `metrics` is averaged over.
         seed: random seed of the fit.
         metrics: recalls in percent, ranks counted from 1, `rsum`, `twin_accuracy` in percent if images have twins, and
-            if they have labels the figures of `cran_bench.ranking.precisions.Precisions`, as fractions.
+            if they have labels the figures of `cran_bench.ranking.precisions.Precisions`, as fractions; those of
+            contrasts and judgments as described in docs/results.md.
         ties: number of queries whose rank depends on the order of ties.
         seconds: per phase.
         similarity: how pairs were scored.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,118 +18,13 @@ from numpy.typing import NDArray
 from scipy.special import chdtrc, ndtr, stdtrit  # of scipy.stats, which takes half a second to import
 
 from cran_bench.errors import BadInput
-from cran_bench.ranking.metrics import KS, Direction, Ranks
-from cran_bench.ranking.precisions import CATEGORY_FIGURES
+from cran_bench.ranking.metrics import Direction, Ranks
+from cran_bench.records.tasks import RECALL, Task
 
 DRAWS = 10_000
 LEVEL = 0.05  # significance level of tests; intervals cover 1 - LEVEL
-FIGURES = tuple(f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in KS)
-SUMS = {"i2t": FIGURES[:3], "t2i": FIGURES[3:], "rsum": FIGURES}
 
 _BLOCK = 500  # draws per matrix product
-
-
-@dataclass(frozen=True)
-class Task:
-    """What rows are measured by.
-
-    Attributes:
-        name: `recall` (the own texts or image are right) or `category` (all of the same category is right).
-        figures: means over queries, for which intervals are computed.
-        totals: figures that combine several of them, with these.
-        keys: the figures that say most, the one by which rows are sorted and compared with the best last.
-        columns: the figures in a table; `medr` has both medians.
-        by_query: from ranks and one of `figures` to its (Q,) values, NaN for a query that does not count.
-        is_mean: whether a total is the mean of its members; else their sum.
-        scale: 100 for percent, 1 for fractions.
-        digits: decimals of a figure.
-        directions: the figure that stands for each direction.
-    """
-
-    name: str
-    figures: tuple[str, ...]
-    totals: Mapping[str, tuple[str, ...]]
-    keys: tuple[str, ...]
-    columns: tuple[str, ...]
-    by_query: Callable[[Ranks, str], NDArray[np.float64]]
-    is_mean: bool
-    scale: float
-    digits: int
-    directions: Mapping[Direction, str]
-
-    @property
-    def headline(self) -> str:
-        """The figure by which rows are sorted, and compared with the best."""
-        return self.keys[-1]
-
-    def has(self, figure: str) -> bool:
-        """Whether a figure has an interval."""
-        return figure in self.figures or figure in self.totals
-
-    def of(self, values: NDArray[np.float64], figure: str) -> NDArray[np.float64]:
-        """(...) values of a figure or total from (..., F) values of `figures`.
-
-        Raises:
-            BadInput: the figure is unknown.
-        """
-        if not self.has(figure):
-            raise BadInput(f"there is no figure '{figure}'; known: {', '.join((*self.figures, *self.totals))}")
-        members = [self.figures.index(name) for name in self.totals.get(figure, (figure,))]
-        return np.asarray(values[..., members].sum(axis=-1) / (len(members) if self.is_mean else 1))
-
-    def by_image(self, ranks: Ranks, figure: str) -> NDArray[np.float64]:
-        """(2, N) the sum over an image's queries in the figure's direction, and the number of those that count."""
-        values, images = self.by_query(ranks, figure), len(ranks.i2t.better)
-        known = ~np.isnan(values)
-        both = np.stack([np.where(known, values, 0.0), known])
-        if figure.startswith("i2t"):
-            return both
-        return np.stack([np.bincount(ranks.image_of, row, images) for row in both]).astype(np.float64)
-
-    def labels(self, ranks: Ranks) -> NDArray[np.uint8] | None:
-        """(N, C) the categories of each image; None if the task needs none."""
-        return ranks.precisions.labels if self is CATEGORY and ranks.precisions else None
-
-
-def _hits(ranks: Ranks, figure: str) -> NDArray[np.float64]:
-    direction, k = figure.split("_r")
-    hits: NDArray[np.float64] = getattr(ranks, direction).hits(int(k))
-    return hits
-
-
-def _average_precisions(ranks: Ranks, figure: str) -> NDArray[np.float64]:
-    if ranks.precisions is None:
-        raise BadInput("these ranks have no average precisions, as the data had no labels: run the method again")
-    direction, name = figure.split("_")
-    values: NDArray[np.float64] = getattr(getattr(ranks.precisions, direction), name.replace("map", "ap"))
-    return values
-
-
-RECALL = Task(
-    "recall",
-    FIGURES,
-    SUMS,
-    ("i2t_r1", "t2i_r1", "rsum"),
-    (*FIGURES, "medr", "rsum", "twin_accuracy"),
-    _hits,
-    False,
-    100.0,
-    1,
-    {"i2t": "i2t", "t2i": "t2i"},
-)
-CATEGORY = Task(
-    "category",
-    ("i2t_map", "t2i_map", "i2t_map50", "t2i_map50"),
-    {"map": ("i2t_map", "t2i_map")},
-    ("i2t_map", "t2i_map", "map"),
-    CATEGORY_FIGURES,
-    _average_precisions,
-    True,
-    1.0,
-    3,
-    {"i2t": "i2t_map", "t2i": "t2i_map"},
-)
-TASKS = RECALL, CATEGORY
 
 
 @dataclass(frozen=True)
@@ -168,18 +63,16 @@ class Sample:
     Attributes:
         values: (S, F) figures of each seed, in the order and scale of the task.
         draws: (draws, F) means over seeds on images drawn with replacement, each image with all its captions.
-        shares: (N, S, F) contribution of each image to `values`, times N.
-        image_of: (T,) the row of each text's own image.
-        labels: (N, C) the categories of each image; None for recalls.
+        images: N.
+        queries: the row of each text's own image, and what else ranks must agree in to be compared.
         task: what is measured.
     """
 
     values: NDArray[np.float64]
     draws: NDArray[np.float64]
-    shares: NDArray[np.float64]
-    image_of: NDArray[np.int64]
-    labels: NDArray[np.uint8] | None = None
-    task: Task = RECALL
+    images: int
+    queries: Sequence[NDArray[Any]]
+    task: Task
 
     def interval(self, figure: str) -> Interval:
         """The mean over seeds of a figure of the task, such as ``i2t_r1`` and ``rsum``, or ``i2t_map`` and ``map``.
@@ -190,12 +83,12 @@ class Sample:
             BadInput: the figure is unknown.
         """
         value = self._value(figure)
-        draws = _widened(self.task.of(self.draws, figure), value, [self._seeds(figure)])
+        draws = _widened(self.task.combined(self.draws, figure), value, [self._seeds(figure)])
         return Interval(value, *_percentiles(draws, LEVEL))
 
     def by_seed(self, figure: str) -> NDArray[np.float64]:
         """(S,) values of a figure, one per seed."""
-        return self.task.of(self.values, figure)
+        return self.task.combined(self.values, figure)
 
     def minus(self, other: Sample, figure: str, level: float = LEVEL) -> Difference:
         """The paired difference of this mean minus the other's, on the same draws of images; seeds are independent.
@@ -203,11 +96,12 @@ class Sample:
         Raises:
             BadInput: the two samples have different queries, or the figure is unknown.
         """
-        about = ((x.image_of, x.labels, x.task.name, len(x.shares)) for x in (self, other))
-        if not all(np.array_equal(a, b) for a, b in zip(*about, strict=True)):
+        if (self.images, self.task.figures) != (other.images, other.task.figures) or not _agree(
+            self.queries, other.queries
+        ):
             raise BadInput("a paired comparison needs ranks of the same queries: run both methods on the same data")
         value = self._value(figure) - other._value(figure)
-        draws = self.task.of(self.draws - other.draws, figure)
+        draws = self.task.combined(self.draws - other.draws, figure)
         draws = _widened(draws, value, [self._seeds(figure), other._seeds(figure)])
         opposite = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
         p = min(1.0, 2.0 * (opposite + 1) / (len(draws) + 1))
@@ -242,23 +136,30 @@ def samples(rows: Sequence[Sequence[Ranks]], draws: int = DRAWS, task: Task = RE
         BadInput: they are not ranks of the same queries, or have no average precisions for `category`.
     """
     first = rows[0][0]
-    images = len(first.i2t.better)
-    labels = task.labels(first)
+    images, queries = len(first.i2t.better), [first.image_of, *task.queries(first)]
     for ranks in itertools.chain(*rows):
-        same = np.array_equal(task.labels(ranks), labels)  # type: ignore[arg-type]
-        if not (same and np.array_equal(ranks.image_of, first.image_of)):
+        if not _agree([ranks.image_of, *task.queries(ranks)], queries):
             raise BadInput("a comparison needs ranks of the same queries: run the methods on the same data")
-    every = [np.stack([[task.by_image(r, f)[0] for f in task.figures] for r in seeds]) for seeds in rows]
-    every = [sums.transpose(2, 0, 1) for sums in every]
-    queries = np.stack([task.by_image(first, figure)[1] for figure in task.figures], axis=1)
-    columns = np.concatenate([*(sums.mean(axis=1) for sums in every), queries], axis=1)
+    every = [np.stack([task.by_image(ranks) for ranks in seeds]) for seeds in rows]
+    sums, counts = [x[:, :, 0] for x in every], every[0][0, :, 1].T
+    size = counts.shape[1]
+    columns = np.concatenate([*(x.mean(axis=0).T for x in sums), counts], axis=1)
     resampled = np.empty((len(rows), draws, len(task.figures)))
+    values = [np.stack([task.values(ranks) for ranks in seeds]) for seeds in rows]
     for start, times in zip(range(0, draws, _BLOCK), _blocks(images, draws), strict=True):
-        *sums, counts = np.split(times @ columns, len(rows) + 1, axis=1)
-        resampled[:, start : start + len(times)] = [task.scale * drawn / np.maximum(counts, 1) for drawn in sums]
-    shares = [task.scale * sums / queries.mean(axis=0) for sums in every]
-    about = first.image_of, labels, task
-    return [Sample(of.mean(axis=0), drawn, of, *about) for of, drawn in zip(shares, resampled, strict=True)]
+        *drawn, known = np.split(times @ columns, len(rows) + 1, axis=1)
+        for place, x in enumerate(drawn):  # a kind of contrasts may have so few images that none is drawn
+            found = np.where(known > 0, x / np.maximum(known, 1), values[place][:, :size].mean(axis=0))
+            resampled[place, start : start + len(times), :size] = found
+    if task.correlations:
+        for place, seeds in enumerate(rows):
+            resampled[place, :, size:] = task.correlations(seeds, times_drawn(images, draws)).mean(axis=0)
+    about = images, queries, task
+    return [Sample(of, drawn, *about) for of, drawn in zip(values, resampled, strict=True)]
+
+
+def _agree(queries: Sequence[NDArray[Any]], others: Sequence[NDArray[Any]]) -> bool:
+    return len(queries) == len(others) and all(map(np.array_equal, queries, others))
 
 
 def behind_best(rows: Mapping[str, Sample], figure: str = "", level: float = LEVEL) -> dict[str, Interval]:
@@ -275,7 +176,7 @@ def behind_best(rows: Mapping[str, Sample], figure: str = "", level: float = LEV
     task = next(iter(rows.values())).task
     figure = figure or task.headline
     values = np.array([row._value(figure) for row in rows.values()])
-    draws = np.stack([task.of(row.draws, figure) for row in rows.values()], axis=1) - values
+    draws = np.stack([task.combined(row.draws, figure) for row in rows.values()], axis=1) - values
     seeds = np.array([len(row.values) for row in rows.values()])
     variance, freedom = np.array([row._seeds(figure) for row in rows.values()]).T
     known = variance > 0
@@ -287,12 +188,13 @@ def behind_best(rows: Mapping[str, Sample], figure: str = "", level: float = LEV
     for row in range(1, len(rows)):
         apart = draws[:, [row]] - draws[:, :row]
         of_images[row, :row] = of_images[:row, row] = apart.var(axis=0)
-        spread = np.sqrt(of_images[row, :row] + variance[row] + variance[:row]) + 1e-11 * task.scale  # of equal rows, 0
+        spread = np.sqrt(of_images[row, :row] + variance[row] + variance[:row])
+        spread += 1e-11 * (1.0 if figure in task.fractions else 100.0)  # it is 0 for equal rows
         apart += noise[:, [row]] - noise[:, :row]
         np.maximum(largest, (np.abs(apart) / spread).max(axis=1), out=largest)
     percentile = ndtr(np.quantile(largest, 1 - level))
     of_seeds, freedom = _welch(*(np.stack(np.broadcast_arrays(x[:, None], x)) for x in (variance, freedom)))
-    critical = [stdtrit(np.maximum(f, 1), percentile) for f in (len(next(iter(rows.values())).shares) - 1, freedom)]
+    critical = [stdtrit(np.maximum(f, 1), percentile) for f in (next(iter(rows.values())).images - 1, freedom)]
     half = np.sqrt(critical[0] ** 2 * of_images + critical[1] ** 2 * of_seeds)
     np.fill_diagonal(gaps, np.inf)
     low, high = gaps - half, (gaps + half).min(axis=1)
@@ -308,8 +210,8 @@ def mcnemar(a: Ranks, b: Ranks, direction: Direction) -> float:
     The statistic is (sum of d)^2 / (sum of d^2), where d is the share of an image's queries that `a` answers right
     minus the share that `b` does; with one query per image it is McNemar's (b - c)^2 / (b + c).
     """
-    figure = f"{direction}_r1"
-    (hits, queries), (others, _) = RECALL.by_image(a, figure), RECALL.by_image(b, figure)
+    place = RECALL.figures.index(f"{direction}_r1")
+    (hits, queries), (others, _) = (RECALL.by_image(ranks)[place] for ranks in (a, b))
     d = (hits - others) / queries
     spread = float(np.square(d).sum())
     return float(chdtrc(1, float(d.sum()) ** 2 / spread)) if spread else 1.0

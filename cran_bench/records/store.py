@@ -31,6 +31,7 @@ from cran_bench.machine.storage import (
 )
 from cran_bench.protocols import Protocol
 from cran_bench.ranking.metrics import Ranks
+from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.records.archive import read_ranks, read_record
 from cran_bench.records.examples import Examples
 from cran_bench.records.schema import CURVES, ERROR, EXAMPLES, Address, DataInfo, Failure, Record
@@ -48,11 +49,11 @@ class Finished:
     """A finished run: its record, and its ranks, which are read on first use."""
 
     record: Record
-    read: Callable[[], Ranks]
+    read: Callable[[], RecordedRanks]
 
     @cached_property
-    def ranks(self) -> Ranks:
-        """The integer ranks.
+    def ranks(self) -> RecordedRanks:
+        """The integer ranks, with the answers to contrasts and judgments.
 
         Raises:
             BadInput: the file is missing or does not belong to the record.

@@ -11,12 +11,24 @@ from typing import Any
 from cran_bench.comparison.verdict import Verdict
 from cran_bench.errors import escaped
 from cran_bench.machine.extras import require
-from cran_bench.records.statistics import RECALL
+from cran_bench.ranking.contrasted import HEADLINE
 from cran_bench.records.store import ResultStore
-from cran_bench.tables.tables import HEADINGS, Row, Table, exposure_notes
+from cran_bench.records.tasks import RECALL
+from cran_bench.tables.figures import heading
+from cran_bench.tables.tables import Row, Table, exposure_notes
 
 from .charts import bars, curves, phases
 from .gallery import Gallery
+
+CHARTS: Mapping[str, tuple[str, str, float, int | None]] = {
+    "rsum": ("Sum of recalls", "out of 600, with 95 % interval", 600.0, None),
+    "map": ("Mean average precision by category", "mean of both directions, with 95 % interval", 1.0, None),
+    HEADLINE: ("Contrasts", "percent, mean of balanced kinds, with 95 % interval; the line marks chance", 100.0, 50),
+    "tau_c": ("Agreement with people", "tau-c times 100, with 95 % interval", 100.0, None),
+    "map_r": ("Several right answers", "mAP@R, with 95 % interval", 1.0, None),
+}
+"""The title, note, end of scale and marked percent of the chart of a task, by its headline."""
+EXAMPLES = "Example queries and answers", "Hardest contrasts: the false caption scores above the true one"
 
 
 def build_report(
@@ -72,10 +84,12 @@ def _visible(value: Any) -> Any:
 
 
 def _section(number: int, table: Table, store: ResultStore, gallery: Gallery) -> dict[str, Any]:
-    columns, finished = table.display(), [row for row in table.rows if row.records]
+    columns, finished = table.display(), table.finished
     marks, task = exposure_notes(finished), table.task
     more = finished if task is RECALL else []  # what a table by category shows too is shown once
-    gallery.add(number, table, more, store)
+    gallery.add(number, table, more or (finished if task.name == HEADLINE else []), store)
+    lines, above = list(zip(*columns.values(), strict=True)), len(table.above.get("method", ()))
+    title, note, most, mark = CHARTS.get(task.headline.rpartition(".")[2], CHARTS["map_r"])
     ablation = [row for row in more if (row.records[0].method.paper_row or "").startswith("CRAN")]
     return {
         "id": f"s{number}",
@@ -83,17 +97,17 @@ def _section(number: int, table: Table, store: ResultStore, gallery: Gallery) ->
         "quick": table.group.quick,
         "marks": marks,
         "notes": [note for note in (*table.notes, *table.failed) if note not in marks],
-        "headings": [HEADINGS.get(name, name) for name in columns],
-        "headline": HEADINGS[task.headline],
-        "lines": [(line, _sort_values(line)) for line in zip(*columns.values(), strict=True)],
-        "recall": bars(more, "rsum", 600.0),
-        "precision": [] if task is RECALL else bars(finished, task.headline, 1.0),
-        "ablation": bars(ablation, "rsum", 600.0) if len(ablation) > 1 else [],
-        "twins": bars(more, "twin_accuracy", 100.0),
+        "headings": [heading(name) for name in columns],
+        "headline": heading(task.headline),
+        "above": lines[:above],
+        "lines": [(line, _sort_values(line)) for line in lines[above:]],
+        "chart": {"title": title, "note": note, "rows": bars(table, table.ranked, task.headline, most), "mark": mark},
+        "ablation": bars(table, ablation, "rsum", 600.0) if len(ablation) > 1 else [],
+        "twins": bars(table, more, "twin_accuracy", 100.0),
         "phases": phases(more),
         "curves": curves(more, store),
         "environment": _environment(more),
-        "has_examples": gallery.has(number),
+        "examples": EXAMPLES[task.name == HEADLINE] if gallery.has(number) else "",
     }
 
 

@@ -10,23 +10,24 @@ import pandas as pd
 
 from cran_bench.records.archive import read_curves
 from cran_bench.records.store import ResultStore
-from cran_bench.tables.tables import PHASES, Row
+from cran_bench.tables.figures import PHASES
+from cran_bench.tables.tables import Row, Table
 
 WIDTH, HEIGHT = 240, 90
 
 
-def bars(rows: Sequence[Row], figure: str, most: float) -> list[dict[str, Any]]:
-    """A bar for each row that has the figure, in percent of `most`, with its interval for recalls."""
+def bars(table: Table, rows: Sequence[Row], figure: str, most: float) -> list[dict[str, Any]]:
+    """A bar for each of some rows of a table that has the figure, in percent of `most`, with its interval if known."""
     drawn = []
     for row in rows:
         value = row.mean(figure)
         if math.isnan(value):
             continue
-        digits = row.task.digits
-        bar: dict[str, Any] = {"label": row.label, "text": f"{value:.{digits}f}", "share": 100 * value / most}
-        if figure in row.task.totals:
-            ends = row.sample.interval(figure).ends
-            bar["low"], bar["high"] = (100 * x / most for x in ends)
+        digits = row.task.digits(figure)
+        bar: dict[str, Any] = {"label": row.label, "text": f"{value:.{digits}f}", "share": max(0.0, 100 * value / most)}
+        if row.task.has(figure):
+            ends = table.samples[row.label].interval(figure).ends
+            bar["low"], bar["high"] = (max(0.0, 100 * x / most) for x in ends)
             bar["text"] += " [{}, {}]".format(*(f"{x:.{digits - 1}f}" for x in ends))
         elif len(row.records) > 1:
             bar["text"] += f" ± {row.deviation(figure):.{digits}f}"

@@ -1,4 +1,4 @@
-"""Example queries with thumbnails: ids come from the records, images and captions from the dataset if available."""
+"""Example queries and hard contrasts with thumbnails: ids are recorded, images and captions come from the dataset."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cran_bench.contrasts import Contrasts
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
 from cran_bench.frontend.extraction import image_digests
 from cran_bench.frontend.text.characters import ALPHABET, encode
 from cran_bench.machine.progress import say
 from cran_bench.protocols import Unit
+from cran_bench.ranking.contrasted import HEADLINE
 from cran_bench.records.archive import read_examples
-from cran_bench.records.examples import Example, Examples
+from cran_bench.records.examples import Example, Examples, HardContrast
 from cran_bench.records.schema import TESTED_ON
 from cran_bench.records.store import ResultStore
 from cran_bench.registry import DATASETS
@@ -36,13 +38,14 @@ class Gallery:
         self.data, self.cache = data, cache
         self._collections: dict[str, Collection | None] = {}
         self._rows: dict[str, dict[str, int]] = {}
+        self._made: dict[Group, Contrasts | None] = {}
         self._sections: dict[int, dict[str, Any]] = {}
         self._images: dict[str, dict[str, str]] = {}
         self._texts: dict[str, dict[str, list[str]]] = {}
         self._bytes = 0
 
     def add(self, number: int, table: Table, rows: Sequence[Row], store: ResultStore) -> None:
-        """Add the examples of the first seed of each row of a table."""
+        """Add the examples of the first seed of each row of a table: queries, or the hardest contrasts."""
         records, runs = [record for row in rows for record in row.records], []
         images_sha = max((record.data.images_sha for record in records), default="")
         label = f"{table.group.dataset} {table.group.split_sha[:12]} {images_sha[:12]}".strip()
@@ -50,7 +53,10 @@ class Gallery:
         for row in rows:
             record = row.records[0]
             stored = read_examples(store.path_of(record))
-            if stored is not None:
+            if stored is not None and table.task.name == HEADLINE:
+                if hard := self._hard(label, table.group, images_sha, stored.contrasts or []):
+                    runs.append({"method": row.label, "seed": record.seed, "contrasts": hard})
+            elif stored is not None and stored.examples:
                 self._collect(label, table.group, images_sha, stored)
                 examples = [self._shown(label, unit, example) for example in stored.examples]
                 runs.append({"method": row.label, "seed": record.seed, "examples": examples})
@@ -67,7 +73,8 @@ class Gallery:
 
     def _collect(self, label: str, group: Group, images_sha: str, stored: Examples) -> None:
         collection = self._collection(label, group, images_sha)
-        images, texts = self._images.setdefault(label, {}), self._texts.setdefault(label, {})
+        self._images.setdefault(label, {})
+        texts = self._texts.setdefault(label, {})
         if collection is None:
             return
         for example in stored.examples:
@@ -80,9 +87,41 @@ class Gallery:
                     own = np.flatnonzero(np.asarray(collection.image_of) == row)
                     texts[name] = [collection.captions[k] for k in own.tolist()]
                 is_shown = name == example.image if example.direction == "i2t" else name in answers
-                if is_shown and name not in images and self._bytes < MOST_BYTES:
-                    images[name] = self._thumbnail(collection, row)
-                    self._bytes += len(images[name])
+                if is_shown:
+                    self._show(label, collection, row)
+
+    def _show(self, label: str, collection: Collection, row: int) -> None:
+        """Add the thumbnail of an image, if there is room."""
+        images, name = self._images[label], collection.images.ids[row]
+        if name not in images and self._bytes < MOST_BYTES:
+            images[name] = self._thumbnail(collection, row)
+            self._bytes += len(images[name])
+
+    def _hard(self, label: str, group: Group, images_sha: str, stored: Sequence[HardContrast]) -> list[dict[str, Any]]:
+        """Hard contrasts in their form for the page, with picture and captions if the dataset is there."""
+        collection = self._collection(label, group, images_sha)
+        pairs, shown = self._contrasts(group, collection), []
+        self._images.setdefault(label, {})
+        self._texts.setdefault(label, {})
+        for one in stored:
+            card = one.model_dump()
+            if pairs and collection and one.pair < len(pairs):
+                card["captions"] = [pairs.true[one.pair], pairs.false[one.pair]]
+                self._show(label, collection, int(pairs.image[one.pair]))
+            shown.append(card)
+        return shown
+
+    def _contrasts(self, group: Group, collection: Collection | None) -> Contrasts | None:
+        """The contrasts of a group, made again; None after a message if they are not those of the records."""
+        if group not in self._made:
+            from cran_bench.running.evidence import contrasts_of  # not at the top: it imports torch
+
+            made = contrasts_of(collection, group.of) if collection else None
+            if made and collection and made.sha(collection.images.ids) != group.contrasts:
+                say(f"the gallery of {group.dataset} has no contrasts: their captions differ from those of the records")
+                made = None
+            self._made[group] = made
+        return self._made[group]
 
     def _shown(self, label: str, unit: Unit, example: Example) -> dict[str, Any]:
         """An example with the text under its attention weights, in the form the method read it."""

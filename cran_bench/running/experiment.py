@@ -29,9 +29,11 @@ from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.pairs import backend_of, require_ranked
 from cran_bench.records.schema import Failure, Record
-from cran_bench.records.statistics import CATEGORY, RECALL, TASKS, Interval, sample
+from cran_bench.records.statistics import Interval, sample
 from cran_bench.records.store import Finished, ResultStore
+from cran_bench.records.tasks import CATEGORY, RECALL
 from cran_bench.registry import DATASETS, METHODS, each, number_of_trials, quick_dataset, quick_method, tuned_method
+from cran_bench.running.evidence import parse_contrasts
 from cran_bench.running.fits import code_of
 from cran_bench.running.preparation import Prepared, find_tested
 from cran_bench.running.remote import Request, Workers
@@ -78,16 +80,18 @@ class Results:
 
     @property
     def tables(self) -> list[Table]:
-        """One table for each protocol, with intervals and notes."""
+        """One table for each protocol, with intervals and notes, and one of contrasts if there are any."""
         finished = [self.store.finished(o.address, o.record) for o in self.outcomes if o.record is not None]
         is_by_category = self.metric == "map" and all("map" in record.metrics for record in self.records)
-        return build_tables(finished, self.failures, task=CATEGORY if is_by_category else RECALL)
+        usual = build_tables(finished, self.failures, task="category" if is_by_category else "recall")
+        return [*usual, *build_tables(finished, self.failures, task="contrasts")]
 
     def table(self) -> pd.DataFrame:
         """Every figure as a number, one line for each method and protocol."""
         import pandas as pd
 
-        return pd.concat([table.frame() for table in self.tables], ignore_index=True)
+        usual = [table.frame() for table in self.tables if table.task in (RECALL, CATEGORY)]
+        return pd.concat(usual, ignore_index=True)
 
 
 def run(
@@ -101,6 +105,7 @@ def run(
     test_data: str | PathLike[str] | None = None,
     quick: bool = False,
     folds: int = 0,
+    contrasts: str = "",
     tune: int | None = None,
     force: bool = False,
     data: str | PathLike[str] | None = None,
@@ -130,6 +135,8 @@ def run(
         test_data: folder of that dataset; by default the same as `data`.
         quick: less data and shorter training; not for comparison.
         folds: 0 to rank the whole test split, else the number of folds to average over.
+        contrasts: ``"swap"``, or ``"swap[seed=1]"``, to measure by contrasts made of the test captions as well, under
+            the protocol `captions`; '' for those of the dataset only.
         tune: number of trials of each row: it is fitted with its own fields and with others from the method's search
             space, and the fit with the greatest rsum on validation is tested; None to fit it as it is.
         force: repeat recorded runs.
@@ -185,6 +192,8 @@ def run(
         wanted = parse_protocols(protocols if isinstance(protocols, str) else ",".join(protocols))
         numbers = parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, np.atleast_1d(seeds).tolist())))
         require_known(backend, bound)
+        if parse_contrasts(contrasts) is not None and "captions" not in wanted:
+            raise BadInput(f"--contrasts is for the protocol captions, not for {', '.join(wanted)}: leave it out")
         if test_data is not None and test_on is None:
             raise BadInput("--test-data is the folder of the dataset of --test-on: give both")
         test = None
@@ -213,10 +222,14 @@ def run(
     with joined(kind) as processes:
         request, prepared = processes.in_turn(parse, parse)
         name = processes.lead(new_name)
-        runner = Runner(prepared, records, folder, kind, folds, backend, bound, force, name, processes, threads)
+        runner = Runner(
+            prepared, records, folder, kind, folds, backend, bound, contrasts, force, name, processes, threads
+        )
         processes.helper = runner.help
 
         def compute() -> list[Outcome]:
+            if "captions" in request.protocols:
+                _ = runner.evidence.encoded  # before rows are computed side by side
             if workers is not None:
                 return workers.run(runner, request)
             if jobs is not None and jobs > 1:
@@ -254,13 +267,13 @@ class Scores:
         Raises:
             BadInput: an unknown figure, or one that needs labels, without them.
         """
-        return sample([self.ranks], task=next((task for task in TASKS if task.has(figure)), RECALL)).interval(figure)
+        return sample([self.ranks], task=CATEGORY if CATEGORY.has(figure) else RECALL).interval(figure)
 
     def table(self) -> pd.DataFrame:
         """A line for each figure: `value` and the 95 % interval over images, if it has one."""
         import pandas as pd
 
-        tasks = TASKS if self.ranks.precisions else TASKS[:1]
+        tasks = [RECALL, *[CATEGORY] * (self.ranks.precisions is not None)]
         of = [sample([self.ranks], task=task) for task in tasks]
         lines = []
         for figure, value in self.metrics.items():

@@ -107,7 +107,10 @@ class RunSpec:
             (str(runner.results.resolve()), str(runner.cache.resolve())),
             tuple(request.protocols),
             device,
-            {name: getattr(runner, name) for name in ("folds", "backend", "bound", "force", "name", "threads")},
+            {
+                name: getattr(runner, name)
+                for name in ("folds", "backend", "bound", "contrasts", "force", "name", "threads")
+            },
         )
 
     def runner(self) -> Runner:

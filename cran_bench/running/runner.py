@@ -36,6 +36,7 @@ from cran_bench.records.examples import Examples, find_examples
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import ResultStore
 from cran_bench.registry import METHODS, Configured
+from cran_bench.running.evidence import Evidence
 from cran_bench.running.fits import Fit, FitStore, SharedFit, code_of, fields_json, run_of
 from cran_bench.running.fits.run import parts_of
 from cran_bench.running.fits.store import fit_fingerprint
@@ -71,6 +72,7 @@ class Runner:
         folds: number of folds to average over; 0 to rank the whole test split.
         backend: how ranks are counted, one of `cran_bench.ranking.backends`; the ranks do not depend on it.
         bound: error bound of low-precision scores, see `cran_bench.ranking.rank.rank`.
+        contrasts: contrasts to make of the test captions, ``swap``; '' for none but those of the data.
         force: whether to run again what is recorded.
         name: name of this run: a forced fit is made once in it, by the process that comes first.
         processes: the processes that share a training; the first one runs the rows, the others `help`.
@@ -84,6 +86,7 @@ class Runner:
     folds: int = 0
     backend: str | Backend = "auto"
     bound: Bound = "measured"
+    contrasts: str = ""
     force: bool = False
     name: str = field(default_factory=new_name)
     processes: Processes = ALONE
@@ -94,6 +97,11 @@ class Runner:
     def store(self) -> ResultStore:
         """The store of the records."""
         return ResultStore(self.results)
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """The contrasts and judgments of the test split."""
+        return Evidence(self.data, self.contrasts, self.cache)
 
     @cached_property
     def _data_info(self) -> DataInfo:
@@ -110,6 +118,7 @@ class Runner:
                 "vectors": _file_name(self.data.vectors),
                 **({"text_encoder": made.encoder, "texts_sha": made.sources_sha()} if made else {}),
                 "trained_on": self.data.trained_on,
+                **self.evidence.shas,
                 **({"fitted_on": fitted_on} if fitted_on else {}),
             }
         )
@@ -287,6 +296,7 @@ class Runner:
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
         parts = [trial.build() for trial in trials(fitted.method, fitted.seed)]
         tune = fitted.method.tune
+        judged = protocol == "captions" and self.evidence.shas
         about = fitted.seed, self.device, fit_metric(fitted.method, self.data)
         fits = [fit_fingerprint(self.data.identity, fitted.unit, part, *about) for part in parts]
         return sha256_json(
@@ -298,6 +308,7 @@ class Runner:
                 "evaluation": _evaluation(parts[0].similarity),
                 **({"test": self.data.test_on.identity} if self.data.test_on else {}),
                 **({"refit": True} if self.refits(fitted.method) else {}),
+                **({"evidence": [self.evidence.shas, code(Evidence, asked=["measured"]).sha]} if judged else {}),
             }
         )
 
@@ -319,8 +330,12 @@ class Runner:
             self.bound,
             labels_of(test),
         )
-        kernel = evaluation.ranks.kernel
+        ranks, metrics, kernel = evaluation.ranks, dict(evaluation.metrics), evaluation.ranks.kernel
         assert kernel is not None
+        if protocol == "captions":
+            asked = fit.part, test, fitted.unit, images, texts, ranks, fitted.method.label
+            ranks, values = self.evidence.measured(*asked)
+            metrics |= values
         record = Record(
             fingerprint=fingerprint,
             data=self._data_info,
@@ -340,8 +355,8 @@ class Runner:
             protocol=protocol,
             folds=self.folds,
             seed=fitted.seed,
-            metrics=dict(evaluation.metrics),
-            ties=evaluation.ranks.ties(),
+            metrics=metrics,
+            ties=ranks.ties(),
             seconds=Seconds(
                 features=self.data.features.seconds,
                 fit=fit.seconds,
@@ -365,7 +380,7 @@ class Runner:
             started=started,
             ranks_sha="",
         )
-        return record, evaluation.ranks
+        return record, ranks
 
 
 class Count:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from cran_bench.records.statistics import FIGURES
+from cran_bench.records.tasks import FIGURES
 from cran_bench.registry import METHODS, Plugin
 from cran_bench.specs import format_value
 from cran_bench.tables.paper import DATASET_NAMES, TABLES, paper_rows

@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 from cran_bench.protocols import Protocol
 from cran_bench.records.schema import TESTED_ON, Record
-from cran_bench.records.statistics import CATEGORY, FIGURES
+from cran_bench.records.tasks import CATEGORY, FIGURES
 from cran_bench.registry import METHODS
 from cran_bench.specs import Spec, parse_spec
 from cran_bench.tables.tables import Row, Table

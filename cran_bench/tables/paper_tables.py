@@ -8,7 +8,7 @@ from typing import Any
 
 from cran_bench.errors import BadInput
 from cran_bench.protocols import Protocol
-from cran_bench.records.statistics import FIGURES
+from cran_bench.records.tasks import FIGURES
 from cran_bench.specs import parse_spec
 from cran_bench.tables.paper import DATASET_NAMES, TABLES, PaperRow, find_row, not_comparable, of_dataset, paper_rows
 from cran_bench.tables.tables import DATA, DATA_FORMATS, Group, Row, Table, commit_note, export, exposure_notes, typeset

@@ -12,25 +12,21 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from tabulate import tabulate
 
 from cran_bench.errors import BadInput, did_you_mean, escaped
 from cran_bench.protocols import MEANING, PROTOCOLS
-from cran_bench.ranking.metrics import Ranks, small_set_notes
-from cran_bench.ranking.precisions import CATEGORY_COUNTS, CATEGORY_FIGURES, CATEGORY_METRICS, CUT
+from cran_bench.ranking.agreement import CORRELATIONS
+from cran_bench.ranking.contrasted import CROSSED, HEADLINE, Contrasted
+from cran_bench.ranking.metrics import small_set_notes
+from cran_bench.ranking.precisions import CATEGORY_FIGURES, CATEGORY_METRICS
+from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.records.schema import DataInfo, Failure, FittedOn, Record
-from cran_bench.records.statistics import (
-    CATEGORY,
-    FIGURES,
-    RECALL,
-    Interval,
-    Sample,
-    Task,
-    behind_best,
-    sample,
-    samples,
-)
+from cran_bench.records.statistics import Interval, Sample, behind_best, sample, samples
 from cran_bench.records.store import INTERVALS_UP_TO, Finished
+from cran_bench.records.tasks import CATEGORY, RECALL, Task, TaskName, tasks_of
+from cran_bench.tables.figures import BLIND, HEADINGS, PHASES, UNSEEN, above, blind, heading, meaning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,25 +36,14 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 DATA_FORMATS = ("csv", "json")
 
 _STYLE = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
-DATA = ("split_sha", "features", "extras", "fit_data", "labels")
-MEDR = "MedR is the plain median of the ranks (vsepp and SCAN print floor(median of zero-based ranks) + 1)"
+DATA = ("split_sha", "features", "extras", "fit_data", "labels", "contrasts", "judgments")
+_OWN_DATA = {"category": "labels", "contrasts": "contrasts", "judgments": "judgments"}
+"""The field of a group that holds the sha256 of a task's answers."""
 EXPOSED = "†"
 """Marks a row of which an encoder was trained on images or captions of the test split."""
-PHASES = ("features", "fit", "embed", "similarity", "rank")
-HEADINGS = {
-    **{figure: figure.replace("_r", " R@") if figure.endswith("_r1") else f"R@{figure[5:]}" for figure in FIGURES},
-    **{"medr": "MedR", "rsum": "rsum", "twin_accuracy": "twins", "behind_best": "behind best"},
-    **dict(
-        zip(
-            CATEGORY_FIGURES, ("i2t mAP", "t2i mAP", "mAP", "i2t @50", "t2i @50", "i2t class", "t2i class"), strict=True
-        )
-    ),
-    **{f"{phase}_s": f"{phase} s" for phase in PHASES[1:]},
-}
-"""Headings of the readable columns, by their names in the CSV (`medr` has both medians); others are as named."""
-
 _BOTH = {"medr": ("i2t_medr", "t2i_medr")}  # one readable column holds both
 
+_CORRELATIONS = tuple(f".{name}" for name in CORRELATIONS)
 LABELS = "method", "against"
 """Columns that hold labels of methods."""
 _BY_IMPORTANCE = [  # columns of a group are shown together
@@ -79,6 +64,9 @@ class Group:
         text_encoder: the encoder of texts; '' without one.
         fit_data: sha256 of the data of the fits if they were made on another dataset, else ''.
         labels: sha256 of the categories in a table by category, else ''.
+        contrasts: sha256 of the contrasts in a table of contrasts, else ''.
+        judgments: sha256 of the judgments in a table of judgments, else ''.
+        of: spec of contrasts made from captions, or the name of a set of judgments; else ''.
     """
 
     dataset: str
@@ -93,6 +81,9 @@ class Group:
     text_encoder: str = ""
     fit_data: str = ""
     labels: str = ""
+    contrasts: str = ""
+    judgments: str = ""
+    of: str = ""
 
     @property
     def inputs(self) -> str:
@@ -125,15 +116,32 @@ class Row:
         """The records of the finished runs."""
         return [run.record for run in self.runs]
 
+    def values(self, figure: str) -> list[float]:
+        """A figure of each seed that has it, as recorded or else from the ranks."""
+        recorded = [record.metrics[figure] for record in self.records if figure in record.metrics]
+        if recorded or not self.task.has(figure):
+            return recorded
+        return [float(self.task.combined(values, figure)) for values in self._measured]
+
+    @cached_property
+    def _measured(self) -> list[NDArray[np.float64]]:
+        return [self.task.values(ranks) for ranks in self.ranks]
+
     def mean(self, figure: str) -> float:
         """Mean over seeds; NaN if none finished."""
-        values = [record.metrics[figure] for record in self.records if figure in record.metrics]
+        values = self.values(figure)
         return float(np.mean(values)) if values else float("nan")
 
     def deviation(self, figure: str) -> float:
         """Sample standard deviation over seeds; NaN for fewer than two."""
-        values = [record.metrics[figure] for record in self.records if figure in record.metrics]
+        values = self.values(figure)
         return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+    @cached_property
+    def is_order_unseen(self) -> bool:
+        """Whether it does not see the order of words, so that contrasts of the same words do not test it."""
+        of = [ranks.contrasts for ranks in self.ranks if self.task.name == HEADLINE]
+        return bool(of) and all(contrasts is not None and contrasts.is_order_unseen for contrasts in of)
 
     def seconds(self, phase: str) -> float:
         """Mean seconds of a phase over seeds; NaN if none finished."""
@@ -162,7 +170,7 @@ class Row:
         return sorted({commit[:7] + "*" * commit.endswith("+") for commit in known})
 
     @property
-    def ranks(self) -> list[Ranks]:
+    def ranks(self) -> list[RecordedRanks]:
         """The ranks of every seed."""
         return [run.ranks for run in self.runs]
 
@@ -203,8 +211,13 @@ class Table:
                     facts = [f"mean of {group.folds} folds of {record.data.images // group.folds:,} images"]
         shas = {name: getattr(group, name) for name in DATA} | {"features": self.features[0]}
         apart = [f"{_plain(name)} {shas[name][:8] or 'none'}" for name in self.apart]
-        kind = ["by category"] * (self.task is CATEGORY)
-        return " · ".join([group.dataset, f"protocol {group.protocol}", *facts, *kind, *apart])
+        return " · ".join([group.dataset, f"protocol {group.protocol}", *facts, *[self.kind] * bool(self.kind), *apart])
+
+    @property
+    def kind(self) -> str:
+        """What its rows are measured by, if not by recall."""
+        other = f"{self.task.name} {self.group.of}".strip()
+        return {"recall": "", "category": "by category"}.get(self.task.name, other)
 
     @property
     def sources(self) -> set[str]:
@@ -221,7 +234,8 @@ class Table:
     def notes(self) -> list[str]:
         """Lines that explain the figures."""
         lines = [f"Protocol {self.group.protocol}: {MEANING[p]}." for p in PROTOCOLS if p == self.group.protocol]
-        lines += self._meaning()
+        runs = [run for row in self.rows for run in row.runs]
+        lines += meaning(self.task, runs, [row.label for row in self.rows if row.is_order_unseen])
         lines.append(self.group.inputs)
         shas = " and ".join(sha[:12] for sha in self.features)
         also = " (from the same sources, rounded differently on another machine)" if len(self.features) > 1 else ""
@@ -240,7 +254,7 @@ class Table:
         elif self.behind_best():
             over = "images and seeds" if self._has_seeds else "images (there is one seed)"
             lines.append(
-                f"Behind best: {HEADINGS[self.task.headline]} minus the best other row's; the intervals over {over} "
+                f"Behind best: {heading(self.task.headline)} minus the best other row's; the intervals over {over} "
                 "hold at once at 95 %."
             )
             lines.append("≈ may be the best: its interval reaches zero (multiple comparisons with the best).")
@@ -250,24 +264,6 @@ class Table:
             lines.append("± is the standard deviation over seeds.")
         lines += exposure_notes(self.rows) + fit_notes(self.rows)
         return [*lines, *commit_note(self.rows), *self._too_short()]
-
-    def _meaning(self) -> list[str]:
-        """What the figures are."""
-        if self.task is not CATEGORY:
-            return [f"Recall in percent; {MEDR}."]
-        records = [record for row in self.rows for record in row.records]
-        lines = [
-            "Everything that shares a category with the query is right, its own partner included. mAP: mean average "
-            "precision of the whole list, without interpolation, as a fraction, with ties in expectation.",
-            f"@{CUT}: of the first {CUT}, divided by the right ones among them, so it says nothing of how many are "
-            "found. Class: the mean over categories of their mean AP.",
-            "Intervals are a little too short: the AP of queries of one category are correlated through the gallery.",
-        ]
-        for counts in {tuple(record.metrics[name] for name in CATEGORY_COUNTS) for record in records}:
-            classes, images, texts = (f"{count:,.0f}" for count in counts)
-            left = f"; without any, and left out: {images} image and {texts} text queries" if any(counts[1:]) else ""
-            lines.append(f"{classes} {'category' if classes == '1' else 'categories'}{left}.")
-        return lines
 
     @property
     def failed(self) -> list[str]:
@@ -299,52 +295,78 @@ class Table:
     @cached_property
     def samples(self) -> dict[str, Sample]:
         """Bootstrap samples of the rows with finished runs, by label."""
-        finished = {row.label: row.ranks for row in self.rows if row.records}
+        finished = {row.label: row.ranks for row in self.finished}
         return dict(zip(finished, samples(list(finished.values()), task=self.task), strict=True))
 
+    @property
+    def finished(self) -> list[Row]:
+        """The rows with finished runs."""
+        return [row for row in self.rows if row.records]
+
+    @cached_property
+    def ranked(self) -> list[Row]:
+        """The finished rows that are compared by the headline, the best first."""
+        return [row for row in self.finished if not row.is_order_unseen and self.task.has(self.task.headline)]
+
     def behind_best(self) -> dict[str, Interval]:
-        """Each finished row's headline minus the best other row's, without the best row; empty for `--quick`."""
-        finished = [row for row in self.rows if row.records]
-        if len(finished) < 2 or not self.has_intervals or self.group.quick:
+        """Each ranked row's headline minus the best other row's, without the best row; empty for `--quick`."""
+        if len(self.ranked) < 2 or not self.has_intervals or self.group.quick:
             return {}
-        best = max(finished, key=lambda row: row.mean(self.task.headline)).label
+        best = max(self.ranked, key=lambda row: row.mean(self.task.headline)).label
         return {label: gap for label, gap in self._behind.items() if label != best}
 
     @cached_property
     def _behind(self) -> dict[str, Interval]:
-        return behind_best(self.samples)
+        return behind_best({row.label: self.samples[row.label] for row in self.ranked})
+
+    @cached_property
+    def above(self) -> dict[str, list[str]]:
+        """The cells of the lines above the methods, by column: those of text-only models in a table of contrasts."""
+        return above(self._contrasts, self.task) if self._contrasts else {}
+
+    @property
+    def _contrasts(self) -> Contrasted | None:
+        return self.finished[0].ranks[0].contrasts if self.finished and self.task.name == HEADLINE else None
 
     def frame(self) -> pd.DataFrame:
         """Every figure as a number, one line per method, as in the CSV."""
         import pandas as pd
 
-        behind, decimals = self.behind_best(), self.task.digits + 3
+        behind, task = self.behind_best(), self.task
+        counts = {} if task in (RECALL, CATEGORY) else task.counts(self.finished[0].ranks[0])
+        about = {
+            "dataset": self.group.dataset,
+            "quick": self.group.quick,
+            "front_end": self.group.front_end,
+            "vectors": self.group.vectors,
+            **({"text_encoder": self.group.text_encoder} if self.group.text_encoder else {}),
+            "protocol": self.group.protocol,
+            "folds": self.group.folds,
+            **({"set": self.group.of} if self.group.of else {}),
+        }
         lines: list[dict[str, Any]] = []
         for row in self.rows:
             line: dict[str, Any] = {
-                "dataset": self.group.dataset,
-                "quick": self.group.quick,
-                "front_end": self.group.front_end,
-                "vectors": self.group.vectors,
-                **({"text_encoder": self.group.text_encoder} if self.group.text_encoder else {}),
-                "protocol": self.group.protocol,
-                "folds": self.group.folds,
+                **about,
                 "method": row.label,
                 "seeds": " ".join(str(record.seed) for record in row.records),
                 "status": row.status,
             }
             if any(other.exposures for other in self.rows):
                 line["exposures"] = "; ".join(row.exposures)
+            if self.above:
+                line["order"] = "unseen" if row.is_order_unseen else "seen" if row.records else ""
             for figure in self._figures():
-                line[figure] = round(row.mean(figure), decimals)
+                line[figure] = round(row.mean(figure), task.digits(figure) + 3)
                 if self._has_seeds:
-                    line[f"{figure}_sd"] = round(row.deviation(figure), decimals)
-            for figure in self.task.keys:
-                if row.records and self.has_intervals:
-                    bounds = self.samples[row.label].interval(figure)
-                    line[f"{figure}_low"], line[f"{figure}_high"] = (round(x, decimals) for x in bounds.ends)
+                    line[f"{figure}_sd"] = round(row.deviation(figure), task.digits(figure) + 3)
+            for figure in task.keys:
+                if row.records and self.has_intervals and task.has(figure):
+                    ends, decimals = self.samples[row.label].interval(figure).ends, task.digits(figure) + 3
+                    line[f"{figure}_low"], line[f"{figure}_high"] = (round(x, decimals) for x in ends)
+            line |= {f"{figure}_n": count for figure, count in counts.items()}
             if row.label in behind:
-                gap = behind[row.label]
+                gap, decimals = behind[row.label], task.digits(task.headline) + 3
                 line |= {"behind_best": round(gap.value, decimals)}
                 line["behind_best_low"], line["behind_best_high"] = (round(x, decimals) for x in gap.ends)
             line |= {f"{phase}_s": round(row.seconds(phase), 4) for phase in PHASES}
@@ -362,7 +384,29 @@ class Table:
                     "commit": " ".join(row.commits),
                 }
             lines.append(line)
-        return pd.DataFrame(lines)
+        contrasts = self._contrasts
+        for label, model in zip(BLIND, ("blind", "second"), strict=True):
+            if contrasts:
+                means = blind(contrasts, model, task).items()
+                means_of = {name: round(value, 4) for name, value in means if name != "all"}
+                lines.append({**about, "method": label, "seeds": "", "status": "text only", **means_of})
+        return pd.DataFrame(lines).astype({f"{figure}_n": "Int64" for figure in counts})
+
+    @property
+    def importance(self) -> Sequence[Set[str]]:
+        """Sets of columns that are shown together, the most important first."""
+        task = self.task
+        if task in (RECALL, CATEGORY):
+            return _BY_IMPORTANCE
+        is_whole = task.name == HEADLINE
+        whole = {name for name in task.columns if is_whole and name.rpartition(".")[2] not in ("balanced", *CROSSED)}
+        best = {"dataset", "method", task.headline}, {"behind_best"}
+        if task.name == HEADLINE:
+            kinds = ({name} for name in task.columns[3:] if name not in whole)
+            return [*best, {*task.columns[1:3]}, *kinds, whole - {task.headline}, {"commit"}]
+        recalls = [{f"{task.of}.{side}_{name}" for name in ("own_r1", "r1")} for side in ("t2i", "i2t")]
+        rated = {name for name in task.columns if name.endswith(_CORRELATIONS)} - {task.headline}
+        return [*best, *recalls, rated, {*task.columns}.difference(*best, *recalls, rated), {"commit"}]
 
     def display(self, names: Sequence[str] = ()) -> dict[str, list[str]]:
         """The cells of the readable columns, by name: the given ones, or all that say something."""
@@ -372,16 +416,19 @@ class Table:
             columns[figure] = [self._cell(row, figure) for row in self.rows]
         if behind:
             columns["behind_best"] = [self._gap(row, behind.get(row.label)) for row in self.rows]
-        for phase in PHASES[1:]:
+        for phase in PHASES[1:] if self.task in (RECALL, CATEGORY) else ():
             columns[f"{phase}_s"] = [f"{row.seconds(phase):.2f}" if row.records else "" for row in self.rows]
         columns["commit"] = [" ".join(row.commits) for row in self.rows]
-        shown = names or [name for name in columns if name != "commit" or len(set(columns[name])) > 1]
+        lines = len(self.above.get("method", ()))
+        columns = {name: [*self.above.get(name, [""] * lines), *cells] for name, cells in columns.items()}
+        shown = names or [name for name in columns if name != "commit" or len(set(columns[name][lines:])) > 1]
         return {name: columns[name] for name in shown if name in columns}
 
     def _gap(self, row: Row, gap: Interval | None) -> str:
         if gap is None:
-            return "best" if row.records else ""
-        value, low, high = (f"{x:z.{self.task.digits}f}" for x in (gap.value, *gap.ends))
+            return "best" if row in self.ranked else ""
+        digits = self.task.digits(self.task.headline)
+        value, low, high = (f"{x:z.{digits}f}" for x in (gap.value, *gap.ends))
         return f"{value} [{low}, {high}]{' ≈' if gap.high >= 0 else '  '}"
 
     def _cell(self, row: Row, figure: str) -> str:
@@ -389,16 +436,23 @@ class Table:
             return row.status
         if figure == "medr":
             return f"{row.mean('i2t_medr'):.4g} / {row.mean('t2i_medr'):.4g}"
-        digits = self.task.digits
-        text = f"{row.mean(figure):.{digits}f}"
-        return f"{text} ± {row.deviation(figure):.{digits}f}" if len(row.records) > 1 else text
+        value, digits = row.mean(figure), self.task.digits(figure)
+        if np.isnan(value):
+            return ""
+        text = f"{value:z.{digits}f}"
+        if self.has_intervals and figure.endswith(_CORRELATIONS):
+            return "{} [{:z.1f}, {:z.1f}]".format(text, *self.samples[row.label].interval(figure).ends)
+        text += f" ± {row.deviation(figure):.{digits}f}" * (len(row.records) > 1)
+        return text + f" {UNSEEN}" * (row.is_order_unseen and figure in self.task.by_order)
 
     def _figures(self) -> list[str]:
         """The metrics of the records that belong to the task, by name."""
         names = dict.fromkeys(name for row in self.rows for record in row.records for name in record.metrics)
+        if self.task is RECALL:
+            return [x for x in names if x not in CATEGORY_METRICS and x != HEADLINE and "." not in x]
         if self.task is CATEGORY:
             return [name for name in CATEGORY_METRICS if name in names]
-        return [name for name in names if name not in CATEGORY_METRICS]
+        return [name for name in self.task.columns if self.task.has(name)]
 
 
 def _plain(name: str) -> str:
@@ -450,44 +504,64 @@ def commit_note(rows: Iterable[Row]) -> list[str]:
 
 
 def build_tables(
-    runs: Sequence[Finished], failures: Sequence[Failure], related: Sequence[Finished] = (), task: Task = RECALL
+    runs: Sequence[Finished], failures: Sequence[Failure], related: Sequence[Finished] = (), task: TaskName = "recall"
 ) -> list[Table]:
     """Group runs into tables; each seed shows its newest record, or its failure if it has none.
 
-    Rows are sorted by the task's headline, the best first; a damaged record hides others of its seed, which may be
-    older.  No ranks are read for more than `INTERVALS_UP_TO` runs.
+    Rows are sorted by the task's headline, the best first, those that do not see the order of words last; a damaged
+    record hides others of its seed, which may be older.  No ranks are read for more than `INTERVALS_UP_TO` runs, except
+    for contrasts and judgments.
 
     Args:
         runs: finished runs to show.
         failures: failed runs to show.
         related: other runs, which may reveal the sources of the same features.
-        task: what rows are measured by; runs on data without labels have no row by category.
+        task: what rows are measured by; runs without its figures have no row.
     """
     known = [run.record.data for run in (*related, *runs) if run.record.data.sources_sha]
     sources = {data.features_sha: data.sources_sha for data in known}
     groups: dict[Group, dict[str, dict[int, Finished | Failure]]] = {}
-    for run in (run for run in runs if task.headline in run.record.metrics):
+    tasks: dict[Group, Task] = {}
+    for run, its in [(one, its) for one in runs for its in _tasks(one, task)]:
         record = run.record
-        group = _group(record.data, record.protocol, record.folds, sources, task)
+        group = _group(record.data, record.protocol, record.folds, sources, its.name, its.of)
+        tasks.setdefault(group, its)
         seeds = groups.setdefault(group, {}).setdefault(record.method.label, {})
         old = seeds.get(record.seed)
         if not isinstance(old, Finished) or old.record.started < record.started:
             seeds[record.seed] = run
-    for failure in (failure for failure in failures if failure.data.labels_sha or task is not CATEGORY):
+    for failure in failures:
         group = _group(failure.data, failure.protocol, failure.folds, sources, task)
-        seeds = groups.setdefault(group, {}).setdefault(failure.method_label, {})
-        if failure.kind == "damaged" or failure.seed not in seeds:
-            seeds[failure.seed] = failure
-    rows = {group: [_row(label, seeds, task) for label, seeds in methods.items()] for group, methods in groups.items()}
+        if task in _OWN_DATA and not getattr(group, _OWN_DATA[task]):
+            continue
+        alike = [group] if task in ("recall", "category") else [g for g in groups if replace(g, of=group.of) == group]
+        for one in alike:
+            seeds = groups.setdefault(one, {}).setdefault(failure.method_label, {})
+            if failure.kind == "damaged" or failure.seed not in seeds:
+                seeds[failure.seed] = failure
+    usual = CATEGORY if task == "category" else RECALL
+    rows = {
+        group: [_row(label, seeds, tasks.get(group, usual)) for label, seeds in methods.items()]
+        for group, methods in groups.items()
+    }
     for of_group in rows.values():
-        of_group.sort(key=lambda row: -row.mean(task.headline) if row.records else np.inf)
+        of_group.sort(key=lambda row: (row.is_order_unseen, -row.mean(row.task.headline)) if row.records else (2, 0.0))
     named: dict[Group, list[Group]] = {}
     for group in groups:
-        named.setdefault(replace(group, split_sha="", features="", extras="", fit_data="", labels=""), []).append(group)
+        bare: dict[str, Any] = dict.fromkeys(DATA, "")
+        named.setdefault(replace(group, **bare), []).append(group)
     apart: dict[Group, tuple[str, ...]] = {}
     for alike in named.values():
         apart |= dict.fromkeys(alike, tuple(n for n in DATA if len({getattr(group, n) for group in alike}) > 1))
     return [Table(group, rows[group], len(runs) <= INTERVALS_UP_TO, apart=apart[group]) for group in groups]
+
+
+def _tasks(run: Finished, name: TaskName) -> list[Task]:
+    """The tasks of a name that a run was measured by."""
+    if name in ("recall", "category"):
+        return [task for task in (RECALL, CATEGORY) if task.name == name and task.headline in run.record.metrics]
+    recorded = run.record.data.contrasts_sha if name == HEADLINE else run.record.data.judgments_sha
+    return tasks_of(name, run.ranks) if recorded else []
 
 
 def _row(label: str, seeds: Mapping[int, Finished | Failure], task: Task) -> Row:
@@ -495,12 +569,18 @@ def _row(label: str, seeds: Mapping[int, Finished | Failure], task: Task) -> Row
     return Row(label, [r for r in runs if isinstance(r, Finished)], [r for r in runs if isinstance(r, Failure)], task)
 
 
-def _group(data: DataInfo, protocol: str, folds: int, sources: Mapping[str, str], task: Task) -> Group:
+def _group(
+    data: DataInfo, protocol: str, folds: int, sources: Mapping[str, str], task: TaskName, of: str = ""
+) -> Group:
     where = (data.label, data.quick, data.front_end, data.vectors)
     features = data.sources_sha or sources.get(data.features_sha) or data.features_sha
     fit_data = data.fitted_on.data_sha if data.fitted_on else ""
     more = data.split_sha, features, data.extras_sha, data.text_encoder, fit_data
-    return Group(*where, protocol, folds, *more, data.labels_sha if task is CATEGORY else "")
+    name = _OWN_DATA.get(task, "")
+    answers = {name: getattr(data, f"{name}_sha")} if name else {}
+    whole = task in ("contrasts", "judgments")  # which no fold changes
+    of = data.contrasts if task == HEADLINE else of
+    return Group(*where, protocol, 0 if whole else folds, *more, of=of, **answers)
 
 
 def render(
@@ -514,7 +594,7 @@ def render(
         BadInput: an unknown format or column.
     """
     require_format(style)
-    known: Iterable[str] = ("method", "commit", *HEADINGS)
+    known: Iterable[str] = ("method", "commit", *HEADINGS, *(name for table in tables for name in table.display()))
     if style in DATA_FORMATS:
         import pandas as pd
 
@@ -531,7 +611,7 @@ def render(
     texts = []
     for table in tables:
         notes, warnings = table.notes + table.failed * failures, ["quick: not for comparison"] * table.group.quick
-        texts.append(typeset(table.title, table.display(names), notes, style, warnings, width))
+        texts.append(typeset(table.title, table.display(names), notes, style, warnings, width, table.importance))
     return "\n".join(texts)
 
 
@@ -567,16 +647,16 @@ def typeset(
     cells = [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in of] for of in columns.values()]
     body = tabulate(
         list(zip(*cells, strict=True)),
-        headers=[HEADINGS.get(name, name) for name in columns],
+        headers=[heading(name) for name in columns],
         tablefmt=_STYLE[style],
         disable_numparse=True,
         colalign=["left" if not k or name == "method" else "right" for k, name in enumerate(columns)],
     )
     if style == "markdown":
-        heading = [f"### {title}", "", *[f"**{line}**\n" for line in warnings]]
-        return "\n".join([*heading, body, "", *[f"{line}  " for line in notes], ""])
+        head = [f"### {title}", "", *[f"**{line}**\n" for line in warnings]]
+        return "\n".join([*head, body, "", *[f"{line}  " for line in notes], ""])
     if style == "latex":
-        body = body.replace("≈", r"$\approx$")  # LaTeX lacks this character
+        body = body.replace("≈", r"$\approx$").replace(UNSEEN, r"$\circ$")  # LaTeX lacks these characters
         return "\n".join([*[f"% {line}" for line in (title, *warnings, *notes)], body, ""])
     return "\n".join([title, *warnings, "", body, "", *notes, ""])
 
@@ -592,7 +672,11 @@ def _fitted(
     if _width(shown) <= width:
         return shown, []
     for name in shown.keys() - {*LABELS, "rsum", "map", "behind_best"}:
-        shown[name] = [re.sub(r"\b0(?=\.\d{3}[ )])", "", cell.partition(" ±")[0]) for cell in shown[name]]
+        cells = [re.sub(r" ±[^○]*", " ", cell).rstrip() for cell in shown[name]]
+        shown[name] = [re.sub(r"\b0(?=\.\d{3}[ )])", "", cell) for cell in cells]
+    short = {name for name in shown if name.endswith(_CORRELATIONS) and name not in importance[0]}
+    for name in short | ({"behind_best"} & shown.keys() if {"behind_best"} in importance[:2] else set()):
+        shown[name] = [re.sub(r" \[[^\]]*\]", "", cell) for cell in shown[name]]
     first = set[str]().union(*importance[:3]) - {*LABELS}
     room = max(24, width - 2 - _width({name: shown[name] for name in shown if name in first}))
     shown |= {name: [_folded(cell, room) for cell in shown[name]] for name in shown if name in LABELS}
@@ -602,17 +686,17 @@ def _fitted(
     for group in (*importance, *({name} for name in shown if name not in ranked)):
         if not kept or _width({name: shown[name] for name in shown if name in kept | group}) <= width:
             kept |= group
-    left = [HEADINGS.get(name, name) for name in shown if name not in kept]
-    for name, what in (("i2t_r1", "recalls"), ("i2t_map", "directions")):
+    left = [heading(name) for name in shown if name not in kept]
+    for name, what in (("i2t_r1", "recalls"), ("i2t_map", "directions"), (HEADLINE, "shares")):
         left += [f"± of {what}"] * any("±" in cell for cell in columns.get(name, ()))
-    everything = "cran-bench table --wide" if importance is _BY_IMPORTANCE else "-f csv"
+    everything = "cran-bench table --wide" if {"dataset", "method"} <= set(importance[0]) else "-f csv"
     note = f"Left out to fit {width} characters: {', '.join(dict.fromkeys(left))} ({everything} has all)."
     return {name: shown[name] for name in shown if name in kept}, [note] if left else []
 
 
 def _width(columns: Mapping[str, Sequence[str]]) -> int:
     lines = {name: [line for cell in cells for line in cell.split("\n")] for name, cells in columns.items()}
-    widest = [max(len(HEADINGS.get(name, name)) + 2, *map(len, lines[name])) for name in lines]  # tabulate adds 2
+    widest = [max(len(heading(name)) + 2, *map(len, lines[name])) for name in lines]  # tabulate adds 2
     return sum(widest) + 2 * (len(widest) - 1)
 
 

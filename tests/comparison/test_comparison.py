@@ -16,8 +16,9 @@ from cran_bench.frontend.images.torchvision import TorchvisionBackbone
 from cran_bench.frontend.regions.faster_rcnn import PaperRegions
 from cran_bench.ranking.metrics import Counts, Ranks
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
-from cran_bench.records.statistics import FIGURES, Interval
+from cran_bench.records.statistics import Interval
 from cran_bench.records.store import Finished, ResultStore
+from cran_bench.records.tasks import FIGURES
 from cran_bench.registry import METHODS
 from cran_bench.specs import format_value
 from cran_bench.tables.paper import CHAINS, OF_PAPER, TABLES, TEST_PAIRS, not_comparable, orders, paper_rows

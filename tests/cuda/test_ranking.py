@@ -12,7 +12,9 @@ from cran_bench.bench.similarity import three_levels
 from cran_bench.embeddings import Levels
 from cran_bench.ranking.filtering import Filtering
 from cran_bench.ranking.pairs import backend_of
+from cran_bench.ranking.problem import make_problem
 from cran_bench.ranking.rank import rank
+from cran_bench.ranking.retrieval import figures, retrieve
 from cran_bench.ranking.tiles import Tiles, tiles_for
 from cran_bench.similarity import COSINE, DOT, MultiLevel, Pairwise
 
@@ -63,6 +65,19 @@ def test_average_precisions_are_those_of_the_cpu(gpu, kind):
     images, texts, owner, labels = (x.to(CUDA) for x in (images, texts, owner, labels))
     found = rank(images, texts, owner, similarity, labels=labels, **how).precisions.figures()
     assert found == pytest.approx(expected, abs=1e-12)
+    assert not +gpu.unordered
+
+
+@pytest.mark.parametrize("kind", ["random", "tied"])
+def test_several_right_answers_are_found_as_on_the_cpu(gpu, kind):
+    images, texts, owner = three_levels(60, 150, 8, CPU)
+    images, texts = (side.globals.sign() if kind == "tied" else side.globals for side in (images, texts))
+    pairs = torch.arange(0, 60 * 150, 17)
+    query, answer, grade = pairs // 60, pairs % 60, 1 + pairs % 3
+    expected = retrieve(make_problem(images, texts, owner, DOT), query, answer, grade, True)
+    problem = make_problem(images.to(CUDA), texts.to(CUDA), owner.to(CUDA), DOT)
+    found = retrieve(problem, query, answer, grade, True)
+    assert figures({"t2i": found}) == pytest.approx(figures({"t2i": expected}), abs=1e-12)
     assert not +gpu.unordered
 
 

@@ -177,10 +177,10 @@ def test_a_name_is_part_of_the_label():
 
 
 def test_what_is_missing_is_listed(home):
-    (need,) = DATASETS.configure("folder").build().needs(home)
+    need, *_ = DATASETS.configure("folder").build().needs(home)
     assert need.what.startswith("captions.csv, captions.tsv") and need.found is None
     csv(home, rows())
-    (need,) = DATASETS.configure("folder").build().needs(home)
+    need, *_ = DATASETS.configure("folder").build().needs(home)
     assert need.found == home / "captions.csv"
 
 

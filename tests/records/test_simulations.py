@@ -14,6 +14,7 @@ from scipy.special import ndtr, ndtri
 
 from cran_bench.ranking.metrics import Counts, Ranks
 from cran_bench.records.statistics import Sample, behind_best, holm, samples
+from cran_bench.records.tasks import RECALL
 
 TABLES = int(os.environ.get("CRAN_BENCH_SIMULATIONS", "0"))
 IMAGES, CAPTIONS, DRAWS = (500, 5, 4000) if TABLES else (200, 5, 2000)
@@ -139,7 +140,7 @@ def test_intervals_over_few_seeds_hold_their_level(seeds, share, capsys):
     random, outside = np.random.default_rng(seeds), {(rows, level): 0 for rows in (1, 2) for level in (0.05, 0.05 / 28)}
     normal = ndtri((np.arange(3000) + 0.5) / 3000)
     normals = (normal, random.permutation(normal))
-    still = Sample(np.zeros((1, 6)), np.zeros((len(normal), 6)), np.zeros((1, 1, 6)), np.zeros(1, int))
+    still = Sample(np.zeros((1, 6)), np.zeros((len(normal), 6)), 1, [], RECALL)
     runs = 3 * TABLES
     for _ in range(runs):
         values = random.normal(0, np.sqrt(0.8), (2, 1)) + random.normal(0, np.sqrt(seeds * (share + 0.2)), (2, seeds))

@@ -11,19 +11,8 @@ from cran_bench.errors import BadInput
 from cran_bench.ranking.evaluation import evaluate
 from cran_bench.ranking.metrics import Counts, Ranks
 from cran_bench.ranking.rank import rank
-from cran_bench.records.statistics import (
-    CATEGORY,
-    FIGURES,
-    SUMS,
-    Interval,
-    _widened,
-    behind_best,
-    holm,
-    mcnemar,
-    sample,
-    samples,
-    times_drawn,
-)
+from cran_bench.records.statistics import Interval, _widened, behind_best, holm, mcnemar, sample, samples, times_drawn
+from cran_bench.records.tasks import CATEGORY, FIGURES, SUMS
 from cran_bench.similarity import DOT
 
 
@@ -128,8 +117,7 @@ def test_several_methods_are_drawn_as_each_by_itself():
     rows = [[noisy(seed=10 * row + k, noise=1.0 + row) for k in range(seeds)] for row, seeds in enumerate((1, 3, 2))]
     for together, alone in zip(samples(rows, draws=700), [sample(row, draws=700) for row in rows], strict=True):
         np.testing.assert_allclose(together.draws, alone.draws, rtol=0, atol=1e-11)
-        for name in ("values", "shares", "image_of"):
-            np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
+        np.testing.assert_array_equal(together.values, alone.values)
     with pytest.raises(BadInput, match="ranks of the same queries"):
         samples([*rows, [noisy(images=59)]])
 
@@ -355,6 +343,7 @@ def alike(random, images, captions, seeds, spread):
     return [one() for _ in range(seeds)], [one() for _ in range(seeds)]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("seeds", "spread", "least", "most"),
     [(1, 0.0, 0.035, 0.065), (2, 0.03, 0.0, 0.05), (5, 0.03, 0.01, 0.05)],

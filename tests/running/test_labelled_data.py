@@ -10,7 +10,7 @@ import torch
 import cran_bench
 from cran_bench import COSINE, Collection, FeatureFile, FeatureFiles, MissingFeature, register, register_dataset
 from cran_bench.errors import BadInput
-from cran_bench.records.statistics import CATEGORY, RECALL
+from cran_bench.records.tasks import CATEGORY, RECALL
 from cran_bench.registry import DATASETS, METHODS
 from cran_bench.running.fits import SharedFit
 from cran_bench.running.preparation import find_prepared

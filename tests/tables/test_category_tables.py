@@ -15,8 +15,8 @@ from cran_bench.errors import BadInput
 from cran_bench.ranking.evaluation import evaluate
 from cran_bench.ranking.precisions import CATEGORY_METRICS
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
-from cran_bench.records.statistics import CATEGORY, RECALL
 from cran_bench.records.store import Finished, ResultStore
+from cran_bench.records.tasks import RECALL
 from cran_bench.registry import METHODS
 from cran_bench.similarity import COSINE
 from cran_bench.tables.paper import published_rows
@@ -97,7 +97,7 @@ ROWS = [("cca:paper", 1.5), ("cca:cm", 0.5), ("cfa:tuned", 1.0)]
 
 @pytest.fixture(scope="module")
 def tables():
-    return build_tables([finished(*row, bare=2) for row in ROWS], [failure()], task=CATEGORY)
+    return build_tables([finished(*row, bare=2) for row in ROWS], [failure()], task="category")
 
 
 def flat(text):
@@ -159,7 +159,7 @@ def test_every_format_has_every_figure(tables):
 
 
 def test_several_seeds_have_a_deviation():
-    (table,) = build_tables([finished("cca:cm", 0.5 + seed / 10, seed=seed) for seed in range(3)], [], task=CATEGORY)
+    (table,) = build_tables([finished("cca:cm", 0.5 + seed / 10, seed=seed) for seed in range(3)], [], task="category")
     (cell,) = table.display()["map"]
     assert cell == f"{table.rows[0].mean('map'):.3f} ± {table.rows[0].deviation('map'):.3f}"
     assert "± of directions" in flat(render([table], "terminal", width=80))
@@ -172,13 +172,13 @@ def test_tables_of_recall_are_as_without_labels():
         assert render(with_labels, style) == render(without, style)
     assert without[0].task is RECALL
     assert not build_tables(
-        [finished(*ROWS[0], labelled=False, labels_sha="")], [failure(labels_sha="")], task=CATEGORY
+        [finished(*ROWS[0], labelled=False, labels_sha="")], [failure(labels_sha="")], task="category"
     )
 
 
 def test_other_labels_are_another_table():
     both = [finished("cca:cm", 0.5), finished("cfa:tuned", 0.5, labels_sha="b" * 64)]
-    tables = build_tables(both, [], task=CATEGORY)
+    tables = build_tables(both, [], task="category")
     assert len(tables) == 2 and "labels aaaaaaaa" in tables[0].title
     assert "they differ in labels" in " ".join(tables[0].notes)
     assert len(build_tables(both, [])) == 1
@@ -215,7 +215,7 @@ def test_the_commands(command, tmp_path):
     said = command("significance", "-d", "wikipedia", "-p", "documents", "--metric", "map", "--results", results)
     assert said.code == 0 and "better" in said.out
     said = command("significance", "-d", "wikipedia", "-p", "documents", "--metric", "mapp", "--results", results)
-    assert said.code == 2 and "--metric is rsum or map, not 'mapp'" in said.err
+    assert said.code == 2 and "--metric is rsum, map, contrasts or judgments, not 'mapp'" in said.err
     assert command("table", "categories", "--results", results).err.count("did you mean 'category'?") == 1
 
 
@@ -244,7 +244,7 @@ def test_the_report_has_a_section_by_category(command, tmp_path):
 def compared(*runs, label="wikipedia", reference=None):
     def tabled(some):
         some = [Finished(record, lambda ranks=ranks: ranks) for record, ranks in some]
-        return [table for task in (RECALL, CATEGORY) for table in build_tables(some, [], task=task)]
+        return [table for task in ("recall", "category") for table in build_tables(some, [], task=task)]
 
     return compare_dataset(tabled(runs), label, None if reference is None else tabled(reference))
 

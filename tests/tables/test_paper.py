@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cran_bench.records.statistics import FIGURES
+from cran_bench.records.tasks import FIGURES
 from cran_bench.tables.paper import paper_rows
 
 # Image annotation R@1, R@5, R@10, image retrieval R@1, R@5, R@10, and the sum of the row as a check of the typing.

@@ -15,9 +15,10 @@ from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Re
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import METHODS
 from cran_bench.report import _environment
+from cran_bench.tables.figures import heading
 from cran_bench.tables.paper import TABLES, paper_rows
 from cran_bench.tables.paper_tables import paper_table
-from cran_bench.tables.tables import FORMATS, HEADINGS, build_tables, render
+from cran_bench.tables.tables import FORMATS, build_tables, render
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
@@ -96,12 +97,12 @@ def test_the_committed_tables_fit(committed, width):
     for table in committed:
         lines = render([table], "terminal", width=width).splitlines()
         assert max(map(len, lines)) <= width
-        heading = next(line for line in lines if line.startswith("method"))
-        assert all(column in heading for column in ("i2t R@1", "t2i R@1", "rsum"))
-        assert width == 80 or "behind best" in heading
+        head = next(line for line in lines if line.startswith("method"))
+        assert all(column in head for column in ("i2t R@1", "t2i R@1", "rsum"))
+        assert width == 80 or "behind best" in head
         (note,) = re.findall(r"Left out to fit \d+ characters: (.*?) \(cran-bench table --wide", flat("\n".join(lines)))
-        shown = {HEADINGS.get(name, name) for name in table.display()}
-        assert set(note.split(", ")) - {"± of recalls"} == {name for name in shown if name not in heading}
+        shown = {heading(name) for name in table.display()}
+        assert set(note.split(", ")) - {"± of recalls"} == {name for name in shown if name not in head}
 
 
 @pytest.mark.parametrize("dataset", ["scenes", "flickr8k"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cran_bench.contrasts import NO_PARTNER, Contrasts
 from cran_bench.errors import BadInput
-from cran_bench.frontend.text.ngrams import NearUnits, NGrams, UnitStream, Values
+from cran_bench.frontend.text.ngrams import NearUnits, NGrams, Values
 from cran_bench.frontend.text.tagging import words_of
 from cran_bench.frontend.text.words import tokenize
 from cran_bench.machine.progress import track
@@ -21,7 +21,9 @@ CALIPER = 0.25
 """The largest difference, in nats, of the margins of two pairs that balance each other."""
 
 CHARACTERS, WINDOW, DISCOUNT, FIRST_SHARE = 6, 5, 0.8, 0.5
-"""Settings of the second model, chosen on exchanges of words in the validation captions of Flickr8k."""
+"""Settings of the second model, chosen on the contrasts that `make_swaps` makes of Flickr8k's validation captions."""
+MOST_CAPTIONS = 100_000
+"""The second model learns from no more training captions than this, evenly spaced."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,24 @@ class Blind:
     discount: float
     perplexity: float
 
+    @classmethod
+    def unknown(cls, contrasts: Contrasts) -> Blind:
+        """Ties and no balanced subset, for data without training captions, which such models are made of."""
+        tie, none = np.zeros(len(contrasts)), np.zeros(len(contrasts), dtype=np.bool_)
+        return cls(tie, tie, none, _same_words(contrasts), 0, 0.0, float("nan"))
+
 
 def blind_scores(contrasts: Contrasts, train: Sequence[str], val: Sequence[str]) -> Blind:
     """Score `contrasts` by models of the training captions, and choose the balanced subset of each kind.
 
     The first model is an interpolated Kneser-Ney model of word n-grams, of the order and discount with the lowest
-    perplexity on the validation captions.  The second is the product of two models that see what word n-grams do not:
-    n-grams of characters, case and all, which know inflections and rare words by their letters, and pairs of words at
-    most `WINDOW` apart, whatever stands between them.  As the margin of the first model says nothing on the balanced
-    subset, half of it is subtracted there and elsewhere: so the second model is an attack on balanced subsets, and its
-    accuracy on all pairs says little.
+    perplexity on the validation captions.
+
+    The second attacks the balanced subsets, and need not know how the false captions were made.  It multiplies the
+    probabilities of two models that see what word n-grams do not: n-grams of characters, case and all, know rare words
+    by their letters, and pairs of words at most `WINDOW` apart relate those that others separate.  Where the first
+    model is balanced, its margin is noise that the second shares; so half of it is subtracted, on all pairs alike.
+    Read its accuracy on balanced subsets only.
 
     Raises:
         BadInput: there are no training or no validation captions.
@@ -66,36 +76,28 @@ def blind_scores(contrasts: Contrasts, train: Sequence[str], val: Sequence[str])
                 f"the blind baseline of contrasts needs {name} captions with words, but there are none: give the "
                 "dataset training and validation captions, or run it without contrasts"
             )
+    model = NGrams([words_of(text) for text in train], max(ORDERS))
+    order, discount, perplexity = _chosen(model, [words_of(text) for text in val])
     texts = list(dict.fromkeys((*contrasts.true, *contrasts.false)))
+    words, some = [words_of(text) for text in texts], train[:: -(-len(train) // MOST_CAPTIONS)]
+    jobs: list[Callable[[], Values]] = [
+        lambda: model.scores(words, order, discount),
+        lambda: NGrams([_line(text) for text in some], CHARACTERS).scores(
+            [_line(text) for text in texts], CHARACTERS, DISCOUNT
+        ),
+        lambda: NearUnits([words_of(text) for text in some], WINDOW, DISCOUNT).scores(words),
+    ]
+    first, letters, near = (job() for job in track(jobs, "blind baseline of the contrasts", total=len(jobs)))
     place = {text: row for row, text in enumerate(texts)}
     true, false = (np.array([place[text] for text in of], dtype=np.int64) for of in (contrasts.true, contrasts.false))
-    words, train_words = ([words_of(text) for text in of] for of in (texts, train))
-    steps = track(range(3), "blind baseline of the contrasts", total=3)
-    next(steps)
-    model = NGrams(train_words, max(ORDERS))
-    stream = model.vocabulary.stream([words_of(text) for text in val])
-    order, discount, perplexity = _chosen(model, stream)
-    stream = model.vocabulary.stream(words)
-    first = stream.totals(model.log_probabilities(stream, model.find(stream), order, discount))
-    next(steps)
-    letters = NGrams([_line(text) for text in train], CHARACTERS)
-    stream = letters.vocabulary.stream([_line(text) for text in texts])
-    second = stream.totals(letters.log_probabilities(stream, letters.find(stream), CHARACTERS, DISCOUNT))
-    next(steps)
-    near = NearUnits(train_words, WINDOW)
-    stream = near.vocabulary.stream(words)
-    second += stream.totals(near.log_probabilities(stream, DISCOUNT)) - FIRST_SHARE * first
-    next(steps, None)
-    margin = first[true] - first[false]
-    return Blind(
-        margin,
-        second[true] - second[false],
-        balanced_subset(contrasts, margin),
-        np.array([_bags(t) == _bags(f) for t, f in zip(contrasts.true, contrasts.false, strict=True)], dtype=np.bool_),
-        order,
-        discount,
-        perplexity,
-    )
+    margin, second = (scores[true] - scores[false] for scores in (first, letters + near - FIRST_SHARE * first))
+    balanced = balanced_subset(contrasts, margin)
+    return Blind(margin, second, balanced, _same_words(contrasts), order, discount, perplexity)
+
+
+def _same_words(contrasts: Contrasts) -> NDArray[np.bool_]:
+    pairs = zip(contrasts.true, contrasts.false, strict=True)
+    return np.array([_bags(true) == _bags(false) for true, false in pairs], dtype=np.bool_)
 
 
 def balanced_subset(contrasts: Contrasts, margin: Values) -> NDArray[np.bool_]:
@@ -126,8 +128,9 @@ def balanced_subset(contrasts: Contrasts, margin: Values) -> NDArray[np.bool_]:
     return kept
 
 
-def _chosen(model: NGrams, stream: UnitStream) -> tuple[int, float, float]:
-    """The order and discount of the lowest perplexity on a stream, and that perplexity."""
+def _chosen(model: NGrams, texts: Sequence[Sequence[str]]) -> tuple[int, float, float]:
+    """The order and discount of the lowest perplexity on `texts`, and that perplexity."""
+    stream = model.vocabulary.stream(texts)
     found, count = model.find(stream), np.count_nonzero(stream.place)
     perplexity = {
         (order, discount): float(np.exp(-model.log_probabilities(stream, found, order, discount).sum() / count))

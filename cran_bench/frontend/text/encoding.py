@@ -211,6 +211,13 @@ def forecast_texts(
     return told + f"; {free / 1e6:,.0f} MB are free: too little" * (size > free), size <= free
 
 
+def encoded_at(collection: Collection, identity: dict[str, Any], cache: Path) -> TextFeatures | None:
+    """The stored features of a collection's captions by an encoder of that identity; None if there are none."""
+    made = TextManifest(encoder="", identity=identity, captions_sha=sha256_json(list(collection.captions)))
+    path = cache / FOLDER / f"{made.sources_sha()[:16]}.npy"
+    return load_texts(path, collection) if path.exists() else None
+
+
 def load_texts(path: Path, collection: Collection, encoder: TextEncoder | None = None) -> TextFeatures:
     """Map the text features of a collection's captions.
 

@@ -1,8 +1,8 @@
-"""Language models of short texts from counts: n-grams, and pairs of near units, vectorised over all places."""
+"""Language models of short texts from counts: n-grams, and pairs of units near each other."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNKNOWN, END, FIRST = 0, 1, 2
+BLOCK = 20_000
 GRID = 2.0**30
 """Log probabilities are whole multiples of 1 / GRID, so that their sums are exact, whatever the order of the terms."""
 
@@ -60,6 +61,11 @@ class Vocabulary:
         units[inside] = np.fromiter((get(unit, UNKNOWN) for unit in chain.from_iterable(texts)), np.int64)
         return UnitStream(units, place, text)
 
+    def scores(self, texts: Sequence[Sequence[str]], values: Callable[[UnitStream], Values]) -> Values:
+        """The sum of `values` of the units over each text, (T,), computed for `BLOCK` texts at a time."""
+        blocks = (self.stream(texts[row : row + BLOCK]) for row in range(0, len(texts), BLOCK))
+        return np.concatenate([np.zeros(0), *(block.totals(values(block)) for block in blocks)])
+
 
 class NGrams:
     """Counts of the n-grams of training texts up to a length, from which the model of each order follows.
@@ -102,14 +108,18 @@ class NGrams:
     def find(self, stream: UnitStream) -> list[Rows]:
         """For each length, (L,) the row of the n-gram that ends at each unit; -1 if there is none in training."""
         found = [stream.units]
-        for n, keys in enumerate(self._keys[1:], 1):
-            places = np.flatnonzero(stream.place >= n)
+        for keys in self._keys[1:]:
+            places = np.flatnonzero(stream.place)
             places = places[found[-1][places - 1] >= 0]
             sought = found[-1][places - 1] * (self.vocabulary.size + 1) + stream.units[places]
             row = np.minimum(np.searchsorted(keys, sought), len(keys) - 1)
             found.append(np.full(len(stream.units), -1))
             found[-1][places] = np.where(keys[row] == sought, row, -1)
         return found
+
+    def scores(self, texts: Sequence[Sequence[str]], order: int, discount: float) -> Values:
+        """(T,) the log probability of each text."""
+        return self.vocabulary.scores(texts, lambda x: self.log_probabilities(x, self.find(x), order, discount))
 
     def log_probabilities(self, stream: UnitStream, found: Sequence[Rows], order: int, discount: float) -> Values:
         """(L,) logarithms of the probability of each unit given those before it; 0 at the starts of texts."""
@@ -119,11 +129,10 @@ class NGrams:
             if n < order - 1:
                 counts = np.where(self._before[n] > 0, self._before[n], counts)
             context = self._keys[n] // (self.vocabulary.size + 1) if n else np.zeros(len(counts), dtype=np.int64)
-            total, types = (np.bincount(context, weights) for weights in (counts, counts > 0))
+            size = len(self._keys[n - 1]) + 1 if n else 1  # without counts: the last one, of no context
+            total, types = (np.bincount(context, weights, size) for weights in (counts, counts > 0))
             places = np.flatnonzero(stream.place >= max(n, 1))
             before = found[n - 1][places - 1] if n else np.zeros(len(places), dtype=np.int64)
-            known = (before >= 0) & (before < len(total))
-            places, before = places[known], before[known]
             places, before = places[total[before] > 0], before[total[before] > 0]
             rows = found[n][places]
             own = np.where(rows >= 0, np.maximum(counts[rows] - discount, 0), 0)
@@ -136,15 +145,17 @@ class NearUnits:
 
         p(w | a_1 ... a_k) = 1/k sum_i (max(c(a_i, w) - d, 0) + d t(a_i) p(w)) / c(a_i),
 
-    c(a, w) counts a at most `window` units before w, c(a) and t(a) sum over w the counts and the pairs that exist.
+    c(a, w) counts the occurrences of a at most `window` units before w, c(a) is its sum and t(a) the number of its
+    entries above 0 over all w; p(w) is the share of w, one added to each count.
 
     Attributes:
         vocabulary: the units.
         window: the number of units before a unit that say something about it.
+        discount: d.
     """
 
-    def __init__(self, texts: Sequence[Sequence[str]], window: int) -> None:
-        self.vocabulary, self.window = Vocabulary(texts), window
+    def __init__(self, texts: Sequence[Sequence[str]], window: int, discount: float) -> None:
+        self.vocabulary, self.window, self.discount = Vocabulary(texts), window, discount
         stream = self.vocabulary.stream(texts)
         pairs = [self._pairs(stream, distance)[1] for distance in range(1, window + 1)]
         self._keys, self._counts = np.unique(np.concatenate(pairs), return_counts=True)
@@ -158,7 +169,11 @@ class NearUnits:
         places = np.flatnonzero(stream.place >= distance)
         return places, stream.units[places - distance] * self.vocabulary.size + stream.units[places]
 
-    def log_probabilities(self, stream: UnitStream, discount: float) -> Values:
+    def scores(self, texts: Sequence[Sequence[str]]) -> Values:
+        """(T,) the log probability of each text."""
+        return self.vocabulary.scores(texts, self.log_probabilities)
+
+    def log_probabilities(self, stream: UnitStream) -> Values:
         """(L,) logarithms of the probability of each unit given those before it; 0 at the starts of texts."""
         p = np.zeros(len(stream.units))
         for distance in range(1, self.window + 1):
@@ -166,7 +181,7 @@ class NearUnits:
             row = np.minimum(np.searchsorted(self._keys, pairs), len(self._keys) - 1)
             counts = np.where(self._keys[row] == pairs, self._counts[row], 0)
             before, alone = pairs // self.vocabulary.size, self._alone[stream.units[places]]
-            own = np.maximum(counts - discount, 0) + discount * self._types[before] * alone
+            own = np.maximum(counts - self.discount, 0) + self.discount * self._types[before] * alone
             p[places] += np.where(self._total[before] > 0, own / np.maximum(self._total[before], 1), alone)
         return _logarithms(p / np.clip(stream.place, 1, self.window), stream)
 

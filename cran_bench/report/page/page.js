@@ -128,6 +128,17 @@ function card(section, example) {
   return made;
 }
 
+function contrast(section, one) {
+  const [right, wrong] = one.captions || ["the true caption (the dataset is not available)", "the false caption"];
+  const made = element("article", { class: "card" });
+  const list = element("ul", {},
+    element("li", { class: "right" }, `${right} (${one.true.toFixed(3)})`),
+    element("li", {}, `${wrong} (${one.false.toFixed(3)})`));
+  const body = element("div", { class: "body" }, picture(section, one.image, false, one.kind), list);
+  made.append(element("h4", {}, `Captions of ${one.image}`), body);
+  return made;
+}
+
 function choose(label, options) {
   const select = element("select", {}, ...options.map((text, place) => element("option", { value: place }, text)));
   return [element("label", {}, `${label} `, select), select];
@@ -138,14 +149,16 @@ function open(details) {
   const cards = details.querySelector(".cards");
   const [method, methods] = choose("Method", section.runs.map(run => `${run.method}, seed ${run.seed}`));
   const [direction, directions] = choose("Queries", ["texts", "images"]);
+  const hasQueries = "examples" in section.runs[0];
   const show = () => {
-    const wanted = directions.value === "0" ? "t2i" : "i2t";
-    const examples = section.runs[methods.value].examples.filter(example => example.direction === wanted);
-    cards.replaceChildren(...examples.map(example => card(section, example)));
+    const run = section.runs[methods.value], wanted = directions.value === "0" ? "t2i" : "i2t";
+    const examples = (run.examples || []).filter(example => example.direction === wanted);
+    const contrasts = (run.contrasts || []).map(one => contrast(section, one));
+    cards.replaceChildren(...examples.map(example => card(section, example)), ...contrasts);
   };
   methods.addEventListener("change", show);
   directions.addEventListener("change", show);
-  details.querySelector(".choices").append(method, direction);
+  details.querySelector(".choices").append(method, ...(hasQueries ? [direction] : []));
   show();
 }
 
