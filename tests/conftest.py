@@ -1,5 +1,6 @@
 """Shared by the tests: the command line called in this process, and two tiny datasets."""
 
+import gc
 import os
 import shutil
 import signal
@@ -16,6 +17,12 @@ os.environ["PYTHONSAFEPATH"] = "1"
 os.environ["CRAN_BENCH_JOBS"] = "1"  # rows in this process, which knows the methods that tests register
 
 RECORDED = "cca,cfa,cran[width=compact,text_init=random,max_epochs=2,lstm_layers=1]"  # the last has training curves
+
+
+def pytest_collection_finish():
+    """What is imported stays to the end: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)

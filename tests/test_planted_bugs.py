@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import cran_bench
 from cran_bench.embeddings import as_levels
 from cran_bench.ranking.evaluation import metrics_of
 from cran_bench.registry import DATASETS
@@ -24,27 +25,26 @@ def features(tmp_path_factory):
     return folder / "cache"
 
 
+def measure(features, folder):
+    """Run cca on captions and documents, with features made once and fits of its own."""
+    shutil.copytree(features, folder / "cache")
+    where = {"cache": folder / "cache", "results": folder / "results"}
+    cran_bench.run("cca[dim=64]", SPEC, protocols="captions,documents", **where)
+    return folder / "results"
+
+
+@pytest.fixture(scope="module")
+def reference(features, tmp_path_factory):
+    return measure(features, tmp_path_factory.mktemp("reference"))
+
+
 @pytest.fixture
-def measure(command, features, tmp_path):
-    """``measure(folder)``: run cca on captions and documents, with features made once and fits of its own."""
-
-    def call(folder):
-        cache = tmp_path / f"{folder}-cache"
-        shutil.copytree(features, cache)
-        where = ["-d", SPEC, "--cache", cache, "--results", tmp_path / folder, "-p", "captions,documents"]
-        assert command("run", "-m", "cca[dim=64]", *where).code == 0
-
-    return call
-
-
-@pytest.fixture
-def verdict(command, tmp_path, measure):
+def verdict(command, features, reference, tmp_path):
     """``verdict()``: what compare says of a run made now, against one that was made before."""
-    measure("reference")
 
     def call():
-        measure("now")
-        return command("compare", "-d", SPEC, "--reference", tmp_path / "reference", "--results", tmp_path / "now")
+        now = measure(features, tmp_path)
+        return command("compare", "-d", SPEC, "--reference", reference, "--results", now)
 
     return call
 

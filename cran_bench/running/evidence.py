@@ -34,7 +34,7 @@ from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.ranking.relevance import Retrieved
 from cran_bench.ranking.retrieval import figures, own_r1, retrieve
 from cran_bench.running.preparation import Prepared
-from cran_bench.similarity import Similarity, one_way, rounding
+from cran_bench.similarity import Similarity, one_way
 from cran_bench.specs import parse_spec
 from cran_bench.split import MissingFeature, Split
 
@@ -266,6 +266,14 @@ class Evidence:
         )
 
 
+def embedding_error(dim: int) -> float:
+    """Bound the error of a score that comes from float32 embeddings, of unit vectors of any dimension.
+
+    The same words in another order give the same embedding up to the rounding of sums, which decides no contrast.
+    """
+    return 8 * torch.finfo(torch.float32).eps
+
+
 def _scored(
     images: Embedding, texts: Embedding, owner: NDArray[np.int64], similarity: Similarity, device: torch.device
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -273,7 +281,7 @@ def _scored(
     with torch.no_grad(), in_full_precision(device):
         problem = make_problem(images, texts, torch.from_numpy(owner).to(device), similarity)
         every = torch.arange(len(owner), device=device)
-        error: Tensor = problem.reach.of_pairs(problem.image_of, every, rounding)
+        error: Tensor = problem.reach.of_pairs(problem.image_of, every, embedding_error)
         both = torch.stack([problem.positive, error]).view(2, 2, -1).cpu().numpy()
         return both[0], both[1]
 

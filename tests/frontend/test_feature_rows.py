@@ -81,6 +81,7 @@ def test_rows_that_were_first_read_in_inference_can_be_trained_on(fresh, monkeyp
     assert layer.weight.grad is not None
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     "spec",
     [

@@ -38,9 +38,12 @@ QUICK = [
     "s2upg:paper[patches=false]",
     f"cmdn:quick[{FEW},dbn_steps=4,fusion_steps=4,autoencoder_steps=4,category_steps=4]",
     *(
-        "cran[max_epochs=2,top=2,restarts=2]",
-        "cran:quick[max_epochs=2,top=2,joint=true]",
-        "cran-baseline[max_epochs=2]",
+        pytest.param(spec, marks=pytest.mark.no_cover)
+        for spec in (
+            "cran[max_epochs=2,top=2,restarts=2]",
+            "cran:quick[max_epochs=2,top=2,joint=true]",
+            "cran-baseline[max_epochs=2]",
+        )
     ),
     *("vsepp:quick[dim=8,epochs=2,word_init=random]", "vse-infinity:quick[dim=8,epochs=2]"),
     "scan:quick[dim=8,epochs=2]",

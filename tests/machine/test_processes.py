@@ -215,6 +215,7 @@ def far(losses, others):
     return float(np.abs(np.array(losses) - np.array(others)).max())
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("name", "tolerance"), [("paper, float64", 1e-5), ("paper, float32", 1e-3)])
 def test_losses_are_those_of_one_process(by_three, by_one, name, tolerance):
     _, seen, *_ = by_three
@@ -225,12 +226,14 @@ def test_losses_are_those_of_one_process(by_three, by_one, name, tolerance):
         assert far(process["norms"], alone.norms) < tolerance  # RMSprop itself would not mind a factor
 
 
+@pytest.mark.no_cover
 def test_losses_would_tell_a_network_that_stays_as_it_is(by_one, prepared_scenes, tmp_path):
     still = Case({**PAPER_64, "lr": 1e-12}, torch.float64)
     fit(still, prepared(prepared_scenes), tmp_path)
     assert far(still.losses, by_one("paper, float64")[0].losses) > 0.1
 
 
+@pytest.mark.no_cover
 def test_the_fit_is_readable_and_the_same(by_three, by_one, prepared_scenes):
     folder, *_ = by_three
     _, one = by_one("paper, float64")
@@ -241,6 +244,7 @@ def test_the_fit_is_readable_and_the_same(by_three, by_one, prepared_scenes):
         torch.testing.assert_close(two.part.state()[key], value, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.no_cover
 def test_a_checkpoint_of_three_processes_is_taken_up_by_one(by_three, by_one, prepared_scenes):
     folder, seen, *_ = by_three
     assert [each["error"] for each in seen["three, then one"]] == [
@@ -260,6 +264,7 @@ def test_a_checkpoint_of_one_process_is_taken_up_by_three(by_three, by_one):
         assert far(begun + process["losses"], by_one("paper, float64")[0].losses) < 1e-5
 
 
+@pytest.mark.no_cover
 def test_batch_normalisation_is_of_the_whole_batch(by_three, by_one, prepared_scenes):
     folder, seen, *_ = by_three
     alone, one = by_one("normalised")
@@ -271,6 +276,7 @@ def test_batch_normalisation_is_of_the_whole_batch(by_three, by_one, prepared_sc
         torch.testing.assert_close(two.part.state()[key], one.part.state()[key], rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.no_cover
 def test_parts_of_the_first_process_and_frozen_encoders(by_three, by_one):
     """CCA and pretraining are done by one, restarts are tried by all, and some weights have no gradient at first."""
     folder, seen, *_ = by_three
@@ -296,6 +302,7 @@ def test_a_failure_of_the_first_process_is_everyones(by_three):
     ]
 
 
+@pytest.mark.no_cover
 def test_a_batch_of_fewer_pairs_than_processes(by_three, by_one):
     _, seen, *_ = by_three
     alone, _ = by_one("pairs")
@@ -307,6 +314,7 @@ def rows(text):
     return [line.split()[:8] for line in text.splitlines() if line.startswith(("cca", "cran"))]
 
 
+@pytest.mark.no_cover
 def test_torchrun_makes_one_record_and_the_same_table(command, quick_scenes, tmp_path):
     # Without normalisation: the bias before it has a gradient of rounding errors alone, which Adam takes for a sign.
     methods = ("-m", "cran-baseline:quick[dropout=0,conv_bn=false,max_epochs=1,caption_sampling=random],cca")

@@ -19,9 +19,9 @@ SMALL = (
 )
 
 
-@pytest.fixture
-def store(tiny, tmp_path):
-    return FitStore(tmp_path, {}, tiny.train, tiny.val, torch.device("cpu"))
+@pytest.fixture(scope="module")
+def store(tiny, tmp_path_factory):
+    return FitStore(tmp_path_factory.mktemp("fits"), {}, tiny.train, tiny.val, torch.device("cpu"))
 
 
 def build(**fields):

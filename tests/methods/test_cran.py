@@ -323,6 +323,7 @@ def test_texts_of_one_image_are_never_negatives_of_each_other(owner, negatives):
 # training -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("level", LEVELS)
 def test_64_pairs_are_learned_by_heart(data, tmp_path, level):
     one = made(
@@ -1273,6 +1274,7 @@ def test_presets_and_labels():
     }
 
 
+@pytest.mark.no_cover
 def test_a_row_keeps_every_promise(monkeypatch, tmp_path):
     monkeypatch.setattr(checks, "DATASET", "scenes[train=100,val=20,test=60]")
     verdicts = checks.check_method(

@@ -343,6 +343,7 @@ def alike(random, images, captions, seeds, spread):
     return [one() for _ in range(seeds)], [one() for _ in range(seeds)]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("seeds", "spread", "least", "most"),
     [(1, 0.0, 0.035, 0.065), (2, 0.03, 0.0, 0.05), (5, 0.03, 0.01, 0.05)],

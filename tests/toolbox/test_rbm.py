@@ -56,6 +56,7 @@ def gradients(rbm, loss):
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(rbm.parameters()))])
 
 
+@pytest.mark.no_cover
 def test_long_chains_give_the_gradient_of_the_likelihood():
     rbm = machine()
     data = states(4)[[3, 5, 6, 15]].repeat(5000, 1)

@@ -158,19 +158,22 @@ PEOPLE = _listed(
     kids boys girls persons players guys ladies adults teenagers babies toddlers friends spectators fans skater acrobat
     wrestler referee coach bride groom goalie racer jockey onlooker audience cowboy individual passenger pedestrian
     rollerblader kayaker catcher vendor artist infant pitcher teammate parent backpacker fisherman diver firefighter
-    mountaineer guitarist gymnast cameraman drummer youngster defender jogger waiter ballerina opponent pirate onlookers group bunch
+    mountaineer guitarist gymnast cameraman drummer youngster defender jogger waiter ballerina opponent pirate onlookers
+    group bunch
     """
 )
-GROUPS = _listed("group bunch crowd")
+GROUPS = _listed("group bunch")
 WOMEN = _listed("woman women girl girls lady ladies female females mother daughter sister bride")
 SAME = (  # names or colours that one thing may have
     *map(_listed, ("circle disc", "square box", "cross sign", "red crimson", "green emerald", "blue azure navy teal")),
     *map(_listed, ("yellow gold golden blond blonde", "purple violet", "gray grey silver", "tan beige khaki brown")),
-    *map(_listed, ("black dark", "striped plaid checkered", "orange red")),
-    _listed("child kid baby toddler boy girl teenager youth teen daughter son"),
+    *map(_listed, ("black dark", "striped plaid checkered")),
+    _listed("child kid baby toddler teenager youth teen boy son"),
+    _listed("child kid baby toddler teenager youth teen girl daughter"),
     _listed("man guy gentleman male father adult"),
     _listed("woman lady female mother adult"),
 )
+MEN = _listed("man men boy boys guy guys gentleman male males father son brother")
 GENDERED = _listed("his her he she him himself herself")
 ANIMALS = _listed(
     """
@@ -232,10 +235,12 @@ SURFACES = _listed(
     """
 )
 SYMMETRIC = (  # beginnings of verbs whose subject and object may change places
-    "meet met kiss hug embrac fac fight fought play talk chat convers wrestl danc shak argu rac compet join greet touch"
-    " collid bump crash cuddl snuggl mate match resembl marr link hang hung"
+    *("meet", "met", "kiss", "hug", "embrac", "fac", "fight", "fought", "play", "talk", "chat", "convers", "wrestl"),
+    *("danc", "shak", "argu", "rac", "compet", "join", "greet", "touch", "collid", "bump", "crash", "cuddl", "snuggl"),
+    *("mate", "match", "resembl", "marr", "link", "hang", "hung"),
 )
-PLAIN = _listed("with and near next beside by against along alongside across between among amongst opposite , & or")
+OWN = _listed("his her its their whose my our your")
+PLAIN = _listed("of with and near next beside by against along alongside across between among amongst opposite , & or")
 
 _CONTRARY = """
     above|below over|under in_front_of|behind in_back_of>in_front_of left_of|right_of to_the_left_of|to_the_right_of

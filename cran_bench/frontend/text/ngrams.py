@@ -108,8 +108,8 @@ class NGrams:
     def find(self, stream: UnitStream) -> list[Rows]:
         """For each length, (L,) the row of the n-gram that ends at each unit; -1 if there is none in training."""
         found = [stream.units]
-        for n, keys in enumerate(self._keys[1:], 1):
-            places = np.flatnonzero(stream.place >= n)
+        for keys in self._keys[1:]:
+            places = np.flatnonzero(stream.place)
             places = places[found[-1][places - 1] >= 0]
             sought = found[-1][places - 1] * (self.vocabulary.size + 1) + stream.units[places]
             row = np.minimum(np.searchsorted(keys, sought), len(keys) - 1)

@@ -8,7 +8,7 @@ cannot tell the two apart.  Every choice is made by sha256, the same on all plat
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain, combinations, pairwise
@@ -17,34 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cran_bench.frontend.text import english
-from cran_bench.frontend.text.tagging import tag, words_of
+from cran_bench.frontend.text.phrases import NounChunk, ParsedCaption, Span
+from cran_bench.frontend.text.tagging import words_of
 
 MOST_OF_AN_ORDER = 1000
-MOST_WORDS = 200  # nothing is made of longer captions
 ATTEMPTS = 8  # drawn orders of one caption, if the first are those of true captions
 
-_WORD = re.compile(r"[^\W_]+(?:(?:['’-]|\s+['’](?=s\b))[^\W_]+)*|[^\w\s'’\"“”]", re.IGNORECASE)
-_LETTERS = {"noun": "N", "verb": "V", "adjective": "J", "adverb": "R", "determiner": "D", "preposition": "P"}
-_LETTERS |= {"pronoun": "Q", "conjunction": "C", "number": "M", "other": "X"}
-_CHUNK = re.compile(r"D?(?:R*[JMG](?:C+R*J)*)*N+")  # of letters; G is a genitive
-_SYMMETRIC = re.compile("|".join(english.SYMMETRIC.split()))
 _NO_ACTION = re.compile(r"(?:is|are|was|were|be|being|been|am|has|have|had|having|wear.*|dress.*|contain.*)$")
 _OF_IT = re.compile(r"(?:(?:on|to) its (?:left|right)|(?:above|below|over|under|beneath|underneath|behind) it)\b")
 _INVERTED = re.compile(r"(?:there )?(?:is|are)|you can see|and you will find")
-_STAYS = re.compile(r"all|bent|lean|look|tak|shak|show|made|dry|dries|com|get|fl|off|far|out|put")
+_STAYS = re.compile(r"all|bent|lean|look|tak|shak|show|made|dry|dries|com|get|fl|off|far|out|put|hold|fight")
 _TAKES = ("in", "with", "of", "wearing")  # what follows these belongs to the noun before
 _OBJECT_AFTER = ("on", "onto", "at", "after", "toward", "towards", "past", "into", "off", "through", "around")
-_PUT_RIGHT = {",": "C", "both": "P", "than": "P"}
-_OWN = ("his", "her", "its", "their", "whose", "my", "our", "your")
+_GOVERNS = ("on", "in", "over", "under", "through", "off", "into", "onto", "up", "down", "above", "behind", "past")
+_FOLLOWS = (*_GOVERNS, "near", "to", "beside", "by", "along", "toward", "towards", "across", "from", "against", "with")
 _POLES = ({"large", "small"}, {"young", "old"}, {"tall", "short"})
-_GROUPS = {
-    **dict.fromkeys(english.PLACES, "place"),
-    **dict.fromkeys(english.CLOTHES, "clothes"),
-    **dict.fromkeys(english.ANIMALS, "animal"),
-    **dict.fromkeys(english.PEOPLE, "person"),
-}
 
-Span = tuple[int, int]
 Ranked = Iterator[tuple[int, str]]
 Blocks = list[list[list[int]]]  # for each group of places: the runs that are shuffled among each other
 
@@ -71,7 +59,7 @@ def make_swaps(captions: Sequence[str], seed: int = 0) -> Swaps:
 
     A false caption that is one of `captions`, up to case and punctuation, is left out.
     """
-    parsed = [_Caption(text) for text in captions]
+    parsed = [ParsedCaption(text) for text in captions]
     true = {_plain(words_of(text)) for text in captions}
     rows: list[tuple[int, int, str]] = []
     for kind, name in enumerate(KINDS):
@@ -92,7 +80,7 @@ def make_swaps(captions: Sequence[str], seed: int = 0) -> Swaps:
     return Swaps(positions, [text for _, _, text in rows], kinds, KINDS)
 
 
-def _candidates(caption: _Caption, name: str, seed: int) -> Iterator[str]:
+def _candidates(caption: ParsedCaption, name: str, seed: int) -> Iterator[str]:
     """False captions of a kind, the best first, those of one rank in a drawn order."""
     if name not in _ORDERS:
         ranked = sorted((rank, _draw(seed, name, caption.text, text), text) for rank, text in _SWAPS[name](caption))
@@ -100,7 +88,7 @@ def _candidates(caption: _Caption, name: str, seed: int) -> Iterator[str]:
         return
     groups = _ORDERS[name](caption)
     for attempt in range(ATTEMPTS):
-        moves = []
+        moves: list[tuple[int, int]] = []
         for runs in groups:
             drawn = sorted(runs, key=lambda run: _draw(seed, name, caption.text, attempt, run[0]))
             moves += zip(chain(*runs), chain(*drawn), strict=True)
@@ -115,161 +103,7 @@ def _plain(words: Sequence[str]) -> str:
     return " ".join(word for word in words if word[0].isalnum())
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """The words from `start` to `end` that name a thing.
-
-    Attributes:
-        inner: where its attributes start, after a determiner.
-        noun: where its nouns start.
-        name: the last noun, in the singular.
-        group: ``person``, ``animal``, ``clothes``, ``place`` or ``thing``.
-        is_bare: whether it is a singular without a determiner or number.
-        is_thing: whether it can change its place with others: it is no part of something and nobody's own.
-    """
-
-    start: int
-    inner: int
-    noun: int
-    end: int
-    name: str
-    group: str
-    is_plural: bool
-    is_bare: bool
-    is_thing: bool
-
-    @property
-    def is_alive(self) -> bool:
-        return self.group in ("person", "animal")
-
-
-class _Caption:
-    """A caption: its words and where they are in the text, a letter for the part of speech of each, and its chunks.
-
-    Attributes:
-        places: the words that are no punctuation marks.
-        relations: where a phrase of `english.OPPOSITE` starts, and where it ends.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.text, self.words = text, words_of(text)
-        self.spans = [match.span() for match in _WORD.finditer(text)]
-        spelled = ["".join(text[start:end].lower().replace("’", "'").split()) for start, end in self.spans]
-        if spelled != self.words or len(spelled) > MOST_WORDS:  # a lower-case letter may be two characters
-            self.words, self.spans = [], []
-        self.places = [place for place, word in enumerate(self.words) if word[0].isalnum()]
-        self.relations: dict[int, int] = {}
-        for place in range(len(self.words)):
-            ends = range(min(place + 5, len(self.words)), place, -1)
-            end = next((end for end in ends if tuple(self.words[place:end]) in english.OPPOSITE), 0)
-            if end and place >= max(self.relations.values(), default=0):
-                self.relations[place] = end
-        self.letters = self._letters()
-        chunks = map(self._chunk, _CHUNK.finditer(self.letters))
-        self.chunks = [chunk for chunk in chunks if not self._is_clause(chunk)]
-
-    def _letters(self) -> str:
-        letters = [_LETTERS[found] for found in tag(self.words)]
-        for place, word in enumerate(self.words):
-            before, after = letters[place - 1] if place else "X", (letters[place + 1 :] or "X")[0]
-            is_first = place == 0 and letters[0] == "V" and word.endswith("ing") and after == "N"
-            is_shade = word in english.SHADES and self.word(place + 1) in english.DYES
-            if is_first or is_shade or (word == "all" and before == "D"):
-                letters[place] = "J"
-            elif word in english.COMPOUNDS and before in "NJ" and after in "NJ":
-                letters[place - 1 : place + 1] = "JJ"
-            elif word in _PUT_RIGHT:
-                letters[place] = _PUT_RIGHT[word]
-            elif word.endswith("'s"):
-                letters[place] = "G"
-            elif word == "plus" and self.word(place + 1) == "sign":
-                letters[place] = "N"
-        for start, end in self.relations.items():
-            if end - start > 1:
-                letters[start:end] = "P" * (end - start)
-        for place in range(len(letters) - 2, -1, -1):
-            if letters[place : place + 2] == ["N", "N"] and self.words[place] in english.DYES | english.ADJECTIVES:
-                letters[place] = "J"
-        return "".join(letters)
-
-    def _chunk(self, match: re.Match[str]) -> _Chunk:
-        (start, end), letters, noun = match.span(), match[0], self.words[match.end() - 1]
-        ends = noun.endswith("s") and not noun.endswith("ss") and noun not in english.SINGULARS
-        is_plural = noun in english.PLURALS or ends or (letters[0] == "M" and self.words[start] != "one")
-        name = english.SINGULAR_OF.get(noun) or (noun[:-1] if ends else noun)
-        return _Chunk(
-            start,
-            start + (letters[0] == "D"),
-            start + len(letters.rstrip("N")),
-            end,
-            name,
-            _GROUPS.get(noun) or _GROUPS.get(name, "thing"),
-            is_plural,
-            not is_plural and letters[0] not in "DM" and name not in english.UNCOUNTED,
-            noun not in english.NAMELESS and noun not in english.DYES and self.words[start] not in _OWN,
-        )
-
-    def _is_clause(self, chunk: _Chunk) -> bool:
-        """Whether a word that was taken for the last noun of a chunk is its verb."""
-        *nouns, noun = self.words[chunk.noun : chunk.end]
-        is_verb = noun[-1] == "s" and {noun[:-1], noun[:-2]} & (english.VERBS | english.RARER_VERBS)
-        has_one = self.word(chunk.end) in ("one", "ones") or "one" in self.words[chunk.start + 1 : chunk.end]
-        has_plural = any(word in english.PLURALS or (word[-1] == "s" and word in english.CLOTHES) for word in nouns)
-        starts = ("a", "an", "one", *self.words[chunk.noun : chunk.end])
-        return has_one or has_plural or (bool(is_verb) and self.words[chunk.start] in starts)
-
-    def word(self, place: int) -> str:
-        return self.words[place] if 0 <= place < len(self.words) else ""
-
-    def between(self, one: _Chunk, two: _Chunk) -> tuple[list[str], str]:
-        """The words and the letters between two chunks."""
-        return self.words[one.end : two.start], self.letters[one.end : two.start]
-
-    def phrase(self, start: int, end: int) -> bool:
-        """Whether the words are a phrase of `english.CONTRARY`: of A and B they never say the same as of B and A."""
-        return self.relations.get(start) == end and tuple(self.words[start:end]) in english.CONTRARY
-
-    def shows_number(self, start: int, end: int) -> bool:
-        """Whether a verb agrees with the number of its subject."""
-        pairs = zip(self.words[start:end], self.letters[start:end], strict=True)
-        return any(letter == "V" and not word.endswith(("ing", "ed")) for word, letter in pairs)
-
-    def may_exchange(self, one: _Chunk, two: _Chunk) -> bool:
-        """Whether either chunk suits the place of the other: its article, the pronouns after it."""
-        are_bare = one.is_bare and two.is_bare and {"a", "an", "the"}.isdisjoint(self.words)
-        are_alike = (one.name in english.WOMEN) == (two.name in english.WOMEN)
-        are_alike = are_alike or english.GENDERED.isdisjoint(self.words)
-        return one.is_thing and two.is_thing and (are_bare or not (one.is_bare or two.is_bare)) and are_alike
-
-    def exchanged(self, first: Span, second: Span, *chunks: _Chunk) -> str:
-        """The text with two runs of words exchanged, and the indefinite articles of `chunks` fitted."""
-        moves, articles = [(first, second), (second, first)], {}
-        for chunk, (own, other) in zip(chunks, moves, strict=False):
-            if self.words[chunk.start] in ("a", "an"):
-                after = self.words[other[0] if own[0] == chunk.start + 1 else chunk.start + 1]
-                is_an = (after[0] in "aeiou" and not after.startswith(english.A_BEFORE)) or after in english.AN_BEFORE
-                articles[chunk.start, chunk.start + 1] = "an" if is_an else "a"
-        return self.moved(moves, articles)
-
-    def moved(self, moves: Sequence[tuple[Span, Span]], new: Mapping[Span, str] | None = None) -> str:
-        """The text with the words of the first span of each move replaced by those of the second, others by `new` ones.
-
-        The sentence keeps its capital.
-        """
-        edits = [(*span, words, -1) for span, words in (new or {}).items()]
-        edits += [(*to, self.text[self.spans[own[0]][0] : self.spans[own[1] - 1][1]], own[0]) for to, own in moves]
-        text, first = self.text, self.places[0] if self.places else 0
-        is_capital = bool(self.spans) and text[self.spans[first][0]].isupper()
-        for start, end, words, origin in sorted(edits, reverse=True):
-            if is_capital and start == first:
-                words = words[0].upper() + words[1:]
-            elif is_capital and origin == first and not words[1:2].isupper():
-                words = words[0].lower() + words[1:]
-            text = text[: self.spans[start][0]] + words + text[self.spans[end - 1][1] :]
-        return text
-
-
-def _agents(caption: _Caption) -> Ranked:
+def _agents(caption: ParsedCaption) -> Ranked:
     """Two phrases exchanged around a verb or a preposition, or as subjects of two verbs."""
     for number, (first, second) in enumerate(pairwise(caption.chunks)):
         link, letters = caption.between(first, second)
@@ -280,35 +114,65 @@ def _agents(caption: _Caption) -> Ranked:
         one = caption.chunks[number if is_reversed else _owner(caption, number, is_verb and not is_relative)]
         before = caption.letters[one.start - 1] if one.start else "X"
         is_other_subject = before in "PV" and (caption.shows_number(first.end, second.start) or not one.is_alive)
-        is_contrary = any(caption.phrase(place, second.start) for place in range(first.end, second.start))
-        if caption.word(one.start - 1) in _TAKES or (second.group == "place" and is_verb and not is_contrary):
+        is_other_subject = is_other_subject if is_verb else before in "VPR" and link[-1] == "on"
+        is_contrary = any(caption.is_contrary(place, second.start) for place in range(first.end, second.start))
+        is_place = second.group == "place" and is_verb and not is_contrary
+        is_part = caption.word(one.start - 1) in _TAKES or (is_other_subject and not is_relative)
+        if is_place or (is_part and not is_reversed):
             continue
-        if not (is_relative or is_reversed) and (is_other_subject if is_verb else before in "VPR" and link[-1] == "on"):
-            continue
-        if _may_act(caption, one, second, end := _end(caption, number + 1)):
+        spans = (one.start, first.end), (second.start, _end(caption, number + 1))
+        if _may_act(caption, one, second, spans):
             rank = 0 if one.is_alive and second.is_alive else 1 + (one.is_alive or second.is_alive)
-            yield rank, caption.exchanged((one.start, first.end), (second.start, end))
+            yield rank, caption.exchanged(*spans)
     for (number, one), (other, two) in combinations(enumerate(caption.chunks), 2):
         spans = (one.start, _end(caption, number)), (two.start, _end(caption, other))
-        link, letters = caption.words[spans[0][1] : two.start], caption.letters[spans[0][1] : two.start]
-        is_clause = link[-1:] == ["and"] and caption.letters[spans[1][1] : spans[1][1] + 1] == "V"
-        is_plain = link[-1:] == ["to"] or any(map(_SYMMETRIC.match, link)) or not english.PLAIN.isdisjoint(link[-1:])
-        if _rank(one, two, is_modified=False) == 0 and "V" in letters and (is_clause or not is_plain):
-            if caption.word(one.start - 1) not in ("in", "of", "wearing", "and") and _may_act(
-                caption, one, two, spans[1][1]
-            ):
-                yield 0, caption.exchanged(*spans)
+        if _are_objects(caption, one, two) and caption.may_exchange(one, two) and caption.word(spans[1][1]) != "of":
+            yield 1, caption.exchanged(*spans)
+        elif _are_subjects(caption, number, other, spans) and _may_act(caption, one, two, spans):
+            yield 0, caption.exchanged(*spans)
 
 
-def _may_act(caption: _Caption, one: _Chunk, two: _Chunk, end: int) -> bool:
-    """Whether two phrases, the second up to `end`, can be exchanged, and differ in more than a determiner."""
-    own = [[word for word in caption.words[c.inner : c.end] if word != "one"] for c in (one, two)]
+def _are_objects(caption: ParsedCaption, one: NounChunk, two: NounChunk) -> bool:
+    """Whether two things follow two verbs or prepositions, as in ``holding a bag on a bench near a tree``."""
+    before, after = caption.word(one.start - 1), caption.word(two.start - 1)
+    link, _ = caption.between(one, two)
+    groups = {one.group, two.group, one.name in english.UNCOUNTED, two.name in english.UNCOUNTED}
+    if len(groups) > 2 or not groups <= {"thing", "place", False} or {"and", ",", "of"} & {*link}:
+        return False
+    is_acted = [caption.letters[c.start - 1 : c.start] == "V" and "place" not in groups for c in (one, two)]
+    if before == after or (before, after) == ("in", "on"):  # in a seat on a bus is in a bus on a seat
+        return False
+    return (before in _GOVERNS or is_acted[0]) and (after in _FOLLOWS or is_acted[1])
+
+
+def _are_subjects(caption: ParsedCaption, number: int, other: int, spans: tuple[Span, Span]) -> bool:
+    """Whether two beings, in two phrases, do two different things, or one of them does something to the other."""
+    one, two = caption.chunks[number], caption.chunks[other]
+    link, letters = caption.words[spans[0][1] : two.start], caption.letters[spans[0][1] : two.start]
+    if not link or link[0] == "of" or caption.word(one.start - 1) in ("in", "of", "wearing", "and"):
+        return False
+    own = caption.words[caption.chunks[other - 1].end : two.start] if letters[-1] != "C" else []
+    acts = [letter == "V" and not _NO_ACTION.match(word) for word, letter in zip(link, letters, strict=True)]
+    if _rank(one, two, is_modified=False) != 0 or _is_symmetric(own):
+        return False
+    is_clause = link[-1] == "and" and caption.letters[spans[1][1] : spans[1][1] + 1] == "V"
+    is_plain = link[-1] in (*english.PLAIN, "in") or link[-2:] == ["next", "to"]
+    things = [c for c in caption.chunks[number:other] if c.start >= spans[0][1] and c.group == "thing"]
+    return (any(acts) and (is_clause or not is_plain)) or (
+        bool(things) and link[-1] in ("to", "near", "beside", "by", "and")
+    )
+
+
+def _may_act(caption: ParsedCaption, one: NounChunk, two: NounChunk, spans: tuple[Span, Span]) -> bool:
+    """Whether two phrases, which start with the chunks, can be exchanged, and differ in more than a determiner."""
+    inner = ((one.inner, spans[0][1]), (two.inner, spans[1][1]))
+    own = [[word for word in caption.words[slice(*span)] if word != "one"] for span in inner]
     are_alike = one.is_plural == two.is_plural and english.GROUPS.isdisjoint((one.name, two.name))
     may_differ = are_alike or not caption.shows_number(0, len(caption.words))
-    return may_differ and caption.word(end) != "of" and own[0] != own[1] and caption.may_exchange(one, two)
+    return may_differ and caption.word(spans[1][1]) != "of" and own[0] != own[1] and caption.may_exchange(one, two)
 
 
-def _end(caption: _Caption, number: int) -> int:
+def _end(caption: ParsedCaption, number: int) -> int:
     """Where a phrase ends that starts with a chunk: after what it is of, and after what a person wears."""
     chunk = caption.chunks[number]
     end = chunk.end
@@ -322,25 +186,29 @@ def _end(caption: _Caption, number: int) -> int:
     return end
 
 
-def _is_reversed(caption: _Caption, first: _Chunk, second: _Chunk) -> bool:
+def _is_reversed(caption: ParsedCaption, first: NounChunk, second: NounChunk) -> bool:
     """Whether other words than those between two chunks relate them: ``above A is B``, ``A with B above it``."""
     link = " ".join(caption.between(first, second)[0])
-    is_after = any(caption.phrase(place, first.start) for place in (0, 1))
+    is_after = any(caption.is_contrary(place, first.start) for place in (0, 1))
     after = " ".join(caption.words[second.end : second.end + 3])
     return bool((is_after and _INVERTED.fullmatch(link)) or (link in ("with", "has") and _OF_IT.match(after)))
 
 
-def _relates(caption: _Caption, first: _Chunk, second: _Chunk) -> bool:
+def _relates(caption: ParsedCaption, first: NounChunk, second: NounChunk) -> bool:
     """Whether the words between two chunks are a verb or a preposition that makes a difference between them."""
     link, letters = caption.between(first, second)
     starts = range(first.end, second.start)
     start = next((place for place in starts if caption.relations.get(place) == second.start), second.start)
     own = link[: start - first.end]
-    if not 1 <= len(link) <= 7 or set(letters) & set("CXGNDMJ") or any(map(_SYMMETRIC.match, own)):
+    if not 1 <= len(link) <= 7 or set(letters) & set("CXGNDMJ") or _is_symmetric(own):
         return False
-    if "Q" in letters[1:] or (letters[0] == "Q" and link[0] not in english.RELATIVE):
+    if (
+        (letters[0] == "P" and "V" in letters)
+        or "Q" in letters[1:]
+        or (letters[0] == "Q" and link[0] not in english.RELATIVE)
+    ):
         return False
-    if caption.phrase(start, second.start):
+    if caption.is_contrary(start, second.start):
         return english.PLAIN.isdisjoint(own)
     verbs = [word for word, letter in zip(link, letters, strict=True) if letter == "V"]
     is_passive = link[-1] == "by" and bool(verbs) and link[-2].endswith(("ed", "en"))
@@ -351,7 +219,7 @@ def _relates(caption: _Caption, first: _Chunk, second: _Chunk) -> bool:
     return letters[-1] == "P" and (is_passive or link[-1] in (_OBJECT_AFTER if verbs else ("on",)))
 
 
-def _owner(caption: _Caption, number: int, is_subject: bool) -> int:
+def _owner(caption: ParsedCaption, number: int, is_subject: bool) -> int:
     """The chunk to which a chunk belongs by ``in``, ``with`` and the like, perhaps in a list; else itself."""
     for place in range(number, 0, -1):
         link, letters = caption.between(caption.chunks[place - 1], caption.chunks[place])
@@ -362,16 +230,17 @@ def _owner(caption: _Caption, number: int, is_subject: bool) -> int:
     return number
 
 
-def _attributes(caption: _Caption) -> Ranked:
+def _attributes(caption: ParsedCaption) -> Ranked:
     """Two attributes exchanged that exclude one another, or that are a colour and something else."""
     runs = [(number, run) for number, chunk in enumerate(caption.chunks) for run in _runs(caption, chunk)]
     for (number, first), (other, second) in combinations(runs, 2):
         one, two = caption.chunks[number], caption.chunks[other]
         its = [caption.words[slice(*run)] for run in (first, second)]
         own = [{*caption.words[chunk.inner : chunk.end]} - {"and", ","} for chunk in (one, two)]
-        owners = [caption.chunks[_owner(caption, place, is_subject=False)].name for place in (number, other)]
+        owners = [_wearer(caption, place) for place in (number, other)]
         names = {o if c.name in english.DYES else c.name for c, o in zip((one, two), owners, strict=True)}
-        is_apart = len(names) > 1 or owners[0] != owners[1] or (other == number + 1 and _relates(caption, one, two))
+        is_apart = len(names) > 1 or (owners[0] != owners[1] and not one.is_alive)
+        is_apart = is_apart or (other == number + 1 and _relates(caption, one, two))
         if not is_apart or own[0] & {*its[1]} or own[1] & {*its[0]}:
             continue
         is_dyed = [words[-1] in english.DYES for words in its]
@@ -385,7 +254,12 @@ def _attributes(caption: _Caption) -> Ranked:
             yield 2, caption.exchanged(first, second, one, two)
 
 
-def _runs(caption: _Caption, chunk: _Chunk) -> Iterator[Span]:
+def _wearer(caption: ParsedCaption, number: int) -> str:
+    """The name of the last being up to a chunk."""
+    return next((chunk.name for chunk in caption.chunks[number::-1] if chunk.is_alive), "")
+
+
+def _runs(caption: ParsedCaption, chunk: NounChunk) -> Iterator[Span]:
     """Where the attributes of a chunk are; several colours are one, and the colours of people are none."""
     words, place = caption.words, chunk.start
     while place < chunk.noun:
@@ -402,7 +276,7 @@ def _runs(caption: _Caption, chunk: _Chunk) -> Iterator[Span]:
         yield chunk.noun, chunk.end
 
 
-def _nouns(caption: _Caption) -> Ranked:
+def _nouns(caption: ParsedCaption) -> Ranked:
     """The nouns of two chunks exchanged, where their attributes or what is between tells them apart."""
     for one, two in combinations(caption.chunks, 2):
         own = [caption.words[chunk.inner : chunk.noun] for chunk in (one, two)]
@@ -411,16 +285,17 @@ def _nouns(caption: _Caption) -> Ranked:
         if rank < 0 or one.is_plural != two.is_plural or len({*is_uncounted}) > 1 or not caption.may_exchange(one, two):
             continue
         link, _ = caption.between(one, two)
-        is_symmetric = link[-1:] == ["to"] or any(map(_SYMMETRIC.match, link))
+        is_symmetric = link[-1:] in (["to"], ["at"]) or _is_symmetric(link)
         is_symmetric = is_symmetric or not {*link[-1:]}.isdisjoint(english.PLAIN) or not {"and", ","}.isdisjoint(link)
         around = {caption.word(place) for place in (one.start - 1, one.end, two.start - 1, two.end)}
-        if "of" in around or (is_symmetric and not _exclude(*own)):
+        is_owned = caption.words[one.start] in english.OWN or caption.words[two.start] in english.OWN
+        if "of" in around or is_owned or (is_symmetric and not _exclude(*own)):
             continue
         if (one.group == "person") == (two.group == "person") or english.COLOURS.isdisjoint(own[one.group == "person"]):
             yield rank, caption.exchanged((one.noun, one.end), (two.noun, two.end), one, two)
 
 
-def _rank(one: _Chunk, two: _Chunk, is_modified: bool) -> int:
+def _rank(one: NounChunk, two: NounChunk, is_modified: bool) -> int:
     """How well the nouns of two chunks exchange, 0 best; -1 if one thing may have both names."""
     if _are_same(one.name, two.name) or ("person" in (one.name, two.name) and one.group == two.group):
         return -1
@@ -429,6 +304,11 @@ def _rank(one: _Chunk, two: _Chunk, is_modified: bool) -> int:
     if one.group == two.group:
         return {"clothes": 1, "thing": 2}.get(one.group, 4)
     return 3 if is_modified and {one.group, two.group} <= {"person", "animal", "thing"} else -1
+
+
+def _is_symmetric(words: Sequence[str]) -> bool:
+    """Whether a verb is among the words whose subject and object may change places."""
+    return any(word.startswith(english.SYMMETRIC) for word in words)
 
 
 def _are_same(one: str, two: str) -> bool:
@@ -443,7 +323,7 @@ def _exclude(one: Sequence[str], two: Sequence[str]) -> bool:
     return any({english.OPPOSED.get(a), english.OPPOSED.get(b)} in _POLES for a in one for b in two)
 
 
-def _prepositions(caption: _Caption) -> Ranked:
+def _prepositions(caption: ParsedCaption) -> Ranked:
     """A preposition or particle replaced by its opposite."""
     ranks = {"with": 3, "without": 3, "on": 2, "near": 1, "next to": 1, "beside": 1}
     for start, end in caption.relations.items():
@@ -453,7 +333,7 @@ def _prepositions(caption: _Caption) -> Ranked:
             yield ranks.get(phrase, 0), caption.moved([], {(start, end): opposite})
 
 
-def _may_reverse(caption: _Caption, start: int, end: int, phrase: str) -> bool:
+def _may_reverse(caption: ParsedCaption, start: int, end: int, phrase: str) -> bool:
     """Whether the opposite of a phrase is English in its place, and false."""
     thing = next((chunk for chunk in caption.chunks if chunk.start == end), None)
     before, letter = caption.word(start - 1), caption.letters[start - 1] if start else "X"
@@ -463,7 +343,7 @@ def _may_reverse(caption: _Caption, start: int, end: int, phrase: str) -> bool:
         return True
     if thing is None:
         return phrase == "behind" or caption.word(end) == "it"
-    noun, is_own = caption.words[thing.end - 1], caption.words[thing.start] in _OWN
+    noun, is_own = caption.words[thing.end - 1], caption.words[thing.start] in english.OWN
     if phrase in ("up", "down"):
         return noun in english.SLOPES and not _STAYS.match(before)
     if phrase == "on":
@@ -473,21 +353,21 @@ def _may_reverse(caption: _Caption, start: int, end: int, phrase: str) -> bool:
     return not (_STAYS.match(before) or noun in ("camera", "microphone", "air", "distance") or is_own or thing.is_bare)
 
 
-def _of_letters(caption: _Caption, *letters: str) -> Blocks:
+def _of_letters(caption: ParsedCaption, *letters: str) -> Blocks:
     return [[[place] for place in caption.places if caption.letters[place] in own] for own in letters]
 
 
-def _by_three(caption: _Caption) -> list[list[int]]:
+def _by_three(caption: ParsedCaption) -> list[list[int]]:
     return [caption.places[start : start + 3] for start in range(0, len(caption.places), 3)]
 
 
-_SWAPS: dict[str, Callable[[_Caption], Ranked]] = {
+_SWAPS: dict[str, Callable[[ParsedCaption], Ranked]] = {
     "agent": _agents,
     "attribute": _attributes,
     "noun": _nouns,
     "preposition": _prepositions,
 }
-_ORDERS: dict[str, Callable[[_Caption], Blocks]] = {
+_ORDERS: dict[str, Callable[[ParsedCaption], Blocks]] = {
     "nouns-adjectives": lambda caption: _of_letters(caption, "NG", "J"),
     "other-words": lambda caption: _of_letters(caption, "DVRPQCMX"),
     "in-trigrams": lambda caption: [[[place] for place in three] for three in _by_three(caption)],
