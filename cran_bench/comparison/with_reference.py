@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from cran_bench.errors import BadInput
-from cran_bench.records.statistics import LEVEL
+from cran_bench.records.statistics import LEVEL, samples
 from cran_bench.tables.figures import heading
 from cran_bench.tables.tables import Row, Table
 
@@ -77,16 +77,18 @@ def _compare(now: Table, then: Table | None) -> Verdict:
     both = [(row, before[row.label]) for row in now.rows if row.records and row.label in before]
     task = now.task
     tests = max(1, len(both) * len(task.directions))
+    drawn = samples([r.ranks for pair in both for r in pair], task=task) if both else []
     lines, regressions, notes = [], [], []
     where = f"{now.group.dataset}, {now.group.protocol}" + f", {now.kind}" * bool(now.kind)
-    for row, old in both:
+    for place, (row, old) in enumerate(both):
+        here, there = drawn[2 * place : 2 * place + 2]
         for word, figure in task.directions.items():
             digits = task.digits(figure)
             allowed = _allowed(row, old, list(before.values()), figure, LEVEL / tests)
-            gap = row.sample.minus(old.sample, figure, LEVEL / tests)
+            gap = here.minus(there, figure, LEVEL / tests)
             changed = gap.excludes_zero() and abs(gap.value) > allowed
             verdict = ("LOWER" if gap.value < 0 else "HIGHER") if changed else "same"
-            values = [f"{r.sample.by_seed(figure).mean():.{digits}f}" for r in (old, row)]
+            values = [f"{one.by_seed(figure).mean():.{digits}f}" for one in (there, here)]
             is_first = figure == next(iter(task.directions.values()))
             head = [row.label, f"{len(old.records)} → {len(row.records)}"] if is_first else ["", ""]
             cells = signed(gap.value, digits), bounds(gap, digits), f"{allowed:.{digits}f}"
@@ -134,7 +136,7 @@ def _allowed(row: Row, old: Row, rows: Sequence[Row], figure: str, level: float)
     The variance is that of the row's own seeds in the reference or the mean over all rows that depend on the seed,
     whichever is larger, with the pooled degrees of freedom; 0 for a row that does not depend on the seed.
     """
-    spread = {r.label: r.sample.by_seed(figure) for r in rows if len(r.records) > 1}
+    spread = {r.label: np.array(r.values(figure)) for r in rows if len(r.records) > 1}
     own = spread.get(old.label)
     if own is not None and not np.ptp(own):
         return 0.0

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import chdtrc, ndtr, stdtrit  # of scipy.stats, which takes half a second to import
 
 from cran_bench.errors import BadInput
+from cran_bench.machine.progress import track
 from cran_bench.ranking.metrics import Direction, Ranks
 from cran_bench.records.tasks import RECALL, Task
 
@@ -152,7 +153,7 @@ def samples(rows: Sequence[Sequence[Ranks]], draws: int = DRAWS, task: Task = RE
             found = np.where(known > 0, x / np.maximum(known, 1), values[place][:, :size].mean(axis=0))
             resampled[place, start : start + len(times), :size] = found
     if task.correlations:
-        for place, seeds in enumerate(rows):
+        for place, seeds in enumerate(track(rows, f"resampling the ratings of {task.of}", total=len(rows))):
             resampled[place, :, size:] = task.correlations(seeds, times_drawn(images, draws)).mean(axis=0)
     about = images, queries, task
     return [Sample(of, drawn, *about) for of, drawn in zip(values, resampled, strict=True)]

@@ -152,6 +152,7 @@ def judgments_task(of: str, ranks: RecordedRanks) -> Task:
     names = ("own_r1", *RETRIEVED)
     found = {name: tuple(f"{of}.{side}_{name}" for side in sides) for name in names}
     figures = tuple(f"{of}.{side}_{name}" for side in sides for name in names)
+    both = [f"{of}.{side}_{name}" for side in reversed(sides) for name in ("own_r1", "r1")]
     totals = {f"{of}.map_r": found["map_r"]} if len(sides) > 1 else {}
     headline = f"{of}.tau_c" if rated else next(iter((*totals, *found["map_r"])))
     return Task(
@@ -159,7 +160,7 @@ def judgments_task(of: str, ranks: RecordedRanks) -> Task:
         (*figures, *rated),
         totals,
         (*(key for key in (*figures, *totals, *rated) if key != headline), headline),
-        tuple(dict.fromkeys((headline, *found["own_r1"], *found["r1"], *rated, *totals, *figures))),
+        tuple(dict.fromkeys((headline, *both, *rated, *totals, *figures))),
         partial(_retrieved, of),
         partial(_judged, of),
         {**({"ratings": headline} if rated else {}), **{DIRECTIONS[side]: f"{of}.{side}_map_r" for side in sides}},

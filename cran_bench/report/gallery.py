@@ -54,7 +54,8 @@ class Gallery:
             record = row.records[0]
             stored = read_examples(store.path_of(record))
             if stored is not None and table.task.name == HEADLINE:
-                if hard := self._hard(label, table.group, images_sha, stored.contrasts or []):
+                if stored.contrasts:
+                    hard = self._hard(label, table.group, images_sha, stored.contrasts)
                     runs.append({"method": row.label, "seed": record.seed, "contrasts": hard})
             elif stored is not None and stored.examples:
                 self._collect(label, table.group, images_sha, stored)

@@ -140,7 +140,7 @@ class Row:
     @cached_property
     def is_order_unseen(self) -> bool:
         """Whether it does not see the order of words, so that contrasts of the same words do not test it."""
-        of = [ranks.contrasts for ranks in self.ranks if self.task.name == HEADLINE]
+        of = [ranks.contrasts for ranks in self.ranks] if self.task.name == HEADLINE else []
         return bool(of) and all(contrasts is not None and contrasts.is_order_unseen for contrasts in of)
 
     def seconds(self, phase: str) -> float:
@@ -545,7 +545,7 @@ def build_tables(
         for group, methods in groups.items()
     }
     for of_group in rows.values():
-        of_group.sort(key=lambda row: (row.is_order_unseen, -row.mean(row.task.headline)) if row.records else (2, 0.0))
+        of_group.sort(key=_place)
     named: dict[Group, list[Group]] = {}
     for group in groups:
         bare: dict[str, Any] = dict.fromkeys(DATA, "")
@@ -554,6 +554,11 @@ def build_tables(
     for alike in named.values():
         apart |= dict.fromkeys(alike, tuple(n for n in DATA if len({getattr(group, n) for group in alike}) > 1))
     return [Table(group, rows[group], len(runs) <= INTERVALS_UP_TO, apart=apart[group]) for group in groups]
+
+
+def _place(row: Row) -> tuple[int, float]:
+    value = row.mean(row.task.headline)
+    return (int(row.is_order_unseen) if row.records else 2, np.inf if np.isnan(value) else -value)
 
 
 def _tasks(run: Finished, name: TaskName) -> list[Task]:
