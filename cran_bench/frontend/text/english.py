@@ -165,7 +165,7 @@ PEOPLE = _listed(
     group bunch
     """
 )
-GROUPS = _listed("group bunch")
+GROUPS = _listed("group bunch couple")
 WOMEN = _listed("woman women girl girls lady ladies female females mother daughter sister bride")
 SAME = (  # names or colours that one thing may have
     *map(_listed, ("circle disc", "square box", "cross sign", "red crimson", "green emerald", "blue azure navy teal")),

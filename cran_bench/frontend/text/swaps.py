@@ -250,7 +250,9 @@ def _attributes(caption: ParsedCaption) -> Ranked:
         if _exclude(*its):
             yield one.group != two.group, caption.exchanged(first, second, one, two)
             continue
-        are_things = "person" not in (one.group, two.group) and own[0].isdisjoint(own[1])
+        are_things = not {one.group, two.group, one.name, two.name} & {"person", *english.DYES} and own[0].isdisjoint(
+            own[1]
+        )
         is_only = plain.isdisjoint(english.DYES) and dyed.isdisjoint(english.OPPOSED)
         if is_dyed[0] != is_dyed[1] and are_things and is_only:
             yield 2, caption.exchanged(first, second, one, two)
@@ -274,7 +276,7 @@ def _runs(caption: ParsedCaption, chunk: NounChunk) -> Iterator[Span]:
                 yield start, place
         elif words[start] in english.OPPOSED or words[start] in english.STATES:
             yield start, place
-    if chunk.name in english.DYES and caption.word(chunk.start - 1) in ("in", "wearing") and chunk.inner == chunk.noun:
+    if chunk.name in english.DYES and caption.word(chunk.start - 1) in ("in", "wearing") and chunk.start == chunk.noun:
         yield chunk.noun, chunk.end
 
 
@@ -289,6 +291,7 @@ def _nouns(caption: ParsedCaption) -> Ranked:
         link, _ = caption.between(one, two)
         is_symmetric = link[-1:] == ["at"] or link[-2:] == ["next", "to"] or _is_symmetric(link)
         is_symmetric = is_symmetric or not {*link[-1:]}.isdisjoint(english.PLAIN) or not {"and", ","}.isdisjoint(link)
+        is_symmetric = is_symmetric or caption.word(one.start - 1) == caption.word(two.start - 1) != ""
         around = {caption.word(place) for place in (one.start - 1, one.end, two.start - 1, two.end)}
         is_owned = caption.words[one.start] in english.OWN or caption.words[two.start] in english.OWN
         if "of" in around or is_owned or (is_symmetric and not _exclude(*own)):
@@ -351,7 +354,9 @@ def _may_reverse(caption: ParsedCaption, start: int, end: int, phrase: str) -> b
     if phrase == "on":
         return noun in english.SURFACES and not is_own
     if phrase in ("with", "without"):
-        return letter == "N" and not is_own
+        return letter == "N" and not is_own and caption.words[thing.start] != "no"
+    if phrase in ("off", "onto") and letter != "V":
+        return False
     return not (_STAYS.match(before) or noun in ("camera", "microphone", "air", "distance") or is_own or thing.is_bare)
 
 
