@@ -18,7 +18,7 @@ from tabulate import tabulate
 from cran_bench.errors import BadInput, did_you_mean, escaped
 from cran_bench.protocols import MEANING, PROTOCOLS
 from cran_bench.ranking.agreement import CORRELATIONS
-from cran_bench.ranking.contrasted import CROSSED, HEADLINE, Contrasted
+from cran_bench.ranking.contrasted import CROSSED, HEADLINE, Contrasted, parts_of
 from cran_bench.ranking.metrics import small_set_notes
 from cran_bench.ranking.precisions import CATEGORY_FIGURES, CATEGORY_METRICS
 from cran_bench.ranking.recorded import RecordedRanks
@@ -142,6 +142,13 @@ class Row:
         """Whether it does not see the order of words, so that contrasts of the same words do not test it."""
         of = [ranks.contrasts for ranks in self.ranks] if self.task.name == HEADLINE else []
         return bool(of) and all(contrasts is not None and contrasts.is_order_unseen for contrasts in of)
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether it is compared by the headline, which has tested it."""
+        headline = self.task.headline
+        is_untested = headline in self.task.by_order and self.is_order_unseen
+        return bool(self.records) and self.task.has(headline) and not is_untested
 
     def seconds(self, phase: str) -> float:
         """Mean seconds of a phase over seeds; NaN if none finished."""
@@ -306,7 +313,7 @@ class Table:
     @cached_property
     def ranked(self) -> list[Row]:
         """The finished rows that are compared by the headline, the best first."""
-        return [row for row in self.finished if not row.is_order_unseen and self.task.has(self.task.headline)]
+        return [row for row in self.rows if row.is_ranked]
 
     def behind_best(self) -> dict[str, Interval]:
         """Each ranked row's headline minus the best other row's, without the best row; empty for `--quick`."""
@@ -398,12 +405,11 @@ class Table:
         task = self.task
         if task in (RECALL, CATEGORY):
             return _BY_IMPORTANCE
-        is_whole = task.name == HEADLINE
-        whole = {name for name in task.columns if is_whole and name.rpartition(".")[2] not in ("balanced", *CROSSED)}
         best = {"dataset", "method", task.headline}, {"behind_best"}
         if task.name == HEADLINE:
+            whole = {name for name in task.columns[1:] if parts_of(name)[1] not in ("balanced", *CROSSED)}
             kinds = ({name} for name in task.columns[3:] if name not in whole)
-            return [*best, {*task.columns[1:3]}, *kinds, whole - {task.headline}, {"commit"}]
+            return [*best, {*task.columns[1:3]}, *kinds, whole, {"commit"}]
         recalls = [{f"{task.of}.{side}_{name}" for name in ("own_r1", "r1")} for side in ("t2i", "i2t")]
         rated = {name for name in task.columns if name.endswith(_CORRELATIONS)} - {task.headline}
         return [*best, *recalls, rated, {*task.columns}.difference(*best, *recalls, rated), {"commit"}]
@@ -558,7 +564,7 @@ def build_tables(
 
 def _place(row: Row) -> tuple[int, float]:
     value = row.mean(row.task.headline)
-    return (int(row.is_order_unseen) if row.records else 2, np.inf if np.isnan(value) else -value)
+    return (0 if row.is_ranked else 1 if row.records else 2, np.inf if np.isnan(value) else -value)
 
 
 def _tasks(run: Finished, name: TaskName) -> list[Task]:
