@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,11 +22,11 @@ from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.frontend.text.blind import Blind, blind_scores
 from cran_bench.frontend.text.encoding import TextFeatures, captions_of, encode, encoded_at
 from cran_bench.frontend.text.swaps import make_swaps
+from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.judgments import Qrels
 from cran_bench.machine.arithmetic import in_full_precision, reproducible
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import sha256_json
-from cran_bench.protocols import Unit
 from cran_bench.ranking.agreement import agree, correlations
 from cran_bench.ranking.contrasted import NOT_CROSSED, Contrasted, halves
 from cran_bench.ranking.metrics import Direction, Ranks
@@ -33,6 +34,7 @@ from cran_bench.ranking.problem import make_problem
 from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.ranking.relevance import Retrieved
 from cran_bench.ranking.retrieval import figures, own_r1, retrieve
+from cran_bench.records.examples import HardContrast, find_hard_contrasts
 from cran_bench.running.preparation import Prepared
 from cran_bench.similarity import Similarity, one_way
 from cran_bench.specs import parse_spec
@@ -89,6 +91,20 @@ def contrasts_of(collection: Collection, spec: str) -> Contrasts | None:
     position = np.empty(len(collection.images.ids), dtype=np.int64)
     position[collection.splits["test"]] = np.arange(len(collection.splits["test"]))
     return own.take(np.argsort(position[own.image], kind="stable"))
+
+
+class Measured(NamedTuple):
+    """What contrasts and judgments say of a method.
+
+    Attributes:
+        ranks: its ranks, and its answers.
+        metrics: the figures by name.
+        hard: the contrasts that it gets most wrong; None without any contrasts.
+    """
+
+    ranks: RecordedRanks
+    metrics: dict[str, float]
+    hard: list[HardContrast] | None
 
 
 @dataclass(frozen=True)
@@ -167,33 +183,42 @@ class Evidence:
         return position
 
     def measured(
-        self, method: Method, test: Split, fit_unit: Unit, images: Embedding, texts: Embedding, ranks: Ranks, label: str
-    ) -> tuple[RecordedRanks, dict[str, float]]:
-        """What contrasts and judgments say of a fitted method, added to its ranks, and the figures by name.
+        self,
+        method: Method,
+        test: Split,
+        words: TextFrontEnd | None,
+        images: Embedding,
+        texts: Embedding,
+        ranks: Ranks,
+        label: str,
+    ) -> Measured:
+        """Ask a fitted method for its contrasts and judgments.
 
         Args:
             method: the method.
             test: the test split, with captions.
-            fit_unit: the unit whose training texts gave the method's words.
+            words: the text front end through which the method read its training texts.
             images: N embeddings of its images.
             texts: T embeddings of its captions.
-            ranks: their ranks.
+            ranks: their ranks on the whole split.
             label: the method's label.
 
         Raises:
             BadInput: a score is not finite.
         """
         values: dict[str, float] = {}
+        hard: list[HardContrast] | None = None
         answers, collection = RecordedRanks(**vars(ranks)), self._collection
         if self.contrasts is not None:
             try:
-                contrasted = self._contrasted(method, test, fit_unit, images)
+                contrasted, (true, false) = self._contrasted(method, test.image_of.device, words, images)
             except MissingFeature as error:
                 say(f"{label} has no contrasts, as it cannot encode new captions: {error}")
             else:
                 answers, values = replace(answers, contrasts=contrasted), contrasted.figures()
+                hard = find_hard_contrasts(collection.images.ids, self.contrasts, true, false, self.blind.balanced)
         if not (collection.relevance or collection.judgments):
-            return answers, values
+            return Measured(answers, values, hard)
         with torch.no_grad(), in_full_precision(test.image_of.device):
             problem = make_problem(images, texts, test.image_of, method.similarity)
             image, caption = self._position(collection), self._position(collection, of_captions=True)
@@ -214,21 +239,17 @@ class Evidence:
             }
         for name, agreement in agreements.items():
             values |= {f"{name}.{figure}": value for figure, value in correlations(agreement, ranks.image_of).items()}
-        return replace(answers, relevant=relevant, agreements=agreements), values
+        return Measured(replace(answers, relevant=relevant, agreements=agreements), values, hard)
 
-    def _contrasted(self, method: Method, test: Split, fit_unit: Unit, images: Embedding) -> Contrasted:
-        pairs, device, levels = self.contrasts, test.image_of.device, as_levels(images)
+    def _contrasted(
+        self, method: Method, device: torch.device, words: TextFrontEnd | None, images: Embedding
+    ) -> tuple[Contrasted, NDArray[np.float64]]:
+        """The outcomes, and the (2, P) scores of the true and of the false captions."""
+        pairs, levels = self.contrasts, as_levels(images)
         assert pairs is not None
         position = self._position(self._collection)[pairs.image]
-        asked = Split(
-            "test",
-            "captions",
-            self.captions,
-            self.data.tested.features,
-            self.data.text(fit_unit),
-            device,
-            encoded=self.encoded,
-        )
+        features, encoded = self.data.tested.features, self.encoded
+        asked = Split("test", "captions", self.captions, features, words, device, encoded=encoded)
         similarity = one_way(method.similarity, for_images=True)
         scores, errors = np.empty((2, len(pairs))), np.empty((2, len(pairs)))  # true, false
         for block in range(len(asked)):
@@ -252,7 +273,7 @@ class Evidence:
         crossed[half] = halves(true[half] - false[other], errors[0, half] + errors[1, other])
         blind = self.blind
         none = np.zeros(len(pairs))
-        return Contrasted(
+        outcomes = Contrasted(
             tuple(pairs.kinds),
             position.astype(np.int32),
             pairs.kind.astype(np.uint8),
@@ -264,6 +285,7 @@ class Evidence:
             blind.balanced.astype(np.uint8),
             blind.same_words.astype(np.uint8),
         )
+        return outcomes, scores
 
 
 def embedding_error(dim: int) -> float:

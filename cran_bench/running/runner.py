@@ -32,7 +32,7 @@ from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.pairs import backend_of, require_ranked
 from cran_bench.ranking.problem import Backend, Clock
-from cran_bench.records.examples import Examples, find_examples
+from cran_bench.records.examples import Examples, HardContrast, find_examples
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import ResultStore
 from cran_bench.registry import METHODS, Configured
@@ -248,8 +248,8 @@ class Runner:
                 if recorded is not None:
                     return Outcome(address, recorded, None, reused=True)
                 started = self.store.now(address, self._data_info)
-                record, ranks = self._evaluate(fitted, protocol, address.fingerprint, started)
-                record = self.store.write(address, record, ranks, fitted.fit.curves, fitted.examples(protocol))
+                record, ranks, examples = self._evaluate(fitted, protocol, address.fingerprint, started)
+                record = self.store.write(address, record, ranks, fitted.fit.curves, examples)
             return Outcome(address, record, None, reused=False)
         except CannotWrite:
             raise
@@ -296,7 +296,6 @@ class Runner:
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
         parts = [trial.build() for trial in trials(fitted.method, fitted.seed)]
         tune = fitted.method.tune
-        judged = protocol == "captions" and self.evidence.shas
         about = fitted.seed, self.device, fit_metric(fitted.method, self.data)
         fits = [fit_fingerprint(self.data.identity, fitted.unit, part, *about) for part in parts]
         return sha256_json(
@@ -308,11 +307,18 @@ class Runner:
                 "evaluation": _evaluation(parts[0].similarity),
                 **({"test": self.data.test_on.identity} if self.data.test_on else {}),
                 **({"refit": True} if self.refits(fitted.method) else {}),
-                **({"evidence": [self.evidence.shas, code(Evidence, asked=["measured"]).sha]} if judged else {}),
+                **({"evidence": [self.evidence.shas, judged]} if (judged := self._judged(protocol)) else {}),
             }
         )
 
-    def _evaluate(self, fitted: _Fitted, protocol: Protocol, fingerprint: str, started: str) -> tuple[Record, Ranks]:
+    def _judged(self, protocol: Protocol) -> str:
+        """The sha256 of the code that measures contrasts and judgments; '' if rows of the protocol have none."""
+        is_asked = protocol == "captions" and not self.folds and self.evidence.shas
+        return code(Evidence, asked=["measured"]).sha if is_asked else ""
+
+    def _evaluate(
+        self, fitted: _Fitted, protocol: Protocol, fingerprint: str, started: str
+    ) -> tuple[Record, Ranks, Examples | None]:
         require_ranked(fitted.method.build().similarity, protocol)  # before a fit
         fit = fitted.fit
         similarity = fit.part.similarity
@@ -332,9 +338,11 @@ class Runner:
         )
         ranks, metrics, kernel = evaluation.ranks, dict(evaluation.metrics), evaluation.ranks.kernel
         assert kernel is not None
-        if protocol == "captions":
-            asked = fit.part, test, fitted.unit, images, texts, ranks, fitted.method.label
-            ranks, values = self.evidence.measured(*asked)
+        hard: list[HardContrast] | None = None
+        if self._judged(protocol):
+            words = self.data_of(fitted.method).text(fitted.unit)
+            asked = fit.part, test, words, images, texts, ranks, fitted.method.label
+            ranks, values, hard = self.evidence.measured(*asked)
             metrics |= values
         record = Record(
             fingerprint=fingerprint,
@@ -380,7 +388,7 @@ class Runner:
             started=started,
             ranks_sha="",
         )
-        return record, ranks
+        return record, ranks, fitted.examples(protocol, hard)
 
 
 class Count:
@@ -450,16 +458,16 @@ class _Fitted:
             self._embedded[unit] = test, images, texts, clock.now() - start
         return self._embedded[unit]
 
-    def examples(self, protocol: Protocol) -> Examples | None:
-        """Return retrieval examples for protocols that rank texts; an average of captions cannot be shown.
+    def examples(self, protocol: Protocol, hard: list[HardContrast] | None) -> Examples | None:
+        """Return hard contrasts, and retrieval examples for protocols that rank texts, not an average of captions.
 
-        Nor can an order that depends on the query: examples show the answers of one score.
+        An order that depends on the query has none of these: examples show the answers of one score.
         """
         if protocol not in ("captions", "documents") or depends_on_query(self.fit.part.similarity):
-            return None
+            return Examples(examples=[], contrasts=hard) if hard else None
         test, images, texts, _ = self.embeddings(unit_of(protocol))
         with torch.inference_mode():
-            return find_examples(self.fit.part, test, images, texts)
+            return find_examples(self.fit.part, test, images, texts).model_copy(update={"contrasts": hard})
 
 
 def _evaluation(similarity: Similarity) -> list[str]:
