@@ -122,12 +122,6 @@ class Contrasted:
         alike = self.text[self.same_words == 1]
         return len(alike) > 0 and bool((alike == 1).all())
 
-    def figures(self) -> dict[str, float]:
-        """The figures by name, in percent; `contrasts`, the headline, only if a kind has enough balanced pairs."""
-        values = {name: float(np.nanmean(self.by_pair(name))) for name in self.names}
-        ranked = [values[name] for name in self.ranked]
-        return {**({HEADLINE: float(np.mean(ranked))} if ranked else {}), **values}
-
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """`ARRAYS` by name."""
         values: dict[str, NDArray[np.generic]] = {k: x for k, x in vars(self).items() if k != "kinds"}

@@ -104,6 +104,11 @@ class Task:
             found.extend(self.correlations([ranks], once)[0, 0])
         return np.array(found)
 
+    def metrics(self, ranks: Ranks) -> dict[str, float]:
+        """The totals and figures of some ranks, by name."""
+        values = self.values(ranks)
+        return {figure: float(self.combined(values, figure)) for figure in (*self.totals, *self.figures)}
+
     def by_image(self, ranks: Ranks) -> NDArray[np.float64]:
         """(M, 2, N) of each figure that is a mean, the sum over what belongs to an image, and the number of that."""
         images = len(ranks.i2t.better)
@@ -123,6 +128,12 @@ def tasks_of(name: TaskName, ranks: RecordedRanks) -> list[Task]:
     if name == "judgments":
         return [judgments_task(of, ranks) for of in sorted({*ranks.relevant, *ranks.agreements})]
     return [RECALL] if name == "recall" else [CATEGORY] * (ranks.precisions is not None)
+
+
+def evidence_metrics(ranks: RecordedRanks) -> dict[str, float]:
+    """The figures of contrasts and judgments by name, as records have them."""
+    names: tuple[TaskName, ...] = ("contrasts", "judgments")
+    return {figure: x for name in names for task in tasks_of(name, ranks) for figure, x in task.metrics(ranks).items()}
 
 
 def contrasts_task(contrasts: Contrasted) -> Task:

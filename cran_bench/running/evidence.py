@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,17 +22,16 @@ from cran_bench.frontend.text.blind import Blind, blind_scores
 from cran_bench.frontend.text.encoding import TextFeatures, captions_of, encode, encoded_at
 from cran_bench.frontend.text.swaps import make_swaps
 from cran_bench.frontend.text.words import TextFrontEnd
-from cran_bench.judgments import Qrels
 from cran_bench.machine.arithmetic import in_full_precision, reproducible
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import sha256_json
-from cran_bench.ranking.agreement import agree, correlations
+from cran_bench.ranking.agreement import agree
 from cran_bench.ranking.contrasted import NOT_CROSSED, Contrasted, halves
 from cran_bench.ranking.metrics import Direction, Ranks
 from cran_bench.ranking.problem import make_problem
 from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.ranking.relevance import Retrieved
-from cran_bench.ranking.retrieval import figures, own_r1, retrieve
+from cran_bench.ranking.retrieval import retrieve
 from cran_bench.records.examples import HardContrast, find_hard_contrasts
 from cran_bench.running.preparation import Prepared
 from cran_bench.similarity import Similarity, one_way
@@ -91,20 +89,6 @@ def contrasts_of(collection: Collection, spec: str) -> Contrasts | None:
     position = np.empty(len(collection.images.ids), dtype=np.int64)
     position[collection.splits["test"]] = np.arange(len(collection.splits["test"]))
     return own.take(np.argsort(position[own.image], kind="stable"))
-
-
-class Measured(NamedTuple):
-    """What contrasts and judgments say of a method.
-
-    Attributes:
-        ranks: its ranks, and its answers.
-        metrics: the figures by name.
-        hard: the contrasts that it gets most wrong; None without any contrasts.
-    """
-
-    ranks: RecordedRanks
-    metrics: dict[str, float]
-    hard: list[HardContrast] | None
 
 
 @dataclass(frozen=True)
@@ -191,7 +175,7 @@ class Evidence:
         texts: Embedding,
         ranks: Ranks,
         label: str,
-    ) -> Measured:
+    ) -> tuple[RecordedRanks, list[HardContrast] | None]:
         """Ask a fitted method for its contrasts and judgments.
 
         Args:
@@ -203,43 +187,41 @@ class Evidence:
             ranks: their ranks on the whole split.
             label: the method's label.
 
+        Returns:
+            The ranks with the answers, and the contrasts that the method gets most wrong, None without any contrasts.
+
         Raises:
             BadInput: a score is not finite.
         """
-        values: dict[str, float] = {}
-        hard: list[HardContrast] | None = None
         answers, collection = RecordedRanks(**vars(ranks)), self._collection
+        hard: list[HardContrast] | None = None
         if self.contrasts is not None:
             try:
                 contrasted, (true, false) = self._contrasted(method, test.image_of.device, words, images)
             except MissingFeature as error:
                 say(f"{label} has no contrasts, as it cannot encode new captions: {error}")
             else:
-                answers, values = replace(answers, contrasts=contrasted), contrasted.figures()
+                answers = replace(answers, contrasts=contrasted)
                 hard = find_hard_contrasts(collection.images.ids, self.contrasts, true, false, self.blind.balanced)
         if not (collection.relevance or collection.judgments):
-            return Measured(answers, values, hard)
+            return answers, hard
+        image, caption = self._position(collection), self._position(collection, of_captions=True)
+        relevant: dict[str, dict[Direction, Retrieved]] = {}
         with torch.no_grad(), in_full_precision(test.image_of.device):
             problem = make_problem(images, texts, test.image_of, method.similarity)
-            image, caption = self._position(collection), self._position(collection, of_captions=True)
-            relevant: dict[str, dict[Direction, Retrieved]] = {}
             for some in collection.relevance:
-                ways: list[tuple[Direction, Qrels | None]] = [("i2t", some.i2t), ("t2i", some.t2i)]
-                for way, right in ways:
-                    if right is not None:
-                        sides = (image, caption) if way == "i2t" else (caption, image)
-                        query, answer = sides[0][right.query], sides[1][right.answer]
-                        found = retrieve(problem, query, answer, right.grade, is_text=way == "t2i")
-                        relevant.setdefault(some.name, {})[way] = found
-                        values[f"{some.name}.{way}_own_r1"] = own_r1(getattr(ranks, way), found)
-                values |= {f"{some.name}.{figure}": value for figure, value in figures(relevant[some.name]).items()}
+                relevant[some.name] = {}
+                if (right := some.i2t) is not None:
+                    pairs = image[right.query], caption[right.answer], right.grade
+                    relevant[some.name]["i2t"] = retrieve(problem, *pairs, is_text=False)
+                if (right := some.t2i) is not None:
+                    pairs = caption[right.query], image[right.answer], right.grade
+                    relevant[some.name]["t2i"] = retrieve(problem, *pairs, is_text=True)
             agreements = {
                 one.name: agree(problem, image[one.image], caption[one.caption], one.ratings)
                 for one in collection.judgments
             }
-        for name, agreement in agreements.items():
-            values |= {f"{name}.{figure}": value for figure, value in correlations(agreement, ranks.image_of).items()}
-        return Measured(replace(answers, relevant=relevant, agreements=agreements), values, hard)
+        return replace(answers, relevant=relevant, agreements=agreements), hard
 
     def _contrasted(
         self, method: Method, device: torch.device, words: TextFrontEnd | None, images: Embedding

@@ -35,6 +35,7 @@ from cran_bench.ranking.problem import Backend, Clock
 from cran_bench.records.examples import Examples, HardContrast, find_examples
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import ResultStore
+from cran_bench.records.tasks import evidence_metrics
 from cran_bench.registry import METHODS, Configured
 from cran_bench.running.evidence import Evidence
 from cran_bench.running.fits import Fit, FitStore, SharedFit, code_of, fields_json, run_of
@@ -342,8 +343,8 @@ class Runner:
         if self._judged(protocol):
             words = self.data_of(fitted.method).text(fitted.unit)
             asked = fit.part, test, words, images, texts, ranks, fitted.method.label
-            ranks, values, hard = self.evidence.measured(*asked)
-            metrics |= values
+            ranks, hard = self.evidence.measured(*asked)
+            metrics |= evidence_metrics(ranks)
         record = Record(
             fingerprint=fingerprint,
             data=self._data_info,

@@ -22,7 +22,7 @@ from cran_bench.records.examples import Examples, find_hard_contrasts
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.statistics import sample, samples, times_drawn
 from cran_bench.records.store import Finished, ResultStore
-from cran_bench.records.tasks import contrasts_task, judgments_task
+from cran_bench.records.tasks import contrasts_task, evidence_metrics, judgments_task
 from cran_bench.registry import DATASETS, METHODS
 from cran_bench.running.evidence import contrasts_of
 from cran_bench.tables.tables import FORMATS, build_tables, render
@@ -202,14 +202,15 @@ def test_resampled_shares_against_a_loop_over_pairs(crossed, together):
         np.testing.assert_allclose(found.draws[:, task.figures.index(figure)], loops[figure], rtol=0, atol=1e-9)
     balanced = [found.interval(f"contrasts.{kind}.balanced").value for kind in KINDS[:3]]
     assert found.interval("contrasts").value == pytest.approx(np.mean(balanced)), "the 12 nouns do not count"
-    assert ranks.contrasts.figures()["contrasts"] == pytest.approx(np.mean(balanced))
+    assert evidence_metrics(ranks)["contrasts"] == pytest.approx(np.mean(balanced))
 
 
 def test_kinds_may_be_named_like_parts_of_their_pairs():
     usual, odd = contrasted(crossed=True), ("balanced", "text", "group", "same_words")
-    values = [*replace(usual, kinds=odd).figures().values()]
-    assert values == [*usual.figures().values()]
-    tasks = [contrasts_task(pairs) for pairs in (usual, replace(usual, kinds=odd))]
+    both = [replace(ranks_of(), contrasts=pairs) for pairs in (usual, replace(usual, kinds=odd))]
+    usual_values, values = ([*contrasts_task(ranks.contrasts).metrics(ranks).values()] for ranks in both)
+    assert usual_values == values
+    tasks = [contrasts_task(ranks.contrasts) for ranks in both]
     columns = ["\n".join(task.columns) for task in tasks]
     for usual_name, name in zip(KINDS, odd, strict=True):
         columns[0] = re.sub(rf"(?m)^contrasts\.{usual_name}\b", f"contrasts.{name}", columns[0])
