@@ -249,9 +249,8 @@ class Evidence:
         true, false = scores
         text = halves(true - false, errors.sum(axis=0))
         crossed = np.full(len(pairs), NOT_CROSSED, dtype=np.uint8)
-        partner = np.full(len(pairs), NO_PARTNER) if pairs.partner is None else pairs.partner
-        half = np.flatnonzero(partner != NO_PARTNER)
-        other = partner[half]
+        half = np.flatnonzero(pairs.partners != NO_PARTNER)
+        other = pairs.partners[half]
         crossed[half] = halves(true[half] - false[other], errors[0, half] + errors[1, other])
         blind = self.blind
         none = np.zeros(len(pairs))
@@ -261,7 +260,7 @@ class Evidence:
             pairs.kind.astype(np.uint8),
             text,
             crossed,
-            partner.astype(np.int32),
+            pairs.partners.astype(np.int32),
             halves(blind.first, none),
             halves(blind.second, none),
             blind.balanced.astype(np.uint8),
