@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from cran_bench.contract import Method
 from cran_bench.contrasts import NO_PARTNER, Contrasts
-from cran_bench.dataset import Collection, ImageSource
+from cran_bench.dataset import Collection, FolderImages
 from cran_bench.embeddings import Embedding, as_levels, on_device, require_finite
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.frontend.text.blind import Blind, blind_scores
@@ -24,7 +23,6 @@ from cran_bench.frontend.text.swaps import make_swaps
 from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.machine.arithmetic import in_full_precision, reproducible
 from cran_bench.machine.progress import say
-from cran_bench.machine.storage import sha256_json
 from cran_bench.ranking.agreement import agree
 from cran_bench.ranking.contrasted import NOT_CROSSED, Contrasted, halves
 from cran_bench.ranking.metrics import Direction, Ranks
@@ -86,9 +84,16 @@ def contrasts_of(collection: Collection, spec: str) -> Contrasts | None:
         own = own.and_also(made) if own else made
     if not own:
         return None
-    position = np.empty(len(collection.images.ids), dtype=np.int64)
-    position[collection.splits["test"]] = np.arange(len(collection.splits["test"]))
-    return own.take(np.argsort(position[own.image], kind="stable"))
+    return own.take(np.argsort(test_positions(collection)[0][own.image], kind="stable"))
+
+
+def test_positions(collection: Collection) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(N,) the position of each image of a collection in its test split, and (T,) of each caption; -1 for others."""
+    rows = collection.splits["test"]
+    places = np.full(len(collection.images.ids), -1), np.full(len(collection.captions), -1)
+    for place, some in zip(places, (rows, captions_of(collection.image_of, rows)[0]), strict=True):
+        place[some] = np.arange(len(some))
+    return places
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ class Evidence:
             texts += own
             owners += [block] * len(own)
         name = f"the contrasts of {self._collection.name}"
-        images = _NoImages([f"block {block}" for block in range(owners[-1] + 1)])
+        images = FolderImages(Path(), [f"block {block}" for block in range(owners[-1] + 1)])  # which nothing reads
         return Collection(name, images, texts, np.array(owners), {"test": np.arange(len(images.ids))})
 
     @cached_property
@@ -156,15 +161,6 @@ class Evidence:
     @staticmethod
     def _block(texts: Sequence[str], block: int) -> Sequence[str]:
         return texts[block * BLOCK : (block + 1) * BLOCK]
-
-    @staticmethod
-    def _position(collection: Collection, of_captions: bool = False) -> NDArray[np.int64]:
-        """The position in the test split of each image, or caption, of a collection; -1 for others."""
-        test = collection.splits["test"]
-        rows = captions_of(collection.image_of, test)[0] if of_captions else test
-        position = np.full(len(collection.captions if of_captions else collection.images.ids), -1, dtype=np.int64)
-        position[rows] = np.arange(len(rows))
-        return position
 
     def measured(
         self,
@@ -205,7 +201,7 @@ class Evidence:
                 hard = find_hard_contrasts(collection.images.ids, self.contrasts, true, false, self.blind.balanced)
         if not (collection.relevance or collection.judgments):
             return answers, hard
-        image, caption = self._position(collection), self._position(collection, of_captions=True)
+        image, caption = test_positions(collection)
         relevant: dict[str, dict[Direction, Retrieved]] = {}
         with torch.no_grad(), in_full_precision(test.image_of.device):
             problem = make_problem(images, texts, test.image_of, method.similarity)
@@ -229,7 +225,7 @@ class Evidence:
         """The outcomes, and the (2, P) scores of the true and of the false captions."""
         pairs, levels = self.contrasts, as_levels(images)
         assert pairs is not None
-        position = self._position(self._collection)[pairs.image]
+        position = test_positions(self._collection)[0][pairs.image]
         features, encoded = self.data.tested.features, self.encoded
         asked = Split("test", "captions", self.captions, features, words, device, encoded=encoded)
         similarity = one_way(method.similarity, for_images=True)
@@ -287,14 +283,3 @@ def _scored(
         error: Tensor = problem.reach.of_pairs(problem.image_of, every, embedding_error)
         both = torch.stack([problem.positive, error]).view(2, 2, -1).cpu().numpy()
         return both[0], both[1]
-
-
-class _NoImages(ImageSource):
-    def __init__(self, ids: Sequence[str]) -> None:
-        self.ids = ids
-
-    def read(self, row: int) -> Image.Image:
-        raise BadInput(f"{self.ids[row]} has no image")
-
-    def digest(self, row: int) -> str:
-        return sha256_json(self.ids[row])
