@@ -104,22 +104,22 @@ def find_hard_contrasts(
     contrasts: Contrasts,
     true: NDArray[np.float64],
     false: NDArray[np.float64],
-    balanced: NDArray[np.bool_],
+    among: NDArray[np.bool_],
 ) -> list[HardContrast]:
-    """The ten pairs of the balanced subset, of different images, that a method gets most wrong, the worst first.
+    """The ten pairs, of different images, that a method gets most wrong, the worst first.
 
     Args:
         ids: of the images of the collection.
         contrasts: P pairs.
         true: (P,) scores of the true captions.
         false: (P,) scores of the false captions.
-        balanced: (P,) which pairs belong to the balanced subset.
+        among: (P,) which pairs to choose from, such as those of the balanced subset.
     """
     margin, hard = true - false, dict[int, HardContrast]()
     for pair in np.argsort(margin, kind="stable").tolist():
         if len(hard) == QUERIES or not margin[pair] < 0:
             break
-        if balanced[pair]:
+        if among[pair]:
             image, kind = int(contrasts.image[pair]), contrasts.kinds[contrasts.kind[pair]]
             scores = {"true": round(float(true[pair]), 4), "false": round(float(false[pair]), 4)}
             hard.setdefault(image, HardContrast(image=ids[image], pair=pair, kind=kind, **scores))

@@ -198,7 +198,8 @@ class Evidence:
                 say(f"{label} has no contrasts, as it cannot encode new captions: {error}")
             else:
                 answers = replace(answers, contrasts=contrasted)
-                hard = find_hard_contrasts(collection.images.ids, self.contrasts, true, false, self.blind.balanced)
+                is_wrong = (contrasted.text == 0) & (contrasted.balanced == 1)  # beyond rounding
+                hard = find_hard_contrasts(collection.images.ids, self.contrasts, true, false, is_wrong)
         if not (collection.relevance or collection.judgments):
             return answers, hard
         image, caption = test_positions(collection)
