@@ -27,7 +27,7 @@ from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.records.archive import read_examples, read_ranks
 from cran_bench.registry import DATASETS
 from cran_bench.running import evidence
-from cran_bench.running.evidence import parse_contrasts
+from cran_bench.running.evidence import contrasts_of, parse_contrasts, swapped
 from cran_bench.running.preparation import find_prepared
 
 WORDS = ("dog", "cat", "man", "boy", "red", "blue", "runs", "sits")
@@ -292,6 +292,28 @@ def test_what_is_of_other_images_is_refused_and_what_is_unreadable_left_out(tmp_
     assert left.contrasts.partner.tolist() == [-1, -1]  # whose other halves are gone
     assert left.relevance[0].i2t.query.tolist() == [TEST[2]] and left.relevance[0].t2i is None
     assert left.judgments[0].image.tolist() == [TEST[2]]  # of another caption's image
+
+
+def test_contrasts_of_the_data_come_with_those_made_of_its_captions(tmp_path):
+    data = Probed().load(tmp_path)
+    own, made = data.contrasts, swapped(data, 0)
+    for one, other in ((own, made), (made, own)):
+        both = one.and_also(other)
+        named = [
+            [(x.image[row], x.true[row], x.kinds[x.kind[row]]) for row in range(len(x))] for x in (one, other, both)
+        ]
+        assert named[2] == named[0] + named[1]
+        half = np.flatnonzero(both.partners >= 0)
+        assert (
+            [both.true[row] for row in half]
+            == [both.false[row] for row in both.partners[half]]
+            == ["red dog", "blue dog"]
+        )
+    found = contrasts_of(data, "swap")
+    assert len(found) == len(own) + len(made) and (np.diff(found.image) >= 0).all()
+    assert contrasts_of(data, "").sha(data.images.ids) == own.take(np.argsort(own.image, kind="stable")).sha(
+        data.images.ids
+    )
 
 
 def test_data_without_training_captions_has_no_blind_baseline(run, tmp_path):
