@@ -49,9 +49,8 @@ def parse_contrasts(spec: str) -> int | None:
         return None
     parsed = parse_spec(spec)
     if parsed.name != "swap" or parsed.argument or not {*parsed.options} <= {"seed"}:
-        known = did_you_mean(parsed.name, ["swap"])
         what = f"--contrasts makes contrasts of the test captions by swap or swap[seed=1], not by '{spec}'"
-        raise BadInput(what + known)
+        raise BadInput(what + did_you_mean(parsed.name, ["swap"]))
     seed = parsed.options.get("seed", "0")
     if not (seed.isascii() and seed.isdecimal() and len(seed) < 10):
         raise BadInput(f"the seed of --contrasts is a whole number from 0, such as swap[seed=1], not '{seed}'")

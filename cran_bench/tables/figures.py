@@ -19,7 +19,8 @@ MEDR = "MedR is the plain median of the ranks (vsepp and SCAN print floor(median
 UNSEEN = "○"
 """Marks a figure that a bag of words has by construction, as the words of both captions are the same."""
 PROVEN = 55.0  # percent; a balanced subset on which the second blind model is better is not blind-proof
-BLIND = "blind (n-gram)", "second blind"
+BLIND = {"blind (n-gram)": "blind", "second blind": "second"}
+"""The text-only models by the labels of their rows, with the field of `Contrasted` that has their outcomes."""
 _BALANCED = ".balanced"
 PHASES = ("features", "fit", "embed", "similarity", "rank")
 _JUDGED = dict(zip(("own_r1", *RETRIEVED), ("own", "R@1", "R@5", "R@10", "mAP@R", "R-prec", "nDCG"), strict=True))
@@ -101,7 +102,7 @@ def _of_contrasts(contrasts: Contrasted, task: Task, unseen: Sequence[str]) -> l
     if few:
         mean = "and not in the mean" if ranked else "so that there is no mean"
         lines.append(f"Under {FEW_PAIRS} balanced pairs, shown but not ranked, {mean}: {', '.join(few)}.")
-    second = blind(contrasts, "second", task)
+    _, second = blind(contrasts, task).values()
     of_second = [(kind, second[f"{PREFIX}{kind}{_BALANCED}"]) for kind in ranked]
     if weak := [f"{kind} ({value:.1f} %)" for kind, value in of_second if value > PROVEN]:
         lines.append(f"Not blind-proof, as the second text-only model is above {PROVEN:.0f} %: {', '.join(weak)}.")
@@ -154,17 +155,21 @@ def _of_judgments(task: Task, ranks: RecordedRanks) -> list[str]:
     return lines
 
 
-def blind(contrasts: Contrasted, which: str, task: Task) -> dict[str, float]:
-    """The figures of a text-only model, `blind` or `second`, in percent, and ``all``, the mean over all pairs.
+def blind(contrasts: Contrasted, task: Task) -> dict[str, dict[str, float]]:
+    """The figures of each text-only model in percent, by its label and by name, and ``all``, the mean over all pairs.
 
     Of crossed pairs there is only the share.
     """
-    model = replace(contrasts, text=getattr(contrasts, which))
-    means = {name: float(np.nanmean(model.by_pair(name))) for name in task.figures if parts_of(name)[1] not in CROSSED}
-    if ranked := task.totals.get(HEADLINE):
-        means[HEADLINE] = float(np.mean([means[name] for name in ranked]))
-        means["all"] = float(np.mean([means[PREFIX + parts_of(name)[0]] for name in ranked]))
-    return means
+    found: dict[str, dict[str, float]] = {}
+    figures = [name for name in task.figures if parts_of(name)[1] not in CROSSED]
+    for label, field in BLIND.items():
+        model = replace(contrasts, text=getattr(contrasts, field))
+        means = {name: float(np.nanmean(model.by_pair(name))) for name in figures}
+        if ranked := task.totals.get(HEADLINE):
+            means[HEADLINE] = float(np.mean([means[name] for name in ranked]))
+            means["all"] = float(np.mean([means[PREFIX + parts_of(name)[0]] for name in ranked]))
+        found[label] = means
+    return found
 
 
 def above(contrasts: Contrasted, task: Task) -> dict[str, list[str]]:
@@ -173,7 +178,7 @@ def above(contrasts: Contrasted, task: Task) -> dict[str, list[str]]:
     `method` has their labels; those that end in ``all`` are of all pairs, others of the balanced subsets.
     """
     counts = {name: f"{np.count_nonzero(~np.isnan(contrasts.by_pair(name))):,}" for name in task.figures}
-    models = [blind(contrasts, model, task) for model in ("blind", "second")]
+    models = blind(contrasts, task).values()
     percent = [{name: f"{value:.1f}" for name, value in means.items()} for means in models]
     columns = {"method": ["pairs", *(f"{name}, all" for name in BLIND), "balanced pairs", *BLIND]}
     for name in task.columns:

@@ -26,7 +26,7 @@ from cran_bench.records.schema import DataInfo, Failure, FittedOn, Record
 from cran_bench.records.statistics import Interval, Sample, behind_best, sample, samples
 from cran_bench.records.store import INTERVALS_UP_TO, Finished
 from cran_bench.records.tasks import CATEGORY, RECALL, Task, TaskName, tasks_of
-from cran_bench.tables.figures import BLIND, HEADINGS, PHASES, UNSEEN, above, blind, heading, meaning
+from cran_bench.tables.figures import HEADINGS, PHASES, UNSEEN, above, blind, heading, meaning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -391,12 +391,9 @@ class Table:
                     "commit": " ".join(row.commits),
                 }
             lines.append(line)
-        contrasts = self._contrasts
-        for label, model in zip(BLIND, ("blind", "second"), strict=True):
-            if contrasts:
-                means = blind(contrasts, model, task).items()
-                means_of = {name: round(value, 4) for name, value in means if name != "all"}
-                lines.append({**about, "method": label, "seeds": "", "status": "text only", **means_of})
+        for label, means in (blind(self._contrasts, task) if self._contrasts else {}).items():
+            rounded = {name: round(value, 4) for name, value in means.items() if name != "all"}
+            lines.append({**about, "method": label, "seeds": "", "status": "text only", **rounded})
         return pd.DataFrame(lines).astype({f"{figure}_n": "Int64" for figure in counts})
 
     @property
