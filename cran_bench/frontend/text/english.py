@@ -196,12 +196,12 @@ CLOTHES = _listed(
 )
 PLACES = _listed(
     """
-    water grass snow field beach street pool park mountain dirt hill sand ocean road area sidewalk ground lake city
-    ramp path track river yard ice cliff woods mountains forest playground shore trail sky course floor room steps lawn
-    mud stairs slope court pond stream desert surface garden backyard restaurant racetrack sea house building store
-    tunnel pavement bank puddle wave waves waterfall wall station stage gym stadium arena lot intersection market hills
-    fields hillside rocks trees buildings leaves surf rapids shoreline lot driveway walkway meadow pasture
-    dune terrain mountainside mountaintop shop subway pier valley courtyard alley shoreline kitchen railway canyon creek
+    water grass snow field beach street pool park mountain dirt hill sand ocean road area sidewalk ground lake city ramp
+    path track river yard ice cliff woods mountains forest playground shore trail sky course floor room steps lawn mud
+    stairs slope court pond stream desert surface garden backyard restaurant racetrack sea house building store tunnel
+    pavement bank puddle wave waves waterfall wall station stage gym stadium arena lot intersection market hills fields
+    hillside rocks trees buildings leaves surf rapids shoreline driveway walkway meadow pasture dune terrain
+    mountainside mountaintop shop subway pier valley courtyard alley kitchen railway canyon creek
     """
 )
 NAMELESS = _listed(  # nouns that stand for no thing of their own, or for a part of another
