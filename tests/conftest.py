@@ -19,10 +19,13 @@ os.environ["CRAN_BENCH_JOBS"] = "1"  # rows in this process, which knows the met
 RECORDED = "cca,cfa,cran[width=compact,text_init=random,max_epochs=2,lstm_layers=1]"  # the last has training curves
 
 
+gc.disable()  # until all is imported
+
+
 def pytest_collection_finish():
     """What is imported stays to the end: the garbage collector need not look at it again and again."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from cran_bench.ranking.agreement import between_people
 from cran_bench.ranking.contrasted import CROSSED, FEW_PAIRS, HEADLINE, PREFIX, SUBSETS, Contrasted
 from cran_bench.ranking.precisions import CATEGORY_COUNTS, CATEGORY_FIGURES, CUT
 from cran_bench.ranking.recorded import RecordedRanks
@@ -94,7 +95,7 @@ def _of_contrasts(contrasts: Contrasted, task: Task, unseen: Sequence[str]) -> l
         "The share of pairs, in percent, in which the true caption of an image scores above the false one. Ties count "
         "one half; chance is 50 %.",
         "blind is a text-only n-gram model of the training captions. Figures are of balanced subsets, on which it is "
-        "at chance, or of all pairs where marked so.",
+        "at chance, or of all pairs where marked so. The standard error on n pairs is up to 50 / sqrt(n) points.",
     ]
     if ranked:
         lines.append(f"Mean: over {which}, balanced.")
@@ -135,6 +136,12 @@ def _of_judgments(task: Task, ranks: RecordedRanks) -> list[str]:
             f"tau-c, tau-b and Spearman's correlation (with the mean rating), times 100, of scores with people's "
             f"ratings: {pairs:,} pairs of an image and a caption, {many}; own captions are left out."
         )
+        if people > 1:
+            of_two = between_people(rated, ranks.image_of).values()
+            b, c = (sorted(values[name] for values in of_two) for name in ("tau_b", "tau_c"))
+            lines.append(
+                f"Between two of the people, tau-c is {c[0]:.1f} to {c[-1]:.1f} and tau-b {b[0]:.1f} to {b[-1]:.1f}."
+            )
     sizes = {"i2t": (len(ranks.i2t.better), "image"), "t2i": (len(ranks.t2i.better), "caption")}
     for side, some in found.items():
         count, kind = sizes[side]

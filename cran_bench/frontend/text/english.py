@@ -1,4 +1,7 @@
-"""English words by part of speech, as far as captions need them; open classes list only what endings do not show."""
+"""English words by part of speech, as far as captions need them; open classes list only what endings do not show.
+
+The lists from `DYES` on say which words of a caption may change places, and what is then still true.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +136,7 @@ DYES = (COLOURS - {"orange"}) | _listed(
     "orange crimson emerald azure golden blond blonde striped plaid checkered camouflage colorful"
 )
 SHADES = _listed("light dark bright pale deep neon hot lime")
-OPPOSED = {
+OPPOSED = {  # attributes by what they say
     **dict.fromkeys(_listed("big large huge giant larger bigger"), "large"),
     **dict.fromkeys(_listed("small little tiny smaller"), "small"),
     **dict.fromkeys(_listed("young younger"), "young"),
@@ -141,7 +144,7 @@ OPPOSED = {
     **dict.fromkeys(_listed("tall long"), "tall"),
     "short": "short",
 }
-STATES = _listed(
+STATES = _listed(  # attributes with which a colour may change places
     """
     wet muddy snowy sandy grassy rocky dirty dusty icy dry wooden metal brick stone empty crowded busy fluffy furry
     hairy shaggy curly fat thin narrow deep shallow steep flat rusty shiny plastic leather concrete stuffed paved
@@ -162,7 +165,7 @@ PEOPLE = _listed(
     group bunch
     """
 )
-GROUPS = _listed("group bunch")
+GROUPS = _listed("group bunch couple")
 WOMEN = _listed("woman women girl girls lady ladies female females mother daughter sister bride")
 SAME = (  # names or colours that one thing may have
     *map(_listed, ("circle disc", "square box", "cross sign", "red crimson", "green emerald", "blue azure navy teal")),
@@ -212,23 +215,25 @@ NAMELESS = _listed(  # nouns that stand for no thing of their own, or for a part
     weather winter summer style attire gear maneuver
     """
 )
-UNCOUNTED = _listed(
+UNCOUNTED = _listed(  # nouns without an indefinite article
     """
     water grass snow sand mud dirt ice food hair clothing equipment graffiti smoke fire wood metal plastic paper
     concrete soccer football tennis basketball baseball hockey music traffic foliage gravel pavement surf
     """
 )
-COMPOUNDS = _listed("covered paved lined filled sized colored coloured haired shaped topped faced")
+COMPOUNDS = _listed(  # participles after a noun, as in snow-covered hill, also without the hyphen
+    "covered paved lined filled sized colored coloured haired shaped topped faced"
+)
 SINGULAR_OF = {"men": "man", "women": "woman", "children": "child", "people": "person", "puppies": "puppy"}
 AN_BEFORE = _listed("hour honest")
 A_BEFORE = ("uni", "use", "euro", "one", "ukulele", "utensil")
-SLOPES = _listed(
+SLOPES = _listed(  # where up is not down, as it is on a street
     """
     hill hills stairs stair stairway staircase steps slope slopes mountain mountains mountainside hillside ladder ramp
     cliff tree dune dunes bank embankment escalator incline
     """
 )
-SURFACES = _listed(
+SURFACES = _listed(  # what one may be under as well as on
     """
     bench table bridge bed chair couch car truck roof rock rocks platform stage trampoline ledge log boat dock deck
     pier railing porch sofa blanket horse
@@ -240,8 +245,11 @@ SYMMETRIC = (  # beginnings of verbs whose subject and object may change places
     *("mate", "match", "resembl", "marr", "link", "hang", "hung"),
 )
 OWN = _listed("his her its their whose my our your")
-PLAIN = _listed("of with and near next beside by against along alongside across between among amongst opposite , & or")
+PLAIN = _listed(  # of A and B these say much the same as of B and A
+    "of with and near next beside by against along alongside across between among amongst opposite , & or"
+)
 
+# Phrases and their opposites; those of the first list are false of B and A where they are true of A and B.
 _CONTRARY = """
     above|below over|under in_front_of|behind in_back_of>in_front_of left_of|right_of to_the_left_of|to_the_right_of
     on_the_left_of|on_the_right_of on_the_left-hand_side_of|on_the_right-hand_side_of higher_than|lower_than

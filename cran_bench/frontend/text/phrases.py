@@ -132,8 +132,11 @@ class ParsedCaption:
         *nouns, noun = self.words[chunk.noun : chunk.end]
         has_one = self.word(chunk.end) in ("one", "ones") or "one" in self.words[chunk.start + 1 : chunk.end]
         has_plural = any(word in english.PLURALS or (word[-1] == "s" and word in english.CLOTHES) for word in nouns)
-        starts = ("a", "an", "one", *self.words[chunk.noun : chunk.end])
-        return has_one or has_plural or (_is_verb(noun) and self.words[chunk.start] in starts)
+        is_verb = _is_verb(noun) and self.words[chunk.start] in ("a", "an", "one", *nouns, noun)
+        is_verb = is_verb or (
+            noun[-1] == "s" and noun[:-1] in english.VERBS and self.words[chunk.start] in english.DYES
+        )
+        return has_one or has_plural or is_verb
 
     def word(self, place: int) -> str:
         return self.words[place] if 0 <= place < len(self.words) else ""

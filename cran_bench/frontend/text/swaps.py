@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cran_bench.frontend.text import english
 from cran_bench.frontend.text.phrases import NounChunk, ParsedCaption, Span
 from cran_bench.frontend.text.tagging import words_of
+from cran_bench.machine.progress import track
 
 MOST_OF_AN_ORDER = 1000
 ATTEMPTS = 8  # drawn orders of one caption, if the first are those of true captions
@@ -59,10 +60,10 @@ def make_swaps(captions: Sequence[str], seed: int = 0) -> Swaps:
 
     A false caption that is one of `captions`, up to case and punctuation, is left out.
     """
-    parsed = [ParsedCaption(text) for text in captions]
+    parsed = [ParsedCaption(text) for text in track(captions, "reading captions", total=len(captions))]
     true = {_plain(words_of(text)) for text in captions}
     rows: list[tuple[int, int, str]] = []
-    for kind, name in enumerate(KINDS):
+    for kind, name in enumerate(track(KINDS, "contrasts of the captions", total=len(KINDS))):
         places, most = list(range(len(parsed))), len(parsed)
         if name in _ORDERS:
             most = MOST_OF_AN_ORDER
@@ -92,7 +93,8 @@ def _candidates(caption: ParsedCaption, name: str, seed: int) -> Iterator[str]:
         for runs in groups:
             drawn = sorted(runs, key=lambda run: _draw(seed, name, caption.text, attempt, run[0]))
             moves += zip(chain(*runs), chain(*drawn), strict=True)
-        yield caption.moved([((to, to + 1), (own, own + 1)) for to, own in moves if to != own])
+        if any(to != own for to, own in moves):
+            yield caption.moved([((to, to + 1), (own, own + 1)) for to, own in moves if to != own])
 
 
 def _draw(*about: object) -> str:
@@ -248,7 +250,9 @@ def _attributes(caption: ParsedCaption) -> Ranked:
         if _exclude(*its):
             yield one.group != two.group, caption.exchanged(first, second, one, two)
             continue
-        are_things = "person" not in (one.group, two.group) and own[0].isdisjoint(own[1])
+        are_things = not {one.group, two.group, one.name, two.name} & {"person", *english.DYES} and own[0].isdisjoint(
+            own[1]
+        )
         is_only = plain.isdisjoint(english.DYES) and dyed.isdisjoint(english.OPPOSED)
         if is_dyed[0] != is_dyed[1] and are_things and is_only:
             yield 2, caption.exchanged(first, second, one, two)
@@ -272,7 +276,7 @@ def _runs(caption: ParsedCaption, chunk: NounChunk) -> Iterator[Span]:
                 yield start, place
         elif words[start] in english.OPPOSED or words[start] in english.STATES:
             yield start, place
-    if chunk.name in english.DYES and caption.word(chunk.start - 1) in ("in", "wearing") and chunk.inner == chunk.noun:
+    if chunk.name in english.DYES and caption.word(chunk.start - 1) in ("in", "wearing") and chunk.start == chunk.noun:
         yield chunk.noun, chunk.end
 
 
@@ -285,8 +289,9 @@ def _nouns(caption: ParsedCaption) -> Ranked:
         if rank < 0 or one.is_plural != two.is_plural or len({*is_uncounted}) > 1 or not caption.may_exchange(one, two):
             continue
         link, _ = caption.between(one, two)
-        is_symmetric = link[-1:] in (["to"], ["at"]) or _is_symmetric(link)
+        is_symmetric = link[-1:] == ["at"] or link[-2:] == ["next", "to"] or _is_symmetric(link)
         is_symmetric = is_symmetric or not {*link[-1:]}.isdisjoint(english.PLAIN) or not {"and", ","}.isdisjoint(link)
+        is_symmetric = is_symmetric or caption.word(one.start - 1) == caption.word(two.start - 1) != ""
         around = {caption.word(place) for place in (one.start - 1, one.end, two.start - 1, two.end)}
         is_owned = caption.words[one.start] in english.OWN or caption.words[two.start] in english.OWN
         if "of" in around or is_owned or (is_symmetric and not _exclude(*own)):
@@ -349,7 +354,9 @@ def _may_reverse(caption: ParsedCaption, start: int, end: int, phrase: str) -> b
     if phrase == "on":
         return noun in english.SURFACES and not is_own
     if phrase in ("with", "without"):
-        return letter == "N" and not is_own
+        return letter == "N" and not is_own and caption.words[thing.start] != "no"
+    if phrase in ("off", "onto") and letter != "V":
+        return False
     return not (_STAYS.match(before) or noun in ("camera", "microphone", "air", "distance") or is_own or thing.is_bare)
 
 
