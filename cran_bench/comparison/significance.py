@@ -87,7 +87,7 @@ def _compared(tables: Sequence[Table], labels: Sequence[str], across: bool) -> _
     unseen = [row.label for row in counted if row.is_order_unseen]
     if len(rows) < 2:
         ranked = f"ranks {len(rows)} of {len(table.finished)} methods, as others see no order of words"
-        found = ranked if unseen else "has only one method"
+        found = ranked if unseen and not labels else "has only one method"
         raise BadInput(f"{table.title} {found}: give at least two methods")
     if not task.tested:
         raise BadInput(f"{table.title} has no kind with {FEW_PAIRS} balanced pairs, so that it ranks no method")
