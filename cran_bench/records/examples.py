@@ -104,25 +104,24 @@ def find_hard_contrasts(
     contrasts: Contrasts,
     true: NDArray[np.float64],
     false: NDArray[np.float64],
-    balanced: NDArray[np.bool_],
+    wrong: NDArray[np.bool_],
 ) -> list[HardContrast]:
-    """The ten pairs of the balanced subset, of different images, that a method gets most wrong, the worst first.
+    """The ten pairs, of different images, that a method gets most wrong, the worst first.
 
     Args:
         ids: of the images of the collection.
         contrasts: P pairs.
         true: (P,) scores of the true captions.
         false: (P,) scores of the false captions.
-        balanced: (P,) which pairs belong to the balanced subset.
+        wrong: (P,) pairs of the balanced subset whose false caption scores above the true one.
     """
-    margin, hard = true - false, dict[int, HardContrast]()
-    for pair in np.argsort(margin, kind="stable").tolist():
-        if len(hard) == QUERIES or not margin[pair] < 0:
+    rows, hard = np.flatnonzero(wrong), dict[int, HardContrast]()
+    for pair in rows[np.argsort((true - false)[rows], kind="stable")].tolist():
+        image, kind = int(contrasts.image[pair]), contrasts.kinds[contrasts.kind[pair]]
+        scores = {"true": round(float(true[pair]), 4), "false": round(float(false[pair]), 4)}
+        hard.setdefault(image, HardContrast(image=ids[image], pair=pair, kind=kind, **scores))
+        if len(hard) == QUERIES:
             break
-        if balanced[pair]:
-            image, kind = int(contrasts.image[pair]), contrasts.kinds[contrasts.kind[pair]]
-            scores = {"true": round(float(true[pair]), 4), "false": round(float(false[pair]), 4)}
-            hard.setdefault(image, HardContrast(image=ids[image], pair=pair, kind=kind, **scores))
     return list(hard.values())
 
 

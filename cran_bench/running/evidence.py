@@ -33,6 +33,7 @@ from cran_bench.ranking.problem import make_problem
 from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.ranking.relevance import Retrieved
 from cran_bench.ranking.retrieval import figures, own_r1, retrieve
+from cran_bench.records.examples import HardContrast, find_hard_contrasts
 from cran_bench.running.preparation import Prepared
 from cran_bench.similarity import Similarity, one_way
 from cran_bench.specs import parse_spec
@@ -168,8 +169,8 @@ class Evidence:
 
     def measured(
         self, method: Method, test: Split, fit_unit: Unit, images: Embedding, texts: Embedding, ranks: Ranks, label: str
-    ) -> tuple[RecordedRanks, dict[str, float]]:
-        """What contrasts and judgments say of a fitted method, added to its ranks, and the figures by name.
+    ) -> tuple[RecordedRanks, dict[str, float], list[HardContrast]]:
+        """What contrasts and judgments say of a fitted method, added to its ranks; figures by name; hard contrasts.
 
         Args:
             method: the method.
@@ -184,16 +185,17 @@ class Evidence:
             BadInput: a score is not finite.
         """
         values: dict[str, float] = {}
+        hard: list[HardContrast] = []
         answers, collection = RecordedRanks(**vars(ranks)), self._collection
         if self.contrasts is not None:
             try:
-                contrasted = self._contrasted(method, test, fit_unit, images)
+                contrasted, hard = self._contrasted(method, test, fit_unit, images)
             except MissingFeature as error:
                 say(f"{label} has no contrasts, as it cannot encode new captions: {error}")
             else:
                 answers, values = replace(answers, contrasts=contrasted), contrasted.figures()
         if not (collection.relevance or collection.judgments):
-            return answers, values
+            return answers, values, hard
         with torch.no_grad(), in_full_precision(test.image_of.device):
             problem = make_problem(images, texts, test.image_of, method.similarity)
             image, caption = self._position(collection), self._position(collection, of_captions=True)
@@ -214,9 +216,11 @@ class Evidence:
             }
         for name, agreement in agreements.items():
             values |= {f"{name}.{figure}": value for figure, value in correlations(agreement, ranks.image_of).items()}
-        return replace(answers, relevant=relevant, agreements=agreements), values
+        return replace(answers, relevant=relevant, agreements=agreements), values, hard
 
-    def _contrasted(self, method: Method, test: Split, fit_unit: Unit, images: Embedding) -> Contrasted:
+    def _contrasted(
+        self, method: Method, test: Split, fit_unit: Unit, images: Embedding
+    ) -> tuple[Contrasted, list[HardContrast]]:
         pairs, device, levels = self.contrasts, test.image_of.device, as_levels(images)
         assert pairs is not None
         position = self._position(self._collection)[pairs.image]
@@ -252,7 +256,7 @@ class Evidence:
         crossed[half] = halves(true[half] - false[other], errors[0, half] + errors[1, other])
         blind = self.blind
         none = np.zeros(len(pairs))
-        return Contrasted(
+        contrasted = Contrasted(
             tuple(pairs.kinds),
             position.astype(np.int32),
             pairs.kind.astype(np.uint8),
@@ -263,6 +267,9 @@ class Evidence:
             halves(blind.second, none),
             blind.balanced.astype(np.uint8),
             blind.same_words.astype(np.uint8),
+        )
+        return contrasted, find_hard_contrasts(
+            self._collection.images.ids, pairs, true, false, blind.balanced & (text == 0)
         )
 
 

@@ -32,7 +32,7 @@ from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.pairs import backend_of, require_ranked
 from cran_bench.ranking.problem import Backend, Clock
-from cran_bench.records.examples import Examples, find_examples
+from cran_bench.records.examples import Examples, HardContrast, find_examples
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import ResultStore
 from cran_bench.registry import METHODS, Configured
@@ -248,8 +248,9 @@ class Runner:
                 if recorded is not None:
                     return Outcome(address, recorded, None, reused=True)
                 started = self.store.now(address, self._data_info)
-                record, ranks = self._evaluate(fitted, protocol, address.fingerprint, started)
-                record = self.store.write(address, record, ranks, fitted.fit.curves, fitted.examples(protocol))
+                record, ranks, hard = self._evaluate(fitted, protocol, address.fingerprint, started)
+                examples = fitted.examples(protocol, hard)
+                record = self.store.write(address, record, ranks, fitted.fit.curves, examples)
             return Outcome(address, record, None, reused=False)
         except CannotWrite:
             raise
@@ -312,7 +313,9 @@ class Runner:
             }
         )
 
-    def _evaluate(self, fitted: _Fitted, protocol: Protocol, fingerprint: str, started: str) -> tuple[Record, Ranks]:
+    def _evaluate(
+        self, fitted: _Fitted, protocol: Protocol, fingerprint: str, started: str
+    ) -> tuple[Record, Ranks, list[HardContrast]]:
         require_ranked(fitted.method.build().similarity, protocol)  # before a fit
         fit = fitted.fit
         similarity = fit.part.similarity
@@ -332,9 +335,10 @@ class Runner:
         )
         ranks, metrics, kernel = evaluation.ranks, dict(evaluation.metrics), evaluation.ranks.kernel
         assert kernel is not None
+        hard: list[HardContrast] = []
         if protocol == "captions":
             asked = fit.part, test, fitted.unit, images, texts, ranks, fitted.method.label
-            ranks, values = self.evidence.measured(*asked)
+            ranks, values, hard = self.evidence.measured(*asked)
             metrics |= values
         record = Record(
             fingerprint=fingerprint,
@@ -380,7 +384,7 @@ class Runner:
             started=started,
             ranks_sha="",
         )
-        return record, ranks
+        return record, ranks, hard
 
 
 class Count:
@@ -450,16 +454,17 @@ class _Fitted:
             self._embedded[unit] = test, images, texts, clock.now() - start
         return self._embedded[unit]
 
-    def examples(self, protocol: Protocol) -> Examples | None:
-        """Return retrieval examples for protocols that rank texts; an average of captions cannot be shown.
+    def examples(self, protocol: Protocol, hard: list[HardContrast]) -> Examples | None:
+        """Return hard contrasts and, for protocols that rank texts, queries; an average of captions cannot be shown.
 
         Nor can an order that depends on the query: examples show the answers of one score.
         """
         if protocol not in ("captions", "documents") or depends_on_query(self.fit.part.similarity):
-            return None
+            return Examples(examples=[], contrasts=hard) if hard else None
         test, images, texts, _ = self.embeddings(unit_of(protocol))
         with torch.inference_mode():
-            return find_examples(self.fit.part, test, images, texts)
+            queries = find_examples(self.fit.part, test, images, texts).examples
+        return Examples(examples=queries, contrasts=hard or None)
 
 
 def _evaluation(similarity: Similarity) -> list[str]:

@@ -24,7 +24,8 @@ from cran_bench import (
 from cran_bench.errors import BadInput
 from cran_bench.frontend.text.words import tokenize
 from cran_bench.ranking.recorded import RecordedRanks
-from cran_bench.records.archive import read_ranks
+from cran_bench.records.archive import read_examples, read_ranks
+from cran_bench.records.store import ResultStore
 from cran_bench.registry import DATASETS
 from cran_bench.running import evidence
 from cran_bench.running.evidence import parse_contrasts
@@ -210,6 +211,12 @@ def test_contrasts_change_neither_fits_nor_recall(run, tmp_path):
     assert not any("." in name for name in documents.metrics)  # they are asked under the protocol captions
     assert (made.data.contrasts, probed.data.contrasts) == ("swap[seed=3]", "")
     assert made.data.contrasts_sha and probed.data.contrasts_sha != made.data.contrasts_sha
+    store = ResultStore(tmp_path / "results")
+    contrasts = next(one.ranks.contrasts for one in store.runs() if one.record == made)
+    wrong = np.flatnonzero((contrasts.balanced == 1) & (contrasts.text == 0))
+    hard = read_examples(store.path_of(made)).contrasts
+    assert {one.pair for one in hard} <= {*wrong.tolist()} and all(one.true < one.false for one in hard)
+    assert len(hard) == min(10, len({*contrasts.image[wrong].tolist()})) > 0
     again = run(dataset="probed[probed=false]", contrasts="swap[seed=3]")
     assert again.outcomes[0].reused
 

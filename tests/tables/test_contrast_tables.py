@@ -469,17 +469,18 @@ def test_the_hardest_contrasts_are_of_different_images_of_the_balanced_subset():
     image = random.integers(0, 30, count)
     texts = [f"caption {k}" for k in range(count)], [f"other {k}" for k in range(count)]
     pairs = Contrasts(image, *texts, random.integers(0, 2, count), ("a", "b"))
-    true, false, balanced = random.random(count), random.random(count), random.random(count) < 0.5
-    found = find_hard_contrasts([f"{k}.jpg" for k in range(30)], pairs, true, false, balanced)
+    true, false = random.random((2, count))
+    wrong = (random.random(count) < 0.5) & (true < false)
+    found = find_hard_contrasts([f"{k}.jpg" for k in range(30)], pairs, true, false, wrong)
     worst = {}
     for k in sorted(range(count), key=lambda k: true[k] - false[k]):
-        if balanced[k] and image[k] not in worst:
+        if wrong[k] and image[k] not in worst:
             worst[image[k]] = k
     assert [one.pair for one in found] == [*worst.values()][:10]
     for one in found:
         assert (one.image, one.kind) == (f"{image[one.pair]}.jpg", "ab"[pairs.kind[one.pair]])
         assert one.true == round(true[one.pair], 4) < one.false == round(false[one.pair], 4)
-    assert not find_hard_contrasts([f"{k}.jpg" for k in range(30)], pairs, false + 1, false, balanced)
+    assert not find_hard_contrasts([f"{k}.jpg" for k in range(30)], pairs, true, false, wrong & False)
 
 
 def test_the_report_shows_the_hardest_contrasts_with_their_pictures(command, tmp_path):
@@ -487,7 +488,7 @@ def test_the_report_shows_the_hardest_contrasts_with_their_pictures(command, tmp
     collection = dataset.build().load(tmp_path)
     pairs, ids = contrasts_of(collection, "swap"), collection.images.ids
     true, false = np.random.default_rng(0).random((2, len(pairs)))
-    hard = find_hard_contrasts(ids, pairs, true, false, np.ones(len(pairs), dtype=bool))
+    hard = find_hard_contrasts(ids, pairs, true, false, true < false)
     about = {"label": dataset.label, "split_sha": collection.split_sha()}
     for sha, is_there in ((pairs.sha(ids), True), ("e" * 64, False)):
         folder = tmp_path / sha[:4]
