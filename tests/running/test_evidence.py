@@ -198,6 +198,15 @@ def test_several_right_answers_and_ratings_are_those_of_the_scores(run, tmp_path
     assert values["people.spearman"] == pytest.approx(100 * np.corrcoef(order, [2, 2, 1, 1])[0, 1])
 
 
+def test_ratings_of_own_captions_only_have_no_correlations(run, monkeypatch, capsys):
+    load, first = Probed.load, 2 * ENDS[2]
+    own = Judgments("own", TEST[:2], [first, first + 2], [[1], [2]])
+    monkeypatch.setattr(Probed, "load", lambda *a: replace(made := load(*a), judgments=[*made.judgments, own]))
+    (record,) = run().records
+    assert "people.tau_c" in record.metrics and "own.tau_c" not in record.metrics
+    assert "own has no correlations" in capsys.readouterr().err
+
+
 def test_contrasts_change_neither_fits_nor_recall(run, tmp_path):
     (plain,) = run(dataset="probed[probed=false]").records
     fits = list((tmp_path / "cache" / "fits").glob("*.safetensors"))
@@ -271,6 +280,20 @@ def test_what_is_of_other_images_is_refused_and_what_is_unreadable_left_out(tmp_
     assert left.contrasts.partner.tolist() == [-1, -1]  # whose other halves are gone
     assert left.relevance[0].i2t.query.tolist() == [TEST[2]] and left.relevance[0].t2i is None
     assert left.judgments[0].image.tolist() == [TEST[2]]  # of another caption's image
+
+
+def test_lists_become_arrays_and_what_does_not_fit_is_told():
+    made = Qrels([0, 1], [1, 0], [1, 2]), Judgments("people", [0], [1], [[1, 4]])
+    assert made[0].grade.tolist() == [1.0, 2.0] and made[1].ratings.dtype == np.float64
+    for wrong, told in (
+        (lambda: Qrels([0.5], [0], [1]), "query of judgments is float64"),
+        (lambda: Qrels([0], [0], [[1]]), "qrels have 1, 1 and 1 queries"),
+        (lambda: Judgments("people", [0, 1], [0, 1], [[1], [1, 2]]), "ratings of judgments are not all numbers"),
+        (lambda: Contrasts([0], ["a"], ["\ud800"], [0], ["kind"]), "no valid text"),
+        (lambda: Contrasts([0], ["a"], ["b"], [0], [7]), "named '7'"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            wrong()
 
 
 def test_data_without_training_captions_has_no_blind_baseline(run, tmp_path):
