@@ -237,6 +237,15 @@ def test_a_method_of_given_captions_has_no_contrasts(run, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_given_scores_and_rankings_have_judgments_and_no_contrasts(run, tmp_path, capsys):
+    np.save(tmp_path / "given.npy", np.random.default_rng(0).standard_normal((8, 16)))
+    lines = [f"i{image} Q0 i{image}#0 1 1.0 run\ni{image}#0 Q0 i{image} 1 1.0 run\n" for image in TEST]
+    (tmp_path / "given.run").write_text("".join(lines))
+    for record in run([f"scores:{tmp_path}/given.npy", f"trec:{tmp_path}/given.run"]).records:
+        assert "contrasts.order" not in record.metrics and {"people.tau_c", "more.i2t_r1"} <= {*record.metrics}
+    assert capsys.readouterr().err.count("own texts only") == 2
+
+
 def test_answers_are_stored_whole_and_damage_is_found(run, tmp_path):
     results = run()
     stored = results.store.runs()[0].ranks
