@@ -409,7 +409,7 @@ class Table:
             of_kinds = [name for name in task.columns if name != HEADLINE]
             whole = [name for name in of_kinds if kind_and_part(name)[1] in ("", "same_words")]
             kinds = [name for name in of_kinds if name not in whole] or whole
-            return [*best, {*kinds[:2]}, *({name} for name in kinds[2:]), {*whole}.difference(kinds), {"commit"}]
+            return [*best, *({name} for name in kinds), {*whole}.difference(kinds), {"commit"}]
         recalls = [{f"{task.of}.{side}_{name}" for name in ("own_r1", "r1")} for side in ("t2i", "i2t")]
         rated = {name for name in task.columns if name.endswith(_CORRELATIONS)} - {task.headline}
         return [*best, *recalls, rated, {*task.columns}.difference(*best, *recalls, rated), {"commit"}]
