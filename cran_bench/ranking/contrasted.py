@@ -17,7 +17,12 @@ PREFIX = "contrasts."
 CROSSED = ("text", "image", "group")
 _IN_ORDER = np.array([1, 1 / 2, 1 / 3, 1 / 6, 1 / 6])
 """Chance that two scores exceed two others if none is smaller, by the number of ties between the four."""
-SUBSETS = ("balanced", "same_words", *CROSSED)
+
+
+def kind_and_part(figure: str) -> tuple[str, str]:
+    """The kind of a figure, and the part or the score of its pairs: ``balanced``, ``text``; '' for all of them."""
+    kind, _, part = figure.removeprefix(PREFIX).partition(".")
+    return kind, part
 
 
 def halves(gaps: NDArray[np.float64], tolerance: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -65,9 +70,7 @@ class Contrasted:
         Args:
             figure: one of `names`.
         """
-        kind, _, subset = figure.removeprefix(PREFIX).rpartition(".")
-        if subset not in SUBSETS:
-            kind, subset = figure.removeprefix(PREFIX), ""
+        kind, subset = kind_and_part(figure)
         own = self.kind == self.kinds.index(kind)
         right = self.text / 2.0
         if subset in CROSSED:
@@ -96,7 +99,7 @@ class Contrasted:
     @property
     def ranked(self) -> list[str]:
         """The figures of balanced subsets with at least `FEW_PAIRS` pairs, whose mean is the headline."""
-        balanced = [name for name in self.names if name.endswith(".balanced")]
+        balanced = [name for name in self.names if kind_and_part(name)[1] == "balanced"]
         return [name for name in balanced if np.count_nonzero(~np.isnan(self.by_pair(name))) >= FEW_PAIRS]
 
     @property

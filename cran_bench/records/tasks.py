@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cran_bench.errors import BadInput
 from cran_bench.ranking.agreement import CORRELATIONS, weighted_correlations
-from cran_bench.ranking.contrasted import CROSSED, HEADLINE, Contrasted
+from cran_bench.ranking.contrasted import CROSSED, HEADLINE, Contrasted, kind_and_part
 from cran_bench.ranking.metrics import KS, Direction, Ranks
 from cran_bench.ranking.precisions import CATEGORY_FIGURES
 from cran_bench.ranking.recorded import RecordedRanks
@@ -129,7 +129,7 @@ def contrasts_task(contrasts: Contrasted) -> Task:
     """The task of contrasts of these kinds."""
     figures, ranked = contrasts.names, tuple(contrasts.ranked)
     order = ("balanced", *CROSSED, "same_words")
-    parts = [name for part in order for name in figures if name.endswith(f".{part}")]
+    parts = [name for part in order for name in figures if kind_and_part(name)[1] == part]
     alike = {name: contrasts.same_words[~np.isnan(contrasts.by_pair(name))].mean() for name in figures}
     by_order = {name for name, share in alike.items() if share > 0.5}
     return Task(
@@ -137,7 +137,7 @@ def contrasts_task(contrasts: Contrasted) -> Task:
         tuple(figures),
         {HEADLINE: ranked} if ranked else {},
         (*figures, HEADLINE),
-        tuple(dict.fromkeys((HEADLINE, *ranked, *parts, *figures))),
+        tuple(dict.fromkeys((*[HEADLINE] * bool(ranked), *ranked, *parts, *figures))),
         lambda ranks: {name: (_contrasts(ranks).image, _contrasts(ranks).by_pair(name)) for name in figures},
         lambda ranks: [np.array(x) for name, x in vars(_contrasts(ranks)).items() if name not in ("text", "crossed")],
         {"contrasts": HEADLINE} if ranked else {},

@@ -21,7 +21,7 @@ from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.frontend.text.blind import Blind, blind_scores
 from cran_bench.frontend.text.encoding import TextFeatures, captions_of, encode, encoded_at
 from cran_bench.frontend.text.swaps import make_swaps
-from cran_bench.judgments import Qrels
+from cran_bench.judgments import Judgments, Qrels
 from cran_bench.machine.arithmetic import in_full_precision, reproducible
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import sha256_json
@@ -123,6 +123,17 @@ class Evidence:
         return {name: sha for name, sha in {**made, "judgments_sha": judged}.items() if sha}
 
     @cached_property
+    def judgments(self) -> list[Judgments]:
+        """The ratings, without those that are of captions with their own images only, which have no correlations."""
+        found, image_of = [], self._collection.image_of
+        for one in self._collection.judgments:
+            if (image_of[one.caption] != one.image).any():
+                found.append(one)
+            else:
+                say(f"{one.name} has no correlations, as every caption is rated with its own image only")
+        return found
+
+    @cached_property
     def blind(self) -> Blind:
         """What text-only models, fitted on the training captions, make of the contrasts."""
         assert self.contrasts
@@ -194,7 +205,7 @@ class Evidence:
                 say(f"{label} has no contrasts, as it cannot encode new captions: {error}")
             else:
                 answers, values = replace(answers, contrasts=contrasted), contrasted.figures()
-        if not (collection.relevance or collection.judgments):
+        if not (collection.relevance or self.judgments):
             return answers, values, hard
         with torch.no_grad(), in_full_precision(test.image_of.device):
             problem = make_problem(images, texts, test.image_of, method.similarity)
@@ -211,8 +222,7 @@ class Evidence:
                         values[f"{some.name}.{way}_own_r1"] = own_r1(getattr(ranks, way), found)
                 values |= {f"{some.name}.{figure}": value for figure, value in figures(relevant[some.name]).items()}
             agreements = {
-                one.name: agree(problem, image[one.image], caption[one.caption], one.ratings)
-                for one in collection.judgments
+                one.name: agree(problem, image[one.image], caption[one.caption], one.ratings) for one in self.judgments
             }
         for name, agreement in agreements.items():
             values |= {f"{name}.{figure}": value for figure, value in correlations(agreement, ranks.image_of).items()}

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from cran_bench.ranking.agreement import between_people
-from cran_bench.ranking.contrasted import CROSSED, FEW_PAIRS, HEADLINE, PREFIX, SUBSETS, Contrasted
+from cran_bench.ranking.contrasted import CROSSED, FEW_PAIRS, HEADLINE, PREFIX, Contrasted, kind_and_part
 from cran_bench.ranking.precisions import CATEGORY_COUNTS, CATEGORY_FIGURES, CUT
 from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.ranking.relevance import FIGURES as RETRIEVED
@@ -46,9 +46,9 @@ def heading(name: str) -> str:
         return "mean"
     if not name.startswith(PREFIX):
         return HEADINGS.get(name) or _OF_JUDGMENTS.get(name.partition(".")[2], name)
-    kind, _, subset = name.removeprefix(PREFIX).rpartition(".")
-    if subset not in SUBSETS:
-        return f"{name.removeprefix(PREFIX)} (all)"
+    kind, subset = kind_and_part(name)
+    if not subset:
+        return f"{kind} (all)"
     return kind if subset == "balanced" else f"{kind} {subset.replace('_', ' ')}"
 
 
@@ -85,7 +85,7 @@ def _of_category(runs: Sequence[Finished]) -> list[str]:
 
 
 def _of_contrasts(contrasts: Contrasted, task: Task, unseen: Sequence[str]) -> list[str]:
-    kinds, ranked = contrasts.kinds, [name.removeprefix(PREFIX).removesuffix(_BALANCED) for name in contrasts.ranked]
+    kinds, ranked = contrasts.kinds, [kind_and_part(name)[0] for name in contrasts.ranked]
     sizes = np.bincount(contrasts.kind, minlength=len(kinds))
     balanced, alike = (
         np.bincount(contrasts.kind[x == 1], minlength=len(kinds)) for x in (contrasts.balanced, contrasts.same_words)
@@ -113,9 +113,10 @@ def _of_contrasts(contrasts: Contrasted, task: Task, unseen: Sequence[str]) -> l
         if f"{PREFIX}{kind}.same_words" in task.figures:
             lines.append(f"{kind}: {same:,} of {size:,} pairs have the same words, shown apart too.")
     if unseen:
+        ranked_not = ", and are not ranked" * (HEADLINE in task.by_order)
         lines.append(
             f"{UNSEEN} The order of words is not seen: all pairs with the same words tie, exactly 50 %. Such rows were "
-            f"not tested there, and are not ranked: {', '.join(unseen)}."
+            f"not tested there{ranked_not}: {', '.join(unseen)}."
         )
     if (contrasts.partner >= 0).any():
         lines.append(
@@ -163,7 +164,7 @@ def blind(contrasts: Contrasted, which: str, task: Task) -> dict[str, float]:
     """
     model = replace(contrasts, text=getattr(contrasts, which))
     means = {
-        name: float(np.nanmean(model.by_pair(name))) for name in task.figures if name.rpartition(".")[2] not in CROSSED
+        name: float(np.nanmean(model.by_pair(name))) for name in task.figures if kind_and_part(name)[1] not in CROSSED
     }
     if ranked := task.totals.get(HEADLINE):
         means[HEADLINE] = float(np.mean([means[name] for name in ranked]))
@@ -181,7 +182,8 @@ def above(contrasts: Contrasted, task: Task) -> dict[str, list[str]]:
     percent = [{name: f"{value:.1f}" for name, value in means.items()} for means in models]
     columns = {"method": ["pairs", *(f"{name}, all" for name in BLIND), "balanced pairs", *BLIND]}
     for name in task.columns:
-        whole = "all" if name == HEADLINE else name.removesuffix(_BALANCED)
-        part = name if name == HEADLINE or name.endswith(_BALANCED) else ""
+        kind, subset = kind_and_part(name)
+        whole = "all" if name == HEADLINE else PREFIX + kind if subset == "balanced" else name
+        part = name if name == HEADLINE or subset == "balanced" else ""
         columns[name] = [means.get(key, "") for key in (whole, part) for means in (counts, *percent)]
     return columns

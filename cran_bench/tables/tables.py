@@ -18,7 +18,7 @@ from tabulate import tabulate
 from cran_bench.errors import BadInput, did_you_mean, escaped
 from cran_bench.protocols import MEANING, PROTOCOLS
 from cran_bench.ranking.agreement import CORRELATIONS
-from cran_bench.ranking.contrasted import CROSSED, HEADLINE, Contrasted
+from cran_bench.ranking.contrasted import HEADLINE, Contrasted, kind_and_part
 from cran_bench.ranking.metrics import small_set_notes
 from cran_bench.ranking.precisions import CATEGORY_FIGURES, CATEGORY_METRICS
 from cran_bench.ranking.recorded import RecordedRanks
@@ -142,6 +142,12 @@ class Row:
         """Whether it does not see the order of words, so that contrasts of the same words do not test it."""
         of = [ranks.contrasts for ranks in self.ranks] if self.task.name == HEADLINE else []
         return bool(of) and all(contrasts is not None and contrasts.is_order_unseen for contrasts in of)
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether it is compared by the headline, which must not depend on the order of words if it does not see it."""
+        headline = self.task.headline
+        return self.task.has(headline) and not (self.is_order_unseen and headline in self.task.by_order)
 
     def seconds(self, phase: str) -> float:
         """Mean seconds of a phase over seeds; NaN if none finished."""
@@ -306,7 +312,7 @@ class Table:
     @cached_property
     def ranked(self) -> list[Row]:
         """The finished rows that are compared by the headline, the best first."""
-        return [row for row in self.finished if not row.is_order_unseen and self.task.has(self.task.headline)]
+        return [row for row in self.finished if row.is_ranked]
 
     def behind_best(self) -> dict[str, Interval]:
         """Each ranked row's headline minus the best other row's, without the best row; empty for `--quick`."""
@@ -398,12 +404,12 @@ class Table:
         task = self.task
         if task in (RECALL, CATEGORY):
             return _BY_IMPORTANCE
-        is_whole = task.name == HEADLINE
-        whole = {name for name in task.columns if is_whole and name.rpartition(".")[2] not in ("balanced", *CROSSED)}
         best = {"dataset", "method", task.headline}, {"behind_best"}
         if task.name == HEADLINE:
-            kinds = ({name} for name in task.columns[3:] if name not in whole)
-            return [*best, {*task.columns[1:3]}, *kinds, whole - {task.headline}, {"commit"}]
+            of_kinds = [name for name in task.columns if name != HEADLINE]
+            whole = [name for name in of_kinds if kind_and_part(name)[1] in ("", "same_words")]
+            kinds = [name for name in of_kinds if name not in whole] or whole
+            return [*best, *({name} for name in kinds), {*whole}.difference(kinds), {"commit"}]
         recalls = [{f"{task.of}.{side}_{name}" for name in ("own_r1", "r1")} for side in ("t2i", "i2t")]
         rated = {name for name in task.columns if name.endswith(_CORRELATIONS)} - {task.headline}
         return [*best, *recalls, rated, {*task.columns}.difference(*best, *recalls, rated), {"commit"}]
@@ -558,7 +564,7 @@ def build_tables(
 
 def _place(row: Row) -> tuple[int, float]:
     value = row.mean(row.task.headline)
-    return (int(row.is_order_unseen) if row.records else 2, np.inf if np.isnan(value) else -value)
+    return (int(row.is_order_unseen and not row.is_ranked) if row.records else 2, np.inf if np.isnan(value) else -value)
 
 
 def _tasks(run: Finished, name: TaskName) -> list[Task]:
@@ -616,7 +622,9 @@ def render(
     texts = []
     for table in tables:
         notes, warnings = table.notes + table.failed * failures, ["quick: not for comparison"] * table.group.quick
-        texts.append(typeset(table.title, table.display(names), notes, style, warnings, width, table.importance))
+        shown = table.title, table.display(names), notes, style, warnings, width, table.importance
+        which = "" if table.task is RECALL else f"{table.task.name} "
+        texts.append(typeset(*shown, f"cran-bench table {which}--wide"))
     return "\n".join(texts)
 
 
@@ -635,10 +643,12 @@ def typeset(
     warnings: Sequence[str] = (),
     width: int | None = None,
     importance: Sequence[Set[str]] = _BY_IMPORTANCE,
+    everything: str = "cran-bench table --wide",
 ) -> str:
     """Format one table, except as CSV or JSON: title, body, notes; in a terminal only the columns that fit a width.
 
-    Columns of one set of `importance` are shown together; the most important set comes first.
+    Columns of one set of `importance` are shown together; the most important set comes first.  A note says that
+    `everything` has those left out.
 
     Raises:
         BadInput: an unknown format.
@@ -646,7 +656,7 @@ def typeset(
     require_format(style)
     columns = {name: [escaped(cell, "") for cell in cells] for name, cells in columns.items()}
     if style == "terminal" and width is not None:
-        columns, left_out = _fitted(columns, width, importance)
+        columns, left_out = _fitted(columns, width, importance, everything)
         fill = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False).fill
         title, *notes = map(fill, (title, *notes, *left_out))
     cells = [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in of] for of in columns.values()]
@@ -667,7 +677,7 @@ def typeset(
 
 
 def _fitted(
-    columns: Mapping[str, Sequence[str]], width: int, importance: Sequence[Set[str]]
+    columns: Mapping[str, Sequence[str]], width: int, importance: Sequence[Set[str]], everything: str
 ) -> tuple[dict[str, Sequence[str]], list[str]]:
     """The columns that fit into a width, the most important first, and a note on what was left out.
 
@@ -694,7 +704,6 @@ def _fitted(
     left = [heading(name) for name in shown if name not in kept]
     for name, what in (("i2t_r1", "recalls"), ("i2t_map", "directions"), (HEADLINE, "shares")):
         left += [f"± of {what}"] * any("±" in cell for cell in columns.get(name, ()))
-    everything = "cran-bench table --wide" if {"dataset", "method"} <= set(importance[0]) else "-f csv"
     note = f"Left out to fit {width} characters: {', '.join(dict.fromkeys(left))} ({everything} has all)."
     return {name: shown[name] for name in shown if name in kept}, [note] if left else []
 

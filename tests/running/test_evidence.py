@@ -198,6 +198,15 @@ def test_several_right_answers_and_ratings_are_those_of_the_scores(run, tmp_path
     assert values["people.spearman"] == pytest.approx(100 * np.corrcoef(order, [2, 2, 1, 1])[0, 1])
 
 
+def test_ratings_of_own_captions_only_have_no_correlations(run, monkeypatch, capsys):
+    load, first = Probed.load, 2 * ENDS[2]
+    own = Judgments("own", TEST[:2], [first, first + 2], [[1], [2]])
+    monkeypatch.setattr(Probed, "load", lambda *a: replace(made := load(*a), judgments=[*made.judgments, own]))
+    (record,) = run().records
+    assert "people.tau_c" in record.metrics and "own.tau_c" not in record.metrics
+    assert "own has no correlations" in capsys.readouterr().err
+
+
 def test_contrasts_change_neither_fits_nor_recall(run, tmp_path):
     (plain,) = run(dataset="probed[probed=false]").records
     fits = list((tmp_path / "cache" / "fits").glob("*.safetensors"))
@@ -226,6 +235,15 @@ def test_a_method_of_given_captions_has_no_contrasts(run, capsys):
     assert "contrasts.order" not in record.metrics and "people.tau_c" in record.metrics
     said = "has no contrasts, as it cannot encode new captions: it has the captions of the dataset only"
     assert said in capsys.readouterr().err
+
+
+def test_given_scores_and_rankings_have_judgments_and_no_contrasts(run, tmp_path, capsys):
+    np.save(tmp_path / "given.npy", np.random.default_rng(0).standard_normal((8, 16)))
+    lines = [f"i{image} Q0 i{image}#0 1 1.0 run\ni{image}#0 Q0 i{image} 1 1.0 run\n" for image in TEST]
+    (tmp_path / "given.run").write_text("".join(lines))
+    for record in run([f"scores:{tmp_path}/given.npy", f"trec:{tmp_path}/given.run"]).records:
+        assert "contrasts.order" not in record.metrics and {"people.tau_c", "more.i2t_r1"} <= {*record.metrics}
+    assert capsys.readouterr().err.count("own texts only") == 2
 
 
 def test_answers_are_stored_whole_and_damage_is_found(run, tmp_path):
@@ -271,6 +289,20 @@ def test_what_is_of_other_images_is_refused_and_what_is_unreadable_left_out(tmp_
     assert left.contrasts.partner.tolist() == [-1, -1]  # whose other halves are gone
     assert left.relevance[0].i2t.query.tolist() == [TEST[2]] and left.relevance[0].t2i is None
     assert left.judgments[0].image.tolist() == [TEST[2]]  # of another caption's image
+
+
+def test_lists_become_arrays_and_what_does_not_fit_is_told():
+    made = Qrels([0, 1], [1, 0], [1, 2]), Judgments("people", [0], [1], [[1, 4]])
+    assert made[0].grade.tolist() == [1.0, 2.0] and made[1].ratings.dtype == np.float64
+    for wrong, told in (
+        (lambda: Qrels([0.5], [0], [1]), "query of judgments is float64"),
+        (lambda: Qrels([0], [0], [[1]]), "qrels have 1, 1 and 1 queries"),
+        (lambda: Judgments("people", [0, 1], [0, 1], [[1], [1, 2]]), "ratings of judgments are not all numbers"),
+        (lambda: Contrasts([0], ["a"], ["\ud800"], [0], ["kind"]), "no valid text"),
+        (lambda: Contrasts([0], ["a"], ["b"], [0], [7]), "named '7'"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            wrong()
 
 
 def test_data_without_training_captions_has_no_blind_baseline(run, tmp_path):

@@ -260,6 +260,32 @@ def test_rows_that_see_no_order_are_shown_last_and_not_ranked(table):
     assert table.rows[3].values("contrasts.agent") == [50.0]
 
 
+def test_the_order_of_words_ranks_nothing_out_where_the_headline_does_not_depend_on_it():
+    few = contrasted(bag=True)
+    few = replace(few, balanced=few.balanced * (few.kind == 2))  # of pairs with other words only
+    bag = Finished(run(BAG, 0.9)[0], lambda: replace(ranks_of(0.9), contrasts=few))
+    other = replace(few, text=contrasted(0.6).text)
+    (table,) = build_tables(
+        [bag, Finished(run()[0], lambda: replace(ranks_of(), contrasts=other))], [], task="contrasts"
+    )
+    assert [row.label for row in table.ranked] == [row.label for row in table.finished]
+    cells, text = table.display(), flat(render([table], "terminal"))
+    place = cells["method"].index(BAG)
+    assert cells["contrasts.agent"][place] == "50.0 ○" and "○" not in cells["contrasts"][place]
+    assert f"not tested there: {BAG}." in text and "as they do not see" not in significance_table(
+        [table], [], "terminal"
+    )
+
+
+def test_kinds_may_have_the_names_of_parts():
+    usual = contrasted(crossed=True)
+    named = replace(usual, kinds=("balanced", "text", "group", "same_words"))
+    assert [*named.figures().values()] == [*usual.figures().values()]
+    runs = [Finished(run()[0], lambda x=x: replace(ranks_of(), contrasts=x)) for x in (named, usual)]
+    above = [build_tables([one], [], task="contrasts")[0].above for one in runs]
+    assert [*above[0].values()] == [*above[1].values()]
+
+
 def test_text_only_models_and_counts_stand_above_the_methods(table):
     cells, pairs = table.display(), table.rows[0].ranks[0].contrasts
     assert cells["method"][:6] == [
@@ -327,7 +353,7 @@ def test_no_ranked_kind_means_no_headline():
     several = [Finished(record, lambda: replace(ranks, contrasts=few)) for _ in range(2)]
     several[1] = Finished(run(*ROWS[1])[0], several[1].read)
     (table,) = build_tables(several, [], task="contrasts")
-    assert not table.behind_best() and table.display()["contrasts"][-1] == ""
+    assert not table.behind_best() and "contrasts" not in table.display()
     assert "so that there is no mean: agent (0)" in flat(render([table], "terminal"))
     with pytest.raises(BadInput, match="has no kind with 20 balanced pairs, so that it ranks no method"):
         significance_table([table], ["cca:tuned", "cfa:tuned"], "terminal")
