@@ -99,38 +99,37 @@ class Contrasts:
         """Return P."""
         return len(self.true)
 
+    @property
+    def partners(self) -> NDArray[np.int64]:
+        """(P,) int64, `partner`, or `NO_PARTNER` for every pair."""
+        return np.full(len(self), NO_PARTNER) if self.partner is None else self.partner
+
     def take(self, rows: NDArray[np.int64]) -> Contrasts:
         """The pairs of the rows (n,); one half of a crossed pair without the other is a pair of its own."""
         place = np.full(len(self), NO_PARTNER, dtype=np.int64)
         place[rows] = np.arange(len(rows))
         true, false = ([texts[row] for row in rows.tolist()] for texts in (self.true, self.false))
-        partner = None
-        if self.partner is not None:
-            partner = np.where(self.partner[rows] == NO_PARTNER, NO_PARTNER, place[self.partner[rows]])
+        partner = np.where(self.partners[rows] == NO_PARTNER, NO_PARTNER, place[self.partners[rows]])
         return Contrasts(self.image[rows], true, false, self.kind[rows], self.kinds, partner)
 
     def and_also(self, other: Contrasts) -> Contrasts:
         """These pairs, then those of `other`."""
         kinds = list(dict.fromkeys((*self.kinds, *other.kinds)))
         its = np.array([kinds.index(name) for name in other.kinds], dtype=np.int64)
-        partner = None
-        if self.partner is not None or other.partner is not None:
-            none = [np.full(len(one), NO_PARTNER, dtype=np.int64) for one in (self, other)]
-            own, more = (x.partner if x.partner is not None else y for x, y in zip((self, other), none, strict=True))
-            partner = np.concatenate([own, np.where(more == NO_PARTNER, NO_PARTNER, more + len(self))])
+        partner = np.where(other.partners == NO_PARTNER, NO_PARTNER, other.partners + len(self))
         return Contrasts(
             np.concatenate([self.image, other.image]),
             [*self.true, *other.true],
             [*self.false, *other.false],
             np.concatenate([self.kind, its[other.kind]]),
             kinds,
-            partner,
+            np.concatenate([self.partners, partner]),
         )
 
     def sha(self, ids: Sequence[str]) -> str:
         """Return the sha256 of all pairs, which name their images by `ids`, those of the collection."""
         images = [ids[row] for row in self.image.tolist()]
-        partner = [] if self.partner is None else self.partner.tolist()
+        partner = self.partners.tolist() if (self.partners != NO_PARTNER).any() else []
         return sha256_json([images, [*self.true], [*self.false], self.kind.tolist(), [*self.kinds], partner])
 
 

@@ -19,8 +19,8 @@ _IN_ORDER = np.array([1, 1 / 2, 1 / 3, 1 / 6, 1 / 6])
 """Chance that two scores exceed two others if none is smaller, by the number of ties between the four."""
 
 
-def kind_and_part(figure: str) -> tuple[str, str]:
-    """The kind of a figure, and the part or the score of its pairs: ``balanced``, ``text``; '' for all of them."""
+def parts_of(figure: str) -> tuple[str, str]:
+    """The kind of a figure of contrasts, and which of its pairs it is of, such as ``balanced``; '' for all of them."""
     kind, _, part = figure.removeprefix(PREFIX).partition(".")
     return kind, part
 
@@ -70,17 +70,17 @@ class Contrasted:
         Args:
             figure: one of `names`.
         """
-        kind, subset = kind_and_part(figure)
+        kind, part = parts_of(figure)
         own = self.kind == self.kinds.index(kind)
         right = self.text / 2.0
-        if subset in CROSSED:
+        if part in CROSSED:
             own = own & (self.partner >= 0)
             four = np.stack([x[rows] for x in (self.text, self.crossed) for rows in (slice(None), self.partner)])
             both = np.minimum(four[0::2], 2) * np.minimum(four[1::2], 2) / 4.0
             group = four.all(axis=0) * _IN_ORDER[np.count_nonzero(four == 1, axis=0)]
-            right = {"text": both[0], "image": both[1], "group": group}[subset]
-        elif subset:
-            own = own & (getattr(self, subset) == 1)
+            right = {"text": both[0], "image": both[1], "group": group}[part]
+        elif part:
+            own = own & (getattr(self, part) == 1)
         return np.where(own, 100.0 * right, np.nan)
 
     @property
@@ -90,8 +90,8 @@ class Contrasted:
         for place, kind in enumerate(self.kinds):
             own = self.kind == place
             of = {"": own, "balanced": own & (self.balanced == 1), "same_words": own & (self.same_words == 1)}
-            if of["same_words"].all() or of["same_words"].sum() == own.sum():
-                del of["same_words"]  # it is the whole kind
+            if np.array_equal(of["same_words"], own):
+                del of["same_words"]
             of |= dict.fromkeys(CROSSED, own & (self.partner >= 0))
             found += [PREFIX + kind + f".{part}" * bool(part) for part, pairs in of.items() if pairs.any()]
         return found
@@ -99,20 +99,28 @@ class Contrasted:
     @property
     def ranked(self) -> list[str]:
         """The figures of balanced subsets with at least `FEW_PAIRS` pairs, whose mean is the headline."""
-        balanced = [name for name in self.names if kind_and_part(name)[1] == "balanced"]
+        balanced = [name for name in self.names if parts_of(name)[1] == "balanced"]
         return [name for name in balanced if np.count_nonzero(~np.isnan(self.by_pair(name))) >= FEW_PAIRS]
+
+    @property
+    def drawn_with(self) -> NDArray[np.int64]:
+        """(P,) the image with which each pair is resampled: both images of a crossed pair are drawn together."""
+        if (self.partner < 0).all():
+            return self.image.astype(np.int64)
+        from scipy.sparse import coo_array  # which takes a tenth of a second to import
+        from scipy.sparse.csgraph import connected_components
+
+        half, size = self.partner >= 0, int(self.image.max()) + 1
+        edges = self.image[half], self.image[self.partner[half]]
+        group = connected_components(coo_array((np.ones(len(edges[0])), edges), shape=(size, size)), directed=False)[1]
+        first = np.unique(group, return_index=True)[1]
+        return np.asarray(first[group[self.image]], dtype=np.int64)
 
     @property
     def is_order_unseen(self) -> bool:
         """Whether all pairs with the same words tie, as they do for a bag of words."""
         alike = self.text[self.same_words == 1]
         return len(alike) > 0 and bool((alike == 1).all())
-
-    def figures(self) -> dict[str, float]:
-        """The figures by name, in percent; `contrasts`, the headline, only if a kind has enough balanced pairs."""
-        values = {name: float(np.nanmean(self.by_pair(name))) for name in self.names}
-        ranked = [values[name] for name in self.ranked]
-        return {**({HEADLINE: float(np.mean(ranked))} if ranked else {}), **values}
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """`ARRAYS` by name."""
@@ -135,19 +143,11 @@ class Contrasted:
             raise ValueError("a contrast names an image or a kind that does not exist")
         halves = np.concatenate([values[name] for name in ("text", "blind", "second")])
         crossed = values["crossed"][values["crossed"] != NOT_CROSSED]
-        if (
-            halves.max() > 2
-            or crossed.max(initial=0) > 2
-            or max(values["balanced"].max(), values["same_words"].max()) > 1
-        ):
+        flags = np.concatenate([values[name] for name in ("balanced", "same_words")])
+        if halves.max() > 2 or crossed.max(initial=0) > 2 or flags.max() > 1:
             raise ValueError("an outcome of a contrast is not 0, 1 or 2")
-        partner, is_half = values["partner"], values["partner"] >= 0
-        if (
-            partner.min() < -1
-            or partner.max() >= count
-            or not np.array_equal(is_half, values["crossed"] != NOT_CROSSED)
-        ):
-            raise ValueError("a crossed contrast lacks its other half")
-        if not np.array_equal(partner[partner[is_half]], np.flatnonzero(is_half)):
+        partner, half = values["partner"], np.flatnonzero(values["crossed"] != NOT_CROSSED)
+        is_inside = -1 <= partner.min() <= partner.max() < count and np.array_equal(np.flatnonzero(partner >= 0), half)
+        if not (is_inside and np.array_equal(partner[partner[half]], half)):
             raise ValueError("a crossed contrast lacks its other half")
         return Contrasted(kinds, **values)

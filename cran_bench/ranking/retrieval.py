@@ -8,7 +8,6 @@ grade and the discount 1 / log2(rank + 1).  All figures are expectations over ra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,10 +17,10 @@ from torch.nn.functional import pad
 
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import track
-from cran_bench.ranking.metrics import Counts, Direction
+from cran_bench.ranking.metrics import Counts
 from cran_bench.ranking.ordering import BLOCK_BYTES, ENTRY_BYTES, Sorter, groups, precision_terms
 from cran_bench.ranking.problem import Problem, blocks
-from cran_bench.ranking.relevance import FIGURES, Retrieved
+from cran_bench.ranking.relevance import Retrieved
 
 
 def retrieve(
@@ -74,20 +73,6 @@ def retrieve(
     first = Counts(*counts.astype("int32"))
     hits = (first.hits(k) for k in (1, 5, 10))
     return Retrieved(asked.int().cpu().numpy(), right.int().cpu().numpy(), *hits, *measures)
-
-
-def figures(relevant: Mapping[Direction, Retrieved]) -> dict[str, float]:
-    """The means over the queries of each direction, such as `i2t_r1` in percent and `i2t_map_r` as a fraction."""
-    return {
-        f"{direction}_{name}": times * float(getattr(found, key).mean())
-        for direction, found in relevant.items()
-        for name, (key, times) in FIGURES.items()
-    }
-
-
-def own_r1(counts: Counts, found: Retrieved) -> float:
-    """R@1 in percent on the same queries with own answers only, whose `counts` are those of the whole split."""
-    return 100.0 * float(counts.take(found.query.astype("int64")).hits(1).mean())
 
 
 def _check(query: Tensor, answer: Tensor, grade: Tensor, queries: int, candidates: int) -> None:

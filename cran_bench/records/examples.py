@@ -104,7 +104,7 @@ def find_hard_contrasts(
     contrasts: Contrasts,
     true: NDArray[np.float64],
     false: NDArray[np.float64],
-    wrong: NDArray[np.bool_],
+    among: NDArray[np.bool_],
 ) -> list[HardContrast]:
     """The ten pairs, of different images, that a method gets most wrong, the worst first.
 
@@ -113,9 +113,9 @@ def find_hard_contrasts(
         contrasts: P pairs.
         true: (P,) scores of the true captions.
         false: (P,) scores of the false captions.
-        wrong: (P,) pairs of the balanced subset whose false caption scores above the true one.
+        among: (P,) which pairs to choose from, such as those of the balanced subset.
     """
-    rows, hard = np.flatnonzero(wrong), dict[int, HardContrast]()
+    rows, hard = np.flatnonzero(among), dict[int, HardContrast]()
     for pair in rows[np.argsort((true - false)[rows], kind="stable")].tolist():
         image, kind = int(contrasts.image[pair]), contrasts.kinds[contrasts.kind[pair]]
         scores = {"true": round(float(true[pair]), 4), "false": round(float(false[pair]), 4)}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cran_bench.errors import BadInput
 from cran_bench.ranking.agreement import CORRELATIONS, weighted_correlations
-from cran_bench.ranking.contrasted import CROSSED, HEADLINE, Contrasted, kind_and_part
+from cran_bench.ranking.contrasted import CROSSED, HEADLINE, Contrasted, parts_of
 from cran_bench.ranking.metrics import KS, Direction, Ranks
 from cran_bench.ranking.precisions import CATEGORY_FIGURES
 from cran_bench.ranking.recorded import RecordedRanks
@@ -104,6 +104,11 @@ class Task:
             found.extend(self.correlations([ranks], once)[0, 0])
         return np.array(found)
 
+    def metrics(self, ranks: Ranks) -> dict[str, float]:
+        """The totals and figures of some ranks, by name."""
+        values = self.values(ranks)
+        return {figure: float(self.combined(values, figure)) for figure in (*self.totals, *self.figures)}
+
     def by_image(self, ranks: Ranks) -> NDArray[np.float64]:
         """(M, 2, N) of each figure that is a mean, the sum over what belongs to an image, and the number of that."""
         images = len(ranks.i2t.better)
@@ -125,11 +130,17 @@ def tasks_of(name: TaskName, ranks: RecordedRanks) -> list[Task]:
     return [RECALL] if name == "recall" else [CATEGORY] * (ranks.precisions is not None)
 
 
+def evidence_metrics(ranks: RecordedRanks) -> dict[str, float]:
+    """The figures of contrasts and judgments by name, as records have them."""
+    names: tuple[TaskName, ...] = ("contrasts", "judgments")
+    return {figure: x for name in names for task in tasks_of(name, ranks) for figure, x in task.metrics(ranks).items()}
+
+
 def contrasts_task(contrasts: Contrasted) -> Task:
     """The task of contrasts of these kinds."""
     figures, ranked = contrasts.names, tuple(contrasts.ranked)
     order = ("balanced", *CROSSED, "same_words")
-    parts = [name for part in order for name in figures if kind_and_part(name)[1] == part]
+    parts = [name for part in order for name in figures if parts_of(name)[1] == part]
     alike = {name: contrasts.same_words[~np.isnan(contrasts.by_pair(name))].mean() for name in figures}
     by_order = {name for name, share in alike.items() if share > 0.5}
     return Task(
@@ -138,7 +149,7 @@ def contrasts_task(contrasts: Contrasted) -> Task:
         {HEADLINE: ranked} if ranked else {},
         (*figures, HEADLINE),
         tuple(dict.fromkeys((*[HEADLINE] * bool(ranked), *ranked, *parts, *figures))),
-        lambda ranks: {name: (_contrasts(ranks).image, _contrasts(ranks).by_pair(name)) for name in figures},
+        partial(_shares, figures),
         lambda ranks: [np.array(x) for name, x in vars(_contrasts(ranks)).items() if name not in ("text", "crossed")],
         {"contrasts": HEADLINE} if ranked else {},
         by_order=frozenset({*by_order, HEADLINE} if by_order.intersection(ranked) else by_order),
@@ -194,6 +205,12 @@ def _contrasts(ranks: Ranks) -> Contrasted:
     if contrasts is None:
         raise BadInput("these ranks have no contrasts: run the method again with --contrasts")
     return contrasts
+
+
+def _shares(figures: Sequence[str], ranks: Ranks) -> Means:
+    contrasts = _contrasts(ranks)
+    images = contrasts.drawn_with
+    return {figure: (images, contrasts.by_pair(figure)) for figure in figures}
 
 
 def _retrieved(of: str, ranks: Ranks) -> Means:

@@ -10,29 +10,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from cran_bench.contract import Method
 from cran_bench.contrasts import NO_PARTNER, Contrasts
-from cran_bench.dataset import Collection, ImageSource
+from cran_bench.dataset import Collection, FolderImages
 from cran_bench.embeddings import Embedding, as_levels, on_device, require_finite
 from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.frontend.text.blind import Blind, blind_scores
 from cran_bench.frontend.text.encoding import TextFeatures, captions_of, encode, encoded_at
 from cran_bench.frontend.text.swaps import make_swaps
-from cran_bench.judgments import Judgments, Qrels
+from cran_bench.frontend.text.words import TextFrontEnd
+from cran_bench.judgments import Judgments
 from cran_bench.machine.arithmetic import in_full_precision, reproducible
 from cran_bench.machine.progress import say
-from cran_bench.machine.storage import sha256_json
-from cran_bench.protocols import Unit
-from cran_bench.ranking.agreement import agree, correlations
+from cran_bench.ranking.agreement import agree
 from cran_bench.ranking.contrasted import NOT_CROSSED, Contrasted, halves
 from cran_bench.ranking.metrics import Direction, Ranks
 from cran_bench.ranking.problem import make_problem
 from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.ranking.relevance import Retrieved
-from cran_bench.ranking.retrieval import figures, own_r1, retrieve
+from cran_bench.ranking.retrieval import retrieve
 from cran_bench.records.examples import HardContrast, find_hard_contrasts
 from cran_bench.running.preparation import Prepared
 from cran_bench.similarity import Similarity, one_way
@@ -87,9 +85,16 @@ def contrasts_of(collection: Collection, spec: str) -> Contrasts | None:
         own = own.and_also(made) if own else made
     if not own:
         return None
-    position = np.empty(len(collection.images.ids), dtype=np.int64)
-    position[collection.splits["test"]] = np.arange(len(collection.splits["test"]))
-    return own.take(np.argsort(position[own.image], kind="stable"))
+    return own.take(np.argsort(test_positions(collection)[0][own.image], kind="stable"))
+
+
+def test_positions(collection: Collection) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(N,) the position of each image of a collection in its test split, and (T,) of each caption; -1 for others."""
+    rows = collection.splits["test"]
+    places = np.full(len(collection.images.ids), -1), np.full(len(collection.captions), -1)
+    for place, some in zip(places, (rows, captions_of(collection.image_of, rows)[0]), strict=True):
+        place[some] = np.arange(len(some))
+    return places
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ class Evidence:
             texts += own
             owners += [block] * len(own)
         name = f"the contrasts of {self._collection.name}"
-        images = _NoImages([f"block {block}" for block in range(owners[-1] + 1)])
+        images = FolderImages(Path(), [f"block {block}" for block in range(owners[-1] + 1)])  # which nothing reads
         return Collection(name, images, texts, np.array(owners), {"test": np.arange(len(images.ids))})
 
     @cached_property
@@ -169,80 +174,72 @@ class Evidence:
     def _block(texts: Sequence[str], block: int) -> Sequence[str]:
         return texts[block * BLOCK : (block + 1) * BLOCK]
 
-    @staticmethod
-    def _position(collection: Collection, of_captions: bool = False) -> NDArray[np.int64]:
-        """The position in the test split of each image, or caption, of a collection; -1 for others."""
-        test = collection.splits["test"]
-        rows = captions_of(collection.image_of, test)[0] if of_captions else test
-        position = np.full(len(collection.captions if of_captions else collection.images.ids), -1, dtype=np.int64)
-        position[rows] = np.arange(len(rows))
-        return position
-
     def measured(
-        self, method: Method, test: Split, fit_unit: Unit, images: Embedding, texts: Embedding, ranks: Ranks, label: str
-    ) -> tuple[RecordedRanks, dict[str, float], list[HardContrast]]:
-        """What contrasts and judgments say of a fitted method, added to its ranks; figures by name; hard contrasts.
+        self,
+        method: Method,
+        test: Split,
+        words: TextFrontEnd | None,
+        images: Embedding,
+        texts: Embedding,
+        ranks: Ranks,
+        label: str,
+    ) -> tuple[RecordedRanks, list[HardContrast] | None]:
+        """Ask a fitted method for its contrasts and judgments.
 
         Args:
             method: the method.
             test: the test split, with captions.
-            fit_unit: the unit whose training texts gave the method's words.
+            words: the text front end through which the method read its training texts.
             images: N embeddings of its images.
             texts: T embeddings of its captions.
-            ranks: their ranks.
+            ranks: their ranks on the whole split.
             label: the method's label.
+
+        Returns:
+            The ranks with the answers, and the contrasts that the method gets most wrong, None without any contrasts.
 
         Raises:
             BadInput: a score is not finite.
         """
-        values: dict[str, float] = {}
-        hard: list[HardContrast] = []
         answers, collection = RecordedRanks(**vars(ranks)), self._collection
+        hard: list[HardContrast] | None = None
         if self.contrasts is not None:
             try:
-                contrasted, hard = self._contrasted(method, test, fit_unit, images)
+                contrasted, (true, false) = self._contrasted(method, test.image_of.device, words, images)
             except MissingFeature as error:
                 say(f"{label} has no contrasts, as it cannot encode new captions: {error}")
             else:
-                answers, values = replace(answers, contrasts=contrasted), contrasted.figures()
+                answers = replace(answers, contrasts=contrasted)
+                is_wrong = (contrasted.text == 0) & (contrasted.balanced == 1)  # beyond rounding
+                hard = find_hard_contrasts(collection.images.ids, self.contrasts, true, false, is_wrong)
         if not (collection.relevance or self.judgments):
-            return answers, values, hard
+            return answers, hard
+        image, caption = test_positions(collection)
+        relevant: dict[str, dict[Direction, Retrieved]] = {}
         with torch.no_grad(), in_full_precision(test.image_of.device):
             problem = make_problem(images, texts, test.image_of, method.similarity)
-            image, caption = self._position(collection), self._position(collection, of_captions=True)
-            relevant: dict[str, dict[Direction, Retrieved]] = {}
             for some in collection.relevance:
-                ways: list[tuple[Direction, Qrels | None]] = [("i2t", some.i2t), ("t2i", some.t2i)]
-                for way, right in ways:
-                    if right is not None:
-                        sides = (image, caption) if way == "i2t" else (caption, image)
-                        query, answer = sides[0][right.query], sides[1][right.answer]
-                        found = retrieve(problem, query, answer, right.grade, is_text=way == "t2i")
-                        relevant.setdefault(some.name, {})[way] = found
-                        values[f"{some.name}.{way}_own_r1"] = own_r1(getattr(ranks, way), found)
-                values |= {f"{some.name}.{figure}": value for figure, value in figures(relevant[some.name]).items()}
+                relevant[some.name] = {}
+                if (right := some.i2t) is not None:
+                    pairs = image[right.query], caption[right.answer], right.grade
+                    relevant[some.name]["i2t"] = retrieve(problem, *pairs, is_text=False)
+                if (right := some.t2i) is not None:
+                    pairs = caption[right.query], image[right.answer], right.grade
+                    relevant[some.name]["t2i"] = retrieve(problem, *pairs, is_text=True)
             agreements = {
                 one.name: agree(problem, image[one.image], caption[one.caption], one.ratings) for one in self.judgments
             }
-        for name, agreement in agreements.items():
-            values |= {f"{name}.{figure}": value for figure, value in correlations(agreement, ranks.image_of).items()}
-        return replace(answers, relevant=relevant, agreements=agreements), values, hard
+        return replace(answers, relevant=relevant, agreements=agreements), hard
 
     def _contrasted(
-        self, method: Method, test: Split, fit_unit: Unit, images: Embedding
-    ) -> tuple[Contrasted, list[HardContrast]]:
-        pairs, device, levels = self.contrasts, test.image_of.device, as_levels(images)
+        self, method: Method, device: torch.device, words: TextFrontEnd | None, images: Embedding
+    ) -> tuple[Contrasted, NDArray[np.float64]]:
+        """The outcomes, and the (2, P) scores of the true and of the false captions."""
+        pairs, levels = self.contrasts, as_levels(images)
         assert pairs is not None
-        position = self._position(self._collection)[pairs.image]
-        asked = Split(
-            "test",
-            "captions",
-            self.captions,
-            self.data.tested.features,
-            self.data.text(fit_unit),
-            device,
-            encoded=self.encoded,
-        )
+        position = test_positions(self._collection)[0][pairs.image]
+        features, encoded = self.data.tested.features, self.encoded
+        asked = Split("test", "captions", self.captions, features, words, device, encoded=encoded)
         similarity = one_way(method.similarity, for_images=True)
         scores, errors = np.empty((2, len(pairs))), np.empty((2, len(pairs)))  # true, false
         for block in range(len(asked)):
@@ -260,27 +257,24 @@ class Evidence:
         true, false = scores
         text = halves(true - false, errors.sum(axis=0))
         crossed = np.full(len(pairs), NOT_CROSSED, dtype=np.uint8)
-        partner = np.full(len(pairs), NO_PARTNER) if pairs.partner is None else pairs.partner
-        half = np.flatnonzero(partner != NO_PARTNER)
-        other = partner[half]
+        half = np.flatnonzero(pairs.partners != NO_PARTNER)
+        other = pairs.partners[half]
         crossed[half] = halves(true[half] - false[other], errors[0, half] + errors[1, other])
         blind = self.blind
         none = np.zeros(len(pairs))
-        contrasted = Contrasted(
+        outcomes = Contrasted(
             tuple(pairs.kinds),
             position.astype(np.int32),
             pairs.kind.astype(np.uint8),
             text,
             crossed,
-            partner.astype(np.int32),
+            pairs.partners.astype(np.int32),
             halves(blind.first, none),
             halves(blind.second, none),
             blind.balanced.astype(np.uint8),
             blind.same_words.astype(np.uint8),
         )
-        return contrasted, find_hard_contrasts(
-            self._collection.images.ids, pairs, true, false, blind.balanced & (text == 0)
-        )
+        return outcomes, scores
 
 
 def embedding_error(dim: int) -> float:
@@ -301,14 +295,3 @@ def _scored(
         error: Tensor = problem.reach.of_pairs(problem.image_of, every, embedding_error)
         both = torch.stack([problem.positive, error]).view(2, 2, -1).cpu().numpy()
         return both[0], both[1]
-
-
-class _NoImages(ImageSource):
-    def __init__(self, ids: Sequence[str]) -> None:
-        self.ids = ids
-
-    def read(self, row: int) -> Image.Image:
-        raise BadInput(f"{self.ids[row]} has no image")
-
-    def digest(self, row: int) -> str:
-        return sha256_json(self.ids[row])

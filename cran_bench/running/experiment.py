@@ -194,6 +194,8 @@ def run(
         require_known(backend, bound)
         if parse_contrasts(contrasts) is not None and "captions" not in wanted:
             raise BadInput(f"--contrasts is for the protocol captions, not for {', '.join(wanted)}: leave it out")
+        if contrasts and folds:
+            raise BadInput("--contrasts is for the whole test split, not for folds: run once with and once without")
         if test_data is not None and test_on is None:
             raise BadInput("--test-data is the folder of the dataset of --test-on: give both")
         test = None
@@ -228,7 +230,9 @@ def run(
         processes.helper = runner.help
 
         def compute() -> list[Outcome]:
-            if "captions" in request.protocols:
+            if "captions" in request.protocols and folds and runner.evidence.shas:
+                say("left out: contrasts and judgments, which are of the whole test split: run without --folds too")
+            elif "captions" in request.protocols:
                 _ = runner.evidence.encoded  # before rows are computed side by side
             if workers is not None:
                 return workers.run(runner, request)

@@ -35,6 +35,7 @@ from cran_bench.ranking.problem import Backend, Clock
 from cran_bench.records.examples import Examples, HardContrast, find_examples
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import ResultStore
+from cran_bench.records.tasks import evidence_metrics
 from cran_bench.registry import METHODS, Configured
 from cran_bench.running.evidence import Evidence
 from cran_bench.running.fits import Fit, FitStore, SharedFit, code_of, fields_json, run_of
@@ -248,8 +249,7 @@ class Runner:
                 if recorded is not None:
                     return Outcome(address, recorded, None, reused=True)
                 started = self.store.now(address, self._data_info)
-                record, ranks, hard = self._evaluate(fitted, protocol, address.fingerprint, started)
-                examples = fitted.examples(protocol, hard)
+                record, ranks, examples = self._evaluate(fitted, protocol, address.fingerprint, started)
                 record = self.store.write(address, record, ranks, fitted.fit.curves, examples)
             return Outcome(address, record, None, reused=False)
         except CannotWrite:
@@ -297,7 +297,6 @@ class Runner:
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
         parts = [trial.build() for trial in trials(fitted.method, fitted.seed)]
         tune = fitted.method.tune
-        judged = protocol == "captions" and self.evidence.shas
         about = fitted.seed, self.device, fit_metric(fitted.method, self.data)
         fits = [fit_fingerprint(self.data.identity, fitted.unit, part, *about) for part in parts]
         return sha256_json(
@@ -309,13 +308,18 @@ class Runner:
                 "evaluation": _evaluation(parts[0].similarity),
                 **({"test": self.data.test_on.identity} if self.data.test_on else {}),
                 **({"refit": True} if self.refits(fitted.method) else {}),
-                **({"evidence": [self.evidence.shas, code(Evidence, asked=["measured"]).sha]} if judged else {}),
+                **({"evidence": [self.evidence.shas, judged]} if (judged := self._judged(protocol)) else {}),
             }
         )
 
+    def _judged(self, protocol: Protocol) -> str:
+        """The sha256 of the code that measures contrasts and judgments; '' if rows of the protocol have none."""
+        is_asked = protocol == "captions" and not self.folds and self.evidence.shas
+        return code(Evidence, asked=["measured"]).sha if is_asked else ""
+
     def _evaluate(
         self, fitted: _Fitted, protocol: Protocol, fingerprint: str, started: str
-    ) -> tuple[Record, Ranks, list[HardContrast]]:
+    ) -> tuple[Record, Ranks, Examples | None]:
         require_ranked(fitted.method.build().similarity, protocol)  # before a fit
         fit = fitted.fit
         similarity = fit.part.similarity
@@ -335,11 +339,12 @@ class Runner:
         )
         ranks, metrics, kernel = evaluation.ranks, dict(evaluation.metrics), evaluation.ranks.kernel
         assert kernel is not None
-        hard: list[HardContrast] = []
-        if protocol == "captions":
-            asked = fit.part, test, fitted.unit, images, texts, ranks, fitted.method.label
-            ranks, values, hard = self.evidence.measured(*asked)
-            metrics |= values
+        hard: list[HardContrast] | None = None
+        if self._judged(protocol):
+            words = self.data_of(fitted.method).text(fitted.unit)
+            asked = fit.part, test, words, images, texts, ranks, fitted.method.label
+            ranks, hard = self.evidence.measured(*asked)
+            metrics |= evidence_metrics(ranks)
         record = Record(
             fingerprint=fingerprint,
             data=self._data_info,
@@ -384,7 +389,7 @@ class Runner:
             started=started,
             ranks_sha="",
         )
-        return record, ranks, hard
+        return record, ranks, fitted.examples(protocol, hard)
 
 
 class Count:
@@ -454,17 +459,16 @@ class _Fitted:
             self._embedded[unit] = test, images, texts, clock.now() - start
         return self._embedded[unit]
 
-    def examples(self, protocol: Protocol, hard: list[HardContrast]) -> Examples | None:
-        """Return hard contrasts and, for protocols that rank texts, queries; an average of captions cannot be shown.
+    def examples(self, protocol: Protocol, hard: list[HardContrast] | None) -> Examples | None:
+        """Return hard contrasts, and retrieval examples for protocols that rank texts, not an average of captions.
 
-        Nor can an order that depends on the query: examples show the answers of one score.
+        An order that depends on the query has none of these: examples show the answers of one score.
         """
         if protocol not in ("captions", "documents") or depends_on_query(self.fit.part.similarity):
             return Examples(examples=[], contrasts=hard) if hard else None
         test, images, texts, _ = self.embeddings(unit_of(protocol))
         with torch.inference_mode():
-            queries = find_examples(self.fit.part, test, images, texts).examples
-        return Examples(examples=queries, contrasts=hard or None)
+            return find_examples(self.fit.part, test, images, texts).model_copy(update={"contrasts": hard})
 
 
 def _evaluation(similarity: Similarity) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from cran_bench.ranking.agreement import between_people
-from cran_bench.ranking.contrasted import CROSSED, FEW_PAIRS, HEADLINE, PREFIX, Contrasted, kind_and_part
+from cran_bench.ranking.contrasted import CROSSED, FEW_PAIRS, HEADLINE, PREFIX, Contrasted, parts_of
 from cran_bench.ranking.precisions import CATEGORY_COUNTS, CATEGORY_FIGURES, CUT
 from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.ranking.relevance import FIGURES as RETRIEVED
@@ -46,10 +46,8 @@ def heading(name: str) -> str:
         return "mean"
     if not name.startswith(PREFIX):
         return HEADINGS.get(name) or _OF_JUDGMENTS.get(name.partition(".")[2], name)
-    kind, subset = kind_and_part(name)
-    if not subset:
-        return f"{kind} (all)"
-    return kind if subset == "balanced" else f"{kind} {subset.replace('_', ' ')}"
+    kind, part = parts_of(name)
+    return kind if part == "balanced" else f"{kind} {part.replace('_', ' ')}" if part else f"{kind} (all)"
 
 
 def meaning(task: Task, runs: Sequence[Finished], unseen: Sequence[str]) -> list[str]:
@@ -85,7 +83,7 @@ def _of_category(runs: Sequence[Finished]) -> list[str]:
 
 
 def _of_contrasts(contrasts: Contrasted, task: Task, unseen: Sequence[str]) -> list[str]:
-    kinds, ranked = contrasts.kinds, [kind_and_part(name)[0] for name in contrasts.ranked]
+    kinds, ranked = contrasts.kinds, [parts_of(name)[0] for name in contrasts.ranked]
     sizes = np.bincount(contrasts.kind, minlength=len(kinds))
     balanced, alike = (
         np.bincount(contrasts.kind[x == 1], minlength=len(kinds)) for x in (contrasts.balanced, contrasts.same_words)
@@ -163,12 +161,10 @@ def blind(contrasts: Contrasted, which: str, task: Task) -> dict[str, float]:
     Of crossed pairs there is only the share.
     """
     model = replace(contrasts, text=getattr(contrasts, which))
-    means = {
-        name: float(np.nanmean(model.by_pair(name))) for name in task.figures if kind_and_part(name)[1] not in CROSSED
-    }
+    means = {name: float(np.nanmean(model.by_pair(name))) for name in task.figures if parts_of(name)[1] not in CROSSED}
     if ranked := task.totals.get(HEADLINE):
         means[HEADLINE] = float(np.mean([means[name] for name in ranked]))
-        means["all"] = float(np.mean([means[name.removesuffix(_BALANCED)] for name in ranked]))
+        means["all"] = float(np.mean([means[PREFIX + parts_of(name)[0]] for name in ranked]))
     return means
 
 
@@ -182,8 +178,9 @@ def above(contrasts: Contrasted, task: Task) -> dict[str, list[str]]:
     percent = [{name: f"{value:.1f}" for name, value in means.items()} for means in models]
     columns = {"method": ["pairs", *(f"{name}, all" for name in BLIND), "balanced pairs", *BLIND]}
     for name in task.columns:
-        kind, subset = kind_and_part(name)
-        whole = "all" if name == HEADLINE else PREFIX + kind if subset == "balanced" else name
-        part = name if name == HEADLINE or subset == "balanced" else ""
-        columns[name] = [means.get(key, "") for key in (whole, part) for means in (counts, *percent)]
+        kind, part = parts_of(name)
+        whole, own = ("all", name) if name == HEADLINE else (name, "")
+        if part == "balanced":
+            whole, own = PREFIX + kind, name
+        columns[name] = [means.get(key, "") for key in (whole, own) for means in (counts, *percent)]
     return columns

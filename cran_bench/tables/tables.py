@@ -18,7 +18,7 @@ from tabulate import tabulate
 from cran_bench.errors import BadInput, did_you_mean, escaped
 from cran_bench.protocols import MEANING, PROTOCOLS
 from cran_bench.ranking.agreement import CORRELATIONS
-from cran_bench.ranking.contrasted import HEADLINE, Contrasted, kind_and_part
+from cran_bench.ranking.contrasted import HEADLINE, Contrasted, parts_of
 from cran_bench.ranking.metrics import small_set_notes
 from cran_bench.ranking.precisions import CATEGORY_FIGURES, CATEGORY_METRICS
 from cran_bench.ranking.recorded import RecordedRanks
@@ -145,9 +145,10 @@ class Row:
 
     @property
     def is_ranked(self) -> bool:
-        """Whether it is compared by the headline, which must not depend on the order of words if it does not see it."""
+        """Whether it is compared by the headline, which has tested it."""
         headline = self.task.headline
-        return self.task.has(headline) and not (self.is_order_unseen and headline in self.task.by_order)
+        is_untested = headline in self.task.by_order and self.is_order_unseen
+        return bool(self.records) and self.task.has(headline) and not is_untested
 
     def seconds(self, phase: str) -> float:
         """Mean seconds of a phase over seeds; NaN if none finished."""
@@ -312,7 +313,7 @@ class Table:
     @cached_property
     def ranked(self) -> list[Row]:
         """The finished rows that are compared by the headline, the best first."""
-        return [row for row in self.finished if row.is_ranked]
+        return [row for row in self.rows if row.is_ranked]
 
     def behind_best(self) -> dict[str, Interval]:
         """Each ranked row's headline minus the best other row's, without the best row; empty for `--quick`."""
@@ -407,7 +408,7 @@ class Table:
         best = {"dataset", "method", task.headline}, {"behind_best"}
         if task.name == HEADLINE:
             of_kinds = [name for name in task.columns if name != HEADLINE]
-            whole = [name for name in of_kinds if kind_and_part(name)[1] in ("", "same_words")]
+            whole = [name for name in of_kinds if parts_of(name)[1] in ("", "same_words")]
             kinds = [name for name in of_kinds if name not in whole] or whole
             return [*best, *({name} for name in kinds), {*whole}.difference(kinds), {"commit"}]
         recalls = [{f"{task.of}.{side}_{name}" for name in ("own_r1", "r1")} for side in ("t2i", "i2t")]
@@ -589,9 +590,8 @@ def _group(
     more = data.split_sha, features, data.extras_sha, data.text_encoder, fit_data
     name = _OWN_DATA.get(task, "")
     answers = {name: getattr(data, f"{name}_sha")} if name else {}
-    whole = task in ("contrasts", "judgments")  # which no fold changes
     of = data.contrasts if task == HEADLINE else of
-    return Group(*where, protocol, 0 if whole else folds, *more, of=of, **answers)
+    return Group(*where, protocol, folds, *more, of=of, **answers)
 
 
 def render(

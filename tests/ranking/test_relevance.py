@@ -13,8 +13,10 @@ from cran_bench.embeddings import Levels
 from cran_bench.errors import BadInput
 from cran_bench.ranking.problem import make_problem
 from cran_bench.ranking.rank import rank
+from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.ranking.relevance import FIGURES, Retrieved
-from cran_bench.ranking.retrieval import figures, own_r1, retrieve
+from cran_bench.ranking.retrieval import retrieve
+from cran_bench.records.tasks import evidence_metrics
 from cran_bench.similarity import COSINE, DOT, Pairwise
 
 MEASURES = ("r1", "r5", "r10", "ap", "rp", "ndcg")
@@ -136,11 +138,15 @@ def test_with_own_answers_alone_it_is_recall(per_image):
     rows = torch.arange(len(texts))
     i2t = retrieve(problem, owners, rows, torch.ones(len(texts)), False)
     t2i = retrieve(problem, rows[::2], owners[::2], torch.ones(len(rows[::2])), True)
-    values, recalls = figures({"i2t": i2t, "t2i": t2i}), ranks.metrics().values()
-    assert list(values) == [f"{side}_{name}" for side in ("i2t", "t2i") for name in FIGURES]
+    recorded, recalls = (
+        RecordedRanks(**vars(ranks), relevant={"own": {"i2t": i2t, "t2i": t2i}}),
+        ranks.metrics().values(),
+    )
+    values = {name.removeprefix("own."): value for name, value in evidence_metrics(recorded).items()}
+    assert {*values} == {"map_r", *(f"{side}_{name}" for side in ("i2t", "t2i") for name in ("own_r1", *FIGURES))}
     for k in (1, 5, 10):
         assert values[f"i2t_r{k}"] == pytest.approx(recalls[f"i2t_r{k}"], abs=1e-12)
-    assert values["t2i_r1"] == pytest.approx(own_r1(ranks.t2i, t2i), abs=1e-12)
+    assert values["t2i_r1"] == pytest.approx(values["t2i_own_r1"], abs=1e-12)
     assert values["t2i_r1"] == pytest.approx(100 * ranks.t2i.hits(1)[::2].mean(), abs=1e-12)
     assert values["t2i_rp"] == values["t2i_map_r"] == pytest.approx(values["t2i_r1"] / 100, abs=1e-14)
     untied = ranks.t2i.tied[::2] == 0

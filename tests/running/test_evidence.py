@@ -45,8 +45,10 @@ class Positions:
     new: bool = True
 
     similarity = COSINE
+    refits = True
 
     def fit(self, train, val, run):
+        self.weights = train and weights(train)
         self.W = torch.from_numpy(np.random.default_rng(run.seed).standard_normal((len(WORDS), 8)).astype("float32"))
 
     def embed_images(self, split):
@@ -54,6 +56,8 @@ class Positions:
 
     def embed_texts(self, split):
         rows = []
+        if getattr(self, "weights", None):
+            assert weights(split) == self.weights  # a last fit has the words of validation too
         for text in split.texts:
             if not self.new and text.startswith("new"):
                 raise MissingFeature("it has the captions of the dataset only")
@@ -66,6 +70,11 @@ class Positions:
 
     def load(self, state):
         self.W = state["W"]
+
+
+def weights(split):
+    """The idf of the words that a split is read with."""
+    return split.asking([" ".join(WORDS)]).tfidf().toarray().tolist()
 
 
 def sentence(random):
@@ -86,7 +95,7 @@ class Probed:
     """Random features and captions of two sentences an image, with contrasts and judgments."""
 
     probed: bool = True
-    words: bool = True
+    refit: bool = False
 
     def load(self, data):
         random, n = np.random.default_rng(0), ENDS[-1]
@@ -100,6 +109,7 @@ class Probed:
             captions=[sentence(random) for _ in range(2 * n)],
             image_of=np.arange(n).repeat(2),
             splits={name: np.arange(ENDS[k], ENDS[k + 1]) for k, name in enumerate(SIZES)},
+            refit=self.refit,
         )
         if not self.probed:
             return made
@@ -169,6 +179,24 @@ def test_contrasts_are_those_of_the_scores(run, tmp_path, monkeypatch, block):
     assert values["contrasts.cross.image"] == 100 * image
     assert values["contrasts.cross.group"] == 100 * (text and image)
     assert "contrasts" not in values  # no kind has enough pairs for a headline
+    hard = read_examples(run().store.path_of(record)).contrasts
+    wrong = [pair for pair in np.argsort(gaps, kind="stable") if gaps[pair] < 0 and found.balanced[pair]]
+    assert [one.pair for one in hard] == wrong[:10]
+    for one in hard:
+        assert one.true - one.false == pytest.approx(gaps[one.pair], abs=2e-4)
+
+
+def test_contrasts_are_read_with_the_words_of_the_last_fit(run):
+    outcomes = run(dataset="probed[refit=true]").outcomes
+    assert outcomes[0].record.method.refit and "contrasts.order" in outcomes[0].record.metrics
+
+
+def test_folds_have_neither_contrasts_nor_judgments(run, capsys):
+    (record,) = run(folds=3).records
+    assert not any("." in name for name in record.metrics)
+    assert "left out: contrasts and judgments, which are of the whole test split" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="--contrasts is for the whole test split, not for folds"):
+        run(folds=2, contrasts="swap")
 
 
 def test_a_bag_of_words_has_half_of_the_pairs_with_the_same_words(run):

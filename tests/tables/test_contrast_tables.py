@@ -22,7 +22,7 @@ from cran_bench.records.examples import Examples, find_hard_contrasts
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.statistics import sample, samples, times_drawn
 from cran_bench.records.store import Finished, ResultStore
-from cran_bench.records.tasks import contrasts_task, judgments_task
+from cran_bench.records.tasks import contrasts_task, evidence_metrics, judgments_task
 from cran_bench.registry import DATASETS, METHODS
 from cran_bench.running.evidence import contrasts_of
 from cran_bench.tables.tables import FORMATS, build_tables, render
@@ -51,6 +51,7 @@ def contrasted(right=0.7, seed=0, bag=False, crossed=False):
     partner, cross = np.full(count, -1), np.full(count, NOT_CROSSED)
     if crossed:
         rows = np.flatnonzero(kind == 2)
+        image[rows] = np.arange(10, IMAGES).repeat(2) - [0, 10] * (IMAGES - 10)  # chains of images: 0, 10, 20, 30
         partner[rows] = rows.reshape(-1, 2)[:, ::-1].ravel()
         cross[rows] = 2 * (own.random(len(rows)) < right)
     values = {"kind": kind, "text": text, "crossed": cross, "blind": blind, "second": second}
@@ -176,8 +177,10 @@ def flat(text):
 # Figures and their intervals
 
 
-def test_resampled_shares_against_a_loop_over_pairs():
-    ranks = ranks_of(0.7, crossed=True)
+@pytest.mark.parametrize(("crossed", "together"), [(False, IMAGES), (True, 10)])
+def test_resampled_shares_against_a_loop_over_pairs(crossed, together):
+    """Images of crossed pairs are drawn together, with the first of all that such pairs connect."""
+    ranks = ranks_of(0.7, crossed=crossed)
     pairs, draws = ranks.contrasts, 40
     task = contrasts_task(pairs)
     found = sample([ranks], draws, task)
@@ -185,19 +188,33 @@ def test_resampled_shares_against_a_loop_over_pairs():
         "contrasts.agent": (pairs.kind == 0, pairs.text / 2),
         "contrasts.attribute.balanced": ((pairs.kind == 1) & (pairs.balanced == 1), pairs.text / 2),
         "contrasts.attribute.same_words": ((pairs.kind == 1) & (pairs.same_words == 1), pairs.text / 2),
-        "contrasts.preposition.image": (pairs.kind == 2, (pairs.crossed / 2) * (pairs.crossed[pairs.partner] / 2)),
     }
+    if crossed:
+        both = (pairs.crossed / 2) * (pairs.crossed[pairs.partner] / 2)
+        chosen["contrasts.preposition.image"] = (pairs.kind == 2, both)
     loops = {figure: [] for figure in chosen}
     for times in times_drawn(IMAGES, draws):
         for figure, (pairs_of, values) in chosen.items():
-            copies = [values[p] for p in np.flatnonzero(pairs_of) for _ in range(times[pairs.image[p]])]
+            copies = [values[p] for p in np.flatnonzero(pairs_of) for _ in range(times[pairs.image[p] % together])]
             loops[figure].append(100 * np.mean(copies))
     for figure, (pairs_of, values) in chosen.items():
         assert found.interval(figure).value == pytest.approx(100 * values[pairs_of].mean())
         np.testing.assert_allclose(found.draws[:, task.figures.index(figure)], loops[figure], rtol=0, atol=1e-9)
     balanced = [found.interval(f"contrasts.{kind}.balanced").value for kind in KINDS[:3]]
     assert found.interval("contrasts").value == pytest.approx(np.mean(balanced)), "the 12 nouns do not count"
-    assert ranks.contrasts.figures()["contrasts"] == pytest.approx(np.mean(balanced))
+    assert evidence_metrics(ranks)["contrasts"] == pytest.approx(np.mean(balanced))
+
+
+def test_kinds_may_be_named_like_parts_of_their_pairs():
+    usual, odd = contrasted(crossed=True), ("balanced", "text", "group", "same_words")
+    both = [replace(ranks_of(), contrasts=pairs) for pairs in (usual, replace(usual, kinds=odd))]
+    usual_values, values = ([*contrasts_task(ranks.contrasts).metrics(ranks).values()] for ranks in both)
+    assert usual_values == values
+    tasks = [contrasts_task(ranks.contrasts) for ranks in both]
+    columns = ["\n".join(task.columns) for task in tasks]
+    for usual_name, name in zip(KINDS, odd, strict=True):
+        columns[0] = re.sub(rf"(?m)^contrasts\.{usual_name}\b", f"contrasts.{name}", columns[0])
+    assert columns[0] == columns[1]
 
 
 def test_the_group_score_of_constant_scores_is_chance_over_orders():
@@ -280,7 +297,8 @@ def test_the_order_of_words_ranks_nothing_out_where_the_headline_does_not_depend
 def test_kinds_may_have_the_names_of_parts():
     usual = contrasted(crossed=True)
     named = replace(usual, kinds=("balanced", "text", "group", "same_words"))
-    assert [*named.figures().values()] == [*usual.figures().values()]
+    for one, other in zip(named.names, usual.names, strict=True):
+        np.testing.assert_array_equal(named.by_pair(one), usual.by_pair(other))
     runs = [Finished(run()[0], lambda x=x: replace(ranks_of(), contrasts=x)) for x in (named, usual)]
     above = [build_tables([one], [], task="contrasts")[0].above for one in runs]
     assert [*above[0].values()] == [*above[1].values()]

@@ -35,24 +35,18 @@ class Blind:
         second: (P,) the same of the second model, by which nothing is balanced; to be read on balanced subsets.
         balanced: (P,) whether the pair is in the balanced subset of its kind, on which `first` is right for 50 %.
         same_words: (P,) whether both captions have the same words, each as often, punctuation and case aside.
-        order: length of the n-grams of `first`, chosen on the validation captions.
-        discount: its discount, chosen there.
-        perplexity: its perplexity on the validation captions, per word and end of text.
     """
 
     first: Values
     second: Values
     balanced: NDArray[np.bool_]
     same_words: NDArray[np.bool_]
-    order: int
-    discount: float
-    perplexity: float
 
     @classmethod
     def unknown(cls, contrasts: Contrasts) -> Blind:
         """Ties and no balanced subset, for data without training captions, which such models are made of."""
         tie, none = np.zeros(len(contrasts)), np.zeros(len(contrasts), dtype=np.bool_)
-        return cls(tie, tie, none, _same_words(contrasts), 0, 0.0, float("nan"))
+        return cls(tie, tie, none, _same_words(contrasts))
 
 
 def blind_scores(contrasts: Contrasts, train: Sequence[str], val: Sequence[str]) -> Blind:
@@ -77,7 +71,7 @@ def blind_scores(contrasts: Contrasts, train: Sequence[str], val: Sequence[str])
                 "dataset training and validation captions, or run it without contrasts"
             )
     model = NGrams([words_of(text) for text in train], max(ORDERS))
-    order, discount, perplexity = _chosen(model, [words_of(text) for text in val])
+    order, discount = model.best([words_of(text) for text in val], ORDERS, DISCOUNTS)
     texts = list(dict.fromkeys((*contrasts.true, *contrasts.false)))
     words, some = [words_of(text) for text in texts], train[:: -(-len(train) // MOST_CAPTIONS)]
     jobs: list[Callable[[], Values]] = [
@@ -91,13 +85,16 @@ def blind_scores(contrasts: Contrasts, train: Sequence[str], val: Sequence[str])
     place = {text: row for row, text in enumerate(texts)}
     true, false = (np.array([place[text] for text in of], dtype=np.int64) for of in (contrasts.true, contrasts.false))
     margin, second = (scores[true] - scores[false] for scores in (first, letters + near - FIRST_SHARE * first))
-    balanced = balanced_subset(contrasts, margin)
-    return Blind(margin, second, balanced, _same_words(contrasts), order, discount, perplexity)
+    return Blind(margin, second, balanced_subset(contrasts, margin), _same_words(contrasts))
 
 
 def _same_words(contrasts: Contrasts) -> NDArray[np.bool_]:
     pairs = zip(contrasts.true, contrasts.false, strict=True)
     return np.array([_bags(true) == _bags(false) for true, false in pairs], dtype=np.bool_)
+
+
+def _bags(text: str) -> tuple[list[str], list[str]]:
+    return sorted(word for word in words_of(text) if word[0].isalnum()), sorted(tokenize(text))
 
 
 def balanced_subset(contrasts: Contrasts, margin: Values) -> NDArray[np.bool_]:
@@ -109,9 +106,7 @@ def balanced_subset(contrasts: Contrasts, margin: Values) -> NDArray[np.bool_]:
     margins are opposite already.  Pairs of equal margin follow each other by their captions and images, so that the
     subset does not depend on the order of the pairs.
     """
-    kept: NDArray[np.bool_] = margin == 0
-    if contrasts.partner is not None:
-        kept |= contrasts.partner != NO_PARTNER
+    kept: NDArray[np.bool_] = (margin == 0) | (contrasts.partners != NO_PARTNER)
     rows = sorted(
         np.flatnonzero(~kept).tolist(),
         key=lambda row: (abs(margin[row]), contrasts.true[row], contrasts.false[row], contrasts.image[row]),
@@ -128,22 +123,5 @@ def balanced_subset(contrasts: Contrasts, margin: Values) -> NDArray[np.bool_]:
     return kept
 
 
-def _chosen(model: NGrams, texts: Sequence[Sequence[str]]) -> tuple[int, float, float]:
-    """The order and discount of the lowest perplexity on `texts`, and that perplexity."""
-    stream = model.vocabulary.stream(texts)
-    found, count = model.find(stream), np.count_nonzero(stream.place)
-    perplexity = {
-        (order, discount): float(np.exp(-model.log_probabilities(stream, found, order, discount).sum() / count))
-        for order in ORDERS
-        for discount in DISCOUNTS
-    }
-    order, discount = min(perplexity, key=lambda choice: perplexity[choice])
-    return order, discount, perplexity[order, discount]
-
-
 def _line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _bags(text: str) -> tuple[list[str], list[str]]:
-    return sorted(word for word in words_of(text) if word[0].isalnum()), sorted(tokenize(text))

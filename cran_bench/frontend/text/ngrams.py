@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,6 @@ class UnitStream:
     units: Rows
     place: Rows
     text: Rows
-
-    def totals(self, values: Values) -> Values:
-        """The sum of `values` (L,) over each text, (T,)."""
-        return np.bincount(self.text, values).astype(np.float64, copy=False)
 
 
 class Vocabulary:
@@ -64,7 +60,7 @@ class Vocabulary:
     def scores(self, texts: Sequence[Sequence[str]], values: Callable[[UnitStream], Values]) -> Values:
         """The sum of `values` of the units over each text, (T,), computed for `BLOCK` texts at a time."""
         blocks = (self.stream(texts[row : row + BLOCK]) for row in range(0, len(texts), BLOCK))
-        return np.concatenate([np.zeros(0), *(block.totals(values(block)) for block in blocks)])
+        return np.concatenate([np.zeros(0), *(np.bincount(block.text, values(block)) for block in blocks)])
 
 
 class NGrams:
@@ -116,6 +112,14 @@ class NGrams:
             found.append(np.full(len(stream.units), -1))
             found[-1][places] = np.where(keys[row] == sought, row, -1)
         return found
+
+    def best(
+        self, texts: Sequence[Sequence[str]], orders: Sequence[int], discounts: Sequence[float]
+    ) -> tuple[int, float]:
+        """The order and the discount by which `texts` have the lowest perplexity."""
+        stream = self.vocabulary.stream(texts)
+        found = self.find(stream)
+        return max(product(orders, discounts), key=lambda choice: self.log_probabilities(stream, found, *choice).sum())
 
     def scores(self, texts: Sequence[Sequence[str]], order: int, discount: float) -> Values:
         """(T,) the log probability of each text."""

@@ -138,12 +138,11 @@ def _are_objects(caption: ParsedCaption, one: NounChunk, two: NounChunk) -> bool
     """Whether two things follow two verbs or prepositions, as in ``holding a bag on a bench near a tree``."""
     before, after = caption.word(one.start - 1), caption.word(two.start - 1)
     link, _ = caption.between(one, two)
-    groups = {one.group, two.group, one.name in english.UNCOUNTED, two.name in english.UNCOUNTED}
-    if len(groups) > 2 or not groups <= {"thing", "place", False} or {"and", ",", "of"} & {*link}:
+    if one.group != two.group or one.group not in ("thing", "place") or {one.name, two.name} & english.UNCOUNTED:
         return False
-    is_acted = [caption.letters[c.start - 1 : c.start] == "V" and "place" not in groups for c in (one, two)]
-    if before == after or (before, after) == ("in", "on"):  # in a seat on a bus is in a bus on a seat
+    if {"and", ",", "of"} & {*link} or before == after or (before, after) == ("in", "on"):  # a seat on a bus
         return False
+    is_acted = [caption.letters[c.start - 1 : c.start] == "V" and one.group == "thing" for c in (one, two)]
     return (before in _GOVERNS or is_acted[0]) and (after in _FOLLOWS or is_acted[1])
 
 
@@ -160,9 +159,8 @@ def _are_subjects(caption: ParsedCaption, number: int, other: int, spans: tuple[
     is_clause = link[-1] == "and" and caption.letters[spans[1][1] : spans[1][1] + 1] == "V"
     is_plain = link[-1] in (*english.PLAIN, "in") or link[-2:] == ["next", "to"]
     things = [c for c in caption.chunks[number:other] if c.start >= spans[0][1] and c.group == "thing"]
-    return (any(acts) and (is_clause or not is_plain)) or (
-        bool(things) and link[-1] in ("to", "near", "beside", "by", "and")
-    )
+    is_beside = bool(things) and link[-1] in ("to", "near", "beside", "by", "and")
+    return is_beside or (any(acts) and (is_clause or not is_plain))
 
 
 def _may_act(caption: ParsedCaption, one: NounChunk, two: NounChunk, spans: tuple[Span, Span]) -> bool:
@@ -204,11 +202,8 @@ def _relates(caption: ParsedCaption, first: NounChunk, second: NounChunk) -> boo
     own = link[: start - first.end]
     if not 1 <= len(link) <= 7 or set(letters) & set("CXGNDMJ") or _is_symmetric(own):
         return False
-    if (
-        (letters[0] == "P" and "V" in letters)
-        or "Q" in letters[1:]
-        or (letters[0] == "Q" and link[0] not in english.RELATIVE)
-    ):
+    is_pronoun = "Q" in letters[1:] or (letters[0] == "Q" and link[0] not in english.RELATIVE)
+    if is_pronoun or (letters[0] == "P" and "V" in letters):
         return False
     if caption.is_contrary(start, second.start):
         return english.PLAIN.isdisjoint(own)
@@ -250,11 +245,9 @@ def _attributes(caption: ParsedCaption) -> Ranked:
         if _exclude(*its):
             yield one.group != two.group, caption.exchanged(first, second, one, two)
             continue
-        are_things = not {one.group, two.group, one.name, two.name} & {"person", *english.DYES} and own[0].isdisjoint(
-            own[1]
-        )
-        is_only = plain.isdisjoint(english.DYES) and dyed.isdisjoint(english.OPPOSED)
-        if is_dyed[0] != is_dyed[1] and are_things and is_only:
+        are_things = not {one.group, two.group, one.name, two.name} & {"person", *english.DYES}
+        are_apart = plain.isdisjoint(english.DYES) and dyed.isdisjoint(english.OPPOSED) and plain.isdisjoint(dyed)
+        if is_dyed[0] != is_dyed[1] and are_things and are_apart:
             yield 2, caption.exchanged(first, second, one, two)
 
 
@@ -289,9 +282,9 @@ def _nouns(caption: ParsedCaption) -> Ranked:
         if rank < 0 or one.is_plural != two.is_plural or len({*is_uncounted}) > 1 or not caption.may_exchange(one, two):
             continue
         link, _ = caption.between(one, two)
-        is_symmetric = link[-1:] == ["at"] or link[-2:] == ["next", "to"] or _is_symmetric(link)
-        is_symmetric = is_symmetric or not {*link[-1:]}.isdisjoint(english.PLAIN) or not {"and", ","}.isdisjoint(link)
+        is_symmetric = {*link[-1:]} & {"at", *english.PLAIN} or {"and", ","} & {*link} or link[-2:] == ["next", "to"]
         is_symmetric = is_symmetric or caption.word(one.start - 1) == caption.word(two.start - 1) != ""
+        is_symmetric = is_symmetric or _is_symmetric(link)
         around = {caption.word(place) for place in (one.start - 1, one.end, two.start - 1, two.end)}
         is_owned = caption.words[one.start] in english.OWN or caption.words[two.start] in english.OWN
         if "of" in around or is_owned or (is_symmetric and not _exclude(*own)):
