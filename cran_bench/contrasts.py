@@ -17,6 +17,7 @@ MOST_KINDS = 200
 NO_PARTNER = -1
 """The partner of a contrast that is not crossed."""
 _KIND = re.compile(r"[\w][\w -]{0,39}")
+_HALF = re.compile(r"[\ud800-\udfff]")  # an unpaired surrogate
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,11 @@ class Contrasts:
         if count > MOST_CONTRASTS or len(self.kinds) > MOST_KINDS:
             what = f"{count:,} contrasts of {len(self.kinds):,} kinds"
             raise BadInput(f"{what} are too many: give at most {MOST_CONTRASTS:,} of {MOST_KINDS} kinds")
-        if wrong := next((name for name in self.kinds if not _KIND.fullmatch(str(name))), None):
-            raise BadInput(f"a kind of contrasts is named {wrong!r}: use up to 40 letters, digits, _, - and spaces")
+        wrong = [name for name in self.kinds if not (isinstance(name, str) and _KIND.fullmatch(name))]
+        if wrong:
+            raise BadInput(
+                f"a kind of contrasts is named {str(wrong[0])[:80]!r}: use up to 40 letters, digits, _, - and spaces"
+            )
         if len(set(self.kinds)) < len(self.kinds):
             raise BadInput(f"two kinds of contrasts have the same name, among {', '.join(self.kinds)}: rename one")
         for name, values in rows.items():
@@ -69,8 +73,10 @@ class Contrasts:
             row = int(rows["kind"].argmax())
             raise BadInput(f"contrast {row} has kind {rows['kind'][row]}, but there are {len(self.kinds)} kinds")
         for row, (true, false) in enumerate(zip(self.true, self.false, strict=True)):
-            if not all(isinstance(text, str) and text.strip() for text in (true, false)):
-                raise BadInput(f"a caption of contrast {row} is empty or no text: write it or remove the contrast")
+            if not all(isinstance(text, str) and text.strip() and not _HALF.search(text) for text in (true, false)):
+                raise BadInput(
+                    f"a caption of contrast {row} is empty or no valid text: write it or remove the contrast"
+                )
             if " ".join(true.split()) == " ".join(false.split()):
                 raise BadInput(f"both captions of contrast {row} are {true!r}: change one or remove the contrast")
         if "partner" in rows:

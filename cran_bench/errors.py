@@ -49,7 +49,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     Returns:
         ``"; did you mean 'cca'?"`` or ``"; known: cca, cfa"``.
     """
-    known = sorted(known)
+    known = sorted({*known})
     close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5) if len(word) < 100 else []
     if close:
         return f"; did you mean '{close[0]}'?"

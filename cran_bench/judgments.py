@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,8 @@ class Qrels:
         answer: (P,) int64, rows of right answers: of captions, or of images.
         grade: (P,) float64, how right an answer is, above 0; 1 where it is just right.
 
-    The queries that are asked are those listed; all answers that are not listed are wrong.
+    The queries that are asked are those listed; all answers that are not listed are wrong.  Lists in place of arrays
+    are converted.
 
     Raises:
         BadInput: the arrays differ in length, are empty, name a pair twice, or have a grade that is not above 0.
@@ -35,7 +37,8 @@ class Qrels:
     grade: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        if not len(self.query) == len(self.answer) == len(self.grade):
+        _convert(self, ("query", "answer"), "grade")
+        if not self.query.shape == self.answer.shape == self.grade.shape:
             sizes = f"{len(self.query):,}, {len(self.answer):,} and {len(self.grade):,}"
             raise BadInput(f"qrels have {sizes} queries, answers and grades: give one of each for a pair")
         if not 0 < len(self.query) <= MOST_JUDGED:
@@ -92,6 +95,8 @@ class Judgments:
         caption: (J,) int64, rows of captions.
         ratings: (J, R) float64, the higher, the better the caption describes the image.
 
+    Lists in place of arrays are converted.
+
     Raises:
         BadInput: the arrays do not fit together, or a rating is not finite.
     """
@@ -103,6 +108,7 @@ class Judgments:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
+        _convert(self, ("image", "caption"), "ratings")
         count = len(self.image)
         shape = self.ratings.shape
         if len(self.caption) != count or len(shape) != 2 or shape[0] != count or not shape[1]:
@@ -132,6 +138,21 @@ def judgments_sha(*parts: Relevance | Judgments) -> str:
             text += f"\0{type(part).__name__} {part.name} {key} {values.shape}\0".encode()
             text += np.ascontiguousarray(values).tobytes()
     return sha256_bytes(text) if text else ""
+
+
+def _convert(part: Qrels | Judgments, rows: Sequence[str], numbers: str) -> None:
+    """Make arrays of the fields that hold rows and of the one that holds numbers."""
+    for name in rows:
+        given = np.asarray(getattr(part, name))
+        if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu"):
+            found = f"{given.dtype.name} of shape {given.shape}"
+            raise BadInput(f"{name} of judgments is {found}: give a one-dimensional array of integers")
+        object.__setattr__(part, name, given.astype(np.int64, copy=False))
+    try:
+        values = np.asarray(getattr(part, numbers), dtype=np.float64)
+    except (TypeError, ValueError):
+        raise BadInput(f"the {numbers} of judgments are not all numbers: give one for each pair and person") from None
+    object.__setattr__(part, numbers, values)
 
 
 def _check_name(name: str) -> None:

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cran_bench import BadInput, Pairwise, Run, Split, register
+from cran_bench import BadInput, MissingFeature, Pairwise, Run, Split, register
 from cran_bench.toolbox.files import noted_sha256, open_array
 
 TILE = 1024, 4096
@@ -45,6 +45,7 @@ class GivenScores:
     axes: Literal["images", "texts"] | None = None
 
     def __post_init__(self) -> None:
+        self.image_ids: list[str] = []
         for file in self._files:
             found = open_array(file, ("images", "texts")).dtype
             if found.newbyteorder("=").name not in TYPES:
@@ -74,10 +75,17 @@ class GivenScores:
     def embed_images(self, split: Split) -> Tensor:
         """(N, 1) row numbers."""
         self._require_shape(split)
+        self.image_ids = split.image_ids
         return torch.arange(len(split), dtype=torch.float32, device=split.image_of.device)[:, None]
 
     def embed_texts(self, split: Split) -> Tensor:
-        """(T, 1) column numbers."""
+        """(T, 1) column numbers.
+
+        Raises:
+            MissingFeature: the texts are not those of the images that were embedded.
+        """
+        if self.image_ids and split.image_ids != self.image_ids:
+            raise MissingFeature("it has the scores of the split's own texts only")
         self._require_shape(split)
         return torch.arange(len(split.texts), dtype=torch.float32, device=split.image_of.device)[:, None]
 

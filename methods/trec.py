@@ -23,7 +23,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from cran_bench import BadInput, Pairwise, Run, Split, register, say
+from cran_bench import BadInput, MissingFeature, Pairwise, Run, Split, register, say
 from cran_bench.toolbox.files import noted_sha256
 
 LARGE = 1 << 26  # bytes of a file that takes some seconds to read
@@ -65,14 +65,20 @@ class GivenRankings:
 
     def embed_images(self, split: Split) -> Tensor:
         """(N, 1) row numbers; reads the rankings."""
-        ids = split.escaped_ids()
+        self.ids = ids = split.escaped_ids()
         keys, scores = self._read(*ids)
         self.of_images = _lists("i2t", keys[0], scores[0], *ids)
         self.of_texts = _lists("t2i", keys[1], scores[1], *ids[::-1])
         return torch.arange(len(ids[0]), dtype=torch.float32, device=split.image_of.device)[:, None]
 
     def embed_texts(self, split: Split) -> Tensor:
-        """(T, 1) row numbers."""
+        """(T, 1) row numbers.
+
+        Raises:
+            MissingFeature: the texts are not those of the images that were embedded.
+        """
+        if split.escaped_ids() != self.ids:
+            raise MissingFeature("it has the ranks of the split's own texts only")
         return torch.arange(len(split.texts), dtype=torch.float32, device=split.image_of.device)[:, None]
 
     def score(self, images: Tensor, texts: Tensor) -> Tensor:

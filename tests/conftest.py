@@ -76,7 +76,7 @@ def plugins_of_its_own(monkeypatch):
     from cran_bench.registry import DATASETS, METHODS
 
     for registry in (METHODS, DATASETS):
-        for name in registry.names():
+        for name in (*registry.names(), *registry.with_argument()):
             registry.get(name)
         monkeypatch.setattr(registry, "plugins", dict(registry.plugins))
         monkeypatch.setattr(registry, "failures", dict(registry.failures))

@@ -63,7 +63,7 @@ def significance_table(
     texts = []
     for tests in found:
         cells = {heading: [line[k] for line in tests.lines] for k, heading in enumerate(tests.headings)}
-        texts.append(typeset(tests.title, cells, tests.notes, style, (), width, _BY_IMPORTANCE))
+        texts.append(typeset(tests.title, cells, tests.notes, style, (), width, _BY_IMPORTANCE, "-f csv"))
     return "\n".join(texts)
 
 
@@ -83,9 +83,11 @@ def _compared(tables: Sequence[Table], labels: Sequence[str], across: bool) -> _
     _require_known(tables, labels)
     table, inputs = _across(tables, labels) if across else (_together(tables, labels), [])
     rows, task = {row.label: row for row in (table.finished if labels else table.ranked)}, table.task
-    unseen = [row.label for row in table.finished if row.is_order_unseen and (not labels or row.label in rows)]
+    counted = [row for row in table.finished if (row.label in rows if labels else not row.is_ranked)]
+    unseen = [row.label for row in counted if row.is_order_unseen]
     if len(rows) < 2:
-        found = f"ranks {len(rows)} methods, as others see no order of words" if unseen else "has only one method"
+        ranked = f"ranks {len(rows)} of {len(table.finished)} methods, as others see no order of words"
+        found = ranked if unseen and not labels else "has only one method"
         raise BadInput(f"{table.title} {found}: give at least two methods")
     if not task.tested:
         raise BadInput(f"{table.title} has no kind with {FEW_PAIRS} balanced pairs, so that it ranks no method")

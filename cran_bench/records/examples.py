@@ -115,14 +115,13 @@ def find_hard_contrasts(
         false: (P,) scores of the false captions.
         among: (P,) which pairs to choose from, such as those of the balanced subset.
     """
-    margin, hard = true - false, dict[int, HardContrast]()
-    for pair in np.argsort(margin, kind="stable").tolist():
-        if len(hard) == QUERIES or not margin[pair] < 0:
+    rows, hard = np.flatnonzero(among), dict[int, HardContrast]()
+    for pair in rows[np.argsort((true - false)[rows], kind="stable")].tolist():
+        image, kind = int(contrasts.image[pair]), contrasts.kinds[contrasts.kind[pair]]
+        scores = {"true": round(float(true[pair]), 4), "false": round(float(false[pair]), 4)}
+        hard.setdefault(image, HardContrast(image=ids[image], pair=pair, kind=kind, **scores))
+        if len(hard) == QUERIES:
             break
-        if among[pair]:
-            image, kind = int(contrasts.image[pair]), contrasts.kinds[contrasts.kind[pair]]
-            scores = {"true": round(float(true[pair]), 4), "false": round(float(false[pair]), 4)}
-            hard.setdefault(image, HardContrast(image=ids[image], pair=pair, kind=kind, **scores))
     return list(hard.values())
 
 

@@ -148,7 +148,7 @@ def contrasts_task(contrasts: Contrasted) -> Task:
         tuple(figures),
         {HEADLINE: ranked} if ranked else {},
         (*figures, HEADLINE),
-        tuple(dict.fromkeys((HEADLINE, *ranked, *parts, *figures))),
+        tuple(dict.fromkeys((*[HEADLINE] * bool(ranked), *ranked, *parts, *figures))),
         partial(_shares, figures),
         lambda ranks: [np.array(x) for name, x in vars(_contrasts(ranks)).items() if name not in ("text", "crossed")],
         {"contrasts": HEADLINE} if ranked else {},

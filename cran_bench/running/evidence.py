@@ -21,6 +21,7 @@ from cran_bench.frontend.text.blind import Blind, blind_scores
 from cran_bench.frontend.text.encoding import TextFeatures, captions_of, encode, encoded_at
 from cran_bench.frontend.text.swaps import make_swaps
 from cran_bench.frontend.text.words import TextFrontEnd
+from cran_bench.judgments import Judgments
 from cran_bench.machine.arithmetic import in_full_precision, reproducible
 from cran_bench.machine.progress import say
 from cran_bench.ranking.agreement import agree
@@ -126,6 +127,17 @@ class Evidence:
         return {name: sha for name, sha in {**made, "judgments_sha": judged}.items() if sha}
 
     @cached_property
+    def judgments(self) -> list[Judgments]:
+        """The ratings, without those that are of captions with their own images only, which have no correlations."""
+        found, image_of = [], self._collection.image_of
+        for one in self._collection.judgments:
+            if (image_of[one.caption] != one.image).any():
+                found.append(one)
+            else:
+                say(f"{one.name} has no correlations, as every caption is rated with its own image only")
+        return found
+
+    @cached_property
     def blind(self) -> Blind:
         """What text-only models, fitted on the training captions, make of the contrasts."""
         assert self.contrasts
@@ -199,7 +211,7 @@ class Evidence:
                 answers = replace(answers, contrasts=contrasted)
                 is_wrong = (contrasted.text == 0) & (contrasted.balanced == 1)  # beyond rounding
                 hard = find_hard_contrasts(collection.images.ids, self.contrasts, true, false, is_wrong)
-        if not (collection.relevance or collection.judgments):
+        if not (collection.relevance or self.judgments):
             return answers, hard
         image, caption = test_positions(collection)
         relevant: dict[str, dict[Direction, Retrieved]] = {}
@@ -214,8 +226,7 @@ class Evidence:
                     pairs = caption[right.query], image[right.answer], right.grade
                     relevant[some.name]["t2i"] = retrieve(problem, *pairs, is_text=True)
             agreements = {
-                one.name: agree(problem, image[one.image], caption[one.caption], one.ratings)
-                for one in collection.judgments
+                one.name: agree(problem, image[one.image], caption[one.caption], one.ratings) for one in self.judgments
             }
         return replace(answers, relevant=relevant, agreements=agreements), hard
 

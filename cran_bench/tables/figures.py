@@ -112,9 +112,10 @@ def _of_contrasts(contrasts: Contrasted, task: Task, unseen: Sequence[str]) -> l
         if f"{PREFIX}{kind}.same_words" in task.figures:
             lines.append(f"{kind}: {same:,} of {size:,} pairs have the same words, shown apart too.")
     if unseen:
+        ranked_not = ", and are not ranked" * (HEADLINE in task.by_order)
         lines.append(
             f"{UNSEEN} The order of words is not seen: all pairs with the same words tie, exactly 50 %. Such rows were "
-            f"not tested there{', and are not ranked' * (HEADLINE in task.by_order)}: {', '.join(unseen)}."
+            f"not tested there{ranked_not}: {', '.join(unseen)}."
         )
     if (contrasts.partner >= 0).any():
         lines.append(

@@ -18,7 +18,7 @@ from tabulate import tabulate
 from cran_bench.errors import BadInput, did_you_mean, escaped
 from cran_bench.protocols import MEANING, PROTOCOLS
 from cran_bench.ranking.agreement import CORRELATIONS
-from cran_bench.ranking.contrasted import CROSSED, HEADLINE, Contrasted, parts_of
+from cran_bench.ranking.contrasted import HEADLINE, Contrasted, parts_of
 from cran_bench.ranking.metrics import small_set_notes
 from cran_bench.ranking.precisions import CATEGORY_FIGURES, CATEGORY_METRICS
 from cran_bench.ranking.recorded import RecordedRanks
@@ -404,9 +404,10 @@ class Table:
             return _BY_IMPORTANCE
         best = {"dataset", "method", task.headline}, {"behind_best"}
         if task.name == HEADLINE:
-            whole = {name for name in task.columns[1:] if parts_of(name)[1] not in ("balanced", *CROSSED)}
-            kinds = ({name} for name in task.columns[3:] if name not in whole)
-            return [*best, {*task.columns[1:3]}, *kinds, whole, {"commit"}]
+            of_kinds = [name for name in task.columns if name != HEADLINE]
+            whole = [name for name in of_kinds if parts_of(name)[1] in ("", "same_words")]
+            kinds = [name for name in of_kinds if name not in whole] or whole
+            return [*best, *({name} for name in kinds), {*whole}.difference(kinds), {"commit"}]
         recalls = [{f"{task.of}.{side}_{name}" for name in ("own_r1", "r1")} for side in ("t2i", "i2t")]
         rated = {name for name in task.columns if name.endswith(_CORRELATIONS)} - {task.headline}
         return [*best, *recalls, rated, {*task.columns}.difference(*best, *recalls, rated), {"commit"}]
@@ -561,7 +562,7 @@ def build_tables(
 
 def _place(row: Row) -> tuple[int, float]:
     value = row.mean(row.task.headline)
-    return (0 if row.is_ranked else 1 if row.records else 2, np.inf if np.isnan(value) else -value)
+    return (int(row.is_order_unseen and not row.is_ranked) if row.records else 2, np.inf if np.isnan(value) else -value)
 
 
 def _tasks(run: Finished, name: TaskName) -> list[Task]:
@@ -618,7 +619,9 @@ def render(
     texts = []
     for table in tables:
         notes, warnings = table.notes + table.failed * failures, ["quick: not for comparison"] * table.group.quick
-        texts.append(typeset(table.title, table.display(names), notes, style, warnings, width, table.importance))
+        shown = table.title, table.display(names), notes, style, warnings, width, table.importance
+        which = "" if table.task is RECALL else f"{table.task.name} "
+        texts.append(typeset(*shown, f"cran-bench table {which}--wide"))
     return "\n".join(texts)
 
 
@@ -637,10 +640,12 @@ def typeset(
     warnings: Sequence[str] = (),
     width: int | None = None,
     importance: Sequence[Set[str]] = _BY_IMPORTANCE,
+    everything: str = "cran-bench table --wide",
 ) -> str:
     """Format one table, except as CSV or JSON: title, body, notes; in a terminal only the columns that fit a width.
 
-    Columns of one set of `importance` are shown together; the most important set comes first.
+    Columns of one set of `importance` are shown together; the most important set comes first.  A note says that
+    `everything` has those left out.
 
     Raises:
         BadInput: an unknown format.
@@ -648,7 +653,7 @@ def typeset(
     require_format(style)
     columns = {name: [escaped(cell, "") for cell in cells] for name, cells in columns.items()}
     if style == "terminal" and width is not None:
-        columns, left_out = _fitted(columns, width, importance)
+        columns, left_out = _fitted(columns, width, importance, everything)
         fill = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False).fill
         title, *notes = map(fill, (title, *notes, *left_out))
     cells = [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in of] for of in columns.values()]
@@ -669,7 +674,7 @@ def typeset(
 
 
 def _fitted(
-    columns: Mapping[str, Sequence[str]], width: int, importance: Sequence[Set[str]]
+    columns: Mapping[str, Sequence[str]], width: int, importance: Sequence[Set[str]], everything: str
 ) -> tuple[dict[str, Sequence[str]], list[str]]:
     """The columns that fit into a width, the most important first, and a note on what was left out.
 
@@ -696,7 +701,6 @@ def _fitted(
     left = [heading(name) for name in shown if name not in kept]
     for name, what in (("i2t_r1", "recalls"), ("i2t_map", "directions"), (HEADLINE, "shares")):
         left += [f"± of {what}"] * any("±" in cell for cell in columns.get(name, ()))
-    everything = "cran-bench table --wide" if {"dataset", "method"} <= set(importance[0]) else "-f csv"
     note = f"Left out to fit {width} characters: {', '.join(dict.fromkeys(left))} ({everything} has all)."
     return {name: shown[name] for name in shown if name in kept}, [note] if left else []
 

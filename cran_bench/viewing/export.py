@@ -110,7 +110,9 @@ def export(
     other = (others[0], Path(test_data or where)) if others else None
     prepared = find_tested((own, where), other, store, (backbone, regions, vectors, text_encoder))
     threads = newest.environment.get("threads")  # the last bits of embeddings depend on it
-    runner = Runner(prepared, Path(), store, pick_device(device), newest.folds, threads=threads)
+    runner = Runner(
+        prepared, Path(), store, pick_device(device), newest.folds, contrasts=newest.data.contrasts, threads=threads
+    )
     rankings = _rankings(runner, method, found, top)
     writers: list[Callable[[IO[bytes]], None]] = [partial(_write_table, rankings)]
     if topk is None:

@@ -25,6 +25,7 @@ from cran_bench.errors import BadInput
 from cran_bench.frontend.text.words import tokenize
 from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.records.archive import read_examples, read_ranks
+from cran_bench.records.store import ResultStore
 from cran_bench.registry import DATASETS
 from cran_bench.running import evidence
 from cran_bench.running.evidence import contrasts_of, parse_contrasts, swapped
@@ -225,6 +226,15 @@ def test_several_right_answers_and_ratings_are_those_of_the_scores(run, tmp_path
     assert values["people.spearman"] == pytest.approx(100 * np.corrcoef(order, [2, 2, 1, 1])[0, 1])
 
 
+def test_ratings_of_own_captions_only_have_no_correlations(run, monkeypatch, capsys):
+    load, first = Probed.load, 2 * ENDS[2]
+    own = Judgments("own", TEST[:2], [first, first + 2], [[1], [2]])
+    monkeypatch.setattr(Probed, "load", lambda *a: replace(made := load(*a), judgments=[*made.judgments, own]))
+    (record,) = run().records
+    assert "people.tau_c" in record.metrics and "own.tau_c" not in record.metrics
+    assert "own has no correlations" in capsys.readouterr().err
+
+
 def test_contrasts_change_neither_fits_nor_recall(run, tmp_path):
     (plain,) = run(dataset="probed[probed=false]").records
     fits = list((tmp_path / "cache" / "fits").glob("*.safetensors"))
@@ -238,6 +248,12 @@ def test_contrasts_change_neither_fits_nor_recall(run, tmp_path):
     assert not any("." in name for name in documents.metrics)  # they are asked under the protocol captions
     assert (made.data.contrasts, probed.data.contrasts) == ("swap[seed=3]", "")
     assert made.data.contrasts_sha and probed.data.contrasts_sha != made.data.contrasts_sha
+    store = ResultStore(tmp_path / "results")
+    contrasts = next(one.ranks.contrasts for one in store.runs() if one.record == made)
+    wrong = np.flatnonzero((contrasts.balanced == 1) & (contrasts.text == 0))
+    hard = read_examples(store.path_of(made)).contrasts
+    assert {one.pair for one in hard} <= {*wrong.tolist()} and all(one.true < one.false for one in hard)
+    assert len(hard) == min(10, len({*contrasts.image[wrong].tolist()})) > 0
     again = run(dataset="probed[probed=false]", contrasts="swap[seed=3]")
     assert again.outcomes[0].reused
 
@@ -247,6 +263,15 @@ def test_a_method_of_given_captions_has_no_contrasts(run, capsys):
     assert "contrasts.order" not in record.metrics and "people.tau_c" in record.metrics
     said = "has no contrasts, as it cannot encode new captions: it has the captions of the dataset only"
     assert said in capsys.readouterr().err
+
+
+def test_given_scores_and_rankings_have_judgments_and_no_contrasts(run, tmp_path, capsys):
+    np.save(tmp_path / "given.npy", np.random.default_rng(0).standard_normal((8, 16)))
+    lines = [f"i{image} Q0 i{image}#0 1 1.0 run\ni{image}#0 Q0 i{image} 1 1.0 run\n" for image in TEST]
+    (tmp_path / "given.run").write_text("".join(lines))
+    for record in run([f"scores:{tmp_path}/given.npy", f"trec:{tmp_path}/given.run"]).records:
+        assert "contrasts.order" not in record.metrics and {"people.tau_c", "more.i2t_r1"} <= {*record.metrics}
+    assert capsys.readouterr().err.count("own texts only") == 2
 
 
 def test_answers_are_stored_whole_and_damage_is_found(run, tmp_path):
@@ -296,24 +321,31 @@ def test_what_is_of_other_images_is_refused_and_what_is_unreadable_left_out(tmp_
 
 def test_contrasts_of_the_data_come_with_those_made_of_its_captions(tmp_path):
     data = Probed().load(tmp_path)
-    own, made = data.contrasts, swapped(data, 0)
+    own, made, ids = data.contrasts, swapped(data, 0), data.images.ids
     for one, other in ((own, made), (made, own)):
         both = one.and_also(other)
-        named = [
-            [(x.image[row], x.true[row], x.kinds[x.kind[row]]) for row in range(len(x))] for x in (one, other, both)
-        ]
-        assert named[2] == named[0] + named[1]
+        rows = [[*zip(x.image, x.true, [x.kinds[k] for k in x.kind], strict=True)] for x in (one, other, both)]
+        assert rows[2] == rows[0] + rows[1]
         half = np.flatnonzero(both.partners >= 0)
-        assert (
-            [both.true[row] for row in half]
-            == [both.false[row] for row in both.partners[half]]
-            == ["red dog", "blue dog"]
-        )
+        assert [both.true[row] for row in half] == [both.false[row] for row in both.partners[half]]
+        assert [both.true[row] for row in half] == ["red dog", "blue dog"]
     found = contrasts_of(data, "swap")
     assert len(found) == len(own) + len(made) and (np.diff(found.image) >= 0).all()
-    assert contrasts_of(data, "").sha(data.images.ids) == own.take(np.argsort(own.image, kind="stable")).sha(
-        data.images.ids
-    )
+    assert contrasts_of(data, "").sha(ids) == own.take(np.argsort(own.image, kind="stable")).sha(ids)
+
+
+def test_lists_become_arrays_and_what_does_not_fit_is_told():
+    made = Qrels([0, 1], [1, 0], [1, 2]), Judgments("people", [0], [1], [[1, 4]])
+    assert made[0].grade.tolist() == [1.0, 2.0] and made[1].ratings.dtype == np.float64
+    for wrong, told in (
+        (lambda: Qrels([0.5], [0], [1]), "query of judgments is float64"),
+        (lambda: Qrels([0], [0], [[1]]), "qrels have 1, 1 and 1 queries"),
+        (lambda: Judgments("people", [0, 1], [0, 1], [[1], [1, 2]]), "ratings of judgments are not all numbers"),
+        (lambda: Contrasts([0], ["a"], ["\ud800"], [0], ["kind"]), "no valid text"),
+        (lambda: Contrasts([0], ["a"], ["b"], [0], [7]), "named '7'"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            wrong()
 
 
 def test_data_without_training_captions_has_no_blind_baseline(run, tmp_path):

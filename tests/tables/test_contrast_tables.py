@@ -277,6 +277,33 @@ def test_rows_that_see_no_order_are_shown_last_and_not_ranked(table):
     assert table.rows[3].values("contrasts.agent") == [50.0]
 
 
+def test_the_order_of_words_ranks_nothing_out_where_the_headline_does_not_depend_on_it():
+    few = contrasted(bag=True)
+    few = replace(few, balanced=few.balanced * (few.kind == 2))  # of pairs with other words only
+    bag = Finished(run(BAG, 0.9)[0], lambda: replace(ranks_of(0.9), contrasts=few))
+    other = replace(few, text=contrasted(0.6).text)
+    (table,) = build_tables(
+        [bag, Finished(run()[0], lambda: replace(ranks_of(), contrasts=other))], [], task="contrasts"
+    )
+    assert [row.label for row in table.ranked] == [row.label for row in table.finished]
+    cells, text = table.display(), flat(render([table], "terminal"))
+    place = cells["method"].index(BAG)
+    assert cells["contrasts.agent"][place] == "50.0 ○" and "○" not in cells["contrasts"][place]
+    assert f"not tested there: {BAG}." in text and "as they do not see" not in significance_table(
+        [table], [], "terminal"
+    )
+
+
+def test_kinds_may_have_the_names_of_parts():
+    usual = contrasted(crossed=True)
+    named = replace(usual, kinds=("balanced", "text", "group", "same_words"))
+    for one, other in zip(named.names, usual.names, strict=True):
+        np.testing.assert_array_equal(named.by_pair(one), usual.by_pair(other))
+    runs = [Finished(run()[0], lambda x=x: replace(ranks_of(), contrasts=x)) for x in (named, usual)]
+    above = [build_tables([one], [], task="contrasts")[0].above for one in runs]
+    assert [*above[0].values()] == [*above[1].values()]
+
+
 def test_text_only_models_and_counts_stand_above_the_methods(table):
     cells, pairs = table.display(), table.rows[0].ranks[0].contrasts
     assert cells["method"][:6] == [
@@ -344,7 +371,7 @@ def test_no_ranked_kind_means_no_headline():
     several = [Finished(record, lambda: replace(ranks, contrasts=few)) for _ in range(2)]
     several[1] = Finished(run(*ROWS[1])[0], several[1].read)
     (table,) = build_tables(several, [], task="contrasts")
-    assert not table.behind_best() and table.display()["contrasts"][-1] == ""
+    assert not table.behind_best() and "contrasts" not in table.display()
     assert "so that there is no mean: agent (0)" in flat(render([table], "terminal"))
     with pytest.raises(BadInput, match="has no kind with 20 balanced pairs, so that it ranks no method"):
         significance_table([table], ["cca:tuned", "cfa:tuned"], "terminal")
@@ -460,17 +487,18 @@ def test_the_hardest_contrasts_are_of_different_images_of_the_balanced_subset():
     image = random.integers(0, 30, count)
     texts = [f"caption {k}" for k in range(count)], [f"other {k}" for k in range(count)]
     pairs = Contrasts(image, *texts, random.integers(0, 2, count), ("a", "b"))
-    true, false, balanced = random.random(count), random.random(count), random.random(count) < 0.5
-    found = find_hard_contrasts([f"{k}.jpg" for k in range(30)], pairs, true, false, balanced)
+    true, false = random.random((2, count))
+    wrong = (random.random(count) < 0.5) & (true < false)
+    found = find_hard_contrasts([f"{k}.jpg" for k in range(30)], pairs, true, false, wrong)
     worst = {}
     for k in sorted(range(count), key=lambda k: true[k] - false[k]):
-        if balanced[k] and image[k] not in worst:
+        if wrong[k] and image[k] not in worst:
             worst[image[k]] = k
     assert [one.pair for one in found] == [*worst.values()][:10]
     for one in found:
         assert (one.image, one.kind) == (f"{image[one.pair]}.jpg", "ab"[pairs.kind[one.pair]])
         assert one.true == round(true[one.pair], 4) < one.false == round(false[one.pair], 4)
-    assert not find_hard_contrasts([f"{k}.jpg" for k in range(30)], pairs, false + 1, false, balanced)
+    assert not find_hard_contrasts([f"{k}.jpg" for k in range(30)], pairs, true, false, wrong & False)
 
 
 def test_the_report_shows_the_hardest_contrasts_with_their_pictures(command, tmp_path):
@@ -478,7 +506,7 @@ def test_the_report_shows_the_hardest_contrasts_with_their_pictures(command, tmp
     collection = dataset.build().load(tmp_path)
     pairs, ids = contrasts_of(collection, "swap"), collection.images.ids
     true, false = np.random.default_rng(0).random((2, len(pairs)))
-    hard = find_hard_contrasts(ids, pairs, true, false, np.ones(len(pairs), dtype=bool))
+    hard = find_hard_contrasts(ids, pairs, true, false, true < false)
     about = {"label": dataset.label, "split_sha": collection.split_sha()}
     for sha, is_there in ((pairs.sha(ids), True), ("e" * 64, False)):
         folder = tmp_path / sha[:4]

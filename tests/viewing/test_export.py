@@ -57,9 +57,9 @@ def _recorded(prepared_scenes, tmp_path_factory):
     (folder / "coarse.py").write_text(COARSE)
     tiny = replace(prepared_scenes, cache=folder / "cache", results=folder / "results")
     rows = [CCA, f"{folder / 'coarse.py'}:Coarse"]
-    for results, protocols, folds in (("results", "all", 0), ("folds", "captions", 3)):
+    for results, protocols, folds, contrasts in (("results", "all", 0, ""), ("folds", "captions", 3, "swap")):
         where = {"data": tiny.data, "cache": tiny.cache, "results": folder / results}
-        made = cran_bench.run(rows, tiny.spec, protocols, folds=folds, **where)
+        made = cran_bench.run(rows, tiny.spec, protocols, folds=folds, contrasts=contrasts, **where)
         assert not made.failures, made.failures
     return tiny, dict(zip(("cca", "coarse"), rows, strict=True))
 
