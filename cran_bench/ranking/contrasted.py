@@ -19,8 +19,8 @@ _IN_ORDER = np.array([1, 1 / 2, 1 / 3, 1 / 6, 1 / 6])
 """Chance that two scores exceed two others if none is smaller, by the number of ties between the four."""
 
 
-def parts_of(figure: str) -> tuple[str, str]:
-    """The kind of a figure of contrasts, and which of its pairs it is of, such as ``balanced``; '' for all of them."""
+def kind_and_part(figure: str) -> tuple[str, str]:
+    """The kind of a figure of contrasts, and the part of its pairs, such as ``balanced``; '' for all of them."""
     kind, _, part = figure.removeprefix(PREFIX).partition(".")
     return kind, part
 
@@ -70,7 +70,7 @@ class Contrasted:
         Args:
             figure: one of `names`.
         """
-        kind, part = parts_of(figure)
+        kind, part = kind_and_part(figure)
         own = self.kind == self.kinds.index(kind)
         right = self.text / 2.0
         if part in CROSSED:
@@ -99,7 +99,7 @@ class Contrasted:
     @property
     def ranked(self) -> list[str]:
         """The figures of balanced subsets with at least `FEW_PAIRS` pairs, whose mean is the headline."""
-        balanced = [name for name in self.names if parts_of(name)[1] == "balanced"]
+        balanced = [name for name in self.names if kind_and_part(name)[1] == "balanced"]
         return [name for name in balanced if np.count_nonzero(~np.isnan(self.by_pair(name))) >= FEW_PAIRS]
 
     @property

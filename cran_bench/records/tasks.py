@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cran_bench.errors import BadInput
 from cran_bench.ranking.agreement import CORRELATIONS, weighted_correlations
-from cran_bench.ranking.contrasted import CROSSED, HEADLINE, Contrasted, parts_of
+from cran_bench.ranking.contrasted import CROSSED, HEADLINE, Contrasted, kind_and_part
 from cran_bench.ranking.metrics import KS, Direction, Ranks
 from cran_bench.ranking.precisions import CATEGORY_FIGURES
 from cran_bench.ranking.recorded import RecordedRanks
@@ -140,7 +140,7 @@ def contrasts_task(contrasts: Contrasted) -> Task:
     """The task of contrasts of these kinds."""
     figures, ranked = contrasts.names, tuple(contrasts.ranked)
     order = ("balanced", *CROSSED, "same_words")
-    parts = [name for part in order for name in figures if parts_of(name)[1] == part]
+    parts = [name for part in order for name in figures if kind_and_part(name)[1] == part]
     alike = {name: contrasts.same_words[~np.isnan(contrasts.by_pair(name))].mean() for name in figures}
     by_order = {name for name, share in alike.items() if share > 0.5}
     return Task(

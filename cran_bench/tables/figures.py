@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from cran_bench.ranking.agreement import between_people
-from cran_bench.ranking.contrasted import CROSSED, FEW_PAIRS, HEADLINE, PREFIX, Contrasted, parts_of
+from cran_bench.ranking.contrasted import CROSSED, FEW_PAIRS, HEADLINE, PREFIX, Contrasted, kind_and_part
 from cran_bench.ranking.precisions import CATEGORY_COUNTS, CATEGORY_FIGURES, CUT
 from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.ranking.relevance import FIGURES as RETRIEVED
@@ -47,7 +47,7 @@ def heading(name: str) -> str:
         return "mean"
     if not name.startswith(PREFIX):
         return HEADINGS.get(name) or _OF_JUDGMENTS.get(name.partition(".")[2], name)
-    kind, part = parts_of(name)
+    kind, part = kind_and_part(name)
     return kind if part == "balanced" else f"{kind} {part.replace('_', ' ')}" if part else f"{kind} (all)"
 
 
@@ -84,7 +84,7 @@ def _of_category(runs: Sequence[Finished]) -> list[str]:
 
 
 def _of_contrasts(contrasts: Contrasted, task: Task, unseen: Sequence[str]) -> list[str]:
-    kinds, ranked = contrasts.kinds, [parts_of(name)[0] for name in contrasts.ranked]
+    kinds, ranked = contrasts.kinds, [kind_and_part(name)[0] for name in contrasts.ranked]
     sizes = np.bincount(contrasts.kind, minlength=len(kinds))
     balanced, alike = (
         np.bincount(contrasts.kind[x == 1], minlength=len(kinds)) for x in (contrasts.balanced, contrasts.same_words)
@@ -162,13 +162,13 @@ def blind(contrasts: Contrasted, task: Task) -> dict[str, dict[str, float]]:
     Of crossed pairs there is only the share.
     """
     found: dict[str, dict[str, float]] = {}
-    figures = [name for name in task.figures if parts_of(name)[1] not in CROSSED]
+    figures = [name for name in task.figures if kind_and_part(name)[1] not in CROSSED]
     for label, field in BLIND.items():
         model = replace(contrasts, text=getattr(contrasts, field))
         means = {name: float(np.nanmean(model.by_pair(name))) for name in figures}
         if ranked := task.totals.get(HEADLINE):
             means[HEADLINE] = float(np.mean([means[name] for name in ranked]))
-            means["all"] = float(np.mean([means[PREFIX + parts_of(name)[0]] for name in ranked]))
+            means["all"] = float(np.mean([means[PREFIX + kind_and_part(name)[0]] for name in ranked]))
         found[label] = means
     return found
 
@@ -183,7 +183,7 @@ def above(contrasts: Contrasted, task: Task) -> dict[str, list[str]]:
     percent = [{name: f"{value:.1f}" for name, value in means.items()} for means in models]
     columns = {"method": ["pairs", *(f"{name}, all" for name in BLIND), "balanced pairs", *BLIND]}
     for name in task.columns:
-        kind, part = parts_of(name)
+        kind, part = kind_and_part(name)
         whole, own = ("all", name) if name == HEADLINE else (name, "")
         if part == "balanced":
             whole, own = PREFIX + kind, name

@@ -18,7 +18,7 @@ from tabulate import tabulate
 from cran_bench.errors import BadInput, did_you_mean, escaped
 from cran_bench.protocols import MEANING, PROTOCOLS
 from cran_bench.ranking.agreement import CORRELATIONS
-from cran_bench.ranking.contrasted import HEADLINE, Contrasted, parts_of
+from cran_bench.ranking.contrasted import HEADLINE, Contrasted, kind_and_part
 from cran_bench.ranking.metrics import small_set_notes
 from cran_bench.ranking.precisions import CATEGORY_FIGURES, CATEGORY_METRICS
 from cran_bench.ranking.recorded import RecordedRanks
@@ -405,7 +405,7 @@ class Table:
         best = {"dataset", "method", task.headline}, {"behind_best"}
         if task.name == HEADLINE:
             of_kinds = [name for name in task.columns if name != HEADLINE]
-            whole = [name for name in of_kinds if parts_of(name)[1] in ("", "same_words")]
+            whole = [name for name in of_kinds if kind_and_part(name)[1] in ("", "same_words")]
             kinds = [name for name in of_kinds if name not in whole] or whole
             return [*best, *({name} for name in kinds), {*whole}.difference(kinds), {"commit"}]
         recalls = [{f"{task.of}.{side}_{name}" for name in ("own_r1", "r1")} for side in ("t2i", "i2t")]

@@ -205,18 +205,6 @@ def test_resampled_shares_against_a_loop_over_pairs(crossed, together):
     assert evidence_metrics(ranks)["contrasts"] == pytest.approx(np.mean(balanced))
 
 
-def test_kinds_may_be_named_like_parts_of_their_pairs():
-    usual, odd = contrasted(crossed=True), ("balanced", "text", "group", "same_words")
-    both = [replace(ranks_of(), contrasts=pairs) for pairs in (usual, replace(usual, kinds=odd))]
-    usual_values, values = ([*contrasts_task(ranks.contrasts).metrics(ranks).values()] for ranks in both)
-    assert usual_values == values
-    tasks = [contrasts_task(ranks.contrasts) for ranks in both]
-    columns = ["\n".join(task.columns) for task in tasks]
-    for usual_name, name in zip(KINDS, odd, strict=True):
-        columns[0] = re.sub(rf"(?m)^contrasts\.{usual_name}\b", f"contrasts.{name}", columns[0])
-    assert columns[0] == columns[1]
-
-
 def test_the_group_score_of_constant_scores_is_chance_over_orders():
     """One sixth of the orders of four scores have both true pairs above both others; ties of two or three likewise."""
     pairs = contrasted(crossed=True)
