@@ -335,7 +335,8 @@ def check(
         needs = plugin.needs(data)
         lines.append(described(needs))
         if absent := missing(needs):
-            return "\n".join([*lines, f"missing: {len(absent)} of {len(needs)}"]), False
+            required = sum(not need.optional for need in needs)
+            return "\n".join([*lines, f"missing: {len(absent)} of {required}"]), False
     collection, defaults = _load(dataset, data, "ppmi-svd")
     lines.append(collection.describe())
     if _is_open(defaults, backbone, regions):

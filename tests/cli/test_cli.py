@@ -233,7 +233,7 @@ def test_check_says_what_extraction_will_take(prepare, flickr, tmp_path):
     assert not (tmp_path / "cache").exists()
     (flickr / "flickr8k" / "Flickr8k.token.txt").unlink()
     said = prepare("--check")
-    assert said.code == 1 and said.out.splitlines()[-1] == "missing: 1 of 6"
+    assert said.code == 1 and said.out.splitlines()[-1] == "missing: 1 of 5"
     assert "  missing   Flickr8k.token.txt" in said.out and "Flickr8k_text.zip from the authors" in said.out
 
 
