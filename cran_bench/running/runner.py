@@ -103,6 +103,10 @@ class Runner:
         """The contrasts and judgments of the test split."""
         return Evidence(self.data, self.contrasts, self.cache)
 
+    def asks(self, protocol: Protocol) -> bool:
+        """Whether contrasts and judgments are measured: by captions, as they are of the whole test split."""
+        return protocol == "captions" and not self.folds
+
     @cached_property
     def _data_info(self) -> DataInfo:
         collection, fitted_on = self.data.tested.collection, self.data.fitted_on
@@ -297,7 +301,7 @@ class Runner:
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
         parts = [trial.build() for trial in trials(fitted.method, fitted.seed)]
         tune = fitted.method.tune
-        judged = protocol == "captions" and self.evidence.shas
+        judged = self.asks(protocol) and self.evidence.shas
         about = fitted.seed, self.device, fit_metric(fitted.method, self.data)
         fits = [fit_fingerprint(self.data.identity, fitted.unit, part, *about) for part in parts]
         return sha256_json(
@@ -336,7 +340,7 @@ class Runner:
         ranks, metrics, kernel = evaluation.ranks, dict(evaluation.metrics), evaluation.ranks.kernel
         assert kernel is not None
         hard: list[HardContrast] = []
-        if protocol == "captions":
+        if self.asks(protocol):
             asked = fit.part, test, fitted.unit, images, texts, ranks, fitted.method.label
             ranks, values, hard = self.evidence.measured(*asked)
             metrics |= values

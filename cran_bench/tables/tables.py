@@ -589,9 +589,8 @@ def _group(
     more = data.split_sha, features, data.extras_sha, data.text_encoder, fit_data
     name = _OWN_DATA.get(task, "")
     answers = {name: getattr(data, f"{name}_sha")} if name else {}
-    whole = task in ("contrasts", "judgments")  # which no fold changes
     of = data.contrasts if task == HEADLINE else of
-    return Group(*where, protocol, 0 if whole else folds, *more, of=of, **answers)
+    return Group(*where, protocol, folds, *more, of=of, **answers)
 
 
 def render(

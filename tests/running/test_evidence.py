@@ -237,6 +237,12 @@ def test_a_method_of_given_captions_has_no_contrasts(run, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_folds_have_neither_contrasts_nor_judgments(run):
+    (finished,) = run(folds=3).store.runs()  # of eight images two are left over
+    assert not finished.ranks.contrasts and not finished.ranks.relevant and not finished.ranks.agreements
+    assert len(finished.ranks.i2t.better) == 6 and not any("." in name for name in finished.record.metrics)
+
+
 def test_given_scores_and_rankings_have_judgments_and_no_contrasts(run, tmp_path, capsys):
     np.save(tmp_path / "given.npy", np.random.default_rng(0).standard_normal((8, 16)))
     lines = [f"i{image} Q0 i{image}#0 1 1.0 run\ni{image}#0 Q0 i{image} 1 1.0 run\n" for image in TEST]
@@ -330,5 +336,7 @@ def test_unknown_contrasts_are_told(spec, told):
 def test_contrasts_without_their_protocol_or_without_words_are_refused(run, command):
     with pytest.raises(BadInput, match="--contrasts is for the protocol captions, not for documents"):
         run(protocols="documents", contrasts="swap")
+    with pytest.raises(BadInput, match="--contrasts is for the whole test split, --folds for parts of it"):
+        run(folds=3, contrasts="swap")
     said = command("run", "-m", "cca", "-d", "scenes[train=8,val=2,test=2]", "--contrasts", "swop")
     assert said.code == 2 and "did you mean 'swap'?" in said.sentence
