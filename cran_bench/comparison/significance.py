@@ -61,8 +61,8 @@ def significance_table(
             refused.append(error)
     if not found:
         raise refused[0]
-    for error in refused:
-        say(str(error))
+    for one in refused:
+        say(str(one))
     if style in DATA_FORMATS:
         import pandas as pd
 
