@@ -223,8 +223,8 @@ def load_tables(
 MEASURED_BY = {
     "recall": "recalls: they need captions",
     "category": "figures by category: they need data with labels",
-    "contrasts": "contrasts: they need data with contrasts, or cran-bench run --contrasts swap, protocol captions",
-    "judgments": "judgments: they need data that people judged, protocol captions",
+    "contrasts": "contrasts: they need data with contrasts, or run --contrasts swap, protocol captions without folds",
+    "judgments": "judgments: they need data that people judged, protocol captions without folds",
 }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import cast, get_args
 
 from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.machine.progress import say
 from cran_bench.ranking.contrasted import FEW_PAIRS
 from cran_bench.ranking.metrics import Direction
 from cran_bench.records.statistics import LEVEL, Interval, behind_best, holm, mcnemar
@@ -51,7 +52,17 @@ def significance_table(
     """
     together = {of: [table for table in tables if table.group.of == of] for of in [t.group.of for t in tables]}
     complete = {of: some for of, some in together.items() if {*labels} <= _finished(some)}
-    found = [_compared(some, labels, across) for some in (complete or together).values()]
+    found: list[_Tests] = []
+    refused: list[BadInput] = []
+    for some in (complete or together).values():
+        try:
+            found.append(_compared(some, labels, across))
+        except BadInput as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    for one in refused:
+        say(str(one))
     if style in DATA_FORMATS:
         import pandas as pd
 
@@ -85,12 +96,12 @@ def _compared(tables: Sequence[Table], labels: Sequence[str], across: bool) -> _
     rows, task = {row.label: row for row in (table.finished if labels else table.ranked)}, table.task
     counted = [row for row in table.finished if (row.label in rows if labels else not row.is_ranked)]
     unseen = [row.label for row in counted if row.is_order_unseen]
+    if not task.tested:
+        raise BadInput(f"{table.title} has no kind with {FEW_PAIRS} balanced pairs, so that it ranks no method")
     if len(rows) < 2:
         ranked = f"ranks {len(rows)} of {len(table.finished)} methods, as others see no order of words"
         found = ranked if unseen and not labels else "has only one method"
         raise BadInput(f"{table.title} {found}: give at least two methods")
-    if not task.tested:
-        raise BadInput(f"{table.title} has no kind with {FEW_PAIRS} balanced pairs, so that it ranks no method")
     if labels:
         first, *others = rows.values() if across else [rows[label] for label in labels]
         lines = _figure_by_figure(first, others)

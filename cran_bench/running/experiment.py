@@ -136,7 +136,7 @@ def run(
         quick: less data and shorter training; not for comparison.
         folds: 0 to rank the whole test split, else the number of folds to average over.
         contrasts: ``"swap"``, or ``"swap[seed=1]"``, to measure by contrasts made of the test captions as well, under
-            the protocol `captions`; '' for those of the dataset only.
+            the protocol `captions` and without `folds`; '' for those of the dataset only.
         tune: number of trials of each row: it is fitted with its own fields and with others from the method's search
             space, and the fit with the greatest rsum on validation is tested; None to fit it as it is.
         force: repeat recorded runs.
@@ -195,7 +195,7 @@ def run(
         if parse_contrasts(contrasts) is not None and "captions" not in wanted:
             raise BadInput(f"--contrasts is for the protocol captions, not for {', '.join(wanted)}: leave it out")
         if contrasts and folds:
-            raise BadInput("--contrasts is for the whole test split, not for folds: run once with and once without")
+            raise BadInput("--contrasts is for the whole test split, --folds for parts of it: leave one of them out")
         if test_data is not None and test_on is None:
             raise BadInput("--test-data is the folder of the dataset of --test-on: give both")
         test = None
@@ -232,7 +232,7 @@ def run(
         def compute() -> list[Outcome]:
             if "captions" in request.protocols and folds and runner.evidence.shas:
                 say("left out: contrasts and judgments, which are of the whole test split: run without --folds too")
-            elif "captions" in request.protocols:
+            if any(map(runner.asks, request.protocols)):
                 _ = runner.evidence.encoded  # before rows are computed side by side
             if workers is not None:
                 return workers.run(runner, request)

@@ -104,6 +104,10 @@ class Runner:
         """The contrasts and judgments of the test split."""
         return Evidence(self.data, self.contrasts, self.cache)
 
+    def asks(self, protocol: Protocol) -> bool:
+        """Whether contrasts and judgments are measured: by captions, as they are of the whole test split."""
+        return protocol == "captions" and not self.folds
+
     @cached_property
     def _data_info(self) -> DataInfo:
         collection, fitted_on = self.data.tested.collection, self.data.fitted_on
@@ -297,6 +301,7 @@ class Runner:
     def _fingerprint(self, fitted: _Fitted, protocol: Protocol) -> str:
         parts = [trial.build() for trial in trials(fitted.method, fitted.seed)]
         tune = fitted.method.tune
+        judged = self.asks(protocol) and self.evidence.shas
         about = fitted.seed, self.device, fit_metric(fitted.method, self.data)
         fits = [fit_fingerprint(self.data.identity, fitted.unit, part, *about) for part in parts]
         return sha256_json(
@@ -308,14 +313,9 @@ class Runner:
                 "evaluation": _evaluation(parts[0].similarity),
                 **({"test": self.data.test_on.identity} if self.data.test_on else {}),
                 **({"refit": True} if self.refits(fitted.method) else {}),
-                **({"evidence": [self.evidence.shas, judged]} if (judged := self._judged(protocol)) else {}),
+                **({"evidence": [self.evidence.shas, code(Evidence, asked=["measured"]).sha]} if judged else {}),
             }
         )
-
-    def _judged(self, protocol: Protocol) -> str:
-        """The sha256 of the code that measures contrasts and judgments; '' if rows of the protocol have none."""
-        is_asked = protocol == "captions" and not self.folds and self.evidence.shas
-        return code(Evidence, asked=["measured"]).sha if is_asked else ""
 
     def _evaluate(
         self, fitted: _Fitted, protocol: Protocol, fingerprint: str, started: str
@@ -340,7 +340,7 @@ class Runner:
         ranks, metrics, kernel = evaluation.ranks, dict(evaluation.metrics), evaluation.ranks.kernel
         assert kernel is not None
         hard: list[HardContrast] | None = None
-        if self._judged(protocol):
+        if self.asks(protocol):
             words = self.data_of(fitted.method).text(fitted.unit)
             asked = fit.part, test, words, images, texts, ranks, fitted.method.label
             ranks, hard = self.evidence.measured(*asked)

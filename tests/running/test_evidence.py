@@ -191,14 +191,6 @@ def test_contrasts_are_read_with_the_words_of_the_last_fit(run):
     assert outcomes[0].record.method.refit and "contrasts.order" in outcomes[0].record.metrics
 
 
-def test_folds_have_neither_contrasts_nor_judgments(run, capsys):
-    (record,) = run(folds=3).records
-    assert not any("." in name for name in record.metrics)
-    assert "left out: contrasts and judgments, which are of the whole test split" in capsys.readouterr().err
-    with pytest.raises(BadInput, match="--contrasts is for the whole test split, not for folds"):
-        run(folds=2, contrasts="swap")
-
-
 def test_a_bag_of_words_has_half_of_the_pairs_with_the_same_words(run):
     (record,) = run("positions[order=false]").records
     assert record.metrics["contrasts.order"] == 50
@@ -263,6 +255,13 @@ def test_a_method_of_given_captions_has_no_contrasts(run, capsys):
     assert "contrasts.order" not in record.metrics and "people.tau_c" in record.metrics
     said = "has no contrasts, as it cannot encode new captions: it has the captions of the dataset only"
     assert said in capsys.readouterr().err
+
+
+def test_folds_have_neither_contrasts_nor_judgments(run, capsys):
+    (finished,) = run(folds=3).store.runs()  # of eight images two are left over
+    assert "left out: contrasts and judgments, which are of the whole test split" in capsys.readouterr().err
+    assert not finished.ranks.contrasts and not finished.ranks.relevant and not finished.ranks.agreements
+    assert len(finished.ranks.i2t.better) == 6 and not any("." in name for name in finished.record.metrics)
 
 
 def test_given_scores_and_rankings_have_judgments_and_no_contrasts(run, tmp_path, capsys):
@@ -373,5 +372,7 @@ def test_unknown_contrasts_are_told(spec, told):
 def test_contrasts_without_their_protocol_or_without_words_are_refused(run, command):
     with pytest.raises(BadInput, match="--contrasts is for the protocol captions, not for documents"):
         run(protocols="documents", contrasts="swap")
+    with pytest.raises(BadInput, match="--contrasts is for the whole test split, --folds for parts of it"):
+        run(folds=3, contrasts="swap")
     said = command("run", "-m", "cca", "-d", "scenes[train=8,val=2,test=2]", "--contrasts", "swop")
     assert said.code == 2 and "did you mean 'swap'?" in said.sentence

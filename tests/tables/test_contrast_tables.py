@@ -361,8 +361,9 @@ def test_no_ranked_kind_means_no_headline():
     (table,) = build_tables(several, [], task="contrasts")
     assert not table.behind_best() and "contrasts" not in table.display()
     assert "so that there is no mean: agent (0)" in flat(render([table], "terminal"))
-    with pytest.raises(BadInput, match="has no kind with 20 balanced pairs, so that it ranks no method"):
-        significance_table([table], ["cca:tuned", "cfa:tuned"], "terminal")
+    for labels in ([], ["cca:tuned", "cfa:tuned"]):
+        with pytest.raises(BadInput, match="has no kind with 20 balanced pairs, so that it ranks no method"):
+            significance_table([table], labels, "terminal")
 
 
 def test_other_contrasts_are_another_table():
@@ -408,6 +409,14 @@ def test_significance_of_contrasts(table):
     assert "McNemar" not in text and "for the 4 tests" in flat(text)
     text = significance_table([table], ["scan:tuned", BAG], "terminal")
     assert "for the 1 tests" in flat(text) and f"as they do not see it: {BAG}." in flat(text)
+
+
+def test_contrasts_that_rank_one_row_hide_no_others(table, capsys):
+    (alone,) = build_tables([finished(*ROWS[0], contrasts="", contrasts_sha="e" * 64)], [], task="contrasts")
+    text = significance_table([alone, table], [], "csv")
+    assert text == significance_table([table], [], "csv") and "has only one method" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="has only one method: give at least two methods"):
+        significance_table([alone], [], "csv")
 
 
 def test_significance_of_judgments_is_by_set(judged):

@@ -57,9 +57,9 @@ def _recorded(prepared_scenes, tmp_path_factory):
     (folder / "coarse.py").write_text(COARSE)
     tiny = replace(prepared_scenes, cache=folder / "cache", results=folder / "results")
     rows = [CCA, f"{folder / 'coarse.py'}:Coarse"]
-    for results, protocols, folds, contrasts in (("results", "all", 0, ""), ("folds", "captions", 3, "swap")):
+    for results, protocols, folds in (("results", "all", 0), ("folds", "captions", 3)):
         where = {"data": tiny.data, "cache": tiny.cache, "results": folder / results}
-        made = cran_bench.run(rows, tiny.spec, protocols, folds=folds, contrasts=contrasts, **where)
+        made = cran_bench.run(rows, tiny.spec, protocols, folds=folds, **where)
         assert not made.failures, made.failures
     return tiny, dict(zip(("cca", "coarse"), rows, strict=True))
 
@@ -163,6 +163,15 @@ def test_folds_are_ranked_by_themselves(write, recorded, tmp_path, row):
     same_ranks(write, recorded[0], tmp_path, row, "captions", "folds")
     run = lists(tmp_path / "there" / "t2i.run")
     assert len(run) == 90 and {len(found) for found in run.values()} == {6}
+
+
+def test_a_row_with_made_contrasts_is_exported(write, recorded, tmp_path):
+    tiny, rows = recorded
+    where = {"data": tiny.data, "cache": tiny.cache, "results": tmp_path / "swap"}
+    made = cran_bench.run(rows["coarse"], tiny.spec, contrasts="swap", **where)
+    assert not made.failures
+    write("coarse", topk=tmp_path / "best.csv", results=tmp_path / "swap")
+    assert (tmp_path / "best.csv").is_file()
 
 
 def test_ties_are_in_the_order_of_the_data_and_told(write, recorded, tmp_path, capsys):
