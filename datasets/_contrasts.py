@@ -182,7 +182,7 @@ def _own_contrasts(path: Path) -> Iterator[Contrast]:
         own = validated(_OWN, row, where, "give image, true, false and kind")
         if not KIND.fullmatch(own.kind):
             wanted = "name it with up to 40 letters, digits, _, - and spaces"
-            raise BadInput(f"{where}: the kind is {own.kind!r}; {wanted}")
+            raise BadInput(f"{where}: the kind is {own.kind[:60]!r}; {wanted}")
         one = contrast(where, own.image, own.true, own.false, own.kind, str(own.pair))
         key = (one.id, one.true, one.false)
         if key in seen:
