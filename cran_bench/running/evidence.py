@@ -46,9 +46,9 @@ def parse_contrasts(spec: str) -> int | None:
     Raises:
         BadInput: the spec is another.
     """
-    if not spec:
+    if spec == "":
         return None
-    parsed = parse_spec(spec)
+    parsed = parse_spec(str(spec))
     if parsed.name != "swap" or parsed.argument or not {*parsed.options} <= {"seed"}:
         what = f"--contrasts makes contrasts of the test captions by swap or swap[seed=1], not by '{spec}'"
         raise BadInput(what + did_you_mean(parsed.name, ["swap"]))

@@ -360,6 +360,7 @@ def test_data_without_training_captions_has_no_blind_baseline(run, tmp_path):
         ("swaps", "by swap or swap[seed=1], not by 'swaps'; did you mean 'swap'?"),
         ("swap:3", "by swap or swap[seed=1], not by 'swap:3'"),
         ("swap[seeds=1]", "by swap or swap[seed=1], not by 'swap[seeds=1]'"),
+        (True, "by swap or swap[seed=1], not by 'True'"),
         ("swap[seed=-1]", "the seed of --contrasts is a whole number from 0, such as swap[seed=1], not '-1'"),
     ],
 )
