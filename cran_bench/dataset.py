@@ -341,10 +341,6 @@ class Collection:
             return ""
         return sha256_bytes(np.packbits(self.labels, axis=1).tobytes() + "\0".join(self.label_names).encode())
 
-    def contrasts_sha(self) -> str:
-        """Return the sha256 of the contrasts; '' without any."""
-        return self.contrasts.sha(self.images.ids) if self.contrasts else ""
-
     def judgments_sha(self) -> str:
         """Return the sha256 of relevance and judgments; '' without any."""
         return judgments_sha(*self.relevance, *self.judgments)

@@ -49,11 +49,6 @@ class Qrels:
         if pairs.min() < 0 or len(np.unique(pairs, axis=1).T) < len(self.query):
             raise BadInput("qrels name a pair twice, or a row below 0: give each pair once")
 
-    @property
-    def asked(self) -> NDArray[np.int64]:
-        """(Q,) int64, the rows of the queries, in increasing order."""
-        return np.unique(self.query)
-
     def within(self, queries: NDArray[np.bool_], answers: NDArray[np.bool_]) -> Qrels | None:
         """Those with the queries (N,) and answers (T,), or the reverse, that are kept, of all rows; None if none is."""
         kept = queries[self.query] & answers[self.answer]

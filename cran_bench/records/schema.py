@@ -216,7 +216,7 @@ class Record(StrictModel):
         seed: random seed of the fit.
         metrics: recalls in percent, ranks counted from 1, `rsum`, `twin_accuracy` in percent if images have twins, and
             if they have labels the figures of `cran_bench.ranking.precisions.Precisions`, as fractions; those of
-            contrasts and judgments as described in docs/results.md.
+            contrasts and judgments as described in docs/verdicts.md.
         ties: number of queries whose rank depends on the order of ties.
         seconds: per phase.
         similarity: how pairs were scored.

@@ -9,13 +9,14 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 import pytest
+from recorded import record_of
 
 from cran_bench.comparison import compare_dataset, with_paper
 from cran_bench.errors import BadInput
 from cran_bench.frontend.images.torchvision import TorchvisionBackbone
 from cran_bench.frontend.regions.faster_rcnn import PaperRegions
 from cran_bench.ranking.metrics import Counts, Ranks
-from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
+from cran_bench.records.schema import Address, DataInfo, Failure
 from cran_bench.records.statistics import Interval
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.records.tasks import FIGURES
@@ -59,37 +60,20 @@ def made(
     parameters=None,
     **changes,
 ):
-    name, _, rest = label.partition(":")
     ranks = ranks_of(recalls, images, 5 if protocol == "captions" else 1, seed + crc32(label.encode()))
     info = {"label": data, "quick": False, "split_sha": "5" * 64, "images": images, "captions": 5 * images}
     info |= {"front_end": front_end, "features_sha": "f" * 64, "vectors": "ppmi-svd"}
     known = {*info, "sources_sha", "extras_sha"}
-    record = Record(
-        fingerprint=f"{label}{protocol}{seed}{data}",
-        data=DataInfo(**{**info, **{k: v for k, v in changes.items() if k in known}}),
-        method=MethodInfo(
-            label=label,
-            name=name,
-            preset=rest.partition("[")[0],
-            paper_row=METHODS.get(name).paper_row,
-            parameters=parameters or {},
-            chose={},
-            unit="captions",
-            code_sha="c" * 64,
-            fit_fingerprint="d" * 64,
-        ),
+    record = record_of(
+        label,
+        DataInfo(**{**info, **{k: v for k, v in changes.items() if k in known}}),
+        ranks.metrics().values(),
+        f"{label}{protocol}{seed}{data}",
         protocol=protocol,
         folds=changes.get("folds", 0),
         seed=seed,
-        metrics=ranks.metrics().values(),
-        ties=0,
-        seconds=Seconds(features=1, fit=1, embed=1, similarity=1, rank=1),
-        similarity=SimilarityInfo(name="cosine", kernel="reference", dtype="float64"),
-        device="cpu",
-        peak_memory=1,
+        parameters=parameters,
         environment={"cpu": "a cpu", "gpu": None, "torch": "2.9", "commit": "abc"},
-        started="2026-01-01T00:00:00+00:00",
-        ranks_sha="",
     )
     return record, ranks
 

@@ -8,13 +8,14 @@ import re
 import numpy as np
 import pytest
 import torch
+from recorded import record_of
 
 from cran_bench.comparison import compare_dataset
 from cran_bench.comparison.significance import significance_table
 from cran_bench.errors import BadInput
 from cran_bench.ranking.evaluation import evaluate
 from cran_bench.ranking.precisions import CATEGORY_METRICS
-from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
+from cran_bench.records.schema import Address, DataInfo, Failure
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.records.tasks import RECALL
 from cran_bench.registry import METHODS
@@ -43,33 +44,8 @@ def run(method="cca:cm", noise=1.0, *, seed=0, images=40, bare=0, labelled=True,
         rows, columns, torch.arange(images), None, COSINE, "documents", labels=labels if labelled else None
     )
     label = METHODS.configure(method).label
-    record = Record(
-        fingerprint=f"{int(100 * noise):05}{seed}0123456789",
-        data=data_info(images, **data),
-        method=MethodInfo(
-            label=label,
-            name=method.partition(":")[0],
-            preset=method.partition(":")[2],
-            paper_row=METHODS.describe(method.partition(":")[0]).paper_row,
-            parameters={},
-            chose={},
-            unit="documents",
-            code_sha="c" * 64,
-            fit_fingerprint="d" * 64,
-        ),
-        protocol="documents",
-        folds=0,
-        seed=seed,
-        metrics=dict(found.metrics),
-        ties=0,
-        seconds=Seconds(features=1, fit=1, embed=1, similarity=1, rank=1),
-        similarity=SimilarityInfo(name="cosine", kernel="reference", dtype="float64"),
-        device="cpu",
-        peak_memory=1,
-        environment={"commit": "0123456789ab"},
-        started="2026-01-01T00:00:00+00:00",
-        ranks_sha="",
-    )
+    data, fingerprint = data_info(images, **data), f"{int(100 * noise):05}{seed}0123456789"
+    record = record_of(label, data, dict(found.metrics), fingerprint, protocol="documents", seed=seed)
     return record, found.ranks
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from recorded import record_of
 
 from cran_bench.comparison import compare_dataset
 from cran_bench.comparison.significance import significance_table
@@ -19,11 +20,11 @@ from cran_bench.ranking.metrics import Counts
 from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.ranking.relevance import Retrieved
 from cran_bench.records.examples import Examples, find_hard_contrasts
-from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
+from cran_bench.records.schema import Address, DataInfo, Failure
 from cran_bench.records.statistics import sample, samples, times_drawn
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.records.tasks import contrasts_task, evidence_metrics, judgments_task
-from cran_bench.registry import DATASETS, METHODS
+from cran_bench.registry import DATASETS
 from cran_bench.running.evidence import contrasts_of
 from cran_bench.tables.tables import FORMATS, build_tables, render
 
@@ -104,35 +105,9 @@ def data_info(**data):
 
 def run(method="cca:tuned", right=0.7, *, seed=0, about=None, **data):
     """A record and its ranks."""
-    ranks, name = ranks_of(right, seed, **about or {}), method.partition("[")[0].partition(":")[0]
-    record = Record(
-        fingerprint=f"{int(100 * right):05}{seed}0123456789",
-        data=data_info(**data),
-        method=MethodInfo(
-            label=method,
-            name=name,
-            preset="tuned",
-            paper_row=METHODS.describe(name).paper_row,
-            parameters={},
-            chose={},
-            unit="captions",
-            code_sha="c" * 64,
-            fit_fingerprint="d" * 64,
-        ),
-        protocol="captions",
-        folds=0,
-        seed=seed,
-        metrics=ranks.metrics().values(),
-        ties=0,
-        seconds=Seconds(features=1, fit=1, embed=1, similarity=1, rank=1),
-        similarity=SimilarityInfo(name="cosine", kernel="reference", dtype="float64"),
-        device="cpu",
-        peak_memory=1,
-        environment={"commit": "0123456789ab"},
-        started="2026-01-01T00:00:00+00:00",
-        ranks_sha="",
-    )
-    return record, ranks
+    ranks = ranks_of(right, seed, **about or {})
+    about = ranks.metrics().values(), f"{int(100 * right):05}{seed}0123456789"
+    return record_of(method, data_info(**data), *about, seed=seed), ranks
 
 
 def finished(*about, **changes):

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recorded import record_of
 
 from cran_bench.cli.options import load_tables
 from cran_bench.errors import BadInput
 from cran_bench.protocols import fold_rows
 from cran_bench.ranking.metrics import Counts, Ranks
-from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
+from cran_bench.records.schema import Address, DataInfo, Failure
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import METHODS
 from cran_bench.report import _environment
@@ -30,37 +31,11 @@ def run(method="cca:tuned", better=0, *, seed=0, commit="0123456789ab", twins=No
         return Counts(*(np.full(queries, value, np.int32) for value in (better, 0, 1)))
 
     ranks = Ranks(counts(images), counts(2 * images), np.arange(images).repeat(2))
-    name, _, preset = method.partition(":")
     about = {"label": "scenes", "quick": False, "split_sha": "5" * 64, "images": images, "captions": 2 * images}
     about |= {"front_end": "pixels + boxes", "features_sha": "f" * 64, "vectors": "ppmi-svd"}
-    record = Record(
-        fingerprint=f"{better:03}0123456789",
-        data=DataInfo(**about | data),
-        method=MethodInfo(
-            label=method,
-            name=name,
-            preset=preset,
-            paper_row=METHODS.describe(name).paper_row,
-            parameters={},
-            chose={},
-            unit="captions",
-            code_sha="c" * 64,
-            fit_fingerprint="d" * 64,
-        ),
-        protocol="captions",
-        folds=folds,
-        seed=seed,
-        metrics={**ranks.metrics().values(), **({} if twins is None else {"twin_accuracy": twins})},
-        ties=0,
-        seconds=Seconds(features=1, fit=1, embed=1, similarity=1, rank=1),
-        similarity=SimilarityInfo(name="cosine", kernel="reference", dtype="float64"),
-        device="cpu",
-        peak_memory=1,
-        environment={"commit": commit},
-        started="2026-01-01T00:00:00+00:00",
-        ranks_sha="",
-    )
-    return record, ranks
+    metrics = {**ranks.metrics().values(), **({} if twins is None else {"twin_accuracy": twins})}
+    of = method, DataInfo(**about | data), metrics, f"{better:03}0123456789"
+    return record_of(*of, folds=folds, seed=seed, environment={"commit": commit}), ranks
 
 
 def finished(*about, **changes):
