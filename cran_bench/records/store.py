@@ -46,10 +46,11 @@ Curves: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run: its record, and its ranks, which are read on first use."""
+    """A finished run: its record, its ranks, which are read on first use, and the record's file, if it is stored."""
 
     record: Record
     read: Callable[[], RecordedRanks]
+    path: Path = Path()
 
     @cached_property
     def ranks(self) -> RecordedRanks:
@@ -139,7 +140,7 @@ class ResultStore:
 
     def finished(self, address: Address, record: Record) -> Finished:
         """A stored record together with its ranks, which are read on first use."""
-        return Finished(record, partial(read_ranks, self.path(address), record))
+        return _finished(self.path(address), record)
 
     def runs(self, *chosen: Sequence[str], damaged: dict[Path, BadInput] | None = None) -> list[Finished]:
         """The finished runs of the given dataset, protocol and method labels; an empty sequence selects all.
@@ -152,7 +153,7 @@ class ResultStore:
             with _collected(path, damaged):
                 record = read_record(path)
                 if _is_of((record.data.label, record.protocol, record.method.label), chosen):
-                    runs.append(Finished(record, partial(read_ranks, path, record)))
+                    runs.append(_finished(path, record))
         return runs
 
     def failures(self, *chosen: Sequence[str], damaged: dict[Path, BadInput] | None = None) -> list[Failure]:
@@ -175,7 +176,7 @@ class ResultStore:
         Ranks are verified too, unless there are more than `INTERVALS_UP_TO` records.
         """
         damaged: dict[Path, BadInput] = {}
-        runs = {self.path_of(run.record): run for run in self.runs(*chosen, damaged=damaged)}
+        runs = {run.path: run for run in self.runs(*chosen, damaged=damaged)}
         failures = self.failures(*chosen, damaged=damaged)
         for path, run in runs.items() if len(runs) <= INTERVALS_UP_TO else ():
             with _collected(path, damaged):
@@ -207,6 +208,10 @@ class ResultStore:
     def _with(self, address: Address, suffix: str) -> Path:
         stem = self.root / address.stem()
         return stem.with_name(stem.name + suffix)
+
+
+def _finished(path: Path, record: Record) -> Finished:
+    return Finished(record, partial(read_ranks, path, record), path)
 
 
 def _ending(name: str) -> str:

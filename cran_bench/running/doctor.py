@@ -76,8 +76,7 @@ def count_provenance(results: Path, bad: Container[Path]) -> str:
     Those at the paths `bad` are not counted.
     """
     now, store = commit(), ResultStore(results)
-    records = [run.record for run in store.runs(damaged={})]
-    commits = [record.environment.get("commit") for record in records if store.path_of(record) not in bad]
+    commits = [run.record.environment.get("commit") for run in store.runs(damaged={}) if run.path not in bad]
     others = [commit for commit in commits if commit != now]
     return (
         f"records: {len(commits)}; by the code of other commits than the present ({now or 'none is known'}): "

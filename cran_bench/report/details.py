@@ -1,0 +1,85 @@
+"""What a page loads only when a reader asks for it: values by name, and pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cran_bench.errors import BadInput
+from cran_bench.machine.storage import write_atomically, write_text
+from cran_bench.report.json import as_json
+
+SIDE = 144  # pixels, longer side of a thumbnail
+ROOM = 3_600_000  # bytes of details in a page of one file
+SHARE = 0.6  # of them for pictures
+
+
+class Details:
+    """Values and pictures, kept in the page itself, as far as there is room, or in files beside it.
+
+    Attributes:
+        folder: where the files go; None for a page of one file.
+        values: JSON by name, of a page of one file.
+        pictures: data URIs by key, of a page of one file.
+        left_out: names of values for which there was no room.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.values: dict[str, str] = {}
+        self.pictures: dict[str, str] = {}
+        self.left_out: list[str] = []
+        self._room, self._shown = float(ROOM), dict[str, bool]()
+
+    def put(self, name: str, value: Mapping[str, Any]) -> bool:
+        """Keep a value, which scripts get by ``details(name)``; False if there is no room.
+
+        Args:
+            name: of letters, digits, ``-`` and ``_``, as it becomes a file's name.
+            value: JSON values.
+        """
+        text = as_json(value)
+        if self.folder is not None:
+            write_text(self.folder / "details" / f"{name}.js", f'keep("{name}", {text});\n')
+            return True
+        if (size := len(text.encode())) > self._room:
+            self.left_out.append(name)
+            return False
+        self._room -= size
+        self.values[name] = text
+        return True
+
+    def picture(self, key: str, make: Callable[[], Image.Image]) -> str:
+        """Keep the thumbnail of an image, and return its key; '' if it cannot be read, or if there is no room.
+
+        Args:
+            key: of letters, digits, ``-``, ``_`` and ``/``, as it becomes a file's name.
+            make: returns the image; called once.
+        """
+        if key not in self._shown:
+            self._shown[key] = self._keep(key, make)
+        return key if self._shown[key] else ""
+
+    def _keep(self, key: str, make: Callable[[], Image.Image]) -> bool:
+        if self.folder is None and self._room < (1 - SHARE) * ROOM:
+            return False
+        try:
+            image = make()
+        except BadInput:
+            return False
+        image.thumbnail((SIDE, SIDE))
+        if self.folder is not None:
+            path = self.folder / "pictures" / f"{key}.webp"
+            write_atomically(path, partial(image.save, format="WEBP", quality=70))
+            return True
+        buffer = io.BytesIO()
+        image.save(buffer, format="WEBP", quality=70)
+        self.pictures[key] = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+        self._room -= len(self.pictures[key])
+        return True
