@@ -13,7 +13,7 @@ from PIL import Image
 
 from cran_bench.errors import BadInput
 from cran_bench.machine.storage import write_atomically, write_text
-from cran_bench.report.json import as_json
+from cran_bench.report.script_json import as_json
 
 SIDE = 144  # pixels, longer side of a thumbnail
 ROOM = 3_600_000  # bytes of details in a page of one file
