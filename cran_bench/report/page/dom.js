@@ -21,9 +21,15 @@ function filled(made, attributes, children) {
   return made;
 }
 
-/** A name from the data, which may run from right to left. */
+/** Append children: nodes, texts, and lists of them. */
+function add(parent, ...children) {
+  return filled(parent, {}, children);
+}
+
+/** A name from the data, which may run from right to left, and which may be folded after a separator. */
 function bdi(text) {
-  return el("bdi", {}, String(text));
+  const pieces = String(text).split(/(?<=[[\],:|/=_])/);
+  return el("bdi", {}, pieces.flatMap((piece, place) => (place ? [el("wbr"), piece] : [piece])));
 }
 
 function anchor(href, ...children) {
