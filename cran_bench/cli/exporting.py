@@ -1,4 +1,4 @@
-"""What other programs read: export rankings."""
+"""Commands that write what is recorded for other programs: export records, rankings."""
 
 from __future__ import annotations
 
@@ -12,10 +12,41 @@ from cran_bench.machine.progress import say
 from cran_bench.machine.storage import require_folder
 
 from . import options
-from .options import app
+from .options import app, dataset_label, labels_of, load_runs
 
 exports = typer.Typer(help="Write what is recorded for other programs and for papers.", no_args_is_help=True)
 app.add_typer(exports, name="export")
+
+
+@exports.command()
+def records(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", callback=require_folder, help="FILE.csv, or FILE.parquet (extra parquet).")
+    ],
+    datasets: Annotated[
+        list[str] | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only these; may be repeated.")
+    ] = None,
+    protocol: options.Protocols = "all",
+    methods: options.Methods = None,
+    results: options.Results = Path("results"),
+) -> None:
+    """Write every record as a line of one table, with older versions of rows and with failed runs.
+
+    The column `shown` says which ones tables show, `status` which ones failed.
+
+    Example: cran-bench export records records.csv
+
+    Example: cran-bench export records flickr8k.parquet -d flickr8k --results results/reference
+    """
+    from cran_bench.protocols import parse_protocols
+    from cran_bench.tables.record_frame import record_frame, require_ending, write_frame
+
+    require_ending(file)
+    wanted = [dataset_label(text) for text in datasets or ()]
+    found = load_runs(results, wanted, parse_protocols(protocol), labels_of(methods))
+    frame = record_frame(*found, results)
+    write_frame(frame, file)
+    say(f"wrote {file}: {len(frame):,} runs, {frame['shown'].sum():,} of them shown in tables")
 
 
 @exports.command()
