@@ -79,7 +79,10 @@ def table_contents(table: Table, table_id: str) -> dict[str, Any]:
         "columns": [{"name": name, "heading": heading(name)} for name in columns],
         "important": [sorted(group & columns.keys()) for group in table.importance],
         "above": [{name: cells[line] for name, cells in columns.items()} for line in range(lines)],
-        "rows": [_row(table, row, {name: cells[lines:][at] for name, cells in columns.items()}) for at, row in enumerate(table.rows)],
+        "rows": [
+            _row(table, row, {name: cells[lines:][at] for name, cells in columns.items()})
+            for at, row in enumerate(table.rows)
+        ],
     }
 
 

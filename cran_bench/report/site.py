@@ -104,7 +104,9 @@ def _page(contents: Mapping[str, Any], details: Details, *, is_folder: bool) -> 
         "folder": " data-folder" * is_folder,
         "policy": POLICIES[is_folder],
         "style": _asset("style.css"),
-        "data": "\n".join([_data("contents", as_json(contents)), _data("pictures", as_json(details.pictures)), *values]),
+        "data": "\n".join(
+            [_data("contents", as_json(contents)), _data("pictures", as_json(details.pictures)), *values]
+        ),
         "script": scripts,
     }
     head, *rest = _asset("index.html").split("<!-- ")

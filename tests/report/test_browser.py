@@ -4,7 +4,6 @@ import os
 import shutil
 
 import pytest
-
 from tests.report.pages import write_example
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra browser")
