@@ -18,6 +18,7 @@ from cran_bench.tables.tables import Table
 from .charts import curve_contents
 from .contents import method_contents, table_contents, table_ids
 from .details import Details
+from .queries import Explorer
 from .script_json import as_json
 
 SCRIPTS = "dom", "route", "tables", "charts", "overview", "table", "row", "queries", "paper", "start"
@@ -71,14 +72,16 @@ def write_page(
 def _contents(
     tables: Sequence[Table], verdicts: Mapping[str, Sequence[Verdict]], details: Details, data: Path, cache: Path
 ) -> dict[str, Any]:
-    ids, shown = table_ids(tables), []
+    ids, shown, explorer = table_ids(tables), [], Explorer(data, cache, details)
     for table_id, table in track(zip(ids, tables, strict=True), "computing intervals", total=len(tables)):
         of = table_contents(table, table_id)
         of["details"] = {}
         curves = curve_contents(table.finished)
         if curves and details.put(f"curves-{table_id}", curves):
             of["details"]["curves"] = f"curves-{table_id}"
+        of["details"]["queries"], of["details"]["contrasts"] = explorer.add(table, table_id)
         shown.append(of)
+    explorer.fill()
     return {
         "version": version("cran-bench"),
         "tables": shown,
