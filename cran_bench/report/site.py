@@ -84,6 +84,7 @@ def _contents(
     explorer.fill()
     return {
         "version": version("cran-bench"),
+        "runs": len({record.fingerprint for table in tables for row in table.rows for record in row.records}),
         "tables": shown,
         "methods": method_contents([row["method"] for of in shown for row in of["rows"]]),
         "comparisons": [_verdict(dataset, v) for dataset, some in verdicts.items() for v in some],
