@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -48,14 +50,15 @@ def best_answers(problem: Problem, queries: Tensor, is_text: bool, count: int) -
                 is_close = (values[:, :-1] - values[:, 1:] <= 2 * unsure[:, None])[:, :count].any(dim=1)
                 close = is_close.nonzero().flatten()
                 near = places[close].sort(dim=1).values
-                pair = _pair(some[close][:, None].expand_as(near).flatten(), near.flatten(), is_text)
-                sides = problem.own_scores(*pair), problem.reach.of_pairs(*pair, rounding)
+                rows, columns = some[close][:, None].expand_as(near).flatten(), near.flatten()
+                rows, columns = (columns, rows) if is_text else (rows, columns)
+                sides = problem.own_scores(rows, columns), problem.reach.of_pairs(rows, columns, rounding)
                 exact, order = _ordered(*(x.view_as(near) for x in sides))
                 places[close] = near.gather(1, order)
                 is_open = values[close, -1] + unsure[close] >= exact[:, min(count, width) - 1]
                 undecided = close[is_open] if width < size else close[:0]
-            for few in undecided.split(max(1, BLOCK_BYTES // (ENTRY_BYTES * size))):
-                pair = _pair(some[few], slice(0, size), is_text)
+            for few in torch.split(undecided, max(1, BLOCK_BYTES // (ENTRY_BYTES * size))):
+                pair: tuple[Rows, Rows] = (slice(0, size), some[few]) if is_text else (some[few], slice(0, size))
                 sides = problem.scores(*pair), problem.reach.of_all(*pair, rounding)
                 places[few] = _ordered(*(x.T if is_text else x for x in sides))[1][:, :width]
             found[part, :width] = places[:, :count].int().cpu()
@@ -67,9 +70,9 @@ def _best(problem: Problem, scorer: Tiles, queries: Tensor, is_text: bool, count
     values = queries.new_empty(len(queries), 0, dtype=torch.float32)
     places = queries.new_empty(len(queries), 0)
     size = len(problem.images if is_text else problem.texts)
-    asked = scorer.texts(queries) if is_text else scorer.images(queries)
+    asked: Any = scorer.texts(queries) if is_text else scorer.images(queries)
     for rows in blocks(slice(0, size), scorer.image_rows if is_text else scorer.text_rows):
-        given = scorer.images(rows) if is_text else scorer.texts(rows)
+        given: Any = scorer.images(rows) if is_text else scorer.texts(rows)
         images, texts = (given, asked) if is_text else (asked, given)
         scores = score(images, scorer.products(images, texts), tuple(scorer.plans.values()))
         top = (scores.T.contiguous() if is_text else scores).topk(min(count, rows.stop - rows.start), dim=1)
@@ -88,8 +91,3 @@ def _ordered(scores: Tensor, tolerance: Tensor) -> tuple[Tensor, Tensor]:
     is_less[:, 1:] = ordered[:, :-1] - ordered[:, 1:] > torch.maximum(near[:, :-1], near[:, 1:])
     ranked = is_less.cumsum(dim=1) * order.shape[1] + order
     return ordered, ranked.sort(dim=1).values % order.shape[1]
-
-
-def _pair(queries: Tensor, others: Rows, is_text: bool) -> tuple[Rows, Rows]:
-    """Images and texts, from queries and candidates."""
-    return (others, queries) if is_text else (queries, others)

@@ -170,7 +170,7 @@ def find_answers(problem: Problem) -> Answers:
 
     images, texts = len(problem.images), len(problem.texts)
     count = SAMPLE if images * texts > ALL_UP_TO else max(images, texts)
-    found = []
+    found: list[NDArray[np.int32]] = []
     for some, size in zip(drawn(images, texts, count), (images, texts), strict=True):
         rows = np.full((size, TOP), -1, dtype=np.int32)
         rows[some] = best_answers(problem, torch.from_numpy(some), len(found) == 1, TOP).numpy()

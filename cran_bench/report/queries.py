@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +18,7 @@ from cran_bench.ranking.contrasted import HEADLINE
 from cran_bench.ranking.metrics import Direction
 from cran_bench.records.archive import read_answers, read_examples
 from cran_bench.records.examples import TOP
+from cran_bench.records.schema import ANSWERS
 from cran_bench.records.store import Finished
 from cran_bench.tables.tables import Group, Table
 
@@ -41,7 +41,9 @@ class Explorer:
 
     def __init__(self, data: Path, cache: Path, details: Details) -> None:
         self.details, self.pictures = details, Pictures(data, cache, details)
-        self._later: list[tuple[str, Callable[[], dict[str, Any]]]] = []
+        self._put: dict[frozenset[str], str] = {}
+        self._why: dict[str, dict[str, Any]] = {}
+        self._answered: dict[str, Finished] = {}
         self._wanted: dict[tuple[str, int], Shown] = {}  # pictures
         self._made: dict[Group, Contrasts | None] = {}
 
@@ -59,8 +61,13 @@ class Explorer:
         if table.task.name == HEADLINE:
             name, contrasts = f"contrasts-{table_id}", self._contrasts(table)
             return "", name if contrasts["pairs"] and self.details.put(name, contrasts) else ""
-        name = f"queries-{table_id}" if table.task.name in ("recall", "category") else ""
-        return name if name and self.details.put(name, self._queries(table, table_id)) else "", ""
+        if table.task.name not in ("recall", "category"):
+            return "", ""
+        runs = frozenset(row.runs[0].record.fingerprint for row in table.finished)
+        if runs not in self._put:  # a table by category may be of the runs of one of recalls
+            name = f"queries-{table_id}"
+            self._put[runs] = name if self.details.put(name, self._queries(table)) else ""
+        return self._put[runs], ""
 
     def fill(self) -> None:
         """Put explanations, pictures and the answers to all queries, while there is room, after the last `add`.
@@ -68,24 +75,28 @@ class Explorer:
         Raises:
             BadInput: a file beside a record is damaged.
         """
+        for name, why in self._why.items():
+            self.details.put(name, why)
         for (_, place), shown in track(self._wanted.items(), "making thumbnails", len(self._wanted)):
             self.pictures.keep(shown, place)
-        for name, make in self._later:
-            self.details.put(name, make())
+        for name, run in self._answered.items():
+            if answers := read_answers(run.path, run.record):
+                self.details.put(name, {way: packed(getattr(answers, way) + 1) for way in WAYS})  # 0 for none
 
-    def _queries(self, table: Table, table_id: str) -> dict[str, Any]:
+    def _queries(self, table: Table) -> dict[str, Any]:
         shown, group, rows = self.pictures.of(table), table.group, []
-        for number, row in enumerate(table.finished):
-            run, name = row.runs[0], f"{table_id}-{number}"
-            rows.append({"label": row.label, "seed": run.record.seed, **self._ranks(run)})
-            if self._answers(run) is not None:
-                rows[-1]["answers"] = f"answers-{name}"
-                self._later.append((f"answers-{name}", partial(self._answers, run)))
-            if shown and not group.folds:  # whose examples are of the whole split
-                rows[-1]["few"], why = self._few(shown, run)
+        for row in table.finished:
+            run = row.runs[0]
+            line = {"label": row.label, "seed": run.record.seed, **self._ranks(run)}
+            if run.path.with_name(run.path.stem + ANSWERS).exists():
+                line["answers"] = f"answers-{run.record.fingerprint[:16]}"
+                self._answered[line["answers"]] = run
+            if shown and not group.folds:  # examples are of the whole split
+                line["few"], why = self._few(shown, run)
                 if why:
-                    rows[-1]["why"] = f"why-{name}"
-                    self._later.insert(0, (f"why-{name}", partial(dict, why)))
+                    line["why"] = f"why-{run.record.fingerprint[:16]}"
+                    self._why[line["why"]] = why
+            rows.append(line)
         if shown and self.details.folder:
             self._want(shown, shown.ids)
         ranks = table.finished[0].ranks[0]
@@ -102,12 +113,6 @@ class Explorer:
             scale = 10 if of.tied.any() else 1
             ranks[way] = {"scale": scale, "ranks": packed(np.ceil(scale * of.ranks() - 1e-6))}
         return ranks
-
-    @staticmethod
-    def _answers(run: Finished) -> dict[str, Any] | None:
-        """The rows of the best answers, counted from 1; 0 for none."""
-        answers = read_answers(run.path, run.record)
-        return {way: packed(getattr(answers, way) + 1) for way in WAYS} if answers else None
 
     def _few(self, shown: Shown, run: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
         """The answers to the example queries, and the explanations, by the row of the query."""
@@ -154,16 +159,17 @@ class Explorer:
             stored = read_examples(row.runs[0].path)
             hard = [one for one in (stored and stored.contrasts) or () if own and one.pair < len(own.text)]
             for one in hard:
-                about = {"image": one.image, "place": -1, "kind": one.kind}
+                about: dict[str, Any] = {"image": one.image, "place": -1, "kind": one.kind}
                 if made and shown and one.pair < len(made) and one.image in shown.place_of:
-                    about |= {"place": shown.place_of[one.image], "captions": [made.true[one.pair], made.false[one.pair]]}
+                    about["place"] = shown.place_of[one.image]
+                    about["captions"] = [made.true[one.pair], made.false[one.pair]]
                     self._want(shown, [one.image])
                 pairs[one.pair] = about
             scores = [[one.pair, one.true, one.false] for one in hard]
             rows.append({"label": row.label, "seed": row.records[0].seed, "hard": scores})
-        for pair, about in pairs.items():
+        for pair in pairs:
             of = [int(own.text[pair]) if own and pair < len(own.text) else 0 for own in outcomes]
-            about["right"] = [number for number, halves in enumerate(of) if halves == 2]
+            pairs[pair]["right"] = [number for number, halves in enumerate(of) if halves == 2]
         return {"rows": rows, "pairs": pairs, "data": shown.name if shown else ""}
 
     def _contrasts_of(self, group: Group, shown: Shown | None) -> Contrasts | None:
@@ -182,7 +188,7 @@ class Explorer:
 def packed(numbers: ArrayLike) -> str:
     """Numbers from 0 as base64 of little-endian groups of seven bits, of which the last of a number is below 128."""
     values = np.asarray(numbers).astype(np.int64).ravel()
-    sizes = 1 + sum((values >> bits > 0).astype(np.int64) for bits in (7, 14, 21, 28))
+    sizes = (values[:, None] >> np.array([0, 7, 14, 21, 28]) > 0).sum(axis=1).clip(1)
     ends = np.cumsum(sizes)
     data = np.zeros(ends[-1] if len(ends) else 0, dtype=np.uint8)
     for part in range(5):
