@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -253,29 +254,36 @@ def report(
     data: options.Data = Path("data"),
     cache: options.Cache = options.CACHE,
     out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="The file to write.")
-    ] = Path("report.html"),
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="One file. Default: report.html."),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--site", metavar="DIR", help="Instead, a folder to publish, with all details.")
+    ] = None,
     results: options.Results = Path("results"),
 ) -> None:
-    """Write one HTML page of the records: sortable tables, charts, training curves, and queries with their results.
+    """Write a page of the records: who is best on what, tables, charts, and queries with what each method found.
 
-    It needs no network. Pictures and captions come from the datasets below --data, if available.
+    It needs no network and no server. Pictures and captions come from the datasets below --data, if available.
 
-    Example: cran-bench report -d scenes --results results/reference -o report.html
+    Example: cran-bench report -d scenes --results results/reference
+
+    Example: cran-bench report --results results/reference --site public
     """
     from cran_bench.comparison import compare_dataset
-    from cran_bench.machine.storage import write_text
+    from cran_bench.machine.progress import duration
     from cran_bench.protocols import parse_protocols
-    from cran_bench.records.store import ResultStore
     from cran_bench.records.tasks import TASKS
-    from cran_bench.report import build_report
+    from cran_bench.report import write_page
 
+    if out is not None and folder is not None:
+        raise BadInput("a page is one file or a folder: give either --out FILE or --site DIR")
+    start = time.monotonic()
     wanted = [dataset_label(text) for text in datasets or ()]
     tables = load_tables(results, wanted, parse_protocols(protocol), labels_of(methods), *TASKS)
     order = list(dict.fromkeys(table.group.dataset for table in tables))
     tables.sort(key=lambda table: order.index(table.group.dataset))  # recalls of a dataset first
     shown = dict.fromkeys(table.group.dataset for table in tables)
     verdicts = {label: compare_dataset([t for t in tables if t.group.dataset == label], label, None) for label in shown}
-    page = build_report(tables, ResultStore(results), verdicts, data, cache)
-    write_text(out, page)
-    say(f"wrote {out}, {len(page.encode()) / 1e6:.1f} MB")
+    made = write_page(tables, verdicts, data, cache, out or Path("report.html"), folder)
+    say(f"wrote {made}, {made.stat().st_size / 1e6:.1f} MB, in {duration(time.monotonic() - start)}")
