@@ -30,6 +30,17 @@ COPIED_BAND = 3.0  # points; a row that the paper copied from another is the sam
 PRESETS = ("paper", "tuned")
 READINGS = {"matching": "one to one (CRAN: mean, others: documents; copied rows: captions)", "captions": "captions"}
 MISSING = "missing"
+VERDICTS = {
+    "same": "the 95 % interval of the difference reaches zero; if copied, within 3 points",
+    "above": "significantly above the printed number",
+    "below": "significantly below, but not significantly more than 10 points",
+    "REGRESSED": "significantly more than 10 points below",
+    "differs (copied)": "more than 3 points from a number that the paper copied from another",
+    "informational": "not judged, as the printed number was most likely measured otherwise",
+    "other protocol": "not judged, as the paper measured this row one to one",
+    "not comparable": "measured on other data, or with other features, width or options",
+}
+"""What is said of a cell with a measured recall, and what it means."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +56,7 @@ class PaperCell:
         row: the measured row, without records if it failed; None if there is none.
         measured: the measured recall in percent, with its interval; None without records.
         gap: measured minus printed; None without records, or if they are of different datasets.
-        verdict: `same`, `above`, `below`, `REGRESSED`, `differs (copied)`, `informational`, `other protocol`,
-            `not comparable`, `missing`, or the status of a row that failed.
+        verdict: one of `VERDICTS`; without records `missing`, or the status of the row.
         why: the reason why the two are not comparable; '' if they are.
     """
 

@@ -18,6 +18,7 @@ from cran_bench.tables.tables import Table
 from .charts import curve_contents
 from .contents import method_contents, table_contents, table_ids
 from .details import Details
+from .paper import paper_contents
 from .script_json import as_json
 
 SCRIPTS = "dom", "route", "tables", "charts", "overview", "table", "row", "queries", "paper", "start"
@@ -83,6 +84,7 @@ def _contents(
         "version": version("cran-bench"),
         "tables": shown,
         "methods": method_contents([row["method"] for of in shown for row in of["rows"]]),
+        "paper": paper_contents(tables),
         "comparisons": [_verdict(dataset, v) for dataset, some in verdicts.items() for v in some],
     }
 
