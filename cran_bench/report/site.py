@@ -19,6 +19,7 @@ from .charts import curve_contents
 from .contents import method_contents, table_contents, table_ids
 from .details import Details
 from .queries import Explorer
+from .paper import paper_contents
 from .script_json import as_json
 
 SCRIPTS = "dom", "route", "tables", "charts", "overview", "table", "row", "queries", "paper", "start"
@@ -87,6 +88,7 @@ def _contents(
         "runs": len({record.fingerprint for table in tables for row in table.rows for record in row.records}),
         "tables": shown,
         "methods": method_contents([row["method"] for of in shown for row in of["rows"]]),
+        "paper": paper_contents(tables),
         "comparisons": [_verdict(dataset, v) for dataset, some in verdicts.items() for v in some],
     }
 
