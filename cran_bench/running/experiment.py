@@ -30,7 +30,7 @@ from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.pairs import backend_of, require_ranked
 from cran_bench.records.schema import Failure, Record
 from cran_bench.records.statistics import Interval, sample
-from cran_bench.records.store import Finished, ResultStore
+from cran_bench.records.store import Finished, ResultStore, folder_of, read_folders, roots_of
 from cran_bench.records.tasks import CATEGORY, RECALL
 from cran_bench.registry import DATASETS, METHODS, each, number_of_trials, quick_dataset, quick_method, tuned_method
 from cran_bench.running.evidence import parse_contrasts
@@ -418,21 +418,26 @@ def _number(name: str, given: object) -> int | None:
     return int(text) if text else None
 
 
-def read_records(folder: str | PathLike[str] | None = None) -> pd.DataFrame:
-    """The newest record of each row and seed below a folder of results: the run, its figures, seconds and environment.
+def read_records(folder: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None) -> pd.DataFrame:
+    """The newest record of each row and seed below folders of results: the run, its figures, seconds and environment.
 
     Args:
-        folder: by default ``$CRAN_BENCH_RESULTS`` or ``results``.
+        folder: one or several; by default ``$CRAN_BENCH_RESULTS`` or ``results``.
 
     Raises:
         BadInput: there are no records, or one is damaged.
     """
     import pandas as pd
 
-    store = ResultStore(folders(results=folder)[1])
-    lines = [_line(run) for table in build_tables(store.runs(), []) for row in table.rows for run in row.runs]
+    given = (os.environ.get("CRAN_BENCH_RESULTS") or "results").split(os.pathsep) if folder is None else folder
+    several = list(map(Path, [given] if isinstance(given, str | os.PathLike) else given))
+    runs, failures = read_folders(several)
+    for failure in failures:
+        if failure.kind == "damaged":
+            raise BadInput(failure.error)
+    lines = [_line(run) for table in build_tables(runs, []) for row in table.rows for run in row.runs]
     if not lines:
-        raise BadInput(f"there are no records below {store.root}: make some with cran-bench run")
+        raise BadInput(f"there are no records below {roots_of(several)}: make some with cran-bench run")
     return pd.DataFrame(lines)
 
 
@@ -465,4 +470,5 @@ def _line(run: Finished) -> dict[str, Any]:
         **{name: about.get(name) for name in ("cpu", "gpu", "threads", "torch", "commit")},
         "started": pd.Timestamp(record.started),
         "fingerprint": record.fingerprint,
+        "folder": str(folder_of(run)),
     }
