@@ -81,6 +81,7 @@ def _contents(
         shown.append(of)
     return {
         "version": version("cran-bench"),
+        "runs": len({record.fingerprint for table in tables for row in table.rows for record in row.records}),
         "tables": shown,
         "methods": method_contents([row["method"] for of in shown for row in of["rows"]]),
         "comparisons": [_verdict(dataset, v) for dataset, some in verdicts.items() for v in some],
@@ -104,7 +105,9 @@ def _page(contents: Mapping[str, Any], details: Details, *, is_folder: bool) -> 
         "folder": " data-folder" * is_folder,
         "policy": POLICIES[is_folder],
         "style": _asset("style.css"),
-        "data": "\n".join([_data("contents", as_json(contents)), _data("pictures", as_json(details.pictures)), *values]),
+        "data": "\n".join(
+            [_data("contents", as_json(contents)), _data("pictures", as_json(details.pictures)), *values]
+        ),
         "script": scripts,
     }
     head, *rest = _asset("index.html").split("<!-- ")
