@@ -18,8 +18,8 @@ from cran_bench.tables.tables import Table
 from .charts import curve_contents
 from .contents import method_contents, table_contents, table_ids
 from .details import Details
-from .queries import Explorer
 from .paper import paper_contents
+from .queries import Explorer
 from .script_json import as_json
 
 SCRIPTS = "dom", "route", "tables", "charts", "overview", "table", "row", "queries", "paper", "start"
