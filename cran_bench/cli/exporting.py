@@ -28,7 +28,7 @@ def records(
     ] = None,
     protocol: options.Protocols = "all",
     methods: options.Methods = None,
-    results: options.Results = Path("results"),
+    results: options.ResultFolders = options.RESULTS,
 ) -> None:
     """Write every record as a line of one table, with older versions of rows and with failed runs.
 
@@ -44,7 +44,7 @@ def records(
     require_ending(file)
     wanted = [dataset_label(text) for text in datasets or ()]
     found = load_runs(results, wanted, parse_protocols(protocol), labels_of(methods))
-    frame = record_frame(*found, results)
+    frame = record_frame(*found)
     write_frame(frame, file)
     say(f"wrote {file}: {len(frame):,} runs, {frame['shown'].sum():,} of them shown in tables")
 

@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 
 CACHE = cache_folder()
+RESULTS = [Path("results")]
 
 
 def echo(text: object) -> None:
@@ -76,6 +77,12 @@ Format = Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="t
 Data = Annotated[Path, typer.Option("--data", envvar="CRAN_BENCH_DATA", metavar="DIR", help="Folder of the datasets.")]
 Results = Annotated[
     Path, typer.Option("--results", envvar="CRAN_BENCH_RESULTS", metavar="DIR", help="Folder of records.")
+]
+ResultFolders = Annotated[
+    list[Path],
+    typer.Option(
+        "--results", envvar="CRAN_BENCH_RESULTS", metavar="DIR", help="Folder of records; may be repeated, to merge."
+    ),
 ]
 Cache = Annotated[
     Path, typer.Option("--cache", envvar="CRAN_BENCH_CACHE", metavar="DIR", help="Folder of features and fits.")
@@ -175,28 +182,31 @@ def width() -> int:
 
 
 def load_runs(
-    results: Path, datasets: Sequence[str] = (), protocols: Sequence[str] = (), methods: Sequence[str] = ()
+    results: Path | Sequence[Path],
+    datasets: Sequence[str] = (),
+    protocols: Sequence[str] = (),
+    methods: Sequence[str] = (),
 ) -> tuple[list[Finished], list[Failure], list[Finished]]:
-    """Read the finished and failed runs below a folder, and related ones that may reveal the sources of features.
+    """Read finished and failed runs below one or several folders, and others that may reveal the sources of features.
 
     Args:
-        results: the folder.
+        results: the folders.
         datasets: labels of datasets; an empty selection means all.
         protocols: names of protocols.
         methods: labels of methods.
 
     Raises:
-        BadInput: there are no records of this selection.
+        BadInput: there are no records of this selection, or none at all in one of several folders.
     """
     from cran_bench.protocols import PROTOCOLS
-    from cran_bench.records.store import ResultStore
+    from cran_bench.records.store import read_folders, roots_of
 
-    store = ResultStore(results)
+    folders = [results] if isinstance(results, Path) else results
     gc.disable()  # or reading many records triggers collection after collection over all of them
     try:
-        runs, failures = store.read(datasets, protocols, methods)
+        runs, failures = read_folders(folders, datasets, protocols, methods)
         know_sources = all(run.record.data.sources_sha for run in runs)
-        related = [] if know_sources or not (protocols or methods) else store.read(datasets)[0]
+        related = [] if know_sources or not (protocols or methods) else read_folders(folders, datasets)[0]
     finally:
         gc.freeze()
         gc.enable()
@@ -208,28 +218,29 @@ def load_runs(
         )
         chosen = f" -d {to_run(datasets[0])}" if len(datasets) == 1 else ""
         selection = "".join(f" {word} {' or '.join(names)}" for word, names in kinds if names)
-        raise BadInput(f"there are no records{selection} below {store.root}: make some with cran-bench run{chosen}")
+        where = roots_of(folders)
+        raise BadInput(f"there are no records{selection} below {where}: make some with cran-bench run{chosen}")
     return runs, failures, related
 
 
 def load_tables(
-    results: Path,
+    results: Path | Sequence[Path],
     datasets: Sequence[str] = (),
     protocols: Sequence[str] = (),
     methods: Sequence[str] = (),
     *tasks: TaskName,
 ) -> list[Table]:
-    """Build tables from the records below a folder, selected as in `load_runs`.
+    """Build tables from the records below one or several folders, selected as in `load_runs`.
 
     Args:
-        results: the folder.
+        results: the folders.
         datasets: labels of datasets.
         protocols: names of protocols.
         methods: labels of methods.
         *tasks: which of `recall`, `category`, `contrasts` and `judgments`, where measured; by default recall.
 
     Raises:
-        BadInput: there are no records of this selection.
+        BadInput: there are no records of this selection, or none at all in one of several folders.
     """
     from cran_bench.tables.tables import build_tables
 

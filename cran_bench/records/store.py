@@ -210,6 +210,36 @@ class ResultStore:
         return stem.with_name(stem.name + suffix)
 
 
+def read_folders(folders: Sequence[Path], *chosen: Sequence[str]) -> tuple[list[Finished], list[Failure]]:
+    """The finished and the failed runs below folders of results, as `ResultStore.read` has those of one.
+
+    Raises:
+        BadInput: one of several folders has no folder ``runs``.
+    """
+    runs, failures = list[Finished](), list[Failure]()
+    for folder in distinct(folders):
+        store = ResultStore(folder)
+        if len(folders) > 1 and not store.root.is_dir():
+            raise BadInput(f"there are no records in {folder}: give folders of results, each with a folder runs")
+        more, failed = store.read(*chosen)
+        runs += more
+        failures += failed
+    return runs, failures
+
+
+def distinct(folders: Sequence[Path]) -> list[Path]:
+    """The folders without those that are given again, by another name or through a link."""
+    known: dict[Path, Path] = {}
+    for folder in folders:
+        known.setdefault(folder.resolve(), folder)
+    return list(known.values())
+
+
+def roots_of(folders: Sequence[Path]) -> str:
+    """The folders of records below folders of results, as a sentence names them."""
+    return " and ".join(str(ResultStore(folder).root) for folder in distinct(folders))
+
+
 def _finished(path: Path, record: Record) -> Finished:
     return Finished(record, partial(read_ranks, path, record), path)
 

@@ -432,10 +432,9 @@ def read_records(folder: str | PathLike[str] | None = None, *, everything: bool 
     Raises:
         BadInput: there are no records, or without `everything` one is damaged.
     """
-    results = folders(results=folder)[1]
-    store = ResultStore(results)
+    store = ResultStore(folders(results=folder)[1])
     runs, failures = store.read() if everything else (store.runs(), [])
     if not runs and not failures:
         raise BadInput(f"there are no records below {store.root}: make some with cran-bench run")
-    frame = record_frame(runs, failures, results=results)
+    frame = record_frame(runs, failures)
     return frame if everything else frame[frame["shown"]].reset_index(drop=True)

@@ -44,27 +44,23 @@ _ABSENT = {
 
 
 def record_frame(
-    runs: Sequence[Finished],
-    failures: Sequence[Failure] = (),
-    related: Sequence[Finished] = (),
-    results: Path = Path(),
+    runs: Sequence[Finished], failures: Sequence[Failure] = (), related: Sequence[Finished] = ()
 ) -> pd.DataFrame:
     """A line for each finished or failed run, sorted by dataset, protocol, folds, method, seed and start.
 
-    `shown` is true for the newest run of a row and seed, which tables of recall show.  Texts that are absent are '',
-    numbers NaN.
+    `shown` is true for the newest run of a row and seed, which tables of recall show; `path` leads there from the
+    folder of results.  Texts that are absent are '', numbers NaN.
 
     Args:
         runs: finished runs.
         failures: failed or damaged ones, whose `status` and `reason` say so.
         related: other runs, as for `build_tables`.
-        results: the folder to which `path` is relative.
     """
     import pandas as pd
 
     tables = build_tables(runs, failures, related)
     shown = {id(one) for table in tables for row in table.rows for one in (*row.runs, *row.failures)}
-    lines = [{**_line(run.record), "path": _relative(run.path, results), "shown": id(run) in shown} for run in runs]
+    lines = [{**_line(run.record), "path": address(run.path), "shown": id(run) in shown} for run in runs]
     lines += [{**_failed(failure), "shown": id(failure) in shown} for failure in failures]
     columns = {group: names.split() for group, names in COLUMNS.items()}
     known = [name for names in columns.values() for name in names]
@@ -160,5 +156,6 @@ def _row(data: DataInfo, environment: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
+def address(path: Path) -> str:
+    """The path of a record in its folder of results: ``runs/<dataset>/<protocol>/<name>``."""
+    return "/".join(path.parts[-4:])

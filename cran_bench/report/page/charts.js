@@ -1,0 +1,4 @@
+function bars() { return ""; }
+function scatter() { return ""; }
+function phases() { return ""; }
+function curves() { return ""; }
