@@ -187,10 +187,10 @@ def load_runs(
     protocols: Sequence[str] = (),
     methods: Sequence[str] = (),
 ) -> tuple[list[Finished], list[Failure], list[Finished]]:
-    """Read finished and failed runs below one or several folders, and others that may reveal the sources of features.
+    """Read the finished and failed runs below folders, and related ones that may reveal the sources of features.
 
     Args:
-        results: the folders.
+        results: one or several folders.
         datasets: labels of datasets; an empty selection means all.
         protocols: names of protocols.
         methods: labels of methods.

@@ -13,6 +13,7 @@ from cran_bench.comparison.verdict import Verdict
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say, track
 from cran_bench.machine.storage import write_text
+from cran_bench.tables.card import card
 from cran_bench.tables.tables import Table
 
 from .charts import curve_contents
@@ -78,9 +79,12 @@ def _contents(
         curves = curve_contents(table.finished)
         if curves and details.put(f"curves-{table_id}", curves):
             of["details"]["curves"] = f"curves-{table_id}"
+        if details.put(f"cards-{table_id}", {row.label: card(row, table).contents() for row in table.rows}):
+            of["details"]["cards"] = f"cards-{table_id}"
         shown.append(of)
     return {
         "version": version("cran-bench"),
+        "runs": len({record.fingerprint for table in tables for row in table.rows for record in row.records}),
         "tables": shown,
         "methods": method_contents([row["method"] for of in shown for row in of["rows"]]),
         "comparisons": [_verdict(dataset, v) for dataset, some in verdicts.items() for v in some],

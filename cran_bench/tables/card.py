@@ -94,7 +94,7 @@ def markdown(cards: Sequence[Card]) -> str:
         parts.append(f"## {_plain(of_data[0].title)}")
         both = [*written, *_write(parts, "###", of_data, written)]
         for one in of_data if len(of_data) > 1 else ():
-            parts.append(f"### {one.kind.capitalize()}")
+            parts.append(f"### {_plain(one.kind[0].upper() + one.kind[1:])}")
             _write(parts, "####", [one], both)
     return "\n\n".join(parts) + "\n"
 

@@ -46,9 +46,9 @@ function newId(prefix) {
 
 /** A labelled select box: `options` are [value, text]. */
 function choice(label, options, value, onchange) {
-  const select = el("select", {}, options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)));
+  const select = el("select", { id: newId("choice") }, options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)));
   select.addEventListener("change", () => onchange(select.value));
-  return el("label", { class: "choice" }, el("span", {}, label), select);
+  return el("div", { class: "choice" }, el("label", { for: select.id }, label), select);
 }
 
 // Numbers -------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ function verdictOf(table) {
   const names = maybe.slice(0, NAMED).flatMap((row, place) => [place ? ", " : "", rowLink(table, row)]);
   const more = maybe.length > NAMED ? ` and ${count(maybe.length - NAMED, "other")}` : "";
   const these = maybe.length === 1 ? "this row may be as good or better: " : "these rows may be as good or better: ";
-  return { best, maybe, word: `no, ${count(maybe.length, "other may be", "others may be")}`, sentence: [`Not certainly: ${these}`, names, `${more}.`] };
+  return { best, maybe, word: `no, ${count(maybe.length, "other", "others")} may be as good`, sentence: [`Not certainly: ${these}`, names, `${more}.`] };
 }
 
 function rowLink(table, row) {
@@ -44,12 +44,11 @@ views.overview = (main, { query }) => {
   const wanted = ["dataset", "protocol", "task"].every.bind(["dataset", "protocol", "task"]);
   const rowsOf = table => table.rows.filter(row => (!preset || row.preset === preset) && (!query.get("comparable") || !row.comparable));
   const tables = all.filter(table => wanted(name => !query.get(name) || table[name] === query.get(name)) && rowsOf(table).length);
-  const runs = all.filter(table => table.task === "recall" || table.task === "category").flatMap(table => table.rows).reduce((sum, row) => sum + row.seeds.length, 0);
   const methods = new Set(all.flatMap(table => table.rows.map(row => row.method)));
   const presets = [...new Set(all.flatMap(table => table.rows.map(row => row.preset)).filter(Boolean))].sort();
   add(main,
     el("h1", {}, "Image-text retrieval: results"),
-    el("p", {}, `${count(methods.size, "method")} on ${count(new Set(all.map(table => table.dataset)).size, "dataset")}, ${count(runs, "run")}. `,
+    el("p", {}, `${count(methods.size, "method")} on ${count(new Set(all.map(table => table.dataset)).size, "dataset")}, ${count(site.runs, "run")}. `,
       "Image annotation (i2t) ranks texts for an image, image retrieval (t2i) ranks images for a text."),
     el("form", { class: "filters", "aria-label": "Filters", onsubmit: event => event.preventDefault() },
       choice("Dataset", optionsOf("dataset", all), query.get("dataset") || "", dataset => change({ dataset })),

@@ -13,6 +13,9 @@ views.table = (main, { parts }) => {
   const place = el("div", {});
   add(main, place);
   details(table.details.curves).then(value => { if (value) place.replaceChildren(el("h2", {}, "Training curves"), curves(value)); });
+  const finished = table.rows.filter(row => row.environment.length);
+  add(main, el("details", {}, el("summary", {}, "Environment and commit of each row"),
+    plainTable(["row", "seeds", ...table.environment], finished.map(row => [bdi(row.label), row.seeds.join(" "), ...row.environment]), "Environment of each row")));
   const mine = site.comparisons.filter(one => one.dataset === table.dataset);
   if (mine.length) add(main, el("h2", {}, "Comparisons"), mine.map(comparison));
 };
