@@ -31,7 +31,7 @@ def finished(method="cca:tuned", better=1, *, seed=0, protocol="captions", chose
     info = DataInfo(**info | data)
     sizes = info.images, info.images if protocol != "captions" else info.captions
     counts = [Counts(*(np.array(x, np.int32) for x in (better + np.arange(n) % 3, [0] * n, [1] * n))) for n in sizes]
-    ranks = Ranks(*counts, np.arange(sizes[1]) // (sizes[1] // sizes[0]))
+    ranks = Ranks(counts[0], counts[1], np.arange(sizes[1]) // (sizes[1] // sizes[0]))
     made = record_of(
         method, info, ranks.metrics().values(), f"{seed}{better}".ljust(64, "a"), seed=seed, protocol=protocol
     )

@@ -35,7 +35,7 @@ def data_info(label="scenes", **data):
 def written(store, better, method="cca:tuned", label="scenes", *, seed=0, day=1, more=None, about=None, **data):
     """The path of a new record: every right answer is behind `better` wrong ones."""
     counts = [Counts(*(np.full(size, value, np.int32) for value in (better, 0, 1))) for size in (10, 20)]
-    ranks = Ranks(*counts, np.arange(10).repeat(2))
+    ranks = Ranks(counts[0], counts[1], np.arange(10).repeat(2))
     figures = {**ranks.metrics().values(), "twin_accuracy": 50 + 1 / 3, **(more or {})}
     environment = {"commit": "0123456789ab+", "cpu": "a, cpu", "gpu": None, "threads": 2, "torch": "2.13.0"}
     parameters = {"dim": [8, 16], "text": 'tf "idf"', "power": None}
