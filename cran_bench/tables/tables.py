@@ -312,9 +312,11 @@ class Table:
 
     @cached_property
     def samples(self) -> dict[str, Sample]:
-        """Bootstrap samples of the rows with finished runs, by label."""
-        finished = {row.label: row.ranks for row in self.finished}
-        return dict(zip(finished, samples(list(finished.values()), task=self.task), strict=True))
+        """Bootstrap samples of the rows with finished runs, by label; rows have them too."""
+        drawn = samples([row.ranks for row in self.finished], task=self.task)
+        for row, its in zip(self.finished, drawn, strict=True):
+            vars(row).setdefault("sample", its)
+        return {row.label: its for row, its in zip(self.finished, drawn, strict=True)}
 
     @property
     def finished(self) -> list[Row]:
