@@ -1,4 +1,4 @@
-"""Commands that write what is recorded for other programs: export records, rankings."""
+"""Commands that write what is recorded for other programs and for papers: export records, figures, rankings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cran_bench.machine.progress import say
 from cran_bench.machine.storage import require_folder
 
 from . import options
-from .options import app, dataset_label, labels_of, load_runs
+from .options import app, dataset_label, labels_of, load_runs, load_tables
 
 exports = typer.Typer(help="Write what is recorded for other programs and for papers.", no_args_is_help=True)
 app.add_typer(exports, name="export")
@@ -47,6 +47,35 @@ def records(
     frame = record_frame(*found, results)
     write_frame(frame, file)
     say(f"wrote {file}: {len(frame):,} runs, {frame['shown'].sum():,} of them shown in tables")
+
+
+@exports.command()
+def figures(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; files of the same names are replaced.")],
+    datasets: Annotated[
+        list[str] | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only these; may be repeated.")
+    ] = None,
+    protocol: options.Protocols = "all",
+    methods: options.Methods = None,
+    formats: Annotated[str, typer.Option("-f", "--format", metavar="NAMES", help="svg, pdf or both.")] = "svg,pdf",
+    results: options.Results = Path("results"),
+) -> None:
+    """Draw figures for papers: each table's headline, quality against fit time, and the paper's tables beside yours.
+
+    They are as wide as a column, legible in black and white, and the same bytes every time.
+
+    Example: cran-bench export figures figures -d flickr8k --results results/reference
+
+    Example: cran-bench export figures figures -d scenes -f pdf
+    """
+    from cran_bench.protocols import parse_protocols
+    from cran_bench.records.tasks import TASKS
+    from cran_bench.report.figures import write_figures
+
+    wanted = [dataset_label(text) for text in datasets or ()]
+    tables = load_tables(results, wanted, parse_protocols(protocol), labels_of(methods), *TASKS)
+    files = write_figures(tables, folder, [name.strip() for name in formats.split(",")])
+    say(f"wrote {len(files)} files below {folder}")
 
 
 @exports.command()
