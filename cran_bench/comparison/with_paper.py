@@ -21,7 +21,7 @@ from cran_bench.tables.paper import (
     orders,
     paper_rows,
 )
-from cran_bench.tables.tables import Row, Table, exposure_notes
+from cran_bench.tables.tables import Row, Table, exposure_notes, merge_notes
 
 from .verdict import Verdict, bounds, signed
 
@@ -157,7 +157,7 @@ def _protocol(name: str, reading: str, printed: PaperRow | None) -> Protocol:
 
 def _cells(number: int, dataset: str, reading: str, preset: str, tables: Sequence[Table]) -> Verdict | None:
     lines: list[list[str]] = []
-    notes, regressions, judged = [], [], 0
+    notes, regressions, judged, shown = [], [], 0, list[Row]()
     for printed in paper_rows(number, dataset):
         if reading == printed.protocol == "captions":
             continue  # listed under the other reading
@@ -176,6 +176,7 @@ def _cells(number: int, dataset: str, reading: str, preset: str, tables: Sequenc
         if one.why:
             notes.append(f"{row.label} is not comparable: {one.why}.")
         notes += exposure_notes([row])
+        shown.append(row)
         if len(row.records) == 1:
             notes.append(f"{row.label}: one seed, so its intervals cover the choice of images only.")
         for direction, word in DIRECTIONS.items():
@@ -200,7 +201,7 @@ def _cells(number: int, dataset: str, reading: str, preset: str, tables: Sequenc
         "difference [95 %]",
         ["row", "protocol", "direction", "R@1", "", "R@5", "", "R@10", "", "verdict"],
         lines,
-        list(dict.fromkeys(notes)),
+        [*dict.fromkeys(notes), *merge_notes(shown, tables[0].folders)],
         regressions,
         judged,
     )
