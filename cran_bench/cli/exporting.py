@@ -1,4 +1,4 @@
-"""Commands that write what is recorded for other programs and for people: export records, card, rankings."""
+"""Commands that write what is recorded for other programs and for people: export records, card, figures, rankings."""
 
 from __future__ import annotations
 
@@ -87,6 +87,35 @@ def card(
     else:
         write_text(out, text)
         say(f"wrote {out}")
+
+
+@exports.command()
+def figures(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; files of the same names are replaced.")],
+    datasets: Annotated[
+        list[str] | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only these; may be repeated.")
+    ] = None,
+    protocol: options.Protocols = "all",
+    methods: options.Methods = None,
+    formats: Annotated[str, typer.Option("-f", "--format", metavar="NAMES", help="svg, pdf or both.")] = "svg,pdf",
+    results: options.ResultFolders = options.RESULTS,
+) -> None:
+    """Draw figures for papers: each table's headline, quality against fit time, and the paper's tables beside yours.
+
+    They are as wide as a column, legible in black and white, and the same bytes every time.
+
+    Example: cran-bench export figures figures -d flickr8k --results results/reference
+
+    Example: cran-bench export figures figures -d scenes -f pdf
+    """
+    from cran_bench.protocols import parse_protocols
+    from cran_bench.records.tasks import TASKS
+    from cran_bench.report.figures import write_figures
+
+    wanted = [dataset_label(text) for text in datasets or ()]
+    tables = load_tables(results, wanted, parse_protocols(protocol), labels_of(methods), *TASKS)
+    files = write_figures(tables, folder, [name.strip() for name in formats.split(",")])
+    say(f"wrote {len(files)} files below {folder}")
 
 
 @exports.command()

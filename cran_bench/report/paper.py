@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 from cran_bench.comparison.with_paper import PRESETS, READINGS, VERDICTS, PaperCell, paper_cells
@@ -30,11 +31,7 @@ def paper_contents(tables: Sequence[Table]) -> dict[str, Any]:
     Args:
         tables: of all tasks; those of `--quick` are left out.
     """
-    same_data: dict[Group, dict[str, Table]] = {}
-    for table_id, table in zip(table_ids(tables), tables, strict=True):
-        if table.task is RECALL and not table.group.quick:
-            same_data.setdefault(table.group.data(), {})[table_id] = table
-    sets = [_set(group, some, _apart(group, [*same_data])) for group, some in same_data.items()]
+    sets = [_set(data) for data in same_data(tables)]
     return {
         "figures": [{"name": figure, "heading": heading(figure)} for figure in FIGURES],
         "presets": list(PRESETS),
@@ -54,6 +51,45 @@ def paper_contents(tables: Sequence[Table]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class SameData:
+    """The tables of recalls on the same images with the same features.
+
+    Attributes:
+        id: its name in links and files.
+        title: dataset, and what tells it from others with that label.
+        group: what the tables have in common.
+        tables: by id.
+    """
+
+    id: str
+    title: str
+    group: Group
+    tables: Mapping[str, Table]
+
+    def cells(self, printed: PaperRow, preset: str, reading: str = "matching") -> list[PaperCell]:
+        """The six recalls of a row of the paper beside those measured here."""
+        return [*paper_cells(printed, [*self.tables.values()], preset, reading).values()]
+
+
+def same_data(tables: Sequence[Table]) -> list[SameData]:
+    """The tables of recalls by their data, without those of `--quick`.
+
+    Args:
+        tables: of all tasks.
+    """
+    found: dict[Group, dict[str, Table]] = {}
+    for table_id, table in zip(table_ids(tables), tables, strict=True):
+        if table.task is RECALL and not table.group.quick:
+            found.setdefault(table.group.data(), {})[table_id] = table
+    sets = []
+    for group, some in found.items():
+        apart, name = _apart(group, [*found]), slug(group.dataset)
+        name = f"{name}-{sha256_json(asdict(group))[:6]}" if apart else name
+        sets.append(SameData(name, ", ".join(filter(None, (group.dataset, apart))), group, some))
+    return sets
+
+
 def _printed(row: PaperRow) -> dict[str, Any]:
     return {"name": row.name, "values": [row.values[figure] for figure in FIGURES], "provenance": row.provenance}
 
@@ -70,30 +106,23 @@ def _apart(group: Group, groups: Sequence[Group]) -> str:
     return ", ".join(short if is_told else [*short, sha256_json(asdict(group))[:6]])
 
 
-def _set(group: Group, tables: Mapping[str, Table], apart: str) -> dict[str, Any]:
+def _set(data: SameData) -> dict[str, Any]:
     """The rows that reproduce rows of the paper on some data, by preset, reading and name."""
-    name, rows, why = dataset_name(group.dataset), dict[str, dict[str, Any]](), dict[str, str]()
+    name, rows, why = dataset_name(data.group.dataset), dict[str, dict[str, Any]](), dict[str, str]()
     for printed in (row for section in SECTIONS for row in paper_rows(*section)):
-        for preset in PRESETS:
-            for reading in READINGS:
-                cells = paper_cells(printed, [*tables.values()], preset, reading)
-                one = cells[FIGURES[0]]
-                if one.row is None:
-                    continue
-                row = rows.setdefault(f"{preset} {reading} {printed.name}", _row(tables, [*cells.values()]))
-                if printed.dataset == name:
-                    row["why"], row["verdicts"] = one.why, [cell.verdict for cell in cells.values()]
-                    row["gaps"] = [_rounded(cell.gap) for cell in cells.values()]
-                elif one.why:
-                    why[printed.dataset] = one.why
-    return {
-        "id": slug(group.dataset) + f"-{sha256_json(asdict(group))[:6]}" * bool(apart),
-        "title": ", ".join(filter(None, (group.dataset, apart))),
-        "dataset": group.dataset,
-        "of": name if name in DATASET_NAMES else "",
-        "why": why,
-        "rows": rows,
-    }
+        for preset, reading in product(PRESETS, READINGS):
+            cells = data.cells(printed, preset, reading)
+            if cells[0].row is None:
+                continue
+            row = rows.setdefault(f"{preset} {reading} {printed.name}", _row(data.tables, cells))
+            if printed.dataset == name:
+                row["why"], row["verdicts"] = cells[0].why, [cell.verdict for cell in cells]
+                row["gaps"] = [_rounded(cell.gap) for cell in cells]
+            elif cells[0].why:
+                why[printed.dataset] = cells[0].why
+    of = name if name in DATASET_NAMES else ""
+    about = {"id": data.id, "title": data.title, "dataset": data.group.dataset, "of": of}
+    return {**about, "why": why, "rows": rows}
 
 
 def _row(tables: Mapping[str, Table], cells: Sequence[PaperCell]) -> dict[str, Any]:

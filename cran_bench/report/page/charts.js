@@ -114,7 +114,7 @@ function scatter(points, { quality }) {
   const fronts = known.map(([cost, some]) => [cost, new Set(front(some, cost))]);
   const rows = [...points].sort((a, b) => b.quality - a.quality);
   return el("div", { class: "pair-of-charts" },
-    known.map(([cost, some]) => cloud(some, cost, quality)),
+    known.map(([cost, some]) => cloud(some, cost, quality, points.length - some.length)),
     el("details", { class: "whole" }, el("summary", {}, "Quality and cost as a table"),
       plainTable(["row", quality, "fit time", "peak memory", "on the front of"], rows.map(point => [
         bdi(point.label), numberText(point.quality), COSTS.seconds.text(point.seconds), COSTS.memory.text(point.memory),
@@ -125,7 +125,7 @@ function numberText(value) {
   return Math.abs(value) < 1.5 ? value.toFixed(3) : value.toFixed(1);
 }
 
-function cloud(points, cost, quality) {
+function cloud(points, cost, quality, left) {
   const about = COSTS[cost], best = front(points, cost), box = el("div", { class: "drawing" });
   const where = point => [anchor(point.href, bdi(point.label)), ` (${numberText(point.quality)}, ${about.text(point[cost])})`];
   const title = `${about.title}: ${points.length} rows; ${best.length} on the Pareto front, listed below.`;
@@ -139,7 +139,7 @@ function cloud(points, cost, quality) {
   return el("figure", { class: "chart" },
     el("figcaption", {}, about.title, " ", el("small", {}, el("span", { class: "pair" }, glyph("diamond", "filled"), " on the Pareto front"), " ", el("span", { class: "pair" }, glyph("circle", "hollow"), " behind it"))),
     box,
-    el("p", { class: "notes" }, `No row is both better and ${about.better} than `, best.length > 1 ? "these: " : "", best.flatMap((point, place) => [place ? ", " : "", ...where(point)]), "."));
+    el("p", { class: "notes" }, `No row is both better and ${about.better} than `, best.length > 1 ? "these: " : "", best.flatMap((point, place) => [place ? ", " : "", ...where(point)]), ".", left ? ` Left out, as their ${about.axis} is unknown: ${count(left, "row")}.` : ""));
 }
 
 /** Round numbers that divide a scale into about `count` parts. */
