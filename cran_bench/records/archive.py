@@ -24,8 +24,8 @@ from cran_bench.protocols import fold_rows
 from cran_bench.ranking.metrics import Ranks, mean_metrics
 from cran_bench.ranking.precisions import Precisions
 from cran_bench.ranking.recorded import RecordedRanks
-from cran_bench.records.examples import Examples
-from cran_bench.records.schema import CURVES, EXAMPLES, SCHEMA, Failure, Record
+from cran_bench.records.examples import TOP, Answers, Examples
+from cran_bench.records.schema import ANSWERS, CURVES, EXAMPLES, SCHEMA, Failure, Record
 from cran_bench.records.tasks import evidence_metrics, tasks_of
 
 MOST_ARRAYS = 500  # of contrasts and judgments
@@ -161,6 +161,26 @@ def read_examples(path: Path) -> Examples | None:
         raise BadInput(f"{file} holds no example queries ({first_wrong(error, 'record')}): delete it") from error
 
 
+def read_answers(path: Path, record: Record) -> Answers | None:
+    """Read the best answers beside a record, or return None if there are none.
+
+    Raises:
+        BadInput: the file is damaged or does not belong to the record.
+    """
+    file = path.with_name(path.stem + ANSWERS)
+    images = record.data.images
+    texts = record.data.captions if record.protocol == "captions" else images
+    try:
+        with zipfile.ZipFile(file) as archive:
+            most = TOP * max(images, texts)
+            arrays = {name: _array(archive, name, np.int32, most, 4 * most, (TOP,)) for name in ("i2t", "t2i")}
+        return Answers.from_arrays(arrays, images, texts)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # zipfile and numpy raise many types for a damaged file
+        raise BadInput(f"{file} holds no answers ({error}): delete it") from error
+
+
 def read_curves(path: Path) -> list[dict[str, Any]]:
     """Read the points of the training curves beside a record; none if there are none.
 
@@ -204,19 +224,26 @@ def _unpacked(data: bytes, most: int) -> dict[str, NDArray[Any]]:
         if (total := sum(archive.getinfo(f"{name}.npy").file_size for name in kinds)) > MOST_RANKS:
             raise ValueError(f"its arrays have {total:,} bytes, more than {MOST_RANKS:,}")
         for name, kind in kinds.items():
-            member = archive.getinfo(f"{name}.npy")
             size = np.dtype(kind).itemsize * (MOST_JUDGED if name in judged else most)
             size = CATEGORIES_UP_TO * (most // 8 + 1) if name == "labels" else size
-            if member.file_size > size + 1000:
-                raise ValueError(f"{name} has {member.file_size:,} bytes for at most {most:,} numbers")
-            unpacked = archive.read(member)
-            start = 10 + int.from_bytes(unpacked[8:10], "little")
-            shape, dtype = _header(unpacked[:start])
-            array = np.frombuffer(unpacked, dtype, offset=start)
-            if array.shape != shape or dtype != kind:
-                raise ValueError(f"{name} is not a list of {np.dtype(kind).name}")
-            arrays[name] = array.copy()
+            arrays[name] = _array(archive, name, kind, most, size)
     return arrays
+
+
+def _array(
+    archive: zipfile.ZipFile, name: str, kind: Any, most: int, size: int, row: tuple[int, ...] = ()
+) -> NDArray[Any]:
+    """Unpack an array of `most` numbers in `size` bytes, at most, of a type and with rows of a shape."""
+    member = archive.getinfo(f"{name}.npy")
+    if member.file_size > size + 1000:
+        raise ValueError(f"{name} has {member.file_size:,} bytes for at most {most:,} numbers")
+    unpacked = archive.read(member)
+    start = 10 + int.from_bytes(unpacked[8:10], "little")
+    shape, dtype = _header(unpacked[:start])
+    array = np.frombuffer(unpacked, dtype, offset=start)
+    if array.size != math.prod(shape) or len(shape) != 1 + len(row) or shape[1:] != row or dtype != kind:
+        raise ValueError(f"{name} is not a list of {np.dtype(kind).name}")
+    return array.reshape(shape).copy()
 
 
 @lru_cache(maxsize=64)

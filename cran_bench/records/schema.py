@@ -14,7 +14,8 @@ from cran_bench.protocols import Protocol, Unit
 from cran_bench.ranking.metrics import Metrics
 
 SCHEMA = 1
-EXAMPLES, CURVES, ERROR = ".examples.json", ".curves.csv", ".error.json"  # files beside a record, or in its place
+EXAMPLES, ANSWERS, CURVES = ".examples.json", ".answers.npz", ".curves.csv"  # files beside a record
+ERROR = ".error.json"  # in its place
 TESTED_ON = ", tested on "  # between the labels of the dataset of a fit and of another whose test split is ranked
 EVERY_FIGURE = frozenset(("rsum", *(figure.name for figure in fields(Metrics))))
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic_core import from_json
 
 from cran_bench.errors import BadInput
@@ -33,8 +34,8 @@ from cran_bench.protocols import Protocol
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.records.archive import MOST_TEXT, read_failure, read_ranks, read_record
-from cran_bench.records.examples import Examples
-from cran_bench.records.schema import CURVES, ERROR, EXAMPLES, Address, DataInfo, Failure, Record
+from cran_bench.records.examples import Answers, Examples
+from cran_bench.records.schema import ANSWERS, CURVES, ERROR, EXAMPLES, Address, DataInfo, Failure, Record
 from cran_bench.registry import METHODS
 
 INTERVALS_UP_TO = 5000  # records; reading and resampling the ranks of more would take minutes
@@ -117,11 +118,10 @@ class ResultStore:
         ranks: Ranks,
         curves: Curves | None = None,
         examples: Examples | None = None,
+        answers: Answers | None = None,
     ) -> Record:
-        """Store ranks, training curves, examples and then the record, and delete an earlier error record."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **ranks.arrays())  # type: ignore[arg-type]
-        data = buffer.getvalue()
+        """Store ranks, their companions and then the record, and delete an earlier error record."""
+        data = _packed(ranks.arrays())
         sealed = record.model_copy(update={"ranks_sha": sha256_bytes(data)}).sealed()
         write_atomically(self._with(address, ".npz"), lambda file: file.write(data))
         if curves:
@@ -132,6 +132,9 @@ class ResultStore:
             write_text(self._with(address, CURVES), table)
         if examples:
             write_text(self._with(address, EXAMPLES), canonical_json(examples.model_dump(exclude_none=True)))
+        if answers:
+            packed = _packed(vars(answers))
+            write_atomically(self._with(address, ANSWERS), lambda file: file.write(packed))
         write_json(self.path(address), sealed.model_dump())
         self._with(address, ERROR).unlink(missing_ok=True)
         return sealed
@@ -247,9 +250,15 @@ def _finished(path: Path, record: Record) -> Finished:
     return Finished(record, partial(read_ranks, path, record), path)
 
 
+def _packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
 def _ending(name: str) -> str:
     """The ending of a file's name: ``.json`` for a record, a longer one for the files beside it."""
-    return next((ending for ending in (EXAMPLES, CURVES, ERROR) if name.endswith(ending)), Path(name).suffix)
+    return next((ending for ending in (EXAMPLES, ANSWERS, CURVES, ERROR) if name.endswith(ending)), Path(name).suffix)
 
 
 def _is_of(labels: Sequence[str], chosen: Sequence[Sequence[str]]) -> bool:

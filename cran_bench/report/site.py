@@ -13,11 +13,14 @@ from cran_bench.comparison.verdict import Verdict
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say, track
 from cran_bench.machine.storage import write_text
+from cran_bench.tables.card import card
 from cran_bench.tables.tables import Table
 
 from .charts import curve_contents
 from .contents import method_contents, table_contents, table_ids
 from .details import Details
+from .paper import paper_contents
+from .queries import Explorer
 from .script_json import as_json
 
 SCRIPTS = "dom", "route", "tables", "charts", "overview", "table", "row", "queries", "paper", "start"
@@ -71,19 +74,26 @@ def write_page(
 def _contents(
     tables: Sequence[Table], verdicts: Mapping[str, Sequence[Verdict]], details: Details, data: Path, cache: Path
 ) -> dict[str, Any]:
-    ids, shown = table_ids(tables), []
+    ids, shown, explorer = table_ids(tables), [], Explorer(data, cache, details)
+
+    def put(kind: str, table_id: str, value: Mapping[str, Any]) -> str:
+        name = f"{kind}-{table_id}"
+        return name if value and details.put(name, value) else ""
+
     for table_id, table in track(zip(ids, tables, strict=True), "computing intervals", total=len(tables)):
         of = table_contents(table, table_id)
-        of["details"] = {}
-        curves = curve_contents(table.finished)
-        if curves and details.put(f"curves-{table_id}", curves):
-            of["details"]["curves"] = f"curves-{table_id}"
+        cards = put("cards", table_id, {row.label: card(row, table).contents() for row in table.rows})
+        of["details"] = {"cards": cards, "curves": put("curves", table_id, curve_contents(table.finished))}
         shown.append(of)
+    for of, table in zip(shown, tables, strict=True):  # what takes most room comes last
+        of["details"]["queries"], of["details"]["contrasts"] = explorer.add(table, of["id"])
+    explorer.fill()
     return {
         "version": version("cran-bench"),
         "runs": len({record.fingerprint for table in tables for row in table.rows for record in row.records}),
         "tables": shown,
         "methods": method_contents([row["method"] for of in shown for row in of["rows"]]),
+        "paper": paper_contents(tables),
         "comparisons": [_verdict(dataset, v) for dataset, some in verdicts.items() for v in some],
     }
 

@@ -376,7 +376,7 @@ class Table:
                 line["folder"] = " ".join(map(str, row.folders))
             if self.above:
                 line["order"] = "unseen" if row.is_order_unseen else "seen" if row.records else ""
-            for figure in self._figures():
+            for figure in self.figures:
                 line[figure] = round(row.mean(figure), task.digits(figure) + 3)
                 if self._has_seeds:
                     line[f"{figure}_sd"] = round(row.deviation(figure), task.digits(figure) + 3)
@@ -427,7 +427,7 @@ class Table:
 
     def display(self, names: Sequence[str] = ()) -> dict[str, list[str]]:
         """The cells of the readable columns, by name: the given ones, or all that say something."""
-        behind, figures = self.behind_best(), self._figures()
+        behind, figures = self.behind_best(), self.figures
         columns = {"method": [row.marked_label for row in self.rows]}
         for figure in (name for name in self.task.columns if name != "twin_accuracy" or name in figures):
             columns[figure] = [self._cell(row, figure) for row in self.rows]
@@ -462,7 +462,8 @@ class Table:
         text += f" ± {row.deviation(figure):.{digits}f}" * (len(row.records) > 1)
         return text + f" {UNSEEN}" * (row.is_order_unseen and figure in self.task.by_order)
 
-    def _figures(self) -> list[str]:
+    @property
+    def figures(self) -> list[str]:
         """The metrics of the records that belong to the task, by name."""
         names = dict.fromkeys(name for row in self.rows for record in row.records for name in record.metrics)
         if self.task is RECALL:
