@@ -19,6 +19,8 @@ from cran_bench.tables.tables import Table
 from .charts import curve_contents
 from .contents import method_contents, table_contents, table_ids
 from .details import Details
+from .paper import paper_contents
+from .queries import Explorer
 from .script_json import as_json
 
 SCRIPTS = "dom", "route", "tables", "charts", "overview", "table", "row", "queries", "paper", "start"
@@ -72,7 +74,7 @@ def write_page(
 def _contents(
     tables: Sequence[Table], verdicts: Mapping[str, Sequence[Verdict]], details: Details, data: Path, cache: Path
 ) -> dict[str, Any]:
-    ids, shown = table_ids(tables), []
+    ids, shown, explorer = table_ids(tables), [], Explorer(data, cache, details)
     for table_id, table in track(zip(ids, tables, strict=True), "computing intervals", total=len(tables)):
         of = table_contents(table, table_id)
         of["details"] = {}
@@ -81,12 +83,15 @@ def _contents(
             of["details"]["curves"] = f"curves-{table_id}"
         if details.put(f"cards-{table_id}", {row.label: card(row, table).contents() for row in table.rows}):
             of["details"]["cards"] = f"cards-{table_id}"
+        of["details"]["queries"], of["details"]["contrasts"] = explorer.add(table, table_id)
         shown.append(of)
+    explorer.fill()
     return {
         "version": version("cran-bench"),
         "runs": len({record.fingerprint for table in tables for row in table.rows for record in row.records}),
         "tables": shown,
         "methods": method_contents([row["method"] for of in shown for row in of["rows"]]),
+        "paper": paper_contents(tables),
         "comparisons": [_verdict(dataset, v) for dataset, some in verdicts.items() for v in some],
     }
 

@@ -82,8 +82,8 @@ def matching(name: str) -> Protocol:
     return "mean" if name.startswith("CRAN") else "documents"
 
 
-def paper_rows(table: int) -> list[PaperRow]:
-    """The rows of a table, in the order of the paper."""
+def paper_rows(table: int, dataset: str = "") -> list[PaperRow]:
+    """The rows of a table, of one dataset or of all, in the order of the paper."""
     return [
         PaperRow(
             table,
@@ -94,6 +94,7 @@ def paper_rows(table: int) -> list[PaperRow]:
             line["provenance"],
         )
         for line in _printed(f"table{table}.csv")
+        if dataset in ("", line["dataset"])
     ]
 
 

@@ -45,7 +45,9 @@ def page_of(results, data, cache, out=None, folder=None):
     """Write the page of all records below a folder."""
     tables = load_tables(results, [], [], [], *TASKS)
     labels = dict.fromkeys(table.group.dataset for table in tables)
-    verdicts = {label: compare_dataset([t for t in tables if t.group.dataset == label], label, None) for label in labels}
+    verdicts = {
+        label: compare_dataset([t for t in tables if t.group.dataset == label], label, None) for label in labels
+    }
     return write_page(tables, verdicts, data, cache, out, folder)
 
 
