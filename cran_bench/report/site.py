@@ -75,16 +75,18 @@ def _contents(
     tables: Sequence[Table], verdicts: Mapping[str, Sequence[Verdict]], details: Details, data: Path, cache: Path
 ) -> dict[str, Any]:
     ids, shown, explorer = table_ids(tables), [], Explorer(data, cache, details)
+
+    def put(kind: str, table_id: str, value: Mapping[str, Any]) -> str:
+        name = f"{kind}-{table_id}"
+        return name if value and details.put(name, value) else ""
+
     for table_id, table in track(zip(ids, tables, strict=True), "computing intervals", total=len(tables)):
         of = table_contents(table, table_id)
-        of["details"] = {}
-        curves = curve_contents(table.finished)
-        if curves and details.put(f"curves-{table_id}", curves):
-            of["details"]["curves"] = f"curves-{table_id}"
-        if details.put(f"cards-{table_id}", {row.label: card(row, table).contents() for row in table.rows}):
-            of["details"]["cards"] = f"cards-{table_id}"
-        of["details"]["queries"], of["details"]["contrasts"] = explorer.add(table, table_id)
+        cards = put("cards", table_id, {row.label: card(row, table).contents() for row in table.rows})
+        of["details"] = {"cards": cards, "curves": put("curves", table_id, curve_contents(table.finished))}
         shown.append(of)
+    for of, table in zip(shown, tables, strict=True):  # what takes most room comes last
+        of["details"]["queries"], of["details"]["contrasts"] = explorer.add(table, of["id"])
     explorer.fill()
     return {
         "version": version("cran-bench"),
