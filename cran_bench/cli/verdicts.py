@@ -276,7 +276,6 @@ def report(
 
     Example: cran-bench report --results results/reference --site public
     """
-    from cran_bench.comparison import compare_dataset
     from cran_bench.machine.progress import duration
     from cran_bench.protocols import parse_protocols
     from cran_bench.records.tasks import TASKS
@@ -289,7 +288,5 @@ def report(
     tables = load_tables(results, wanted, parse_protocols(protocol), labels_of(methods), *TASKS)
     order = list(dict.fromkeys(table.group.dataset for table in tables))
     tables.sort(key=lambda table: order.index(table.group.dataset))  # recalls of a dataset first
-    shown = dict.fromkeys(table.group.dataset for table in tables)
-    verdicts = {label: compare_dataset([t for t in tables if t.group.dataset == label], label, None) for label in shown}
-    made = write_page(tables, verdicts, data, cache, out or Path("report.html"), folder)
+    made = write_page(tables, data, cache, out or Path("report.html"), folder)
     say(f"wrote {made}, {made.stat().st_size / 1e6:.1f} MB, in {duration(time.monotonic() - start)}")

@@ -16,13 +16,13 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from pydantic_core import from_json
 
-from cran_bench.errors import BadInput, first_wrong
+from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import (
     canonical_json,
+    read_bounded,
     sha256_bytes,
     sha256_file,
     slug,
@@ -33,7 +33,7 @@ from cran_bench.machine.storage import (
 from cran_bench.protocols import Protocol
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.recorded import RecordedRanks
-from cran_bench.records.archive import read_ranks, read_record
+from cran_bench.records.archive import MOST_TEXT, read_failure, read_ranks, read_record
 from cran_bench.records.examples import Answers, Examples
 from cran_bench.records.schema import ANSWERS, CURVES, ERROR, EXAMPLES, Address, DataInfo, Failure, Record
 from cran_bench.registry import METHODS
@@ -82,7 +82,8 @@ class ResultStore:
         """Return the record of a finished run, or None if there is none or its ranks are missing or do not match.
 
         Raises:
-            BadInput: the record was changed after it was written, is of a newer schema, or is damaged.
+            BadInput: the record was changed after it was written, is of a newer schema, or is damaged, or its figures
+                are not those of its ranks.
         """
         path = self.path(address)
         if not path.exists():
@@ -93,6 +94,7 @@ class ResultStore:
         if not file.exists() or sha256_file(file) != record.ranks_sha:
             say(f"{file} does not match its record; running again")
             return None
+        read_ranks(path, record)
         return record
 
     def now(self, address: Address, data: DataInfo) -> str:
@@ -164,11 +166,7 @@ class ResultStore:
         failures = []
         for path in self._paths(ERROR, *chosen):
             with _collected(path, damaged):
-                try:
-                    failure = Failure.model_validate_json(path.read_bytes())
-                except ValidationError as error:
-                    wrong = first_wrong(error, "record")
-                    raise BadInput(f"{path} is not an error record ({wrong}): delete it") from error
+                failure = read_failure(path)
                 if _is_of((failure.data.label, failure.protocol, failure.method_label), chosen):
                     failures.append(failure)
         return failures
@@ -230,6 +228,11 @@ def read_folders(folders: Sequence[Path], *chosen: Sequence[str]) -> tuple[list[
     return runs, failures
 
 
+def folder_of(run: Finished | Failure) -> Path:
+    """The folder of results in which a run is stored, as it was given; the current one if it is not stored."""
+    return next(iter(run.path.parents[3:4]), Path())
+
+
 def distinct(folders: Sequence[Path]) -> list[Path]:
     """The folders without those that are given again, by another name or through a link."""
     known: dict[Path, Path] = {}
@@ -287,10 +290,10 @@ def _as_failure(path: Path, error: BadInput, near: list[DataInfo], labels: Mappi
     run, folder = _RUN.fullmatch(path.name), path.parents[1].name
     name, seed = (run[1], int(run[2])) if run else (path.stem, 0)
     protocol, _, folds = path.parent.name.removesuffix("folds").partition("-")
-    with contextlib.suppress(ValueError, KeyError, TypeError, OSError, RecursionError):
-        raw = from_json(path.read_bytes())
+    with contextlib.suppress(BadInput, ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError):
+        raw = from_json(read_bounded(path, MOST_TEXT))
         labels = {slug(raw["method"]["label"]): str(raw["method"]["label"]), **labels}
-        own = DataInfo.model_validate(raw["data"])
+        own = DataInfo.model_validate({name: x for name, x in raw["data"].items() if name in DataInfo.model_fields})
         if slug(own.label) == folder and (not near or own.cell in {data.cell for data in near}):
             near = [*near, own]
     unknown = dict.fromkeys(("split_sha", "front_end", "features_sha", "vectors"), "unknown")
@@ -306,4 +309,5 @@ def _as_failure(path: Path, error: BadInput, near: list[DataInfo], labels: Mappi
         traceback="",
         started="",
         environment={},
+        path=path,
     )

@@ -163,7 +163,7 @@ def _examine_record(path: Path, results: Path) -> Iterator[Complaint]:
     """Check a record and its companion files; if the record is bad, they are set aside with it."""
     try:
         record = read_record(path)
-        read_ranks(path, record)
+        read_ranks(path, record, correlations=True)
         if not path.stem.endswith(f"-s{record.seed}-{record.fingerprint[:12]}"):
             raise BadInput(f"{path} has the file name of another run")
     except BadInput as error:

@@ -30,7 +30,7 @@ from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.pairs import backend_of, require_ranked
 from cran_bench.records.schema import Failure, Record
 from cran_bench.records.statistics import Interval, sample
-from cran_bench.records.store import ResultStore
+from cran_bench.records.store import ResultStore, read_folders, roots_of
 from cran_bench.records.tasks import CATEGORY, RECALL
 from cran_bench.registry import DATASETS, METHODS, each, number_of_trials, quick_dataset, quick_method, tuned_method
 from cran_bench.running.evidence import parse_contrasts
@@ -419,23 +419,28 @@ def _number(name: str, given: object) -> int | None:
     return int(text) if text else None
 
 
-def read_records(folder: str | PathLike[str] | None = None, *, everything: bool = False) -> pd.DataFrame:
-    """The records below a folder of results, one line each: the run, its figures, seconds, environment and digests.
+def read_records(
+    folder: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None, *, everything: bool = False
+) -> pd.DataFrame:
+    """The records below folders of results, one line each: the run, its figures, seconds, environment and digests.
 
     The columns are listed in docs/results.md.
 
     Args:
-        folder: by default ``$CRAN_BENCH_RESULTS`` or ``results``.
+        folder: one or several; by default ``$CRAN_BENCH_RESULTS`` or ``results``.
         everything: not only the newest record of each row and seed, but older ones too, and runs that failed or whose
             record is damaged, as `cran-bench export records` writes them.
 
     Raises:
         BadInput: there are no records, or without `everything` one is damaged.
     """
-    results = folders(results=folder)[1]
-    store = ResultStore(results)
-    runs, failures = store.read() if everything else (store.runs(), [])
-    if not runs and not failures:
-        raise BadInput(f"there are no records below {store.root}: make some with cran-bench run")
-    frame = record_frame(runs, failures, results=results)
+    given = (os.environ.get("CRAN_BENCH_RESULTS") or "results").split(os.pathsep) if folder is None else folder
+    several = list(map(Path, [given] if isinstance(given, str | os.PathLike) else given))
+    runs, failures = read_folders(several)
+    damaged = [failure.error for failure in failures if failure.kind == "damaged"]
+    if damaged and not everything:
+        raise BadInput(damaged[0])
+    if not runs and not (failures and everything):
+        raise BadInput(f"there are no records below {roots_of(several)}: make some with cran-bench run")
+    frame = record_frame(runs, failures if everything else [])
     return frame if everything else frame[frame["shown"]].reset_index(drop=True)

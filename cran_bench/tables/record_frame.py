@@ -10,7 +10,7 @@ from cran_bench.errors import BadInput
 from cran_bench.machine.extras import require
 from cran_bench.machine.storage import canonical_json, write_atomically
 from cran_bench.ranking.precisions import CATEGORY_METRICS
-from cran_bench.records.schema import DataInfo, Failure, Record
+from cran_bench.records.schema import DataInfo, Failure, FittedOn, Record
 from cran_bench.records.store import Finished
 from cran_bench.records.tasks import FIGURES
 from cran_bench.tables.figures import PHASES
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SECONDS = tuple(f"{phase}_s" for phase in PHASES)
+OF_RECALL = *FIGURES, "i2t_medr", "i2t_meanr", "t2i_medr", "t2i_meanr", "rsum"
 ENDINGS = ".csv", ".parquet"
 COLUMNS = {
     "row": "dataset quick fitted_on front_end vectors text_encoder contrasts_made protocol folds images captions "
     "method plugin preset paper_row unit seed status reason shown exposures",
-    "figures": " ".join((*FIGURES, "i2t_medr", "i2t_meanr", "t2i_medr", "t2i_meanr", "rsum")),
+    "figures": " ".join(OF_RECALL),
     "cost": " ".join(("ties", *_SECONDS, "peak_memory", "peak_memory_gpu", "device", "cpu", "gpu", "threads", "torch")),
     "fit": "parameters chose tuning refit encoders trained_on overlap",
     "scores": "similarity kernel kernel_dtype kernel_bound kernel_tolerance kernel_rescored kernel_error",
@@ -44,28 +45,26 @@ _ABSENT = {
 
 
 def record_frame(
-    runs: Sequence[Finished],
-    failures: Sequence[Failure] = (),
-    related: Sequence[Finished] = (),
-    results: Path = Path(),
+    runs: Sequence[Finished], failures: Sequence[Failure] = (), related: Sequence[Finished] = ()
 ) -> pd.DataFrame:
     """A line for each finished or failed run, sorted by dataset, protocol, folds, method, seed and start.
 
-    `shown` is true for the newest run of a row and seed, which tables of recall show.  Texts that are absent are '',
-    numbers NaN.
+    `shown` is true for the newest run of a row and seed, which tables of recall show; `path` leads there from the
+    folder of results.  Texts that are absent are '', numbers NaN.
 
     Args:
         runs: finished runs.
         failures: failed or damaged ones, whose `status` and `reason` say so.
         related: other runs, as for `build_tables`.
-        results: the folder to which `path` is relative.
     """
     import pandas as pd
 
     tables = build_tables(runs, failures, related)
     shown = {id(one) for table in tables for row in table.rows for one in (*row.runs, *row.failures)}
-    lines = [{**_line(run.record), "path": _relative(run.path, results), "shown": id(run) in shown} for run in runs]
-    lines += [{**_failed(failure), "shown": id(failure) in shown} for failure in failures]
+    lines = [{**_line(run.record), "path": address(run.path), "shown": id(run) in shown} for run in runs]
+    for one in failures:
+        about = {"method": one.method_label, "reason": one.error, "status": one.status, "shown": id(one) in shown}
+        lines.append(_cells({**dict(one), **_row(one.data, one.environment), **about}))
     columns = {group: names.split() for group, names in COLUMNS.items()}
     known = [name for names in columns.values() for name in names]
     more = {name for line in lines for name in line}.difference(known)
@@ -102,63 +101,35 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _line(record: Record) -> dict[str, Any]:
-    data, method, fit = record.data, record.method, record.data.fitted_on
-    scores = record.similarity.model_dump()
-    line = {
-        **_row(data, record.environment),
-        **{name: getattr(record, name) for name in ("protocol", "folds", "seed", "ties", "device", "started")},
-        **{name: getattr(method, name) for name in ("preset", "unit", "refit", "code_sha", "fit_fingerprint")},
-        "method": method.label,
-        "plugin": method.name,
-        "paper_row": method.paper_row or "",
-        "status": "ok",
-        "reason": "",
-        "exposures": "; ".join(record.exposures),
+    method, scores = record.method, record.similarity.model_dump()
+    values = {
+        **method.model_dump(),
+        **record.model_dump(),
+        **_row(record.data, record.environment),
+        **{"method": method.label, "plugin": method.name, "status": "ok"},
+        **{"exposures": "; ".join(record.exposures), "encoders": " ".join(method.encoders)},
         **{f"{phase}_s": seconds for phase, seconds in record.seconds.model_dump().items()},
-        "peak_memory": record.peak_memory,
-        "peak_memory_gpu": record.peak_memory_gpu,
-        **{name: canonical_json(getattr(method, name)) for name in ("parameters", "chose")},
-        "tuning": canonical_json(method.tuning.model_dump()) if method.tuning else "",
-        "encoders": " ".join(method.encoders),
-        "overlap": canonical_json(fit.model_dump()) if fit else "",
-        "similarity": scores.pop("name"),
-        "kernel": scores.pop("kernel"),
+        **{"similarity": scores.pop("name"), "kernel": scores.pop("kernel")},
         **{f"kernel_{name}": value for name, value in scores.items()},
-        **{name: getattr(record, name) for name in ("fingerprint", "ranks_sha", "checksum", "schema_version")},
     }
-    return {**record.metrics, **_ABSENT, **line}
-
-
-def _failed(failure: Failure) -> dict[str, Any]:
-    return {
-        **_ABSENT,
-        **_row(failure.data, failure.environment),
-        **{name: getattr(failure, name) for name in ("protocol", "folds", "seed", "started", "status")},
-        "method": failure.method_label,
-        "reason": failure.error,
-        "schema_version": failure.schema_version,
-    }
+    return {**record.metrics, **_cells(values)}
 
 
 def _row(data: DataInfo, environment: Mapping[str, Any]) -> dict[str, Any]:
-    shas = [name for name in DataInfo.model_fields if name.endswith("_sha")]
-    texts = {name: environment.get(name) for name in ("cpu", "gpu", "torch", "commit")}
+    texts = {name: str(environment.get(name) or "") for name in ("cpu", "gpu", "torch", "commit")}
+    own = {"dataset": data.label, "fitted_on": data.fitted_on and data.fitted_on.label, "overlap": data.fitted_on}
     threads = environment.get("threads")
-    return {
-        "dataset": data.label,
-        "fitted_on": data.fitted_on.label if data.fitted_on else "",
-        "contrasts_made": data.contrasts,
-        **{
-            name: getattr(data, name)
-            for name in ("quick", "front_end", "vectors", "text_encoder", "images", "captions")
-        },
-        **{name: getattr(data, name) for name in shas},
-        "trained_on": canonical_json(data.trained_on),
-        **{name: "" if text is None else str(text) for name, text in texts.items()},
-        "threads": threads if isinstance(threads, int) else None,
-        "environment": canonical_json(environment),
-    }
+    known = {"environment": dict(environment), "threads": threads if isinstance(threads, int) else None}
+    return {**data.model_dump(), **own, "contrasts_made": data.contrasts, **texts, **known}
 
 
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
+def _cells(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A value for every column but the figures; objects as JSON."""
+    known = {name: values[name] for name in _ABSENT if values.get(name) is not None}
+    objects = {name: dict(value) for name, value in known.items() if isinstance(value, dict | FittedOn)}
+    return {**_ABSENT, **known, **{name: canonical_json(value) for name, value in objects.items()}}
+
+
+def address(path: Path) -> str:
+    """The path of a record in its folder of results: ``runs/<dataset>/<protocol>/<name>``."""
+    return "/".join(path.parts[-4:])

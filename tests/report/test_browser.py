@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+
 from tests.report.pages import write_example
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra browser")
@@ -86,7 +87,9 @@ def test_every_view_is_whole_and_accessible(opened, example, width, scheme):
 def test_a_folder_loads_its_details_from_files(opened, example):
     page = opened(example.folder.as_uri() + example.routes[1])
     page.wait_for_selector(".answer")
-    count = "Promise.all(site.tables.map(table => details(table.details.curves))).then(all => all.filter(Boolean).length)"
+    count = (
+        "Promise.all(site.tables.map(table => details(table.details.curves))).then(all => all.filter(Boolean).length)"
+    )
     assert page.evaluate(count) > 0
 
 

@@ -28,7 +28,8 @@ views.row = (main, { parts }) => {
   const about = el("div", {});
   add(main, about);
   Promise.all([details(table.details.cards), details(table.details.curves)]).then(([cards, trained]) => {
-    for (const [heading, lines] of (cards && cards[row.label]) || []) add(about, el("h2", {}, heading), facts(lines));
+    const card = (cards && cards[row.label]) || [];
+    for (const [heading, lines] of card.filter(([heading]) => heading !== "Results")) add(about, el("h2", {}, heading), facts(lines));
     const mine = trained && trained[row.label];
     if (mine) add(about, el("h2", {}, "Training curves"), curves({ [row.label]: mine }));
   });
