@@ -735,7 +735,20 @@ def test_exported_names_and_captions_stay_on_their_line(command, tmp_path, monke
     assert lines == [rf"{name}.png	one\ttwo\nthree\u2028four" for name in ("a-0", "b-1")] + [""]
 
 
-VERBS = "list", "info", "prepare", "run", "table", "compare", "significance", "report", "check", "doctor", "explain"
+VERBS = (
+    "list",
+    "info",
+    "prepare",
+    "run",
+    "table",
+    "summary",
+    "compare",
+    "significance",
+    "report",
+    "check",
+    "doctor",
+    "explain",
+)
 
 
 @pytest.mark.parametrize("verb", VERBS)
