@@ -112,7 +112,8 @@ class Scored:
 def mean_over(tables: Sequence[Scored]) -> Estimates:
     """The mean scores over datasets, each dataset's being the mean over its tables."""
     own, shares = [one.estimates for one in tables], weights([one.dataset for one in tables]).sum(axis=0)
-    mixed = {one.split: np.random.default_rng([*one.split.encode()]).permutation(len(own[0].draws)) for one in tables}
+    every, splits = np.arange(len(own[0].draws)), dict.fromkeys(one.split for one in tables)
+    mixed = {split: np.random.default_rng(k).permutation(every) if k else every for k, split in enumerate(splits)}
     draws = sum(w * x.draws[mixed[one.split]] for w, x, one in zip(shares, own, tables, strict=True))
     variances = np.stack([w**2 * x.variance for w, x in zip(shares, own, strict=True)])
     variance, freedom = welch(variances, np.stack([x.freedom for x in own]))
