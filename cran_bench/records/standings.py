@@ -100,7 +100,7 @@ class Scored:
 
     Attributes:
         estimates: the scores.
-        dataset: whose tables share one weight in a mean, and are no independent draws of a dataset.
+        dataset: its name; tables of one dataset share one weight in a mean, and count as one draw of a dataset.
         split: names the images; resamples of different ones are independent.
     """
 
@@ -112,9 +112,10 @@ class Scored:
 def mean_over(tables: Sequence[Scored]) -> Estimates:
     """The mean scores over datasets, each dataset's being the mean over its tables."""
     own, shares = [one.estimates for one in tables], weights([one.dataset for one in tables]).sum(axis=0)
-    every, splits = np.arange(len(own[0].draws)), dict.fromkeys(one.split for one in tables)
-    mixed = {split: np.random.default_rng(k).permutation(every) if k else every for k, split in enumerate(splits)}
-    draws = sum(w * x.draws[mixed[one.split]] for w, x, one in zip(shares, own, tables, strict=True))
+    orders = {tables[0].split: np.arange(len(own[0].draws))}
+    for one in tables:
+        orders.setdefault(one.split, np.random.default_rng(len(orders)).permutation(len(own[0].draws)))
+    draws = sum(w * x.draws[orders[one.split]] for w, x, one in zip(shares, own, tables, strict=True))
     variances = np.stack([w**2 * x.variance for w, x in zip(shares, own, strict=True)])
     variance, freedom = welch(variances, np.stack([x.freedom for x in own]))
     freedom = np.maximum(freedom, 1)  # it is 0 for rows that do not depend on the seed

@@ -23,8 +23,8 @@ def of_rows(values, seed=0, spread=1.0, draws=400, variance=0.0, freedom=2.0, im
     """Rows whose errors share half of their variance."""
     values, random = np.array(values, float), np.random.default_rng(seed)
     noise = random.normal(size=(draws, 1)) + random.normal(size=(draws, len(values)))
-    of_seeds = (np.broadcast_to(x, values.shape).astype(float) for x in (variance, freedom))
-    return Estimates(values, spread * noise, *of_seeds, images, 1e-9)
+    variance, freedom = (np.broadcast_to(x, values.shape).astype(float) for x in (variance, freedom))
+    return Estimates(values, spread * noise, variance, freedom, images, 1e-9)
 
 
 def test_gaps_against_loops():
@@ -152,4 +152,5 @@ def test_chance_of_several_right_answers():
     images = retrieve(problem, [0, 1, 1, 1], [0, 1, 2, 7], [1, 1, 1, 1], is_text=False)
     both = replace(RecordedRanks(**vars(ranks)), relevant={"set": {"i2t": images, "t2i": texts}})
     task = judgments_task("set", both)
-    assert chance_and_perfect(task, both) == (pytest.approx((images.ap.mean() + texts.ap.mean()) / 2), 1)
+    chance, perfect = chance_and_perfect(task, both)
+    assert chance == pytest.approx((images.ap.mean() + texts.ap.mean()) / 2) and perfect == 1
