@@ -237,7 +237,7 @@ def _record(dataset, method):
         folds=0,
         seed=0,
         metrics={**ranks.metrics().values(), "twin_accuracy": 50.0},
-        ties=0,
+        ties=ranks.ties(),
         seconds=Seconds(features=1, fit=2, embed=3, similarity=4, rank=5),
         similarity=SimilarityInfo(name=MARKUP, kernel=MARKUP, dtype="float32"),
         device=MARKUP,

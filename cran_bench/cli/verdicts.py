@@ -51,7 +51,7 @@ def table(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="Write to a file.")
     ] = None,
-    results: options.Results = Path("results"),
+    results: options.ResultFolders = options.RESULTS,
 ) -> None:
     """Print tables of the records, the best row first; the paper's tables keep its order.
 
@@ -72,6 +72,7 @@ def table(
     from cran_bench.errors import did_you_mean
     from cran_bench.machine.storage import write_text
     from cran_bench.protocols import parse_protocols
+    from cran_bench.records.store import roots_of
     from cran_bench.records.tasks import TASKS
     from cran_bench.tables.tables import render
 
@@ -94,7 +95,9 @@ def table(
     if which == "kernels":
         from cran_bench.bench.measuring import render_all
 
-        text = render_all(results / "kernels", style, width)
+        if len(results) > 1:
+            raise BadInput("table kernels shows the timings of one folder: give --results once")
+        text = render_all(results[0] / "kernels", style, width)
     elif which and which not in others:
         if preset not in (None, "paper", "tuned"):
             raise BadInput(f"--preset is paper or tuned, not '{preset}'")
@@ -103,9 +106,10 @@ def table(
         from cran_bench.tables.paper_tables import paper_table
 
         one = None if protocol == "all" else wanted[0]
-        tables = load_tables(results) if any((results / "runs").glob("*/*/*.json")) else []
+        has_records = any(path for folder in results for path in (folder / "runs").glob("*/*/*.json"))
+        tables = load_tables(results) if has_records else []
         if not tables:
-            say(f"there are no records below {results / 'runs'}: only the paper's numbers are shown")
+            say(f"there are no records below {roots_of(results)}: only the paper's numbers are shown")
         text = paper_table(int(which), tables, preset or "paper", one, style, label, width)
     else:
         chosen = [label] if label else [], () if protocol == "all" else wanted, labels
@@ -134,7 +138,7 @@ def summary(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="Write to a file.")
     ] = None,
-    results: options.Results = Path("results"),
+    results: options.ResultFolders = options.RESULTS,
 ) -> None:
     """Print all records at a glance: methods x datasets for each task and protocol, with ranks and their intervals.
 
@@ -176,7 +180,7 @@ def compare(
         typer.Option("-d", "--dataset", metavar="DATASET", help="May be repeated. Default: flickr30k and mscoco."),
     ] = None,
     protocol: options.Protocols = "all",
-    results: options.Results = Path("results"),
+    results: options.ResultFolders = options.RESULTS,
     reference: Annotated[
         Path,
         typer.Option("--reference", metavar="DIR", help="Committed records that other datasets are compared with."),
@@ -199,20 +203,22 @@ def compare(
     from cran_bench.comparison import compare_dataset
     from cran_bench.machine.storage import slug
     from cran_bench.protocols import parse_protocols
+    from cran_bench.records.store import roots_of
     from cran_bench.records.tasks import TASKS
     from cran_bench.tables.paper import dataset_name, is_of_paper, of_dataset, published_rows
 
     wanted = parse_protocols(protocol)
     labels = [dataset_label(text) for text in datasets or ("flickr30k", "mscoco")]
-    tables = load_tables(results, [], wanted, [], *TASKS) if (results / "runs").is_dir() else []
+    roots = [folder / "runs" for folder in results]
+    tables = load_tables(results, [], wanted, [], *TASKS) if any(map(Path.is_dir, roots)) else []
     measured = {label: of_dataset(tables, label) for label in labels}
     missing = [label for label in labels if not measured[label]]
     if missing and (datasets or len(missing) == len(labels)):
         raise BadInput(
-            f"there are no records of {' or '.join(missing)} below {results / 'runs'}: "
+            f"there are no records of {' or '.join(missing)} below {roots_of(results)}: "
             f"run cran-bench run -d {to_run(missing[0])} first"
         )
-    is_reference = reference.resolve() == results.resolve()
+    is_reference = {reference.resolve()} == {folder.resolve() for folder in results}
     alone = {label for label in labels if is_of_paper(label)}
     alone |= {x for x in labels if published_rows(dataset_name(x)) and not (reference / "runs" / slug(x)).is_dir()}
     if not is_reference and not alone.issuperset(labels) and not (reference / "runs").is_dir():
@@ -258,7 +264,7 @@ def significance(
         ),
     ] = "rsum",
     style: options.Format = "terminal",
-    results: options.Results = Path("results"),
+    results: options.ResultFolders = options.RESULTS,
 ) -> None:
     """Test whether methods differ: paired bootstrap over images and seeds, McNemar's test of R@1, Holm's correction.
 
@@ -311,7 +317,7 @@ def report(
     folder: Annotated[
         Path | None, typer.Option("--site", metavar="DIR", help="Instead, a folder to publish, with all details.")
     ] = None,
-    results: options.Results = Path("results"),
+    results: options.ResultFolders = options.RESULTS,
 ) -> None:
     """Write a page of the records: who is best on what, tables, charts, and queries with what each method found.
 
@@ -321,7 +327,6 @@ def report(
 
     Example: cran-bench report --results results/reference --site public
     """
-    from cran_bench.comparison import compare_dataset
     from cran_bench.machine.progress import duration
     from cran_bench.protocols import parse_protocols
     from cran_bench.records.tasks import TASKS
@@ -334,7 +339,5 @@ def report(
     tables = load_tables(results, wanted, parse_protocols(protocol), labels_of(methods), *TASKS)
     order = list(dict.fromkeys(table.group.dataset for table in tables))
     tables.sort(key=lambda table: order.index(table.group.dataset))  # recalls of a dataset first
-    shown = dict.fromkeys(table.group.dataset for table in tables)
-    verdicts = {label: compare_dataset([t for t in tables if t.group.dataset == label], label, None) for label in shown}
-    made = write_page(tables, verdicts, data, cache, out or Path("report.html"), folder)
+    made = write_page(tables, data, cache, out or Path("report.html"), folder)
     say(f"wrote {made}, {made.stat().st_size / 1e6:.1f} MB, in {duration(time.monotonic() - start)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -63,6 +63,11 @@ class Task:
     correlations: Callable[[Sequence[Ranks], NDArray[np.uint8]], NDArray[np.float64]] | None = None
     of: str = ""
     by_order: frozenset[str] = frozenset()
+
+    @property
+    def rated(self) -> tuple[str, ...]:
+        """The figures that are correlations; none in most tasks."""
+        return self.figures[-len(CORRELATIONS) :] if self.correlations else ()
 
     @property
     def headline(self) -> str:
@@ -130,10 +135,14 @@ def tasks_of(name: TaskName, ranks: RecordedRanks) -> list[Task]:
     return [RECALL] if name == "recall" else [CATEGORY] * (ranks.precisions is not None)
 
 
-def evidence_metrics(ranks: RecordedRanks) -> dict[str, float]:
-    """The figures of contrasts and judgments by name, as records have them."""
+def evidence_metrics(ranks: RecordedRanks, correlations: bool = True) -> dict[str, float]:
+    """The figures of contrasts and judgments by name, as records have them; correlations take most of the time."""
     names: tuple[TaskName, ...] = ("contrasts", "judgments")
-    return {figure: x for name in names for task in tasks_of(name, ranks) for figure, x in task.metrics(ranks).items()}
+    tasks = [task for name in names for task in tasks_of(name, ranks)]
+    if not correlations:
+        means = [task.figures[: len(task.figures) - len(task.rated)] for task in tasks]
+        tasks = [replace(task, figures=some, correlations=None) for task, some in zip(tasks, means, strict=True)]
+    return {figure: value for task in tasks for figure, value in task.metrics(ranks).items()}
 
 
 def contrasts_task(contrasts: Contrasted) -> Task:

@@ -14,6 +14,7 @@ from cran_bench.tables.figures import PHASES, heading
 from cran_bench.tables.paper import not_comparable
 from cran_bench.tables.tables import Row, Table, exposure_notes
 
+ENVIRONMENT = "unit", "kernel", "processor", "GPU", "threads", "torch", "commit"
 LONGEST = 80
 """Characters of a name, as it becomes that of a file."""
 _NUMBER = re.compile(r"-?[\d,]*\.?\d+")
@@ -76,10 +77,14 @@ def table_contents(table: Table, table_id: str) -> dict[str, Any]:
         "headline": task.headline,
         "headlineName": heading(task.headline),
         "most": most_of(table),
+        "environment": list(ENVIRONMENT),
         "columns": [{"name": name, "heading": heading(name)} for name in columns],
         "important": [sorted(group & columns.keys()) for group in table.importance],
         "above": [{name: cells[line] for name, cells in columns.items()} for line in range(lines)],
-        "rows": [_row(table, row, {name: cells[lines:][at] for name, cells in columns.items()}) for at, row in enumerate(table.rows)],
+        "rows": [
+            _row(table, row, {name: cells[lines:][at] for name, cells in columns.items()})
+            for at, row in enumerate(table.rows)
+        ],
     }
 
 
@@ -115,8 +120,17 @@ def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
         "seconds": {phase: _number(row.seconds(phase)) for phase in PHASES[1:]} if row.records else {},
         "memory": max((record.peak_memory for record in row.records), default=0),
         "comparable": "; ".join(reasons),
-        "commits": row.commits,
+        "environment": _environment(row),
     }
+
+
+def _environment(row: Row) -> list[str]:
+    """In which environment the first seed of a row was run, in the order of `ENVIRONMENT`."""
+    if not row.records:
+        return []
+    record, about = row.records[0], row.records[0].environment
+    machine = (str(about.get(name) or "") for name in ("cpu", "gpu", "threads", "torch"))
+    return [record.method.unit, record.similarity.kernel, *machine, " ".join(row.commits)]
 
 
 def _named(label: str) -> tuple[str, str]:

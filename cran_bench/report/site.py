@@ -9,15 +9,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cran_bench.comparison.verdict import Verdict
+from cran_bench.comparison import Verdict, compare_dataset
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say, track
 from cran_bench.machine.storage import write_text
+from cran_bench.tables.card import card
 from cran_bench.tables.tables import Table
 
 from .charts import curve_contents
 from .contents import method_contents, table_contents, table_ids
 from .details import Details
+from .paper import paper_contents
+from .queries import Explorer
 from .script_json import as_json
 
 SCRIPTS = "dom", "route", "tables", "charts", "overview", "table", "row", "queries", "paper", "start"
@@ -32,18 +35,12 @@ POLICIES = {
 
 
 def write_page(
-    tables: Sequence[Table],
-    verdicts: Mapping[str, Sequence[Verdict]],
-    data: Path,
-    cache: Path,
-    out: Path | None = None,
-    folder: Path | None = None,
+    tables: Sequence[Table], data: Path, cache: Path, out: Path | None = None, folder: Path | None = None
 ) -> Path:
     """Write the page of some tables.
 
     Args:
         tables: their ranks, curves and examples are read.
-        verdicts: comparisons, by dataset.
         data: folder of the datasets, for images and captions.
         cache: folder in which the digests of images are noted.
         out: the file to write; or
@@ -58,7 +55,7 @@ def write_page(
     details = Details(folder)
     if folder is not None:
         _require_own(folder)
-    contents = _contents(tables, verdicts, details, data, cache)
+    contents = _contents(tables, details, data, cache)
     page = _page(contents, details, is_folder=folder is not None)
     target = out if folder is None else folder / "index.html"
     assert target is not None
@@ -68,22 +65,32 @@ def write_page(
     return target
 
 
-def _contents(
-    tables: Sequence[Table], verdicts: Mapping[str, Sequence[Verdict]], details: Details, data: Path, cache: Path
-) -> dict[str, Any]:
-    ids, shown = table_ids(tables), []
+def _contents(tables: Sequence[Table], details: Details, data: Path, cache: Path) -> dict[str, Any]:
+    ids, shown, explorer = table_ids(tables), [], Explorer(data, cache, details)
+
+    def put(kind: str, table_id: str, value: Mapping[str, Any]) -> str:
+        name = f"{kind}-{table_id}"
+        return name if value and details.put(name, value) else ""
+
     for table_id, table in track(zip(ids, tables, strict=True), "computing intervals", total=len(tables)):
         of = table_contents(table, table_id)
-        of["details"] = {}
-        curves = curve_contents(table.finished)
-        if curves and details.put(f"curves-{table_id}", curves):
-            of["details"]["curves"] = f"curves-{table_id}"
+        cards = put("cards", table_id, {row.label: card(row, table).contents() for row in table.rows})
+        of["details"] = {"cards": cards, "curves": put("curves", table_id, curve_contents(table.finished))}
         shown.append(of)
+    for of, table in zip(shown, tables, strict=True):  # what takes most room comes last
+        of["details"]["queries"], of["details"]["contrasts"] = explorer.add(table, of["id"])
+    explorer.fill()
     return {
         "version": version("cran-bench"),
+        "runs": len({record.fingerprint for table in tables for row in table.rows for record in row.records}),
         "tables": shown,
         "methods": method_contents([row["method"] for of in shown for row in of["rows"]]),
-        "comparisons": [_verdict(dataset, v) for dataset, some in verdicts.items() for v in some],
+        "paper": paper_contents(tables),
+        "comparisons": [
+            _verdict(dataset, verdict)
+            for dataset in dict.fromkeys(table.group.dataset for table in tables)
+            for verdict in compare_dataset([t for t in tables if t.group.dataset == dataset], dataset, None)
+        ],
     }
 
 
@@ -104,7 +111,9 @@ def _page(contents: Mapping[str, Any], details: Details, *, is_folder: bool) -> 
         "folder": " data-folder" * is_folder,
         "policy": POLICIES[is_folder],
         "style": _asset("style.css"),
-        "data": "\n".join([_data("contents", as_json(contents)), _data("pictures", as_json(details.pictures)), *values]),
+        "data": "\n".join(
+            [_data("contents", as_json(contents)), _data("pictures", as_json(details.pictures)), *values]
+        ),
         "script": scripts,
     }
     head, *rest = _asset("index.html").split("<!-- ")

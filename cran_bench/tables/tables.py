@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -25,7 +26,7 @@ from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.records.schema import DataInfo, Failure, FittedOn, Record
 from cran_bench.records.standings import Gaps, rank_intervals
 from cran_bench.records.statistics import LEVEL, Interval, Sample, estimates, sample, samples
-from cran_bench.records.store import INTERVALS_UP_TO, Finished
+from cran_bench.records.store import INTERVALS_UP_TO, Finished, folder_of
 from cran_bench.records.tasks import CATEGORY, RECALL, Task, TaskName, tasks_of
 from cran_bench.tables.figures import HEADINGS, PHASES, UNSEEN, above, blind, heading, meaning
 
@@ -108,12 +109,14 @@ class Row:
         runs: finished runs, one per seed, in order of seed.
         failures: failed runs.
         task: what it is measured by.
+        others: runs of the same seeds in other folders of results, which are not shown.
     """
 
     label: str
     runs: Sequence[Finished]
     failures: Sequence[Failure]
     task: Task = RECALL
+    others: Sequence[Finished] = ()
 
     @property
     def records(self) -> list[Record]:
@@ -121,9 +124,9 @@ class Row:
         return [run.record for run in self.runs]
 
     def values(self, figure: str) -> list[float]:
-        """A figure of each seed that has it, as recorded or else from the ranks."""
+        """A figure of each seed that has it, as recorded or else from the ranks, as are correlations."""
         recorded = [record.metrics[figure] for record in self.records if figure in record.metrics]
-        if recorded or not self.task.has(figure):
+        if figure not in self.task.rated and (recorded or not self.task.has(figure)):
             return recorded
         return [float(self.task.combined(values, figure)) for values in self._measured]
 
@@ -181,6 +184,11 @@ class Row:
         return sorted({commit[:7] + "*" * commit.endswith("+") for commit in known})
 
     @property
+    def folders(self) -> list[Path]:
+        """The distinct folders of results of its runs."""
+        return list(dict.fromkeys([*map(folder_of, self.runs), *map(folder_of, self.failures)]))
+
+    @property
     def ranks(self) -> list[RecordedRanks]:
         """The ranks of every seed."""
         return [run.ranks for run in self.runs]
@@ -198,12 +206,14 @@ class Table:
     Attributes:
         has_intervals: whether ranks are read, for intervals and tests of the difference to the best row.
         apart: in which of `DATA` other tables with the same label, front end and protocol differ.
+        folders: the folders of results that were read.
     """
 
     group: Group
     rows: Sequence[Row]
     has_intervals: bool = True
     apart: Sequence[str] = ()
+    folders: Sequence[Path] = ()
 
     @property
     def task(self) -> Task:
@@ -261,7 +271,8 @@ class Table:
         small = [note for size in sizes for note in small_set_notes(*size, one_to_one, self.group.folds)]
         lines += small * (self.task is RECALL)
         if not self.has_intervals:
-            lines.append(f"No intervals for over {INTERVALS_UP_TO:,} records: select fewer.")
+            more = f"over {INTERVALS_UP_TO:,} records"
+            lines.append(f"No intervals, and figures are not verified, for {more}: select fewer.")
         elif self.behind_best():
             over = "images and seeds" if self._has_seeds else "images (there is one seed)"
             lines.append(
@@ -273,7 +284,7 @@ class Table:
                 lines.append("Here, rows with one seed get the mean variance over seeds of the rows with several.")
         if self._has_seeds:
             lines.append("± is the standard deviation over seeds.")
-        lines += exposure_notes(self.rows) + fit_notes(self.rows)
+        lines += exposure_notes(self.rows) + fit_notes(self.rows) + merge_notes(self.rows, self.folders)
         return [*lines, *commit_note(self.rows), *self._too_short()]
 
     @property
@@ -305,9 +316,11 @@ class Table:
 
     @cached_property
     def samples(self) -> dict[str, Sample]:
-        """Bootstrap samples of the rows with finished runs, by label."""
-        finished = {row.label: row.ranks for row in self.finished}
-        return dict(zip(finished, samples(list(finished.values()), task=self.task), strict=True))
+        """Bootstrap samples of the rows with finished runs, by label; rows have them too."""
+        drawn = samples([row.ranks for row in self.finished], task=self.task)
+        for row, its in zip(self.finished, drawn, strict=True):
+            vars(row).setdefault("sample", its)
+        return {row.label: its for row, its in zip(self.finished, drawn, strict=True)}
 
     @property
     def finished(self) -> list[Row]:
@@ -379,9 +392,11 @@ class Table:
             }
             if any(other.exposures for other in self.rows):
                 line["exposures"] = "; ".join(row.exposures)
+            if len(self.folders) > 1:
+                line["folder"] = " ".join(map(str, row.folders))
             if self.above:
                 line["order"] = "unseen" if row.is_order_unseen else "seen" if row.records else ""
-            for figure in self._figures():
+            for figure in self.figures:
                 line[figure] = round(row.mean(figure), task.digits(figure) + 3)
                 if self._has_seeds:
                     line[f"{figure}_sd"] = round(row.deviation(figure), task.digits(figure) + 3)
@@ -432,7 +447,7 @@ class Table:
 
     def display(self, names: Sequence[str] = ()) -> dict[str, list[str]]:
         """The cells of the readable columns, by name: the given ones, or all that say something."""
-        behind, figures = self.behind_best(), self._figures()
+        behind, figures = self.behind_best(), self.figures
         columns = {"method": [row.marked_label for row in self.rows]}
         for figure in (name for name in self.task.columns if name != "twin_accuracy" or name in figures):
             columns[figure] = [self._cell(row, figure) for row in self.rows]
@@ -467,7 +482,8 @@ class Table:
         text += f" ± {row.deviation(figure):.{digits}f}" * (len(row.records) > 1)
         return text + f" {UNSEEN}" * (row.is_order_unseen and figure in self.task.by_order)
 
-    def _figures(self) -> list[str]:
+    @property
+    def figures(self) -> list[str]:
         """The metrics of the records that belong to the task, by name."""
         names = dict.fromkeys(name for row in self.rows for record in row.records for name in record.metrics)
         if self.task is RECALL:
@@ -525,14 +541,60 @@ def commit_note(rows: Iterable[Row]) -> list[str]:
     return [f"{many}{stars}."] if set(commits) - {"-"} else []
 
 
+def merge_notes(rows: Iterable[Row], folders: Sequence[Path]) -> list[str]:
+    """Lines on which of several folders of results rows are from, and on runs that are in more than one of them."""
+    if len(folders) < 2:
+        return []
+    named = {folder: escaped(str(folder), "") for folder in folders}
+    of: dict[Path, list[str]] = {folder: [] for folder in folders}
+    older: dict[Path, list[str]] = {}
+    lines, equal = [], 0
+    for row in rows:
+        for folder in row.folders:
+            seeds = [str(run.record.seed) for run in row.runs if folder_of(run) == folder]
+            of[folder].append(row.label + f" (seed {', '.join(seeds)})" * (len(row.folders) > 1 and bool(seeds)))
+        for other in row.others:
+            run = next(run for run in row.runs if run.record.seed == other.record.seed)
+            here, there, seed = named[folder_of(run)], named[folder_of(other)], other.record.seed
+            if run.record.fingerprint != other.record.fingerprint:
+                older.setdefault(folder_of(other), []).append(f"{row.label} seed {seed}")
+            elif _is_equal(run, other):
+                equal += 1
+            else:
+                task, digits = row.task, row.task.digits(row.task.headline) + 1
+                both = (Row(row.label, [one], [], task).mean(task.headline) for one in (run, other))
+                figures = " and ".join(f"{value:.{digits}f}" for value in both)
+                lines.append(
+                    f"NOT REPRODUCED: {row.label} seed {seed} is the same run in {here} and in {there}, but has other "
+                    f"ranks: {heading(task.headline)} {figures}. The newest is shown, from {here}."
+                )
+    if equal:
+        lines.append(f"Recorded in several folders with equal ranks: {equal} run{'s' * (equal > 1)}.")
+    for folder, labels in older.items():
+        lines.append(f"In {named[folder]} too, but older and not shown: {', '.join(labels)}.")
+    return [*(f"From {named[folder]}: {', '.join(labels)}." for folder, labels in of.items() if labels), *lines]
+
+
+def _is_equal(run: Finished, other: Finished) -> bool:
+    """Whether two runs have the same ranks, and the same answers to contrasts and judgments."""
+    if run.record.ranks_sha == other.record.ranks_sha:
+        return True
+    try:
+        here, there = run.ranks.arrays(), other.ranks.arrays()
+    except BadInput:  # which is not told of very many records
+        return False
+    same = (x.shape == there[n].shape and np.allclose(x, there[n], 1e-9, equal_nan=True) for n, x in here.items())
+    return here.keys() == there.keys() and all(same)
+
+
 def build_tables(
     runs: Sequence[Finished], failures: Sequence[Failure], related: Sequence[Finished] = (), task: TaskName = "recall"
 ) -> list[Table]:
     """Group runs into tables; each seed shows its newest record, or its failure if it has none.
 
     Rows are sorted by the task's headline, the best first, those that do not see the order of words last; a damaged
-    record hides others of its seed, which may be older.  No ranks are read for more than `INTERVALS_UP_TO` runs, except
-    for contrasts and judgments.
+    record hides others of its seed in its folder of results, which may be older.  No ranks are read for more than
+    `INTERVALS_UP_TO` runs, except for contrasts and judgments.
 
     Args:
         runs: finished runs to show.
@@ -542,16 +604,14 @@ def build_tables(
     """
     known = [run.record.data for run in (*related, *runs) if run.record.data.sources_sha]
     sources = {data.features_sha: data.sources_sha for data in known}
-    groups: dict[Group, dict[str, dict[int, Finished | Failure]]] = {}
+    groups: dict[Group, dict[str, dict[int, list[Finished | Failure]]]] = {}
     tasks: dict[Group, Task] = {}
     for run, its in [(one, its) for one in runs for its in _tasks(one, task)]:
         record = run.record
         group = _group(record.data, record.protocol, record.folds, sources, its.name, its.of)
         tasks.setdefault(group, its)
         seeds = groups.setdefault(group, {}).setdefault(record.method.label, {})
-        old = seeds.get(record.seed)
-        if not isinstance(old, Finished) or old.record.started < record.started:
-            seeds[record.seed] = run
+        seeds.setdefault(record.seed, []).append(run)
     for failure in failures:
         group = _group(failure.data, failure.protocol, failure.folds, sources, task)
         if task in _OWN_DATA and not getattr(group, _OWN_DATA[task]):
@@ -559,8 +619,7 @@ def build_tables(
         alike = [group] if task in ("recall", "category") else [g for g in groups if replace(g, of=group.of) == group]
         for one in alike:
             seeds = groups.setdefault(one, {}).setdefault(failure.method_label, {})
-            if failure.kind == "damaged" or failure.seed not in seeds:
-                seeds[failure.seed] = failure
+            seeds.setdefault(failure.seed, []).append(failure)
     usual = CATEGORY if task == "category" else RECALL
     rows = {
         group: [_row(label, seeds, tasks.get(group, usual)) for label, seeds in methods.items()]
@@ -575,7 +634,9 @@ def build_tables(
     apart: dict[Group, tuple[str, ...]] = {}
     for alike in named.values():
         apart |= dict.fromkeys(alike, tuple(n for n in DATA if len({getattr(group, n) for group in alike}) > 1))
-    return [Table(group, rows[group], len(runs) <= INTERVALS_UP_TO, apart=apart[group]) for group in groups]
+    folders = list(dict.fromkeys([*map(folder_of, runs), *map(folder_of, failures)]))
+    has_intervals = len(runs) <= INTERVALS_UP_TO
+    return [Table(group, rows[group], has_intervals, apart[group], folders) for group in groups]
 
 
 def _place(row: Row) -> tuple[int, float]:
@@ -591,9 +652,19 @@ def _tasks(run: Finished, name: TaskName) -> list[Task]:
     return tasks_of(name, run.ranks) if recorded else []
 
 
-def _row(label: str, seeds: Mapping[int, Finished | Failure], task: Task) -> Row:
-    runs = [seeds[seed] for seed in sorted(seeds)]
-    return Row(label, [r for r in runs if isinstance(r, Finished)], [r for r in runs if isinstance(r, Failure)], task)
+def _row(label: str, seeds: Mapping[int, Sequence[Finished | Failure]], task: Task) -> Row:
+    """A row of the newest intact run of each seed, of the damaged ones, and of a failed one where there is no other."""
+    runs, failures, others = list[Finished](), list[Failure](), list[Finished]()
+    for _, some in sorted(seeds.items()):
+        failed = [x for x in some if isinstance(x, Failure)]
+        damaged = [failure for failure in failed if failure.kind == "damaged"]
+        hidden = set(map(folder_of, damaged))
+        intact = [x for x in some if isinstance(x, Finished) and folder_of(x) not in hidden]
+        intact.sort(key=lambda run: run.record.started, reverse=True)
+        runs += intact[:1]
+        others += [run for run in intact[1:] if folder_of(run) != folder_of(intact[0])]
+        failures += damaged or (failed[:1] if not intact else [])
+    return Row(label, runs, failures, task, others)
 
 
 def _group(

@@ -278,7 +278,7 @@ def test_what_is_not_comparable_is_not_counted_as_compared(command, tmp_path):
 )
 def test_a_regression_is_a_whole_interval_more_than_ten_points_below(value, high, verdict):
     gap = Interval(value, 2 * value - high, high)
-    assert with_paper._verdict(gap, "one_to_one", is_other=False, reading="matching") == verdict
+    assert with_paper._verdict(gap, "one_to_one", "matching") == verdict
 
 
 def failed_run(label, protocol="documents", seed=0, **about):

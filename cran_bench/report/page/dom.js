@@ -21,9 +21,15 @@ function filled(made, attributes, children) {
   return made;
 }
 
-/** A name from the data, which may run from right to left. */
+/** Append children: nodes, texts, and lists of them. */
+function add(parent, ...children) {
+  return filled(parent, {}, children);
+}
+
+/** A name from the data, which may run from right to left, and which may be folded after a separator. */
 function bdi(text) {
-  return el("bdi", {}, String(text));
+  const pieces = String(text).split(/(?<=[[\],:|/=_])/);
+  return el("bdi", {}, pieces.flatMap((piece, place) => (place ? [el("wbr"), piece] : [piece])));
 }
 
 function anchor(href, ...children) {
@@ -40,9 +46,9 @@ function newId(prefix) {
 
 /** A labelled select box: `options` are [value, text]. */
 function choice(label, options, value, onchange) {
-  const select = el("select", {}, options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)));
+  const select = el("select", { id: newId("choice") }, options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)));
   select.addEventListener("change", () => onchange(select.value));
-  return el("label", { class: "choice" }, el("span", {}, label), select);
+  return el("div", { class: "choice" }, el("label", { for: select.id }, label), select);
 }
 
 // Numbers -------------------------------------------------------------------------------------------------------------

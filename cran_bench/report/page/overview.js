@@ -2,6 +2,8 @@
 
 const TASKS = { recall: "recall", category: "by category", contrasts: "contrasts", judgments: "judgments" };
 
+const NAMED = 5;  // rows that a sentence names
+
 /** The best row of a table and whether that is certain, in words. */
 function verdictOf(table) {
   const ranked = table.rows.filter(row => row.value !== null && row.value !== undefined && !row.unseen);
@@ -15,8 +17,10 @@ function verdictOf(table) {
     const nearest = behind[0];
     return { best, word: "yes", sentence: ["Certainly: each other row is behind it, the nearest, ", rowLink(table, nearest), `, by ${nearest.cells.behind_best.replace(/^-/, "").trim()}.`] };
   }
-  const names = maybe.flatMap((row, place) => [place ? ", " : "", rowLink(table, row)]);
-  return { best, maybe, word: `no, ${count(maybe.length, "other may be", "others may be")}`, sentence: ["Not certainly: these rows may be as good or better: ", names, "."] };
+  const names = maybe.slice(0, NAMED).flatMap((row, place) => [place ? ", " : "", rowLink(table, row)]);
+  const more = maybe.length > NAMED ? ` and ${count(maybe.length - NAMED, "other")}` : "";
+  const these = maybe.length === 1 ? "this row may be as good or better: " : "these rows may be as good or better: ";
+  return { best, maybe, word: `no, ${count(maybe.length, "other", "others")} may be as good`, sentence: [`Not certainly: ${these}`, names, `${more}.`] };
 }
 
 function rowLink(table, row) {
@@ -40,12 +44,11 @@ views.overview = (main, { query }) => {
   const wanted = ["dataset", "protocol", "task"].every.bind(["dataset", "protocol", "task"]);
   const rowsOf = table => table.rows.filter(row => (!preset || row.preset === preset) && (!query.get("comparable") || !row.comparable));
   const tables = all.filter(table => wanted(name => !query.get(name) || table[name] === query.get(name)) && rowsOf(table).length);
-  const runs = all.filter(table => table.task === "recall" || table.task === "category").flatMap(table => table.rows).reduce((sum, row) => sum + row.seeds.length, 0);
   const methods = new Set(all.flatMap(table => table.rows.map(row => row.method)));
   const presets = [...new Set(all.flatMap(table => table.rows.map(row => row.preset)).filter(Boolean))].sort();
-  main.append(
+  add(main,
     el("h1", {}, "Image-text retrieval: results"),
-    el("p", {}, `${count(methods.size, "method")} on ${count(new Set(all.map(table => table.dataset)).size, "dataset")}, ${count(runs, "run")}. `,
+    el("p", {}, `${count(methods.size, "method")} on ${count(new Set(all.map(table => table.dataset)).size, "dataset")}, ${count(site.runs, "run")}. `,
       "Image annotation (i2t) ranks texts for an image, image retrieval (t2i) ranks images for a text."),
     el("form", { class: "filters", "aria-label": "Filters", onsubmit: event => event.preventDefault() },
       choice("Dataset", optionsOf("dataset", all), query.get("dataset") || "", dataset => change({ dataset })),
@@ -55,11 +58,11 @@ views.overview = (main, { query }) => {
       choice("Rows", [["", "all"], ["yes", "comparable with the paper"]], query.get("comparable") || "", comparable => change({ comparable }))));
   if (!tables.length) {
     const why = query.get("comparable") ? "No row here is comparable with the paper: each row's page says why not." : "There are no such results.";
-    main.append(el("p", { class: "empty", role: "status" }, why, " ", el("button", { type: "button", onclick: () => { location.hash = "#/"; } }, "Show all")));
+    add(main, el("p", { class: "empty", role: "status" }, why, " ", el("button", { type: "button", onclick: () => { location.hash = "#/"; } }, "Show all")));
     return;
   }
-  main.append(el("h2", {}, "Best rows"), bestRows(tables, rowsOf));
-  main.append(el("p", { class: "notes" }, "Only rows of one table are compared: they saw the same images, captions and features, under one protocol. ",
+  add(main, el("h2", {}, "Best rows"), bestRows(tables, rowsOf));
+  add(main, el("p", { class: "notes" }, "Only rows of one table are compared: they saw the same images, captions and features, under one protocol. ",
     "A row is certainly the best if the 95 % intervals of its differences to all others, which hold at once, exclude zero."));
   standings(main, tables, rowsOf, query);
 };
@@ -120,7 +123,7 @@ function standings(main, tables, rowsOf, query) {
     values.memory = row.memory || "";
     return { cells, small, values };
   });
-  main.append(
+  add(main,
     el("h2", {}, "Every method on every dataset"),
     blocks.length > 1 ? choice("Task and protocol", blocks.map(one => [name(one), name(one)]), name(block), value => change({ block: value })) : "",
     dataTable({
@@ -133,5 +136,5 @@ function standings(main, tables, rowsOf, query) {
   const table = columns.length === 1 ? tableOf(columns[0].id) : null;
   const points = rows.map(row => ({ label: row.label, href: link(["method", row.label]),
     quality: table ? row.cells[columns[0].place]?.value : row.mean, seconds: row.seconds, memory: row.memory })).filter(point => typeof point.quality === "number");
-  main.append(scatter(points, { quality: table ? table.headlineName : "mean of normalised scores" }));
+  add(main, scatter(points, { quality: table ? table.headlineName : "mean of normalised scores" }));
 }

@@ -32,7 +32,7 @@ function draw(isSame) {
   const view = views[now.view];
   main.replaceChildren();
   if (view) view(main, now);
-  else main.append(el("h1", {}, "There is no such page"), el("p", {}, anchor("#/", "To the overview")));
+  else add(main, el("h1", {}, "There is no such page"), el("p", {}, anchor("#/", "To the overview")));
   const title = main.querySelector("h1");
   document.title = title && now.view !== "overview" ? `${title.textContent} · cran-bench results` : "cran-bench results";
   for (const item of document.querySelectorAll("#pages a")) {

@@ -3,22 +3,25 @@
 views.table = (main, { parts }) => {
   const table = tableOf(parts[0]);
   if (!table) return missing(main, `There is no table ${parts[0]}.`);
-  main.append(el("h1", {}, bdi(nameOf(table))));
+  add(main, el("h1", {}, bdi(nameOf(table))));
   drawTable(main, table, "h2");
   const drawn = table.rows.filter(row => typeof row.value === "number");
-  main.append(
+  add(main,
     el("h2", {}, "Quality and cost"),
     scatter(drawn.map(row => ({ label: row.label, href: link(["row", table.id, row.label]), quality: row.value, seconds: row.seconds.fit, memory: row.memory })), { quality: table.headlineName }),
     phases(drawn.map(row => ({ label: row.label, seconds: row.seconds }))));
   const place = el("div", {});
-  main.append(place);
+  add(main, place);
   details(table.details.curves).then(value => { if (value) place.replaceChildren(el("h2", {}, "Training curves"), curves(value)); });
+  const finished = table.rows.filter(row => row.environment.length);
+  add(main, el("details", {}, el("summary", {}, "Environment and commit of each row"),
+    plainTable(["row", "seeds", ...table.environment], finished.map(row => [bdi(row.label), row.seeds.join(" "), ...row.environment]), "Environment of each row")));
   const mine = site.comparisons.filter(one => one.dataset === table.dataset);
-  if (mine.length) main.append(el("h2", {}, "Comparisons"), mine.map(comparison));
+  if (mine.length) add(main, el("h2", {}, "Comparisons"), mine.map(comparison));
 };
 
 function missing(main, sentence) {
-  main.append(el("h1", {}, "Not found"), el("p", {}, sentence, " ", anchor("#/", "To the overview")));
+  add(main, el("h1", {}, "Not found"), el("p", {}, sentence, " ", anchor("#/", "To the overview")));
 }
 
 function comparison(one) {
@@ -29,14 +32,14 @@ function comparison(one) {
 /** The best row, the links, the figures and the notes of a table. */
 function drawTable(main, table, heading) {
   const { best, sentence } = verdictOf(table);
-  main.append(el("p", {}, table.title.split(" · ").slice(2).join(" · ") || "", table.inputs ? ` · ${table.inputs}` : ""));
-  if (table.quick) main.append(el("p", { class: "warning" }, "Quick run: for trying out, not for comparison."));
-  if (best) main.append(el("p", { class: "answer" }, el("b", {}, "Best: ", rowLink(table, best)), `, ${table.headlineName} ${valueText(table, best.value)} ${intervalText(table, best.intervals[table.headline])}. `, sentence));
+  add(main, el("p", {}, table.title.split(" · ").slice(2).join(" · ") || "", table.inputs ? ` · ${table.inputs}` : ""));
+  if (table.quick) add(main, el("p", { class: "warning" }, "Quick run: for trying out, not for comparison."));
+  if (best) add(main, el("p", { class: "answer" }, el("b", {}, "Best: ", rowLink(table, best)), `, ${table.headlineName} ${valueText(table, best.value)} ${intervalText(table, best.intervals[table.headline])}. `, sentence));
   const links = [];
   if (table.details.queries) links.push(anchor(link(["queries", table.id]), "Query by query: what one row found and another missed"));
   if (table.details.contrasts) links.push(anchor(link(["contrasts", table.id]), "Hardest contrasts, with pictures"));
-  if (links.length) main.append(el("ul", { class: "links" }, links.map(one => el("li", {}, one))));
-  main.append(dataTable({
+  if (links.length) add(main, el("ul", { class: "links" }, links.map(one => el("li", {}, one))));
+  add(main, dataTable({
     caption: `Figures of ${nameOf(table)}`, key: heading === "h2" ? "" : table.id,
     columns: table.columns.map(column => ({ ...column, isText: column.name === "method" })),
     rows: table.rows.map(row => ({
@@ -49,18 +52,18 @@ function drawTable(main, table, heading) {
     sort: `-${table.headline}`,
     important: ["method", table.headline, "behind_best", ...table.important.flat()].filter((name, place, names) => names.indexOf(name) === place),
   }));
-  for (const mark of table.marks) main.append(el("p", { class: "notes" }, mark));
-  for (const failure of table.failed) main.append(el("p", { class: "warning" }, failure));
-  main.append(el("details", { class: "notes" }, el("summary", {}, "What the figures are, and how they were measured"), el("ul", {}, table.notes.map(note => el("li", {}, note)))));
+  for (const mark of table.marks) add(main, el("p", { class: "notes" }, mark));
+  for (const failure of table.failed) add(main, el("p", { class: "warning" }, failure));
+  add(main, el("details", { class: "notes" }, el("summary", {}, "What the figures are, and how they were measured"), el("ul", {}, table.notes.map(note => el("li", {}, note)))));
 }
 
 views.dataset = (main, { parts }) => {
   const tables = site.tables.filter(table => table.dataset === parts[0]);
   if (!tables.length) return missing(main, `There is no dataset ${parts[0]}.`);
-  main.append(el("h1", {}, bdi(parts[0])));
-  main.append(el("ul", { class: "links" }, tables.map(table => el("li", {}, anchor(link(["table", table.id]), bdi(nameOf(table))), `: ${count(table.rows.length, "row")}`))));
+  add(main, el("h1", {}, bdi(parts[0])));
+  add(main, el("ul", { class: "links" }, tables.map(table => el("li", {}, anchor(link(["table", table.id]), bdi(nameOf(table))), `: ${count(table.rows.length, "row")}`))));
   for (const table of tables) {
-    main.append(el("h2", {}, anchor(link(["table", table.id]), bdi(nameOf(table)))));
+    add(main, el("h2", {}, anchor(link(["table", table.id]), bdi(nameOf(table)))));
     drawTable(main, table, "h3");
   }
 };
@@ -69,10 +72,10 @@ views.method = (main, { parts }) => {
   const base = (parts[0] || "").split("[")[0].split(":")[0], about = site.methods[base];
   const found = site.tables.flatMap(table => table.rows.filter(row => row.method === base).map(row => ({ table, row })));
   if (!found.length) return missing(main, `There is no row of ${base}.`);
-  main.append(el("h1", {}, bdi(base)));
-  if (about) main.append(el("p", {}, about.summary, about.paperRow ? ` It reproduces the paper's row ${about.paperRow}.` : " It reproduces no row of the paper."));
+  add(main, el("h1", {}, bdi(base)));
+  if (about) add(main, el("p", {}, about.summary, about.paperRow ? ` It reproduces the paper's row ${about.paperRow}.` : " It reproduces no row of the paper."));
   const labels = [...new Set(found.map(one => one.row.label))];
-  main.append(dataTable({
+  add(main, dataTable({
     caption: `All rows of ${base}`, key: "rows",
     columns: [
       { name: "row", heading: "Row", isText: true }, { name: "dataset", heading: "Dataset", isText: true }, { name: "protocol", heading: "Protocol", isText: true },
@@ -91,5 +94,5 @@ views.method = (main, { parts }) => {
     })),
     important: ["row", "dataset", "value", "behind", "protocol", "rank", "paper", "task", "fit"],
   }));
-  main.append(el("p", { class: "notes" }, `${count(labels.length, "variant")}: `, labels.flatMap((label, place) => [place ? ", " : "", bdi(label)]), "."));
+  add(main, el("p", { class: "notes" }, `${count(labels.length, "variant")}: `, labels.flatMap((label, place) => [place ? ", " : "", bdi(label)]), "."));
 };

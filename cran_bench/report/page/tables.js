@@ -1,5 +1,7 @@
 // Tables: sortable, with a choice of columns; one card a row on a narrow screen -------------------------------------------
 
+const ON_CARDS = 7;  // columns of a row on a narrow screen, unless one chooses others
+
 /**
  * A table of data.
  *
@@ -20,7 +22,7 @@ function dataTable({ caption, columns, rows, above = [], sort = "", important = 
 
   const heads = columns.map(column => {
     const button = el("button", { type: "button", title: column.help, onclick: () => sorted(column.name) }, column.heading);
-    return el("th", { scope: "col", role: "columnheader", "data-name": column.name }, button);
+    return el("th", { scope: "col", role: "columnheader", "data-name": column.name, class: column.isText ? "text" : undefined }, button);
   });
   const cell = (column, place, content, small, isHead) => el(
     place || !isHead ? "td" : "th",
@@ -96,9 +98,8 @@ function dataTable({ caption, columns, rows, above = [], sort = "", important = 
     if (!box.clientWidth) return;
     if (!isChosen) {
       const names = columns.map(column => column.name), order = [...important, ...names.filter(name => !important.includes(name))];
-      const left = new Set(names);
+      const isCards = getComputedStyle(table).display === "block", left = new Set(isCards ? order.slice(0, ON_CARDS) : names);
       show(left);
-      const isCards = getComputedStyle(table).display === "block";
       for (const name of order.reverse()) {
         if (isCards || table.scrollWidth <= box.clientWidth + 1 || left.size < 3) break;
         if (name === names[0]) continue;

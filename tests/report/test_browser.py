@@ -1,0 +1,140 @@
+"""The page in a browser: no complaint, no request, nothing cut, usable by keyboard and screen reader."""
+
+import os
+import shutil
+
+import pytest
+
+from tests.report.pages import write_example
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra browser")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra browser")
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ALL = [(width, scheme) for width in (1280, 768, 390) for scheme in ("light", "dark")]
+LOOKS = ALL if os.environ.get("CRAN_BENCH_LOOKS") else [(1280, "light"), (390, "dark")]
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium: apt-get install chromium")
+
+CUT = """
+() => [...document.querySelectorAll("main *")].filter(element => {
+  const style = getComputedStyle(element);
+  const hides = ["hidden", "clip"].includes(style.overflowX) || style.textOverflow === "ellipsis";
+  return hides && !element.classList.contains("unseen") && element.scrollWidth > element.clientWidth + 1;
+}).map(element => element.outerHTML.slice(0, 200))
+"""
+OVERLAPPING = """
+() => {
+  const texts = [...document.querySelectorAll("main svg text")].map(one => [one.textContent, one.getBoundingClientRect()]);
+  const apart = (a, b) => a.right < b.left + 1 || b.right < a.left + 1 || a.bottom < b.top + 1 || b.bottom < a.top + 1;
+  return texts.flatMap(([name, a], place) => texts.slice(place + 1).filter(([, b]) => !apart(a, b)).map(b => [name, b[0]]));
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as run:
+        browser = run.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    return write_example(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens an address in a window of some width and colours; complaints and requests to elsewhere fail the test."""
+    contexts, complaints = [], []
+
+    def open_at(address, width=1280, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda asked: asked.url.startswith(("file:", "data:")) or complaints.append(asked.url))
+        page.goto(address)
+        return page
+
+    yield open_at
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
+def test_every_view_is_whole_and_accessible(opened, example, width, scheme):
+    page = opened(example.page.as_uri(), width, scheme)
+    for route in example.routes:
+        page.evaluate("route => { location.hash = route; }", route)
+        page.wait_for_timeout(150)
+        assert page.locator("h1").count() == 1, route
+        assert page.locator("h1").inner_text() not in ("Not found", "There is no such page"), route
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide == 0, f"{route} is wider than {width} pixels"
+        assert page.evaluate(CUT) == [], route
+        assert page.evaluate(OVERLAPPING) == [], route
+        broken = page.evaluate("[...document.images].filter(image => image.complete && !image.naturalWidth).length")
+        assert broken == 0, route
+        found = axe.Axe().run(page).response["violations"]
+        assert [(one["id"], one["nodes"][0]["html"]) for one in found] == [], route
+
+
+def test_a_folder_loads_its_details_from_files(opened, example):
+    page = opened(example.folder.as_uri() + example.routes[1])
+    page.wait_for_selector(".answer")
+    count = (
+        "Promise.all(site.tables.map(table => details(table.details.curves))).then(all => all.filter(Boolean).length)"
+    )
+    assert page.evaluate(count) > 0
+
+
+def test_the_address_holds_the_state(opened, example):
+    page = opened(example.page.as_uri())
+    page.locator(".filters").get_by_label("Protocol").select_option("documents")
+    assert "protocol=documents" in page.url
+    rows = page.locator("main table").first.locator("tbody tr").count()
+    again = opened(page.url)
+    assert again.locator(".filters").get_by_label("Protocol").input_value() == "documents"
+    assert again.locator("main table").first.locator("tbody tr").count() == rows
+
+
+def test_headings_sort_and_columns_are_chosen_by_keyboard(opened, example):
+    page = opened(example.page.as_uri() + example.routes[1])
+    table = page.locator("table.data").first
+    heading = table.locator("th[data-name=i2t_r1] button")
+    read = "cells => cells.map(cell => parseFloat(cell.innerText))"
+    values = []
+    for _ in range(2):
+        heading.focus()
+        page.keyboard.press("Enter")
+        values.append(table.locator("tbody td[data-name=i2t_r1]").evaluate_all(read))
+    assert values[0] == sorted(values[0], reverse=True) and values[1] == values[0][::-1]
+    assert table.locator("th[data-name=i2t_r1]").get_attribute("aria-sort") == "ascending"
+    page.locator(".chooser summary").first.focus()
+    page.keyboard.press("Enter")
+    box = page.locator(".chooser").first.get_by_label("MedR")
+    shown = table.locator("th[data-name=medr]").is_visible()
+    box.focus()
+    page.keyboard.press("Space")
+    assert table.locator("th[data-name=medr]").is_visible() is not shown
+    assert "columns=" in page.url
+
+
+def test_the_first_tab_skips_to_the_results(opened, example):
+    page = opened(example.page.as_uri())
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+def test_thousands_of_records_open_at_once(opened, example):
+    assert example.large.stat().st_size < 5_000_000
+    page = opened(example.large.as_uri())
+    assert page.locator("main table tbody tr").count() > 0
+    assert page.evaluate("performance.getEntriesByType('navigation')[0].domComplete") < 1000
