@@ -39,7 +39,8 @@ def write(results, kind):
         return store_run(results, "cca:tuned", metrics={**recall_ranks().metrics().values(), "twin_accuracy": 61.0})
     random, ranks = np.random.default_rng(0), recall_ranks(per=1)
     labels = (np.arange(IMAGES)[:, None] % 3 == np.arange(3)).astype(np.uint8)
-    i2t, t2i = (Precision(*random.random((2, IMAGES)), np.full(IMAGES, 9, np.int32)) for _ in range(2))
+    nine = np.full(IMAGES, 9, np.int32)
+    i2t, t2i = (Precision(random.random(IMAGES), random.random(IMAGES), nine) for _ in range(2))
     ranks = replace(ranks, precisions=Precisions(i2t, t2i, ranks.image_of, labels))
     figures = {**ranks.metrics().values(), **ranks.precisions.figures()}
     about = {"data": data_of(images=IMAGES, captions=IMAGES), "protocol": "documents"}
