@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cran_bench.comparison.verdict import Verdict
+from cran_bench.comparison import Verdict, compare_dataset
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say, track
 from cran_bench.machine.storage import write_text
@@ -35,18 +35,12 @@ POLICIES = {
 
 
 def write_page(
-    tables: Sequence[Table],
-    verdicts: Mapping[str, Sequence[Verdict]],
-    data: Path,
-    cache: Path,
-    out: Path | None = None,
-    folder: Path | None = None,
+    tables: Sequence[Table], data: Path, cache: Path, out: Path | None = None, folder: Path | None = None
 ) -> Path:
     """Write the page of some tables.
 
     Args:
         tables: their ranks, curves and examples are read.
-        verdicts: comparisons, by dataset.
         data: folder of the datasets, for images and captions.
         cache: folder in which the digests of images are noted.
         out: the file to write; or
@@ -61,7 +55,7 @@ def write_page(
     details = Details(folder)
     if folder is not None:
         _require_own(folder)
-    contents = _contents(tables, verdicts, details, data, cache)
+    contents = _contents(tables, details, data, cache)
     page = _page(contents, details, is_folder=folder is not None)
     target = out if folder is None else folder / "index.html"
     assert target is not None
@@ -71,9 +65,7 @@ def write_page(
     return target
 
 
-def _contents(
-    tables: Sequence[Table], verdicts: Mapping[str, Sequence[Verdict]], details: Details, data: Path, cache: Path
-) -> dict[str, Any]:
+def _contents(tables: Sequence[Table], details: Details, data: Path, cache: Path) -> dict[str, Any]:
     ids, shown, explorer = table_ids(tables), [], Explorer(data, cache, details)
 
     def put(kind: str, table_id: str, value: Mapping[str, Any]) -> str:
@@ -94,7 +86,11 @@ def _contents(
         "tables": shown,
         "methods": method_contents([row["method"] for of in shown for row in of["rows"]]),
         "paper": paper_contents(tables),
-        "comparisons": [_verdict(dataset, v) for dataset, some in verdicts.items() for v in some],
+        "comparisons": [
+            _verdict(dataset, verdict)
+            for dataset in dict.fromkeys(table.group.dataset for table in tables)
+            for verdict in compare_dataset([t for t in tables if t.group.dataset == dataset], dataset, None)
+        ],
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 import numpy as np
 import pandas as pd
 import pytest
-from recorded import NAMES, as_printed, made, stored, tabled
+from invented import NAMES, as_printed, made, stored, tabled
 
 from cran_bench.comparison import compare_dataset, with_paper
 from cran_bench.errors import BadInput

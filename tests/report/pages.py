@@ -8,7 +8,6 @@ from PIL import Image
 
 import cran_bench
 from cran_bench.cli.options import load_tables
-from cran_bench.comparison import compare_dataset
 from cran_bench.records.tasks import TASKS
 from cran_bench.report import write_page
 from cran_bench.report.contents import table_ids
@@ -44,11 +43,7 @@ def write_awkward_data(folder):
 def page_of(results, data, cache, out=None, folder=None):
     """Write the page of all records below a folder."""
     tables = load_tables(results, [], [], [], *TASKS)
-    labels = dict.fromkeys(table.group.dataset for table in tables)
-    verdicts = {
-        label: compare_dataset([t for t in tables if t.group.dataset == label], label, None) for label in labels
-    }
-    return write_page(tables, verdicts, data, cache, out, folder)
+    return write_page(tables, data, cache, out, folder)
 
 
 def write_example(folder):

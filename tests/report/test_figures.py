@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import numpy as np
 import pytest
-from recorded import as_printed, made, stored, tabled
+from invented import as_printed, made, stored, tabled
 
 from cran_bench.comparison.with_paper import PRESETS
 from cran_bench.errors import BadInput

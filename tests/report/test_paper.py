@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from recorded import as_printed, made, tabled
+from invented import as_printed, made, tabled
 
 from cran_bench.comparison import compare_dataset
 from cran_bench.comparison.with_paper import VERDICTS, paper_cells

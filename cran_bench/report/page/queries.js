@@ -139,13 +139,14 @@ function drawQueries(main, shown) {
     const sums = countsOf(shown);
     add(main,
       el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Who found what" }, el("table", { class: "plain sums" },
-        el("caption", {}, `Right ${way === "t2i" ? "image" : "caption"} among the first: number of queries, which the buttons list`),
-        el("thead", {}, el("tr", {}, ["first", "A found, B missed", "B found, A missed", "both found", "neither"].map(text => el("th", { scope: "col" }, text)))),
+        el("caption", {}, `Number of queries of which A, or B, found ${way === "t2i" ? "the right image" : "a right caption"}; the buttons list them`),
+        el("thead", {}, el("tr", {}, ["among the first", "A, not B", "B, not A", "both", "neither"].map(text => el("th", { scope: "col" }, text)))),
         el("tbody", {}, sums.map(({ first, onlyA, onlyB, both, neither }) => el("tr", {}, el("th", { scope: "row" }, String(first)),
-          el("td", {}, press({ order: "a", first }, count(onlyA, "query", "queries"), `${onlyA} of A, not B, among the first ${first}`)),
-          el("td", {}, press({ order: "b", first }, count(onlyB, "query", "queries"), `${onlyB} of B, not A, among the first ${first}`)),
+          el("td", {}, press({ order: "a", first }, onlyA.toLocaleString("en"), `${onlyA}: A found the right one among the first ${first}, B missed it`)),
+          el("td", {}, press({ order: "b", first }, onlyB.toLocaleString("en"), `${onlyB}: B found the right one among the first ${first}, A missed it`)),
           el("td", {}, both.toLocaleString("en")), el("td", {}, neither.toLocaleString("en"))))))),
-      el("div", { class: "orders", role: "group", "aria-label": "Order" }, press({ order: "apart" }, "Where they differ most"), press({ order: "data" }, "All, in the order of the data")));
+      el("div", { class: "orders", role: "group", "aria-label": "Order" }, press({ order: "apart" }, "Where they differ most"), press({ order: "data" }, "All, in the order of the data"),
+        isSampled(shown) ? press({ order: "told" }, "Those with recorded answers") : ""));
   }
   box.addEventListener("input", () => { change({ find: box.value, shown: "", query: "" }, true); refresh(); });
   add(main,
@@ -171,7 +172,7 @@ function notesOf({ table, data, texts, chosen }) {
 function stateOf(shown) {
   const query = route().query, { chosen: [a, b], way } = shown;
   const first = FIRST.find(one => String(one) === query.get("first")) || 10;
-  const order = !b ? "data" : ["a", "b", "data"].includes(query.get("order")) ? query.get("order") : "apart";
+  const order = !b ? "data" : ["a", "b", "data", "told"].includes(query.get("order")) ? query.get("order") : "apart";
   const find = (query.get("find") || "").trim(), listed = queriesOf(shown, order, first, find);
   const size = way === "t2i" ? shown.data.texts : shown.data.images, asked = Number(query.get("query")) - 1;
   const chosen = Number.isInteger(asked) && asked >= 0 && asked < size ? asked : listed.length ? listed[0] : -1;
@@ -191,8 +192,24 @@ function countsOf({ data, chosen: [a, b], way }) {
   });
 }
 
+/** What a row found, by query; none while it is being loaded, or where it is not recorded. */
+function answersBy({ data, way }, label) {
+  const all = loaded(data.line(label).answers, preparedAnswers), few = data.few(label, way);
+  const stored = query => (all ? all[way].slice(5 * query, 5 * query + 5) : few.get(query) || []);
+  return query => stored(query).filter(answer => answer > 0).map(answer => answer - 1);
+}
+
+/** Whether only some queries have answers: of a record of an earlier version, or of very many queries. */
+function isSampled(shown) {
+  const { data, way, chosen: [a] } = shown, all = loaded(data.line(a).answers, preparedAnswers);
+  if (all === undefined) return false;
+  const found = answersBy(shown, a), told = [...data.ranks(a, way).keys()].filter(query => found(query).length).length;
+  return told > 0 && told < data.ranks(a, way).length;
+}
+
 /** The queries to list, in order. */
-function queriesOf({ data, names, texts, chosen, way }, order, first, find) {
+function queriesOf(shown, order, first, find) {
+  const { data, names, texts, chosen, way } = shown;
   const ranks = chosen.map(label => data.ranks(label, way)), wanted = find.toLowerCase();
   const textOf = query => {
     if (!texts) return String(query + 1);
@@ -200,7 +217,9 @@ function queriesOf({ data, names, texts, chosen, way }, order, first, find) {
   };
   const spread = query => { const logs = ranks.map(of => Math.log(of[query])); return Math.max(...logs) - Math.min(...logs); };
   const between = query => Math.abs(Math.log(ranks[0][query]) - Math.log(ranks[1][query]));
+  const stored = order === "told" ? answersBy(shown, chosen[0]) : null;
   const isListed = query => {
+    if (stored && !stored(query).length) return false;
     if (order === "a" && !(ranks[0][query] <= first && ranks[1][query] > first)) return false;
     if (order === "b" && !(ranks[1][query] <= first && ranks[0][query] > first)) return false;
     return !wanted || textOf(query).toLowerCase().includes(wanted);
@@ -212,7 +231,7 @@ function queriesOf({ data, names, texts, chosen, way }, order, first, find) {
 }
 
 function sentenceOf({ way, texts }, { order, first, find, listed }) {
-  const which = { a: ` that A found among the first ${first} and B missed`, b: ` that B found among the first ${first} and A missed`, apart: ", those first where ranks differ most", data: ", in the order of the data" }[order];
+  const which = { a: ` that A found among the first ${first} and B missed`, b: ` that B found among the first ${first} and A missed`, apart: ", those first where ranks differ most", data: ", in the order of the data", told: " with recorded answers" }[order];
   const holding = find ? ` with “${find}” in ${texts ? "caption or id" : "their number"}` : "";
   return `${count(listed.length, WAYS[way].one)}${holding}${which}.`;
 }
@@ -249,7 +268,7 @@ function picture(names, image, label, isRight, why) {
     const shown = el("img", { src: url, alt: names.own(image)[0] || names.image(image), onerror: () => frame.replaceChildren(instead()) });
     add(frame, shown, why && why.boxes.length ? overlay(why) : "");
   } else add(frame, instead());
-  return el("figure", { class: isRight ? "picture right" : "picture" }, frame, el("figcaption", {}, label, isRight ? " ✓ right" : ""));
+  return el("figure", { class: isRight ? "picture right" : "picture" }, frame, label ? el("figcaption", {}, label, isRight ? " ✓ right" : "") : "");
 }
 
 /** Boxes of regions, the best pair of them joined by a line that ends in a dot. */
@@ -303,8 +322,7 @@ function answersOf(shown, label, place, query) {
     el("h3", {}, `${LETTERS[place]} `, rowLink(table, rowOf(table, label))),
     el("p", {}, `The ${isText ? "right image" : "first right caption"} has rank ${rankText(rank)} of ${within.toLocaleString("en")}${Number.isInteger(rank) ? "" : ", as expected over random order of ties"}.`));
   const all = loaded(line.answers, preparedAnswers), whys = loaded(line.why);
-  const stored = all ? all[way].slice(5 * query, 5 * query + 5) : data.few(label, way).get(query);
-  const found = (stored || []).filter(answer => answer > 0).map(answer => answer - 1);
+  const found = answersBy(shown, label)(query);
   if (!found.length) return add(made, el("p", { class: "notes" }, all === undefined ? "Loading what it found…" : absence(shown, line, all)));
   const why = whys && whys[way] && whys[way][query], told = why && why.first === found[0] ? why : null;
   const owner = answer => (isText ? answer : data.owners[answer]), own = isText ? data.owners[query] : query;
@@ -349,7 +367,7 @@ views.contrasts = (main, { parts, query }) => {
     const url = one.place < 0 ? "" : pictureUrl(`${data.data}/${one.place}`);
     return el("article", { class: "card", "aria-label": `Contrast ${place + 1}` },
       el("h2", {}, `${place + 1}. `, one.kind, " ", el("small", {}, bdi(one.image))),
-      el("div", { class: "own" }, picture({ ...names, own: () => [truth], url: () => url }, one.image, "the image", false),
+      el("div", { class: "own" }, picture({ ...names, own: () => [truth], url: () => url }, one.image, "", false),
         el("ul", { class: "sides" },
           el("li", { dir: "auto", class: "right" }, el("b", {}, "true ✓ "), truth, el("small", {}, ` scores ${right.toFixed(3)}`)),
           el("li", { dir: "auto", class: "wrong" }, el("b", {}, "false ✗ "), lie, el("small", {}, ` scores ${wrong.toFixed(3)}`)))),
