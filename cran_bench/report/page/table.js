@@ -8,6 +8,9 @@ views.table = (main, { parts }) => {
   const drawn = table.rows.filter(row => typeof row.value === "number");
   add(main,
     el("h2", {}, "Quality and cost"),
+    bars(drawn.map(row => ({ label: row.label, value: row.value, interval: row.intervals[table.headline], text: `${valueText(table, row.value)} ${intervalText(table, row.intervals[table.headline])}` })),
+      { title: table.headlineName, note: "with 95 % intervals.", most: table.most, chance: table.task === "contrasts" ? 50 : undefined }),
+    bars(drawn.map(row => ({ label: row.label, value: row.values.twin_accuracy, text: row.cells.twin_accuracy })), { title: "Twin accuracy", note: "in percent.", chance: 50 }),
     scatter(drawn.map(row => ({ label: row.label, href: link(["row", table.id, row.label]), quality: row.value, seconds: row.seconds.fit, memory: row.memory })), { quality: table.headlineName }),
     phases(drawn.map(row => ({ label: row.label, seconds: row.seconds }))));
   const place = el("div", {});
