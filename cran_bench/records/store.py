@@ -145,8 +145,8 @@ class ResultStore:
 
     def failure(self, address: Address) -> Failure | None:
         """Return the error record of a run, or None if it has not failed."""
-        with contextlib.suppress(OSError, ValidationError):
-            return Failure.model_validate_json(self._with(address, ERROR).read_bytes())
+        with contextlib.suppress(BadInput, FileNotFoundError):
+            return read_failure(self._with(address, ERROR))
         return None
 
     def finished(self, address: Address, record: Record) -> Finished:

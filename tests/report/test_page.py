@@ -13,7 +13,6 @@ from cran_bench.report.contents import ENVIRONMENT, table_contents, table_ids
 from cran_bench.report.script_json import as_json
 from cran_bench.report.site import SCRIPTS
 
-
 PAGE = resources.files("cran_bench.report") / "page"
 
 
