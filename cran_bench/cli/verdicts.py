@@ -1,4 +1,4 @@
-"""Evaluate records: table, compare, significance, report."""
+"""Evaluate records: table, summary, compare, significance, report."""
 
 from __future__ import annotations
 
@@ -115,6 +115,57 @@ def table(
         chosen = [label] if label else [], () if protocol == "all" else wanted, labels
         tables = load_tables(results, *chosen, *(task for task in TASKS if task == (which or "recall")))
         text = render(tables, style, [name.strip() for name in (columns or "").split(",") if name.strip()], width)
+    if out is None:
+        echo(text)
+    else:
+        write_text(out, escaped(text))
+        say(f"wrote {out}")
+
+
+@app.command()
+def summary(
+    datasets: Annotated[
+        list[str] | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only these; may be repeated.")
+    ] = None,
+    protocol: options.Protocols = "all",
+    methods: options.Methods = None,
+    task: Annotated[
+        str, typer.Option("--task", metavar="NAMES", help="Only these: recall,category,contrasts,judgments.")
+    ] = "all",
+    preset: Annotated[str, typer.Option("--preset", metavar="NAME", help="Only rows of this preset.")] = "",
+    style: options.Format = "terminal",
+    is_wide: Annotated[bool, typer.Option("--wide", help="All columns, however wide the terminal is.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="Write to a file.")
+    ] = None,
+    results: options.ResultFolders = options.RESULTS,
+) -> None:
+    """Print all records at a glance: methods x datasets for each task and protocol, with ranks and their intervals.
+
+    Rows that are on all datasets have a mean score, with the interval of its rank on these datasets, and on others like
+    them. It also shows fit time, memory, and for which rows no other is both as good and as cheap.
+
+    Example: cran-bench summary --results results/reference --preset tuned
+
+    Example: cran-bench summary -d flickr8k -d scenes --task recall,contrasts -p captions
+
+    Example: cran-bench summary -f csv -o summary.csv
+    """
+    from cran_bench.errors import did_you_mean
+    from cran_bench.machine.storage import write_text
+    from cran_bench.protocols import parse_protocols
+    from cran_bench.records.tasks import TASKS
+    from cran_bench.tables.summary import summarise
+
+    names = [name.strip() for name in task.split(",") if name.strip()]
+    for name in names:
+        if name not in ("all", *TASKS):
+            raise BadInput(f"there is no task '{name}'{did_you_mean(name, TASKS)}")
+    wanted = [x for x in TASKS if x in names or not names or "all" in names]
+    labels = [dataset_label(text) for text in datasets or ()]
+    protocols = () if protocol == "all" else parse_protocols(protocol)
+    found = summarise(load_tables(results, labels, protocols, labels_of(methods), *wanted), preset)
+    text = found.render(style, None if is_wide else options.width())
     if out is None:
         echo(text)
     else:

@@ -19,7 +19,7 @@ from cran_bench.ranking.metrics import small_set_notes
 from cran_bench.records.schema import TESTED_ON, Record
 from cran_bench.records.tasks import RECALL
 from cran_bench.registry import METHODS
-from cran_bench.specs import format_value, parse_spec
+from cran_bench.specs import format_value, recorded_spec
 from cran_bench.tables.figures import PHASES, heading
 from cran_bench.tables.method_pages import module_text
 from cran_bench.tables.paper import TABLES, dataset_name, not_comparable, paper_rows
@@ -166,7 +166,7 @@ def _said(*lines: tuple[str, str]) -> Lines:
 
 
 def _method(row: Row) -> Lines:
-    spec, method = parse_spec(row.label), row.records[0].method if row.records else None
+    spec, method = recorded_spec(row.label), row.records[0].method if row.records else None
     name = method.name if method else spec.name
     known = name in (*METHODS.names(), *METHODS.with_argument())
     changes = [f"{key}={value}" for key, value in spec.options.items() if key not in ("unit", "metric", "tune")]

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from cran_bench.errors import BadInput
 from cran_bench.machine.extras import require
 from cran_bench.machine.storage import canonical_json, write_atomically
+from cran_bench.ranking.agreement import CORRELATIONS
 from cran_bench.ranking.precisions import CATEGORY_METRICS
 from cran_bench.records.schema import DataInfo, Failure, FittedOn, Record
-from cran_bench.records.store import Finished
-from cran_bench.records.tasks import FIGURES
+from cran_bench.records.store import Finished, folder_of
+from cran_bench.records.tasks import FIGURES, evidence_metrics
 from cran_bench.tables.figures import PHASES
 from cran_bench.tables.tables import build_tables
 
@@ -30,7 +31,8 @@ COLUMNS = {
     "fit": "parameters chose tuning refit encoders trained_on overlap",
     "scores": "similarity kernel kernel_dtype kernel_bound kernel_tolerance kernel_rescored kernel_error",
     "origin": "environment commit started fingerprint fit_fingerprint code_sha split_sha features_sha sources_sha "
-    "images_sha extras_sha labels_sha texts_sha contrasts_sha judgments_sha ranks_sha checksum schema_version path",
+    "images_sha extras_sha labels_sha texts_sha contrasts_sha judgments_sha ranks_sha checksum schema_version "
+    "folder path",
 }
 """The columns in their order; further figures, where any record has them, follow those here: `twin_accuracy`, the
 figures by category, and those of contrasts and judgments by name.  Columns of JSON are objects as text."""
@@ -49,8 +51,8 @@ def record_frame(
 ) -> pd.DataFrame:
     """A line for each finished or failed run, sorted by dataset, protocol, folds, method, seed and start.
 
-    `shown` is true for the newest run of a row and seed, which tables of recall show; `path` leads there from the
-    folder of results.  Texts that are absent are '', numbers NaN.
+    `shown` is true for the newest run of a row and seed, which tables of recall show; `path` leads there from
+    `folder`, that of results.  Texts that are absent are '', numbers NaN.
 
     Args:
         runs: finished runs.
@@ -61,10 +63,13 @@ def record_frame(
 
     tables = build_tables(runs, failures, related)
     shown = {id(one) for table in tables for row in table.rows for one in (*row.runs, *row.failures)}
-    lines = [{**_line(run.record), "path": address(run.path), "shown": id(run) in shown} for run in runs]
+    lines = [{**_line(run.record), **_correlations(run)} for run in runs]
     for one in failures:
-        about = {"method": one.method_label, "reason": one.error, "status": one.status, "shown": id(one) in shown}
+        about = {"method": one.method_label, "reason": one.error, "status": one.status}
         lines.append(_cells({**dict(one), **_row(one.data, one.environment), **about}))
+    several: list[Finished | Failure] = [*runs, *failures]
+    for line, run in zip(lines, several, strict=True):
+        line |= {"folder": str(folder_of(run)), "path": address(run.path), "shown": id(run) in shown}
     columns = {group: names.split() for group, names in COLUMNS.items()}
     known = [name for names in columns.values() for name in names]
     more = {name for line in lines for name in line}.difference(known)
@@ -98,6 +103,12 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
     is_text = path.suffix.lower() == ".csv"
     data = frame.to_csv(index=False).encode() if is_text else frame.to_parquet(index=False, engine="pyarrow")
     write_atomically(path, lambda file: file.write(data))
+
+
+def _correlations(run: Finished) -> dict[str, float]:
+    """The correlations with people's ratings that a record has, from its ranks, as reading does not verify them."""
+    rated = {name for name in run.record.metrics if name.rpartition(".")[2] in CORRELATIONS}
+    return {name: value for name, value in evidence_metrics(run.ranks).items() if name in rated} if rated else {}
 
 
 def _line(record: Record) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from cran_bench.ranking.metrics import small_set_notes
 from cran_bench.ranking.precisions import CATEGORY_FIGURES, CATEGORY_METRICS
 from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.records.schema import DataInfo, Failure, FittedOn, Record
-from cran_bench.records.statistics import Interval, Sample, behind_best, sample, samples
+from cran_bench.records.standings import Gaps, rank_intervals
+from cran_bench.records.statistics import LEVEL, Interval, Sample, estimates, sample, samples
 from cran_bench.records.store import INTERVALS_UP_TO, Finished, folder_of
 from cran_bench.records.tasks import CATEGORY, RECALL, Task, TaskName, tasks_of
 from cran_bench.tables.figures import HEADINGS, PHASES, UNSEEN, above, blind, heading, meaning
@@ -42,6 +43,9 @@ _OWN_DATA = {"category": "labels", "contrasts": "contrasts", "judgments": "judgm
 """The field of a group that holds the sha256 of a task's answers."""
 EXPOSED = "†"
 """Marks a row of which an encoder was trained on images or captions of the test split."""
+BEST, MAYBE = "★", "≈"
+"""Mark the row with the highest value, and others that may be the best."""
+_LATEX = {BEST: r"$\star$", MAYBE: r"$\approx$", UNSEEN: r"$\circ$"}  # which lacks these characters
 _BOTH = {"medr": ("i2t_medr", "t2i_medr")}  # one readable column holds both
 
 _CORRELATIONS = tuple(f".{name}" for name in CORRELATIONS)
@@ -337,7 +341,21 @@ class Table:
 
     @cached_property
     def _behind(self) -> dict[str, Interval]:
-        return behind_best({row.label: self.samples[row.label] for row in self.ranked})
+        return {row.label: Interval(*gap) for row, gap in zip(self.ranked, self._gaps.to_best().tolist(), strict=True)}
+
+    def rank_intervals(self) -> dict[str, tuple[int, int]]:
+        """The interval of each ranked row's rank by the headline, the best being 1; empty for `--quick`.
+
+        They hold at once, and a row may be the best if its interval begins with 1.
+        """
+        if not self.ranked or not self.has_intervals or self.group.quick:
+            return {}
+        found = rank_intervals(self._gaps.certain).tolist()
+        return {row.label: (low, high) for row, (low, high) in zip(self.ranked, found, strict=True)}
+
+    @cached_property
+    def _gaps(self) -> Gaps:
+        return estimates([self.samples[row.label] for row in self.ranked]).gaps(LEVEL)
 
     @cached_property
     def above(self) -> dict[str, list[str]]:
@@ -448,7 +466,7 @@ class Table:
             return "best" if row in self.ranked else ""
         digits = self.task.digits(self.task.headline)
         value, low, high = (f"{x:z.{digits}f}" for x in (gap.value, *gap.ends))
-        return f"{value} [{low}, {high}]{' ≈' if gap.high >= 0 else '  '}"
+        return f"{value} [{low}, {high}] {MAYBE if gap.high >= 0 else ' '}"
 
     def _cell(self, row: Row, figure: str) -> str:
         if not row.records:
@@ -712,25 +730,28 @@ def typeset(
     width: int | None = None,
     importance: Sequence[Set[str]] = _BY_IMPORTANCE,
     everything: str = "cran-bench table --wide",
+    headings: Mapping[str, str] | None = None,
 ) -> str:
     """Format one table, except as CSV or JSON: title, body, notes; in a terminal only the columns that fit a width.
 
     Columns of one set of `importance` are shown together; the most important set comes first.  A note says that
-    `everything` has those left out.
+    `everything` has those left out.  `headings` are those of columns that `heading` does not know.
 
     Raises:
         BadInput: an unknown format.
     """
     require_format(style)
+    named = {name: escaped((headings or {}).get(name) or heading(name), "") for name in columns}
     columns = {name: [escaped(cell, "") for cell in cells] for name, cells in columns.items()}
     if style == "terminal" and width is not None:
-        columns, left_out = _fitted(columns, width, importance, everything)
+        columns, left_out = _fitted(columns, named, width, importance, everything)
         fill = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False).fill
         title, *notes = map(fill, (title, *notes, *left_out))
-    cells = [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in of] for of in columns.values()]
+    lines = [[named[name] for name in columns], *zip(*columns.values(), strict=True)]
+    cells = [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in line] for line in lines]
     body = tabulate(
-        list(zip(*cells, strict=True)),
-        headers=[heading(name) for name in columns],
+        cells[1:],
+        headers=cells[0],
         tablefmt=_STYLE[style],
         disable_numparse=True,
         colalign=["left" if not k or name == "method" else "right" for k, name in enumerate(columns)],
@@ -739,20 +760,25 @@ def typeset(
         head = [f"### {title}", "", *[f"**{line}**\n" for line in warnings]]
         return "\n".join([*head, body, "", *[f"{line}  " for line in notes], ""])
     if style == "latex":
-        body = body.replace("≈", r"$\approx$").replace(UNSEEN, r"$\circ$")  # LaTeX lacks these characters
+        for mark, command in _LATEX.items():
+            body = body.replace(mark, command)
         return "\n".join([*[f"% {line}" for line in (title, *warnings, *notes)], body, ""])
     return "\n".join([title, *warnings, "", body, "", *notes, ""])
 
 
 def _fitted(
-    columns: Mapping[str, Sequence[str]], width: int, importance: Sequence[Set[str]], everything: str
+    columns: Mapping[str, Sequence[str]],
+    headings: Mapping[str, str],
+    width: int,
+    importance: Sequence[Set[str]],
+    everything: str,
 ) -> tuple[dict[str, Sequence[str]], list[str]]:
     """The columns that fit into a width, the most important first, and a note on what was left out.
 
     Deviations of recalls are left out too, labels are folded, and 0.381 becomes .381.
     """
     shown, ranked = dict(columns), set[str]().union(*importance)
-    if _width(shown) <= width:
+    if _width(shown, headings) <= width:
         return shown, []
     for name in shown.keys() - {*LABELS, "rsum", "map", "behind_best"}:
         cells = [re.sub(r" ±[^○]*", " ", cell).rstrip() for cell in shown[name]]
@@ -761,24 +787,25 @@ def _fitted(
     for name in short | ({"behind_best"} & shown.keys() if {"behind_best"} in importance[:2] else set()):
         shown[name] = [re.sub(r" \[[^\]]*\]", "", cell) for cell in shown[name]]
     first = set[str]().union(*importance[:3]) - {*LABELS}
-    room = max(24, width - 2 - _width({name: shown[name] for name in shown if name in first}))
+    room = max(24, width - 2 - _width({name: shown[name] for name in shown if name in first}, headings))
     shown |= {name: [_folded(cell, room) for cell in shown[name]] for name in shown if name in LABELS}
     for name in shown.keys() & {*CATEGORY_FIGURES, "behind_best"}:
         shown[name] = [re.sub(r"\b0(?=\.\d{3}\b)", "", cell) for cell in shown[name]]
     kept: set[str] = set()
     for group in (*importance, *({name} for name in shown if name not in ranked)):
-        if not kept or _width({name: shown[name] for name in shown if name in kept | group}) <= width:
+        some = {name: shown[name] for name in shown if name in kept | group}
+        if not kept or _width(some, headings) <= width:
             kept |= group
-    left = [heading(name) for name in shown if name not in kept]
+    left = [headings[name] for name in shown if name not in kept]
     for name, what in (("i2t_r1", "recalls"), ("i2t_map", "directions"), (HEADLINE, "shares")):
         left += [f"± of {what}"] * any("±" in cell for cell in columns.get(name, ()))
     note = f"Left out to fit {width} characters: {', '.join(dict.fromkeys(left))} ({everything} has all)."
     return {name: shown[name] for name in shown if name in kept}, [note] if left else []
 
 
-def _width(columns: Mapping[str, Sequence[str]]) -> int:
+def _width(columns: Mapping[str, Sequence[str]], headings: Mapping[str, str]) -> int:
     lines = {name: [line for cell in cells for line in cell.split("\n")] for name, cells in columns.items()}
-    widest = [max(len(heading(name)) + 2, *map(len, lines[name])) for name in lines]  # tabulate adds 2
+    widest = [max(len(headings[name]) + 2, *map(len, lines[name])) for name in lines]  # tabulate adds 2
     return sum(widest) + 2 * (len(widest) - 1)
 
 

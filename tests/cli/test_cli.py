@@ -735,7 +735,8 @@ def test_exported_names_and_captions_stay_on_their_line(command, tmp_path, monke
     assert lines == [rf"{name}.png	one\ttwo\nthree\u2028four" for name in ("a-0", "b-1")] + [""]
 
 
-VERBS = "list", "info", "prepare", "run", "table", "compare", "significance", "report", "check", "doctor", "explain"
+READERS = "table", "summary", "compare", "significance", "report"
+VERBS = "list", "info", "prepare", "run", *READERS, "check", "doctor", "explain"
 EXPORTS = "export records", "export card", "export rankings"
 
 

@@ -39,7 +39,8 @@ def write(results, kind):
         return store_run(results, "cca:tuned", metrics={**recall_ranks().metrics().values(), "twin_accuracy": 61.0})
     random, ranks = np.random.default_rng(0), recall_ranks(per=1)
     labels = (np.arange(IMAGES)[:, None] % 3 == np.arange(3)).astype(np.uint8)
-    i2t, t2i = (Precision(*random.random((2, IMAGES)), np.full(IMAGES, 9, np.int32)) for _ in range(2))
+    nine = np.full(IMAGES, 9, np.int32)
+    i2t, t2i = (Precision(random.random(IMAGES), random.random(IMAGES), nine) for _ in range(2))
     ranks = replace(ranks, precisions=Precisions(i2t, t2i, ranks.image_of, labels))
     figures = {**ranks.metrics().values(), **ranks.precisions.figures()}
     about = {"data": data_of(images=IMAGES, captions=IMAGES), "protocol": "documents"}
@@ -159,7 +160,7 @@ def test_correlations_are_shown_from_the_ranks_and_verified_by_the_doctor(comman
 # files ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ending", [".json", ".npz", ".error.json", ".examples.json", ".curves.csv"])
+@pytest.mark.parametrize("ending", [".json", ".npz", ".error.json", ".examples.json", ".answers.npz", ".curves.csv"])
 @pytest.mark.parametrize("kind", ["a device", "a pipe", "too large"])
 def test_no_file_is_read_without_end(tmp_path, monkeypatch, ending, kind):
     path = write(tmp_path, "whole")
@@ -171,9 +172,9 @@ def test_no_file_is_read_without_end(tmp_path, monkeypatch, ending, kind):
         os.mkfifo(file)
     else:
         file.write_bytes(bytes(2000))
-        monkeypatch.setattr(archive, "MOST_TEXT" if ending != ".npz" else "MOST_RANKS", 1000)
+        monkeypatch.setattr(archive, "MOST_RANKS" if "npz" in ending else "MOST_TEXT", 1000)
     expected = "no regular file" if kind != "too large" else "more than 1,000 bytes"
-    record = None if ending == ".json" else read_record(path) if ending == ".npz" or kind != "too large" else None
+    record = read_record(path) if "npz" in ending else None
     with pytest.raises(BadInput, match=f"{expected}.*: delete it"):
         match ending:
             case ".json":
@@ -182,6 +183,8 @@ def test_no_file_is_read_without_end(tmp_path, monkeypatch, ending, kind):
                 read_ranks(path, record)
             case ".error.json":
                 ResultStore(tmp_path).failures()
+            case ".answers.npz":
+                archive.read_answers(path, record)
             case ".examples.json":
                 archive.read_examples(path)
             case _:

@@ -23,6 +23,8 @@ from cran_bench.records.store import Finished, ResultStore
 from cran_bench.records.tasks import contrasts_task, evidence_metrics, judgments_task
 from cran_bench.registry import DATASETS
 from cran_bench.running.evidence import contrasts_of
+from cran_bench.tables.figures import UNSEEN
+from cran_bench.tables.summary import summarise
 from cran_bench.tables.tables import FORMATS, build_tables, render
 
 
@@ -426,3 +428,19 @@ def test_the_report_shows_the_hardest_contrasts_with_their_pictures(command, tmp
         pictures = json.loads(re.search(r'id="pictures">(.*?)</script>', page)[1])
         wanted = {f"{found['data']}/{card['place']}" for card in cards} if is_there else set()
         assert {*pictures} == wanted
+
+
+def test_the_summary_ranks_no_row_that_does_not_see_the_order_of_words():
+    """Its cell has a mark instead of a rank, and it has no mean; sets of judgments are summarised apart."""
+    runs = [*rows(), *rows(label="scenes", split_sha="6" * 64)]
+    (task,) = summarise(build_tables(runs, [failure()], task="contrasts")).tasks
+    assert {row.label for row in task.standings if row.mean} == {label for label, _ in ROWS}
+    cells = next(row.cells for row in task.standings if row.label == BAG)
+    assert all(cell.rank is None and cell.text.endswith(UNSEEN) for cell in cells)
+    assert any(note.startswith(UNSEEN) for note in task.notes)
+    for row in task.standings[:3]:
+        assert row.mean.score == pytest.approx(np.mean([2 * (cell.value - 50) for cell in row.cells]))
+    of = summarise(build_tables(runs, [], task="judgments")).tasks
+    assert [task.headline for task in of] == ["eccv.map_r", "expert.tau_c"]
+    scores = [(cell.value, cell.score) for row in of[1].standings for cell in row.cells]
+    assert all(value == score for value, score in scores) and "tau-c with people's ratings" in of[1].notes[0]
