@@ -11,6 +11,7 @@ from cran_bench.cli.options import load_tables
 from cran_bench.records.tasks import TASKS
 from cran_bench.report import write_page
 from cran_bench.report.contents import table_ids
+from cran_bench.report.paper import same_data
 from tests.conftest import RECORDED
 
 EVIL = '</script><img src=x onerror=alert(1)> & "quoted"'
@@ -60,4 +61,6 @@ def write_example(folder):
     index = page_of(results, data, cache, folder=folder / "site")
     table = next(name for name in table_ids(load_tables(results)) if "captions-recall" in name and "scenes" in name)
     routes = ("#/", f"#/table/{table}", f"#/row/{table}/cca%3Atuned", "#/method/cca%3Atuned", "#/dataset/folder")
+    beside = next(data.id for data in same_data(load_tables(results)) if "scenes" in data.id)
+    routes += ("#/paper", f"#/paper?table=1&on={beside}&preset=tuned", f"#/paper?table=3&on={beside}&figure=t2i_r5")
     return Example(page, index, page, routes)
