@@ -160,7 +160,7 @@ def test_correlations_are_shown_from_the_ranks_and_verified_by_the_doctor(comman
 # files ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ending", [".json", ".npz", ".error.json", ".examples.json", ".curves.csv"])
+@pytest.mark.parametrize("ending", [".json", ".npz", ".error.json", ".examples.json", ".answers.npz", ".curves.csv"])
 @pytest.mark.parametrize("kind", ["a device", "a pipe", "too large"])
 def test_no_file_is_read_without_end(tmp_path, monkeypatch, ending, kind):
     path = write(tmp_path, "whole")
@@ -172,9 +172,9 @@ def test_no_file_is_read_without_end(tmp_path, monkeypatch, ending, kind):
         os.mkfifo(file)
     else:
         file.write_bytes(bytes(2000))
-        monkeypatch.setattr(archive, "MOST_TEXT" if ending != ".npz" else "MOST_RANKS", 1000)
+        monkeypatch.setattr(archive, "MOST_RANKS" if "npz" in ending else "MOST_TEXT", 1000)
     expected = "no regular file" if kind != "too large" else "more than 1,000 bytes"
-    record = None if ending == ".json" else read_record(path) if ending == ".npz" or kind != "too large" else None
+    record = read_record(path) if "npz" in ending else None
     with pytest.raises(BadInput, match=f"{expected}.*: delete it"):
         match ending:
             case ".json":
@@ -183,6 +183,8 @@ def test_no_file_is_read_without_end(tmp_path, monkeypatch, ending, kind):
                 read_ranks(path, record)
             case ".error.json":
                 ResultStore(tmp_path).failures()
+            case ".answers.npz":
+                archive.read_answers(path, record)
             case ".examples.json":
                 archive.read_examples(path)
             case _:

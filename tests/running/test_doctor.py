@@ -38,9 +38,9 @@ def test_a_healthy_tree_is_left_alone(command, tree):
 
 def test_records_of_other_code_are_counted(monkeypatch, tmp_path):
     commits = ["aaa", "aaa+", "bbb+", None, "now", "damaged"]
-    runs = [SimpleNamespace(record=SimpleNamespace(environment={"commit": commit})) for commit in commits]
+    records = [SimpleNamespace(environment={"commit": commit}) for commit in commits]
+    runs = [SimpleNamespace(record=one, path=tmp_path / str(one.environment["commit"])) for one in records]
     monkeypatch.setattr(ResultStore, "runs", lambda self, damaged: runs)
-    monkeypatch.setattr(ResultStore, "path_of", lambda self, record: tmp_path / str(record.environment["commit"]))
     monkeypatch.setattr(doctor, "commit", lambda: "now")
     said = doctor.count_provenance(tmp_path, {tmp_path / "damaged"})
     assert said == (

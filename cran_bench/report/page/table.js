@@ -89,7 +89,7 @@ views.method = (main, { parts }) => {
       cells: {
         row: rowLink(table, row), dataset: anchor(link(["table", table.id]), bdi(table.dataset)), protocol: table.protocol,
         task: table.kind + (apart(table) ? `, ${apart(table)}` : ""), value: row.value === null || row.value === undefined ? row.status : `${table.headlineName} ${valueText(table, row.value)}`,
-        behind: row.cells.behind_best || "", rank: row.rank ? (row.rank[0] === row.rank[1] ? `${row.rank[0]}` : `${row.rank[0]} to ${row.rank[1]}`) : "",
+        behind: row.cells.behind_best || "", rank: placesText(row.rank).replace("rank ", ""),
         fit: secondsText(row.seconds.fit), paper: row.comparable ? `no: ${row.comparable}` : row.seeds.length ? "comparable" : "",
       },
       small: { value: intervalText(table, row.intervals[table.headline]) },
