@@ -13,6 +13,7 @@ from cran_bench.cli.options import load_tables
 from cran_bench.records.tasks import TASKS
 from cran_bench.report import write_page
 from cran_bench.report.contents import table_ids
+from cran_bench.report.paper import same_data
 
 EVIL = '</script><img src=x onerror=alert(1)> & "quoted"'
 HEBREW = "כלב שחור רץ על החוף"
@@ -59,16 +60,19 @@ def write_example(folder, tiny):
     cran_bench.run("cfa[dim=4],cca[dim=4]", "folder", data=data, backbone="pixels[dim=16]", **kept)
     page = page_of(results, data, cache, folder / "page.html")
     index = page_of(results, data, cache, folder=folder / "site")
-    return Example(page, index, routes_of(load_tables(results, [], [], [], *TASKS)))
+    tables = load_tables(results, [], [], [], *TASKS)
+    beside = next(data.id for data in same_data(tables) if "scenes" in data.id)
+    paper = f"#/paper?table=1&on={beside}&preset=tuned", f"#/paper?table=3&on={beside}&figure=t2i_r5"
+    return Example(page, index, (*routes_of(tables), *paper))
 
 
 def routes_of(tables):
-    """The address of every view: of each table, and one of each other kind."""
-    ids = table_ids(tables)
-    first = next(table for table in tables if table.finished)
+    """The address of every view: of each table, the one with most rows first, and one of each other kind."""
+    names = dict(zip(table_ids(tables), tables, strict=True))
+    ids = [quote(name, safe="") for name in sorted(names, key=lambda name: -len(names[name].finished))]
+    first = max(tables, key=lambda table: len(table.finished))
     label = quote(first.finished[0].label, safe="")
-    views = [f"#/table/{quote(name, safe='')}" for name in ids]
-    views += [f"#/{view}/{quote(ids[tables.index(first)], safe='')}/{label}" for view in ("row",)]
-    views += [f"#/queries/{quote(ids[tables.index(first)], safe='')}", "#/paper", f"#/method/{label}"]
-    views += [f"#/contrasts/{quote(name, safe='')}" for name in ids if name.endswith("contrasts-swap")]
+    views = [f"#/table/{name}" for name in ids]
+    views += [f"#/row/{ids[0]}/{label}", f"#/queries/{ids[0]}", "#/paper", f"#/method/{label}"]
+    views += [f"#/contrasts/{name}" for name in ids if "-contrasts" in name]
     return ("#/", *views, f"#/dataset/{quote(first.group.dataset, safe='')}")
