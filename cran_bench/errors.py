@@ -43,6 +43,10 @@ class CannotWrite(BadInput):
     """The disk is full or the folder is not writable; ends the whole run, since every row would fail."""
 
 
+class NotReady(BadInput):
+    """Features are missing that a run would make first; the message says how long that takes."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of a sentence about an unknown word: the most similar known word, or all of them.
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,6 +37,18 @@ RESULTS = [Path("results")]
 def echo(text: object) -> None:
     """Print to stdout, with control characters escaped."""
     typer.echo(escaped(str(text)))
+
+
+def typed(context: typer.Context, **changed: Any) -> str:
+    """Return the command as it was typed, with other values of some of its parameters."""
+    words = ["cran-bench", str(context.info_name)]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        value = changed.get(name, context.params[name] if source and source.name == "COMMANDLINE" else None)
+        for one in value if isinstance(value, list | tuple) else [value] if value else []:
+            words += [parameter.opts[0], *([] if one is True else [str(one)])]
+    return shlex.join(words)
 
 
 def _print_version(is_asked: bool) -> None:

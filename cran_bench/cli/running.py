@@ -69,6 +69,7 @@ def prepare(
 
 @app.command()
 def run(
+    context: typer.Context,
     methods: options.Methods = None,
     more: Annotated[
         list[str] | None, typer.Argument(metavar="[METHOD]...", help="Methods may also be given without -m.")
@@ -87,6 +88,9 @@ def run(
     contrasts: options.Contrasts = "",
     tune: options.Tune = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat recorded runs.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what is recorded, what is to fit, and how long that takes.")
+    ] = False,
     data: options.Data = Path("data"),
     backbone: options.Backbone = None,
     regions: options.Regions = None,
@@ -105,6 +109,8 @@ def run(
 
     Example: cran-bench run
 
+    Example: cran-bench run --dry-run
+
     Example: cran-bench run -m cca,cca:paper,mine.py:Mine -d flickr8k -p captions,documents -s 0:3
 
     Example: cran-bench run -m cca,linear-head -d flickr8k --tune 20
@@ -117,6 +123,7 @@ def run(
     """
     from cran_bench.machine.processes import is_first, started
     from cran_bench.running import experiment
+    from cran_bench.running.runner import row_count
     from cran_bench.tables.tables import render
 
     workers = None
@@ -139,6 +146,7 @@ def run(
         contrasts=contrasts,
         tune=tune,
         force=force,
+        dry_run=dry_run,
         data=data,
         backbone=backbone,
         regions=regions,
@@ -153,12 +161,17 @@ def run(
         threads=threads,
         workers=workers,
     )
-    if is_first():
-        # why a run failed is told in its progress line
+    if is_first() and dry_run:
+        echo(made.told)
+    elif is_first():
         echo(render(made.tables, "terminal", width=options.width(), failures=False))
-        say(f"records: {made.store.root}")
-        if made.failures:
-            raise BadInput(f"{len(made.failures)} of {len(made.outcomes)} runs failed")
+        say(f"records: {made.store.root}\n{made.told}")  # why rows failed is told here
+        if failed := [outcome.address for outcome in made.outcomes if outcome.failure]:
+            chosen = {name: dict.fromkeys(str(getattr(row, name)) for row in failed) for name in ("protocol", "seed")}
+            narrow = {"protocol": ",".join(chosen["protocol"]), "seeds": ",".join(chosen["seed"])} if force else {}
+            asked = [",".join(dict.fromkeys(made.specs[row.method] for row in failed))]
+            again = options.typed(context, methods=asked, more=[], everything=False, **narrow)
+            raise BadInput(f"{len(failed)} of {row_count(len(made.outcomes))} failed, try them again with: {again}")
 
 
 @app.command()

@@ -18,7 +18,8 @@ from cran_bench.cluster import workers as clusters
 from cran_bench.errors import BadInput, CannotWrite, how_to_go_on
 from cran_bench.machine.progress import say
 from cran_bench.registry import METHODS
-from cran_bench.running.remote import AskedRow, Lines, Request, RunSpec, gather
+from cran_bench.running.plan import Plan
+from cran_bench.running.remote import AskedRow, Lines, RunSpec
 from cran_bench.running.runner import Outcome, Runner
 
 if TYPE_CHECKING:
@@ -46,12 +47,12 @@ class ClusterWorkers:
         """The type of device that `name` stands for on the workers."""
         return self.cluster.device(name)
 
-    def run(self, runner: Runner, request: Request) -> list[Outcome]:
-        """Compute the rows of a request on the cluster.
+    def run(self, runner: Runner, plan: Plan) -> list[Outcome]:
+        """Compute the rows of a plan on the cluster.
 
         Args:
-            runner: the runner of the request; it computes nothing itself.
-            request: the methods, protocols and seeds.
+            runner: the runner of the plan; it computes nothing itself.
+            plan: the rows.
 
         Returns:
             Outcomes in the order of `Runner.run`.
@@ -60,7 +61,7 @@ class ClusterWorkers:
             BadInput: the cluster cannot be reached, or the connection is lost.
             CannotWrite: a worker could not write to the shared folders.
         """
-        job = RunSpec.of(runner, request, runner.device.type)
+        job = RunSpec.of(runner, plan.request, runner.device.type)
 
         def compute(rows: list[AskedRow], left: list[int]) -> Generator[tuple[int, list[Outcome]]]:
             with (
@@ -69,7 +70,7 @@ class ClusterWorkers:
             ):
                 yield from finished
 
-        return gather(runner, request, compute)
+        return plan.gather(compute)
 
 
 @dataclass

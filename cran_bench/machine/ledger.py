@@ -22,6 +22,25 @@ SETTLED = 2_000_000_000
 """Nanoseconds for which a file must be unchanged before its digest is noted: the coarsest clock of a file system."""
 
 
+_dry = False
+
+
+@contextlib.contextmanager
+def dry_run() -> Iterator[None]:
+    """Within the block this process keeps nothing for later, and what makes features says how long that takes."""
+    global _dry
+    before, _dry = _dry, True
+    try:
+        yield
+    finally:
+        _dry = before
+
+
+def is_dry_run() -> bool:
+    """Whether this is within `dry_run`."""
+    return _dry
+
+
 @dataclass(frozen=True)
 class Ledger:
     """Digests of the contents of files, each noted with the size, both times and the inode of its file.
@@ -83,6 +102,8 @@ def noted_sha256(path: Path) -> str:
 def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
     """Write JSON values by key with a checksum; a cache that cannot be written costs time only."""
     with contextlib.suppress(BadInput, OSError):
+        if _dry:
+            return
         text = json.dumps(values, separators=(",", ":"))
         write_text(path, f"{sha256_bytes(text.encode())}\n{text}")
 

@@ -143,6 +143,12 @@ class ResultStore:
         """Store the error record of a run."""
         write_json(self._with(address, ERROR), failure.model_dump())
 
+    def failure(self, address: Address) -> Failure | None:
+        """Return the error record of a run, or None if it has not failed."""
+        with contextlib.suppress(BadInput, FileNotFoundError):
+            return read_failure(self._with(address, ERROR))
+        return None
+
     def finished(self, address: Address, record: Record) -> Finished:
         """A stored record together with its ranks, which are read on first use."""
         return _finished(self.path(address), record)

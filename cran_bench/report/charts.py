@@ -25,7 +25,7 @@ def curve_contents(rows: Sequence[Row]) -> dict[str, Any]:
     found = {}
     for row in rows:
         run, of = row.runs[0], dict[str, list[dict[str, Any]]]()
-        for point in read_curves(run.path) if run.path else []:
+        for point in read_curves(run.path):
             of.setdefault(point["trained"], []).append(point)
         plots = [plot for name, points in of.items() if (plot := _plot(name, points))["lines"]]
         if plots:

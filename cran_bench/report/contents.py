@@ -116,6 +116,7 @@ def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
         "intervals": {x: [round(end, 4) for end in ends] for x, ends in intervals.items() if not math.isnan(ends[0])},
         "value": _number(row.mean(table.task.headline)) if row.records else None,
         "place": place,
+        "rank": table.rank_intervals().get(row.label) if table.has_intervals else None,
         "unseen": row.is_order_unseen and not row.is_ranked,
         "seconds": {phase: _number(row.seconds(phase)) for phase in PHASES[1:]} if row.records else {},
         "memory": max((record.peak_memory for record in row.records), default=0),

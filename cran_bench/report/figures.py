@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 WIDTH = 3.3  # inches: a column
 PITCH = 0.13  # inches: a line of text
 NAME, LINE = 26, 50  # characters of a line of a row's name, and below the axes
+NAMED = 12  # the most names of a front that are listed
 SIZES = "font.size", "axes.labelsize", "axes.titlesize", "legend.fontsize", "xtick.labelsize", "ytick.labelsize"
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(SIZES, 7),
@@ -153,7 +154,8 @@ def cost_figure(table: Table) -> Figure:
     rows = sorted((row for row in table.ranked if row.seconds("fit") > 0), key=lambda row: -row.mean(figure_of))
     points = {escaped(row.label): (row.seconds("fit"), row.mean(figure_of)) for row in rows}
     best = front(points)
-    names = f"On the front, from fast to good: {', '.join(best)}"
+    more = f" (and {len(best) - NAMED} faster ones)" * (len(best) > NAMED)
+    names = f"On the front, from fast to good: {', '.join(best[-NAMED:])}{more}"
     timeless = len(table.ranked) - len(rows)
     left_out = f"; without {timeless} of unknown fit time" if timeless else ""
     below = f"{_folded(_data(table) + left_out, LINE)}\n{_folded(names, LINE)}"

@@ -14,6 +14,7 @@ from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say, track
 from cran_bench.machine.storage import write_text
 from cran_bench.tables.card import card
+from cran_bench.tables.summary import summarise
 from cran_bench.tables.tables import Table
 
 from .charts import curve_contents
@@ -80,11 +81,13 @@ def _contents(tables: Sequence[Table], details: Details, data: Path, cache: Path
     for of, table in zip(shown, tables, strict=True):  # what takes most room comes last
         of["details"]["queries"], of["details"]["contrasts"] = explorer.add(table, of["id"])
     explorer.fill()
+    names = {id(table): name for table, name in zip(tables, ids, strict=True)}
     return {
         "version": version("cran-bench"),
         "runs": len({record.fingerprint for table in tables for row in table.rows for record in row.records}),
         "tables": shown,
         "methods": method_contents([row["method"] for of in shown for row in of["rows"]]),
+        "standings": summarise(tables).contents(lambda table: names[id(table)]),
         "paper": paper_contents(tables),
         "comparisons": [
             _verdict(dataset, verdict)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from multiprocessing import current_process
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cran_bench.embeddings import Embedding, Levels, as_levels, rows_of
-from cran_bench.errors import BadInput, did_you_mean
+from cran_bench.errors import BadInput, NotReady, did_you_mean
+from cran_bench.machine import ledger
 from cran_bench.machine.environment import own_device
 from cran_bench.machine.processes import joined, started
 from cran_bench.machine.progress import say
@@ -35,8 +37,9 @@ from cran_bench.records.tasks import CATEGORY, RECALL
 from cran_bench.registry import DATASETS, METHODS, each, number_of_trials, quick_dataset, quick_method, tuned_method
 from cran_bench.running.evidence import parse_contrasts
 from cran_bench.running.fits import code_of
+from cran_bench.running.plan import WIDTH, Plan, Workers
 from cran_bench.running.preparation import Prepared, find_tested
-from cran_bench.running.remote import Request, Workers
+from cran_bench.running.remote import Request
 from cran_bench.running.runner import Outcome, Runner, new_name, parse_seeds
 from cran_bench.similarity import COSINE, DOT, Similarity
 from cran_bench.tables.record_frame import record_frame
@@ -59,12 +62,17 @@ class Results:
         outcomes: a record or a failure for each method, seed and protocol.
         remarks: what was noted about the dataset, such as captions of the test split that also stand in train.
         metric: the figure that the tested dataset is made for: `rsum`, or `map`, retrieval by category.
+        specs: of the methods, by label.
+        told: what the run says in the end: the number of rows, how long they took, and why some failed; what a dry run
+            says instead.
     """
 
     store: ResultStore
     outcomes: Sequence[Outcome]
     remarks: Sequence[str] = ()
     metric: Metric = "rsum"
+    specs: Mapping[str, str] = field(default_factory=dict)
+    told: str = ""
 
     def __repr__(self) -> str:
         return f"<Results: {len(self.records)} records, {len(self.failures)} failures>"
@@ -109,6 +117,7 @@ def run(
     contrasts: str = "",
     tune: int | None = None,
     force: bool = False,
+    dry_run: bool = False,
     data: str | PathLike[str] | None = None,
     backbone: str | None = None,
     regions: str | None = None,
@@ -141,6 +150,7 @@ def run(
         tune: number of trials of each row: it is fitted with its own fields and with others from the method's search
             space, and the fit with the greatest rsum on validation is tested; None to fit it as it is.
         force: repeat recorded runs.
+        dry_run: compute and write nothing; `told` of the result says what would be done, and how long that takes.
         data: folder of the datasets; by default ``$CRAN_BENCH_DATA`` or ``data``.
         backbone: spec of the image features; None for the dataset's own.
         regions: spec of the regions; None for the dataset's own.
@@ -222,29 +232,54 @@ def run(
 
         threads = threads or 1
         jobs = jobs or max(1, cpu_count() // threads)
-    with joined(kind) as processes:
-        request, prepared = processes.in_turn(parse, parse)
+    with joined(kind) as processes, ledger.dry_run() if dry_run else contextlib.nullcontext():
+        try:
+            request, prepared = processes.in_turn(parse, parse)
+        except NotReady as missing:
+            told = f"{missing}\nA run extracts these first, and its rows can be looked up when they are there."
+            return Results(ResultStore(records), [], told=told)
         name = processes.lead(new_name)
-        runner = Runner(
-            prepared, records, folder, kind, folds, backend, bound, contrasts, force, name, processes, threads
-        )
+        about = folds, backend, bound, contrasts, force, name, processes, threads, jobs or 1
+        runner = Runner(prepared, records, folder, kind, *about)
         processes.helper = runner.help
+        configured = [METHODS.configure(text) for text in request.methods]
 
-        def compute() -> list[Outcome]:
+        def compute() -> tuple[list[Outcome], str]:
             if "captions" in request.protocols and folds and runner.evidence.shas:
                 say("left out: contrasts and judgments, which are of the whole test split: run without --folds too")
+            plan, most = Plan(runner, request, workers is not None), jobs or 1
+            if dry_run:
+                return [], dry(plan, most)
+            say(plan.line(most))
+            expected = plan.expected(most)
+            try:
+                return computed(plan, most), plan.count.summary(expected)
+            except BaseException:  # such as Ctrl-C
+                say(plan.count.summary(expected))
+                raise
+
+        def dry(plan: Plan, most: int) -> str:
+            told = [plan.text(), plan.line(most)]
+            if plan.has_results:
+                runner.force = True
+                told.append(f"with --force: {Plan(runner, request, workers is not None).line(most)}")
+            return "\n".join([told[0], "", *(textwrap.fill(line, WIDTH) for line in told[1:])])
+
+        def computed(plan: Plan, most: int) -> list[Outcome]:
             if any(map(runner.asks, request.protocols)):
                 _ = runner.evidence.encoded  # before rows are computed side by side
             if workers is not None:
-                return workers.run(runner, request)
-            if jobs is not None and jobs > 1:
+                return workers.run(runner, plan)
+            if most > 1:
                 from cran_bench.running.jobs import run_side_by_side
 
-                return run_side_by_side(runner, request, jobs)
-            configured = [METHODS.configure(text) for text in request.methods]
-            return runner.run(configured, request.protocols, request.seeds)
+                return run_side_by_side(runner, plan, most)
+            return runner.run(configured, request.protocols, request.seeds, plan.count)
 
-        return Results(runner.store, processes.lead(compute), prepared.remarks, prepared.tested.collection.metric)
+        outcomes, told = processes.lead(compute)
+        specs = {method.label: text for method, text in zip(configured, request.methods, strict=True)}
+        metric = prepared.tested.collection.metric
+        return Results(runner.store, outcomes, prepared.remarks, metric, specs, told)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any, cast
@@ -27,123 +26,16 @@ from cran_bench.contract import Part
 from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.machine.progress import Board, Step, say, send_progress
 from cran_bench.machine.threads import LIBRARIES, limited
-from cran_bench.protocols import Metric, Unit
+from cran_bench.protocols import Unit
 from cran_bench.registry import METHODS
-from cran_bench.running.fits import FitStore
-from cran_bench.running.fits.run import part_name, parts_of
-from cran_bench.running.memory import available, estimate
-from cran_bench.running.remote import AskedRow, Lines, Request, RunSpec, gather
-from cran_bench.running.runner import Outcome, Runner, fit_metric, fit_unit
-from cran_bench.running.tuning import trials
+from cran_bench.running.fits.run import parts_of
+from cran_bench.running.plan import START, Job, Plan
+from cran_bench.running.remote import AskedRow, Lines, RunSpec
+from cran_bench.running.runner import Outcome, Runner, fit_metric
 
 DEATHS = 2  # a row counts as failed after this many workers died while computing it
 TICK = 0.2  # seconds between looks at what workers send
 MESSAGES = 1 << 12  # that are read from a worker at a time: all that a pipe holds, as it may send without end
-BASE = 1 << 29  # bytes of a worker beside the estimate of its fit
-
-
-@dataclass(eq=False)
-class Job:
-    """A row under all protocols, a trial of a tuned row, or a part that rows declare.
-
-    Attributes:
-        row: the row, or one of those that need the part.
-        number: the row's number; None for a trial or a part.
-        expected: the fingerprints, which the worker must find too.
-        place: the unit, and positions in `parts()` from the method down to the part; none for a trial.
-        memory: estimated bytes; infinite if nothing may run beside it.
-        seconds: how long such a fit took before, or 1.
-        needs: the parts to be fitted before.
-        needed_by: the jobs that need this part.
-    """
-
-    label: str
-    row: AskedRow
-    number: int | None
-    expected: list[str]
-    place: tuple[Unit, tuple[int, ...]]
-    memory: float = 0
-    seconds: float = 1
-    deaths: int = 0
-    needs: set[Job] = field(default_factory=set)
-    needed_by: list[Job] = field(default_factory=list)
-
-    @property
-    def urgency(self) -> float:
-        """Seconds from its start to the end of the last job that waits for it."""
-        return self.seconds + max((job.urgency for job in self.needed_by), default=0)
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether it waits for nothing and, if it is a part, another job waits for it."""
-        return not self.needs and (self.number is not None or any(self in job.needs for job in self.needed_by))
-
-
-class Plan:
-    """The jobs of a run, `waiting` being those that have not started, the most urgent first."""
-
-    def __init__(self, runner: Runner, request: Request, rows: Sequence[AskedRow], left: Sequence[int]) -> None:
-        self._free = available(runner.device)
-        self._jobs: dict[Hashable, Job] = {}
-        self._before: dict[type, float | None] = {}
-        stores: dict[tuple[Unit, Metric], FitStore] = {}
-        for number in left:
-            row = rows[number]
-            expected = runner.fingerprints(row.method, request.protocols, row.seed)
-            units = dict.fromkeys(fit_unit(row.method, protocol) for protocol in request.protocols)
-            job = Job(f"{row.method.label} · seed {row.seed}", row, number, expected, (next(iter(units)), ()))
-            self._jobs[number] = job
-            with contextlib.suppress(Exception):  # which the row reports
-                for key in ((unit, fit_metric(row.method, runner.data)) for unit in units):
-                    stores[key] = stores.get(key) or runner.fits(*key)
-                    self._add_parts(job, row.method.build(), stores[key], (), row.method.label)
-        self.waiting = sorted(self._jobs.values(), key=lambda job: (job.urgency, job.memory), reverse=True)
-
-    def _add_parts(self, owner: Job, part: Part, store: FitStore, path: tuple[int, ...], label: str) -> None:
-        """Estimate a job, and add the trials of its row, or the parts of its part, that are not stored."""
-        if type(part) not in self._before:
-            self._before[type(part)] = store.seconds_before(part)
-        owner.seconds = self._before[type(part)] or owner.seconds
-        owner.memory = max(owner.memory, estimate(part, store.train, store.val))
-        row, seed = owner.row, owner.row.seed
-        inner = [(row, p, (*path, k), f"{label} / {part_name(p)}") for k, p in enumerate(parts_of(part))]
-        if owner.number is not None and row.method.tune:
-            inner = [(row.as_trial(trial), trial.build(), (), trial.label) for trial in trials(row.method, seed)]
-        elif store.has(part, seed):
-            inner = []
-        for asked, part, below, name in inner:
-            if store.has(part, seed):
-                continue
-            key = store.fingerprint(part, seed)
-            if key not in self._jobs:
-                self._jobs[key] = Job(name, asked, None, [key], (store.train.unit, below), owner.memory)
-                self._add_parts(self._jobs[key], part, store, below, name)
-            owner.needs.add(self._jobs[key])
-            self._jobs[key].needed_by.append(owner)
-
-    def pop(self, running: Sequence[Job]) -> Job | None:
-        """Take the most urgent job for which there is memory beside the `running` ones, or any if none runs."""
-        used = sum(job.memory + BASE for job in running)
-        fits = (job for job in self.waiting if not running or used + job.memory + BASE <= self._free)
-        job = next((job for job in fits if job.is_ready), None)
-        if job is not None:
-            self.waiting.remove(job)
-        return job
-
-    def settle(self, part: Job, is_stored: bool, deaths: int = 0) -> None:
-        """Let the jobs that need a part go on; if it is not stored, their rows fit it again and report the error.
-
-        A trial that failed stops no other trial of its row.
-        """
-        for job in part.needed_by:
-            if is_stored or (not part.place[1] and not deaths):
-                job.needs.discard(part)
-            elif job.number is None:
-                job.needs = {job}  # never ready
-                self.settle(job, is_stored, deaths)
-            elif job.needs:  # else it has been counted
-                job.needs.clear()
-                job.deaths, job.memory = job.deaths + deaths, math.inf if deaths else job.memory
 
 
 class Worker:
@@ -158,7 +50,7 @@ class Worker:
             1,
             context=context,
             initializer=_begin,
-            initargs=(self._sender, os.getpid(), multiprocessing.get_start_method(allow_none=True)),
+            initargs=(self._sender, os.getpid(), multiprocessing.get_start_method(allow_none=True), time.time()),
             env=dict.fromkeys(LIBRARIES, str(spec.options["threads"])) if spec.options["threads"] else {},
         )
 
@@ -186,8 +78,8 @@ class Worker:
         self._messages.close()
 
 
-def run_side_by_side(runner: Runner, request: Request, jobs: int) -> list[Outcome]:
-    """Compute the rows of a request, and the parts that they declare, at most `jobs` at a time.
+def run_side_by_side(runner: Runner, plan: Plan, jobs: int) -> list[Outcome]:
+    """Compute the rows of a plan, and the parts that they declare, at most `jobs` at a time.
 
     Jobs of which only one can run at a time, and rows of methods that workers do not know, run in this process.
 
@@ -199,22 +91,22 @@ def run_side_by_side(runner: Runner, request: Request, jobs: int) -> list[Outcom
     """
 
     def compute(rows: list[AskedRow], left: list[int]) -> Generator[tuple[int, list[Outcome]]]:
-        plan, here = Plan(runner, request, rows, left), left
-        if len(left) > 1 or any(len(job.needs) > 1 for job in plan.waiting):
-            here, spec = [], RunSpec.of(runner, request, str(runner.device))
+        here = left
+        if plan.is_parallel:
+            here, spec = [], RunSpec.of(runner, plan.request, str(runner.device))
             with contextlib.closing(_side_by_side(plan, spec, jobs)) as finished:
                 for job, result in finished:
                     assert job.number is not None
                     if isinstance(result, BaseException):  # also a plugin that exits
-                        result = runner.failed(job.row.method, request.protocols, job.row.seed, result)
+                        result = runner.failed(job.row.method, plan.request.protocols, job.row.seed, result)
                     if result is None:
                         here.append(job.number)
                     else:
                         yield job.number, result
         for number in here:
-            yield number, list(runner.outcomes(rows[number].method, request.protocols, rows[number].seed))
+            yield number, list(runner.outcomes(rows[number].method, plan.request.protocols, rows[number].seed))
 
-    return gather(runner, request, compute)
+    return plan.gather(compute)
 
 
 def _side_by_side(plan: Plan, spec: RunSpec, jobs: int) -> Generator[tuple[Job, list[Outcome] | Exception | None]]:
@@ -272,8 +164,12 @@ def _side_by_side(plan: Plan, spec: RunSpec, jobs: int) -> Generator[tuple[Job, 
 # in the worker ------------------------------------------------------------------------------------------------------
 
 
-def _begin(sender: Connection, parent: int, start_method: str | None) -> None:
+_started: list[float] = []  # when this worker was started, until its first job begins
+
+
+def _begin(sender: Connection, parent: int, start_method: str | None, started: float) -> None:
     """Prepare a worker: it reports to the process that started it, and does not outlive it."""
+    _started.append(started)
     process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize  # it keeps what it has read, which is no reason to restart it
     multiprocessing.set_start_method(start_method, force=True)  # for the processes of methods, as loky sets its own
     lock = threading.RLock()
@@ -315,6 +211,7 @@ def _row(spec: RunSpec, method: str, seed: int, expected: list[str]) -> list[Out
         return None
     if not expected or runner.fingerprints(configured, spec.protocols, seed) != expected:
         return None
+    _note_start(runner)
     return list(runner.outcomes(configured, spec.protocols, seed))
 
 
@@ -329,6 +226,13 @@ def _part(
     store = runner.fits(unit, fit_metric(configured, runner.data))
     if [store.fingerprint(part, seed)] != expected:
         return False
+    _note_start(runner)
     with limited(runner.threads):
         store.fitted(part, seed, label)
     return True
+
+
+def _note_start(runner: Runner) -> None:
+    """Note how long this worker took until its first job could begin."""
+    while _started:
+        runner.journal.note(START, START, 1, time.time() - _started.pop())

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from cran_bench.dataset import Collection, Dataset
-from cran_bench.errors import BadInput, file_of, one_sentence, place
+from cran_bench.errors import BadInput, NotReady, file_of, one_sentence, place
 from cran_bench.frontend.catalogue import open_backbone, open_proposer, open_text_encoder
 from cran_bench.frontend.extraction import extract, image_digests
 from cran_bench.frontend.features import MANIFEST, Features, declare, ids_sha, load_features, prepared, read_digests
@@ -32,11 +32,18 @@ from cran_bench.frontend.front_end import (
     without_folders,
 )
 from cran_bench.frontend.labels import LabelSource, fit_source
-from cran_bench.frontend.text.encoding import TextFeatures, encode, forecast_texts, given_documents, load_texts
+from cran_bench.frontend.text.encoding import (
+    TextFeatures,
+    encode,
+    encoded_at,
+    forecast_texts,
+    given_documents,
+    load_texts,
+)
 from cran_bench.frontend.text.vectors import VectorFile, vector_source
 from cran_bench.frontend.text.words import TOKENIZER_VERSION, TextFrontEnd, tokenize
 from cran_bench.frontend.trained_on import exposures, noted
-from cran_bench.machine.ledger import noted_sha256, read_sealed, write_sealed
+from cran_bench.machine.ledger import is_dry_run, noted_sha256, read_sealed, write_sealed
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import canonical_json, sha256_json
 from cran_bench.needs import Needing, described, missing
@@ -403,7 +410,8 @@ def find_prepared(
             + alike * (len(ways) < len(folders))
         )
     if folders:
-        declare(folders[0], {role: spec for role, spec in (("backbone", backbone), ("regions", regions)) if spec})
+        if not is_dry_run():
+            declare(folders[0], {role: spec for role, spec in (("backbone", backbone), ("regions", regions)) if spec})
         features = load_features(folders[0], collection.images.ids)
     else:
         try:
@@ -418,6 +426,8 @@ def find_prepared(
                 f"{error}"
             ) from error
         _compare(plan, digests, made, given=bool(backbone and regions))
+        if is_dry_run():
+            raise NotReady(plan.forecast()[0])
         features = extract(plan, digests)
     return _made(dataset, collection, features, vectors, texts, digests, cache)
 
@@ -573,7 +583,13 @@ def _encoded(collection: Collection, text_encoder: str | None, cache: Path, forc
             f"the texts of {collection.name} are features, which methods read as those of a text encoder: leave "
             "--text-encoder out"
         )
-    return encode(collection, open_text_encoder(text_encoder, collection), text_encoder, cache, force)
+    encoder = open_text_encoder(text_encoder, collection)
+    if is_dry_run():
+        encoded = encoded_at(collection, dict(encoder.identity()), cache)
+        if encoded is None:
+            raise NotReady(forecast_texts(collection, encoder, text_encoder, cache)[0])
+        return encoded
+    return encode(collection, encoder, text_encoder, cache, force)
 
 
 def _identity(vectors: str) -> dict[str, Any]:

@@ -6,23 +6,20 @@ write fits and records there, with the same locks as a run in one process.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-
-import torch
+from typing import Any, NamedTuple
 
 from cran_bench.contract import Method
 from cran_bench.machine.environment import pick_device
 from cran_bench.protocols import Protocol as ProtocolName
 from cran_bench.registry import DATASETS, METHODS, Configured
 from cran_bench.running.preparation import Prepared, load_prepared
-from cran_bench.running.runner import Count, Outcome, Runner
+from cran_bench.running.runner import Runner
 from cran_bench.specs import Spec, parse_spec
 
 
@@ -45,18 +42,6 @@ class Request:
     protocols: Sequence[ProtocolName]
     seeds: Sequence[int]
     test: tuple[str, Path] | None = None
-
-
-class Workers(Protocol):
-    """Workers that compute the rows of a run instead of this process."""
-
-    def device(self, name: str) -> torch.device:
-        """The kind of device that `name` means on the workers."""
-        ...
-
-    def run(self, runner: Runner, request: Request) -> list[Outcome]:
-        """Compute the rows and return the outcomes in the order of `Runner.run`."""
-        ...
 
 
 class AskedRow(NamedTuple):
@@ -109,7 +94,7 @@ class RunSpec:
             device,
             {
                 name: getattr(runner, name)
-                for name in ("folds", "backend", "bound", "contrasts", "force", "name", "threads")
+                for name in ("folds", "backend", "bound", "contrasts", "force", "name", "threads", "jobs")
             },
         )
 
@@ -121,40 +106,6 @@ class RunSpec:
         """
         results, cache = map(Path, self.folders)
         return Runner(_prepared(self.data), results, cache, pick_device(self.device), **self.options)
-
-
-def gather(
-    runner: Runner,
-    request: Request,
-    compute: Callable[[list[AskedRow], list[int]], Generator[tuple[int, list[Outcome]]]],
-) -> list[Outcome]:
-    """Find the recorded rows of a request, compute the others, print a line for each, and return all in order.
-
-    Args:
-        runner: the runner of the request; it computes nothing itself.
-        request: the methods, protocols and seeds.
-        compute: yields the outcomes of rows, given by their number, as they finish; closed if an error ends the run.
-    """
-    methods = [(with_full_path(text), METHODS.configure(text)) for text in request.methods]
-    rows = [AskedRow(*method, seed) for method in methods for seed in request.seeds]
-    count = Count(len(rows) * len(request.protocols), runner.data.tested.collection.metric)
-    outcomes_of: dict[int, list[Outcome]] = {}
-
-    def take(number: int, outcomes: list[Outcome]) -> None:
-        outcomes_of[number] = outcomes
-        for outcome in outcomes:
-            count.say(outcome)
-
-    for number, row in enumerate(rows):
-        recorded = runner.recorded(row.method, request.protocols, row.seed)
-        if recorded is not None:
-            take(number, recorded)
-    left = [number for number in range(len(rows)) if number not in outcomes_of]
-    if left:
-        with contextlib.closing(compute(rows, left)) as finished:
-            for number, outcomes in finished:
-                take(number, outcomes)
-    return [outcome for number in range(len(rows)) for outcome in outcomes_of[number]]
 
 
 def with_full_path(spec: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,6 +23,7 @@ from cran_bench.frontend.text.encoding import encoders_of
 from cran_bench.machine.arithmetic import in_full_precision, reproducible
 from cran_bench.machine.environment import environment, peak_memory
 from cran_bench.machine.fingerprint import code
+from cran_bench.machine.journal import Journal
 from cran_bench.machine.processes import ALONE, OutOfStep, Processes
 from cran_bench.machine.progress import duration, say
 from cran_bench.machine.storage import locked, sha256_json
@@ -78,6 +80,7 @@ class Runner:
         name: name of this run: a forced fit is made once in it, by the process that comes first.
         processes: the processes that share a training; the first one runs the rows, the others `help`.
         threads: threads that fit and evaluate a row; None for as many as torch has.
+        jobs: number of rows, or parts of rows, that are computed at a time.
     """
 
     data: Prepared
@@ -92,12 +95,20 @@ class Runner:
     name: str = field(default_factory=new_name)
     processes: Processes = ALONE
     threads: int | None = 1
+    jobs: int = 1
     _helping: dict[tuple[Unit, Metric, bool], FitStore] = field(default_factory=dict, repr=False)
 
     @property
     def store(self) -> ResultStore:
         """The store of the records."""
         return ResultStore(self.results)
+
+    @cached_property
+    def journal(self) -> Journal:
+        """The journal of this process, with all that seconds depend on."""
+        about = {**environment(self.device), "processes": self.processes.count}
+        where = {name: about[name] for name in ("cpu", "gpu", "threads", "processes")}
+        return Journal(where | ({"threads": self.threads} if self.threads else {}), self.jobs)
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -109,7 +120,8 @@ class Runner:
         return protocol == "captions" and not self.folds
 
     @cached_property
-    def _data_info(self) -> DataInfo:
+    def data_info(self) -> DataInfo:
+        """The test split and its features, as records name them."""
         collection, fitted_on = self.data.tested.collection, self.data.fitted_on
         test, made = collection.splits["test"], self.data.tested.texts and self.data.tested.texts.manifest
         return DataInfo.model_validate(
@@ -129,10 +141,14 @@ class Runner:
         )
 
     def run(
-        self, methods: Sequence[Configured[Method]], protocols: Sequence[Protocol], seeds: Sequence[int]
+        self,
+        methods: Sequence[Configured[Method]],
+        protocols: Sequence[Protocol],
+        seeds: Sequence[int],
+        count: Count | None = None,
     ) -> list[Outcome]:
         """Run every method with every seed under every protocol, in that order; print progress."""
-        count = Count(len(methods) * len(seeds) * len(protocols), self.data.tested.collection.metric)
+        count = count or Count(len(methods) * len(seeds) * len(protocols), self.data.tested.collection.metric)
         outcomes: list[Outcome] = []
         for method in methods:
             for seed in seeds:
@@ -154,6 +170,18 @@ class Runner:
             return [self._fingerprint(*row) for row in self._rows(method, protocols, seed)]
         except Exception:  # reported with the row
             return []
+
+    def address(self, method: Configured[Method], protocol: Protocol, seed: int) -> Address:
+        """Where the record of a row is, or will be.
+
+        Raises:
+            BadInput: the method or a part of the data is unusable.
+        """
+        return self._address(_Fitted(self, method, seed, fit_unit(method, protocol)), protocol)
+
+    def found(self, method: Configured[Method], protocol: Protocol, seed: int) -> Outcome | None:
+        """Return the recorded outcome of a row; None if it has to be computed."""
+        return self._recorded(_Fitted(self, method, seed, fit_unit(method, protocol)), protocol)
 
     def recorded(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> list[Outcome] | None:
         """Return what `outcomes` would yield if nothing has to be computed, else None."""
@@ -230,6 +258,7 @@ class Runner:
             self.processes,
             metric or self.data.collection.metric,
             refit,
+            self.journal,
         )
 
     def refits(self, method: Configured[Method]) -> bool:
@@ -252,10 +281,14 @@ class Runner:
                 recorded = None if self.force else self.store.find(address)
                 if recorded is not None:
                     return Outcome(address, recorded, None, reused=True)
-                started = self.store.now(address, self._data_info)
+                start, noted = time.perf_counter(), self.journal.total
+                started = self.store.now(address, self.data_info)
                 record, ranks, examples = self._evaluate(fitted, protocol, address.fingerprint, started)
-                beside = fitted.fit.curves, examples, fitted.answers(protocol)
-                record = self.store.write(address, record, ranks, *beside)
+                companions = fitted.fit.curves, examples, fitted.answers(protocol)
+                record = self.store.write(address, record, ranks, *companions)
+            beside = time.perf_counter() - start - (self.journal.total - noted)  # all but fits that have own notes
+            kind = like_row(fitted.method, protocol, self.folds)
+            self.journal.note(address.fingerprint, kind, record.data.captions, max(0.0, beside))
             return Outcome(address, record, None, reused=False)
         except CannotWrite:
             raise
@@ -267,20 +300,13 @@ class Runner:
 
     def _failed(self, fitted: _Fitted, protocol: Protocol, error: BaseException, started: str) -> Outcome:
         method, dataset = fitted.method, self.data.label
-        is_told = isinstance(error, BadInput)
-        text = " ".join(str(error).split()) if is_told else python_error(error, file_of(method.plugin.cls))
-        text = text.removeprefix(f"{method.label}: ")  # which is told beside it
-        if isinstance(error, MissingFeature):
-            text = f"{method.label} cannot run on {dataset}: {text}"
-            known = encoders_of(self.data.collection, self.cache) if text.endswith("--text-encoder") else []
-            text += f", such as {' or '.join(known)} with its folder, by which these captions are encoded" * bool(known)
         failure = Failure(
-            data=self._data_info,
+            data=self.data_info,
             method_label=method.label,
             protocol=protocol,
             folds=self.folds,
             seed=fitted.seed,
-            error=text,
+            error=self.reason(method, error),
             traceback="".join(traceback.format_exception(error)),
             started=started,
             environment=self._environment(),
@@ -291,6 +317,17 @@ class Runner:
             address = Address(dataset, protocol, self.folds, method.label, fitted.seed, "")
         self.store.write_failure(address, failure)
         return Outcome(address, None, failure, reused=False)
+
+    def reason(self, method: Configured[Method], error: BaseException) -> str:
+        """Say in one line why a row fails."""
+        is_told = isinstance(error, BadInput)
+        text = " ".join(str(error).split()) if is_told else python_error(error, file_of(method.plugin.cls))
+        text = text.removeprefix(f"{method.label}: ")  # which is told beside it
+        if isinstance(error, MissingFeature):
+            text = f"{method.label} cannot run on {self.data.label}: {text}"
+            known = encoders_of(self.data.collection, self.cache) if text.endswith("--text-encoder") else []
+            text += f", such as {' or '.join(known)} with its folder, by which these captions are encoded" * bool(known)
+        return text
 
     def _address(self, fitted: _Fitted, protocol: Protocol) -> Address:
         fingerprint = self._fingerprint(fitted, protocol)
@@ -348,7 +385,7 @@ class Runner:
             metrics |= evidence_metrics(ranks)
         record = Record(
             fingerprint=fingerprint,
-            data=self._data_info,
+            data=self.data_info,
             method=MethodInfo(
                 label=fitted.method.label,
                 name=fitted.method.plugin.name,
@@ -397,12 +434,24 @@ class Count:
     """Prints a line for each of `total` outcomes; without the time left, as rows differ in cost."""
 
     def __init__(self, total: int, metric: Metric) -> None:
-        self.total, self.metric, self.done = total, metric, 0
+        self.total, self.metric, self.outcomes, self._start = total, metric, list[Outcome](), time.monotonic()
 
     def say(self, outcome: Outcome) -> None:
         """Print the line of one more outcome."""
-        self.done += 1
-        say(f"[{self.done}/{self.total}] {_line(outcome, self.metric)}")
+        self.outcomes.append(outcome)
+        say(f"[{len(self.outcomes)}/{self.total}] {_line(outcome, self.metric)}")
+
+    def summary(self, expected: str) -> str:
+        """Return how many rows there were so far, in how long and how long was `expected`, and why some failed."""
+        failed = [outcome for outcome in self.outcomes if outcome.failure]
+        reused = sum(outcome.reused for outcome in self.outcomes)
+        computed, left = len(self.outcomes) - reused - len(failed), self.total - len(self.outcomes)
+        counts = {"computed": computed, "reused": reused, "failed": len(failed), "left": left}
+        of = f"{len(self.outcomes):,} of " if left else ""
+        told = ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
+        first = f"{of}{row_count(self.total)} in {duration(time.monotonic() - self._start)}{expected}: {told}"
+        reasons = [(f"failed: {o.failure.error}", _name(o)) for o in failed if o.failure]
+        return "\n".join([first, *each_once(reasons)])
 
 
 class _Fitted:
@@ -530,6 +579,11 @@ def require_scorable(method: Method, images: Embedding, texts: Embedding) -> Non
     require_finite(texts, "embed_texts")
 
 
+def like_row(method: Configured[Method], protocol: Protocol, folds: int) -> str:
+    """As `Noted.like`, of a row without its fit."""
+    return f"{method.plugin.name} {method.label} {protocol} {folds}"
+
+
 def fit_unit(method: Configured[Method], protocol: Protocol) -> Unit:
     """Return what a method trains on for a protocol: the protocol's own unit, or the one given as ``[unit=...]``."""
     return cast("Unit", method.unit) if method.unit else unit_of(protocol)
@@ -584,8 +638,30 @@ def _file_name(spec: str) -> str:
     return f"{name}:{Path(file).name}" if colon else spec
 
 
+def row_count(number: int) -> str:
+    """``1 row``, ``1,200 rows``."""
+    return f"{number:,} row{'s' * (number != 1)}"
+
+
+def shortened(names: Sequence[str], most: int = 3) -> str:
+    """``a, b, c and 7 more``."""
+    return ", ".join(names[:most]) + f" and {len(names) - most:,} more" * (len(names) > most)
+
+
+def each_once(remarks: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines of remarks on rows, given with the name of the row: each remark once, then the rows that it is on."""
+    names: dict[str, list[str]] = {}
+    for remark, name in remarks:
+        names.setdefault(remark, []).append(name)
+    return [f"{remark} ({shortened(of)})" for remark, of in names.items()]
+
+
+def _name(outcome: Outcome) -> str:
+    return f"{outcome.address.method} · {outcome.address.protocol} · seed {outcome.address.seed}"
+
+
 def _line(outcome: Outcome, metric: Metric) -> str:
-    where = f"{outcome.address.method} · {outcome.address.protocol} · seed {outcome.address.seed}"
+    where = _name(outcome)
     if outcome.record is None:
         assert outcome.failure is not None
         return f"{where}: FAILED, {outcome.failure.error}"

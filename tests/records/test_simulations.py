@@ -187,14 +187,18 @@ def test_ranks_cover_on_few_images(ability, images, capsys):
 @pytest.mark.parametrize("rows", [2, 5, 20])
 @pytest.mark.parametrize("design", ["equal", "equal on average", "some equal, two seeds", "apart"])
 def test_ranks_of_means_over_datasets_cover(design, rows, datasets, capsys):
-    """The last two: half of the rows are equally best, or none; they are 5 to 100 points of rsum apart."""
+    """In the last two, half of the rows are equally best, or none.
+
+    Equal rows have the nominal 95 %, others more; 1,000 worlds would not tell 95 from 94.
+    """
     ability, of_rows, seeds = np.zeros(rows), 0.0 if design == "equal" else 0.2, {}
     if design == "some equal, two seeds":
         ability[(rows + 1) // 2 :] = -0.3
         seeds = {"seeds": 2, "of_seeds": 0.05}
     if design == "apart":
         ability, of_rows = -np.linspace(0, 1, rows), 0.05
-    found = simulated_means(TABLES, ability, datasets, of_rows, seed=rows + datasets, **seeds)
+    worlds = 4 * TABLES if design == "equal" and rows < 20 else TABLES
+    found = simulated_means(worlds, ability, datasets, of_rows, seed=rows + datasets, **seeds)
     said(capsys, f"{datasets} datasets, {rows} rows, {design}", found)
     assert found["here"] >= 94 and found["alike"] >= 94, found
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -10,6 +11,13 @@ from cran_bench.cli.options import load_tables
 from cran_bench.records.tasks import TASKS
 from cran_bench.report.contents import ENVIRONMENT, table_contents, table_ids
 from cran_bench.report.script_json import as_json
+from cran_bench.report.site import SCRIPTS
+
+PAGE = resources.files("cran_bench.report") / "page"
+
+
+def script(name):
+    return (PAGE / f"{name}.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -100,3 +108,10 @@ def test_nothing_recorded(command, tmp_path):
     said = command("report", "--results", tmp_path, "-o", tmp_path / "report.html")
     assert said.code == 2 and "there are no records below" in said.sentence
     assert not (tmp_path / "report.html").exists()
+
+
+def test_no_name_is_declared_twice():
+    """The scripts share one scope."""
+    names = re.findall(r"^(?:async )?(?:function|const|let) (\w+)", "\n".join(map(script, SCRIPTS)), re.MULTILINE)
+    assert len(names) > 50 and len(names) == len(set(names))
+    assert {f"{name}.js" for name in SCRIPTS} == {path.name for path in PAGE.iterdir() if path.name.endswith(".js")}

@@ -157,7 +157,7 @@ def test_swapped_word_vectors_are_noticed(folder):
         file.write_text(f"picture {values}\n")
         os.utime(file, (10**9, 10**9))
         made = load(data, *SPECS, f"glove:{file}")
-        info = Runner(made, data.parent, data.parent, torch.device("cpu"))._data_info
+        info = Runner(made, data.parent, data.parent, torch.device("cpu")).data_info
         found.append((made.identity["vectors"]["sha256"], info.extras_sha))
         assert info.images_sha == made.features.manifest["images_sha"]
     assert found[0][0] != found[1][0] and found[0][1] != found[1][1] and all(sha for _, sha in found)

@@ -36,7 +36,7 @@ function axis(scale, ticks) {
 /**
  * Bars with whiskers.
  *
- * rows: {label, href, value, interval: [low, high], text}; those without a value are left out.
+ * rows: {label, value, interval: [low, high], text}; those without a value are left out.
  * title, note: above the bars.
  * least, most: the ends of the scale; bars begin at zero.
  * chance: what a line marks.
@@ -47,9 +47,9 @@ function bars(rows, { title, note = "", least = 0, most = 100, chance }) {
   const ends = drawn.flatMap(row => [row.value, ...(row.interval || [])]), scale = [Math.min(least, ...ends), Math.max(most, ...ends)];
   const line = chance === undefined ? [] : [placed("chance", chance, scale)];
   return el("figure", { class: "chart" },
-    el("figcaption", {}, title, " ", el("small", {}, note, chance === undefined ? "" : ` The dashed line marks chance, ${chance}.`)),
+    el("figcaption", {}, title, " ", el("small", {}, note, chance === undefined ? "" : ` The line marks chance, ${chance}.`)),
     el("ul", { class: "strips", "aria-label": title }, drawn.map(row => strip(
-      row.href ? anchor(row.href, bdi(row.label)) : bdi(row.label),
+      bdi(row.label),
       [spanned("fill", Math.min(0, row.value), Math.max(0, row.value), scale), row.interval ? spanned("whisker", ...row.interval, scale) : "", ...line.map(one => one.cloneNode())],
       row.text))));
 }
@@ -126,7 +126,7 @@ function numberText(value) {
 }
 
 function cloud(points, cost, quality, left) {
-  const about = COSTS[cost], best = front(points, cost), box = el("div", { class: "drawing" });
+  const about = COSTS[cost], best = front(points, cost), named = best.slice(-12), box = el("div", { class: "drawing" });
   const where = point => [anchor(point.href, bdi(point.label)), ` (${numberText(point.quality)}, ${about.text(point[cost])})`];
   const title = `${about.title}: ${points.length} rows; ${best.length} on the Pareto front, listed below.`;
   new ResizeObserver(() => {
@@ -139,7 +139,7 @@ function cloud(points, cost, quality, left) {
   return el("figure", { class: "chart" },
     el("figcaption", {}, about.title, " ", el("small", {}, el("span", { class: "pair" }, glyph("diamond", "filled"), " on the Pareto front"), " ", el("span", { class: "pair" }, glyph("circle", "hollow"), " behind it"))),
     box,
-    el("p", { class: "notes" }, `No row is both better and ${about.better} than `, best.length > 1 ? "these: " : "", best.flatMap((point, place) => [place ? ", " : "", ...where(point)]), ".", left ? ` Left out, as their ${about.axis} is unknown: ${count(left, "row")}.` : ""));
+    el("p", { class: "notes" }, `No row is both better and ${about.better} than `, best.length > 1 ? "these: " : "", named.flatMap((point, place) => [place ? ", " : "", ...where(point)]), best.length > named.length ? `, and ${best.length - named.length} that cost less, in the table below` : "", ".", left ? ` Left out, without a ${about.axis}: ${count(left, "row")}.` : ""));
 }
 
 /** Round numbers that divide a scale into about `count` parts. */

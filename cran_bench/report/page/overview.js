@@ -95,46 +95,53 @@ function bestRows(tables, rowsOf) {
 /** Every method on every dataset, for one task and protocol. */
 function standings(main, tables, rowsOf, query) {
   const ids = new Set(tables.map(table => table.id));
-  const blocks = (site.standings || []).filter(block => block.columns.some(column => ids.has(column.id)));
-  if (!blocks.length) return;
-  const name = block => [TASKS[block.task], block.of, block.protocol].filter(Boolean).join(", ");
-  const at = Math.max(0, blocks.findIndex(block => name(block) === query.get("block"))), block = blocks[at];
+  const blocks = site.standings.filter(block => block.columns.some(column => ids.has(column.id)));
+  const block = blocks.find(one => one.title === query.get("block")) || blocks[0];
   const columns = block.columns.map((column, place) => ({ ...column, place })).filter(column => ids.has(column.id));
-  const rows = block.rows.filter(row => columns.some(column => {
-    const of = rowOf(tableOf(column.id), row.label);
-    return of && rowsOf(tableOf(column.id)).includes(of);
-  }));
-  const rank = ranks => (ranks ? (ranks[0] === ranks[1] ? `rank ${ranks[0]}` : `rank ${ranks[0]} to ${ranks[1]}`) : "");
+  const isWanted = (row, column) => rowsOf(tableOf(column.id)).some(one => one.label === row.label);
+  const rows = block.rows.filter(row => columns.some(column => isWanted(row, column)));
+  const isMean = columns.filter(column => column.inMean).length > 1, only = columns.length === 1 ? tableOf(columns[0].id) : null;
+  const costOf = row => {
+    const own = only && rowOf(only, row.label);
+    return own ? { seconds: own.seconds.fit ?? null, memory: own.memory || null } : { seconds: row.seconds, memory: row.memory };
+  };
   const lines = rows.map(row => {
     const cells = { label: anchor(link(["method", row.label]), bdi(row.label)) }, small = {}, values = { label: row.label };
     for (const column of columns) {
       const cell = row.cells[column.place], key = `c${column.place}`;
-      cells[key] = cell ? (cell.failed ? "failed" : cell.text + { best: " (best)", maybe: " (may be best)" }[cell.place || ""] || cell.text) : "–";
-      if (cell && !cell.failed) cells[key] = cell.text + ({ best: " best", maybe: " ≈" }[cell.place] || "");
-      small[key] = cell ? rank(cell.rank) : "";
-      values[key] = cell && cell.value !== null ? cell.value : "";
+      cells[key] = cell ? cell.text + ({ best: " best", maybe: " ≈" }[cell.place] || "") : "–";
+      small[key] = cell ? placesText(cell.rank) : "";
+      values[key] = cell ? cell.value ?? "" : "";
     }
-    cells.mean = row.mean === null ? "–" : row.mean.toFixed(1);
-    small.mean = row.mean === null ? "" : rank(row.rankHere);
-    values.mean = row.mean ?? "";
-    cells.fit = secondsText(row.seconds);
-    values.fit = row.seconds ?? "";
-    cells.memory = bytesText(row.memory);
-    values.memory = row.memory || "";
-    return { cells, small, values };
+    const front = Object.keys(row.front).filter(name => row.front[name]).map(name => ({ seconds: "time", memory: "memory" }[name]));
+    const { seconds, memory } = costOf(row);
+    return {
+      cells: { ...cells, mean: row.mean === null ? "–" : row.mean.toFixed(1), alike: placesText(row.rankAlike), fit: secondsText(seconds), memory: bytesText(memory), front: front.join(", ") },
+      small: { ...small, mean: placesText(row.rankHere) },
+      values: { ...values, mean: row.mean ?? "", alike: row.rankAlike ? row.rankAlike[0] : "", fit: seconds ?? "", memory: memory ?? "", front: front.join(", ") },
+    };
   });
   add(main,
     el("h2", {}, "Every method on every dataset"),
-    blocks.length > 1 ? choice("Task and protocol", blocks.map(one => [name(one), name(one)]), name(block), value => change({ block: value })) : "",
+    blocks.length > 1 ? choice("Task and protocol", blocks.map(one => [one.title, one.title]), block.title, value => change({ block: value })) : "",
+    block.quick ? el("p", { class: "warning" }, "Quick runs: for trying out, not for comparison.") : "",
     dataTable({
-      caption: `Every method: ${name(block)}`, key: "all", rows: lines, sort: columns.length > 1 ? "-mean" : `-c${columns[0].place}`,
-      columns: [{ name: "label", heading: "Method", isText: true }, ...columns.map(column => ({ name: `c${column.place}`, heading: column.title })),
-        ...(columns.length > 1 ? [{ name: "mean", heading: "Mean, normalised" }] : []), { name: "fit", heading: "Fit" }, { name: "memory", heading: "Memory" }],
-      important: ["label", "mean", ...columns.map(column => `c${column.place}`)],
+      caption: `Every method: ${block.title}`, key: "all", rows: lines, sort: isMean ? "-mean" : `-c${columns[0].place}`,
+      columns: [
+        { name: "label", heading: "Method", isText: true },
+        ...columns.map(column => ({ name: `c${column.place}`, heading: `${column.name}, ${block.figure}`, help: column.title })),
+        ...(isMean ? [{ name: "mean", heading: "Mean score", help: "0 at chance, 100 if perfect" }, { name: "alike", heading: "Rank on datasets like these" }] : []),
+        { name: "fit", heading: "Fit" }, { name: "memory", heading: "Memory" },
+        ...(only ? [] : [{ name: "front", heading: "Pareto front" }])],
+      important: ["label", "mean", ...columns.map(column => `c${column.place}`), "front", "fit", "memory", "alike"],
     }),
-    el("details", { class: "notes" }, el("summary", {}, "What the ranks and the mean say, and what they hide"), el("ul", {}, block.notes.map(note => el("li", {}, note)))));
-  const table = columns.length === 1 ? tableOf(columns[0].id) : null;
-  const points = rows.map(row => ({ label: row.label, href: link(["method", row.label]),
-    quality: table ? row.cells[columns[0].place]?.value : row.mean, seconds: row.seconds, memory: row.memory })).filter(point => typeof point.quality === "number");
-  add(main, scatter(points, { quality: table ? table.headlineName : "mean of normalised scores" }));
+    el("details", { class: "notes" }, el("summary", {}, "What ranks and means say, and what they hide"), el("ul", {}, block.notes.map(note => el("li", {}, note)))));
+  const points = rows.map(row => ({ label: row.label, href: link(["method", row.label]), quality: only ? row.cells[columns[0].place]?.value : row.mean, ...costOf(row) }));
+  const known = points.filter(point => typeof point.quality === "number" && point.seconds !== null);
+  if (known.length) add(main, el("h2", {}, "Quality and cost"), scatter(known, { quality: only ? block.figure : "mean score" }));
+}
+
+function placesText(rank) {
+  if (!rank) return "";
+  return rank[0] === rank[1] ? `rank ${rank[0]}` : `rank ${rank[0]}–${rank[1]}`;
 }

@@ -104,6 +104,7 @@ function chosenOf(query, labels) {
 
 function drawQueries(main, shown) {
   const { table, data, texts, labels, chosen, way } = shown, [a, b] = chosen;
+  change({ a, b: b || "", more: chosen[2] || "", more2: chosen[3] || "" }, true);  // so that the address stays that of these rows
   const others = label => labels.filter(one => !chosen.includes(one) || one === label).map(one => [one, one]);
   const more = place => choice(`Method ${LETTERS[place]}`, [["", "none"], ...others(chosen[place])], chosen[place] || "",
     value => change(place === 2 ? { more: value || chosen[3] || "", more2: value ? chosen[3] || "" : "" } : { more2: value }));
@@ -146,7 +147,8 @@ function drawQueries(main, shown) {
           el("td", {}, press({ order: "b", first }, onlyB.toLocaleString("en"), `${onlyB}: B found the right one among the first ${first}, A missed it`)),
           el("td", {}, both.toLocaleString("en")), el("td", {}, neither.toLocaleString("en"))))))),
       el("div", { class: "orders", role: "group", "aria-label": "Order" }, press({ order: "apart" }, "Where they differ most"), press({ order: "data" }, "All, in the order of the data"),
-        isSampled(shown) ? press({ order: "told" }, "Those with recorded answers") : ""));
+        isSampled(shown) ? press({ order: "told" }, "Those with recorded answers") : "",
+        chosen.some(label => data.line(label).why) ? press({ order: "why" }, "Those whose first answer is explained") : ""));
   }
   box.addEventListener("input", () => { change({ find: box.value, shown: "", query: "" }, true); refresh(); });
   add(main,
@@ -172,7 +174,7 @@ function notesOf({ table, data, texts, chosen }) {
 function stateOf(shown) {
   const query = route().query, { chosen: [a, b], way } = shown;
   const first = FIRST.find(one => String(one) === query.get("first")) || 10;
-  const order = !b ? "data" : ["a", "b", "data", "told"].includes(query.get("order")) ? query.get("order") : "apart";
+  const order = !b ? "data" : ["a", "b", "data", "told", "why"].includes(query.get("order")) ? query.get("order") : "apart";
   const find = (query.get("find") || "").trim(), listed = queriesOf(shown, order, first, find);
   const size = way === "t2i" ? shown.data.texts : shown.data.images, asked = Number(query.get("query")) - 1;
   const chosen = Number.isInteger(asked) && asked >= 0 && asked < size ? asked : listed.length ? listed[0] : -1;
@@ -217,9 +219,10 @@ function queriesOf(shown, order, first, find) {
   };
   const spread = query => { const logs = ranks.map(of => Math.log(of[query])); return Math.max(...logs) - Math.min(...logs); };
   const between = query => Math.abs(Math.log(ranks[0][query]) - Math.log(ranks[1][query]));
-  const stored = order === "told" ? answersBy(shown, chosen[0]) : null;
+  const stored = order === "told" ? answersBy(shown, chosen[0]) : null, whys = chosen.map(label => loaded(data.line(label).why));
   const isListed = query => {
     if (stored && !stored(query).length) return false;
+    if (order === "why" && !whys.some(why => why && why[way] && why[way][query])) return false;
     if (order === "a" && !(ranks[0][query] <= first && ranks[1][query] > first)) return false;
     if (order === "b" && !(ranks[1][query] <= first && ranks[0][query] > first)) return false;
     return !wanted || textOf(query).toLowerCase().includes(wanted);
@@ -231,7 +234,7 @@ function queriesOf(shown, order, first, find) {
 }
 
 function sentenceOf({ way, texts }, { order, first, find, listed }) {
-  const which = { a: ` that A found among the first ${first} and B missed`, b: ` that B found among the first ${first} and A missed`, apart: ", those first where ranks differ most", data: ", in the order of the data", told: " with recorded answers" }[order];
+  const which = { a: ` that A found among the first ${first} and B missed`, b: ` that B found among the first ${first} and A missed`, apart: ", those first where ranks differ most", data: ", in the order of the data", told: " with recorded answers", why: " whose first answer is explained" }[order];
   const holding = find ? ` with “${find}” in ${texts ? "caption or id" : "their number"}` : "";
   return `${count(listed.length, WAYS[way].one)}${holding}${which}.`;
 }
@@ -240,7 +243,8 @@ function drawList(list, shown, now, choose, refresh) {
   const { data, names, chosen, way } = shown, { listed, most, first } = now;
   const items = listed.slice(0, most).map(query => {
     const href = link(["queries", shown.table.id], { ...Object.fromEntries(route().query), query: query + 1 });
-    const text = way === "t2i" ? names.caption(query) : names.own(query)[0] || "";
+    const own = way === "t2i" ? [names.caption(query)] : names.own(query);
+    const text = own.find(one => one.toLowerCase().includes(now.find.toLowerCase())) || own[0] || "";
     const id = way === "t2i" ? names.captionId(query) : names.image(query);
     return el("li", {}, el("a", { href, "aria-current": query === now.chosen ? "true" : undefined, onclick: event => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -340,7 +344,7 @@ function absence({ data }, line, all) {
   if (data.folds || data.protocol === "mean") return "What it found is not recorded.";
   if (all) return "What it found is recorded for a sample of the queries, not for this one.";
   if (line.answers) return "There is no room for what it found: cran-bench report --site DIR writes a folder that has it.";
-  return line.few ? "Its record has the answers to ten example queries of each direction, not to this one: it was made by an earlier version." : "Its record has no answers that can be shown.";
+  return line.few ? "Its record has answers to ten examples of each direction only: it is of an earlier version, or of a method that scores pairs." : "Its record has no answers that can be shown.";
 }
 
 // Contrasts ---------------------------------------------------------------------------------------------------------------

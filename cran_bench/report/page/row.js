@@ -12,7 +12,8 @@ views.row = (main, { parts }) => {
   const standing = row === best ? `It is the best row${maybe && maybe.length ? `, with ${count(maybe.length, "other that may be as good", "others that may be as good")}` : word === "yes" ? ", certainly" : ""}.`
     : row.place === "maybe" ? `It may be the best row: it is ${row.cells.behind_best} behind ${best.label}.`
       : row.cells.behind_best ? `It is behind ${best.label}: ${row.cells.behind_best}.` : "";
-  add(main, el("p", { class: "answer" }, el("b", {}, `${table.headlineName} ${valueText(table, row.value)} ${intervalText(table, row.intervals[table.headline])}. `), standing));
+  const place = row.rank && !table.quick ? ` ${placesText(row.rank).replace("rank", "Rank")} of ${table.rows.filter(one => one.rank).length}.` : "";
+  add(main, el("p", { class: "answer" }, el("b", {}, `${table.headlineName} ${valueText(table, row.value)} ${intervalText(table, row.intervals[table.headline])}. `), standing, place));
   add(main, el("p", { class: "answer" }, el("b", {}, row.comparable ? "Not comparable with the paper: " : "Comparable with the paper. "), row.comparable ? `${row.comparable}.` : anchor(link(["paper"]), "Beside its figures")));
   for (const mark of row.marks) add(main, el("p", { class: "warning" }, `† ${mark}.`));
   const figures = table.columns.filter(column => column.name !== "method" && row.cells[column.name]);

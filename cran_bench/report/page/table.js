@@ -8,6 +8,9 @@ views.table = (main, { parts }) => {
   const drawn = table.rows.filter(row => typeof row.value === "number");
   add(main,
     el("h2", {}, "Quality and cost"),
+    bars(drawn.map(row => ({ label: row.label, value: row.value, interval: row.intervals[table.headline], text: `${valueText(table, row.value)} ${intervalText(table, row.intervals[table.headline])}` })),
+      { title: table.headlineName, note: "with 95 % intervals.", most: table.most, chance: table.task === "contrasts" ? 50 : undefined }),
+    bars(drawn.map(row => ({ label: row.label, value: row.values.twin_accuracy, text: row.cells.twin_accuracy })), { title: "Twin accuracy", note: "in percent.", chance: 50 }),
     scatter(drawn.map(row => ({ label: row.label, href: link(["row", table.id, row.label]), quality: row.value, seconds: row.seconds.fit, memory: row.memory })), { quality: table.headlineName }),
     phases(drawn.map(row => ({ label: row.label, seconds: row.seconds }))));
   const place = el("div", {});
@@ -86,7 +89,7 @@ views.method = (main, { parts }) => {
       cells: {
         row: rowLink(table, row), dataset: anchor(link(["table", table.id]), bdi(table.dataset)), protocol: table.protocol,
         task: table.kind + (apart(table) ? `, ${apart(table)}` : ""), value: row.value === null || row.value === undefined ? row.status : `${table.headlineName} ${valueText(table, row.value)}`,
-        behind: row.cells.behind_best || "", rank: row.rank ? (row.rank[0] === row.rank[1] ? `${row.rank[0]}` : `${row.rank[0]} to ${row.rank[1]}`) : "",
+        behind: row.cells.behind_best || "", rank: placesText(row.rank).replace("rank ", ""),
         fit: secondsText(row.seconds.fit), paper: row.comparable ? `no: ${row.comparable}` : row.seeds.length ? "comparable" : "",
       },
       small: { value: intervalText(table, row.intervals[table.headline]) },

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,6 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import NonNegativeFloat
-from safetensors import safe_open
 
 from cran_bench.contract import Part
 from cran_bench.dataset import Collection
@@ -20,6 +17,7 @@ from cran_bench.errors import BadInput, file_of, first_wrong, python_error
 from cran_bench.frontend.text.words import TextFrontEnd
 from cran_bench.machine.arithmetic import reproducible
 from cran_bench.machine.fingerprint import code
+from cran_bench.machine.journal import Journal
 from cran_bench.machine.processes import ALONE, OutOfStep, Processes
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import locked, sha256_json
@@ -65,6 +63,11 @@ def code_of(part: Part, asked: Iterable[str] = ASKED) -> list[Any]:
     return [own.sha, *(code_of(inner, own.names) for inner in parts_of(part))]
 
 
+def like(part: Part) -> str:
+    """The class of a part, a space, and the sha256 of its fields: the same for fits that cost the same, up to size."""
+    return f"{type(part).__name__} {sha256_json(fields_json(part))[:12]}"
+
+
 def fit_fingerprint(
     data: Mapping[str, Any], unit: Unit, part: Part, seed: int, device: torch.device, metric: Metric = "rsum"
 ) -> str:
@@ -95,6 +98,7 @@ class FitStore:
         processes: those that together make the fits of parts with `by_all_processes = True`.
         metric: the figure by which fits choose on validation.
         refit: whether `train` has the images of `val` too.
+        journal: where the seconds of fits are noted, but not those of the last fit of a row, which are the row's.
     """
 
     root: Path
@@ -106,6 +110,7 @@ class FitStore:
     processes: Processes = ALONE
     metric: Metric = "rsum"
     refit: bool = False
+    journal: Journal | None = None
 
     def fingerprint(self, part: Part, seed: int) -> str:
         """See `fit_fingerprint`."""
@@ -114,15 +119,6 @@ class FitStore:
     def has(self, part: Part, seed: int) -> bool:
         """Whether this very fit is stored, and need not be made again."""
         return not self.forced_by and self._path(part, self.fingerprint(part, seed)).exists()
-
-    def seconds_before(self, part: Part) -> float | None:
-        """Seconds of the newest stored fit of this class, its parts excluded, whatever its fields and its data."""
-        with contextlib.suppress(Exception):  # none, or a damaged file
-            newest = max(self.root.glob(self._path(part, "*").name), key=lambda path: path.stat().st_mtime)
-            with safe_open(newest, framework="pt") as file:
-                about = json.loads(file.metadata()["about"])
-            return float(about["costs"][about["fingerprint"]])
-        return None
 
     def fitted(self, part: P, seed: int, label: str, is_nested: bool = False) -> Fit[P]:
         """Fit `part`, or load it if this very fit is stored.
@@ -210,6 +206,8 @@ class FitStore:
         with shared, reproducible(self.device), own_randomness(seed, self.device):
             part.fit(self.train, self.val, run)
         costs = run.costs()
+        if self.journal and not self.refit:
+            self.journal.note(fingerprint, like(part), len(self.train.texts), costs[fingerprint])
         about = {"fingerprint": fingerprint, "costs": costs, "chose": run.choices, "curves": run.curves}
         state = part.state()
         require_state(state)
