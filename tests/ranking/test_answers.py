@@ -102,7 +102,10 @@ def test_answers_are_those_of_a_full_sort(case, monkeypatch):
 
 def test_they_agree_with_the_ranks():
     images, texts, similarity = CASES["levels"]()
-    found, ranks = find_answers(make_problem(images, texts, OWNERS, similarity)), rank(images, texts, OWNERS, similarity)
+    found, ranks = (
+        find_answers(make_problem(images, texts, OWNERS, similarity)),
+        rank(images, texts, OWNERS, similarity),
+    )
     owners = OWNERS.numpy()
     for is_right, counts in (
         (owners[found.i2t] == np.arange(IMAGES)[:, None], ranks.i2t),
@@ -125,7 +128,9 @@ def test_very_many_pairs_are_sampled(monkeypatch):
     monkeypatch.setattr(examples, "ALL_UP_TO", IMAGES * len(OWNERS) - 1)
     monkeypatch.setattr(examples, "SAMPLE", 20)
     some = find_answers(problem)
-    for own, all_of, rows in zip(vars(some).values(), vars(every).values(), drawn(IMAGES, len(OWNERS), 20), strict=True):
+    for own, all_of, rows in zip(
+        vars(some).values(), vars(every).values(), drawn(IMAGES, len(OWNERS), 20), strict=True
+    ):
         assert len(rows) == 20 and (np.diff(rows) > 0).all()
         np.testing.assert_array_equal(np.flatnonzero(own[:, 0] >= 0), rows)
         np.testing.assert_array_equal(own[rows], all_of[rows])
