@@ -82,6 +82,14 @@ def parse_spec(text: str) -> Spec:
     return Spec(name.strip(), argument.strip(), options)
 
 
+def recorded_spec(text: str) -> Spec:
+    """The spec in a record; of a text that does not follow the grammar, as of a forged record, all is the name."""
+    try:
+        return parse_spec(text)
+    except BadInput:
+        return Spec(text)
+
+
 class FlatField(NamedTuple):
     """A field of a dataclass or of a nested group; required if neither it nor an enclosing group has a default."""
 

@@ -87,7 +87,7 @@ def coco_needs(folder: Path) -> list[Need]:
 
 def qrels_needs(folder: Path) -> list[Need]:
     """The files of right answers in TREC's format."""
-    source = "right answers of your own, with ids as cran-bench export --trec writes them"
+    source = "right answers of your own, with ids as cran-bench export rankings --trec writes them"
     return [Need(name, _place(folder, name), source, optional=True) for name in (f"{way}.qrels" for way in WAYS)]
 
 

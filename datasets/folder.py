@@ -37,8 +37,8 @@ class Folder(Photographs):
     are split at random (80/10/10).  With a test split only, methods that need no fit run, and fits of
     another dataset: ``cran-bench run -d flickr8k --test-on folder --test-data DIR``.
 
-    ``i2t.qrels`` and ``t2i.qrels`` in DIR, in TREC's format and with the ids that ``cran-bench export --trec`` writes,
-    give test images and captions right answers beyond their own.
+    ``i2t.qrels`` and ``t2i.qrels`` in DIR, in TREC's format and with the ids that ``cran-bench export rankings --trec``
+    writes, give test images and captions right answers beyond their own.
 
     Attributes:
         file: name of the list below DIR; empty for those above.

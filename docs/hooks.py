@@ -1,19 +1,25 @@
 """MkDocs hooks: pages that lie outside docs/, and links that work both in the repository and on the site.
 
 Every link is written as a path in the repository.  Results, changelog and contributing guide become pages as they are;
-a source file becomes a page with its code if a page links to it.
+a source file becomes a page with its code if a page links to it.  The page of the committed records is made anew by
+`cran-bench report`, without captions or images of others.
 """
 
 import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from posixpath import dirname, normpath, relpath
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
 AT_THE_TOP = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+RECORDS = "results-page"
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)[^)#\s]+")  # the path of a relative link
 
 
@@ -28,6 +34,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         code = (ROOT / path).read_text()
         page = f'---\nsearch: {{exclude: true}}\n---\n# {path}\n\n````python linenums="1"\n{code}````\n'
         files.append(File.generated(config, _place(path), content=page))
+    for name, data in _records().items():
+        files.append(File.generated(config, f"{RECORDS}/{name}", content=data))
     return files
 
 
@@ -35,6 +43,19 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Point the links of a page to places on the site."""
     here = dirname(page.file.src_uri)
     return LINK.sub(lambda link: relpath(_place(_target(page.file, link[0])), here or "."), markdown)
+
+
+def _records() -> dict[str, bytes]:
+    """Return the files of the page of the committed records."""
+    folders = [part for path in sorted(ROOT.glob("results/*/runs")) for part in ("--results", str(path.parent))]
+    with tempfile.TemporaryDirectory() as home:
+        site, empty = Path(home, "site"), Path(home, "data")  # with no dataset but the scenes, which need none
+        where = ["--data", str(empty), "--cache", str(empty), "--site", str(site)]
+        command = [sys.executable, "-P", "-m", "cran_bench", "report", *folders, *where]
+        made = subprocess.run(command, cwd=home, capture_output=True, text=True)
+        if made.returncode:
+            raise PluginError(f"cran-bench report failed: {made.stderr.strip()}")
+        return {path.relative_to(site).as_posix(): path.read_bytes() for path in site.rglob("*") if path.is_file()}
 
 
 def _place(path: str) -> str:

@@ -2,9 +2,9 @@
 
     query Q0 candidate rank score tag
 
-A line lists a candidate of a query: a caption for an image, or an image for a caption, by the ids that
-``cran-bench export --trec`` writes; ``image.jpg#0`` is the first caption of ``image.jpg``.  As in trec_eval the score
-alone gives the order, not the rank, and equal scores are ties.  Candidates that are not listed tie with each other:
+A line lists a candidate of a query: a caption for an image, or an image for a caption, by the ids that ``cran-bench
+export rankings --trec`` writes; ``image.jpg#0`` is the first caption of ``image.jpg``.  As in trec_eval the score alone
+gives the order, not the rank, and equal scores are ties.  Candidates that are not listed tie with each other:
 where no right one is listed, a hit is left to chance.  Nothing is fitted, and files are identified by their content.
 """
 

@@ -8,10 +8,10 @@ import sys
 from cran_bench.errors import BadInput, how_to_go_on
 from cran_bench.machine.progress import say
 
-from . import plugins, running, using, verdicts
+from . import exporting, plugins, running, using, verdicts
 from .options import app
 
-__all__ = ["app", "main", "plugins", "running", "using", "verdicts"]
+__all__ = ["app", "exporting", "main", "plugins", "running", "using", "verdicts"]
 
 
 class _Interrupted(BaseException):

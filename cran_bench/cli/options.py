@@ -16,6 +16,8 @@ from cran_bench.errors import BadInput, escaped
 from cran_bench.machine.storage import cache_folder, require_folder
 
 if TYPE_CHECKING:
+    from cran_bench.records.schema import Failure
+    from cran_bench.records.store import Finished
     from cran_bench.records.tasks import TaskName
     from cran_bench.tables.tables import Table
 
@@ -29,6 +31,7 @@ app = typer.Typer(
 )
 
 CACHE = cache_folder()
+RESULTS = [Path("results")]
 
 
 def echo(text: object) -> None:
@@ -86,6 +89,12 @@ Format = Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="t
 Data = Annotated[Path, typer.Option("--data", envvar="CRAN_BENCH_DATA", metavar="DIR", help="Folder of the datasets.")]
 Results = Annotated[
     Path, typer.Option("--results", envvar="CRAN_BENCH_RESULTS", metavar="DIR", help="Folder of records.")
+]
+ResultFolders = Annotated[
+    list[Path],
+    typer.Option(
+        "--results", envvar="CRAN_BENCH_RESULTS", metavar="DIR", help="Folder of records; may be repeated, to merge."
+    ),
 ]
 Cache = Annotated[
     Path, typer.Option("--cache", envvar="CRAN_BENCH_CACHE", metavar="DIR", help="Folder of features and fits.")
@@ -184,35 +193,32 @@ def width() -> int:
     return min(100, shutil.get_terminal_size((100, 24)).columns)
 
 
-def load_tables(
-    results: Path,
+def load_runs(
+    results: Path | Sequence[Path],
     datasets: Sequence[str] = (),
     protocols: Sequence[str] = (),
     methods: Sequence[str] = (),
-    *tasks: TaskName,
-) -> list[Table]:
-    """Build tables from the records below a folder; an empty selection means all.
+) -> tuple[list[Finished], list[Failure], list[Finished]]:
+    """Read the finished and failed runs below folders, and related ones that may reveal the sources of features.
 
     Args:
-        results: the folder.
-        datasets: labels of datasets.
+        results: one or several folders.
+        datasets: labels of datasets; an empty selection means all.
         protocols: names of protocols.
         methods: labels of methods.
-        *tasks: which of `recall`, `category`, `contrasts` and `judgments`, where measured; by default recall.
 
     Raises:
-        BadInput: there are no records of this selection.
+        BadInput: there are no records of this selection, or none at all in one of several folders.
     """
     from cran_bench.protocols import PROTOCOLS
-    from cran_bench.records.store import ResultStore
-    from cran_bench.tables.tables import build_tables
+    from cran_bench.records.store import read_folders, roots_of
 
-    store = ResultStore(results)
+    folders = [results] if isinstance(results, Path) else results
     gc.disable()  # or reading many records triggers collection after collection over all of them
     try:
-        runs, failures = store.read(datasets, protocols, methods)
+        runs, failures = read_folders(folders, datasets, protocols, methods)
         know_sources = all(run.record.data.sources_sha for run in runs)
-        related = () if know_sources or not (protocols or methods) else store.read(datasets)[0]
+        related = [] if know_sources or not (protocols or methods) else read_folders(folders, datasets)[0]
     finally:
         gc.freeze()
         gc.enable()
@@ -224,9 +230,34 @@ def load_tables(
         )
         chosen = f" -d {to_run(datasets[0])}" if len(datasets) == 1 else ""
         selection = "".join(f" {word} {' or '.join(names)}" for word, names in kinds if names)
-        raise BadInput(f"there are no records{selection} below {store.root}: make some with cran-bench run{chosen}")
-    wanted = tasks or ("recall",)
-    tables = [table for task in wanted for table in build_tables(runs, failures, related, task)]
+        where = roots_of(folders)
+        raise BadInput(f"there are no records{selection} below {where}: make some with cran-bench run{chosen}")
+    return runs, failures, related
+
+
+def load_tables(
+    results: Path | Sequence[Path],
+    datasets: Sequence[str] = (),
+    protocols: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    *tasks: TaskName,
+) -> list[Table]:
+    """Build tables from the records below one or several folders, selected as in `load_runs`.
+
+    Args:
+        results: the folders.
+        datasets: labels of datasets.
+        protocols: names of protocols.
+        methods: labels of methods.
+        *tasks: which of `recall`, `category`, `contrasts` and `judgments`, where measured; by default recall.
+
+    Raises:
+        BadInput: there are no records of this selection, or none at all in one of several folders.
+    """
+    from cran_bench.tables.tables import build_tables
+
+    found, wanted = load_runs(results, datasets, protocols, methods), tasks or ("recall",)
+    tables = [table for task in wanted for table in build_tables(*found, task)]
     if not tables:
         raise BadInput(f"none of these records has {MEASURED_BY[wanted[0]]}, and records of this version")
     return tables

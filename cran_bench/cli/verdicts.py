@@ -1,7 +1,8 @@
-"""Evaluate records: table, compare, significance, report."""
+"""Evaluate records: table, summary, compare, significance, report."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,7 +51,7 @@ def table(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="Write to a file.")
     ] = None,
-    results: options.Results = Path("results"),
+    results: options.ResultFolders = options.RESULTS,
 ) -> None:
     """Print tables of the records, the best row first; the paper's tables keep its order.
 
@@ -71,6 +72,7 @@ def table(
     from cran_bench.errors import did_you_mean
     from cran_bench.machine.storage import write_text
     from cran_bench.protocols import parse_protocols
+    from cran_bench.records.store import roots_of
     from cran_bench.records.tasks import TASKS
     from cran_bench.tables.tables import render
 
@@ -93,7 +95,9 @@ def table(
     if which == "kernels":
         from cran_bench.bench.measuring import render_all
 
-        text = render_all(results / "kernels", style, width)
+        if len(results) > 1:
+            raise BadInput("table kernels shows the timings of one folder: give --results once")
+        text = render_all(results[0] / "kernels", style, width)
     elif which and which not in others:
         if preset not in (None, "paper", "tuned"):
             raise BadInput(f"--preset is paper or tuned, not '{preset}'")
@@ -102,14 +106,66 @@ def table(
         from cran_bench.tables.paper_tables import paper_table
 
         one = None if protocol == "all" else wanted[0]
-        tables = load_tables(results) if any((results / "runs").glob("*/*/*.json")) else []
+        has_records = any(path for folder in results for path in (folder / "runs").glob("*/*/*.json"))
+        tables = load_tables(results) if has_records else []
         if not tables:
-            say(f"there are no records below {results / 'runs'}: only the paper's numbers are shown")
+            say(f"there are no records below {roots_of(results)}: only the paper's numbers are shown")
         text = paper_table(int(which), tables, preset or "paper", one, style, label, width)
     else:
         chosen = [label] if label else [], () if protocol == "all" else wanted, labels
         tables = load_tables(results, *chosen, *(task for task in TASKS if task == (which or "recall")))
         text = render(tables, style, [name.strip() for name in (columns or "").split(",") if name.strip()], width)
+    if out is None:
+        echo(text)
+    else:
+        write_text(out, escaped(text))
+        say(f"wrote {out}")
+
+
+@app.command()
+def summary(
+    datasets: Annotated[
+        list[str] | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only these; may be repeated.")
+    ] = None,
+    protocol: options.Protocols = "all",
+    methods: options.Methods = None,
+    task: Annotated[
+        str, typer.Option("--task", metavar="NAMES", help="Only these: recall,category,contrasts,judgments.")
+    ] = "all",
+    preset: Annotated[str, typer.Option("--preset", metavar="NAME", help="Only rows of this preset.")] = "",
+    style: options.Format = "terminal",
+    is_wide: Annotated[bool, typer.Option("--wide", help="All columns, however wide the terminal is.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="Write to a file.")
+    ] = None,
+    results: options.ResultFolders = options.RESULTS,
+) -> None:
+    """Print all records at a glance: methods x datasets for each task and protocol, with ranks and their intervals.
+
+    Rows that are on all datasets have a mean score, with the interval of its rank on these datasets, and on others like
+    them. It also shows fit time, memory, and for which rows no other is both as good and as cheap.
+
+    Example: cran-bench summary --results results/reference --preset tuned
+
+    Example: cran-bench summary -d flickr8k -d scenes --task recall,contrasts -p captions
+
+    Example: cran-bench summary -f csv -o summary.csv
+    """
+    from cran_bench.errors import did_you_mean
+    from cran_bench.machine.storage import write_text
+    from cran_bench.protocols import parse_protocols
+    from cran_bench.records.tasks import TASKS
+    from cran_bench.tables.summary import summarise
+
+    names = [name.strip() for name in task.split(",") if name.strip()]
+    for name in names:
+        if name not in ("all", *TASKS):
+            raise BadInput(f"there is no task '{name}'{did_you_mean(name, TASKS)}")
+    wanted = [x for x in TASKS if x in names or not names or "all" in names]
+    labels = [dataset_label(text) for text in datasets or ()]
+    protocols = () if protocol == "all" else parse_protocols(protocol)
+    found = summarise(load_tables(results, labels, protocols, labels_of(methods), *wanted), preset)
+    text = found.render(style, None if is_wide else options.width())
     if out is None:
         echo(text)
     else:
@@ -124,7 +180,7 @@ def compare(
         typer.Option("-d", "--dataset", metavar="DATASET", help="May be repeated. Default: flickr30k and mscoco."),
     ] = None,
     protocol: options.Protocols = "all",
-    results: options.Results = Path("results"),
+    results: options.ResultFolders = options.RESULTS,
     reference: Annotated[
         Path,
         typer.Option("--reference", metavar="DIR", help="Committed records that other datasets are compared with."),
@@ -147,20 +203,22 @@ def compare(
     from cran_bench.comparison import compare_dataset
     from cran_bench.machine.storage import slug
     from cran_bench.protocols import parse_protocols
+    from cran_bench.records.store import roots_of
     from cran_bench.records.tasks import TASKS
     from cran_bench.tables.paper import dataset_name, is_of_paper, of_dataset, published_rows
 
     wanted = parse_protocols(protocol)
     labels = [dataset_label(text) for text in datasets or ("flickr30k", "mscoco")]
-    tables = load_tables(results, [], wanted, [], *TASKS) if (results / "runs").is_dir() else []
+    roots = [folder / "runs" for folder in results]
+    tables = load_tables(results, [], wanted, [], *TASKS) if any(map(Path.is_dir, roots)) else []
     measured = {label: of_dataset(tables, label) for label in labels}
     missing = [label for label in labels if not measured[label]]
     if missing and (datasets or len(missing) == len(labels)):
         raise BadInput(
-            f"there are no records of {' or '.join(missing)} below {results / 'runs'}: "
+            f"there are no records of {' or '.join(missing)} below {roots_of(results)}: "
             f"run cran-bench run -d {to_run(missing[0])} first"
         )
-    is_reference = reference.resolve() == results.resolve()
+    is_reference = {reference.resolve()} == {folder.resolve() for folder in results}
     alone = {label for label in labels if is_of_paper(label)}
     alone |= {x for x in labels if published_rows(dataset_name(x)) and not (reference / "runs" / slug(x)).is_dir()}
     if not is_reference and not alone.issuperset(labels) and not (reference / "runs").is_dir():
@@ -206,7 +264,7 @@ def significance(
         ),
     ] = "rsum",
     style: options.Format = "terminal",
-    results: options.Results = Path("results"),
+    results: options.ResultFolders = options.RESULTS,
 ) -> None:
     """Test whether methods differ: paired bootstrap over images and seeds, McNemar's test of R@1, Holm's correction.
 
@@ -253,29 +311,33 @@ def report(
     data: options.Data = Path("data"),
     cache: options.Cache = options.CACHE,
     out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="The file to write.")
-    ] = Path("report.html"),
-    results: options.Results = Path("results"),
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="One file. Default: report.html."),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--site", metavar="DIR", help="Instead, a folder to publish, with all details.")
+    ] = None,
+    results: options.ResultFolders = options.RESULTS,
 ) -> None:
-    """Write one HTML page of the records: sortable tables, charts, training curves, and queries with their results.
+    """Write a page of the records: who is best on what, tables, charts, and queries with what each method found.
 
-    It needs no network. Pictures and captions come from the datasets below --data, if available.
+    It needs no network and no server. Pictures and captions come from the datasets below --data, if available.
 
-    Example: cran-bench report -d scenes --results results/reference -o report.html
+    Example: cran-bench report -d scenes --results results/reference
+
+    Example: cran-bench report --results results/reference --site public
     """
-    from cran_bench.comparison import compare_dataset
-    from cran_bench.machine.storage import write_text
+    from cran_bench.machine.progress import duration
     from cran_bench.protocols import parse_protocols
-    from cran_bench.records.store import ResultStore
     from cran_bench.records.tasks import TASKS
-    from cran_bench.report import build_report
+    from cran_bench.report import write_page
 
+    if out is not None and folder is not None:
+        raise BadInput("a page is one file or a folder: give either --out FILE or --site DIR")
+    start = time.monotonic()
     wanted = [dataset_label(text) for text in datasets or ()]
     tables = load_tables(results, wanted, parse_protocols(protocol), labels_of(methods), *TASKS)
     order = list(dict.fromkeys(table.group.dataset for table in tables))
     tables.sort(key=lambda table: order.index(table.group.dataset))  # recalls of a dataset first
-    shown = dict.fromkeys(table.group.dataset for table in tables)
-    verdicts = {label: compare_dataset([t for t in tables if t.group.dataset == label], label, None) for label in shown}
-    page = build_report(tables, ResultStore(results), verdicts, data, cache)
-    write_text(out, page)
-    say(f"wrote {out}, {len(page.encode()) / 1e6:.1f} MB")
+    made = write_page(tables, data, cache, out or Path("report.html"), folder)
+    say(f"wrote {made}, {made.stat().st_size / 1e6:.1f} MB, in {duration(time.monotonic() - start)}")

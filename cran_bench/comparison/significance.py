@@ -14,7 +14,7 @@ from cran_bench.ranking.metrics import Direction
 from cran_bench.records.statistics import LEVEL, Interval, behind_best, holm, mcnemar
 from cran_bench.records.tasks import RECALL
 from cran_bench.tables.figures import heading
-from cran_bench.tables.tables import DATA_FORMATS, Group, Row, Table, export, exposure_notes, typeset
+from cran_bench.tables.tables import DATA_FORMATS, Group, Row, Table, export, exposure_notes, merge_notes, typeset
 
 from .verdict import bounds, signed
 
@@ -126,6 +126,7 @@ def _compared(tables: Sequence[Table], labels: Sequence[str], across: bool) -> _
         *[f"Not tested where the order of words decides, as they do not see it: {', '.join(unseen)}."] * bool(unseen),
         *(inputs or [table.group.inputs]),
         *exposure_notes([first, *others]),
+        *merge_notes([first, *others], tables[0].folders),
         *table.failed,
     ]
     return _Tests(f"{first.label} · {table.title}", headings, lines, notes, table.group.of)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from cran_bench.protocols import Protocol
 from cran_bench.records.statistics import LEVEL, Interval, holm
 from cran_bench.records.tasks import DIRECTIONS, FIGURES
 from cran_bench.tables.paper import (
+    DATASET_NAMES,
     TABLES,
     TEST_PAIRS,
     PaperRow,
@@ -19,7 +21,7 @@ from cran_bench.tables.paper import (
     orders,
     paper_rows,
 )
-from cran_bench.tables.tables import Row, Table, exposure_notes
+from cran_bench.tables.tables import Row, Table, exposure_notes, merge_notes
 
 from .verdict import Verdict, bounds, signed
 
@@ -27,6 +29,81 @@ BAND = 10.0  # points; a row has regressed if its recall is significantly more t
 COPIED_BAND = 3.0  # points; a row that the paper copied from another is the same within this
 PRESETS = ("paper", "tuned")
 READINGS = {"matching": "one to one (CRAN: mean, others: documents; copied rows: captions)", "captions": "captions"}
+MISSING = "missing"
+VERDICTS = {
+    "same": "the 95 % interval of the difference reaches zero; if copied, within 3 points",
+    "above": "significantly above the printed number",
+    "below": "significantly below, but not significantly more than 10 points",
+    "REGRESSED": "significantly more than 10 points below",
+    "differs (copied)": "more than 3 points from a number that the paper copied from another",
+    "informational": "not judged, as the printed number was most likely measured otherwise",
+    "other protocol": "not judged, as the paper measured this row one to one",
+    "not comparable": "measured on other data, or with other features, width or options",
+}
+"""What is said of a cell with a measured recall, and what it means."""
+
+
+@dataclass(frozen=True)
+class PaperCell:
+    """A recall as the paper prints it, beside the measured one.
+
+    Attributes:
+        printed: the row of the paper.
+        figure: which of the six recalls.
+        preset: preset of the measured row.
+        reading: one of `READINGS`.
+        protocol: protocol of the measured row.
+        row: the measured row, without records if it failed; None if there is none.
+        measured: the measured recall in percent, with its interval; None without records.
+        gap: measured minus printed; None without records, or if they are of different datasets.
+        verdict: one of `VERDICTS`; without records `missing`, or the status of the row.
+        why: the reason why the two are not comparable; '' if they are.
+    """
+
+    printed: PaperRow
+    figure: str
+    preset: str
+    reading: str
+    protocol: Protocol
+    row: Row | None
+    measured: Interval | None
+    gap: Interval | None
+    verdict: str
+    why: str
+
+    @property
+    def value(self) -> float:
+        """The printed recall in percent."""
+        return self.printed.values[self.figure]
+
+
+def paper_cells(printed: PaperRow, tables: Sequence[Table], preset: str, reading: str) -> dict[str, PaperCell]:
+    """The six recalls of a row of the paper beside the measured ones, by figure.
+
+    On another dataset than the printed one nothing is compared, and there are intervals only if the tables have them.
+
+    Args:
+        printed: the row of the paper.
+        tables: of one dataset, with the same images and features.
+        preset: preset of the measured row.
+        reading: one of `READINGS`.
+    """
+    protocol = _protocol(printed.name, reading, printed)
+    row = find_row(tables, printed.name, preset, protocol)
+    dataset, records = dataset_name(tables[0].group.dataset), row.records if row else []
+    is_same, why = dataset == printed.dataset, next(filter(None, map(not_comparable, records)), "")
+    if records and not is_same:
+        why = f"measured on {dataset}, but the paper's numbers are of {DATASET_NAMES[printed.dataset]}"
+    cells = {}
+    for figure in FIGURES:
+        measured, gap, verdict = None, None, row.status if row else MISSING
+        if row and records:
+            has_interval = is_same or tables[0].has_intervals
+            measured = row.sample.interval(figure) if has_interval else Interval(row.mean(figure), math.nan, math.nan)
+            gap = _difference(measured, printed, figure) if is_same else None
+            verdict = _verdict(gap, printed.rules[figure[:3]], reading) if gap and not why else "not comparable"
+        cells[figure] = PaperCell(printed, figure, preset, reading, protocol, row, measured, gap, verdict, why)
+    return cells
 
 
 def compare_with_paper(tables: Sequence[Table]) -> list[Verdict]:
@@ -55,7 +132,7 @@ def paper_orders(tables: Sequence[Table]) -> list[Verdict]:
         tables: of one dataset, with the same images and features.
     """
     dataset = dataset_name(tables[0].group.dataset)
-    printed = {row.name: row for table, sets in TABLES.items() if dataset in sets for row in _rows(table, dataset)}
+    printed = {row.name: row for table, sets in TABLES.items() if dataset in sets for row in paper_rows(table, dataset)}
     names = [row.name for table in (1, 3) for row in paper_rows(table)]
     verdicts = []
     for preset in PRESETS:
@@ -72,10 +149,6 @@ def paper_orders(tables: Sequence[Table]) -> list[Verdict]:
     return [verdict for verdict in verdicts if verdict]
 
 
-def _rows(table: int, dataset: str) -> list[PaperRow]:
-    return [row for row in paper_rows(table) if row.dataset == dataset]
-
-
 def _protocol(name: str, reading: str, printed: PaperRow | None) -> Protocol:
     if reading == "captions":
         return "captions"
@@ -84,52 +157,42 @@ def _protocol(name: str, reading: str, printed: PaperRow | None) -> Protocol:
 
 def _cells(number: int, dataset: str, reading: str, preset: str, tables: Sequence[Table]) -> Verdict | None:
     lines: list[list[str]] = []
-    notes, regressions, judged = [], [], 0
-    for printed in _rows(number, dataset):
+    notes, regressions, judged, shown = [], [], 0, list[Row]()
+    for printed in paper_rows(number, dataset):
         if reading == printed.protocol == "captions":
             continue  # listed under the other reading
-        protocol = _protocol(printed.name, reading, printed)
-        row = find_row(tables, printed.name, preset, protocol)
+        cells = paper_cells(printed, tables, preset, reading)
+        one = cells[FIGURES[0]]
+        row, protocol = one.row, one.protocol
         for failure in row.failures if row else ():
             sentence = f"{protocol}, {failure.sentence}"
             notes.append(sentence)
             if "one_to_one" in printed.rules.values():
                 regressions.append(f"REGRESSION {dataset}, {sentence}")
         if row is None or not row.records:
-            lines.append([printed.name, protocol, "", *[""] * 6, row.status if row else "missing"])
+            lines.append([printed.name, protocol, "", *[""] * 6, one.verdict])
             continue
-        reason = next(filter(None, (not_comparable(record) for record in row.records)), "")
-        judged += not reason
-        if reason:
-            notes.append(f"{row.label} is not comparable: {reason}.")
+        judged += not one.why
+        if one.why:
+            notes.append(f"{row.label} is not comparable: {one.why}.")
         notes += exposure_notes([row])
+        shown.append(row)
         if len(row.records) == 1:
             notes.append(f"{row.label}: one seed, so its intervals cover the choice of images only.")
-        gaps = {figure: _difference(row, printed, figure) for figure in FIGURES}
-        verdicts = {
-            figure: _verdict(gap, printed.rules[figure[:3]], bool(reason), reading) for figure, gap in gaps.items()
-        }
         for direction, word in DIRECTIONS.items():
-            figures = [figure for figure in FIGURES if figure.startswith(direction)]
-            cells = [
-                text
-                for figure in figures
-                for text in (
-                    f"{printed.values[figure]:.1f} → {row.mean(figure):.1f}",
-                    f"{signed(gaps[figure].value)} {bounds(gaps[figure])}",
-                )
-            ]
-            distinct = list(dict.fromkeys(verdicts[figure] for figure in figures))
-            verdict = distinct[0] if len(distinct) == 1 else " / ".join(verdicts[figure] for figure in figures)
+            some = [cell for figure, cell in cells.items() if figure.startswith(direction)]
+            distinct = list(dict.fromkeys(cell.verdict for cell in some))
+            verdict = distinct[0] if len(distinct) == 1 else " / ".join(cell.verdict for cell in some)
             first = direction == "i2t"
-            lines.append([printed.name if first else "", protocol if first else "", word, *cells, verdict])
+            texts = [text for cell in some for text in _texts(cell)]
+            lines.append([printed.name if first else "", protocol if first else "", word, *texts, verdict])
         regressions += [
-            f"REGRESSION {dataset}, {row.label}, {protocol}, {figure}: {row.mean(figure):.1f}, the paper has "
-            f"{printed.values[figure]:.1f}; significantly (95 %) more than {BAND:.0f} points below it"
-            for figure, verdict in verdicts.items()
-            if verdict == "REGRESSED"
+            f"REGRESSION {dataset}, {row.label}, {protocol}, {cell.figure}: {row.mean(cell.figure):.1f}, the paper has "
+            f"{cell.value:.1f}; significantly (95 %) more than {BAND:.0f} points below it"
+            for cell in cells.values()
+            if cell.verdict == "REGRESSED"
         ]
-    if all(line[-1] == "missing" for line in lines):
+    if all(line[-1] == MISSING for line in lines):
         return None
     if any("other protocol" in line[-1] for line in lines):
         notes.append("Other protocol: the paper measured this row one to one, so it does not apply to captions.")
@@ -138,7 +201,7 @@ def _cells(number: int, dataset: str, reading: str, preset: str, tables: Sequenc
         "difference [95 %]",
         ["row", "protocol", "direction", "R@1", "", "R@5", "", "R@10", "", "verdict"],
         lines,
-        list(dict.fromkeys(notes)),
+        [*dict.fromkeys(notes), *merge_notes(shown, tables[0].folders)],
         regressions,
         judged,
     )
@@ -148,17 +211,22 @@ def _title(table: Table) -> str:
     return f"{table.group.dataset} · {table.group.front_end} · {table.group.vectors}"
 
 
-def _difference(row: Row, printed: PaperRow, figure: str) -> Interval:
+def _texts(cell: PaperCell) -> tuple[str, str]:
+    """The printed and the measured recall, and their difference."""
+    if cell.measured is None or cell.gap is None:
+        return "", ""
+    return f"{cell.value:.1f} → {cell.measured.value:.1f}", f"{signed(cell.gap.value)} {bounds(cell.gap)}"
+
+
+def _difference(own: Interval, printed: PaperRow, figure: str) -> Interval:
     """Measured minus printed recall; the variance of the printed one is binomial in the number of test pairs."""
-    paper, own = printed.values[figure], row.sample.interval(figure)
+    paper = printed.values[figure]
     of_paper = 1.96 * math.sqrt(paper * (100 - paper) / TEST_PAIRS[printed.dataset])
     low, high = math.hypot(own.value - own.low, of_paper), math.hypot(own.high - own.value, of_paper)
     return Interval(own.value - paper, own.value - paper - low, own.value - paper + high)
 
 
-def _verdict(gap: Interval, rule: str, is_other: bool, reading: str) -> str:
-    if is_other:
-        return "not comparable"
+def _verdict(gap: Interval, rule: str, reading: str) -> str:
     if rule == "informational":
         return "informational"
     if rule == "copied":

@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 from cran_bench.errors import BadInput
 from cran_bench.records.statistics import LEVEL, samples
 from cran_bench.tables.figures import heading
-from cran_bench.tables.tables import Row, Table
+from cran_bench.tables.tables import Row, Table, merge_notes
 
 from .verdict import Verdict, bounds, signed
 
@@ -116,6 +116,7 @@ def _compare(now: Table, then: Table | None) -> Verdict:
         notes.append("The reference has one seed per row: the tolerance covers the choice of images only.")
     elif any(len(old.records) == 1 for _, old in both):
         notes.append("Rows with one seed in the reference use the variance between seeds of the other rows.")
+    notes += merge_notes(now.rows, now.folders)
     notes.append(
         f"Values are {VALUES[task.name]}; the interval is a paired bootstrap at {100 * (1 - LEVEL / tests):.2f} %, 5 % "
         "over the table; `seeds` is the largest difference that seeds explain, by Student's t of the reference's seeds."

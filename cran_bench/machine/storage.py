@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,6 +93,23 @@ def first_bytes(path: Path, count: int) -> bytes:
             return file.read(count)
     except (OSError, ValueError):
         return b""
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """Read a regular file of at most `most` bytes.
+
+    Raises:
+        BadInput: the file is larger, or no regular file, such as a device.
+        OSError: it cannot be read.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise BadInput(f"{path} is no regular file: delete it")
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise BadInput(f"{path} has more than {most:,} bytes, which no such file has: delete it")
+    return data
 
 
 def require_folder(path: Path | None) -> Path | None:

@@ -1,8 +1,9 @@
-"""Example queries and their best answers, and the hardest contrasts, by id; no caption or pixel is ever stored."""
+"""Best answers of queries, some of them explained, and the hardest contrasts; no caption or pixel is ever stored."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -19,10 +20,39 @@ if TYPE_CHECKING:  # tables are read without importing torch
     from cran_bench.contract import Explaining, Explanation, Method
     from cran_bench.contrasts import Contrasts
     from cran_bench.embeddings import Embedding
+    from cran_bench.ranking.problem import Problem
     from cran_bench.split import Split
 
 QUERIES = 10  # per direction
 TOP = 5
+ALL_UP_TO = 20_000_000  # pairs of images and texts; above, a sample is answered, as all would take longer than ranking
+SAMPLE = 1000  # queries per direction
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The best answers of queries by row, the best first; -1 where there are fewer, or where a query is not answered.
+
+    Attributes:
+        i2t: (N, 5) int32, rows of texts for each image.
+        t2i: (T, 5) int32, rows of images for each text.
+    """
+
+    i2t: NDArray[np.int32]
+    t2i: NDArray[np.int32]
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, NDArray[Any]], images: int, texts: int) -> Answers:
+        """The answers stored as `i2t` and `t2i`.
+
+        Raises:
+            ValueError: they are not those of so many images and texts.
+        """
+        found = Answers(arrays["i2t"], arrays["t2i"])
+        for rows, queries, others in ((found.i2t, images, texts), (found.t2i, texts, images)):
+            if len(rows) != queries or rows.min() < -1 or rows.max() >= others:
+                raise ValueError(f"the answers are not those of {images:,} images and {texts:,} texts")
+        return found
 
 
 class Answer(StrictModel):
@@ -125,6 +155,29 @@ def find_hard_contrasts(
     return list(hard.values())
 
 
+def drawn(images: int, texts: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of at most `count` images and texts, the same for every method and seed; fewer are among more."""
+    draw = np.random.default_rng(0)
+    some_images, some_texts = (np.sort(draw.permutation(size)[:count]) for size in (images, texts))
+    return some_images, some_texts
+
+
+def find_answers(problem: Problem) -> Answers:
+    """Answer all queries of both directions, or a sample if there are more than `ALL_UP_TO` pairs."""
+    import torch
+
+    from cran_bench.ranking.answers import best_answers
+
+    images, texts = len(problem.images), len(problem.texts)
+    count = SAMPLE if images * texts > ALL_UP_TO else max(images, texts)
+    found: list[NDArray[np.int32]] = []
+    for some, size in zip(drawn(images, texts, count), (images, texts), strict=True):
+        rows = np.full((size, TOP), -1, dtype=np.int32)
+        rows[some] = best_answers(problem, torch.from_numpy(some), len(found) == 1, TOP).numpy()
+        found.append(rows)
+    return Answers(*found)
+
+
 def find_examples(method: Method, test: Split, images: Embedding, texts: Embedding) -> Examples:
     """Answer ten queries per direction, the same for every method and seed, with the five best answers of each.
 
@@ -141,8 +194,7 @@ def find_examples(method: Method, test: Split, images: Embedding, texts: Embeddi
     owners = test.image_of.cpu().numpy()
     number = np.arange(len(owners)) - np.searchsorted(owners, owners) + 1
     ids = test.image_ids
-    draw = np.random.default_rng(0)
-    some_images, some_texts = (np.sort(draw.permutation(count)[:QUERIES]) for count in (len(ids), len(owners)))
+    some_images, some_texts = drawn(len(ids), len(owners), QUERIES)
     left, right = as_levels(images), as_levels(texts)
 
     def on_device(rows: np.ndarray[Any, Any]) -> Tensor:

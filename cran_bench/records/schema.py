@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from cran_bench.frontend.trained_on import exposures
 from cran_bench.machine.storage import sha256_json, slug
@@ -14,7 +14,8 @@ from cran_bench.protocols import Protocol, Unit
 from cran_bench.ranking.metrics import Metrics
 
 SCHEMA = 1
-EXAMPLES, CURVES, ERROR = ".examples.json", ".curves.csv", ".error.json"  # files beside a record, or in its place
+EXAMPLES, ANSWERS, CURVES = ".examples.json", ".answers.npz", ".curves.csv"  # files beside a record
+ERROR = ".error.json"  # in its place
 TESTED_ON = ", tested on "  # between the labels of the dataset of a fit and of another whose test split is ranked
 EVERY_FIGURE = frozenset(("rsum", *(figure.name for figure in fields(Metrics))))
 
@@ -277,7 +278,11 @@ class Record(StrictModel):
 
 
 class Failure(StrictModel):
-    """The error record of a failed run, or a record that is damaged; tables show it."""
+    """The error record of a failed run, or a record that is damaged; tables show it.
+
+    Attributes:
+        path: its file, which is not recorded.
+    """
 
     schema_version: int = SCHEMA
     kind: Literal["failure", "damaged"] = "failure"
@@ -290,6 +295,7 @@ class Failure(StrictModel):
     traceback: str
     started: str
     environment: dict[str, Any]
+    path: Path = Field(default=Path(), exclude=True)
 
     @property
     def status(self) -> str:

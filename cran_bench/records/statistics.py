@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtrc, ndtr, stdtrit  # of scipy.stats, which takes half a second to import
+from scipy.special import chdtrc, stdtrit  # of scipy.stats, which takes half a second to import
 
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import track
 from cran_bench.ranking.metrics import Direction, Ranks
+from cran_bench.records.standings import Estimates, welch
 from cran_bench.records.tasks import RECALL, Task
 
 DRAWS = 10_000
@@ -170,39 +171,31 @@ def behind_best(rows: Mapping[str, Sample], figure: str = "", level: float = LEV
 
     All intervals hold at once with probability 1 - `level`, so rows that are equally good are told apart, by an
     interval below zero, in no more than that share of tables (Hsu, *Multiple Comparisons*, 1996).  They come from
-    intervals for all pairs of rows, whose common critical value is the quantile of the largest studentised deviation of
-    any pair in a draw.  Images are drawn for all rows at once; Student's quantiles replace the normal ones, those for
-    seeds as in `minus`.  A row with one seed gets the mean variance over seeds of the rows that depend on them.
+    intervals for all pairs of rows, those of `Estimates.gaps`, without what no difference can be.
     """
     task = next(iter(rows.values())).task
+    most = task.perfect(figure or task.headline) * (2 if task.correlations else 1)
+    bounds = np.clip(estimates(list(rows.values()), figure).gaps(level).to_best(), -most, most).tolist()
+    return {label: Interval(*interval) for label, interval in zip(rows, bounds, strict=True)}
+
+
+def estimates(rows: Sequence[Sample], figure: str = "") -> Estimates:
+    """A figure of several rows, by default the headline of their task, for comparisons between all of them.
+
+    A row with one seed gets the mean variance over seeds of the rows that depend on them.
+    """
+    task = rows[0].task
     figure = figure or task.headline
-    values = np.array([row._value(figure) for row in rows.values()])
-    draws = np.stack([task.combined(row.draws, figure) for row in rows.values()], axis=1) - values
-    seeds = np.array([len(row.values) for row in rows.values()])
-    variance, freedom = np.array([row._seeds(figure) for row in rows.values()]).T
+    values = np.array([row._value(figure) for row in rows])
+    draws = np.stack([task.combined(row.draws, figure) for row in rows], axis=1) - values
+    seeds = np.array([len(row.values) for row in rows])
+    variance, freedom = np.array([row._seeds(figure) for row in rows]).T
     known = variance > 0
     if known.any():
-        total, freedom[seeds == 1] = _welch(variance[known] * seeds[known], freedom[known])
+        total, freedom[seeds == 1] = welch(variance[known] * seeds[known], freedom[known])
         variance[seeds == 1] = total / known.sum()
-    noise = np.sqrt(variance) * np.random.default_rng(0).standard_normal(draws.shape)
-    gaps, of_images, largest = values[:, None] - values, np.zeros((len(rows), len(rows))), np.zeros(len(draws))
-    for row in range(1, len(rows)):
-        apart = draws[:, [row]] - draws[:, :row]
-        of_images[row, :row] = of_images[:row, row] = apart.var(axis=0)
-        spread = np.sqrt(of_images[row, :row] + variance[row] + variance[:row])
-        spread += 1e-11 * (1.0 if figure in task.fractions else 100.0)  # it is 0 for equal rows
-        apart += noise[:, [row]] - noise[:, :row]
-        np.maximum(largest, (np.abs(apart) / spread).max(axis=1), out=largest)
-    percentile = ndtr(np.quantile(largest, 1 - level))
-    of_seeds, freedom = _welch(*(np.stack(np.broadcast_arrays(x[:, None], x)) for x in (variance, freedom)))
-    critical = [stdtrit(np.maximum(f, 1), percentile) for f in (next(iter(rows.values())).images - 1, freedom)]
-    half = np.sqrt(critical[0] ** 2 * of_images + critical[1] ** 2 * of_seeds)
-    np.fill_diagonal(gaps, np.inf)
-    low, high = gaps - half, (gaps + half).min(axis=1)
-    to_best = np.where(high >= 0, low, np.inf).min(axis=1)  # the best row is one that is not behind
-    low = np.where(np.isinf(to_best), low.min(axis=1), to_best)
-    bounds = np.stack([gaps.min(axis=1), low, high], axis=1).tolist()
-    return {label: Interval(*interval) for label, interval in zip(rows, bounds, strict=True)}
+    resolution = 1e-11 * (1.0 if figure in task.fractions else 100.0)
+    return Estimates(values, draws, variance, freedom, rows[0].images, resolution)
 
 
 def mcnemar(a: Ranks, b: Ranks, direction: Direction) -> float:
@@ -250,18 +243,12 @@ def _widened(draws: NDArray[np.float64], value: float, seeds: Sequence[tuple[flo
     seeds, whose variances and degrees of freedom are given (Welch's for several).  Unlike Satterthwaite's over images
     and seeds, such intervals hold their level whatever the share of the seeds (Graybill and Wang, JASA 1980).
     """
-    variance, freedom = _welch(*np.array(seeds, float).T)
+    variance, freedom = welch(*np.array(seeds, float).T)
     if not variance:
         return draws
     levels = (np.arange(len(draws)) + 0.5) / len(draws)
     of_seeds = np.sqrt(variance) * stdtrit(freedom, levels)
     return np.sort(value + np.copysign(np.hypot(np.sort(draws) - value, of_seeds), of_seeds))
-
-
-def _welch(variances: NDArray[np.float64], freedom: NDArray[np.float64]) -> tuple[Any, Any]:
-    """The sum of independent variances along the first axis, and its degrees of freedom by Welch and Satterthwaite."""
-    total = variances.sum(axis=0)
-    return total, total**2 / np.maximum((variances**2 / freedom).sum(axis=0), 1e-300)
 
 
 def _percentiles(samples: NDArray[np.float64], level: float) -> tuple[float, float]:

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
-from pydantic import ValidationError
+from numpy.typing import NDArray
 from pydantic_core import from_json
 
-from cran_bench.errors import BadInput, first_wrong
+from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import (
     canonical_json,
+    read_bounded,
     sha256_bytes,
     sha256_file,
     slug,
@@ -32,9 +33,9 @@ from cran_bench.machine.storage import (
 from cran_bench.protocols import Protocol
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.recorded import RecordedRanks
-from cran_bench.records.archive import read_ranks, read_record
-from cran_bench.records.examples import Examples
-from cran_bench.records.schema import CURVES, ERROR, EXAMPLES, Address, DataInfo, Failure, Record
+from cran_bench.records.archive import MOST_TEXT, read_failure, read_ranks, read_record
+from cran_bench.records.examples import Answers, Examples
+from cran_bench.records.schema import ANSWERS, CURVES, ERROR, EXAMPLES, Address, DataInfo, Failure, Record
 from cran_bench.registry import METHODS
 
 INTERVALS_UP_TO = 5000  # records; reading and resampling the ranks of more would take minutes
@@ -81,7 +82,8 @@ class ResultStore:
         """Return the record of a finished run, or None if there is none or its ranks are missing or do not match.
 
         Raises:
-            BadInput: the record was changed after it was written, is of a newer schema, or is damaged.
+            BadInput: the record was changed after it was written, is of a newer schema, or is damaged, or its figures
+                are not those of its ranks.
         """
         path = self.path(address)
         if not path.exists():
@@ -92,6 +94,7 @@ class ResultStore:
         if not file.exists() or sha256_file(file) != record.ranks_sha:
             say(f"{file} does not match its record; running again")
             return None
+        read_ranks(path, record)
         return record
 
     def now(self, address: Address, data: DataInfo) -> str:
@@ -115,11 +118,10 @@ class ResultStore:
         ranks: Ranks,
         curves: Curves | None = None,
         examples: Examples | None = None,
+        answers: Answers | None = None,
     ) -> Record:
-        """Store ranks, training curves, examples and then the record, and delete an earlier error record."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **ranks.arrays())  # type: ignore[arg-type]
-        data = buffer.getvalue()
+        """Store ranks, their companions and then the record, and delete an earlier error record."""
+        data = _packed(ranks.arrays())
         sealed = record.model_copy(update={"ranks_sha": sha256_bytes(data)}).sealed()
         write_atomically(self._with(address, ".npz"), lambda file: file.write(data))
         if curves:
@@ -130,6 +132,9 @@ class ResultStore:
             write_text(self._with(address, CURVES), table)
         if examples:
             write_text(self._with(address, EXAMPLES), canonical_json(examples.model_dump(exclude_none=True)))
+        if answers:
+            packed = _packed(vars(answers))
+            write_atomically(self._with(address, ANSWERS), lambda file: file.write(packed))
         write_json(self.path(address), sealed.model_dump())
         self._with(address, ERROR).unlink(missing_ok=True)
         return sealed
@@ -140,8 +145,8 @@ class ResultStore:
 
     def failure(self, address: Address) -> Failure | None:
         """Return the error record of a run, or None if it has not failed."""
-        with contextlib.suppress(OSError, ValidationError):
-            return Failure.model_validate_json(self._with(address, ERROR).read_bytes())
+        with contextlib.suppress(BadInput, FileNotFoundError):
+            return read_failure(self._with(address, ERROR))
         return None
 
     def finished(self, address: Address, record: Record) -> Finished:
@@ -167,11 +172,7 @@ class ResultStore:
         failures = []
         for path in self._paths(ERROR, *chosen):
             with _collected(path, damaged):
-                try:
-                    failure = Failure.model_validate_json(path.read_bytes())
-                except ValidationError as error:
-                    wrong = first_wrong(error, "record")
-                    raise BadInput(f"{path} is not an error record ({wrong}): delete it") from error
+                failure = read_failure(path)
                 if _is_of((failure.data.label, failure.protocol, failure.method_label), chosen):
                     failures.append(failure)
         return failures
@@ -216,13 +217,54 @@ class ResultStore:
         return stem.with_name(stem.name + suffix)
 
 
+def read_folders(folders: Sequence[Path], *chosen: Sequence[str]) -> tuple[list[Finished], list[Failure]]:
+    """The finished and the failed runs below folders of results, as `ResultStore.read` has those of one.
+
+    Raises:
+        BadInput: one of several folders has no folder ``runs``.
+    """
+    runs, failures = list[Finished](), list[Failure]()
+    for folder in distinct(folders):
+        store = ResultStore(folder)
+        if len(folders) > 1 and not store.root.is_dir():
+            raise BadInput(f"there are no records in {folder}: give folders of results, each with a folder runs")
+        more, failed = store.read(*chosen)
+        runs += more
+        failures += failed
+    return runs, failures
+
+
+def folder_of(run: Finished | Failure) -> Path:
+    """The folder of results in which a run is stored, as it was given; the current one if it is not stored."""
+    return next(iter(run.path.parents[3:4]), Path())
+
+
+def distinct(folders: Sequence[Path]) -> list[Path]:
+    """The folders without those that are given again, by another name or through a link."""
+    known: dict[Path, Path] = {}
+    for folder in folders:
+        known.setdefault(folder.resolve(), folder)
+    return list(known.values())
+
+
+def roots_of(folders: Sequence[Path]) -> str:
+    """The folders of records below folders of results, as a sentence names them."""
+    return " and ".join(str(ResultStore(folder).root) for folder in distinct(folders))
+
+
 def _finished(path: Path, record: Record) -> Finished:
     return Finished(record, partial(read_ranks, path, record), path)
 
 
+def _packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
 def _ending(name: str) -> str:
     """The ending of a file's name: ``.json`` for a record, a longer one for the files beside it."""
-    return next((ending for ending in (EXAMPLES, CURVES, ERROR) if name.endswith(ending)), Path(name).suffix)
+    return next((ending for ending in (EXAMPLES, ANSWERS, CURVES, ERROR) if name.endswith(ending)), Path(name).suffix)
 
 
 def _is_of(labels: Sequence[str], chosen: Sequence[Sequence[str]]) -> bool:
@@ -254,10 +296,10 @@ def _as_failure(path: Path, error: BadInput, near: list[DataInfo], labels: Mappi
     run, folder = _RUN.fullmatch(path.name), path.parents[1].name
     name, seed = (run[1], int(run[2])) if run else (path.stem, 0)
     protocol, _, folds = path.parent.name.removesuffix("folds").partition("-")
-    with contextlib.suppress(ValueError, KeyError, TypeError, OSError, RecursionError):
-        raw = from_json(path.read_bytes())
+    with contextlib.suppress(BadInput, ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError):
+        raw = from_json(read_bounded(path, MOST_TEXT))
         labels = {slug(raw["method"]["label"]): str(raw["method"]["label"]), **labels}
-        own = DataInfo.model_validate(raw["data"])
+        own = DataInfo.model_validate({name: x for name, x in raw["data"].items() if name in DataInfo.model_fields})
         if slug(own.label) == folder and (not near or own.cell in {data.cell for data in near}):
             near = [*near, own]
     unknown = dict.fromkeys(("split_sha", "front_end", "features_sha", "vectors"), "unknown")
@@ -273,4 +315,5 @@ def _as_failure(path: Path, error: BadInput, near: list[DataInfo], labels: Mappi
         traceback="",
         started="",
         environment={},
+        path=path,
     )

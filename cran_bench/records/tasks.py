@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -65,6 +65,11 @@ class Task:
     by_order: frozenset[str] = frozenset()
 
     @property
+    def rated(self) -> tuple[str, ...]:
+        """The figures that are correlations; none in most tasks."""
+        return self.figures[-len(CORRELATIONS) :] if self.correlations else ()
+
+    @property
     def headline(self) -> str:
         """The figure by which rows are sorted, and compared with the best."""
         return self.keys[-1]
@@ -83,6 +88,11 @@ class Task:
     def digits(self, figure: str) -> int:
         """The decimals of a figure in a table."""
         return 3 if figure in self.fractions else 1
+
+    def perfect(self, figure: str) -> float:
+        """The largest value of a figure: 600 of `rsum`, 1 of fractions, 100 of others."""
+        members = len(self.totals.get(figure, (figure,)))
+        return 1.0 if figure in self.fractions else 100.0 * (1 if self.is_mean else members)
 
     def combined(self, values: NDArray[np.float64], figure: str) -> NDArray[np.float64]:
         """(...) values of a figure or total from (..., F) values of `figures`.
@@ -130,10 +140,14 @@ def tasks_of(name: TaskName, ranks: RecordedRanks) -> list[Task]:
     return [RECALL] if name == "recall" else [CATEGORY] * (ranks.precisions is not None)
 
 
-def evidence_metrics(ranks: RecordedRanks) -> dict[str, float]:
-    """The figures of contrasts and judgments by name, as records have them."""
+def evidence_metrics(ranks: RecordedRanks, correlations: bool = True) -> dict[str, float]:
+    """The figures of contrasts and judgments by name, as records have them; correlations take most of the time."""
     names: tuple[TaskName, ...] = ("contrasts", "judgments")
-    return {figure: x for name in names for task in tasks_of(name, ranks) for figure, x in task.metrics(ranks).items()}
+    tasks = [task for name in names for task in tasks_of(name, ranks)]
+    if not correlations:
+        means = [task.figures[: len(task.figures) - len(task.rated)] for task in tasks]
+        tasks = [replace(task, figures=some, correlations=None) for task, some in zip(tasks, means, strict=True)]
+    return {figure: value for task in tasks for figure, value in task.metrics(ranks).items()}
 
 
 def contrasts_task(contrasts: Contrasted) -> Task:

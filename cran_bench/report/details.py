@@ -46,7 +46,7 @@ class Details:
         """
         text = as_json(value)
         if self.folder is not None:
-            write_text(self.folder / "details" / f"{name}.js", f'keep("{name}", {text});\n')
+            write_text(self.folder / "details" / f"{name}.js", f"keep({as_json(name)}, {text});\n")
             return True
         if (size := len(text.encode())) > self._room:
             self.left_out.append(name)

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cran_bench.errors import BadInput
@@ -20,8 +21,8 @@ from cran_bench.frontend.trained_on import described, noted
 from cran_bench.machine.checkout import commit
 from cran_bench.machine.storage import clear_os_errors, is_abandoned, is_locked, sha256_file
 from cran_bench.machine.tensor_files import require_intact
-from cran_bench.records.archive import read_curves, read_examples, read_ranks, read_record
-from cran_bench.records.schema import CURVES, ERROR, EXAMPLES
+from cran_bench.records.archive import read_answers, read_curves, read_examples, read_ranks, read_record
+from cran_bench.records.schema import ANSWERS, CURVES, ERROR, EXAMPLES
 from cran_bench.records.store import ResultStore
 
 ASIDE = "set-aside"
@@ -162,15 +163,16 @@ def _examine_record(path: Path, results: Path) -> Iterator[Complaint]:
     """Check a record and its companion files; if the record is bad, they are set aside with it."""
     try:
         record = read_record(path)
-        read_ranks(path, record)
+        read_ranks(path, record, correlations=True)
         if not path.stem.endswith(f"-s{record.seed}-{record.fingerprint[:12]}"):
             raise BadInput(f"{path} has the file name of another run")
     except BadInput as error:
         yield Complaint(path, str(error), results)
-        beside = (path.with_suffix(".npz"), path.with_name(path.stem + CURVES), path.with_name(path.stem + EXAMPLES))
+        beside = [path.with_name(path.stem + ending) for ending in (".npz", EXAMPLES, ANSWERS, CURVES)]
         yield from (Complaint(other, f"it belongs to {path.name}", results) for other in beside if other.exists())
         return
-    for read, ending in ((read_curves, CURVES), (read_examples, EXAMPLES)):
+    companions = (read_curves, CURVES), (read_examples, EXAMPLES), (partial(read_answers, record=record), ANSWERS)
+    for read, ending in companions:
         try:
             read(path)
         except BadInput as error:
@@ -178,6 +180,7 @@ def _examine_record(path: Path, results: Path) -> Iterator[Complaint]:
 
 
 def _record_of(path: Path) -> Path:
-    """The path of the record to which a file of ranks, curves or examples belongs."""
-    stem = next((path.name.removesuffix(end) for end in (CURVES, EXAMPLES) if path.name.endswith(end)), path.stem)
+    """The path of the record to which a file beside it belongs."""
+    endings = (EXAMPLES, ANSWERS, CURVES)
+    stem = next((path.name.removesuffix(end) for end in endings if path.name.endswith(end)), path.stem)
     return path.with_name(stem + ".json")

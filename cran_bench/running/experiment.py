@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import current_process
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.pairs import backend_of, require_ranked
 from cran_bench.records.schema import Failure, Record
 from cran_bench.records.statistics import Interval, sample
-from cran_bench.records.store import Finished, ResultStore
+from cran_bench.records.store import ResultStore, read_folders, roots_of
 from cran_bench.records.tasks import CATEGORY, RECALL
 from cran_bench.registry import DATASETS, METHODS, each, number_of_trials, quick_dataset, quick_method, tuned_method
 from cran_bench.running.evidence import parse_contrasts
@@ -42,6 +42,7 @@ from cran_bench.running.preparation import Prepared, find_tested
 from cran_bench.running.remote import Request
 from cran_bench.running.runner import Outcome, Runner, new_name, parse_seeds
 from cran_bench.similarity import COSINE, DOT, Similarity
+from cran_bench.tables.record_frame import record_frame
 from cran_bench.tables.tables import Table, build_tables
 
 if TYPE_CHECKING:
@@ -453,51 +454,28 @@ def _number(name: str, given: object) -> int | None:
     return int(text) if text else None
 
 
-def read_records(folder: str | PathLike[str] | None = None) -> pd.DataFrame:
-    """The newest record of each row and seed below a folder of results: the run, its figures, seconds and environment.
+def read_records(
+    folder: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None, *, everything: bool = False
+) -> pd.DataFrame:
+    """The records below folders of results, one line each: the run, its figures, seconds, environment and digests.
+
+    The columns are listed in docs/results.md.
 
     Args:
-        folder: by default ``$CRAN_BENCH_RESULTS`` or ``results``.
+        folder: one or several; by default ``$CRAN_BENCH_RESULTS`` or ``results``.
+        everything: not only the newest record of each row and seed, but older ones too, and runs that failed or whose
+            record is damaged, as `cran-bench export records` writes them.
 
     Raises:
-        BadInput: there are no records, or one is damaged.
+        BadInput: there are no records, or without `everything` one is damaged.
     """
-    import pandas as pd
-
-    store = ResultStore(folders(results=folder)[1])
-    lines = [_line(run) for table in build_tables(store.runs(), []) for row in table.rows for run in row.runs]
-    if not lines:
-        raise BadInput(f"there are no records below {store.root}: make some with cran-bench run")
-    return pd.DataFrame(lines)
-
-
-def _line(run: Finished) -> dict[str, Any]:
-    import pandas as pd
-
-    record = run.record
-    about = record.environment
-    return {
-        "dataset": record.data.label,
-        "quick": record.data.quick,
-        "front_end": record.data.front_end,
-        "vectors": record.data.vectors,
-        "text_encoder": record.data.text_encoder,
-        "protocol": record.protocol,
-        "folds": record.folds,
-        "split_sha": record.data.split_sha[:12],
-        "features_sha": record.data.features_sha[:12],
-        "method": record.method.label,
-        "preset": record.method.preset,
-        "unit": record.method.unit,
-        "seed": record.seed,
-        "exposures": "; ".join(record.exposures),
-        **record.metrics,
-        "ties": record.ties,
-        **{f"{phase}_s": seconds for phase, seconds in record.seconds.model_dump().items()},
-        "peak_memory": record.peak_memory,
-        "peak_memory_gpu": record.peak_memory_gpu,
-        "device": record.device,
-        **{name: about.get(name) for name in ("cpu", "gpu", "threads", "torch", "commit")},
-        "started": pd.Timestamp(record.started),
-        "fingerprint": record.fingerprint,
-    }
+    given = (os.environ.get("CRAN_BENCH_RESULTS") or "results").split(os.pathsep) if folder is None else folder
+    several = list(map(Path, [given] if isinstance(given, str | os.PathLike) else given))
+    runs, failures = read_folders(several)
+    damaged = [failure.error for failure in failures if failure.kind == "damaged"]
+    if damaged and not everything:
+        raise BadInput(damaged[0])
+    if not runs and not (failures and everything):
+        raise BadInput(f"there are no records below {roots_of(several)}: make some with cran-bench run")
+    frame = record_frame(runs, failures if everything else [])
+    return frame if everything else frame[frame["shown"]].reset_index(drop=True)

@@ -20,7 +20,7 @@ from cran_bench.dataset import Dataset
 from cran_bench.embeddings import Embedding, as_levels, no_tensor, on_device, require_finite
 from cran_bench.errors import BadInput, CannotWrite, file_of, python_error
 from cran_bench.frontend.text.encoding import encoders_of
-from cran_bench.machine.arithmetic import reproducible
+from cran_bench.machine.arithmetic import in_full_precision, reproducible
 from cran_bench.machine.environment import environment, peak_memory
 from cran_bench.machine.fingerprint import code
 from cran_bench.machine.journal import Journal
@@ -29,12 +29,12 @@ from cran_bench.machine.progress import duration, say
 from cran_bench.machine.storage import locked, sha256_json
 from cran_bench.machine.threads import limited
 from cran_bench.protocols import Metric, Protocol, Unit, unit_of
-from cran_bench.ranking.evaluation import evaluate
+from cran_bench.ranking.evaluation import as_queries, evaluate
 from cran_bench.ranking.filtering import Bound
 from cran_bench.ranking.metrics import Ranks
 from cran_bench.ranking.pairs import backend_of, require_ranked
-from cran_bench.ranking.problem import Backend, Clock
-from cran_bench.records.examples import Examples, HardContrast, find_examples
+from cran_bench.ranking.problem import Backend, Clock, make_problem
+from cran_bench.records.examples import Answers, Examples, HardContrast, find_answers, find_examples
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import ResultStore
 from cran_bench.records.tasks import evidence_metrics
@@ -284,7 +284,8 @@ class Runner:
                 start, noted = time.perf_counter(), self.journal.total
                 started = self.store.now(address, self.data_info)
                 record, ranks, examples = self._evaluate(fitted, protocol, address.fingerprint, started)
-                record = self.store.write(address, record, ranks, fitted.fit.curves, examples)
+                companions = fitted.fit.curves, examples, fitted.answers(protocol)
+                record = self.store.write(address, record, ranks, *companions)
             beside = time.perf_counter() - start - (self.journal.total - noted)  # all but fits that have own notes
             kind = like_row(fitted.method.plugin.name, fitted.method.label, protocol, self.folds)
             self.journal.note(address.fingerprint, kind, record.data.captions, max(0.0, beside))
@@ -518,6 +519,16 @@ class _Fitted:
         test, images, texts, _ = self.embeddings(unit_of(protocol))
         with torch.inference_mode():
             return find_examples(self.fit.part, test, images, texts).model_copy(update={"contrasts": hard})
+
+    def answers(self, protocol: Protocol) -> Answers | None:
+        """Return the best answers of queries; none for averages of captions, within folds, or by a pair scorer."""
+        similarity = self.fit.part.similarity
+        if self.runner.folds or protocol == "mean" or isinstance(similarity, Pairwise):
+            return None
+        test, images, texts, _ = self.embeddings(unit_of(protocol))
+        queries = as_queries(protocol, texts, test.image_of, len(images), similarity)
+        with torch.inference_mode(), in_full_precision(self.runner.device):
+            return find_answers(make_problem(images, *queries, similarity))
 
 
 def _evaluation(similarity: Similarity) -> list[str]:

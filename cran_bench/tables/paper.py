@@ -13,7 +13,7 @@ from cran_bench.protocols import Protocol
 from cran_bench.records.schema import TESTED_ON, Record
 from cran_bench.records.tasks import CATEGORY, FIGURES
 from cran_bench.registry import METHODS
-from cran_bench.specs import Spec, parse_spec
+from cran_bench.specs import Spec, parse_spec, recorded_spec
 from cran_bench.tables.tables import Row, Table
 
 Rule = Literal["one_to_one", "copied", "informational"]
@@ -82,8 +82,8 @@ def matching(name: str) -> Protocol:
     return "mean" if name.startswith("CRAN") else "documents"
 
 
-def paper_rows(table: int) -> list[PaperRow]:
-    """The rows of a table, in the order of the paper."""
+def paper_rows(table: int, dataset: str = "") -> list[PaperRow]:
+    """The rows of a table, of one dataset or of all, in the order of the paper."""
     return [
         PaperRow(
             table,
@@ -94,6 +94,7 @@ def paper_rows(table: int) -> list[PaperRow]:
             line["provenance"],
         )
         for line in _printed(f"table{table}.csv")
+        if dataset in ("", line["dataset"])
     ]
 
 
@@ -167,7 +168,7 @@ def not_comparable(record: Record) -> str:
     """
     if record.data.fitted_on:
         return "tested on another dataset than the paper's"
-    data, label = parse_spec(record.data.label), parse_spec(record.method.label)
+    data, label = recorded_spec(record.data.label), recorded_spec(record.method.label)
     if data.name not in TEST_PAIRS:
         return f"the paper has no {data.name}"
     if record.data.quick or data.argument or record.folds or set(data.options) - {"split", "seed"}:
@@ -195,7 +196,7 @@ def not_comparable(record: Record) -> str:
 
 def _changes(given: str, wanted: str, what: str) -> str:
     """How a backbone or the regions differ from the paper's, or ''."""
-    spec = parse_spec(given or "none")
+    spec = recorded_spec(given or "none")
     if str(Spec(spec.name, spec.argument)) != wanted:
         return f"other {what} than {wanted}"
     default = {**OF_PAPER[wanted], "precision": "float32", "device": spec.options.get("device")}
@@ -222,13 +223,13 @@ def find_row(tables: Iterable[Table], name: str, preset: str, protocol: Protocol
 
 def paper_name(label: str) -> str | None:
     """The row of the paper that a method label reproduces, or None."""
-    name = parse_spec(label).name
+    name = recorded_spec(label).name
     return METHODS.describe(name).paper_row if name in METHODS.names() else None
 
 
 def is_plain(label: str, preset: str) -> bool:
     """Whether a label is that of a preset with no options other than the width."""
-    spec = parse_spec(label)
+    spec = recorded_spec(label)
     return spec.argument == preset and not set(spec.options) - {"width"}
 
 
@@ -239,7 +240,7 @@ def is_of_paper(label: str) -> bool:
 
 def dataset_name(label: str) -> str:
     """The name of the dataset that a label denotes; the whole label if the test split is another dataset's."""
-    return label if TESTED_ON in label else parse_spec(label).name
+    return label if TESTED_ON in label else recorded_spec(label).name
 
 
 def of_dataset(tables: Sequence[Table], label: str) -> list[Table]:

@@ -11,7 +11,18 @@ from cran_bench.protocols import Protocol
 from cran_bench.records.tasks import FIGURES
 from cran_bench.specs import parse_spec
 from cran_bench.tables.paper import DATASET_NAMES, TABLES, PaperRow, find_row, not_comparable, of_dataset, paper_rows
-from cran_bench.tables.tables import DATA, DATA_FORMATS, Group, Row, Table, commit_note, export, exposure_notes, typeset
+from cran_bench.tables.tables import (
+    DATA,
+    DATA_FORMATS,
+    Group,
+    Row,
+    Table,
+    commit_note,
+    export,
+    exposure_notes,
+    merge_notes,
+    typeset,
+)
 
 
 def paper_table(
@@ -66,7 +77,8 @@ def paper_table(
     if any(line.row is None for line in lines):
         notes.append("- is not measured.")
     rows = [line.row for line in lines if line.row]
-    notes += [*_apart(lines), *exposure_notes(rows), *commit_note(rows)]
+    folders = tables[0].folders if tables else ()
+    notes += [*_apart(lines), *exposure_notes(rows), *merge_notes(rows, folders), *commit_note(rows)]
     return typeset(title, columns, list(dict.fromkeys(notes)), style, width=width)
 
 

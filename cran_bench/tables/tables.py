@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -23,8 +24,9 @@ from cran_bench.ranking.metrics import small_set_notes
 from cran_bench.ranking.precisions import CATEGORY_FIGURES, CATEGORY_METRICS
 from cran_bench.ranking.recorded import RecordedRanks
 from cran_bench.records.schema import DataInfo, Failure, FittedOn, Record
-from cran_bench.records.statistics import Interval, Sample, behind_best, sample, samples
-from cran_bench.records.store import INTERVALS_UP_TO, Finished
+from cran_bench.records.standings import Gaps, rank_intervals
+from cran_bench.records.statistics import LEVEL, Interval, Sample, estimates, sample, samples
+from cran_bench.records.store import INTERVALS_UP_TO, Finished, folder_of
 from cran_bench.records.tasks import CATEGORY, RECALL, Task, TaskName, tasks_of
 from cran_bench.tables.figures import HEADINGS, PHASES, UNSEEN, above, blind, heading, meaning
 
@@ -41,6 +43,9 @@ _OWN_DATA = {"category": "labels", "contrasts": "contrasts", "judgments": "judgm
 """The field of a group that holds the sha256 of a task's answers."""
 EXPOSED = "†"
 """Marks a row of which an encoder was trained on images or captions of the test split."""
+BEST, MAYBE = "★", "≈"
+"""Mark the row with the highest value, and others that may be the best."""
+_LATEX = {BEST: r"$\star$", MAYBE: r"$\approx$", UNSEEN: r"$\circ$"}  # which lacks these characters
 _BOTH = {"medr": ("i2t_medr", "t2i_medr")}  # one readable column holds both
 
 _CORRELATIONS = tuple(f".{name}" for name in CORRELATIONS)
@@ -104,12 +109,14 @@ class Row:
         runs: finished runs, one per seed, in order of seed.
         failures: failed runs.
         task: what it is measured by.
+        others: runs of the same seeds in other folders of results, which are not shown.
     """
 
     label: str
     runs: Sequence[Finished]
     failures: Sequence[Failure]
     task: Task = RECALL
+    others: Sequence[Finished] = ()
 
     @property
     def records(self) -> list[Record]:
@@ -117,9 +124,9 @@ class Row:
         return [run.record for run in self.runs]
 
     def values(self, figure: str) -> list[float]:
-        """A figure of each seed that has it, as recorded or else from the ranks."""
+        """A figure of each seed that has it, as recorded or else from the ranks, as are correlations."""
         recorded = [record.metrics[figure] for record in self.records if figure in record.metrics]
-        if recorded or not self.task.has(figure):
+        if figure not in self.task.rated and (recorded or not self.task.has(figure)):
             return recorded
         return [float(self.task.combined(values, figure)) for values in self._measured]
 
@@ -177,6 +184,11 @@ class Row:
         return sorted({commit[:7] + "*" * commit.endswith("+") for commit in known})
 
     @property
+    def folders(self) -> list[Path]:
+        """The distinct folders of results of its runs."""
+        return _folders(*self.runs, *self.failures)
+
+    @property
     def ranks(self) -> list[RecordedRanks]:
         """The ranks of every seed."""
         return [run.ranks for run in self.runs]
@@ -194,12 +206,14 @@ class Table:
     Attributes:
         has_intervals: whether ranks are read, for intervals and tests of the difference to the best row.
         apart: in which of `DATA` other tables with the same label, front end and protocol differ.
+        folders: the folders of results that were read.
     """
 
     group: Group
     rows: Sequence[Row]
     has_intervals: bool = True
     apart: Sequence[str] = ()
+    folders: Sequence[Path] = ()
 
     @property
     def task(self) -> Task:
@@ -257,7 +271,8 @@ class Table:
         small = [note for size in sizes for note in small_set_notes(*size, one_to_one, self.group.folds)]
         lines += small * (self.task is RECALL)
         if not self.has_intervals:
-            lines.append(f"No intervals for over {INTERVALS_UP_TO:,} records: select fewer.")
+            more = f"over {INTERVALS_UP_TO:,} records"
+            lines.append(f"No intervals, and figures are not verified, for {more}: select fewer.")
         elif self.behind_best():
             over = "images and seeds" if self._has_seeds else "images (there is one seed)"
             lines.append(
@@ -269,7 +284,7 @@ class Table:
                 lines.append("Here, rows with one seed get the mean variance over seeds of the rows with several.")
         if self._has_seeds:
             lines.append("± is the standard deviation over seeds.")
-        lines += exposure_notes(self.rows) + fit_notes(self.rows)
+        lines += exposure_notes(self.rows) + fit_notes(self.rows) + merge_notes(self.rows, self.folders)
         return [*lines, *commit_note(self.rows), *self._too_short()]
 
     @property
@@ -301,9 +316,11 @@ class Table:
 
     @cached_property
     def samples(self) -> dict[str, Sample]:
-        """Bootstrap samples of the rows with finished runs, by label."""
-        finished = {row.label: row.ranks for row in self.finished}
-        return dict(zip(finished, samples(list(finished.values()), task=self.task), strict=True))
+        """Bootstrap samples of the rows with finished runs, by label; rows have them too."""
+        drawn = samples([row.ranks for row in self.finished], task=self.task)
+        for row, its in zip(self.finished, drawn, strict=True):
+            vars(row).setdefault("sample", its)
+        return {row.label: its for row, its in zip(self.finished, drawn, strict=True)}
 
     @property
     def finished(self) -> list[Row]:
@@ -324,7 +341,21 @@ class Table:
 
     @cached_property
     def _behind(self) -> dict[str, Interval]:
-        return behind_best({row.label: self.samples[row.label] for row in self.ranked})
+        return {row.label: Interval(*gap) for row, gap in zip(self.ranked, self._gaps.to_best().tolist(), strict=True)}
+
+    def rank_intervals(self) -> dict[str, tuple[int, int]]:
+        """The interval of each ranked row's rank by the headline, the best being 1; empty for `--quick`.
+
+        They hold at once, and a row may be the best if its interval begins with 1.
+        """
+        if not self.ranked or not self.has_intervals or self.group.quick:
+            return {}
+        found = rank_intervals(self._gaps.certain).tolist()
+        return {row.label: (low, high) for row, (low, high) in zip(self.ranked, found, strict=True)}
+
+    @cached_property
+    def _gaps(self) -> Gaps:
+        return estimates([self.samples[row.label] for row in self.ranked]).gaps(LEVEL)
 
     @cached_property
     def above(self) -> dict[str, list[str]]:
@@ -361,9 +392,11 @@ class Table:
             }
             if any(other.exposures for other in self.rows):
                 line["exposures"] = "; ".join(row.exposures)
+            if len(self.folders) > 1:
+                line["folder"] = "; ".join(map(str, row.folders))
             if self.above:
                 line["order"] = "unseen" if row.is_order_unseen else "seen" if row.records else ""
-            for figure in self._figures():
+            for figure in self.figures:
                 line[figure] = round(row.mean(figure), task.digits(figure) + 3)
                 if self._has_seeds:
                     line[f"{figure}_sd"] = round(row.deviation(figure), task.digits(figure) + 3)
@@ -414,7 +447,7 @@ class Table:
 
     def display(self, names: Sequence[str] = ()) -> dict[str, list[str]]:
         """The cells of the readable columns, by name: the given ones, or all that say something."""
-        behind, figures = self.behind_best(), self._figures()
+        behind, figures = self.behind_best(), self.figures
         columns = {"method": [row.marked_label for row in self.rows]}
         for figure in (name for name in self.task.columns if name != "twin_accuracy" or name in figures):
             columns[figure] = [self._cell(row, figure) for row in self.rows]
@@ -433,7 +466,7 @@ class Table:
             return "best" if row in self.ranked else ""
         digits = self.task.digits(self.task.headline)
         value, low, high = (f"{x:z.{digits}f}" for x in (gap.value, *gap.ends))
-        return f"{value} [{low}, {high}]{' ≈' if gap.high >= 0 else '  '}"
+        return f"{value} [{low}, {high}] {MAYBE if gap.high >= 0 else ' '}"
 
     def _cell(self, row: Row, figure: str) -> str:
         if not row.records:
@@ -449,7 +482,8 @@ class Table:
         text += f" ± {row.deviation(figure):.{digits}f}" * (len(row.records) > 1)
         return text + f" {UNSEEN}" * (row.is_order_unseen and figure in self.task.by_order)
 
-    def _figures(self) -> list[str]:
+    @property
+    def figures(self) -> list[str]:
         """The metrics of the records that belong to the task, by name."""
         names = dict.fromkeys(name for row in self.rows for record in row.records for name in record.metrics)
         if self.task is RECALL:
@@ -507,14 +541,61 @@ def commit_note(rows: Iterable[Row]) -> list[str]:
     return [f"{many}{stars}."] if set(commits) - {"-"} else []
 
 
+def merge_notes(rows: Iterable[Row], folders: Sequence[Path]) -> list[str]:
+    """Lines on which of several folders of results rows are from, and on runs that are in more than one of them."""
+    if len(folders) < 2:
+        return []
+    named = {folder: escaped(str(folder), "") for folder in folders}
+    of: dict[Path, list[str]] = {folder: [] for folder in folders}
+    older: dict[Path, list[str]] = {}
+    lines, equal = [], 0
+    for row in rows:
+        for folder in row.folders:
+            seeds = [str(run.record.seed) for run in row.runs if folder_of(run) == folder]
+            of[folder].append(row.label + f" (seed {', '.join(seeds)})" * (len(row.folders) > 1 and bool(seeds)))
+        for other in row.others:
+            run = next(run for run in row.runs if run.record.seed == other.record.seed)
+            here, there, seed = named[folder_of(run)], named[folder_of(other)], other.record.seed
+            if run.record.fingerprint != other.record.fingerprint:
+                older.setdefault(folder_of(other), []).append(f"{row.label} seed {seed}")
+            elif _is_equal(run, other):
+                equal += 1
+            else:
+                task, digits = row.task, row.task.digits(row.task.headline) + 1
+                both = (Row(row.label, [one], [], task).mean(task.headline) for one in (run, other))
+                figures = " and ".join(f"{value:.{digits}f}" for value in both)
+                lines.append(
+                    f"NOT REPRODUCED: {row.label} seed {seed} is the same run in {here} and in {there}, but has other "
+                    f"ranks: {heading(task.headline)} {figures}. The newest is shown, from {here}."
+                )
+    if equal:
+        lines.append(f"Recorded in several folders with equal ranks: {equal} run{'s' * (equal > 1)}.")
+    for folder, labels in older.items():
+        lines.append(f"In {named[folder]} too, but older and not shown: {', '.join(labels)}.")
+    origins = {named[folder]: ", ".join(dict.fromkeys(labels)) for folder, labels in of.items() if labels}
+    return [*(f"From {folder}: {labels}." for folder, labels in origins.items()), *lines]
+
+
+def _is_equal(run: Finished, other: Finished) -> bool:
+    """Whether two runs have the same ranks, and the same answers to contrasts and judgments."""
+    if run.record.ranks_sha == other.record.ranks_sha:
+        return True
+    try:
+        here, there = run.ranks.arrays(), other.ranks.arrays()
+    except BadInput:  # which is not told of very many records
+        return False
+    same = (x.shape == there[n].shape and np.allclose(x, there[n], 1e-9, equal_nan=True) for n, x in here.items())
+    return here.keys() == there.keys() and all(same)
+
+
 def build_tables(
     runs: Sequence[Finished], failures: Sequence[Failure], related: Sequence[Finished] = (), task: TaskName = "recall"
 ) -> list[Table]:
     """Group runs into tables; each seed shows its newest record, or its failure if it has none.
 
     Rows are sorted by the task's headline, the best first, those that do not see the order of words last; a damaged
-    record hides others of its seed, which may be older.  No ranks are read for more than `INTERVALS_UP_TO` runs, except
-    for contrasts and judgments.
+    record hides others of its seed in its folder of results, which may be older.  No ranks are read for more than
+    `INTERVALS_UP_TO` runs, except for contrasts and judgments.
 
     Args:
         runs: finished runs to show.
@@ -524,16 +605,14 @@ def build_tables(
     """
     known = [run.record.data for run in (*related, *runs) if run.record.data.sources_sha]
     sources = {data.features_sha: data.sources_sha for data in known}
-    groups: dict[Group, dict[str, dict[int, Finished | Failure]]] = {}
+    groups: dict[Group, dict[str, dict[int, list[Finished | Failure]]]] = {}
     tasks: dict[Group, Task] = {}
     for run, its in [(one, its) for one in runs for its in _tasks(one, task)]:
         record = run.record
         group = _group(record.data, record.protocol, record.folds, sources, its.name, its.of)
         tasks.setdefault(group, its)
         seeds = groups.setdefault(group, {}).setdefault(record.method.label, {})
-        old = seeds.get(record.seed)
-        if not isinstance(old, Finished) or old.record.started < record.started:
-            seeds[record.seed] = run
+        seeds.setdefault(record.seed, []).append(run)
     for failure in failures:
         group = _group(failure.data, failure.protocol, failure.folds, sources, task)
         if task in _OWN_DATA and not getattr(group, _OWN_DATA[task]):
@@ -541,8 +620,7 @@ def build_tables(
         alike = [group] if task in ("recall", "category") else [g for g in groups if replace(g, of=group.of) == group]
         for one in alike:
             seeds = groups.setdefault(one, {}).setdefault(failure.method_label, {})
-            if failure.kind == "damaged" or failure.seed not in seeds:
-                seeds[failure.seed] = failure
+            seeds.setdefault(failure.seed, []).append(failure)
     usual = CATEGORY if task == "category" else RECALL
     rows = {
         group: [_row(label, seeds, tasks.get(group, usual)) for label, seeds in methods.items()]
@@ -557,7 +635,13 @@ def build_tables(
     apart: dict[Group, tuple[str, ...]] = {}
     for alike in named.values():
         apart |= dict.fromkeys(alike, tuple(n for n in DATA if len({getattr(group, n) for group in alike}) > 1))
-    return [Table(group, rows[group], len(runs) <= INTERVALS_UP_TO, apart=apart[group]) for group in groups]
+    folders, has_intervals = _folders(*runs, *failures), len(runs) <= INTERVALS_UP_TO
+    return [Table(group, rows[group], has_intervals, apart[group], folders) for group in groups]
+
+
+def _folders(*runs: Finished | Failure) -> list[Path]:
+    """The distinct folders of results of those runs that are stored."""
+    return list(dict.fromkeys(folder_of(run) for run in runs if run.path.name))
 
 
 def _place(row: Row) -> tuple[int, float]:
@@ -573,9 +657,19 @@ def _tasks(run: Finished, name: TaskName) -> list[Task]:
     return tasks_of(name, run.ranks) if recorded else []
 
 
-def _row(label: str, seeds: Mapping[int, Finished | Failure], task: Task) -> Row:
-    runs = [seeds[seed] for seed in sorted(seeds)]
-    return Row(label, [r for r in runs if isinstance(r, Finished)], [r for r in runs if isinstance(r, Failure)], task)
+def _row(label: str, seeds: Mapping[int, Sequence[Finished | Failure]], task: Task) -> Row:
+    """A row of the newest intact run of each seed, of the damaged ones, and of a failed one where there is no other."""
+    runs, failures, others = list[Finished](), list[Failure](), list[Finished]()
+    for _, some in sorted(seeds.items()):
+        failed = [x for x in some if isinstance(x, Failure)]
+        damaged = [failure for failure in failed if failure.kind == "damaged"]
+        hidden = set(map(folder_of, damaged))
+        intact = [x for x in some if isinstance(x, Finished) and folder_of(x) not in hidden]
+        intact.sort(key=lambda run: run.record.started, reverse=True)
+        runs += intact[:1]
+        others += [run for run in intact[1:] if folder_of(run) != folder_of(intact[0])]
+        failures += damaged or (failed[:1] if not intact else [])
+    return Row(label, runs, failures, task, others)
 
 
 def _group(
@@ -641,25 +735,28 @@ def typeset(
     width: int | None = None,
     importance: Sequence[Set[str]] = _BY_IMPORTANCE,
     everything: str = "cran-bench table --wide",
+    headings: Mapping[str, str] | None = None,
 ) -> str:
     """Format one table, except as CSV or JSON: title, body, notes; in a terminal only the columns that fit a width.
 
     Columns of one set of `importance` are shown together; the most important set comes first.  A note says that
-    `everything` has those left out.
+    `everything` has those left out.  `headings` are those of columns that `heading` does not know.
 
     Raises:
         BadInput: an unknown format.
     """
     require_format(style)
+    named = {name: escaped((headings or {}).get(name) or heading(name), "") for name in columns}
     columns = {name: [escaped(cell, "") for cell in cells] for name, cells in columns.items()}
     if style == "terminal" and width is not None:
-        columns, left_out = _fitted(columns, width, importance, everything)
+        columns, left_out = _fitted(columns, named, width, importance, everything)
         fill = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False).fill
         title, *notes = map(fill, (title, *notes, *left_out))
-    cells = [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in of] for of in columns.values()]
+    lines = [[named[name] for name in columns], *zip(*columns.values(), strict=True)]
+    cells = [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in line] for line in lines]
     body = tabulate(
-        list(zip(*cells, strict=True)),
-        headers=[heading(name) for name in columns],
+        cells[1:],
+        headers=cells[0],
         tablefmt=_STYLE[style],
         disable_numparse=True,
         colalign=["left" if not k or name == "method" else "right" for k, name in enumerate(columns)],
@@ -668,20 +765,25 @@ def typeset(
         head = [f"### {title}", "", *[f"**{line}**\n" for line in warnings]]
         return "\n".join([*head, body, "", *[f"{line}  " for line in notes], ""])
     if style == "latex":
-        body = body.replace("≈", r"$\approx$").replace(UNSEEN, r"$\circ$")  # LaTeX lacks these characters
+        for mark, command in _LATEX.items():
+            body = body.replace(mark, command)
         return "\n".join([*[f"% {line}" for line in (title, *warnings, *notes)], body, ""])
     return "\n".join([title, *warnings, "", body, "", *notes, ""])
 
 
 def _fitted(
-    columns: Mapping[str, Sequence[str]], width: int, importance: Sequence[Set[str]], everything: str
+    columns: Mapping[str, Sequence[str]],
+    headings: Mapping[str, str],
+    width: int,
+    importance: Sequence[Set[str]],
+    everything: str,
 ) -> tuple[dict[str, Sequence[str]], list[str]]:
     """The columns that fit into a width, the most important first, and a note on what was left out.
 
     Deviations of recalls are left out too, labels are folded, and 0.381 becomes .381.
     """
     shown, ranked = dict(columns), set[str]().union(*importance)
-    if _width(shown) <= width:
+    if _width(shown, headings) <= width:
         return shown, []
     for name in shown.keys() - {*LABELS, "rsum", "map", "behind_best"}:
         cells = [re.sub(r" ±[^○]*", " ", cell).rstrip() for cell in shown[name]]
@@ -690,24 +792,25 @@ def _fitted(
     for name in short | ({"behind_best"} & shown.keys() if {"behind_best"} in importance[:2] else set()):
         shown[name] = [re.sub(r" \[[^\]]*\]", "", cell) for cell in shown[name]]
     first = set[str]().union(*importance[:3]) - {*LABELS}
-    room = max(24, width - 2 - _width({name: shown[name] for name in shown if name in first}))
+    room = max(24, width - 2 - _width({name: shown[name] for name in shown if name in first}, headings))
     shown |= {name: [_folded(cell, room) for cell in shown[name]] for name in shown if name in LABELS}
     for name in shown.keys() & {*CATEGORY_FIGURES, "behind_best"}:
         shown[name] = [re.sub(r"\b0(?=\.\d{3}\b)", "", cell) for cell in shown[name]]
     kept: set[str] = set()
     for group in (*importance, *({name} for name in shown if name not in ranked)):
-        if not kept or _width({name: shown[name] for name in shown if name in kept | group}) <= width:
+        some = {name: shown[name] for name in shown if name in kept | group}
+        if not kept or _width(some, headings) <= width:
             kept |= group
-    left = [heading(name) for name in shown if name not in kept]
+    left = [headings[name] for name in shown if name not in kept]
     for name, what in (("i2t_r1", "recalls"), ("i2t_map", "directions"), (HEADLINE, "shares")):
         left += [f"± of {what}"] * any("±" in cell for cell in columns.get(name, ()))
     note = f"Left out to fit {width} characters: {', '.join(dict.fromkeys(left))} ({everything} has all)."
     return {name: shown[name] for name in shown if name in kept}, [note] if left else []
 
 
-def _width(columns: Mapping[str, Sequence[str]]) -> int:
+def _width(columns: Mapping[str, Sequence[str]], headings: Mapping[str, str]) -> int:
     lines = {name: [line for cell in cells for line in cell.split("\n")] for name, cells in columns.items()}
-    widest = [max(len(heading(name)) + 2, *map(len, lines[name])) for name in lines]  # tabulate adds 2
+    widest = [max(len(headings[name]) + 2, *map(len, lines[name])) for name in lines]  # tabulate adds 2
     return sum(widest) + 2 * (len(widest) - 1)
 
 

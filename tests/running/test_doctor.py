@@ -38,9 +38,9 @@ def test_a_healthy_tree_is_left_alone(command, tree):
 
 def test_records_of_other_code_are_counted(monkeypatch, tmp_path):
     commits = ["aaa", "aaa+", "bbb+", None, "now", "damaged"]
-    runs = [SimpleNamespace(record=SimpleNamespace(environment={"commit": commit})) for commit in commits]
+    records = [SimpleNamespace(environment={"commit": commit}) for commit in commits]
+    runs = [SimpleNamespace(record=one, path=tmp_path / str(one.environment["commit"])) for one in records]
     monkeypatch.setattr(ResultStore, "runs", lambda self, damaged: runs)
-    monkeypatch.setattr(ResultStore, "path_of", lambda self, record: tmp_path / str(record.environment["commit"]))
     monkeypatch.setattr(doctor, "commit", lambda: "now")
     said = doctor.count_provenance(tmp_path, {tmp_path / "damaged"})
     assert said == (
@@ -71,14 +71,15 @@ def stale(path):
 @pytest.mark.parametrize(
     ("harm", "what", "also"),
     [
-        (lambda r: changed(r), "was changed after it was written", 3),
-        (lambda r: cut(r), "is not a record", 3),
-        (lambda r: cut(r.with_suffix(".npz")), "is not the file its record names", 3),
-        (lambda r: removed(r.with_suffix(".npz")), "is missing beside its record", 2),
-        (lambda r: removed(r), "is missing", 2),
+        (lambda r: changed(r), "was changed after it was written", 4),
+        (lambda r: cut(r), "is not a record", 4),
+        (lambda r: cut(r.with_suffix(".npz")), "is not the file its record names", 4),
+        (lambda r: removed(r.with_suffix(".npz")), "is missing beside its record", 3),
+        (lambda r: removed(r), "is missing", 3),
         (lambda r: cut(r.with_name(r.stem + ".examples.json")), "holds no example queries", 0),
+        (lambda r: cut(r.with_name(r.stem + ".answers.npz")), "holds no answers", 0),
         (lambda r: r.with_name(r.stem + ".curves.csv").write_text("a,b\n1,2\n"), "holds no training curves", 0),
-        (lambda r: r.rename(r.with_name(r.name.replace("-s0-", "-s1-"))), "is missing beside its record", 3),
+        (lambda r: r.rename(r.with_name(r.name.replace("-s0-", "-s1-"))), "is missing beside its record", 4),
         (lambda r: stale(r.with_name(f".{r.name}.x.part")), "an interrupted write", 0),
         (lambda r: r.with_name(r.stem + ".error.json").write_text("{}"), "has finished since", 0),
     ],

@@ -8,17 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from recorded import record_of
+from recorded import IMAGE_OF, IMAGES, KINDS, TEXTS, contrasted, ranks_of, record_of
 
 from cran_bench.comparison import compare_dataset
 from cran_bench.comparison.significance import significance_table
 from cran_bench.contrasts import Contrasts
 from cran_bench.errors import BadInput
-from cran_bench.ranking.agreement import Agreement
-from cran_bench.ranking.contrasted import NOT_CROSSED, Contrasted
-from cran_bench.ranking.metrics import Counts
+from cran_bench.ranking.contrasted import NOT_CROSSED
 from cran_bench.ranking.recorded import RecordedRanks
-from cran_bench.ranking.relevance import Retrieved
 from cran_bench.records.examples import Examples, find_hard_contrasts
 from cran_bench.records.schema import Address, DataInfo, Failure
 from cran_bench.records.statistics import sample, samples, times_drawn
@@ -26,74 +23,9 @@ from cran_bench.records.store import Finished, ResultStore
 from cran_bench.records.tasks import contrasts_task, evidence_metrics, judgments_task
 from cran_bench.registry import DATASETS
 from cran_bench.running.evidence import contrasts_of
+from cran_bench.tables.figures import UNSEEN
+from cran_bench.tables.summary import summarise
 from cran_bench.tables.tables import FORMATS, build_tables, render
-
-IMAGES, PER = 40, 3
-TEXTS = PER * IMAGES
-IMAGE_OF = np.arange(TEXTS) // PER
-KINDS = ("agent", "attribute", "preposition", "noun")
-
-
-def contrasted(right=0.7, seed=0, bag=False, crossed=False):
-    """60 pairs of each kind but 30 nouns; agent and most of attribute have the same words; 12 nouns are balanced."""
-    random = np.random.default_rng(5)
-    kind = np.repeat(np.arange(4), (60, 60, 60, 30))
-    count = len(kind)
-    image, blind = random.integers(0, IMAGES, count), 2 * (random.random(count) < 0.65)
-    same = (kind == 0) | ((kind == 1) & (np.arange(count) % 4 > 0))
-    balanced = np.zeros(count, dtype=bool)
-    for k, most in enumerate((20, 15, 10, 6)):
-        for outcome in (0, 2):
-            balanced[np.flatnonzero((kind == k) & (blind == outcome))[:most]] = True
-    second = np.where((kind == 2) & balanced, 2, 2 * (random.random(count) < 0.5))
-    own = np.random.default_rng(seed)
-    text = np.where(own.random(count) < 0.05, 1, 2 * (own.random(count) < right))
-    text = np.where(same, 1, text) if bag else text
-    partner, cross = np.full(count, -1), np.full(count, NOT_CROSSED)
-    if crossed:
-        rows = np.flatnonzero(kind == 2)
-        image[rows] = np.arange(10, IMAGES).repeat(2) - [0, 10] * (IMAGES - 10)  # chains of images: 0, 10, 20, 30
-        partner[rows] = rows.reshape(-1, 2)[:, ::-1].ravel()
-        cross[rows] = 2 * (own.random(len(rows)) < right)
-    values = {"kind": kind, "text": text, "crossed": cross, "blind": blind, "second": second}
-    values |= {"balanced": balanced, "same_words": same}
-    values = {name: x.astype(np.uint8) for name, x in values.items()}
-    return Contrasted(kinds=KINDS, image=image.astype(np.int32), partner=partner.astype(np.int32), **values)
-
-
-def retrieved(queries, right, seed):
-    random, count = np.random.default_rng(seed), len(queries)
-    r1 = random.random(count) < right
-    found = (
-        r1,
-        r1 | (random.random(count) < 0.5),
-        r1 | (random.random(count) < 0.7),
-        *right * random.random((3, count)),
-    )
-    return Retrieved(queries.astype(np.int32), np.full(count, 2, np.int32), *(np.array(x, np.float64) for x in found))
-
-
-def agreement(noise, seed):
-    random = np.random.default_rng(3)
-    image, caption = random.integers(0, IMAGES, 90), random.integers(0, TEXTS, 90)
-    quality = random.standard_normal(90)
-    ratings = np.clip(np.round(2.5 + quality[:, None] + 0.5 * random.standard_normal((90, 3))), 1, 4)
-    scores = quality + noise * np.random.default_rng(seed).standard_normal(90)
-    rank = np.unique(scores, return_inverse=True)[1]
-    return Agreement(*(x.astype(np.int32) for x in (image, caption, rank)), ratings=ratings)
-
-
-def counts(size, seed):
-    better = np.random.default_rng(seed).integers(0, 4, size)
-    return Counts(*(x.astype(np.int32) for x in (better, np.zeros(size), np.ones(size))))
-
-
-def ranks_of(right=0.7, seed=0, **about):
-    ranks = RecordedRanks(counts(IMAGES, seed), counts(TEXTS, seed + 1), IMAGE_OF)
-    sides = {"i2t": retrieved(np.arange(0, IMAGES, 2), right, seed), "t2i": retrieved(np.arange(100), right, seed + 1)}
-    relevant = {"expert": {"t2i": sides["t2i"]}, "eccv": sides}
-    agreements = {"expert": agreement(2 * (1 - right), seed)}
-    return replace(ranks, contrasts=contrasted(right, seed, **about), relevant=relevant, agreements=agreements)
 
 
 def data_info(**data):
@@ -488,13 +420,27 @@ def test_the_report_shows_the_hardest_contrasts_with_their_pictures(command, tmp
         said = command("report", "--results", folder, "--cache", tmp_path / "cache", "-o", tmp_path / "page.html")
         assert said.code == 0 and ("their captions differ from those of the records" in said.err) != is_there, said.err
         page = (tmp_path / "page.html").read_text()
-        found = json.loads(re.search(r'id="gallery">(.*?)</script>', page)[1])
-        (section,) = found["sections"].values()
-        cards = section["runs"][0]["contrasts"]
+        found = json.loads(re.search(r'id="detail-contrasts-[^"]*">(.*?)</script>', page)[1])
+        cards = [found["pairs"][str(pair)] for pair, _, _ in found["rows"][0]["hard"]]
         assert [card["image"] for card in cards] == [one.image for one in hard] and len({*map(str, cards)}) == 10
         shown = [[pairs.true[one.pair], pairs.false[one.pair]] for one in hard]
         assert [card.get("captions") for card in cards] == (shown if is_there else [None] * 10)
-        images = found["images"][section["dataset"]]
-        assert {*images} == ({one.image for one in hard} if is_there else set())
-    assert page.count('<tr class="above">') == 6 and "<figcaption>Contrasts" in page
-    assert page.count("<figcaption>Agreement with people") == page.count("<figcaption>Several right answers") == 1
+        pictures = json.loads(re.search(r'id="pictures">(.*?)</script>', page)[1])
+        wanted = {f"{found['data']}/{card['place']}" for card in cards} if is_there else set()
+        assert {*pictures} == wanted
+
+
+def test_the_summary_ranks_no_row_that_does_not_see_the_order_of_words():
+    """Its cell has a mark instead of a rank, and it has no mean; sets of judgments are summarised apart."""
+    runs = [*rows(), *rows(label="scenes", split_sha="6" * 64)]
+    (task,) = summarise(build_tables(runs, [failure()], task="contrasts")).tasks
+    assert {row.label for row in task.standings if row.mean} == {label for label, _ in ROWS}
+    cells = next(row.cells for row in task.standings if row.label == BAG)
+    assert all(cell.rank is None and cell.text.endswith(UNSEEN) for cell in cells)
+    assert any(note.startswith(UNSEEN) for note in task.notes)
+    for row in task.standings[:3]:
+        assert row.mean.score == pytest.approx(np.mean([2 * (cell.value - 50) for cell in row.cells]))
+    of = summarise(build_tables(runs, [], task="judgments")).tasks
+    assert [task.headline for task in of] == ["eccv.map_r", "expert.tau_c"]
+    scores = [(cell.value, cell.score) for row in of[1].standings for cell in row.cells]
+    assert all(value == score for value, score in scores) and "tau-c with people's ratings" in of[1].notes[0]

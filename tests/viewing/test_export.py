@@ -1,4 +1,4 @@
-"""`cran-bench export`: a plain reader finds the figures of the record, and the row `trec` its very ranks."""
+"""`cran-bench export rankings`: a plain reader finds the figures of the record, and the row `trec` its very ranks."""
 
 import csv
 import json
@@ -211,7 +211,7 @@ def test_a_path_names_a_record_as_a_label_does(write, recorded, command, tmp_pat
     by_label = write("cca", topk=tmp_path / "label.csv", protocol="mean", top=3)
     path, _ = record_of(tiny.results, "cca", "mean")
     folders = ["--data", tiny.data, "--cache", tiny.cache]
-    said = command("export", path, "--topk", tmp_path / "path.csv", "--top", "3", *folders)
+    said = command("export", "rankings", path, "--topk", tmp_path / "path.csv", "--top", "3", *folders)
     assert said.code == 0 and f"wrote {tmp_path / 'path.csv'}" in said.err
     assert (tmp_path / "path.csv").read_bytes() == by_label[0].read_bytes()
 
@@ -224,11 +224,10 @@ def test_names_with_spaces_are_words_and_come_back(flickr, command, tmp_path):
         image.rename(image.with_name(image.name.replace("test0", "test%20 0")))
     folders = ["-d", "flickr8k", "--data", flickr, "--cache", tmp_path / "cache", "--results", tmp_path / "results"]
     front_end = ["--backbone", "pixels[dim=16]", "--regions", "none"]
-    run = command("run", "-m", "cca[ridge_image=0.1,ridge_text=0.1,dim=4,power=1]", *folders, *front_end)
+    row = "cca[ridge_image=0.1,ridge_text=0.1,dim=4,power=1]"
+    run = command("run", "-m", row, *folders, *front_end)
     assert run.code == 0, run.err
-    said = command(
-        "export", "cca[ridge_image=0.1,ridge_text=0.1,dim=4,power=1]", "--trec", tmp_path / "there", *folders
-    )
+    said = command("export", "rankings", row, "--trec", tmp_path / "there", *folders)
     assert said.code == 0, said.err
     assert set(lists(tmp_path / "there/i2t.run")) == {f"test%2520%20{k:02}.jpg" for k in range(6)}
     spec = f"trec:{tmp_path}/there/i2t.run[t2i={tmp_path}/there/t2i.run]"

@@ -1,0 +1,158 @@
+"""What the page knows of the tables, as JSON: the figures of every row, who may be the best, and where details are."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from cran_bench.machine.storage import sha256_json, slug
+from cran_bench.registry import METHODS
+from cran_bench.tables.figures import PHASES, heading
+from cran_bench.tables.paper import not_comparable
+from cran_bench.tables.tables import Row, Table, exposure_notes
+
+ENVIRONMENT = "unit", "kernel", "processor", "GPU", "threads", "torch", "commit"
+LONGEST = 80
+"""Characters of a name, as it becomes that of a file."""
+_NUMBER = re.compile(r"-?[\d,]*\.?\d+")
+
+
+def table_ids(tables: Sequence[Table]) -> list[str]:
+    """A name for each table that stays the same when others are added, unless they have its labels but other data."""
+    plain = [_plain_id(table) for table in tables]
+    shared = {name for name, count in Counter(plain).items() if count > 1}
+    ids = [f"{name}-{_data(table)}" if name in shared else name for name, table in zip(plain, tables, strict=True)]
+    return [f"{name}-{ids[:place].count(name) + 1}" if ids.count(name) > 1 else name for place, name in enumerate(ids)]
+
+
+def _plain_id(table: Table) -> str:
+    group = table.group
+    folds = f"{group.folds}folds" if group.folds else ""
+    name = slug("-".join(filter(None, (group.dataset, group.protocol, folds, table.task.name, group.of))))
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{sha256_json(name)[:6]}"
+
+
+def _data(table: Table) -> str:
+    """Six digits of what the features were made from, or with, if that is all in which data differ."""
+    group = table.group
+    for text in (group.front_end, group.text_encoder, group.vectors):
+        if ":" in text:
+            return slug(re.sub(r"\[[^\]]*\]", "", text.partition(" + ")[0]).rpartition(":")[2])[:40]
+    return (group.features or group.split_sha)[:6]
+
+
+def table_contents(table: Table, table_id: str) -> dict[str, Any]:
+    """A table: its columns, rows and notes.
+
+    Args:
+        table: whose ranks are read.
+        table_id: its name in links.
+    """
+    group, task, finished = table.group, table.task, table.finished
+    columns, lines = table.display(), len(table.above.get("method", ()))
+    notes = exposure_notes(finished)
+    data = [record.data for row in finished for record in row.records]
+    return {
+        "id": table_id,
+        "title": table.title,
+        "dataset": group.dataset,
+        "protocol": group.protocol,
+        "task": task.name,
+        "of": group.of,
+        "kind": table.kind or "recall",
+        "folds": group.folds,
+        "quick": group.quick,
+        "frontEnd": group.front_end,
+        "vectors": group.vectors,
+        "textEncoder": group.text_encoder,
+        "inputs": group.inputs,
+        "images": max((info.images for info in data), default=0),
+        "captions": max((info.captions for info in data), default=0),
+        "marks": notes,
+        "notes": [note for note in table.notes if note not in notes],
+        "failed": table.failed,
+        "headline": task.headline,
+        "headlineName": heading(task.headline),
+        "most": task.perfect(task.headline),
+        "environment": list(ENVIRONMENT),
+        "columns": [{"name": name, "heading": heading(name)} for name in columns],
+        "important": [sorted(group & columns.keys()) for group in table.importance],
+        "above": [{name: cells[line] for name, cells in columns.items()} for line in range(lines)],
+        "rows": [
+            _row(table, row, {name: cells[lines:][at] for name, cells in columns.items()})
+            for at, row in enumerate(table.rows)
+        ],
+    }
+
+
+def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
+    method = row.records[0].method if row.records else None
+    name, preset = (method.name, method.preset) if method else _named(row.label)
+    behind, ranked = table.behind_best(), row in table.ranked
+    gap = behind.get(row.label)
+    place = "" if not behind or not ranked else "best" if gap is None else "maybe" if gap.high >= 0 else "behind"
+    reasons = dict.fromkeys(filter(None, map(not_comparable, row.records)))
+    figures = [x for x in (*table.task.keys, *table.task.columns) if table.task.has(x)] if table.has_intervals else []
+    intervals = {x: table.samples[row.label].interval(x).ends for x in figures} if row.records else {}
+    return {
+        "label": row.label,
+        "method": name,
+        "preset": preset,
+        "paperRow": (method.paper_row if method else None) or "",
+        "seeds": [record.seed for record in row.records],
+        "status": row.status,
+        "failures": [failure.sentence for failure in row.failures],
+        "marks": row.exposures,
+        "cells": {column: cell.strip() for column, cell in cells.items()},
+        "values": {column: _sort_value(cell) for column, cell in cells.items()},
+        "intervals": {x: [round(end, 4) for end in ends] for x, ends in intervals.items() if not math.isnan(ends[0])},
+        "value": _number(row.mean(table.task.headline)) if row.records else None,
+        "place": place,
+        "rank": table.rank_intervals().get(row.label) if table.has_intervals else None,
+        "unseen": row.is_order_unseen and not row.is_ranked,
+        "seconds": {phase: _number(row.seconds(phase)) for phase in PHASES[1:]} if row.records else {},
+        "memory": max((record.peak_memory for record in row.records), default=0),
+        "comparable": "; ".join(reasons),
+        "environment": _environment(row),
+    }
+
+
+def _environment(row: Row) -> list[str]:
+    """In which environment the first seed of a row was run, in the order of `ENVIRONMENT`."""
+    if not row.records:
+        return []
+    record, about = row.records[0], row.records[0].environment
+    machine = (str(about.get(name) or "") for name in ("cpu", "gpu", "threads", "torch"))
+    return [record.method.unit, record.similarity.kernel, *machine, " ".join(row.commits)]
+
+
+def _named(label: str) -> tuple[str, str]:
+    """The method and preset that a label names."""
+    name, _, preset = label.partition("[")[0].partition(":")
+    return name, preset
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)
+
+
+def _sort_value(cell: str) -> float | str:
+    """The first number in a cell; the best row sorts as 0 behind itself; '' for a cell that says nothing."""
+    text = cell.strip()
+    if text == "best":
+        return 0.0
+    found = _NUMBER.match(text)
+    return float(found[0].replace(",", "")) if found else text
+
+
+def method_contents(names: Sequence[str]) -> dict[str, Any]:
+    """What is known of the methods of these names that are installed, without importing them."""
+    known = [name for name in dict.fromkeys(names) if name in METHODS.names()]
+    described = {name: METHODS.describe(name) for name in known}
+    return {
+        name: {"summary": about.summary, "presets": list(about.presets), "paperRow": about.paper_row or ""}
+        for name, about in described.items()
+    }

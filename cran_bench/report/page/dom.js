@@ -1,0 +1,129 @@
+"use strict";
+
+// Elements ------------------------------------------------------------------------------------------------------------
+
+/** An element with attributes, listeners (onclick: function) and children; texts never become markup. */
+function el(tag, attributes, ...children) {
+  return filled(document.createElement(tag), attributes, children);
+}
+
+function svgEl(tag, attributes, ...children) {
+  return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function filled(made, attributes, children) {
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.flat(3).filter(child => child !== undefined && child !== null && child !== ""));
+  return made;
+}
+
+/** Append children: nodes, texts, and lists of them. */
+function add(parent, ...children) {
+  return filled(parent, {}, children);
+}
+
+/** A name from the data, which may run from right to left, and which may be folded after a separator. */
+function bdi(text) {
+  const pieces = String(text).split(/(?<=[[\],:|/=_])/);
+  return el("bdi", {}, pieces.flatMap((piece, place) => (place ? [el("wbr"), piece] : [piece])));
+}
+
+function anchor(href, ...children) {
+  return el("a", { href }, ...children);
+}
+
+let made = 0;
+
+/** An id that no other element has. */
+function newId(prefix) {
+  made += 1;
+  return `${prefix}-${made}`;
+}
+
+/** A labelled select box: `options` are [value, text]. */
+function choice(label, options, value, onchange) {
+  const select = el("select", { id: newId("choice") }, options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)));
+  select.addEventListener("change", () => onchange(select.value));
+  return el("div", { class: "choice" }, el("label", { for: select.id }, label), select);
+}
+
+// Numbers -------------------------------------------------------------------------------------------------------------
+
+function secondsText(seconds) {
+  if (seconds === null || seconds === undefined) return "";
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  if (seconds < 120) return `${seconds.toFixed(0)} s`;
+  if (seconds < 7200) return `${(seconds / 60).toFixed(0)} min`;
+  return `${(seconds / 3600).toFixed(1)} h`;
+}
+
+function bytesText(bytes) {
+  return bytes ? `${(bytes / 2 ** 30).toFixed(1)} GiB` : "";
+}
+
+function count(number, one, many) {
+  return `${number.toLocaleString("en")} ${number === 1 ? one : many || `${one}s`}`;
+}
+
+// Data ----------------------------------------------------------------------------------------------------------------
+
+const site = JSON.parse(document.getElementById("contents").textContent);
+const pictures = JSON.parse(document.getElementById("pictures").textContent);
+const isFolder = document.documentElement.hasAttribute("data-folder");
+const kept = new Map(), waiting = new Map();
+
+/** Called by the files of details. */
+function keep(name, value) {
+  kept.set(name, value);
+}
+
+/** The value that Python put under a name; null if there is none. */
+function details(name) {
+  if (kept.has(name)) return Promise.resolve(kept.get(name));
+  const inline = name && document.getElementById(`detail-${name}`);
+  if (inline) keep(name, JSON.parse(inline.textContent));
+  if (inline || !name || !isFolder) return Promise.resolve(kept.get(name) ?? null);
+  if (!waiting.has(name)) {
+    waiting.set(name, new Promise(resolve => {
+      const script = el("script", { src: `details/${encodeURIComponent(name)}.js` });
+      script.addEventListener("load", () => resolve(kept.get(name) ?? null));
+      script.addEventListener("error", () => resolve(null));
+      document.head.append(script);
+    }));
+  }
+  return waiting.get(name);
+}
+
+/** The address of a picture that Python kept; "" if there is none. */
+function pictureUrl(key) {
+  if (!key) return "";
+  return isFolder ? `pictures/${key.split("/").map(encodeURIComponent).join("/")}.webp` : pictures[key] || "";
+}
+
+function tableOf(id) {
+  return site.tables.find(table => table.id === id);
+}
+
+function rowOf(table, label) {
+  return table && table.rows.find(row => row.label === label);
+}
+
+/** What tells a table from others: "flickr8k, captions, contrasts". */
+function nameOf(table) {
+  const folds = table.folds ? `${table.folds} folds` : "";
+  return [table.dataset, table.protocol, table.kind === "recall" ? "" : table.kind, folds, apart(table)].filter(Boolean).join(", ");
+}
+
+/** What tells a table from those with the same labels but other data: its front end. */
+function apart(table) {
+  const alike = site.tables.filter(other => ["dataset", "protocol", "kind", "folds"].every(name => other[name] === table[name]));
+  if (alike.length < 2) return "";
+  const differs = name => new Set(alike.map(other => other[name])).size > 1;
+  const short = text => text.replace(/\[[^\]]*\]/g, "").split(" + ")[0].split(":").pop();
+  const parts = ["frontEnd", "textEncoder", "vectors"].filter(differs).map(name => short(table[name]) || "no text encoder");
+  return parts.length ? parts.join(", ") : table.id.split("-").pop();
+}

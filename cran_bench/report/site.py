@@ -1,0 +1,150 @@
+"""Writes the page: one file that holds everything, or a folder whose details are loaded on demand."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cran_bench.comparison import Verdict, compare_dataset
+from cran_bench.errors import BadInput
+from cran_bench.machine.progress import say, track
+from cran_bench.machine.storage import write_text
+from cran_bench.tables.card import card
+from cran_bench.tables.summary import summarise
+from cran_bench.tables.tables import Table
+
+from .charts import curve_contents
+from .contents import method_contents, table_contents, table_ids
+from .details import Details
+from .paper import paper_contents
+from .queries import Explorer
+from .script_json import as_json
+
+SCRIPTS = "dom", "route", "tables", "charts", "overview", "table", "row", "queries", "paper", "start"
+"""The scripts of the page, in their order."""
+MARK = '<meta name="generator" content="cran-bench">'
+POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; "
+"""What a page may load: its own text, and in a folder the files beside it; nothing from a network."""
+POLICIES = {
+    True: POLICY + "img-src 'self' file: data:; script-src 'self' file: 'unsafe-inline'",
+    False: POLICY + "img-src data:; script-src 'unsafe-inline'",
+}
+
+
+def write_page(
+    tables: Sequence[Table], data: Path, cache: Path, out: Path | None = None, folder: Path | None = None
+) -> Path:
+    """Write the page of some tables.
+
+    Args:
+        tables: their ranks, curves and examples are read.
+        data: folder of the datasets, for images and captions.
+        cache: folder in which the digests of images are noted.
+        out: the file to write; or
+        folder: the folder to write, with ``index.html``; files of an earlier page in it are replaced.
+
+    Returns:
+        The file to open.
+
+    Raises:
+        BadInput: a file beside a record is damaged, or the folder holds something else.
+    """
+    details = Details(folder)
+    if folder is not None:
+        _require_own(folder)
+    contents = _contents(tables, details, data, cache)
+    page = _page(contents, details, is_folder=folder is not None)
+    target = out if folder is None else folder / "index.html"
+    assert target is not None
+    write_text(target, page)
+    if details.left_out:
+        say(f"left out for want of room: details of {len(details.left_out)} kinds; --site DIR has all")
+    return target
+
+
+def _contents(tables: Sequence[Table], details: Details, data: Path, cache: Path) -> dict[str, Any]:
+    ids, shown, explorer = table_ids(tables), [], Explorer(data, cache, details)
+
+    def put(kind: str, table_id: str, value: Mapping[str, Any]) -> str:
+        name = f"{kind}-{table_id}"
+        return name if value and details.put(name, value) else ""
+
+    for table_id, table in track(zip(ids, tables, strict=True), "computing intervals", total=len(tables)):
+        of = table_contents(table, table_id)
+        cards = put("cards", table_id, {row.label: card(row, table).contents() for row in table.rows})
+        of["details"] = {"cards": cards, "curves": put("curves", table_id, curve_contents(table.finished))}
+        shown.append(of)
+    for of, table in zip(shown, tables, strict=True):  # what takes most room comes last
+        of["details"]["queries"], of["details"]["contrasts"] = explorer.add(table, of["id"])
+    explorer.fill()
+    names = {id(table): name for table, name in zip(tables, ids, strict=True)}
+    return {
+        "version": version("cran-bench"),
+        "runs": len({record.fingerprint for table in tables for row in table.rows for record in row.records}),
+        "tables": shown,
+        "methods": method_contents([row["method"] for of in shown for row in of["rows"]]),
+        "standings": summarise(tables).contents(lambda table: names[id(table)]),
+        "paper": paper_contents(tables),
+        "comparisons": [
+            _verdict(dataset, verdict)
+            for dataset in dict.fromkeys(table.group.dataset for table in tables)
+            for verdict in compare_dataset([t for t in tables if t.group.dataset == dataset], dataset, None)
+        ],
+    }
+
+
+def _verdict(dataset: str, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "dataset": dataset,
+        "title": verdict.title,
+        "headings": list(verdict.headings),
+        "lines": [list(line) for line in verdict.lines],
+        "notes": [*verdict.notes, *verdict.regressions],
+    }
+
+
+def _page(contents: Mapping[str, Any], details: Details, *, is_folder: bool) -> str:
+    scripts = "\n".join(_asset(f"{name}.js") for name in SCRIPTS)
+    values = [_data(f"detail-{name}", text) for name, text in details.values.items()]
+    pieces = {
+        "folder": " data-folder" * is_folder,
+        "policy": POLICIES[is_folder],
+        "style": _asset("style.css"),
+        "data": "\n".join(
+            [_data("contents", as_json(contents)), _data("pictures", as_json(details.pictures)), *values]
+        ),
+        "script": scripts,
+    }
+    head, *rest = _asset("index.html").split("<!-- ")
+    for part in rest:
+        name, _, after = part.partition(" -->")
+        head += pieces[name] + after
+    return head
+
+
+def _data(name: str, text: str) -> str:
+    return f'<script type="application/json" id="{name}">{text}</script>'
+
+
+def _require_own(folder: Path) -> None:
+    """Delete the details of an earlier page in a folder.
+
+    Raises:
+        BadInput: it holds something, but no page.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file, but --site names a folder: give another")
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    index = folder / "index.html"
+    if there and not (index.is_file() and MARK in index.read_text(encoding="utf-8", errors="replace")):
+        raise BadInput(f"{folder} holds {there[0]}, and no page of cran-bench: give --site an empty folder")
+    for name in ("details", "pictures"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _asset(name: str) -> str:
+    return resources.files("cran_bench.report").joinpath("page", name).read_text(encoding="utf-8")
