@@ -6,8 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+from pages import page_of, routes_of, write_example
+from recorded import FOLDERS, make_results
 
-from tests.report.pages import write_example
+from cran_bench.cli.options import load_tables
+from cran_bench.records.tasks import TASKS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra browser")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra browser")
@@ -27,9 +30,12 @@ CUT = """
 """
 OVERLAPPING = """
 () => {
-  const texts = [...document.querySelectorAll("main svg text")].map(one => [one.textContent, one.getBoundingClientRect()]);
-  const apart = (a, b) => a.right < b.left + 1 || b.right < a.left + 1 || a.bottom < b.top + 1 || b.bottom < a.top + 1;
-  return texts.flatMap(([name, a], place) => texts.slice(place + 1).filter(([, b]) => !apart(a, b)).map(b => [name, b[0]]));
+  const found = [...document.querySelectorAll("main svg text")];
+  const texts = found.map(one => [one.textContent, one.getBoundingClientRect()]);
+  const beside = (a, b) => a.right < b.left + 1 || b.right < a.left + 1;
+  const apart = (a, b) => beside(a, b) || a.bottom < b.top + 1 || b.bottom < a.top + 1;
+  const touching = ([, a], others) => others.filter(([, b]) => !apart(a, b)).map(([name]) => name);
+  return texts.map((one, place) => [one[0], touching(one, texts.slice(place + 1))]).filter(([, some]) => some.length);
 }
 """
 
@@ -51,8 +57,8 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def example(tmp_path_factory):
-    return write_example(tmp_path_factory.mktemp("page"))
+def example(_recorded_scenes, tmp_path_factory):
+    return write_example(tmp_path_factory.mktemp("page"), _recorded_scenes)
 
 
 @pytest.fixture
@@ -78,8 +84,11 @@ def opened(browser):
 
 @pytest.mark.parametrize(("width", "scheme"), LOOKS)
 def test_every_view_is_whole_and_accessible(opened, example, width, scheme):
-    page = opened(example.page.as_uri(), width, scheme)
-    for route in example.routes:
+    require_whole(opened(example.page.as_uri(), width, scheme), example.routes, width)
+
+
+def require_whole(page, routes, width):
+    for route in routes:
         page.evaluate("route => { location.hash = route; }", route)
         page.wait_for_timeout(150)
         assert page.locator("h1").count() == 1, route
@@ -143,11 +152,16 @@ def test_the_first_tab_skips_to_the_results(opened, example):
     assert page.evaluate("document.activeElement.id") == "main"
 
 
-def test_thousands_of_records_open_at_once(opened, example):
-    assert example.large.stat().st_size < 5_000_000
-    page = opened(example.large.as_uri())
-    assert page.locator("main table tbody tr").count() > 0
+@pytest.mark.parametrize("kind", FOLDERS if LOOKS == ALL else ["markup", "damaged rows"])
+def test_no_records_are_too_odd(opened, tmp_path, kind):
+    results = make_results(tmp_path / "results", kind)
+    made = page_of(results, tmp_path, tmp_path / "cache", tmp_path / "page.html")
+    assert made.stat().st_size < 5_000_000
+    page = opened(made.as_uri(), 390)
     assert page.evaluate("performance.getEntriesByType('navigation')[0].domComplete") < 1000
+    assert page.locator("main table tbody tr").count() > 0
+    routes = routes_of(load_tables(results, [], [], [], *TASKS))
+    require_whole(page, routes if LOOKS == ALL else routes[:3], 390)
 
 
 def test_the_papers_numbers_are_drawn_where_they_are(opened, example):
