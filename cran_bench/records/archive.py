@@ -45,10 +45,8 @@ def read_record(path: Path) -> Record:
     try:
         record = Record.model_validate(raw)
         own_sum = sha256_json({key: value for key, value in raw.items() if key != "checksum"})
-    except ValidationError as error:
+    except (ValueError, RecursionError) as error:  # pydantic's, a number out of range, or too deep nesting
         raise BadInput(f"{path} is not a record ({first_wrong(error, 'record')}): delete it and run again") from error
-    except (ValueError, RecursionError) as error:  # a number out of range, or too deep nesting
-        raise BadInput(f"{path} is not a record ({error}): delete it and run again") from error
     if record.checksum != own_sum:
         raise BadInput(
             f"{path} was changed after it was written (its checksum does not match): delete it and run again, "

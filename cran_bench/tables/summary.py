@@ -30,6 +30,7 @@ from cran_bench.tables.tables import (
     Table,
     export,
     exposure_notes,
+    merge_notes,
     require_format,
     typeset,
 )
@@ -240,7 +241,8 @@ class TaskSummary:
             lines.append(f"{UNSEEN} does not see the order of words, so that it was not tested and is not ranked.")
         if not tables[0].has_intervals:
             lines.append(f"No ranks for over {INTERVALS_UP_TO:,} records: select fewer.")
-        return lines + list(dict.fromkeys(note for table in tables for note in exposure_notes(table.rows)))
+        lines += dict.fromkeys(note for table in tables for note in exposure_notes(table.rows))
+        return lines + merge_notes([row for table in tables for row in table.rows], tables[0].folders)
 
     def _without_mean(self, rows: int) -> str:
         """A sentence on the rows that lack a dataset, and on the dataset without which most rows would have a mean."""

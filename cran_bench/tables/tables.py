@@ -186,7 +186,7 @@ class Row:
     @property
     def folders(self) -> list[Path]:
         """The distinct folders of results of its runs."""
-        return list(dict.fromkeys([*map(folder_of, self.runs), *map(folder_of, self.failures)]))
+        return _folders(*self.runs, *self.failures)
 
     @property
     def ranks(self) -> list[RecordedRanks]:
@@ -393,7 +393,7 @@ class Table:
             if any(other.exposures for other in self.rows):
                 line["exposures"] = "; ".join(row.exposures)
             if len(self.folders) > 1:
-                line["folder"] = " ".join(map(str, row.folders))
+                line["folder"] = "; ".join(map(str, row.folders))
             if self.above:
                 line["order"] = "unseen" if row.is_order_unseen else "seen" if row.records else ""
             for figure in self.figures:
@@ -572,7 +572,8 @@ def merge_notes(rows: Iterable[Row], folders: Sequence[Path]) -> list[str]:
         lines.append(f"Recorded in several folders with equal ranks: {equal} run{'s' * (equal > 1)}.")
     for folder, labels in older.items():
         lines.append(f"In {named[folder]} too, but older and not shown: {', '.join(labels)}.")
-    return [*(f"From {named[folder]}: {', '.join(labels)}." for folder, labels in of.items() if labels), *lines]
+    origins = {named[folder]: ", ".join(dict.fromkeys(labels)) for folder, labels in of.items() if labels}
+    return [*(f"From {folder}: {labels}." for folder, labels in origins.items()), *lines]
 
 
 def _is_equal(run: Finished, other: Finished) -> bool:
@@ -634,9 +635,13 @@ def build_tables(
     apart: dict[Group, tuple[str, ...]] = {}
     for alike in named.values():
         apart |= dict.fromkeys(alike, tuple(n for n in DATA if len({getattr(group, n) for group in alike}) > 1))
-    folders = list(dict.fromkeys([*map(folder_of, runs), *map(folder_of, failures)]))
-    has_intervals = len(runs) <= INTERVALS_UP_TO
+    folders, has_intervals = _folders(*runs, *failures), len(runs) <= INTERVALS_UP_TO
     return [Table(group, rows[group], has_intervals, apart[group], folders) for group in groups]
+
+
+def _folders(*runs: Finished | Failure) -> list[Path]:
+    """The distinct folders of results of those runs that are stored."""
+    return list(dict.fromkeys(folder_of(run) for run in runs if run.path.name))
 
 
 def _place(row: Row) -> tuple[int, float]:

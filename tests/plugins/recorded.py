@@ -187,12 +187,17 @@ def change(path, seal=True, **changes):
     path.write_text(canonical_json({**values, "checksum": sha256_json(values) if seal else ""}))
 
 
+def failure_of(label, error="it gave NaN", *, data=None, seed=0):
+    """An error record."""
+    about = {"protocol": "captions", "folds": 0, "seed": seed, "error": error, "traceback": f"Traceback\n{error}"}
+    about |= {"started": "2026-01-01T00:00:00+00:00", "environment": {}}
+    return Failure(data=data or data_of(), method_label=label, **about)
+
+
 def store_failure(results, label, error="it gave NaN", *, data=None, seed=0):
     """Write an error record, and return its path."""
-    data = data or data_of()
-    about = {"protocol": "captions", "folds": 0, "seed": seed, "error": error, "traceback": f"Traceback\n{error}"}
-    failure = Failure(data=data, method_label=label, **about, started="2026-01-01T00:00:00+00:00", environment={})
-    address = Address(data.label, "captions", 0, label, seed, sha256_bytes(label.encode()))
+    failure = failure_of(label, error, data=data, seed=seed)
+    address = Address(failure.data.label, "captions", 0, label, seed, sha256_bytes(label.encode()))
     ResultStore(results).write_failure(address, failure)
     return next((results / "runs").rglob(f"{address.stem().name}*{ERROR}"))
 

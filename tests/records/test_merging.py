@@ -9,7 +9,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from recorded import IMAGES, change, data_of, make_results, ranks_of, recall_ranks, store_failure, store_run
+from recorded import IMAGES, change, data_of, failure_of, make_results, ranks_of, recall_ranks, store_failure, store_run
 
 import cran_bench
 from cran_bench.cli.options import load_tables
@@ -21,7 +21,7 @@ from cran_bench.records import archive
 from cran_bench.records.archive import read_ranks, read_record
 from cran_bench.records.store import ResultStore
 from cran_bench.running.doctor import examine_results
-from cran_bench.tables.tables import render
+from cran_bench.tables.tables import build_tables, render
 
 JUDGED = {"contrasts": "swap", "contrasts_sha": "c" * 64, "judgments_sha": "d" * 64}
 CORRELATIONS = {"expert.tau_b", "expert.tau_c", "expert.spearman"}
@@ -243,11 +243,17 @@ def test_rows_say_which_folder_they_are_from(command, folders):
     frame = table.frame()
     assert frame.set_index("method")["folder"].to_dict() == {
         "mine:tuned": str(b),
-        "kcca:tuned": f"a {b}",
+        "kcca:tuned": f"a; {b}",
         "cca:tuned": "a",
     }
+    assert [table.folders for table in build_tables(ResultStore(a).runs(), [failure_of("cfa:tuned")])] == [[a]]
     both = ["--results", a, "--results", b]
-    for verb in (["table"], ["significance", "-d", "scenes"], ["table", "1", "-d", "scenes", "-p", "captions"]):
+    for verb in (
+        ["table"],
+        ["summary"],
+        ["significance", "-d", "scenes"],
+        ["table", "1", "-d", "scenes", "-p", "captions"],
+    ):
         said = command(*verb, *both)
         assert said.code == 0 and "From a: " in said.out and "\x1b" not in said.out, said.err
     page = a / "page.html"

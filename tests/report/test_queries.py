@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from pages import EVIL, HEBREW, write_awkward_data
 from PIL import Image
 
 from cran_bench.cli.options import load_tables
@@ -17,7 +18,6 @@ from cran_bench.registry import DATASETS
 from cran_bench.report import details
 from cran_bench.report.details import Details
 from cran_bench.report.queries import Explorer, packed
-from tests.report.pages import EVIL, HEBREW, write_awkward_data
 
 
 def unpacked(text):
