@@ -9,6 +9,7 @@ from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cran_bench.dataset import Collection
 from cran_bench.errors import BadInput
@@ -41,6 +42,19 @@ class Shown:
         """The place of each image in the split, counted from 0, by its id."""
         return {name: place for place, name in enumerate(self.ids)}
 
+    def read(self, place: int) -> Image.Image:
+        """Read an image; errors as in `ImageSource.read`."""
+        return self.collection.images.read(int(self.collection.splits["test"][place]))
+
+    @cached_property
+    def has_pictures(self) -> bool:
+        """Whether images can be read, and not only features; the first one tells."""
+        try:
+            self.read(0)
+        except BadInput:
+            return False
+        return True
+
     @cached_property
     def first(self) -> NDArray[np.int64]:
         """(N + 1,) the number of captions before those of each image."""
@@ -66,6 +80,7 @@ class Pictures:
     def __init__(self, data: Path, cache: Path, details: Details) -> None:
         self.data, self.cache, self.details = data, cache, details
         self._shown: dict[tuple[str, str, str], Shown | None] = {}
+        self._said = set[str]()
 
     def of(self, table: Table) -> Shown | None:
         """The test split of a table; None after a message if it is not there, or has other images or captions."""
@@ -77,8 +92,7 @@ class Pictures:
 
     def keep(self, shown: Shown, place: int) -> None:
         """Keep the thumbnail of an image, if it can be read and if there is room."""
-        row = int(shown.collection.splits["test"][place])
-        self.details.picture(f"{shown.name}/{place}", partial(shown.collection.images.read, row))
+        self.details.picture(f"{shown.name}/{place}", partial(shown.read, place))
 
     def _found(self, dataset: str, split_sha: str, images_sha: str) -> Shown | None:
         try:
@@ -91,9 +105,13 @@ class Pictures:
             if images_sha not in ("", collection.images_sha(image_digests(collection, self.cache))):
                 raise BadInput("the files of its images differ from those of the records")
         except BadInput as error:
-            say(f"{dataset} is shown without its captions and images: {error}")
+            sentence = f"{dataset} is shown without its captions and images: {error}"
+            if sentence not in self._said:
+                say(sentence)
+            self._said.add(sentence)
             return None
         shown = Shown(f"{slug(dataset)[:40]}-{sha256_json([dataset, split_sha, images_sha])[:6]}", collection)
         texts = {"ids": shown.ids, "captions": shown.texts["captions"], "first": shown.first.tolist()}
-        self.details.put(f"texts-{shown.name}", {**texts, "words": collection.has_words})
+        kinds = {"words": collection.has_words, "pictures": shown.has_pictures}
+        self.details.put(f"texts-{shown.name}", {**texts, **kinds})
         return shown

@@ -146,7 +146,7 @@ class Explorer:
         return "".join(ALPHABET[code - 1] for code in encode([text])[0].tolist() if code)
 
     def _want(self, shown: Shown, images: Iterable[str]) -> None:
-        for name in images:
+        for name in images if shown.has_pictures else ():
             self._wanted[shown.name, shown.place_of[name]] = shown
 
     def _contrasts(self, table: Table) -> dict[str, Any]:
@@ -161,7 +161,7 @@ class Explorer:
             for one in hard:
                 about: dict[str, Any] = {"image": one.image, "place": -1, "kind": one.kind}
                 if made and shown and one.pair < len(made) and one.image in shown.place_of:
-                    about["place"] = shown.place_of[one.image]
+                    about["place"] = shown.place_of[one.image] if shown.has_pictures else -1
                     about["captions"] = [made.true[one.pair], made.false[one.pair]]
                     self._want(shown, [one.image])
                 pairs[one.pair] = about

@@ -226,7 +226,7 @@ def test_folders_are_taken_from_the_environment(quick_scenes, tmp_path, monkeypa
     monkeypatch.setenv("CRAN_BENCH_RESULTS", str(tmp_path))
     made = cran_bench.run("cfa", quick_scenes.spec)
     assert repr(made) == "<Results: 1 records, 0 failures>"
-    assert len(cran_bench.read_records()) == 1 == len(list(tmp_path.rglob("*.npz")))
+    assert len(cran_bench.read_records()) == 1 == len(list(tmp_path.rglob("*.answers.npz")))
 
 
 def test_a_method_edited_after_its_import_is_never_recorded_as_the_new_code(tmp_path, monkeypatch):

@@ -82,7 +82,7 @@ def test_each_of_two_folders_of_features_gets_its_own_number(precomp, order):
     assert not found["A"][1] and not found["B"][1]
     assert found["A"][0] == 600 and found["B"][0] < 400
     assert {name: rsum(precomp / name) for name in order} == {name: (found[name][0], True) for name in order}
-    assert len(list((precomp / "results").rglob("cca-*.npz"))) == 2
+    assert len(list((precomp / "results").rglob("cca-*.answers.npz"))) == 2
 
 
 def test_a_blurred_copy_is_not_the_original(blurred, capsys):

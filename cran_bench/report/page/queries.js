@@ -62,7 +62,7 @@ function namesOf(data, texts) {
       return protocol === "captions" ? `${texts.ids[owners[row]]}#${row - texts.first[owners[row]]}` : texts.ids[owners[row]];
     },
     own,
-    url: image => pictureUrl(data.data && `${data.data}/${image}`),
+    url: image => (texts && !texts.pictures ? "" : pictureUrl(data.data && `${data.data}/${image}`)),
   };
 }
 
