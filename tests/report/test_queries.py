@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from tests.report.pages import EVIL, HEBREW, write_awkward_data
 
 from cran_bench.cli.options import load_tables
 from cran_bench.machine.storage import write_json
@@ -17,7 +18,6 @@ from cran_bench.registry import DATASETS
 from cran_bench.report import details
 from cran_bench.report.details import Details
 from cran_bench.report.queries import Explorer, packed
-from tests.report.pages import EVIL, HEBREW, write_awkward_data
 
 
 def unpacked(text):
