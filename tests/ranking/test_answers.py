@@ -9,6 +9,7 @@ from cran_bench.ranking import answers
 from cran_bench.ranking.answers import best_answers
 from cran_bench.ranking.problem import make_problem
 from cran_bench.ranking.rank import rank
+from cran_bench.ranking.tiles import tiles_for
 from cran_bench.records import examples
 from cran_bench.records.examples import Answers, drawn, find_answers
 from cran_bench.similarity import COSINE, DOT, MultiLevel
@@ -78,26 +79,24 @@ def sorted_rows(problem, count):
     return [np.argsort(-way, axis=1, kind="stable")[:, :count] for way in (scores, scores.T)]
 
 
+def small_tiles(*arguments, **options):
+    tiles = tiles_for(*arguments, **options)
+    tiles.image_rows, tiles.text_rows = 25, 70
+    return tiles
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_answers_are_those_of_a_full_sort(case, monkeypatch):
     images, texts, similarity = CASES[case]()
     problem = make_problem(images, texts, OWNERS, similarity)
-    for small in (False, True):  # in few and in many tiles
-        if small:
-            make = answers.tiles_for
-
-            def tiny(*arguments, **options):
-                tiles = make(*arguments, **options)
-                tiles.image_rows, tiles.text_rows = 25, 70
-                return tiles
-
-            monkeypatch.setattr(answers, "QUERIES", 45)
-            monkeypatch.setattr(answers, "BLOCK_BYTES", 20 * answers.ENTRY_BYTES * IMAGES)
-            monkeypatch.setattr(answers, "tiles_for", tiny)
+    for make in (tiles_for, small_tiles):
+        monkeypatch.setattr(answers, "tiles_for", make)
         found = find_answers(problem)
         for own, expected in zip((found.i2t, found.t2i), sorted_rows(problem, 5), strict=True):
             np.testing.assert_array_equal(own, expected)
             assert own.dtype == np.int32
+        monkeypatch.setattr(answers, "QUERIES", 45)
+        monkeypatch.setattr(answers, "BLOCK_BYTES", 20 * answers.ENTRY_BYTES * IMAGES)
 
 
 def test_they_agree_with_the_ranks():

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from pages import EVIL, HEBREW, write_awkward_data
 from PIL import Image
 from tests.report.pages import EVIL, HEBREW, write_awkward_data
 
