@@ -122,7 +122,7 @@ def test_fewer_candidates_than_five():
 
 
 def test_very_many_pairs_are_sampled(monkeypatch):
-    problem = make_problem(*CASES["cosine"]()[:2], OWNERS, COSINE)
+    problem = make_problem(*CASES["cosine"]()[:2], image_of=OWNERS, similarity=COSINE)
     every = find_answers(problem)
     monkeypatch.setattr(examples, "ALL_UP_TO", IMAGES * len(OWNERS) - 1)
     monkeypatch.setattr(examples, "SAMPLE", 20)
@@ -138,7 +138,7 @@ def test_very_many_pairs_are_sampled(monkeypatch):
 
 
 def test_queries_in_any_order():
-    problem = make_problem(*CASES["cosine"]()[:2], OWNERS, COSINE)
+    problem = make_problem(*CASES["cosine"]()[:2], image_of=OWNERS, similarity=COSINE)
     queries = torch.tensor([5, 0, 59])
     np.testing.assert_array_equal(best_answers(problem, queries, False, 3), find_answers(problem).i2t[queries, :3])
 

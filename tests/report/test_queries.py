@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from pages import EVIL, HEBREW, write_awkward_data
 from PIL import Image
-from tests.report.pages import EVIL, HEBREW, write_awkward_data
 
 from cran_bench.cli.options import load_tables
 from cran_bench.machine.storage import write_json
