@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +17,7 @@ from cran_bench.protocols import unit_of
 from cran_bench.ranking.contrasted import HEADLINE
 from cran_bench.ranking.metrics import Direction
 from cran_bench.records.archive import read_answers, read_examples
-from cran_bench.records.examples import TOP
+from cran_bench.records.examples import TOP, Example
 from cran_bench.records.schema import ANSWERS
 from cran_bench.records.store import Finished
 from cran_bench.tables.tables import Group, Table
@@ -91,8 +91,9 @@ class Explorer:
             if run.path.with_name(run.path.stem + ANSWERS).exists():
                 line["answers"] = f"answers-{run.record.fingerprint[:16]}"
                 self._answered[line["answers"]] = run
-            if shown and not group.folds:  # examples are of the whole split
-                line["few"], why = self._few(shown, run)
+            stored = read_examples(run.path)
+            if shown and stored and not group.folds:  # examples are of the whole split
+                line["few"], why = self._few(shown, run, stored.examples)
                 if why:
                     line["why"] = f"why-{run.record.fingerprint[:16]}"
                     self._why[line["why"]] = why
@@ -114,9 +115,9 @@ class Explorer:
             ranks[way] = {"scale": scale, "ranks": packed(np.ceil(scale * of.ranks() - 1e-6))}
         return ranks
 
-    def _few(self, shown: Shown, run: Finished) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _few(self, shown: Shown, run: Finished, examples: Sequence[Example]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The answers to the example queries, and the explanations, by the row of the query."""
-        stored, is_captions = read_examples(run.path), run.record.protocol == "captions"
+        is_captions = run.record.protocol == "captions"
         few: dict[str, Any] = {}
         why: dict[str, Any] = {}
 
@@ -125,7 +126,7 @@ class Explorer:
             return int(shown.first[place]) + text - 1 if text and is_captions else place
 
         for way in WAYS:
-            some = [one for one in stored.examples if one.direction == way] if stored else []
+            some = [one for one in examples if one.direction == way]
             some = [one for one in some if {one.image, *(x.image for x in one.found)} <= shown.place_of.keys()]
             queries = [row_of(one.image, one.text) for one in some]
             found = np.zeros((len(some), TOP), dtype=np.int64)

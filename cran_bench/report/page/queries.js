@@ -52,18 +52,23 @@ function namesOf(data, texts) {
   const { owners, protocol } = data;
   const own = image => (texts ? texts.captions.slice(texts.first[image], texts.first[image + 1]) : []);
   return {
-    image: image => (texts ? texts.ids[image] : `image ${image + 1}`),
+    image: image => (texts ? texts.ids[image] : `image ${numeral(image)}`),
     caption: row => {
-      if (!texts) return `text ${row + 1}`;
+      if (!texts) return `caption ${numeral(row)}`;
       return protocol === "captions" ? texts.captions[row] : protocol === "single" ? own(owners[row])[0] : own(owners[row]).join(" ");
     },
     captionId: row => {
-      if (!texts) return `of image ${owners[row] + 1}`;
+      if (!texts) return `of image ${numeral(owners[row])}`;
       return protocol === "captions" ? `${texts.ids[owners[row]]}#${row - texts.first[owners[row]]}` : texts.ids[owners[row]];
     },
     own,
     url: image => (texts && !texts.pictures ? "" : pictureUrl(data.data && `${data.data}/${image}`)),
   };
+}
+
+/** The number of a query, counted from 1. */
+function numeral(place) {
+  return (place + 1).toLocaleString("en");
 }
 
 function rankText(rank) {
@@ -117,6 +122,7 @@ function drawQueries(main, shown) {
       b ? choice("Method B", others(b), b, value => change({ a, b: value })) : "",
       labels.length > 2 ? more(2) : "", chosen.length > 2 && labels.length > 3 ? more(3) : "",
       choice("Queries", [["t2i", "captions, which rank images"], ["i2t", "images, which rank captions"]], way, value => change({ way: value, query: "" }))),
+    el("ul", { class: "letters" }, chosen.map((label, place) => el("li", { class: `of${place}` }, `${LETTERS[place]} `, bdi(label)))),
     notesOf(shown).map(note => el("p", { class: "notes" }, note)));
   const refresh = () => {
     const now = stateOf(shown);
@@ -147,8 +153,8 @@ function drawQueries(main, shown) {
           el("td", {}, press({ order: "b", first }, onlyB.toLocaleString("en"), `${onlyB}: B found the right one among the first ${first}, A missed it`)),
           el("td", {}, both.toLocaleString("en")), el("td", {}, neither.toLocaleString("en"))))))),
       el("div", { class: "orders", role: "group", "aria-label": "Order" }, press({ order: "apart" }, "Where they differ most"), press({ order: "data" }, "All, in the order of the data"),
-        isSampled(shown) ? press({ order: "told" }, "Those with recorded answers") : "",
-        chosen.some(label => data.line(label).why) ? press({ order: "why" }, "Those whose first answer is explained") : ""));
+        isTold(shown) ? press({ order: "told" }, "Those with recorded answers") : "",
+        isExplained(shown) ? press({ order: "why" }, "Those whose first answer is explained") : ""));
   }
   box.addEventListener("input", () => { change({ find: box.value, shown: "", query: "" }, true); refresh(); });
   add(main,
@@ -174,7 +180,8 @@ function notesOf({ table, data, texts, chosen }) {
 function stateOf(shown) {
   const query = route().query, { chosen: [a, b], way } = shown;
   const first = FIRST.find(one => String(one) === query.get("first")) || 10;
-  const order = !b ? "data" : ["a", "b", "data", "told", "why"].includes(query.get("order")) ? query.get("order") : "apart";
+  const known = { a: Boolean(b), b: Boolean(b), data: true, told: isTold(shown), why: isExplained(shown) };
+  const order = known[query.get("order")] ? query.get("order") : b ? "apart" : "data";
   const find = (query.get("find") || "").trim(), listed = queriesOf(shown, order, first, find);
   const size = way === "t2i" ? shown.data.texts : shown.data.images, asked = Number(query.get("query")) - 1;
   const chosen = Number.isInteger(asked) && asked >= 0 && asked < size ? asked : listed.length ? listed[0] : -1;
@@ -201,27 +208,32 @@ function answersBy({ data, way }, label) {
   return query => stored(query).filter(answer => answer > 0).map(answer => answer - 1);
 }
 
-/** Whether only some queries have answers: of a record of an earlier version, or of very many queries. */
-function isSampled(shown) {
-  const { data, way, chosen: [a] } = shown, all = loaded(data.line(a).answers, preparedAnswers);
-  if (all === undefined) return false;
-  const found = answersBy(shown, a), told = [...data.ranks(a, way).keys()].filter(query => found(query).length).length;
-  return told > 0 && told < data.ranks(a, way).length;
+/** Whether only some queries have answers: in records of earlier versions, or of very many queries. */
+function isTold(shown) {
+  const { data, way, chosen } = shown;
+  if (chosen.some(label => loaded(data.line(label).answers, preparedAnswers) === undefined)) return false;
+  const found = chosen.map(label => answersBy(shown, label)), every = [...data.ranks(chosen[0], way).keys()];
+  const told = every.filter(query => found.some(by => by(query).length)).length;
+  return told > 0 && told < every.length;
+}
+
+function isExplained({ data, chosen }) {
+  return chosen.some(label => data.line(label).why);
 }
 
 /** The queries to list, in order. */
 function queriesOf(shown, order, first, find) {
   const { data, names, texts, chosen, way } = shown;
-  const ranks = chosen.map(label => data.ranks(label, way)), wanted = find.toLowerCase();
+  const ranks = chosen.map(label => data.ranks(label, way)), wanted = texts ? find.toLowerCase() : find.replace(/,/g, "");
   const textOf = query => {
     if (!texts) return String(query + 1);
     return way === "t2i" ? `${names.caption(query)}\n${names.captionId(query)}` : `${names.image(query)}\n${names.own(query).join("\n")}`;
   };
   const spread = query => { const logs = ranks.map(of => Math.log(of[query])); return Math.max(...logs) - Math.min(...logs); };
   const between = query => Math.abs(Math.log(ranks[0][query]) - Math.log(ranks[1][query]));
-  const stored = order === "told" ? answersBy(shown, chosen[0]) : null, whys = chosen.map(label => loaded(data.line(label).why));
+  const found = order === "told" ? chosen.map(label => answersBy(shown, label)) : null, whys = chosen.map(label => loaded(data.line(label).why));
   const isListed = query => {
-    if (stored && !stored(query).length) return false;
+    if (found && !found.some(by => by(query).length)) return false;
     if (order === "why" && !whys.some(why => why && why[way] && why[way][query])) return false;
     if (order === "a" && !(ranks[0][query] <= first && ranks[1][query] > first)) return false;
     if (order === "b" && !(ranks[1][query] <= first && ranks[0][query] > first)) return false;
@@ -308,9 +320,9 @@ function drawQuery(panel, shown, now) {
   if (query < 0) return;
   const isText = way === "t2i", image = isText ? data.owners[query] : query;
   const id = isText ? names.captionId(query) : names.image(query);
-  add(panel, el("h2", { tabindex: "-1" }, `${isText ? "Caption" : "Image"} ${(query + 1).toLocaleString("en")}${texts ? ", " : ""}`, texts ? bdi(id) : ""));
+  add(panel, el("h2", { tabindex: "-1" }, `${isText ? "Caption" : "Image"} ${numeral(query)}${texts ? ", " : isText ? ", of image " : ""}`, texts ? bdi(id) : isText ? numeral(image) : ""));
   const others = names.own(image), rows = texts ? Array.from(others.keys(), place => texts.first[image] + place) : [];
-  add(panel, el("div", { class: "own" },
+  if (texts && (texts.words || texts.pictures)) add(panel, el("div", { class: "own" },
     picture(names, image, isText ? "its own image" : "the query", false),
     el("div", {}, isText ? el("blockquote", { dir: "auto" }, names.caption(query)) : "",
       others.length ? [el("h3", {}, isText ? "All captions of its image" : "Its own captions"), el("ul", {}, others.map((caption, place) => el("li", { dir: "auto", class: isText && data.protocol === "captions" && rows[place] === query ? "asked" : undefined }, caption)))] : "")));
