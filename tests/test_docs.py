@@ -188,5 +188,6 @@ def test_links_into_the_page_of_results_lead_to_tables_and_rows_of_the_committed
     )
     assert len(links) == 3
     for _, table, row, query in links:
-        labels = [unquote(text) for text in (row, *(part.partition("=")[2] for part in query.split("&"))) if text]
+        chosen = [unquote(label) for label in re.findall(r"\b[ab]=([^&]+)", query)]
+        labels = [*chosen, *[unquote(row)] * bool(row)]
         assert set(labels) <= {row.label for row in known[table].rows}

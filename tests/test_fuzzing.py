@@ -46,7 +46,7 @@ from cran_bench.machine.progress import say
 from cran_bench.machine.storage import canonical_json, sha256_bytes, sha256_json
 from cran_bench.protocols import parse_protocols
 from cran_bench.ranking.metrics import Counts, Ranks
-from cran_bench.records.archive import read_curves, read_examples, read_record
+from cran_bench.records.archive import read_answers, read_curves, read_examples, read_record
 from cran_bench.records.schema import Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import ResultStore
 from cran_bench.registry import DATASETS, METHODS, each
@@ -607,8 +607,14 @@ def seal(files):
         files[f"{STEM}.json"] = canonical_json(record.model_dump()).encode()
 
 
+def _answers(texts):
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, i2t=np.zeros((12, 5), np.int32), t2i=texts)
+    return buffer.getvalue()
+
+
 def records(changing):
-    record, arrays = a_record()
+    made, arrays = record, _ = a_record()
     failure = Failure(
         data=record.data,
         method_label="cfa",
@@ -639,6 +645,7 @@ def records(changing):
         f"{STEM}.npz": arrays,
         f"{STEM}.error.json": canonical_json(failure.model_dump()).encode(),
         f"{STEM}.examples.json": as_bytes({"examples": [example]}),
+        f"{STEM}.answers.npz": _answers(np.zeros((24, 5), np.int32)),
         f"{STEM}.curves.csv": lines("trained,epoch,rsum", "cran,1,2.5", "cran,2,3.5"),
     }
 
@@ -648,6 +655,8 @@ def records(changing):
             render(build_tables([], store.failures()), "markdown")
         elif name.endswith(".examples.json"):
             read_examples(path)
+        elif name.endswith(".answers.npz"):
+            read_answers(path, made)
         elif name.endswith(".csv"):
             read_curves(path)
         else:
@@ -845,6 +854,7 @@ READERS = {
     "records": lambda tmp: records([".json"]),
     "ranks": lambda tmp: records([".npz"]),
     "failures, examples, curves": lambda tmp: records([".error.json", ".examples.json", ".curves.csv"]),
+    "answers": lambda tmp: records([".answers.npz"]),
     "fits": fits,
     "checkpoints": checkpoints,
     "weights": weights,
@@ -1054,6 +1064,12 @@ FOUND = [  # before they were mended: another error than BadInput, a hang, or an
     ("ranks", f"{STEM}.npz", _packed(i2t_tied=np.zeros(3, np.int32)), "the counts are not those of"),
     ("ranks", f"{STEM}.npz", _packed(image_of=np.arange(24, dtype=np.int32)), "an image outside 0 to 11"),
     ("ranks", f"{STEM}.npz", _packed(i2t_tied=np.zeros(300_000)), "has 2,400,128 bytes for at most 24 numbers"),
+    ("answers", f"{STEM}.answers.npz", _answers(np.zeros((999_999, 5), np.int32)), "bytes for at most 120 numbers"),
+    ("answers", f"{STEM}.answers.npz", _answers(np.zeros((24, 5))), "t2i is not a list of int32"),
+    ("answers", f"{STEM}.answers.npz", _answers(np.zeros(120, np.int32)), "t2i is not a list of int32"),
+    ("answers", f"{STEM}.answers.npz", _answers(np.full((24, 5), 12, np.int32)), "not those of 12 images and 24 texts"),
+    ("answers", f"{STEM}.answers.npz", _answers(np.zeros((23, 5), np.int32)), "not those of 12 images and 24 texts"),
+    ("answers", f"{STEM}.answers.npz", b"PK\5\6" + bytes(18), "holds no answers"),
     ("weights", "a.pth", b"", "is not a state dict|cannot be read"),
     ("timings", "a-cpu.csv", lines(",".join(COLUMNS), ",".join(["9" * 500] * len(COLUMNS))), "holds no timings"),
     ("images", "a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 7 9\n%%EndComments\nshow\n", "cannot identify"),

@@ -278,9 +278,9 @@ def test_nothing_in_a_record_becomes_markup(command, tmp_path):
     said = command("report", "--results", tmp_path / "results", "-o", out)
     assert said.code == 0, said.err
     page = out.read_text(encoding="utf-8")
-    assert page.count("&lt;script&gt;alert(1)") > 10 and "<script>alert" not in page
-    assert page.count("</script>") == 2
-    for text in (page, command("table", "--results", tmp_path / "results").out):
+    assert page.count(r"\u003cscript\u003ealert(1)") > 10 and "<script>alert" not in page
+    assert page.count("</script>") == page.count("<script")
+    for text in (page.replace(r"\\", "\\"), command("table", "--results", tmp_path / "results").out):
         assert r"\x1b\u202e" in text and "\x1b" not in text and "\u202e" not in text
 
 

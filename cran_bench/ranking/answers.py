@@ -85,7 +85,7 @@ def _best(problem: Problem, scorer: Tiles, queries: Tensor, is_text: bool, count
 
 def _ordered(scores: Tensor, tolerance: Tensor) -> tuple[Tensor, Tensor]:
     """Falling (Q, K) scores, and their places; those within the tolerance of the next keep their order."""
-    ordered, order = scores.sort(dim=1, descending=True, stable=True)
+    ordered, order = scores.sort(dim=1, descending=True)
     near = tolerance.gather(1, order)
     is_less = torch.zeros_like(order)
     is_less[:, 1:] = ordered[:, :-1] - ordered[:, 1:] > torch.maximum(near[:, :-1], near[:, 1:])

@@ -25,8 +25,7 @@ def chance_and_perfect(task: Task, ranks: RecordedRanks, folds: int = 0) -> tupl
         ranks: those of any row, for its queries.
         folds: number of folds that were ranked separately; 0 if all were ranked together.
     """
-    members = len(task.totals.get(task.headline, (task.headline,)))
-    perfect = 1.0 if task.headline in task.fractions else 100.0 * (1 if task.is_mean else members)
+    perfect = task.perfect(task.headline)
     if task.name == "contrasts":
         return 50.0, perfect
     if task.correlations:

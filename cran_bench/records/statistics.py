@@ -171,9 +171,11 @@ def behind_best(rows: Mapping[str, Sample], figure: str = "", level: float = LEV
 
     All intervals hold at once with probability 1 - `level`, so rows that are equally good are told apart, by an
     interval below zero, in no more than that share of tables (Hsu, *Multiple Comparisons*, 1996).  They come from
-    intervals for all pairs of rows, those of `Estimates.gaps`.
+    intervals for all pairs of rows, those of `Estimates.gaps`, without what no difference can be.
     """
-    bounds = estimates(list(rows.values()), figure).gaps(level).to_best().tolist()
+    task = next(iter(rows.values())).task
+    most = task.perfect(figure or task.headline) * (2 if task.correlations else 1)
+    bounds = np.clip(estimates(list(rows.values()), figure).gaps(level).to_best(), -most, most).tolist()
     return {label: Interval(*interval) for label, interval in zip(rows, bounds, strict=True)}
 
 

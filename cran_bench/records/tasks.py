@@ -89,6 +89,11 @@ class Task:
         """The decimals of a figure in a table."""
         return 3 if figure in self.fractions else 1
 
+    def perfect(self, figure: str) -> float:
+        """The largest value of a figure: 600 of `rsum`, 1 of fractions, 100 of others."""
+        members = len(self.totals.get(figure, (figure,)))
+        return 1.0 if figure in self.fractions else 100.0 * (1 if self.is_mean else members)
+
     def combined(self, values: NDArray[np.float64], figure: str) -> NDArray[np.float64]:
         """(...) values of a figure or total from (..., F) values of `figures`.
 

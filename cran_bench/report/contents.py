@@ -76,7 +76,7 @@ def table_contents(table: Table, table_id: str) -> dict[str, Any]:
         "failed": table.failed,
         "headline": task.headline,
         "headlineName": heading(task.headline),
-        "most": most_of(table),
+        "most": task.perfect(task.headline),
         "environment": list(ENVIRONMENT),
         "columns": [{"name": name, "heading": heading(name)} for name in columns],
         "important": [sorted(group & columns.keys()) for group in table.importance],
@@ -86,11 +86,6 @@ def table_contents(table: Table, table_id: str) -> dict[str, Any]:
             for at, row in enumerate(table.rows)
         ],
     }
-
-
-def most_of(table: Table) -> float:
-    """The end of the scale of a table's headline."""
-    return {"rsum": 600.0}.get(table.task.headline, 1.0 if table.task.headline in table.task.fractions else 100.0)
 
 
 def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:

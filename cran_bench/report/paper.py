@@ -100,8 +100,8 @@ def _apart(group: Group, groups: Sequence[Group]) -> str:
     named = [
         name for name in ("front_end", "vectors", "text_encoder") if len({getattr(one, name) for one in alike}) > 1
     ]
-    texts = [re.sub(r"\[[^\]]*\]", "", getattr(group, name)) or "no text encoder" for name in named]
-    short = [" + ".join(part.rpartition(":")[2] for part in text.split(" + ")) for text in texts]
+    texts = [re.sub(r"\[[^\]]*\]", "", getattr(group, name)) for name in named]
+    short = [" + ".join(part.rpartition(":")[2] for part in text.split(" + ")) for text in texts if text]
     is_told = len({tuple(getattr(one, name) for name in named) for one in alike}) == len(alike)
     return ", ".join(short if is_told else [*short, sha256_json(asdict(group))[:6]])
 

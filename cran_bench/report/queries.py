@@ -155,9 +155,9 @@ class Explorer:
         made = self._contrasts_of(table.group, shown)
         pairs: dict[int, dict[str, Any]] = {}
         outcomes = [row.ranks[0].contrasts for row in table.finished]
-        for row, own in zip(table.finished, outcomes, strict=True):
+        for row in table.finished:
             stored = read_examples(row.runs[0].path)
-            hard = [one for one in (stored and stored.contrasts) or () if own and one.pair < len(own.text)]
+            hard = (stored and stored.contrasts) or []
             for one in hard:
                 about: dict[str, Any] = {"image": one.image, "place": -1, "kind": one.kind}
                 if made and shown and one.pair < len(made) and one.image in shown.place_of:

@@ -1,11 +1,16 @@
 """The page in a browser: no complaint, no request, nothing cut, usable by keyboard and screen reader."""
 
+import math
 import os
 import shutil
 
+import numpy as np
 import pytest
+from pages import page_of, routes_of, write_example
+from recorded import FOLDERS, make_results
 
-from tests.report.pages import write_example
+from cran_bench.cli.options import load_tables
+from cran_bench.records.tasks import TASKS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra browser")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra browser")
@@ -25,10 +30,21 @@ CUT = """
 """
 OVERLAPPING = """
 () => {
-  const texts = [...document.querySelectorAll("main svg text")].map(one => [one.textContent, one.getBoundingClientRect()]);
-  const apart = (a, b) => a.right < b.left + 1 || b.right < a.left + 1 || a.bottom < b.top + 1 || b.bottom < a.top + 1;
-  return texts.flatMap(([name, a], place) => texts.slice(place + 1).filter(([, b]) => !apart(a, b)).map(b => [name, b[0]]));
+  const found = [...document.querySelectorAll("main svg text")];
+  const texts = found.map(one => [one.textContent, one.getBoundingClientRect()]);
+  const beside = (a, b) => a.right < b.left + 1 || b.right < a.left + 1;
+  const apart = (a, b) => beside(a, b) || a.bottom < b.top + 1 || b.bottom < a.top + 1;
+  const touching = ([, a], others) => others.filter(([, b]) => !apart(a, b)).map(([name]) => name);
+  return texts.map((one, place) => [one[0], touching(one, texts.slice(place + 1))]).filter(([, some]) => some.length);
 }
+"""
+
+STRIPS = """
+rows => rows.map(row => [row.querySelector(".name").textContent,
+  [...row.querySelectorAll(".point")].map(one => parseFloat(one.style.left)), row.querySelector(".value").textContent])
+"""
+SPOTS = """
+marks => marks.map(mark => [mark.textContent.split(": ")[0], ...mark.getAttribute("transform").match(/[-\\d.]+/g)])
 """
 
 
@@ -41,8 +57,8 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def example(tmp_path_factory):
-    return write_example(tmp_path_factory.mktemp("page"))
+def example(_recorded_scenes, tmp_path_factory):
+    return write_example(tmp_path_factory.mktemp("page"), _recorded_scenes)
 
 
 @pytest.fixture
@@ -68,8 +84,11 @@ def opened(browser):
 
 @pytest.mark.parametrize(("width", "scheme"), LOOKS)
 def test_every_view_is_whole_and_accessible(opened, example, width, scheme):
-    page = opened(example.page.as_uri(), width, scheme)
-    for route in example.routes:
+    require_whole(opened(example.page.as_uri(), width, scheme), example.routes, width)
+
+
+def require_whole(page, routes, width):
+    for route in routes:
         page.evaluate("route => { location.hash = route; }", route)
         page.wait_for_timeout(150)
         assert page.locator("h1").count() == 1, route
@@ -133,8 +152,53 @@ def test_the_first_tab_skips_to_the_results(opened, example):
     assert page.evaluate("document.activeElement.id") == "main"
 
 
-def test_thousands_of_records_open_at_once(opened, example):
-    assert example.large.stat().st_size < 5_000_000
-    page = opened(example.large.as_uri())
-    assert page.locator("main table tbody tr").count() > 0
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_no_records_are_too_odd(opened, tmp_path, kind):
+    results = make_results(tmp_path / "results", kind)
+    made = page_of(results, tmp_path, tmp_path / "cache", tmp_path / "page.html")
+    assert made.stat().st_size < 5_000_000
+    page = opened(made.as_uri(), 390)
     assert page.evaluate("performance.getEntriesByType('navigation')[0].domComplete") < 1000
+    assert page.locator("main table tbody tr").count() > 0
+    routes = routes_of(load_tables(results, [], [], [], *TASKS))
+    require_whole(page, routes if LOOKS == ALL else routes[:3], 390)
+
+
+def test_the_papers_numbers_are_drawn_where_they_are(opened, example):
+    page = opened(example.page.as_uri() + next(route for route in example.routes if "on=" in route))
+    paper = page.evaluate("site.paper")
+    (section,) = (one for one in paper["tables"] if one["number"] == 1)
+    (data,) = (one for one in paper["sets"] if f"on={one['id']}&" in page.url)
+    found = 0
+    for place, figure in enumerate(paper["figures"]):
+        name = "{} R@{}".format(*figure["name"].split("_r"))
+        strips = page.get_by_label(f"{name}, {section['title']}", exact=True).locator(".strip:not(.axis)")
+        drawn = strips.evaluate_all(STRIPS)
+        for printed, (label, marks, text) in zip(section["rows"], drawn, strict=True):
+            row, value = data["rows"].get(f"tuned matching {printed['name']}"), printed["values"][place]
+            wanted = [value] if row is None else [value, row["measured"][place][0]]
+            assert label == printed["name"] and marks == pytest.approx(wanted, abs=0.006)
+            assert text.startswith(f"{value:.1f} ") and text.endswith("not comparable" if row else "not measured")
+            found += row is not None
+    assert found == 12 and page.locator(".dots .glyph.filled").count() == 0
+    assert "measured on scenes, but the paper's numbers are of Flickr-30K" in page.locator("main").inner_text()
+
+
+def test_quality_and_cost_are_drawn_where_they_are(opened, example):
+    page = opened(example.page.as_uri() + example.routes[1])
+    page.wait_for_selector(".drawing svg .mark")
+    rows = page.evaluate("tableOf(route().parts[0]).rows.filter(row => typeof row.value === 'number')")
+    marks = page.locator(".drawing").first.locator(".mark")
+    drawn = {label: (float(x), float(y)) for label, x, y, *_ in marks.evaluate_all(SPOTS)}
+    assert drawn.keys() == {row["label"] for row in rows} and len(rows) >= 3
+    points = np.array([(math.log(row["seconds"]["fit"]), row["value"], *drawn[row["label"]]) for row in rows])
+    for value, at, rises in ((0, 2, 1), (1, 3, -1)):
+        line = np.polyfit(points[:, value], points[:, at], 1)
+        np.testing.assert_allclose(points[:, at], np.polyval(line, points[:, value]), atol=0.2)
+        assert rises * line[0] > 0
+    beaten = [any(a <= cost and b > quality for a, b, *_ in points) for cost, quality, *_ in points]
+    best = {row["label"] for row, worse in zip(rows, beaten, strict=True) if not worse}
+    filled = page.locator(".drawing").first.locator(".mark.filled").evaluate_all(SPOTS)
+    assert {label for label, *_ in filled} == best
+    listed = page.locator("figure .notes").first.locator("a").all_inner_texts()
+    assert {*listed} == best

@@ -15,7 +15,7 @@ from cran_bench.ranking.metrics import Counts, Ranks
 from cran_bench.records.schema import Address, DataInfo, Failure
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.registry import METHODS
-from cran_bench.report import _environment
+from cran_bench.report.contents import table_contents
 from cran_bench.tables.figures import heading
 from cran_bench.tables.paper import TABLES, paper_rows
 from cran_bench.tables.paper_tables import paper_table
@@ -277,7 +277,8 @@ def test_the_commit_of_each_row_where_they_differ():
     note = "Rows by the commit of the code: 0123456 1, - 1, fedcba9* 1 (*: with uncommitted changes)."
     assert note in table.notes
     assert json.loads(render([table], "json"))[1]["commit"] == "- fedcba9*"
-    assert [line[-1] for line in _environment(table.rows)[1]] == ["0123456", "- fedcba9*"]
+    shown = table_contents(table, "mine")["rows"]
+    assert [row["environment"][-1] for row in shown] == ["0123456", "- fedcba9*"]
     assert not [line for line in build_tables([finished(commit=None)], [])[0].notes if "ommit" in line]
 
 

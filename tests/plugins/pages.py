@@ -1,8 +1,10 @@
 """Pages for tests: of real runs on scenes and on a folder with awkward names, and of very many records."""
 
 import csv
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -11,7 +13,7 @@ from cran_bench.cli.options import load_tables
 from cran_bench.records.tasks import TASKS
 from cran_bench.report import write_page
 from cran_bench.report.contents import table_ids
-from tests.conftest import RECORDED
+from cran_bench.report.paper import same_data
 
 EVIL = '</script><img src=x onerror=alert(1)> & "quoted"'
 HEBREW = "כלב שחור רץ על החוף"
@@ -23,7 +25,6 @@ class Example:
 
     page: Path
     folder: Path
-    large: Path
     routes: tuple[str, ...]
 
 
@@ -46,18 +47,32 @@ def page_of(results, data, cache, out=None, folder=None):
     return write_page(tables, data, cache, out, folder)
 
 
-def write_example(folder):
-    """The page of a few rows on scenes, one of which failed, and on awkward data."""
+def write_example(folder, tiny):
+    """The page of a few rows on scenes, whose records `tiny` has, one of which failed, and on awkward data."""
     results, cache, data = folder / "results", folder / "cache", folder / "data"
+    shutil.copytree(tiny.results, results)
+    shutil.copytree(tiny.cache, cache)
     kept = {"results": results, "cache": cache}
-    scenes = "scenes[train=60,val=20,test=20]"
-    options = {"data": folder, "backbone": "pixels[dim=64]", **kept}
-    cran_bench.run(f"{RECORDED},cca[text=encoder]", scenes, contrasts="swap", **options)
-    cran_bench.run("cca,cfa", scenes, "documents", **options)
+    scenes = {"dataset": tiny.spec, "data": folder, "backbone": tiny.backbone, **kept}
+    cran_bench.run("cca,cfa,cca[text=encoder]", contrasts="swap", **scenes)
+    cran_bench.run("cca,cfa", protocols="documents", **scenes)
     write_awkward_data(data)
     cran_bench.run("cfa[dim=4],cca[dim=4]", "folder", data=data, backbone="pixels[dim=16]", **kept)
     page = page_of(results, data, cache, folder / "page.html")
     index = page_of(results, data, cache, folder=folder / "site")
-    table = next(name for name in table_ids(load_tables(results)) if "captions-recall" in name and "scenes" in name)
-    routes = ("#/", f"#/table/{table}", f"#/row/{table}/cca%3Atuned", "#/method/cca%3Atuned", "#/dataset/folder")
-    return Example(page, index, page, routes)
+    tables = load_tables(results, [], [], [], *TASKS)
+    beside = next(data.id for data in same_data(tables) if "scenes" in data.id)
+    paper = f"#/paper?table=1&on={beside}&preset=tuned", f"#/paper?table=3&on={beside}&figure=t2i_r5"
+    return Example(page, index, (*routes_of(tables), *paper))
+
+
+def routes_of(tables):
+    """The address of every view: of each table, the one with most rows first, and one of each other kind."""
+    names = dict(zip(table_ids(tables), tables, strict=True))
+    ids = [quote(name, safe="") for name in sorted(names, key=lambda name: -len(names[name].finished))]
+    first = max(tables, key=lambda table: len(table.finished))
+    label = quote(first.finished[0].label, safe="")
+    views = [f"#/table/{name}" for name in ids]
+    views += [f"#/row/{ids[0]}/{label}", f"#/queries/{ids[0]}", "#/paper", f"#/method/{label}"]
+    views += [f"#/contrasts/{name}" for name in ids if "-contrasts" in name]
+    return ("#/", *views, f"#/dataset/{quote(first.group.dataset, safe='')}")
