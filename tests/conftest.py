@@ -1,10 +1,12 @@
 """Shared by the tests: the command line called in this process, and two tiny datasets."""
 
+import atexit
 import gc
 import os
 import shutil
 import signal
 import sys
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +17,10 @@ from PIL import Image
 # Processes that tests start must import the installed package, not the folder of the checkout they happen to run in.
 os.environ["PYTHONSAFEPATH"] = "1"
 os.environ["CRAN_BENCH_JOBS"] = "1"  # rows in this process, which knows the methods that tests register
+_caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("MPLCONFIGDIR", str(_caches / "matplotlib"))  # whose list of fonts takes long to make
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # a journal of their own
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 RECORDED = "cca,cfa,cran[width=compact,text_init=random,max_epochs=2,lstm_layers=1]"  # the last has training curves
 

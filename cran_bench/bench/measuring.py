@@ -25,7 +25,7 @@ from cran_bench.machine.environment import environment
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import write_text
 from cran_bench.ranking.problem import Clock
-from cran_bench.tables.tables import DATA_FORMATS, export, require_format, typeset
+from cran_bench.tables.typesetting import DATA_FORMATS, export, require_format, typeset
 
 T = TypeVar("T")
 

@@ -14,7 +14,9 @@ from cran_bench.ranking.metrics import Direction
 from cran_bench.records.statistics import LEVEL, Interval, behind_best, holm, mcnemar
 from cran_bench.records.tasks import RECALL
 from cran_bench.tables.figures import heading
-from cran_bench.tables.tables import DATA_FORMATS, Group, Row, Table, export, exposure_notes, merge_notes, typeset
+from cran_bench.tables.rows import Row, exposure_notes, merge_notes
+from cran_bench.tables.tables import Group, Table
+from cran_bench.tables.typesetting import DATA_FORMATS, export, typeset
 
 from .verdict import bounds, signed
 

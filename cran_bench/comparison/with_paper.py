@@ -21,7 +21,8 @@ from cran_bench.tables.paper import (
     orders,
     paper_rows,
 )
-from cran_bench.tables.tables import Row, Table, exposure_notes, merge_notes
+from cran_bench.tables.rows import Row, exposure_notes, merge_notes
+from cran_bench.tables.tables import Table
 
 from .verdict import Verdict, bounds, signed
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from cran_bench.records.schema import Record
 from cran_bench.records.statistics import Interval
 from cran_bench.tables.paper import PublishedRow, published_rows
-from cran_bench.tables.tables import Row, Table
+from cran_bench.tables.rows import Row
+from cran_bench.tables.tables import Table
 
 from .verdict import Verdict, bounds, signed
 

@@ -11,7 +11,8 @@ from scipy.special import stdtrit
 from cran_bench.errors import BadInput
 from cran_bench.records.statistics import LEVEL, samples
 from cran_bench.tables.figures import heading
-from cran_bench.tables.tables import Row, Table, merge_notes
+from cran_bench.tables.rows import Row, merge_notes
+from cran_bench.tables.tables import Table
 
 from .verdict import Verdict, bounds, signed
 

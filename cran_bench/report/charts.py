@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cran_bench.records.archive import read_curves
-from cran_bench.tables.tables import Row
+from cran_bench.tables.rows import Row
 
 POINTS = 200
 """The most points of a line: of a longer one, as many that are evenly spaced, its ends included."""

@@ -12,7 +12,8 @@ from cran_bench.machine.storage import sha256_json, slug
 from cran_bench.registry import METHODS
 from cran_bench.tables.figures import PHASES, heading
 from cran_bench.tables.paper import not_comparable
-from cran_bench.tables.tables import Row, Table, exposure_notes, merge_notes
+from cran_bench.tables.rows import Row, exposure_notes, merge_notes
+from cran_bench.tables.tables import Table
 
 ENVIRONMENT = "unit", "kernel", "processor", "GPU", "threads", "torch", "commit"
 LONGEST = 80
@@ -92,7 +93,7 @@ def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
     method = row.records[0].method if row.records else None
     name, preset = (method.name, method.preset) if method else _named(row.label)
     behind, ranked = table.behind_best(), row in table.ranked
-    gap = behind.get(row.label)
+    gap, rank = behind.get(row.label), table.rank_intervals().get(row.label) if table.has_intervals else None
     place = "" if not behind or not ranked else "best" if gap is None else "maybe" if gap.high >= 0 else "behind"
     reasons = dict.fromkeys(filter(None, map(not_comparable, row.records)))
     figures = [x for x in (*table.task.keys, *table.task.columns) if table.task.has(x)] if table.has_intervals else []
@@ -111,7 +112,7 @@ def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
         "intervals": {x: [round(end, 4) for end in ends] for x, ends in intervals.items() if not math.isnan(ends[0])},
         "value": _number(row.mean(table.task.headline)) if row.records else None,
         "place": place,
-        "rank": table.rank_intervals().get(row.label) if table.has_intervals else None,
+        "rank": rank and list(rank),
         "unseen": row.is_order_unseen and not row.is_ranked,
         "seconds": {phase: _number(row.seconds(phase)) for phase in PHASES[1:]} if row.records else {},
         "memory": max((record.peak_memory for record in row.records), default=0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -167,8 +168,11 @@ def cost_figure(table: Table) -> Figure:
         axes.plot(*point, clip_on=False, **(ON_FRONT if label in best else BEHIND))
     axes.margins(0.08, 0.2)
     low, high = axes.get_xlim()
-    ticks = {tick: text for tick, text in TICKS.items() if low <= tick <= high}
-    axes.set_xticks([*ticks], [*ticks.values()])
+    ticks: list[float] = []
+    for tick in TICKS:  # so far apart that their texts are
+        if low <= tick <= high and (not ticks or math.log(tick / ticks[-1]) > 0.12 * math.log(high / low)):
+            ticks.append(tick)
+    axes.set_xticks(ticks, [TICKS[tick] for tick in ticks])
     axes.set_xlim(low, high)
     x, y = zip(*(points[label] for label in best), strict=True)
     axes.step([*x, high], [*y, y[-1]], where="post", color="grey", zorder=1)
@@ -278,7 +282,8 @@ def _folded(text: str, width: int) -> str:
 
 def _data(table: Table) -> str:
     """What a table is of: dataset, protocol, and the kind of figures if not recalls."""
-    return ", ".join(filter(None, (table.group.dataset, table.group.protocol, table.kind)))
+    quick = "quick: not for comparison" * table.group.quick
+    return ", ".join(filter(None, (table.group.dataset, table.group.protocol, table.kind, quick)))
 
 
 def _legend(figure: Figure, text: str, marks: Mapping[str, Mapping[str, Any]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from cran_bench.machine.journal import Noted, read_journal
-from cran_bench.running.runner import Runner
+from cran_bench.running.runner import Runner, like_row
 
 SOURCES = {
     "before": "the very same was computed on this machine",
@@ -38,19 +38,22 @@ class Past:
     def __init__(self, runner: Runner, labels: list[str], anywhere: bool = False) -> None:
         """Read the journal, and the records of methods with the given labels; with `anywhere` those of all machines."""
         where = dict(runner.journal.where)
-        notes = [note for note in read_journal() if anywhere or note.where == where]
-        notes.sort(key=lambda note: note.jobs == runner.jobs)  # the newest last
-        self._same = {note.what: note for note in notes}
-        self._like = {note.like: note for note in notes}
-        self._kind = {_kind(note.like): note for note in notes}
-        self._recorded: dict[str, float] = {}
+        notes: list[Noted] = []
+        self._fits: dict[str, float] = {}
         for run in runner.store.runs([runner.data.label], [], labels, damaged={}):
-            record, seconds = run.record, run.record.seconds
+            record, method, seconds = run.record, run.record.method, run.record.seconds
             about = {"processes": 1, **record.environment}
             if anywhere or {name: about.get(name) for name in where} == where:
-                self._recorded[record.fingerprint] = seconds.embed + seconds.similarity + seconds.rank
-                if not record.method.tuning:  # whose fit is the sum of all trials
-                    self._recorded[record.method.fit_fingerprint] = seconds.fit
+                beside = seconds.embed + seconds.similarity + seconds.rank
+                like = like_row(method.name, method.label, record.protocol, record.folds)
+                notes.append(Noted(record.fingerprint, like, record.data.captions, beside, where, 0))
+                if not method.tuning:  # whose seconds are those of all trials
+                    self._fits[method.fit_fingerprint] = seconds.fit
+        noted = [note for note in read_journal() if anywhere or note.where == where]
+        notes += sorted(noted, key=lambda note: note.jobs == runner.jobs)
+        self._same = {note.what: note for note in notes}  # the last of each
+        self._like = {note.like: note for note in notes}
+        self._kind = {_kind(note.like): note for note in notes}
 
     def cost(self, what: str, like: str, size: int, loosely: bool = False) -> Cost:
         """Return the cost of what has this fingerprint, in proportion to the number of texts if these are others.
@@ -63,8 +66,8 @@ class Past:
         """
         if what in self._same:
             return Cost(self._same[what].seconds, "before")
-        if what in self._recorded:
-            return Cost(self._recorded[what], "record")
+        if what in self._fits:
+            return Cost(self._fits[what], "record")
         if like in self._like:
             return Cost(_scaled(self._like[like], size), "similar")
         other = self._kind.get(_kind(like))

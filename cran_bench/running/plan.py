@@ -114,8 +114,8 @@ class PlannedRow:
 
     @property
     def source(self) -> str:
-        """Where `costs` are from: one of `SOURCES`, the least certain of them."""
-        return max((cost.source for cost in self.costs), key=list(SOURCES).index, default="")
+        """Where the greatest of `costs` is from, one of `SOURCES`; '' if any of them is not known."""
+        return max(self.costs, default=Cost(0)).source if self.is_known else ""
 
     @property
     def is_known(self) -> bool:
@@ -200,7 +200,7 @@ class Plan:
                     fits[unit], is_first = self._add_fit(job, part, unit), True
                 if isinstance(fit := fits[unit], Exception):
                     raise fit
-                kind = like_row(method, one.protocol, runner.folds)
+                kind = like_row(method.plugin.name, method.label, one.protocol, runner.folds)
                 cost = self._past.cost(address.fingerprint, kind, runner.data_info.captions, loosely=True)
                 job.costs.append(cost)
                 one.costs, one.missing = [*(fit[0] if is_first else ()), cost], fit[1]
@@ -347,7 +347,7 @@ class Plan:
         cells = [row.cells() for row in self.table]
         given = {name: {line[name] for line in cells} for name in cells[0]}
         names = [name for name in given if len(given[name]) > (name in ("seed", "protocol")) and given[name] != {""}]
-        widths = {name: max(len(name), *(len(line[name]) for line in cells)) for name in names}
+        widths = {name: max(len(name) + 2, *(len(line[name]) for line in cells)) for name in names}
         free = WIDTH - sum(widths[name] + 2 for name in names if name not in ("row", "state")) - 2
         widths["row"] = min(widths["row"], free - min(widths["state"], NARROW))
         widths["state"] = min(widths["state"], free - widths["row"])

@@ -287,7 +287,7 @@ class Runner:
                 companions = fitted.fit.curves, examples, fitted.answers(protocol)
                 record = self.store.write(address, record, ranks, *companions)
             beside = time.perf_counter() - start - (self.journal.total - noted)  # all but fits that have own notes
-            kind = like_row(fitted.method, protocol, self.folds)
+            kind = like_row(fitted.method.plugin.name, fitted.method.label, protocol, self.folds)
             self.journal.note(address.fingerprint, kind, record.data.captions, max(0.0, beside))
             return Outcome(address, record, None, reused=False)
         except CannotWrite:
@@ -579,9 +579,9 @@ def require_scorable(method: Method, images: Embedding, texts: Embedding) -> Non
     require_finite(texts, "embed_texts")
 
 
-def like_row(method: Configured[Method], protocol: Protocol, folds: int) -> str:
-    """As `Noted.like`, of a row without its fit."""
-    return f"{method.plugin.name} {method.label} {protocol} {folds}"
+def like_row(name: str, label: str, protocol: Protocol, folds: int) -> str:
+    """As `Noted.like`, of a row without its fit, by the name and the label of its method."""
+    return f"{name} {label} {protocol} {folds}"
 
 
 def fit_unit(method: Configured[Method], protocol: Protocol) -> Unit:

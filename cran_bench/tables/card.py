@@ -24,7 +24,8 @@ from cran_bench.tables.figures import PHASES, heading
 from cran_bench.tables.method_pages import module_text
 from cran_bench.tables.paper import TABLES, dataset_name, not_comparable, paper_rows
 from cran_bench.tables.record_frame import OF_RECALL, address
-from cran_bench.tables.tables import Group, Row, Table
+from cran_bench.tables.rows import Row
+from cran_bench.tables.tables import Group, Table
 
 Lines = list[tuple[str, str]]
 Section = tuple[str, Lines]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from cran_bench.ranking.agreement import between_people
+from cran_bench.ranking.agreement import CORRELATIONS, between_people
 from cran_bench.ranking.contrasted import CROSSED, FEW_PAIRS, HEADLINE, PREFIX, Contrasted, kind_and_part
 from cran_bench.ranking.precisions import CATEGORY_COUNTS, CATEGORY_FIGURES, CUT
 from cran_bench.ranking.recorded import RecordedRanks
@@ -21,6 +21,8 @@ UNSEEN = "○"
 PROVEN = 55.0  # percent; a balanced subset on which the second blind model is better is not blind-proof
 BLIND = {"blind (n-gram)": "blind", "second blind": "second"}
 """The text-only models by the labels of their rows, with the field of `Contrasted` that has their outcomes."""
+CORRELATED = tuple(f".{name}" for name in CORRELATIONS)
+"""Endings of the names of correlations."""
 _BALANCED = ".balanced"
 PHASES = ("features", "fit", "embed", "similarity", "rank")
 _JUDGED = dict(zip(("own_r1", *RETRIEVED), ("own", "R@1", "R@5", "R@10", "mAP@R", "R-prec", "nDCG"), strict=True))

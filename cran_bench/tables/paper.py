@@ -14,7 +14,8 @@ from cran_bench.records.schema import TESTED_ON, Record
 from cran_bench.records.tasks import CATEGORY, FIGURES
 from cran_bench.registry import METHODS
 from cran_bench.specs import Spec, parse_spec, recorded_spec
-from cran_bench.tables.tables import Row, Table
+from cran_bench.tables.rows import Row
+from cran_bench.tables.tables import Table
 
 Rule = Literal["one_to_one", "copied", "informational"]
 

@@ -11,18 +11,9 @@ from cran_bench.protocols import Protocol
 from cran_bench.records.tasks import FIGURES
 from cran_bench.specs import parse_spec
 from cran_bench.tables.paper import DATASET_NAMES, TABLES, PaperRow, find_row, not_comparable, of_dataset, paper_rows
-from cran_bench.tables.tables import (
-    DATA,
-    DATA_FORMATS,
-    Group,
-    Row,
-    Table,
-    commit_note,
-    export,
-    exposure_notes,
-    merge_notes,
-    typeset,
-)
+from cran_bench.tables.rows import Row, commit_note, exposure_notes, merge_notes
+from cran_bench.tables.tables import DATA, Group, Table
+from cran_bench.tables.typesetting import DATA_FORMATS, export, typeset
 
 
 def paper_table(

@@ -21,19 +21,9 @@ from cran_bench.records.statistics import LEVEL, estimates
 from cran_bench.records.store import INTERVALS_UP_TO
 from cran_bench.tables.figures import UNSEEN, heading
 from cran_bench.tables.paper import dataset_name
-from cran_bench.tables.tables import (
-    BEST,
-    DATA_FORMATS,
-    EXPOSED,
-    MAYBE,
-    Row,
-    Table,
-    export,
-    exposure_notes,
-    merge_notes,
-    require_format,
-    typeset,
-)
+from cran_bench.tables.rows import EXPOSED, Row, exposure_notes, merge_notes
+from cran_bench.tables.tables import Table
+from cran_bench.tables.typesetting import BEST, DATA_FORMATS, MAYBE, export, require_format, typeset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -304,7 +294,7 @@ class TaskSummary:
         return lines
 
     def text(self, style: str, width: int | None) -> str:
-        """The table with its notes; see `cran_bench.tables.tables.typeset`."""
+        """The table with its notes; see `cran_bench.tables.typesetting.typeset`."""
         rows, names = self.standings, {f"column {place}": name for place, name in enumerate(self.names)}
         marked = {row.label for table in self.tables for row in table.rows if row.exposures}
         columns = {"method": [row.label + f" {EXPOSED}" * (row.label in marked) for row in rows]}

@@ -2,61 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import re
-import textwrap
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
-from tabulate import tabulate
 
-from cran_bench.errors import BadInput, did_you_mean, escaped
+from cran_bench.errors import BadInput, did_you_mean
 from cran_bench.protocols import MEANING, PROTOCOLS
-from cran_bench.ranking.agreement import CORRELATIONS
 from cran_bench.ranking.contrasted import HEADLINE, Contrasted, kind_and_part
 from cran_bench.ranking.metrics import small_set_notes
-from cran_bench.ranking.precisions import CATEGORY_FIGURES, CATEGORY_METRICS
-from cran_bench.ranking.recorded import RecordedRanks
-from cran_bench.records.schema import DataInfo, Failure, FittedOn, Record
+from cran_bench.ranking.precisions import CATEGORY_METRICS
+from cran_bench.records.schema import DataInfo, Failure, FittedOn
 from cran_bench.records.standings import Gaps, rank_intervals
-from cran_bench.records.statistics import LEVEL, Interval, Sample, estimates, sample, samples
+from cran_bench.records.statistics import LEVEL, Interval, Sample, estimates, samples
 from cran_bench.records.store import INTERVALS_UP_TO, Finished, folder_of
 from cran_bench.records.tasks import CATEGORY, RECALL, Task, TaskName, tasks_of
-from cran_bench.tables.figures import HEADINGS, PHASES, UNSEEN, above, blind, heading, meaning
+from cran_bench.tables.figures import CORRELATED, HEADINGS, PHASES, UNSEEN, above, blind, heading, meaning
+from cran_bench.tables.rows import Row, commit_note, exposure_notes, fit_notes, folders_of, merge_notes
+from cran_bench.tables.typesetting import BY_IMPORTANCE, DATA_FORMATS, MAYBE, export, require_format, typeset
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Format = Literal["terminal", "markdown", "csv", "latex", "json"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-DATA_FORMATS = ("csv", "json")
-
-_STYLE = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
 DATA = ("split_sha", "features", "extras", "fit_data", "labels", "contrasts", "judgments")
 _OWN_DATA = {"category": "labels", "contrasts": "contrasts", "judgments": "judgments"}
 """The field of a group that holds the sha256 of a task's answers."""
-EXPOSED = "†"
-"""Marks a row of which an encoder was trained on images or captions of the test split."""
-BEST, MAYBE = "★", "≈"
-"""Mark the row with the highest value, and others that may be the best."""
-_LATEX = {BEST: r"$\star$", MAYBE: r"$\approx$", UNSEEN: r"$\circ$"}  # which lacks these characters
 _BOTH = {"medr": ("i2t_medr", "t2i_medr")}  # one readable column holds both
-
-_CORRELATIONS = tuple(f".{name}" for name in CORRELATIONS)
-LABELS = "method", "against"
-"""Columns that hold labels of methods."""
-_BY_IMPORTANCE = [  # columns of a group are shown together
-    {"dataset", "method", *RECALL.keys, *CATEGORY.keys},
-    *({"twin_accuracy"}, {"behind_best"}, {"i2t_r10", "t2i_r10"}, {"i2t_map50", "t2i_map50"}, {"i2t_r5", "t2i_r5"}),
-    *({"i2t_class_map", "t2i_class_map"}, {"medr"}, {"measured"}, {"fit_s"}, {"embed_s", "similarity_s", "rank_s"}),
-    {"commit"},
-]
 
 
 @dataclass(frozen=True)
@@ -99,104 +73,6 @@ class Group:
     def data(self) -> Group:
         """The images and their features: the group without its protocol."""
         return replace(self, protocol="", folds=0)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method with all its seeds.
-
-    Attributes:
-        runs: finished runs, one per seed, in order of seed.
-        failures: failed runs.
-        task: what it is measured by.
-        others: runs of the same seeds in other folders of results, which are not shown.
-    """
-
-    label: str
-    runs: Sequence[Finished]
-    failures: Sequence[Failure]
-    task: Task = RECALL
-    others: Sequence[Finished] = ()
-
-    @property
-    def records(self) -> list[Record]:
-        """The records of the finished runs."""
-        return [run.record for run in self.runs]
-
-    def values(self, figure: str) -> list[float]:
-        """A figure of each seed that has it, as recorded or else from the ranks, as are correlations."""
-        recorded = [record.metrics[figure] for record in self.records if figure in record.metrics]
-        if figure not in self.task.rated and (recorded or not self.task.has(figure)):
-            return recorded
-        return [float(self.task.combined(values, figure)) for values in self._measured]
-
-    @cached_property
-    def _measured(self) -> list[NDArray[np.float64]]:
-        return [self.task.values(ranks) for ranks in self.ranks]
-
-    def mean(self, figure: str) -> float:
-        """Mean over seeds; NaN if none finished."""
-        values = self.values(figure)
-        return float(np.mean(values)) if values else float("nan")
-
-    def deviation(self, figure: str) -> float:
-        """Sample standard deviation over seeds; NaN for fewer than two."""
-        values = self.values(figure)
-        return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-
-    @cached_property
-    def is_order_unseen(self) -> bool:
-        """Whether it does not see the order of words, so that contrasts of the same words do not test it."""
-        of = [ranks.contrasts for ranks in self.ranks] if self.task.name == HEADLINE else []
-        return bool(of) and all(contrasts is not None and contrasts.is_order_unseen for contrasts in of)
-
-    @property
-    def is_ranked(self) -> bool:
-        """Whether it is compared by the headline, which has tested it."""
-        headline = self.task.headline
-        is_untested = headline in self.task.by_order and self.is_order_unseen
-        return bool(self.records) and self.task.has(headline) and not is_untested
-
-    def seconds(self, phase: str) -> float:
-        """Mean seconds of a phase over seeds; NaN if none finished."""
-        values = [getattr(record.seconds, phase) for record in self.records]
-        return float(np.mean(values)) if values else float("nan")
-
-    @property
-    def exposures(self) -> list[str]:
-        """A sentence for each of its encoders that was trained on images or captions of the test split."""
-        return list(dict.fromkeys(sentence for record in self.records for sentence in record.exposures))
-
-    @property
-    def marked_label(self) -> str:
-        """The label, with a mark if there are `exposures`."""
-        return self.label + f" {EXPOSED}" * bool(self.exposures)
-
-    @property
-    def status(self) -> str:
-        """``ok``, or ``failed`` or ``damaged`` if any seed is."""
-        return min((failure.status for failure in self.failures), default="ok")
-
-    @property
-    def commits(self) -> list[str]:
-        """The distinct commits of the records' code: 7 digits, with * if changes were uncommitted; - if unknown."""
-        known = [str(record.environment.get("commit") or "-") for record in self.records]
-        return sorted({commit[:7] + "*" * commit.endswith("+") for commit in known})
-
-    @property
-    def folders(self) -> list[Path]:
-        """The distinct folders of results of its runs."""
-        return _folders(*self.runs, *self.failures)
-
-    @property
-    def ranks(self) -> list[RecordedRanks]:
-        """The ranks of every seed."""
-        return [run.ranks for run in self.runs]
-
-    @cached_property
-    def sample(self) -> Sample:
-        """The bootstrap sample of the row's figures; the row must have a finished run."""
-        return sample(self.ranks, task=self.task)
 
 
 @dataclass(frozen=True)
@@ -434,7 +310,7 @@ class Table:
         """Sets of columns that are shown together, the most important first."""
         task = self.task
         if task in (RECALL, CATEGORY):
-            return _BY_IMPORTANCE
+            return BY_IMPORTANCE
         best = {"dataset", "method", task.headline}, {"behind_best"}
         if task.name == HEADLINE:
             of_kinds = [name for name in task.columns if name != HEADLINE]
@@ -442,7 +318,7 @@ class Table:
             kinds = [name for name in of_kinds if name not in whole] or whole
             return [*best, *({name} for name in kinds), {*whole}.difference(kinds), {"commit"}]
         recalls = [{f"{task.of}.{side}_{name}" for name in ("own_r1", "r1")} for side in ("t2i", "i2t")]
-        rated = {name for name in task.columns if name.endswith(_CORRELATIONS)} - {task.headline}
+        rated = {name for name in task.columns if name.endswith(CORRELATED)} - {task.headline}
         return [*best, *recalls, rated, {*task.columns}.difference(*best, *recalls, rated), {"commit"}]
 
     def display(self, names: Sequence[str] = ()) -> dict[str, list[str]]:
@@ -477,7 +353,7 @@ class Table:
         if np.isnan(value):
             return ""
         text = f"{value:z.{digits}f}"
-        if self.has_intervals and figure.endswith(_CORRELATIONS):
+        if self.has_intervals and figure.endswith(CORRELATED):
             return "{} [{:z.1f}, {:z.1f}]".format(text, *self.samples[row.label].interval(figure).ends)
         text += f" ± {row.deviation(figure):.{digits}f}" * (len(row.records) > 1)
         return text + f" {UNSEEN}" * (row.is_order_unseen and figure in self.task.by_order)
@@ -501,91 +377,6 @@ def _plain(name: str) -> str:
 def _transfer(data: DataInfo, fit: FittedOn) -> str:
     overlap = fit.remark(data.images, data.captions)
     return f"Fitted on {fit.label} (split sha {fit.split_sha[:12]}), tested elsewhere without a refit: {overlap}."
-
-
-def exposure_notes(rows: Iterable[Row]) -> list[str]:
-    """A line on each encoder that was trained on images or captions of the test split, with the rows that use it."""
-    of: dict[str, list[str]] = {}
-    for row in rows:
-        for sentence in row.exposures:
-            of.setdefault(sentence, []).append(row.label)
-    return [f"{EXPOSED} {', '.join(labels)}: {sentence}." for sentence, labels in of.items()]
-
-
-def fit_notes(rows: Iterable[Row]) -> list[str]:
-    """Lines on the trials of tuned rows, naming those that had fewer, and on rows fitted on validation too."""
-    finished = [row for row in rows if row.records]
-    of: dict[int, dict[str, int]] = {}
-    for row in finished:
-        for record in row.records:
-            if about := record.method.tuning:
-                of.setdefault(about.trials, {})[row.label] = sum(rsum is not None for rsum in about.rsum) or 1
-    lines = []
-    for trials, counts in of.items():
-        which = "Each row" if len(counts) == len(finished) else ", ".join(counts)
-        fewer = ", ".join(f"{label} {count}" for label, count in counts.items() if count < trials)
-        lines.append(f"{which}: best of {trials} trials on validation{f'; fewer: {fewer}' * bool(fewer)}.")
-    again = [row.label for row in finished if all(record.method.refit for record in row.records)]
-    if again:
-        which = "Each row" if len(again) == len(finished) else ", ".join(again)
-        lines.append(f"{which}: fitted on train and validation together, with what validation chose from train alone.")
-    return lines
-
-
-def commit_note(rows: Iterable[Row]) -> list[str]:
-    """A line on the commits of the code that measured the rows; none if no commit is known."""
-    commits = Counter(mark for row in rows for mark in row.commits)
-    counts = ", ".join(f"{mark} {count}" for mark, count in commits.most_common())
-    stars = " (*: with uncommitted changes)" if "*" in counts else ""
-    many = f"Rows by the commit of the code: {counts}" if len(commits) > 1 else f"Code of commit {counts.split(' ')[0]}"
-    return [f"{many}{stars}."] if set(commits) - {"-"} else []
-
-
-def merge_notes(rows: Iterable[Row], folders: Sequence[Path]) -> list[str]:
-    """Lines on which of several folders of results rows are from, and on runs that are in more than one of them."""
-    if len(folders) < 2:
-        return []
-    named = {folder: escaped(str(folder), "") for folder in folders}
-    of: dict[Path, list[str]] = {folder: [] for folder in folders}
-    older: dict[Path, list[str]] = {}
-    lines, equal = [], 0
-    for row in rows:
-        for folder in row.folders:
-            seeds = [str(run.record.seed) for run in row.runs if folder_of(run) == folder]
-            of[folder].append(row.label + f" (seed {', '.join(seeds)})" * (len(row.folders) > 1 and bool(seeds)))
-        for other in row.others:
-            run = next(run for run in row.runs if run.record.seed == other.record.seed)
-            here, there, seed = named[folder_of(run)], named[folder_of(other)], other.record.seed
-            if run.record.fingerprint != other.record.fingerprint:
-                older.setdefault(folder_of(other), []).append(f"{row.label} seed {seed}")
-            elif _is_equal(run, other):
-                equal += 1
-            else:
-                task, digits = row.task, row.task.digits(row.task.headline) + 1
-                both = (Row(row.label, [one], [], task).mean(task.headline) for one in (run, other))
-                figures = " and ".join(f"{value:.{digits}f}" for value in both)
-                lines.append(
-                    f"NOT REPRODUCED: {row.label} seed {seed} is the same run in {here} and in {there}, but has other "
-                    f"ranks: {heading(task.headline)} {figures}. The newest is shown, from {here}."
-                )
-    if equal:
-        lines.append(f"Recorded in several folders with equal ranks: {equal} run{'s' * (equal > 1)}.")
-    for folder, labels in older.items():
-        lines.append(f"In {named[folder]} too, but older and not shown: {', '.join(labels)}.")
-    origins = {named[folder]: ", ".join(dict.fromkeys(labels)) for folder, labels in of.items() if labels}
-    return [*(f"From {folder}: {labels}." for folder, labels in origins.items()), *lines]
-
-
-def _is_equal(run: Finished, other: Finished) -> bool:
-    """Whether two runs have the same ranks, and the same answers to contrasts and judgments."""
-    if run.record.ranks_sha == other.record.ranks_sha:
-        return True
-    try:
-        here, there = run.ranks.arrays(), other.ranks.arrays()
-    except BadInput:  # which is not told of very many records
-        return False
-    same = (x.shape == there[n].shape and np.allclose(x, there[n], 1e-9, equal_nan=True) for n, x in here.items())
-    return here.keys() == there.keys() and all(same)
 
 
 def build_tables(
@@ -635,13 +426,8 @@ def build_tables(
     apart: dict[Group, tuple[str, ...]] = {}
     for alike in named.values():
         apart |= dict.fromkeys(alike, tuple(n for n in DATA if len({getattr(group, n) for group in alike}) > 1))
-    folders, has_intervals = _folders(*runs, *failures), len(runs) <= INTERVALS_UP_TO
+    folders, has_intervals = folders_of(*runs, *failures), len(runs) <= INTERVALS_UP_TO
     return [Table(group, rows[group], has_intervals, apart[group], folders) for group in groups]
-
-
-def _folders(*runs: Finished | Failure) -> list[Path]:
-    """The distinct folders of results of those runs that are stored."""
-    return list(dict.fromkeys(folder_of(run) for run in runs if run.path.name))
 
 
 def _place(row: Row) -> tuple[int, float]:
@@ -717,118 +503,3 @@ def render(
         which = "" if table.task is RECALL else f"{table.task.name} "
         texts.append(typeset(*shown, f"cran-bench table {which}--wide"))
     return "\n".join(texts)
-
-
-def export(frame: pd.DataFrame, style: str) -> str:
-    """Format a frame as CSV, or as JSON: a list of objects, with null where there is no value."""
-    if style == "csv":
-        return str(frame.to_csv(index=False)) if len(frame) else ""
-    return json.dumps(json.loads(frame.to_json(orient="records")), indent=1, ensure_ascii=False)
-
-
-def typeset(
-    title: str,
-    columns: Mapping[str, Sequence[str]],
-    notes: Sequence[str],
-    style: str,
-    warnings: Sequence[str] = (),
-    width: int | None = None,
-    importance: Sequence[Set[str]] = _BY_IMPORTANCE,
-    everything: str = "cran-bench table --wide",
-    headings: Mapping[str, str] | None = None,
-) -> str:
-    """Format one table, except as CSV or JSON: title, body, notes; in a terminal only the columns that fit a width.
-
-    Columns of one set of `importance` are shown together; the most important set comes first.  A note says that
-    `everything` has those left out.  `headings` are those of columns that `heading` does not know.
-
-    Raises:
-        BadInput: an unknown format.
-    """
-    require_format(style)
-    named = {name: escaped((headings or {}).get(name) or heading(name), "") for name in columns}
-    columns = {name: [escaped(cell, "") for cell in cells] for name, cells in columns.items()}
-    if style == "terminal" and width is not None:
-        columns, left_out = _fitted(columns, named, width, importance, everything)
-        fill = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False).fill
-        title, *notes = map(fill, (title, *notes, *left_out))
-    lines = [[named[name] for name in columns], *zip(*columns.values(), strict=True)]
-    cells = [[cell.replace("|", r"\|") if style == "markdown" else cell for cell in line] for line in lines]
-    body = tabulate(
-        cells[1:],
-        headers=cells[0],
-        tablefmt=_STYLE[style],
-        disable_numparse=True,
-        colalign=["left" if not k or name == "method" else "right" for k, name in enumerate(columns)],
-    )
-    if style == "markdown":
-        head = [f"### {title}", "", *[f"**{line}**\n" for line in warnings]]
-        return "\n".join([*head, body, "", *[f"{line}  " for line in notes], ""])
-    if style == "latex":
-        for mark, command in _LATEX.items():
-            body = body.replace(mark, command)
-        return "\n".join([*[f"% {line}" for line in (title, *warnings, *notes)], body, ""])
-    return "\n".join([title, *warnings, "", body, "", *notes, ""])
-
-
-def _fitted(
-    columns: Mapping[str, Sequence[str]],
-    headings: Mapping[str, str],
-    width: int,
-    importance: Sequence[Set[str]],
-    everything: str,
-) -> tuple[dict[str, Sequence[str]], list[str]]:
-    """The columns that fit into a width, the most important first, and a note on what was left out.
-
-    Deviations of recalls are left out too, labels are folded, and 0.381 becomes .381.
-    """
-    shown, ranked = dict(columns), set[str]().union(*importance)
-    if _width(shown, headings) <= width:
-        return shown, []
-    for name in shown.keys() - {*LABELS, "rsum", "map", "behind_best"}:
-        cells = [re.sub(r" ±[^○]*", " ", cell).rstrip() for cell in shown[name]]
-        shown[name] = [re.sub(r"\b0(?=\.\d{3}[ )])", "", cell) for cell in cells]
-    short = {name for name in shown if name.endswith(_CORRELATIONS) and name not in importance[0]}
-    for name in short | ({"behind_best"} & shown.keys() if {"behind_best"} in importance[:2] else set()):
-        shown[name] = [re.sub(r" \[[^\]]*\]", "", cell) for cell in shown[name]]
-    first = set[str]().union(*importance[:3]) - {*LABELS}
-    room = max(24, width - 2 - _width({name: shown[name] for name in shown if name in first}, headings))
-    shown |= {name: [_folded(cell, room) for cell in shown[name]] for name in shown if name in LABELS}
-    for name in shown.keys() & {*CATEGORY_FIGURES, "behind_best"}:
-        shown[name] = [re.sub(r"\b0(?=\.\d{3}\b)", "", cell) for cell in shown[name]]
-    kept: set[str] = set()
-    for group in (*importance, *({name} for name in shown if name not in ranked)):
-        some = {name: shown[name] for name in shown if name in kept | group}
-        if not kept or _width(some, headings) <= width:
-            kept |= group
-    left = [headings[name] for name in shown if name not in kept]
-    for name, what in (("i2t_r1", "recalls"), ("i2t_map", "directions"), (HEADLINE, "shares")):
-        left += [f"± of {what}"] * any("±" in cell for cell in columns.get(name, ()))
-    note = f"Left out to fit {width} characters: {', '.join(dict.fromkeys(left))} ({everything} has all)."
-    return {name: shown[name] for name in shown if name in kept}, [note] if left else []
-
-
-def _width(columns: Mapping[str, Sequence[str]], headings: Mapping[str, str]) -> int:
-    lines = {name: [line for cell in cells for line in cell.split("\n")] for name, cells in columns.items()}
-    widest = [max(len(headings[name]) + 2, *map(len, lines[name])) for name in lines]  # tabulate adds 2
-    return sum(widest) + 2 * (len(widest) - 1)
-
-
-def _folded(label: str, width: int) -> str:
-    """A label in lines of at most this width, if its options are so short."""
-    lines = [""]
-    for piece in re.split(r"(?=\[)|(?<=,)", label):
-        lines += ["  "] * (lines[-1] != "" and len(lines[-1] + piece) > width)
-        lines[-1] += piece
-    return "\n".join(lines)
-
-
-def require_format(style: str) -> None:
-    """Require one of `FORMATS`.
-
-    Raises:
-        BadInput: an unknown format.
-    """
-    if style not in FORMATS:
-        page = "; cran-bench report writes an HTML page" if style.lower() == "html" else ""
-        raise BadInput(f"there is no table format '{style}': choose {', '.join(FORMATS)}{page}")

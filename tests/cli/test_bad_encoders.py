@@ -132,7 +132,8 @@ def refused(command, scenes, row, sentence, *options):
     """A run of the row fails with the sentence, and leaves at most the record of an error."""
     before = files(scenes.cache)
     said = command("run", row, *scenes.arguments, "--results", "results", *options)
-    (reason,) = (line for line in said.err.splitlines() if sentence in line)
-    assert said.code == 2 and (reason == f"error: {said.sentence}" or said.sentence == "1 of 1 runs failed")
+    reason, *again = (line for line in said.err.splitlines() if sentence in line)
+    assert said.code == 2 and (reason == f"error: {said.sentence}" or said.sentence.startswith("1 of 1 row failed, "))
+    assert all(line.startswith("failed: ") for line in again) and len(again) < 2
     assert all(path.name.endswith(".error.json") for path in files(Path("results")))
     assert {path.parent.name for path in files(scenes.cache) - before} <= {"fits"}

@@ -442,9 +442,12 @@ def test_scores_with_nan(run, mine, command, tmp_path):
     method = mine(images="split.images * float('nan')")
     said = run("-m", method, "-m", "cca")
     assert said.code == 2
-    assert said.sentence == "1 of 2 runs failed"
+    assert said.sentence.startswith("1 of 2 rows failed, ")
     why = "seed 0: FAILED, embed_images: 20 of 20 vectors contain NaN or infinity"
-    assert (said.out + said.err).count("vectors contain") == said.err.count(why) == 1  # one failure is told once
+    assert (said.out + said.err).count("vectors contain") == 2 and said.err.count(why) == 1  # then, and in the end
+    summary = r"^2 rows in .*: 1 computed, 1 failed\nfailed: embed_images: 20 .* seed 0\)$"
+    assert re.search(summary, said.err, re.MULTILINE)
+    assert f" failed, try them again with: cran-bench run -m {method} -d " in said.sentence
     assert re.search(r"^mine\.py:Mine +failed +failed", said.out, re.MULTILINE)
     assert re.search(r"^cca:tuned +\d", said.out, re.MULTILINE)
     assert len(records(tmp_path)) == 1 and not half_written(tmp_path)
@@ -465,7 +468,7 @@ def test_scores_with_nan(run, mine, command, tmp_path):
 def test_a_method_that_raises(run, mine):
     said = run("-m", mine(fit="raise RuntimeError('first line\\nsecond line')"))
     line = METHOD[: METHOD.index("{fit}")].count("\n") + 1
-    assert said.code == 2 and said.sentence == "1 of 1 runs failed"
+    assert said.code == 2 and said.sentence.startswith("1 of 1 row failed, ")
     assert re.search(rf"FAILED, RuntimeError: first line second line \(.*mine\.py, line {line}\)", said.err)
 
 

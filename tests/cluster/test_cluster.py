@@ -64,7 +64,7 @@ def test_a_scheduler_that_runs_already(client, command, quick_scenes, held, tmp_
     rows = ["-m", "held.py:Held,held.py:Held[ridge=-1],held.py:Held[ridge=2]", "-p", "captions,mean,documents"]
     there = ["--cluster", client.scheduler.address.replace("tcp", "dask")]
     said = command(*arguments, *rows, *there)
-    assert said.code == 2 and said.sentence == "3 of 9 runs failed"
+    assert said.code == 2 and said.sentence.startswith("3 of 9 rows failed, ")
     assert said.out.count("held.py:Held[ridge=2]") == 3
     assert said.err.count("FAILED, RuntimeError: less than nothing (") == 3
     assert "workers at tcp://127.0.0.1" in said.err and "dashboard: http" in said.err

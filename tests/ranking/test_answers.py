@@ -9,6 +9,7 @@ from cran_bench.ranking import answers
 from cran_bench.ranking.answers import best_answers
 from cran_bench.ranking.problem import make_problem
 from cran_bench.ranking.rank import rank
+from cran_bench.ranking.tiles import tiles_for
 from cran_bench.records import examples
 from cran_bench.records.examples import Answers, drawn, find_answers
 from cran_bench.similarity import COSINE, DOT, MultiLevel
@@ -78,31 +79,32 @@ def sorted_rows(problem, count):
     return [np.argsort(-way, axis=1, kind="stable")[:, :count] for way in (scores, scores.T)]
 
 
+def small_tiles(*arguments, **options):
+    tiles = tiles_for(*arguments, **options)
+    tiles.image_rows, tiles.text_rows = 25, 70
+    return tiles
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_answers_are_those_of_a_full_sort(case, monkeypatch):
     images, texts, similarity = CASES[case]()
     problem = make_problem(images, texts, OWNERS, similarity)
-    for small in (False, True):  # in few and in many tiles
-        if small:
-            make = answers.tiles_for
-
-            def tiny(*arguments, **options):
-                tiles = make(*arguments, **options)
-                tiles.image_rows, tiles.text_rows = 25, 70
-                return tiles
-
-            monkeypatch.setattr(answers, "QUERIES", 45)
-            monkeypatch.setattr(answers, "BLOCK_BYTES", 20 * answers.ENTRY_BYTES * IMAGES)
-            monkeypatch.setattr(answers, "tiles_for", tiny)
+    for make in (tiles_for, small_tiles):
+        monkeypatch.setattr(answers, "tiles_for", make)
         found = find_answers(problem)
         for own, expected in zip((found.i2t, found.t2i), sorted_rows(problem, 5), strict=True):
             np.testing.assert_array_equal(own, expected)
             assert own.dtype == np.int32
+        monkeypatch.setattr(answers, "QUERIES", 45)
+        monkeypatch.setattr(answers, "BLOCK_BYTES", 20 * answers.ENTRY_BYTES * IMAGES)
 
 
 def test_they_agree_with_the_ranks():
     images, texts, similarity = CASES["levels"]()
-    found, ranks = find_answers(make_problem(images, texts, OWNERS, similarity)), rank(images, texts, OWNERS, similarity)
+    found, ranks = (
+        find_answers(make_problem(images, texts, OWNERS, similarity)),
+        rank(images, texts, OWNERS, similarity),
+    )
     owners = OWNERS.numpy()
     for is_right, counts in (
         (owners[found.i2t] == np.arange(IMAGES)[:, None], ranks.i2t),
@@ -120,12 +122,14 @@ def test_fewer_candidates_than_five():
 
 
 def test_very_many_pairs_are_sampled(monkeypatch):
-    problem = make_problem(*CASES["cosine"]()[:2], OWNERS, COSINE)
+    problem = make_problem(*CASES["cosine"]()[:2], image_of=OWNERS, similarity=COSINE)
     every = find_answers(problem)
     monkeypatch.setattr(examples, "ALL_UP_TO", IMAGES * len(OWNERS) - 1)
     monkeypatch.setattr(examples, "SAMPLE", 20)
     some = find_answers(problem)
-    for own, all_of, rows in zip(vars(some).values(), vars(every).values(), drawn(IMAGES, len(OWNERS), 20), strict=True):
+    for own, all_of, rows in zip(
+        vars(some).values(), vars(every).values(), drawn(IMAGES, len(OWNERS), 20), strict=True
+    ):
         assert len(rows) == 20 and (np.diff(rows) > 0).all()
         np.testing.assert_array_equal(np.flatnonzero(own[:, 0] >= 0), rows)
         np.testing.assert_array_equal(own[rows], all_of[rows])
@@ -134,7 +138,7 @@ def test_very_many_pairs_are_sampled(monkeypatch):
 
 
 def test_queries_in_any_order():
-    problem = make_problem(*CASES["cosine"]()[:2], OWNERS, COSINE)
+    problem = make_problem(*CASES["cosine"]()[:2], image_of=OWNERS, similarity=COSINE)
     queries = torch.tensor([5, 0, 59])
     np.testing.assert_array_equal(best_answers(problem, queries, False, 3), find_answers(problem).i2t[queries, :3])
 

@@ -18,7 +18,8 @@ from cran_bench.records.archive import read_curves, read_examples, read_record
 from cran_bench.records.schema import SCHEMA, Address, DataInfo, Failure, MethodInfo, Record, Seconds, SimilarityInfo
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.similarity import COSINE, DOT
-from cran_bench.tables.tables import FORMATS, build_tables, render
+from cran_bench.tables.tables import build_tables, render
+from cran_bench.tables.typesetting import FORMATS
 
 ENVIRONMENT = {"cpu": "a cpu", "gpu": None, "torch": "2.9", "commit": "abc"}
 ADDRESS = Address("scenes[train=60]", "captions", 0, "cca:paper[dim=8]", 3, "0123456789abcdef")

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from recorded import FOLDERS, make_results
 
 from cran_bench.cli.options import load_tables
 from cran_bench.records.tasks import TASKS
+from cran_bench.report.contents import table_ids
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra browser")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra browser")
@@ -152,7 +154,7 @@ def test_the_first_tab_skips_to_the_results(opened, example):
     assert page.evaluate("document.activeElement.id") == "main"
 
 
-@pytest.mark.parametrize("kind", FOLDERS)
+@pytest.mark.parametrize("kind", FOLDERS if LOOKS == ALL else ["markup", "damaged rows"])
 def test_no_records_are_too_odd(opened, tmp_path, kind):
     results = make_results(tmp_path / "results", kind)
     made = page_of(results, tmp_path, tmp_path / "cache", tmp_path / "page.html")
@@ -202,3 +204,55 @@ def test_quality_and_cost_are_drawn_where_they_are(opened, example):
     assert {label for label, *_ in filled} == best
     listed = page.locator("figure .notes").first.locator("a").all_inner_texts()
     assert {*listed} == best
+
+
+def test_what_one_found_and_another_missed(opened, example):
+    """The counts are those of the ranks, the address reopens what was chosen, and the answers are marked."""
+    tables = load_tables(example.page.parent / "results")
+    name, table = next((name, t) for name, t in zip(table_ids(tables), tables, strict=True) if len(t.finished) > 2)
+    a, b = (row.runs[0].ranks.t2i.ranks() for row in table.finished[:2])
+    page = opened(example.folder.as_uri() + f"#/queries/{quote(name, safe='')}")
+    buttons = page.locator(".sums button")
+    buttons.first.wait_for()
+    counts = [int(text) for text in buttons.all_inner_texts()]
+    assert counts == [n for k in (1, 5, 10) for n in (((a <= k) & (b > k)).sum(), ((b <= k) & (a > k)).sum())]
+    buttons.nth(2).press("Enter")
+    only = np.flatnonzero((a <= 5) & (b > 5))
+    assert page.locator(".list li").count() == min(50, len(only)) and "first=5" in page.url
+    assert page.get_by_role("status").inner_text().startswith(f"{len(only)} caption")
+    page.locator(".list a").nth(1).press("Enter")
+    assert page.evaluate("document.activeElement.tagName") == "H2"
+    title = page.locator(".query h2").inner_text()
+    query = int(title.split()[1].rstrip(",")) - 1
+    assert query in only
+    first = page.locator(".method").first
+    first.locator("figure").first.wait_for()
+    assert [one.endswith("✓ right") for one in first.locator("figure").all_inner_texts()].index(True) == a[query] - 1
+    again = opened(page.url)
+    again.locator(".query h2").wait_for()
+    assert again.locator(".query h2").inner_text() == title
+    assert again.locator(".sums button").nth(2).get_attribute("aria-pressed") == "true"
+
+
+def test_queries_are_found_by_caption_and_id(opened, example):
+    route = next(route for route in example.routes if "queries/scenes" in route)
+    page = opened(example.page.as_uri() + route)
+    box = page.get_by_label("Find in captions and ids")
+    box.fill("CIRCLE")
+    texts = page.evaluate("Promise.all([...opened].filter(([key]) => key.startsWith('texts')).map(([, one]) => one))")[
+        0
+    ]
+    holding = sum("circle" in caption.lower() for caption in texts["captions"])
+    assert page.get_by_role("status").inner_text().startswith(f"{holding} captions with “CIRCLE”")
+    assert (
+        page.locator(".list li").count() == min(50, holding)
+        and page.evaluate("document.activeElement.type") == "search"
+    )
+    box.fill(texts["ids"][3])
+    assert page.locator(".list li").count() == texts["first"][4] - texts["first"][3]
+    box.fill("nothing like it")
+    assert page.get_by_role("status").inner_text().startswith("0 captions")
+    page.get_by_label("Queries").first.select_option("i2t")
+    box = page.get_by_label("Find in captions and ids")
+    box.fill("")
+    assert page.locator(".list li").count() == len(texts["ids"])

@@ -18,11 +18,11 @@ import cran_bench
 from cran_bench.errors import BadInput, CannotWrite
 from cran_bench.records.schema import ERROR
 from cran_bench.records.store import ResultStore
-from cran_bench.registry import DATASETS, METHODS
-from cran_bench.running import experiment, jobs, runner
-from cran_bench.running.jobs import Plan, run_side_by_side
-from cran_bench.running.preparation import find_prepared
-from cran_bench.running.remote import AskedRow, Lines, Request
+from cran_bench.registry import METHODS
+from cran_bench.running import experiment, jobs
+from cran_bench.running.jobs import run_side_by_side
+from cran_bench.running.plan import Job, Plan
+from cran_bench.running.remote import Lines, Request
 from cran_bench.running.runner import Runner
 
 CPU = torch.device("cpu")
@@ -33,69 +33,8 @@ main()  # without a guard, which loky does not need
 """
 
 
-@pytest.fixture
-def make_runner(quick_scenes, tmp_path):
-    prepared = find_prepared(DATASETS.configure(quick_scenes.spec), quick_scenes.data, quick_scenes.cache)
-    return lambda name="here", **about: Runner(prepared, tmp_path / name, tmp_path / f"{name}-cache", CPU, **about)
-
-
-@pytest.fixture
-def plan(quick_scenes):
-    """``plan(runner, methods)``: a plan of these rows, all of which are left."""
-
-    def make(runner, methods, seeds=(0,), protocols=("captions",)):
-        rows = [AskedRow(text, METHODS.configure(text), seed) for text in methods for seed in seeds]
-        request = Request(quick_scenes.spec, quick_scenes.data, methods, protocols, seeds)
-        return Plan(runner, request, rows, range(len(rows)))
-
-    return make
-
-
 def labels(plan):
     return [job.label.removeprefix("held.py:") for job in plan.waiting]
-
-
-# the plan -------------------------------------------------------------------------------------------------------
-
-
-def test_parts_are_planned_once_and_rows_wait_for_them(make_runner, plan, held):
-    methods = ["cfa", f"{held}:Held", f"{held}:Held[ridge=2]"]
-    made = plan(make_runner(), methods, seeds=(0, 1), protocols=("captions", "mean"))
-    part, rows = "Held / Mean", [f"{name} · seed {k}" for name in ("Held", "Held[ridge=2]") for k in (0, 1)]
-    assert sorted(labels(made)) == sorted([part, part, *rows, "cfa:tuned · seed 0", "cfa:tuned · seed 1"])
-    assert labels(made)[:2] == [part, part]  # for which others wait
-    first = made.pop([])
-    assert first.number is None and [job.is_ready for job in first.needed_by] == [False, False]
-    assert made.pop([first]).number is None
-    made.settle(first, is_stored=True)
-    assert all(job.is_ready for job in first.needed_by)
-
-
-def test_what_is_stored_is_not_planned_unless_forced(make_runner, plan, held):
-    run, methods = make_runner(), [f"{held}:Held", f"{held}:Held[ridge=2]"]
-    run.run([METHODS.configure(methods[0])], ["captions"], [0])
-    assert sorted(labels(plan(run, methods))) == ["Held · seed 0", "Held[ridge=2] · seed 0"]
-    forced = Runner(run.data, run.results, run.cache, CPU, force=True)
-    assert len(plan(forced, methods).waiting) == 3
-
-
-def test_the_longest_comes_first_and_only_where_there_is_memory(make_runner, plan, held, monkeypatch):
-    run = make_runner()
-    run.run([METHODS.configure("cfa[dim=8]")], ["captions"], [0])
-    monkeypatch.setattr(runner.FitStore, "seconds_before", lambda _, part: {"CFA": 50.0}.get(type(part).__name__))
-    assert labels(plan(run, [f"{held}:Held", "cfa"]))[0] == "cfa:tuned · seed 0"
-    monkeypatch.undo()
-    assert 0 < run.fits("captions").seconds_before(METHODS.configure("cfa").build()) < 50
-    assert run.fits("captions").seconds_before(METHODS.configure("cca").build()) is None
-
-    monkeypatch.setattr(jobs, "available", lambda device=None: 3 << 30)
-    made = plan(run, [f"{held}:Held[ridge=2]", f"{held}:Held[ridge=3]"])
-    part = made.pop([])
-    made.settle(part, is_stored=True)
-    first = made.pop([])
-    assert first.memory > 1 << 30
-    assert made.pop([first]) is None  # 1.25 GiB each, and as much again for two processes
-    assert made.pop([]) is not None
 
 
 # without processes ----------------------------------------------------------------------------------------------
@@ -139,7 +78,7 @@ def inline(monkeypatch, quick_scenes):
 
     def run(runner, methods, count=2, seeds=(0,)):
         request = Request(quick_scenes.spec, quick_scenes.data, methods, ["captions"], seeds)
-        return run_side_by_side(runner, request, count)
+        return run_side_by_side(runner, Plan(runner, request), count)
 
     return run
 
@@ -176,7 +115,7 @@ def test_a_part_that_kills_its_worker_is_tried_by_its_rows_alone(make_runner, in
 def test_deaths_of_a_part_count_once_for_a_row_that_needs_it_twice(make_runner, plan, held):
     made = plan(make_runner(), [f"{held}:Held"])
     part, row = made.waiting
-    between = [jobs.Job("", row.row, None, [], row.place, needs={part}, needed_by=[row]) for _ in range(2)]
+    between = [Job("", row.row, None, [], row.place, needs={part}, needed_by=[row]) for _ in range(2)]
     part.needed_by, row.needs = between, set(between)
     made.settle(part, is_stored=False, deaths=1)
     assert row.deaths == 1 and row.is_ready and not any(job.is_ready for job in between)

@@ -20,14 +20,14 @@ from cran_bench.errors import BadInput
 from cran_bench.ranking.evaluation import metrics_of
 from cran_bench.ranking.metrics import mean_metrics
 from cran_bench.ranking.rank import rank
-from cran_bench.records.archive import read_record
+from cran_bench.records.archive import read_answers, read_record
 from cran_bench.records.schema import Failure
 from cran_bench.registry import DATASETS, METHODS, Configured, Plugin
 from cran_bench.running import runner as running
 from cran_bench.running.experiment import evaluate
 from cran_bench.running.preparation import find_prepared
 from cran_bench.running.runner import Runner, embed, parse_seeds
-from cran_bench.similarity import COSINE
+from cran_bench.similarity import COSINE, Pairwise
 from cran_bench.split import Split
 
 CPU = torch.device("cpu")
@@ -428,6 +428,38 @@ def test_training_curves_lie_beside_the_record(runner):
     assert (
         not runner.store.path(plain.address).with_name(runner.store.path(plain.address).stem + ".curves.csv").exists()
     )
+
+
+# answers ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Scorer(Toy):
+    similarity = Pairwise(lambda images, texts: images @ texts.T)
+
+
+def test_answers_agree_with_the_ranks(runner):
+    for outcome in runner.run([configured()], ["captions", "single", "mean"], [0]):
+        path = runner.store.path(outcome.address)
+        answers, ranks = (
+            read_answers(path, outcome.record),
+            runner.store.finished(outcome.address, outcome.record).ranks,
+        )
+        if outcome.address.protocol == "mean":
+            assert answers is None
+            continue
+        owners = ranks.image_of
+        is_right = owners[answers.i2t] == np.arange(len(answers.i2t))[:, None], answers.t2i == owners[:, None]
+        for right, counts in zip(is_right, (ranks.i2t, ranks.t2i), strict=True):
+            first = np.where(right.any(axis=1), right.argmax(axis=1) + 1, 6)
+            untied = counts.tied == 0
+            np.testing.assert_array_equal(first[untied], np.minimum(counts.better[untied] + 1, 6))
+
+
+def test_pair_scorers_and_folds_record_no_answers(runner):
+    for job, method in ((runner, Scorer), (again(runner, folds=2), Toy)):
+        outcome = one(job.run([configured(method)], ["captions"], [0]))
+        assert read_answers(runner.store.path(outcome.address), outcome.record) is None
 
 
 def test_a_part_of_a_part_costs_its_seconds_once(runner):

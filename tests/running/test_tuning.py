@@ -20,7 +20,7 @@ from cran_bench.running.preparation import find_prepared
 from cran_bench.running.runner import Runner, embed
 from cran_bench.running.tuning import require_search, trials
 from cran_bench.similarity import COSINE
-from cran_bench.tables.tables import fit_notes
+from cran_bench.tables.rows import fit_notes
 
 CPU = torch.device("cpu")
 FIXED = "dim=16,power=1,ridge_image=0.01,ridge_text=0.01"  # so that a fit of CCA is one decomposition

@@ -21,7 +21,8 @@ from cran_bench.records.tasks import RECALL
 from cran_bench.registry import METHODS
 from cran_bench.similarity import COSINE
 from cran_bench.tables.paper import published_rows
-from cran_bench.tables.tables import FORMATS, build_tables, render
+from cran_bench.tables.tables import build_tables, render
+from cran_bench.tables.typesetting import FORMATS
 
 CLASSES = 5
 

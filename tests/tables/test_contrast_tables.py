@@ -25,7 +25,8 @@ from cran_bench.registry import DATASETS
 from cran_bench.running.evidence import contrasts_of
 from cran_bench.tables.figures import UNSEEN
 from cran_bench.tables.summary import summarise
-from cran_bench.tables.tables import FORMATS, build_tables, render
+from cran_bench.tables.tables import build_tables, render
+from cran_bench.tables.typesetting import FORMATS
 
 
 def data_info(**data):

@@ -18,7 +18,8 @@ from cran_bench.records.statistics import estimates
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.records.tasks import RECALL
 from cran_bench.tables.summary import on_front, ranks_text, summarise
-from cran_bench.tables.tables import FORMATS, build_tables
+from cran_bench.tables.tables import build_tables
+from cran_bench.tables.typesetting import FORMATS
 
 IMAGES = 60
 

@@ -19,7 +19,8 @@ from cran_bench.report.contents import table_contents
 from cran_bench.tables.figures import heading
 from cran_bench.tables.paper import TABLES, paper_rows
 from cran_bench.tables.paper_tables import paper_table
-from cran_bench.tables.tables import FORMATS, build_tables, render
+from cran_bench.tables.tables import build_tables, render
+from cran_bench.tables.typesetting import FORMATS
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
