@@ -256,7 +256,7 @@ class Plan:
             owner.needs.add(self._jobs[key])
             self._jobs[key].needed_by.append(owner)
         if not is_tuned:
-            cost = self._past.cost(store.fingerprint(part, seed), like(part), len(store.train.texts), is_trial)
+            cost = self._past.cost(store.fingerprint(part, seed), like(part), store.size, is_trial)
             owner.costs.append(cost if cost.source != "record" else _without_parts(cost, missing))
 
     def pop(self, running: Sequence[Job]) -> Job | None:
