@@ -12,7 +12,7 @@ from cran_bench.machine.storage import sha256_json, slug
 from cran_bench.registry import METHODS
 from cran_bench.tables.figures import PHASES, heading
 from cran_bench.tables.paper import not_comparable
-from cran_bench.tables.rows import Row, exposure_notes
+from cran_bench.tables.rows import Row, exposure_notes, merge_notes
 from cran_bench.tables.tables import Table
 
 ENVIRONMENT = "unit", "kernel", "processor", "GPU", "threads", "torch", "commit"
@@ -54,7 +54,7 @@ def table_contents(table: Table, table_id: str) -> dict[str, Any]:
     """
     group, task, finished = table.group, table.task, table.finished
     columns, lines = table.display(), len(table.above.get("method", ()))
-    notes = exposure_notes(finished)
+    notes = exposure_notes(finished) + merge_notes(table.rows, table.folders)
     data = [record.data for row in finished for record in row.records]
     return {
         "id": table_id,

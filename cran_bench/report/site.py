@@ -69,6 +69,8 @@ def write_page(
 def _contents(tables: Sequence[Table], details: Details, data: Path, cache: Path) -> dict[str, Any]:
     ids, shown, explorer = table_ids(tables), [], Explorer(data, cache, details)
 
+    curves: dict[tuple[Path, ...], str] = {}  # tables of several tasks have the same runs
+
     def put(kind: str, table_id: str, value: Mapping[str, Any]) -> str:
         name = f"{kind}-{table_id}"
         return name if value and details.put(name, value) else ""
@@ -76,7 +78,10 @@ def _contents(tables: Sequence[Table], details: Details, data: Path, cache: Path
     for table_id, table in track(zip(ids, tables, strict=True), "computing intervals", total=len(tables)):
         of = table_contents(table, table_id)
         cards = put("cards", table_id, {row.label: card(row, table).contents() for row in table.rows})
-        of["details"] = {"cards": cards, "curves": put("curves", table_id, curve_contents(table.finished))}
+        first = tuple(row.runs[0].path for row in sorted(table.finished, key=lambda row: row.label))
+        if first not in curves:
+            curves[first] = put("curves", table_id, curve_contents(table.finished))
+        of["details"] = {"cards": cards, "curves": curves[first]}
         shown.append(of)
     for of, table in zip(shown, tables, strict=True):  # what takes most room comes last
         of["details"]["queries"], of["details"]["contrasts"] = explorer.add(table, of["id"])

@@ -8,6 +8,7 @@ import math
 import textwrap
 from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -167,7 +168,6 @@ class Plan:
         self.recorded: dict[int, list[Outcome]] = {}
         self.table: list[PlannedRow] = []
         self._free = math.inf if elsewhere else available(runner.device)
-        self._past = Past(runner, [method.label for _, method in methods], elsewhere)
         self._jobs: dict[Hashable, Job] = {}
         self._stores: dict[Hashable, FitStore] = {}
         for number, row in enumerate(self.rows):
@@ -181,6 +181,10 @@ class Plan:
         self.left = [number for number in range(len(self.rows)) if number not in self.recorded]
         self.waiting = sorted(self._jobs.values(), key=lambda job: (job.urgency, job.memory), reverse=True)
         self.count = Count(len(self.table), runner.data.tested.collection.metric)
+
+    @cached_property
+    def _past(self) -> Past:
+        return Past(self._runner, [row.method.label for row in self.rows], self.elsewhere)
 
     def _add_row(self, number: int, row: AskedRow, planned: list[PlannedRow]) -> None:
         """Add the job of a row, and of its parts, and say what each of its protocols costs."""
@@ -252,7 +256,7 @@ class Plan:
             owner.needs.add(self._jobs[key])
             self._jobs[key].needed_by.append(owner)
         if not is_tuned:
-            cost = self._past.cost(store.fingerprint(part, seed), like(part), len(store.train.texts), is_trial)
+            cost = self._past.cost(store.fingerprint(part, seed), like(part), store.size, is_trial)
             owner.costs.append(cost if cost.source != "record" else _without_parts(cost, missing))
 
     def pop(self, running: Sequence[Job]) -> Job | None:
@@ -317,11 +321,10 @@ class Plan:
         of = {RECORDED: "recorded", STORED: "with stored fits", TO_FIT: "to fit", CANNOT: "that cannot run"}
         counts = {told: sum(row.state == state for row in self.table) for state, told in of.items()}
         told = f"{row_count(len(self.table))}: {', '.join(f'{n:,} {what}' for what, n in counts.items() if n)}"
-        costly = [row for row in self.table if row.costs]
-        unknown = sum(not row.is_known for row in costly)
+        costly, unknown = self._costly
         if not costly:
             return told
-        if unknown == len(costly):
+        if unknown == costly:
             return f"{told}; none of these ran here before, so how long it takes is not known"
         seconds, memory = self.seconds(jobs)
         on = " of one worker" if self.elsewhere else f" on {jobs} jobs" if jobs > 1 and self.is_parallel else ""
@@ -330,12 +333,17 @@ class Plan:
 
     def expected(self, jobs: int) -> str:
         """Return what the summary of the run says of `seconds`; '' where they are not known."""
-        costly = [row for row in self.table if row.costs]
-        unknown = sum(not row.is_known for row in costly)
-        if unknown == len(costly):
+        costly, unknown = self._costly
+        if unknown == costly:
             return ""
         without = f" without {row_count(unknown)}" if unknown else ""
         return f" (estimated {duration(self.seconds(jobs)[0])}{without})"
+
+    @property
+    def _costly(self) -> tuple[int, int]:
+        """The number of rows to be computed, and of those among them whose cost is not known."""
+        costly = [row for row in self.table if row.costs]
+        return len(costly), sum(not row.is_known for row in costly)
 
     @property
     def has_results(self) -> bool:
@@ -351,12 +359,15 @@ class Plan:
         free = WIDTH - sum(widths[name] + 2 for name in names if name not in ("row", "state")) - 2
         widths["row"] = min(widths["row"], free - min(widths["state"], NARROW))
         widths["state"] = min(widths["state"], free - widths["row"])
+        for line in cells:
+            line["row"] = line["row"] if len(line["row"]) <= widths["row"] else line["row"].replace("[", "\n[", 1)
         lines = [[line[name] for name in names] for line in cells]
         sides = ["right" if name in ("seed", "time", "memory") else "left" for name in names]
         most = [widths[name] for name in names]
         parts = [tabulate(lines, names, colalign=sides, maxcolwidths=most, disable_numparse=True), ""]
         constant = ", ".join(f"{name} {cells[0][name]}" for name in ("protocol", "seed") if name not in names)
         parts += [f"all rows: {constant}"] if constant else []
+        parts += ["what several rows need is fitted once"] if any(row.missing for row in self.table) else []
         known = dict.fromkeys(line["from"] for line in cells)
         parts += [f"{source or NEVER}: {SOURCES[source]}" for source in SOURCES if (source or NEVER) in known]
         named = [(row.remark, f"{row.method} · {row.protocol} · seed {row.seed}") for row in self.table if row.remark]

@@ -483,6 +483,7 @@ def test_a_signal_while_fitting_here(run, mine, tmp_path, number, code, force, t
     said = run("-m", mine(fit=f"os.kill(os.getpid(), signal.{number}); time.sleep(5)"), "-m", "cca", *force)
     assert said.code == code
     assert said.sentence == f"interrupted; finished work is kept, {then}"
+    assert re.search(r"^0 of 2 rows in .*: 2 left$", said.err, re.MULTILINE)
     assert not records(tmp_path) and not list(tmp_path.rglob("*.error.json")) and not half_written(tmp_path)
 
 

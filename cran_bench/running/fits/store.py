@@ -26,7 +26,7 @@ from cran_bench.ranking.metrics import Validation
 from cran_bench.running.fits.run import Fit, LentRun, own_randomness, parts_of, run_of
 from cran_bench.running.fits.serialisation import About, fields_json, load_state, require_state, save_state
 from cran_bench.running.memory import require_room
-from cran_bench.split import Split
+from cran_bench.split import MissingFeature, Split
 
 P = TypeVar("P", bound=Part)
 
@@ -111,6 +111,14 @@ class FitStore:
     metric: Metric = "rsum"
     refit: bool = False
     journal: Journal | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of training texts; 0 where there are none, as what fits nothing needs none."""
+        try:
+            return len(self.train.texts)
+        except MissingFeature:
+            return 0
 
     def fingerprint(self, part: Part, seed: int) -> str:
         """See `fit_fingerprint`."""
@@ -207,7 +215,7 @@ class FitStore:
             part.fit(self.train, self.val, run)
         costs = run.costs()
         if self.journal and not self.refit:
-            self.journal.note(fingerprint, like(part), len(self.train.texts), costs[fingerprint])
+            self.journal.note(fingerprint, like(part), self.size, costs[fingerprint])
         about = {"fingerprint": fingerprint, "costs": costs, "chose": run.choices, "curves": run.curves}
         state = part.state()
         require_state(state)
