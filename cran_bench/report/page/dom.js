@@ -29,7 +29,11 @@ function add(parent, ...children) {
 /** A name from the data, which may run from right to left, and which may be folded after a separator. */
 function bdi(text) {
   const pieces = String(text).split(/(?<=[[\],:|/=_])/);
-  return el("bdi", {}, pieces.flatMap((piece, place) => (place ? [el("wbr"), piece] : [piece])));
+  return el(
+    "bdi",
+    {},
+    pieces.flatMap((piece, place) => (place ? [el("wbr"), piece] : [piece])),
+  );
 }
 
 function anchor(href, ...children) {
@@ -46,7 +50,11 @@ function newId(prefix) {
 
 /** A labelled select box: `options` are [value, text]. */
 function choice(label, options, value, onchange) {
-  const select = el("select", { id: newId("choice") }, options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)));
+  const select = el(
+    "select",
+    { id: newId("choice") },
+    options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)),
+  );
   select.addEventListener("change", () => onchange(select.value));
   return el("div", { class: "choice" }, el("label", { for: select.id }, label), select);
 }
@@ -74,7 +82,8 @@ function count(number, one, many) {
 const site = JSON.parse(document.getElementById("contents").textContent);
 const pictures = JSON.parse(document.getElementById("pictures").textContent);
 const isFolder = document.documentElement.hasAttribute("data-folder");
-const kept = new Map(), waiting = new Map();
+const kept = new Map(),
+  waiting = new Map();
 
 /** Called by the files of details. */
 function keep(name, value) {
@@ -88,12 +97,15 @@ function details(name) {
   if (inline) keep(name, JSON.parse(inline.textContent));
   if (inline || !name || !isFolder) return Promise.resolve(kept.get(name) ?? null);
   if (!waiting.has(name)) {
-    waiting.set(name, new Promise(resolve => {
-      const script = el("script", { src: `details/${encodeURIComponent(name)}.js` });
-      script.addEventListener("load", () => resolve(kept.get(name) ?? null));
-      script.addEventListener("error", () => resolve(null));
-      document.head.append(script);
-    }));
+    waiting.set(
+      name,
+      new Promise(resolve => {
+        const script = el("script", { src: `details/${encodeURIComponent(name)}.js` });
+        script.addEventListener("load", () => resolve(kept.get(name) ?? null));
+        script.addEventListener("error", () => resolve(null));
+        document.head.append(script);
+      }),
+    );
   }
   return waiting.get(name);
 }
@@ -115,15 +127,26 @@ function rowOf(table, label) {
 /** What tells a table from others: "flickr8k, captions, contrasts". */
 function nameOf(table) {
   const folds = table.folds ? `${table.folds} folds` : "";
-  return [table.dataset, table.protocol, table.kind === "recall" ? "" : table.kind, folds, apart(table)].filter(Boolean).join(", ");
+  return [table.dataset, table.protocol, table.kind === "recall" ? "" : table.kind, folds, apart(table)]
+    .filter(Boolean)
+    .join(", ");
 }
 
 /** What tells a table from those with the same labels but other data: its front end. */
 function apart(table) {
-  const alike = site.tables.filter(other => ["dataset", "protocol", "kind", "folds"].every(name => other[name] === table[name]));
+  const alike = site.tables.filter(other =>
+    ["dataset", "protocol", "kind", "folds"].every(name => other[name] === table[name]),
+  );
   if (alike.length < 2) return "";
   const differs = name => new Set(alike.map(other => other[name])).size > 1;
-  const short = text => text.replace(/\[[^\]]*\]/g, "").split(" + ")[0].split(":").pop();
-  const parts = ["frontEnd", "textEncoder", "vectors"].filter(differs).map(name => short(table[name]) || "no text encoder");
+  const short = text =>
+    text
+      .replace(/\[[^\]]*\]/g, "")
+      .split(" + ")[0]
+      .split(":")
+      .pop();
+  const parts = ["frontEnd", "textEncoder", "vectors"]
+    .filter(differs)
+    .map(name => short(table[name]) || "no text encoder");
   return parts.length ? parts.join(", ") : table.id.split("-").pop();
 }

@@ -5,20 +5,32 @@ const state = { parts: [], query: new URLSearchParams() };
 
 function route() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
-  const parts = path.split("/").filter(Boolean).map(part => { try { return decodeURIComponent(part); } catch { return part; } });
+  const parts = path
+    .split("/")
+    .filter(Boolean)
+    .map(part => {
+      try {
+        return decodeURIComponent(part);
+      } catch {
+        return part;
+      }
+    });
   return { view: parts[0] || "overview", parts: parts.slice(1), query: new URLSearchParams(query || "") };
 }
 
 /** The address of a state: the view and its parts, and what is chosen in it. */
 function link(parts, query) {
-  const chosen = new URLSearchParams(Object.entries(query || {}).filter(([, value]) => value !== "" && value !== undefined));
+  const chosen = new URLSearchParams(
+    Object.entries(query || {}).filter(([, value]) => value !== "" && value !== undefined),
+  );
   const path = parts.map(encodeURIComponent).join("/");
   return `#/${path}${chosen.size ? `?${chosen}` : ""}`;
 }
 
 /** Choose something in the present view: the address changes, and the view is drawn again unless `quietly`. */
 function change(values, quietly) {
-  const now = route(), query = Object.fromEntries(now.query);
+  const now = route(),
+    query = Object.fromEntries(now.query);
   for (const [name, value] of Object.entries(values)) query[name] = value;
   const view = now.view === "overview" && !now.parts.length ? [] : [now.view, ...now.parts];
   history.replaceState(null, "", link(view, query));
@@ -27,20 +39,25 @@ function change(values, quietly) {
 
 /** Draw the view that the address names; the focus stays where it was if the view is the same. */
 function draw(isSame) {
-  const main = document.getElementById("main"), now = route();
+  const main = document.getElementById("main"),
+    now = route();
   const focus = isSame ? pathTo(document.activeElement, main) : null;
   const view = views[now.view];
   main.replaceChildren();
   if (view) view(main, now);
   else add(main, el("h1", {}, "There is no such page"), el("p", {}, anchor("#/", "To the overview")));
   const title = main.querySelector("h1");
-  document.title = title && now.view !== "overview" ? `${title.textContent} · cran-bench results` : "cran-bench results";
+  document.title =
+    title && now.view !== "overview" ? `${title.textContent} · cran-bench results` : "cran-bench results";
   for (const item of document.querySelectorAll("#pages a")) {
     if (item.dataset.view === now.view) item.setAttribute("aria-current", "page");
     else item.removeAttribute("aria-current");
   }
   if (focus) focused(focus, main);
-  else if (!isSame) { window.scrollTo(0, 0); main.focus({ preventScroll: true }); }
+  else if (!isSame) {
+    window.scrollTo(0, 0);
+    main.focus({ preventScroll: true });
+  }
 }
 
 /** Where an element is, so that its successor can be found after the view is drawn again. */

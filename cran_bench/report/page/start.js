@@ -1,6 +1,10 @@
 // The page ----------------------------------------------------------------------------------------------------------------
 
-for (const [view, text] of [["overview", "Overview"], ["queries", "Query by query"], ["paper", "Against the paper"]]) {
+for (const [view, text] of [
+  ["overview", "Overview"],
+  ["queries", "Query by query"],
+  ["paper", "Against the paper"],
+]) {
   if (views[view]) {
     const item = anchor(view === "overview" ? "#/" : link([view]), text);
     item.dataset.view = view;
@@ -8,7 +12,7 @@ for (const [view, text] of [["overview", "Overview"], ["queries", "Query by quer
   }
 }
 document.querySelector(".skip").addEventListener("click", event => {
-  event.preventDefault();  // the part after # is the state
+  event.preventDefault(); // the part after # is the state
   document.getElementById("main").focus();
 });
 addEventListener("hashchange", () => draw(false));

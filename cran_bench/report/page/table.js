@@ -6,19 +6,58 @@ views.table = (main, { parts }) => {
   add(main, el("h1", {}, bdi(nameOf(table))));
   drawTable(main, table, "h2");
   const drawn = table.rows.filter(row => typeof row.value === "number");
-  add(main,
+  add(
+    main,
     el("h2", {}, "Quality and cost"),
-    bars(drawn.map(row => ({ label: row.label, value: row.value, interval: row.intervals[table.headline], text: `${valueText(table, row.value)} ${intervalText(table, row.intervals[table.headline])}` })),
-      { title: table.headlineName, note: "with 95 % intervals.", most: table.most, chance: table.task === "contrasts" ? 50 : undefined }),
-    bars(drawn.map(row => ({ label: row.label, value: row.values.twin_accuracy, text: row.cells.twin_accuracy })), { title: "Twin accuracy", note: "in percent.", chance: 50 }),
-    scatter(drawn.map(row => ({ label: row.label, href: link(["row", table.id, row.label]), quality: row.value, seconds: row.seconds.fit, memory: row.memory })), { quality: table.headlineName }),
-    phases(drawn.map(row => ({ label: row.label, seconds: row.seconds }))));
+    bars(
+      drawn.map(row => ({
+        label: row.label,
+        value: row.value,
+        interval: row.intervals[table.headline],
+        text: `${valueText(table, row.value)} ${intervalText(table, row.intervals[table.headline])}`,
+      })),
+      {
+        title: table.headlineName,
+        note: "with 95 % intervals.",
+        most: table.most,
+        chance: table.task === "contrasts" ? 50 : undefined,
+      },
+    ),
+    bars(
+      drawn.map(row => ({ label: row.label, value: row.values.twin_accuracy, text: row.cells.twin_accuracy })),
+      { title: "Twin accuracy", note: "in percent.", chance: 50 },
+    ),
+    scatter(
+      drawn.map(row => ({
+        label: row.label,
+        href: link(["row", table.id, row.label]),
+        quality: row.value,
+        seconds: row.seconds.fit,
+        memory: row.memory,
+      })),
+      { quality: table.headlineName },
+    ),
+    phases(drawn.map(row => ({ label: row.label, seconds: row.seconds }))),
+  );
   const place = el("div", {});
   add(main, place);
-  details(table.details.curves).then(value => { if (value) place.replaceChildren(el("h2", {}, "Training curves"), curves(value)); });
+  details(table.details.curves).then(value => {
+    if (value) place.replaceChildren(el("h2", {}, "Training curves"), curves(value));
+  });
   const finished = table.rows.filter(row => row.environment.length);
-  add(main, el("details", {}, el("summary", {}, "Environment and commit of each row"),
-    plainTable(["row", "seeds", ...table.environment], finished.map(row => [bdi(row.label), row.seeds.join(" "), ...row.environment]), "Environment of each row")));
+  add(
+    main,
+    el(
+      "details",
+      {},
+      el("summary", {}, "Environment and commit of each row"),
+      plainTable(
+        ["row", "seeds", ...table.environment],
+        finished.map(row => [bdi(row.label), row.seeds.join(" "), ...row.environment]),
+        "Environment of each row",
+      ),
+    ),
+  );
   const mine = site.comparisons.filter(one => one.dataset === table.dataset);
   if (mine.length) add(main, el("h2", {}, "Comparisons"), mine.map(comparison));
 };
@@ -28,8 +67,17 @@ function missing(main, sentence) {
 }
 
 function comparison(one) {
-  return el("details", { class: "comparison" }, el("summary", {}, one.title), plainTable(one.headings, one.lines, one.title),
-    el("ul", { class: "notes" }, one.notes.map(note => el("li", {}, note))));
+  return el(
+    "details",
+    { class: "comparison" },
+    el("summary", {}, one.title),
+    plainTable(one.headings, one.lines, one.title),
+    el(
+      "ul",
+      { class: "notes" },
+      one.notes.map(note => el("li", {}, note)),
+    ),
+  );
 }
 
 /** The best row, the links, the figures and the notes of a table. */
@@ -37,34 +85,84 @@ function drawTable(main, table, heading) {
   const { best, sentence } = verdictOf(table);
   add(main, el("p", {}, table.title.split(" · ").slice(2).join(" · ") || "", table.inputs ? ` · ${table.inputs}` : ""));
   if (table.quick) add(main, el("p", { class: "warning" }, "Quick run: for trying out, not for comparison."));
-  if (best) add(main, el("p", { class: "answer" }, el("b", {}, "Best: ", rowLink(table, best)), `, ${table.headlineName} ${valueText(table, best.value)} ${intervalText(table, best.intervals[table.headline])}. `, sentence));
+  if (best)
+    add(
+      main,
+      el(
+        "p",
+        { class: "answer" },
+        el("b", {}, "Best: ", rowLink(table, best)),
+        `, ${table.headlineName} ${valueText(table, best.value)} ${intervalText(table, best.intervals[table.headline])}. `,
+        sentence,
+      ),
+    );
   const links = [];
-  if (table.details.queries) links.push(anchor(link(["queries", table.id]), "Query by query: what one row found and another missed"));
+  if (table.details.queries)
+    links.push(anchor(link(["queries", table.id]), "Query by query: what one row found and another missed"));
   if (table.details.contrasts) links.push(anchor(link(["contrasts", table.id]), "Hardest contrasts, with pictures"));
-  if (links.length) add(main, el("ul", { class: "links" }, links.map(one => el("li", {}, one))));
-  add(main, dataTable({
-    caption: `Figures of ${nameOf(table)}`, key: heading === "h2" ? "" : table.id,
-    columns: table.columns.map(column => ({ ...column, isText: column.name === "method" })),
-    rows: table.rows.map(row => ({
-      mark: row.status === "ok" ? "" : "failed",
-      cells: { ...row.cells, method: [rowLink(table, row), row.marks.length ? " †" : ""] },
-      small: Object.fromEntries(Object.entries(row.intervals).filter(([name]) => name === table.headline).map(([name, ends]) => [name, intervalText(table, ends)])),
-      values: { ...row.values, method: row.label },
-    })),
-    above: table.above,
-    sort: `-${table.headline}`,
-    important: ["method", table.headline, "behind_best", ...table.important.flat()].filter((name, place, names) => names.indexOf(name) === place),
-  }));
+  if (links.length)
+    add(
+      main,
+      el(
+        "ul",
+        { class: "links" },
+        links.map(one => el("li", {}, one)),
+      ),
+    );
+  add(
+    main,
+    dataTable({
+      caption: `Figures of ${nameOf(table)}`,
+      key: heading === "h2" ? "" : table.id,
+      columns: table.columns.map(column => ({ ...column, isText: column.name === "method" })),
+      rows: table.rows.map(row => ({
+        mark: row.status === "ok" ? "" : "failed",
+        cells: { ...row.cells, method: [rowLink(table, row), row.marks.length ? " †" : ""] },
+        small: Object.fromEntries(
+          Object.entries(row.intervals)
+            .filter(([name]) => name === table.headline)
+            .map(([name, ends]) => [name, intervalText(table, ends)]),
+        ),
+        values: { ...row.values, method: row.label },
+      })),
+      above: table.above,
+      sort: `-${table.headline}`,
+      important: ["method", table.headline, "behind_best", ...table.important.flat()].filter(
+        (name, place, names) => names.indexOf(name) === place,
+      ),
+    }),
+  );
   for (const mark of table.marks) add(main, el("p", { class: "notes" }, mark));
   for (const failure of table.failed) add(main, el("p", { class: "warning" }, failure));
-  add(main, el("details", { class: "notes" }, el("summary", {}, "What the figures are, and how they were measured"), el("ul", {}, table.notes.map(note => el("li", {}, note)))));
+  add(
+    main,
+    el(
+      "details",
+      { class: "notes" },
+      el("summary", {}, "What the figures are, and how they were measured"),
+      el(
+        "ul",
+        {},
+        table.notes.map(note => el("li", {}, note)),
+      ),
+    ),
+  );
 }
 
 views.dataset = (main, { parts }) => {
   const tables = site.tables.filter(table => table.dataset === parts[0]);
   if (!tables.length) return missing(main, `There is no dataset ${parts[0]}.`);
   add(main, el("h1", {}, bdi(parts[0])));
-  add(main, el("ul", { class: "links" }, tables.map(table => el("li", {}, anchor(link(["table", table.id]), bdi(nameOf(table))), `: ${count(table.rows.length, "row")}`))));
+  add(
+    main,
+    el(
+      "ul",
+      { class: "links" },
+      tables.map(table =>
+        el("li", {}, anchor(link(["table", table.id]), bdi(nameOf(table))), `: ${count(table.rows.length, "row")}`),
+      ),
+    ),
+  );
   for (const table of tables) {
     add(main, el("h2", {}, anchor(link(["table", table.id]), bdi(nameOf(table)))));
     drawTable(main, table, "h3");
@@ -72,30 +170,80 @@ views.dataset = (main, { parts }) => {
 };
 
 views.method = (main, { parts }) => {
-  const base = (parts[0] || "").split("[")[0].split(":")[0], about = site.methods[base];
-  const found = site.tables.flatMap(table => table.rows.filter(row => row.method === base).map(row => ({ table, row })));
+  const base = (parts[0] || "").split("[")[0].split(":")[0],
+    about = site.methods[base];
+  const found = site.tables.flatMap(table =>
+    table.rows.filter(row => row.method === base).map(row => ({ table, row })),
+  );
   if (!found.length) return missing(main, `There is no row of ${base}.`);
   add(main, el("h1", {}, bdi(base)));
-  if (about) add(main, el("p", {}, about.summary, about.paperRow ? ` It reproduces the paper's row ${about.paperRow}.` : " It reproduces no row of the paper."));
+  if (about)
+    add(
+      main,
+      el(
+        "p",
+        {},
+        about.summary,
+        about.paperRow ? ` It reproduces the paper's row ${about.paperRow}.` : " It reproduces no row of the paper.",
+      ),
+    );
   const labels = [...new Set(found.map(one => one.row.label))];
-  add(main, dataTable({
-    caption: `All rows of ${base}`, key: "rows",
-    columns: [
-      { name: "row", heading: "Row", isText: true }, { name: "dataset", heading: "Dataset", isText: true }, { name: "protocol", heading: "Protocol", isText: true },
-      { name: "task", heading: "Task", isText: true }, { name: "value", heading: "Figure" }, { name: "behind", heading: "Behind best" }, { name: "rank", heading: "Rank" },
-      { name: "fit", heading: "Fit" }, { name: "paper", heading: "With the paper", isText: true }],
-    rows: found.map(({ table, row }) => ({
-      mark: row.label === parts[0] ? "chosen" : row.status === "ok" ? "" : "failed",
-      cells: {
-        row: rowLink(table, row), dataset: anchor(link(["table", table.id]), bdi(table.dataset)), protocol: table.protocol,
-        task: table.kind + (apart(table) ? `, ${apart(table)}` : ""), value: row.value === null || row.value === undefined ? row.status : `${table.headlineName} ${valueText(table, row.value)}`,
-        behind: row.cells.behind_best || "", rank: placesText(row.rank).replace("rank ", ""),
-        fit: secondsText(row.seconds.fit), paper: row.comparable ? `no: ${row.comparable}` : row.seeds.length ? "comparable" : "",
-      },
-      small: { value: intervalText(table, row.intervals[table.headline]) },
-      values: { row: row.label, dataset: table.dataset, protocol: table.protocol, task: table.kind, value: row.value ?? "", behind: row.values.behind_best ?? "", rank: row.rank ? row.rank[0] : "", fit: row.seconds.fit ?? "", paper: row.comparable },
-    })),
-    important: ["row", "dataset", "value", "behind", "protocol", "rank", "paper", "task", "fit"],
-  }));
-  add(main, el("p", { class: "notes" }, `${count(labels.length, "variant")}: `, labels.flatMap((label, place) => [place ? ", " : "", bdi(label)]), "."));
+  add(
+    main,
+    dataTable({
+      caption: `All rows of ${base}`,
+      key: "rows",
+      columns: [
+        { name: "row", heading: "Row", isText: true },
+        { name: "dataset", heading: "Dataset", isText: true },
+        { name: "protocol", heading: "Protocol", isText: true },
+        { name: "task", heading: "Task", isText: true },
+        { name: "value", heading: "Figure" },
+        { name: "behind", heading: "Behind best" },
+        { name: "rank", heading: "Rank" },
+        { name: "fit", heading: "Fit" },
+        { name: "paper", heading: "With the paper", isText: true },
+      ],
+      rows: found.map(({ table, row }) => ({
+        mark: row.label === parts[0] ? "chosen" : row.status === "ok" ? "" : "failed",
+        cells: {
+          row: rowLink(table, row),
+          dataset: anchor(link(["table", table.id]), bdi(table.dataset)),
+          protocol: table.protocol,
+          task: table.kind + (apart(table) ? `, ${apart(table)}` : ""),
+          value:
+            row.value === null || row.value === undefined
+              ? row.status
+              : `${table.headlineName} ${valueText(table, row.value)}`,
+          behind: row.cells.behind_best || "",
+          rank: placesText(row.rank).replace("rank ", ""),
+          fit: secondsText(row.seconds.fit),
+          paper: row.comparable ? `no: ${row.comparable}` : row.seeds.length ? "comparable" : "",
+        },
+        small: { value: intervalText(table, row.intervals[table.headline]) },
+        values: {
+          row: row.label,
+          dataset: table.dataset,
+          protocol: table.protocol,
+          task: table.kind,
+          value: row.value ?? "",
+          behind: row.values.behind_best ?? "",
+          rank: row.rank ? row.rank[0] : "",
+          fit: row.seconds.fit ?? "",
+          paper: row.comparable,
+        },
+      })),
+      important: ["row", "dataset", "value", "behind", "protocol", "rank", "paper", "task", "fit"],
+    }),
+  );
+  add(
+    main,
+    el(
+      "p",
+      { class: "notes" },
+      `${count(labels.length, "variant")}: `,
+      labels.flatMap((label, place) => [place ? ", " : "", bdi(label)]),
+      ".",
+    ),
+  );
 };
