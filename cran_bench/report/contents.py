@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from cran_bench.machine.storage import sha256_json, slug
+from cran_bench.records.tasks import FIGURES
 from cran_bench.registry import METHODS
 from cran_bench.tables.figures import PHASES, heading
-from cran_bench.tables.paper import not_comparable
+from cran_bench.tables.paper import differences_from_paper
 from cran_bench.tables.rows import Row, exposure_notes, merge_notes
 from cran_bench.tables.tables import Table
 
@@ -79,7 +80,7 @@ def table_contents(table: Table, table_id: str) -> dict[str, Any]:
         "headlineName": heading(task.headline),
         "most": task.perfect(task.headline),
         "environment": list(ENVIRONMENT),
-        "columns": [{"name": name, "heading": heading(name)} for name in columns],
+        "columns": [{"name": name, "heading": _heading(name)} for name in columns],
         "important": [sorted(group & columns.keys()) for group in table.importance],
         "above": [{name: cells[line] for name, cells in columns.items()} for line in range(lines)],
         "rows": [
@@ -93,9 +94,10 @@ def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
     method = row.records[0].method if row.records else None
     name, preset = (method.name, method.preset) if method else _named(row.label)
     behind, ranked = table.behind_best(), row in table.ranked
+    value = row.mean(table.task.headline)
     gap, rank = behind.get(row.label), table.rank_intervals().get(row.label) if table.has_intervals else None
     place = "" if not behind or not ranked else "best" if gap is None else "maybe" if gap.high >= 0 else "behind"
-    reasons = dict.fromkeys(filter(None, map(not_comparable, row.records)))
+    reasons = dict.fromkeys(reason for record in row.records for reason in differences_from_paper(record))
     figures = [x for x in (*table.task.keys, *table.task.columns) if table.task.has(x)] if table.has_intervals else []
     intervals = {x: table.samples[row.label].interval(x).ends for x in figures} if row.records else {}
     return {
@@ -110,7 +112,8 @@ def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
         "cells": {column: cell.strip() for column, cell in cells.items()},
         "values": {column: _sort_value(cell) for column, cell in cells.items()},
         "intervals": {x: [round(end, 4) for end in ends] for x, ends in intervals.items() if not math.isnan(ends[0])},
-        "value": _number(row.mean(table.task.headline)) if row.records else None,
+        "value": None if math.isnan(value) else value,
+        "behind": [gap.value, *gap.ends] if gap else None,
         "place": place,
         "rank": rank and list(rank),
         "unseen": row.is_order_unseen and not row.is_ranked,
@@ -119,6 +122,11 @@ def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
         "comparable": "; ".join(reasons),
         "environment": _environment(row),
     }
+
+
+def _heading(name: str) -> str:
+    """A heading that stands alone, as columns may be hidden: ``i2t R@5``."""
+    return "{} R@{}".format(*name.split("_r")) if name in FIGURES else heading(name)
 
 
 def _environment(row: Row) -> list[str]:

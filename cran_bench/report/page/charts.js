@@ -183,18 +183,15 @@ const COSTS = {
     axis: "peak memory",
     better: "smaller",
     text: memoryText,
-    ticks: [1, 4, 16, 64, 256]
-      .flatMap(n => [
-        [n * 2 ** 20, `${n} MiB`],
-        [n * 2 ** 30, `${n} GiB`],
-      ])
-      .sort((a, b) => a[0] - b[0]),
+    ticks: [6, 7, 8, 9, 10, 11].flatMap(power =>
+      [1, 1.5, 2, 3, 5, 7].map(factor => [factor * 10 ** power, memoryText(factor * 10 ** power)]),
+    ),
   },
 };
 
 function memoryText(bytes) {
   if (!bytes) return "unknown";
-  return bytes < 1000 * 2 ** 20 ? `${Math.round(bytes / 2 ** 20)} MiB` : `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+  return bytes < 1e9 ? `${Math.round(bytes / 1e6)} MB` : `${Number((bytes / 1e9).toFixed(1))} GB`;
 }
 
 /** The points that no other beats in quality without costing more, from cheap to good. */

@@ -69,10 +69,6 @@ function secondsText(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
-function bytesText(bytes) {
-  return bytes ? `${(bytes / 2 ** 30).toFixed(1)} GiB` : "";
-}
-
 function count(number, one, many) {
   return `${number.toLocaleString("en")} ${number === 1 ? one : many || `${one}s`}`;
 }
