@@ -243,7 +243,7 @@ class TaskSummary:
             kept = {left: len(set.intersection(*(set(of[x]) for x in of if x != left))) for left in of}
             name = max(kept, key=lambda name: kept[name])
             without += f"; without {name}, {kept[name]} rows would have one" * (kept[name] > len(self.complete))
-        return f"{without}: choose datasets with -d, or run the missing rows."
+        return f"{without}."
 
     def contents(self, table_id: Callable[[Table], str]) -> dict[str, Any]:
         """The values of `Summary.contents`."""
@@ -262,7 +262,7 @@ class TaskSummary:
             "figure": heading(self.headline),
             "columns": [{**column, "inMean": place in self.counted} for place, column in enumerate(columns)],
             "rows": [_row_contents(row) for row in self.standings],
-            "notes": [*self.notes, *Summary([self]).explanations],
+            "notes": self.notes,
         }
 
     def lines(self) -> list[dict[str, Any]]:
