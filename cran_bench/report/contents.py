@@ -55,14 +55,12 @@ def table_contents(table: Table, table_id: str) -> dict[str, Any]:
     group, task, finished = table.group, table.task, table.finished
     columns, lines = table.display(), len(table.above.get("method", ()))
     notes = exposure_notes(finished) + merge_notes(table.rows, table.folders)
-    data = [record.data for row in finished for record in row.records]
     return {
         "id": table_id,
         "title": table.title,
         "dataset": group.dataset,
         "protocol": group.protocol,
         "task": task.name,
-        "of": group.of,
         "kind": table.kind or "recall",
         "folds": group.folds,
         "quick": group.quick,
@@ -70,8 +68,7 @@ def table_contents(table: Table, table_id: str) -> dict[str, Any]:
         "vectors": group.vectors,
         "textEncoder": group.text_encoder,
         "inputs": group.inputs,
-        "images": max((info.images for info in data), default=0),
-        "captions": max((info.captions for info in data), default=0),
+        "images": max((record.data.images for row in finished for record in row.records), default=0),
         "marks": notes,
         "notes": [note for note in table.notes if note not in notes],
         "failed": table.failed,
@@ -90,19 +87,14 @@ def table_contents(table: Table, table_id: str) -> dict[str, Any]:
 
 
 def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
-    method = row.records[0].method if row.records else None
-    name, preset = (method.name, method.preset) if method else _named(row.label)
-    behind, ranked = table.behind_best(), row in table.ranked
-    gap, rank = behind.get(row.label), table.rank_intervals().get(row.label) if table.has_intervals else None
-    place = "" if not behind or not ranked else "best" if gap is None else "maybe" if gap.high >= 0 else "behind"
+    rank = table.rank_intervals().get(row.label)
     reasons = dict.fromkeys(filter(None, map(not_comparable, row.records)))
     figures = [x for x in (*table.task.keys, *table.task.columns) if table.task.has(x)] if table.has_intervals else []
     intervals = {x: table.samples[row.label].interval(x).ends for x in figures} if row.records else {}
     return {
         "label": row.label,
-        "method": name,
-        "preset": preset,
-        "paperRow": (method.paper_row if method else None) or "",
+        "method": row.spec.name,
+        "preset": row.spec.argument,
         "seeds": [record.seed for record in row.records],
         "status": row.status,
         "failures": [failure.sentence for failure in row.failures],
@@ -111,7 +103,7 @@ def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
         "values": {column: _sort_value(cell) for column, cell in cells.items()},
         "intervals": {x: [round(end, 4) for end in ends] for x, ends in intervals.items() if not math.isnan(ends[0])},
         "value": _number(row.mean(table.task.headline)) if row.records else None,
-        "place": place,
+        "place": table.places().get(row.label, ""),
         "rank": rank and list(rank),
         "unseen": row.is_order_unseen and not row.is_ranked,
         "seconds": {phase: _number(row.seconds(phase)) for phase in PHASES[1:]} if row.records else {},
@@ -128,12 +120,6 @@ def _environment(row: Row) -> list[str]:
     record, about = row.records[0], row.records[0].environment
     machine = (str(about.get(name) or "") for name in ("cpu", "gpu", "threads", "torch"))
     return [record.method.unit, record.similarity.kernel, *machine, " ".join(row.commits)]
-
-
-def _named(label: str) -> tuple[str, str]:
-    """The method and preset that a label names."""
-    name, _, preset = label.partition("[")[0].partition(":")
-    return name, preset
 
 
 def _number(value: float) -> float | None:
@@ -153,7 +139,4 @@ def method_contents(names: Sequence[str]) -> dict[str, Any]:
     """What is known of the methods of these names that are installed, without importing them."""
     known = [name for name in dict.fromkeys(names) if name in METHODS.names()]
     described = {name: METHODS.describe(name) for name in known}
-    return {
-        name: {"summary": about.summary, "presets": list(about.presets), "paperRow": about.paper_row or ""}
-        for name, about in described.items()
-    }
+    return {name: {"summary": about.summary, "paperRow": about.paper_row or ""} for name, about in described.items()}

@@ -13,8 +13,7 @@ from cran_bench.comparison.with_paper import PRESETS, READINGS, VERDICTS, PaperC
 from cran_bench.machine.storage import sha256_json, slug
 from cran_bench.records.statistics import Interval
 from cran_bench.records.tasks import FIGURES, RECALL
-from cran_bench.tables.figures import heading
-from cran_bench.tables.paper import DATASET_NAMES, TABLES, TEST_PAIRS, PaperRow, dataset_name, paper_rows
+from cran_bench.tables.paper import DATASET_NAMES, TABLES, PaperRow, dataset_name, paper_rows
 from cran_bench.tables.tables import Group, Table
 
 from .contents import table_ids
@@ -33,7 +32,7 @@ def paper_contents(tables: Sequence[Table]) -> dict[str, Any]:
     """
     sets = [_set(data) for data in same_data(tables)]
     return {
-        "figures": [{"name": figure, "heading": heading(figure)} for figure in FIGURES],
+        "figures": list(FIGURES),
         "presets": list(PRESETS),
         "readings": dict(READINGS),
         "verdicts": dict(VERDICTS),
@@ -42,7 +41,6 @@ def paper_contents(tables: Sequence[Table]) -> dict[str, Any]:
                 "number": number,
                 "dataset": dataset,
                 "title": DATASET_NAMES[dataset],
-                "pairs": TEST_PAIRS[dataset],
                 "rows": [_printed(row) for row in paper_rows(number, dataset)],
             }
             for number, dataset in SECTIONS

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ from cran_bench.tables.tables import Table
 
 from .charts import curve_contents
 from .contents import method_contents, table_contents, table_ids
-from .details import Details
+from .details import Details, as_json
 from .paper import paper_contents
 from .queries import Explorer
-from .script_json import as_json
 
 SCRIPTS = "dom", "route", "tables", "charts", "overview", "table", "row", "queries", "paper", "start"
 """The scripts of the page, in their order."""
@@ -68,19 +66,14 @@ def write_page(
 
 def _contents(tables: Sequence[Table], details: Details, data: Path, cache: Path) -> dict[str, Any]:
     ids, shown, explorer = table_ids(tables), [], Explorer(data, cache, details)
-
     curves: dict[tuple[Path, ...], str] = {}  # tables of several tasks have the same runs
-
-    def put(kind: str, table_id: str, value: Mapping[str, Any]) -> str:
-        name = f"{kind}-{table_id}"
-        return name if value and details.put(name, value) else ""
-
     for table_id, table in track(zip(ids, tables, strict=True), "computing intervals", total=len(tables)):
         of = table_contents(table, table_id)
-        cards = put("cards", table_id, {row.label: card(row, table).contents() for row in table.rows})
+        cards = details.put(f"cards-{table_id}", {row.label: card(row, table).contents() for row in table.rows})
         first = tuple(row.runs[0].path for row in sorted(table.finished, key=lambda row: row.label))
         if first not in curves:
-            curves[first] = put("curves", table_id, curve_contents(table.finished))
+            trained = curve_contents(table.finished)
+            curves[first] = details.put(f"curves-{table_id}", trained) if trained else ""
         of["details"] = {"cards": cards, "curves": curves[first]}
         shown.append(of)
     for of, table in zip(shown, tables, strict=True):  # what takes most room comes last
@@ -88,7 +81,6 @@ def _contents(tables: Sequence[Table], details: Details, data: Path, cache: Path
     explorer.fill()
     names = {id(table): name for table, name in zip(tables, ids, strict=True)}
     return {
-        "version": version("cran-bench"),
         "runs": len({record.fingerprint for table in tables for row in table.rows for record in row.records}),
         "tables": shown,
         "methods": method_contents([row["method"] for of in shown for row in of["rows"]]),

@@ -167,14 +167,17 @@ def _said(*lines: tuple[str, str]) -> Lines:
 
 
 def _method(row: Row) -> Lines:
-    spec, method = recorded_spec(row.label), row.records[0].method if row.records else None
-    name = method.name if method else spec.name
+    name, method = row.spec.name, row.records[0].method if row.records else None
     known = name in (*METHODS.names(), *METHODS.with_argument())
-    changes = [f"{key}={value}" for key, value in spec.options.items() if key not in ("unit", "metric", "tune")]
+    changes = [
+        f"{key}={value}"
+        for key, value in recorded_spec(row.label).options.items()
+        if key not in ("unit", "metric", "tune")
+    ]
     return _said(
         ("method", METHODS.describe(name).summary if known else f"{name}, which is not installed here"),
         *(_docstring(name) if known else ()),
-        ("preset", (method.preset if method else spec.argument) or "none"),
+        ("preset", row.spec.argument or "none"),
         ("options beside the preset", ", ".join(changes) or "none"),
         ("row of the paper", (method.paper_row or "none") if method else ""),
         ("input of the text side", str(method.parameters.get("text") or "") if method else ""),

@@ -10,7 +10,7 @@ import pytest
 from cran_bench.cli.options import load_tables
 from cran_bench.records.tasks import TASKS
 from cran_bench.report.contents import ENVIRONMENT, table_contents, table_ids
-from cran_bench.report.script_json import as_json
+from cran_bench.report.details import as_json
 from cran_bench.report.site import SCRIPTS
 
 PAGE = resources.files("cran_bench.report") / "page"

@@ -214,9 +214,7 @@ function standings(main, tables, rowsOf, query) {
       small[key] = cell ? placesText(cell.rank) : "";
       values[key] = cell ? (cell.value ?? "") : "";
     }
-    const front = Object.keys(row.front)
-      .filter(name => row.front[name])
-      .map(name => ({ seconds: "time", memory: "memory" })[name]);
+    const front = row.front.join(", ");
     const { seconds, memory } = costOf(row);
     return {
       cells: {
@@ -225,7 +223,7 @@ function standings(main, tables, rowsOf, query) {
         alike: placesText(row.rankAlike),
         fit: secondsText(seconds),
         memory: bytesText(memory),
-        front: front.join(", "),
+        front,
       },
       small: { ...small, mean: placesText(row.rankHere) },
       values: {
@@ -234,7 +232,7 @@ function standings(main, tables, rowsOf, query) {
         alike: row.rankAlike ? row.rankAlike[0] : "",
         fit: seconds ?? "",
         memory: memory ?? "",
-        front: front.join(", "),
+        front,
       },
     };
   });
