@@ -64,7 +64,6 @@ def card(
     from cran_bench.records.tasks import TASKS
     from cran_bench.registry import METHODS
     from cran_bench.specs import parse_spec
-    from cran_bench.tables.card import card as make_card
     from cran_bench.tables.card import markdown
 
     wanted = [dataset_label(text) for text in datasets or ()]
@@ -74,8 +73,7 @@ def card(
     (label,) = [method] if method in known or not is_installed else labels_of([method])
     if label not in known:
         raise BadInput(f"there is no record of {label}{did_you_mean(label, known)}")
-    text = markdown([make_card(row, table) for table in tables for row in table.rows if row.label == label])
-    print_or_write(text, out)
+    print_or_write(markdown([(row, table) for table in tables for row in table.rows if row.label == label]), out)
 
 
 @exports.command()

@@ -45,7 +45,7 @@ class Gaps:
         low, high = values - self.half, (values + self.half).min(axis=1)
         to_best = np.where(high >= 0, low, np.inf).min(axis=1)  # the best row is one that is not behind
         low = np.where(np.isinf(to_best), low.min(axis=1), to_best)
-        return np.clip(np.stack([values.min(axis=1), low, high], axis=1), -self.most, self.most)
+        return np.stack([values.min(axis=1), low, high], axis=1).clip(-self.most, self.most)
 
 
 @dataclass(frozen=True)

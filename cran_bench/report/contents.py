@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from cran_bench.machine.storage import sha256_json, slug
@@ -13,7 +13,7 @@ from cran_bench.registry import METHODS
 from cran_bench.tables.figures import PHASES, heading
 from cran_bench.tables.paper import not_comparable
 from cran_bench.tables.rows import Row, exposure_notes, merge_notes
-from cran_bench.tables.tables import Table
+from cran_bench.tables.tables import Group, Table
 
 ENVIRONMENT = "unit", "kernel", "processor", "GPU", "threads", "torch", "commit"
 LONGEST = 80
@@ -23,40 +23,55 @@ _NUMBER = re.compile(r"-?[\d,]*\.?\d+")
 
 def table_ids(tables: Sequence[Table]) -> list[str]:
     """A name for each table that stays the same when others are added, unless they have its labels but other data."""
-    plain = [_plain_id(table) for table in tables]
-    shared = {name for name, count in Counter(plain).items() if count > 1}
-    ids = [f"{name}-{_data(table)}" if name in shared else name for name, table in zip(plain, tables, strict=True)]
-    return [f"{name}-{ids[:place].count(name) + 1}" if ids.count(name) > 1 else name for place, name in enumerate(ids)]
+    plain, told = [_plain_id(table) for table in tables], tables_apart(tables)
+    return [_shortened(f"{name}-{slug(text)}" if text else name) for name, text in zip(plain, told, strict=True)]
+
+
+def tables_apart(tables: Sequence[Table]) -> list[str]:
+    """What tells each table from others with its labels but other data, as in `apart`."""
+    return apart([table.group for table in tables], [_plain_id(table) for table in tables])
+
+
+def apart(groups: Sequence[Group], labels: Sequence[str]) -> list[str]:
+    """What tells groups of equal labels from each other: front end, word vectors or encoder, or a sha256; else ''."""
+    found = []
+    for group, label in zip(groups, labels, strict=True):
+        alike = [other for other, its in zip(groups, labels, strict=True) if its == label]
+        of = [tuple(getattr(one, name) for one in alike) for name in ("front_end", "vectors", "text_encoder")]
+        texts = [values[alike.index(group)] or "no text encoder" for values in of if len({*values}) > 1]
+        parts = [re.sub(r"\[[^\]]*\]", "", text).split(" + ") for text in texts]
+        told = [" + ".join(part.rpartition(":")[2] for part in some) for some in parts]
+        is_told = len({*zip(*of, strict=True)}) == len(alike)
+        found.append(", ".join(told if is_told else [*told, sha256_json(asdict(group))[:6]]))
+    return found
 
 
 def _plain_id(table: Table) -> str:
     group = table.group
     folds = f"{group.folds}folds" if group.folds else ""
-    name = slug("-".join(filter(None, (group.dataset, group.protocol, folds, table.task.name, group.of))))
+    return slug("-".join(filter(None, (group.dataset, group.protocol, folds, table.task.name, group.of))))
+
+
+def _shortened(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{sha256_json(name)[:6]}"
 
 
-def _data(table: Table) -> str:
-    """Six digits of what the features were made from, or with, if that is all in which data differ."""
-    group = table.group
-    for text in (group.front_end, group.text_encoder, group.vectors):
-        if ":" in text:
-            return slug(re.sub(r"\[[^\]]*\]", "", text.partition(" + ")[0]).rpartition(":")[2])[:40]
-    return (group.features or group.split_sha)[:6]
-
-
-def table_contents(table: Table, table_id: str) -> dict[str, Any]:
+def table_contents(table: Table, table_id: str, told: str = "") -> dict[str, Any]:
     """A table: its columns, rows and notes.
 
     Args:
         table: whose ranks are read.
         table_id: its name in links.
+        told: what tells it from other tables, as in `tables_apart`.
     """
     group, task, finished = table.group, table.task, table.finished
     columns, lines = table.display(), len(table.above.get("method", ()))
+    folds = f"{group.folds} folds" if group.folds else ""
     notes = exposure_notes(finished) + merge_notes(table.rows, table.folders)
     return {
         "id": table_id,
+        "name": ", ".join(filter(None, (group.dataset, group.protocol, table.kind, folds, told))),
+        "apart": told,
         "title": table.title,
         "dataset": group.dataset,
         "protocol": group.protocol,
@@ -64,9 +79,6 @@ def table_contents(table: Table, table_id: str) -> dict[str, Any]:
         "kind": table.kind or "recall",
         "folds": group.folds,
         "quick": group.quick,
-        "frontEnd": group.front_end,
-        "vectors": group.vectors,
-        "textEncoder": group.text_encoder,
         "inputs": group.inputs,
         "images": max((record.data.images for row in finished for record in row.records), default=0),
         "marks": notes,
@@ -89,8 +101,9 @@ def table_contents(table: Table, table_id: str) -> dict[str, Any]:
 def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
     rank = table.rank_intervals().get(row.label)
     reasons = dict.fromkeys(filter(None, map(not_comparable, row.records)))
-    figures = [x for x in (*table.task.keys, *table.task.columns) if table.task.has(x)] if table.has_intervals else []
-    intervals = {x: table.samples[row.label].interval(x).ends for x in figures} if row.records else {}
+    headline, ends = table.task.headline, [math.nan]
+    if table.has_intervals and row.records and table.task.has(headline):
+        ends = [round(end, 4) for end in table.samples[row.label].interval(headline).ends]
     return {
         "label": row.label,
         "method": row.spec.name,
@@ -101,8 +114,8 @@ def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
         "marks": row.exposures,
         "cells": {column: cell.strip() for column, cell in cells.items()},
         "values": {column: _sort_value(cell) for column, cell in cells.items()},
-        "intervals": {x: [round(end, 4) for end in ends] for x, ends in intervals.items() if not math.isnan(ends[0])},
-        "value": _number(row.mean(table.task.headline)) if row.records else None,
+        "interval": None if math.isnan(ends[0]) else ends,
+        "value": _number(row.mean(headline)) if row.records else None,
         "place": table.places().get(row.label, ""),
         "rank": rank and list(rank),
         "unseen": row.is_order_unseen and not row.is_ranked,

@@ -17,7 +17,7 @@ from cran_bench.tables.summary import summarise
 from cran_bench.tables.tables import Table
 
 from .charts import curve_contents
-from .contents import method_contents, table_contents, table_ids
+from .contents import method_contents, table_contents, table_ids, tables_apart
 from .details import Details, as_json
 from .paper import paper_contents
 from .queries import Explorer
@@ -67,9 +67,10 @@ def write_page(
 def _contents(tables: Sequence[Table], details: Details, data: Path, cache: Path) -> dict[str, Any]:
     ids, shown, explorer = table_ids(tables), [], Explorer(data, cache, details)
     curves: dict[tuple[Path, ...], str] = {}  # tables of several tasks have the same runs
-    for table_id, table in track(zip(ids, tables, strict=True), "computing intervals", total=len(tables)):
-        of = table_contents(table, table_id)
-        cards = details.put(f"cards-{table_id}", {row.label: card(row, table).contents() for row in table.rows})
+    every = zip(ids, tables_apart(tables), tables, strict=True)
+    for table_id, told, table in track(every, "computing intervals", total=len(tables)):
+        of = table_contents(table, table_id, told)
+        cards = details.put(f"cards-{table_id}", {row.label: card(row, table) for row in table.rows})
         first = tuple(row.runs[0].path for row in sorted(table.finished, key=lambda row: row.label))
         if first not in curves:
             trained = curve_contents(table.finished)

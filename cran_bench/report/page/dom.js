@@ -123,30 +123,3 @@ function tableOf(id) {
 function rowOf(table, label) {
   return table && table.rows.find(row => row.label === label);
 }
-
-/** What tells a table from others: "flickr8k, captions, contrasts". */
-function nameOf(table) {
-  const folds = table.folds ? `${table.folds} folds` : "";
-  return [table.dataset, table.protocol, table.kind === "recall" ? "" : table.kind, folds, apart(table)]
-    .filter(Boolean)
-    .join(", ");
-}
-
-/** What tells a table from those with the same labels but other data: its front end. */
-function apart(table) {
-  const alike = site.tables.filter(other =>
-    ["dataset", "protocol", "kind", "folds"].every(name => other[name] === table[name]),
-  );
-  if (alike.length < 2) return "";
-  const differs = name => new Set(alike.map(other => other[name])).size > 1;
-  const short = text =>
-    text
-      .replace(/\[[^\]]*\]/g, "")
-      .split(" + ")[0]
-      .split(":")
-      .pop();
-  const parts = ["frontEnd", "textEncoder", "vectors"]
-    .filter(differs)
-    .map(name => short(table[name]) || "no text encoder");
-  return parts.length ? parts.join(", ") : table.id.split("-").pop();
-}

@@ -149,14 +149,14 @@ function bestRows(tables, rowsOf) {
       cells: {
         table: anchor(link(["table", table.id]), bdi(table.dataset)),
         protocol: table.protocol + (table.folds ? `, ${table.folds} folds` : ""),
-        task: table.kind + (apart(table) ? `, ${apart(table)}` : ""),
+        task: table.kind + (table.apart ? `, ${table.apart}` : ""),
         best: best ? rowLink(table, best) : "none finished",
         value: best ? `${table.headlineName} ${valueText(table, best.value)}` : "",
         certain: word,
         rows: String(rowsOf(table).length),
         images: table.images.toLocaleString("en"),
       },
-      small: { value: best ? intervalText(table, best.intervals[table.headline]) : "" },
+      small: { value: best ? intervalText(table, best.interval) : "" },
       values: {
         table: table.dataset,
         protocol: table.protocol,

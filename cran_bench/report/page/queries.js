@@ -110,7 +110,7 @@ function tablesWith(kind) {
     site.tables
       .filter(table => table.details[kind])
       .map(table =>
-        el("li", {}, anchor(link([kind, table.id]), bdi(nameOf(table))), `: ${count(table.rows.length, "row")}`),
+        el("li", {}, anchor(link([kind, table.id]), bdi(table.name)), `: ${count(table.rows.length, "row")}`),
       ),
   );
 }
@@ -136,7 +136,7 @@ views.queries = (main, { parts, query }) => {
   if (!table) return missing(main, `There is no table ${parts[0]}.`);
   add(
     main,
-    el("h1", {}, "Query by query: ", bdi(nameOf(table))),
+    el("h1", {}, "Query by query: ", bdi(table.name)),
     el("p", {}, anchor(link(["table", table.id]), "The table of these rows")),
   );
   const data = loaded(table.details.queries, preparedQueries);
@@ -728,7 +728,7 @@ views.contrasts = (main, { parts, query }) => {
   if (!table) return missing(main, `There is no table ${parts[0]}.`);
   add(
     main,
-    el("h1", {}, "Hardest contrasts: ", bdi(nameOf(table))),
+    el("h1", {}, "Hardest contrasts: ", bdi(table.name)),
     el("p", {}, anchor(link(["table", table.id]), "The table of these rows")),
   );
   const data = loaded(table.details.contrasts);

@@ -3,7 +3,7 @@
 views.table = (main, { parts }) => {
   const table = tableOf(parts[0]);
   if (!table) return missing(main, `There is no table ${parts[0]}.`);
-  add(main, el("h1", {}, bdi(nameOf(table))));
+  add(main, el("h1", {}, bdi(table.name)));
   drawTable(main, table, "h2");
   const drawn = table.rows.filter(row => typeof row.value === "number");
   add(
@@ -13,8 +13,8 @@ views.table = (main, { parts }) => {
       drawn.map(row => ({
         label: row.label,
         value: row.value,
-        interval: row.intervals[table.headline],
-        text: `${valueText(table, row.value)} ${intervalText(table, row.intervals[table.headline])}`,
+        interval: row.interval,
+        text: `${valueText(table, row.value)} ${intervalText(table, row.interval)}`,
       })),
       {
         title: table.headlineName,
@@ -92,7 +92,7 @@ function drawTable(main, table, heading) {
         "p",
         { class: "answer" },
         el("b", {}, "Best: ", rowLink(table, best)),
-        `, ${table.headlineName} ${valueText(table, best.value)} ${intervalText(table, best.intervals[table.headline])}. `,
+        `, ${table.headlineName} ${valueText(table, best.value)} ${intervalText(table, best.interval)}. `,
         sentence,
       ),
     );
@@ -112,17 +112,13 @@ function drawTable(main, table, heading) {
   add(
     main,
     dataTable({
-      caption: `Figures of ${nameOf(table)}`,
+      caption: `Figures of ${table.name}`,
       key: heading === "h2" ? "" : table.id,
       columns: table.columns.map(column => ({ ...column, isText: column.name === "method" })),
       rows: table.rows.map(row => ({
         mark: row.status === "ok" ? "" : "failed",
         cells: { ...row.cells, method: [rowLink(table, row), row.marks.length ? " †" : ""] },
-        small: Object.fromEntries(
-          Object.entries(row.intervals)
-            .filter(([name]) => name === table.headline)
-            .map(([name, ends]) => [name, intervalText(table, ends)]),
-        ),
+        small: { [table.headline]: intervalText(table, row.interval) },
         values: { ...row.values, method: row.label },
       })),
       above: table.above,
@@ -159,12 +155,12 @@ views.dataset = (main, { parts }) => {
       "ul",
       { class: "links" },
       tables.map(table =>
-        el("li", {}, anchor(link(["table", table.id]), bdi(nameOf(table))), `: ${count(table.rows.length, "row")}`),
+        el("li", {}, anchor(link(["table", table.id]), bdi(table.name)), `: ${count(table.rows.length, "row")}`),
       ),
     ),
   );
   for (const table of tables) {
-    add(main, el("h2", {}, anchor(link(["table", table.id]), bdi(nameOf(table)))));
+    add(main, el("h2", {}, anchor(link(["table", table.id]), bdi(table.name))));
     drawTable(main, table, "h3");
   }
 };
@@ -210,7 +206,7 @@ views.method = (main, { parts }) => {
           row: rowLink(table, row),
           dataset: anchor(link(["table", table.id]), bdi(table.dataset)),
           protocol: table.protocol,
-          task: table.kind + (apart(table) ? `, ${apart(table)}` : ""),
+          task: table.kind + (table.apart ? `, ${table.apart}` : ""),
           value:
             row.value === null || row.value === undefined
               ? row.status
@@ -220,7 +216,7 @@ views.method = (main, { parts }) => {
           fit: secondsText(row.seconds.fit),
           paper: row.comparable ? `no: ${row.comparable}` : row.seeds.length ? "comparable" : "",
         },
-        small: { value: intervalText(table, row.intervals[table.headline]) },
+        small: { value: intervalText(table, row.interval) },
         values: {
           row: row.label,
           dataset: table.dataset,
