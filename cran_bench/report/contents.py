@@ -18,7 +18,6 @@ from cran_bench.tables.tables import Group, Table
 ENVIRONMENT = "unit", "kernel", "processor", "GPU", "threads", "torch", "commit"
 LONGEST = 80
 """Characters of a name, as it becomes that of a file."""
-_NUMBER = re.compile(r"-?[\d,]*\.?\d+")
 
 
 def table_ids(tables: Sequence[Table]) -> list[str]:
@@ -83,7 +82,6 @@ def table_contents(table: Table, table_id: str, told: str = "") -> dict[str, Any
         "images": max((record.data.images for row in finished for record in row.records), default=0),
         "marks": notes,
         "notes": [note for note in table.notes if note not in notes],
-        "failed": table.failed,
         "headline": task.headline,
         "headlineName": heading(task.headline),
         "most": task.perfect(task.headline),
@@ -113,7 +111,6 @@ def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
         "failures": [failure.sentence for failure in row.failures],
         "marks": row.exposures,
         "cells": {column: cell.strip() for column, cell in cells.items()},
-        "values": {column: _sort_value(cell) for column, cell in cells.items()},
         "interval": None if math.isnan(ends[0]) else ends,
         "value": _number(row.mean(headline)) if row.records else None,
         "place": table.places().get(row.label, ""),
@@ -137,15 +134,6 @@ def _environment(row: Row) -> list[str]:
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 4)
-
-
-def _sort_value(cell: str) -> float | str:
-    """The first number in a cell; the best row sorts as 0 behind itself; '' for a cell that says nothing."""
-    text = cell.strip()
-    if text == "best":
-        return 0.0
-    found = _NUMBER.match(text)
-    return float(found[0].replace(",", "")) if found else text
 
 
 def method_contents(names: Sequence[str]) -> dict[str, Any]:

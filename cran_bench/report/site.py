@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from cran_bench.comparison import Verdict, compare_dataset
+from cran_bench.comparison import compare_dataset
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say, track
 from cran_bench.machine.storage import write_text
@@ -16,8 +16,8 @@ from cran_bench.tables.card import card
 from cran_bench.tables.summary import summarise
 from cran_bench.tables.tables import Table
 
-from .charts import curve_contents
 from .contents import method_contents, table_contents, table_ids, tables_apart
+from .curves import curve_contents
 from .details import Details, as_json
 from .paper import paper_contents
 from .queries import Explorer
@@ -88,20 +88,10 @@ def _contents(tables: Sequence[Table], details: Details, data: Path, cache: Path
         "standings": summarise(tables).contents(lambda table: names[id(table)]),
         "paper": paper_contents(tables),
         "comparisons": [
-            _verdict(dataset, verdict)
+            {"dataset": dataset, **vars(verdict)}
             for dataset in dict.fromkeys(table.group.dataset for table in tables)
             for verdict in compare_dataset([t for t in tables if t.group.dataset == dataset], dataset, None)
         ],
-    }
-
-
-def _verdict(dataset: str, verdict: Verdict) -> dict[str, Any]:
-    return {
-        "dataset": dataset,
-        "title": verdict.title,
-        "headings": list(verdict.headings),
-        "lines": [list(line) for line in verdict.lines],
-        "notes": [*verdict.notes, *verdict.regressions],
     }
 
 

@@ -61,16 +61,18 @@ function choice(label, options, value, onchange) {
 
 // Numbers -------------------------------------------------------------------------------------------------------------
 
-function secondsText(seconds) {
-  if (seconds === null || seconds === undefined) return "";
-  if (seconds < 10) return `${seconds.toFixed(1)} s`;
-  if (seconds < 120) return `${seconds.toFixed(0)} s`;
-  if (seconds < 7200) return `${(seconds / 60).toFixed(0)} min`;
-  return `${(seconds / 3600).toFixed(1)} h`;
+/** "12 s", "3.4 min"; "" if it is not known. */
+function durationText(seconds) {
+  if (typeof seconds !== "number") return "";
+  const [number, unit] =
+    seconds < 120 ? [seconds, "s"] : seconds < 7200 ? [seconds / 60, "min"] : [seconds / 3600, "h"];
+  return `${number < 1 ? Number(number.toPrecision(2)) : number.toFixed(number < 10 ? 1 : 0)} ${unit}`;
 }
 
-function bytesText(bytes) {
-  return bytes ? `${(bytes / 2 ** 30).toFixed(1)} GiB` : "";
+/** "800 MiB", "1.2 GiB"; "" if it is not known. */
+function memoryText(bytes) {
+  if (!bytes) return "";
+  return bytes < 1000 * 2 ** 20 ? `${Math.round(bytes / 2 ** 20)} MiB` : `${(bytes / 2 ** 30).toFixed(1)} GiB`;
 }
 
 function count(number, one, many) {

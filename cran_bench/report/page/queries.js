@@ -247,58 +247,31 @@ function drawQueries(main, shown) {
     add(
       main,
       el(
+        "p",
+        { class: "notes" },
+        `Number of queries of which A, or B, found ${way === "t2i" ? "the right image" : "a right caption"}; the buttons list them`,
+      ),
+      el(
         "div",
-        { class: "scroll", tabindex: "0", role: "region", "aria-label": "Who found what" },
-        el(
-          "table",
-          { class: "plain sums" },
-          el(
-            "caption",
-            {},
-            `Number of queries of which A, or B, found ${way === "t2i" ? "the right image" : "a right caption"}; the buttons list them`,
-          ),
-          el(
-            "thead",
-            {},
-            el(
-              "tr",
-              {},
-              ["among the first", "A, not B", "B, not A", "both", "neither"].map(text =>
-                el("th", { scope: "col" }, text),
-              ),
+        { class: "sums" },
+        plainTable(
+          ["among the first", "A, not B", "B, not A", "both", "neither"],
+          sums.map(({ first, onlyA, onlyB, both, neither }) => [
+            String(first),
+            press(
+              { order: "a", first },
+              onlyA.toLocaleString("en"),
+              `${onlyA}: A found the right one among the first ${first}, B missed it`,
             ),
-          ),
-          el(
-            "tbody",
-            {},
-            sums.map(({ first, onlyA, onlyB, both, neither }) =>
-              el(
-                "tr",
-                {},
-                el("th", { scope: "row" }, String(first)),
-                el(
-                  "td",
-                  {},
-                  press(
-                    { order: "a", first },
-                    onlyA.toLocaleString("en"),
-                    `${onlyA}: A found the right one among the first ${first}, B missed it`,
-                  ),
-                ),
-                el(
-                  "td",
-                  {},
-                  press(
-                    { order: "b", first },
-                    onlyB.toLocaleString("en"),
-                    `${onlyB}: B found the right one among the first ${first}, A missed it`,
-                  ),
-                ),
-                el("td", {}, both.toLocaleString("en")),
-                el("td", {}, neither.toLocaleString("en")),
-              ),
+            press(
+              { order: "b", first },
+              onlyB.toLocaleString("en"),
+              `${onlyB}: B found the right one among the first ${first}, A missed it`,
             ),
-          ),
+            both.toLocaleString("en"),
+            neither.toLocaleString("en"),
+          ]),
+          "Who found what",
         ),
       ),
       el(

@@ -24,7 +24,7 @@ views.table = (main, { parts }) => {
       },
     ),
     bars(
-      drawn.map(row => ({ label: row.label, value: row.values.twin_accuracy, text: row.cells.twin_accuracy })),
+      drawn.map(row => ({ label: row.label, value: sortValue(row.cells.twin_accuracy), text: row.cells.twin_accuracy })),
       { title: "Twin accuracy", note: "in percent.", chance: 50 },
     ),
     scatter(
@@ -75,7 +75,7 @@ function comparison(one) {
     el(
       "ul",
       { class: "notes" },
-      one.notes.map(note => el("li", {}, note)),
+      [...one.notes, ...one.regressions].map(note => el("li", {}, note)),
     ),
   );
 }
@@ -119,7 +119,10 @@ function drawTable(main, table, heading) {
         mark: row.status === "ok" ? "" : "failed",
         cells: { ...row.cells, method: [rowLink(table, row), row.marks.length ? " †" : ""] },
         small: { [table.headline]: intervalText(table, row.interval) },
-        values: { ...row.values, method: row.label },
+        values: {
+          ...Object.fromEntries(Object.entries(row.cells).map(([name, text]) => [name, sortValue(text)])),
+          method: row.label,
+        },
       })),
       above: table.above,
       sort: `-${table.headline}`,
@@ -129,7 +132,7 @@ function drawTable(main, table, heading) {
     }),
   );
   for (const mark of table.marks) add(main, el("p", { class: "notes" }, mark));
-  for (const failure of table.failed) add(main, el("p", { class: "warning" }, failure));
+  for (const failure of table.rows.flatMap(row => row.failures)) add(main, el("p", { class: "warning" }, failure));
   add(
     main,
     el(
@@ -213,7 +216,7 @@ views.method = (main, { parts }) => {
               : `${table.headlineName} ${valueText(table, row.value)}`,
           behind: row.cells.behind_best || "",
           rank: placesText(row.rank).replace("rank ", ""),
-          fit: secondsText(row.seconds.fit),
+          fit: durationText(row.seconds.fit),
           paper: row.comparable ? `no: ${row.comparable}` : row.seeds.length ? "comparable" : "",
         },
         small: { value: intervalText(table, row.interval) },
@@ -223,7 +226,7 @@ views.method = (main, { parts }) => {
           protocol: table.protocol,
           task: table.kind,
           value: row.value ?? "",
-          behind: row.values.behind_best ?? "",
+          behind: sortValue(row.cells.behind_best),
           rank: row.rank ? row.rank[0] : "",
           fit: row.seconds.fit ?? "",
           paper: row.comparable,
