@@ -9,9 +9,10 @@ from dataclasses import asdict
 from typing import Any
 
 from cran_bench.machine.storage import sha256_json, slug
+from cran_bench.records.tasks import FIGURES
 from cran_bench.registry import METHODS
 from cran_bench.tables.figures import PHASES, heading
-from cran_bench.tables.paper import not_comparable
+from cran_bench.tables.paper import differences_from_paper
 from cran_bench.tables.rows import Row, exposure_notes, merge_notes
 from cran_bench.tables.tables import Group, Table
 
@@ -86,7 +87,7 @@ def table_contents(table: Table, table_id: str, told: str = "") -> dict[str, Any
         "headlineName": heading(task.headline),
         "most": task.perfect(task.headline),
         "environment": list(ENVIRONMENT),
-        "columns": [{"name": name, "heading": heading(name)} for name in columns],
+        "columns": [{"name": name, "heading": _heading(name)} for name in columns],
         "important": [sorted(group & columns.keys()) for group in table.importance],
         "above": [{name: cells[line] for name, cells in columns.items()} for line in range(lines)],
         "rows": [
@@ -97,9 +98,9 @@ def table_contents(table: Table, table_id: str, told: str = "") -> dict[str, Any
 
 
 def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
-    rank = table.rank_intervals().get(row.label)
-    reasons = dict.fromkeys(filter(None, map(not_comparable, row.records)))
-    headline, ends = table.task.headline, [math.nan]
+    rank, headline = table.rank_intervals().get(row.label), table.task.headline
+    gap, value, ends = table.behind_best().get(row.label), row.mean(headline), [math.nan]
+    reasons = dict.fromkeys(reason for record in row.records for reason in differences_from_paper(record))
     if table.has_intervals and row.records and table.task.has(headline):
         ends = [round(end, 4) for end in table.samples[row.label].interval(headline).ends]
     return {
@@ -112,7 +113,8 @@ def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
         "marks": row.exposures,
         "cells": {column: cell.strip() for column, cell in cells.items()},
         "interval": None if math.isnan(ends[0]) else ends,
-        "value": _number(row.mean(headline)) if row.records else None,
+        "value": None if math.isnan(value) else value,
+        "behind": [gap.value, *gap.ends] if gap else None,
         "place": table.places().get(row.label, ""),
         "rank": rank and list(rank),
         "unseen": row.is_order_unseen and not row.is_ranked,
@@ -121,6 +123,11 @@ def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
         "comparable": "; ".join(reasons),
         "environment": _environment(row),
     }
+
+
+def _heading(name: str) -> str:
+    """A heading that stands alone, as columns may be hidden: ``i2t R@5``."""
+    return "{} R@{}".format(*name.split("_r")) if name in FIGURES else heading(name)
 
 
 def _environment(row: Row) -> list[str]:

@@ -13,6 +13,7 @@ from cran_bench.machine.storage import sha256_json, slug
 from cran_bench.records.statistics import Interval
 from cran_bench.records.tasks import FIGURES, RECALL
 from cran_bench.tables.paper import DATASET_NAMES, TABLES, PaperRow, dataset_name, paper_rows
+from cran_bench.tables.rows import Row
 from cran_bench.tables.tables import Group, Table
 
 from .contents import apart, table_ids
@@ -120,8 +121,13 @@ def _row(tables: Mapping[str, Table], cells: Sequence[PaperCell]) -> dict[str, A
         "seeds": len(row.records),
         "failures": [failure.sentence for failure in row.failures],
         "marks": row.exposures,
-        "measured": [_rounded(cell.measured) for cell in cells],
+        "measured": [_measured(row, cell) for cell in cells],
     }
+
+
+def _measured(row: Row, cell: PaperCell) -> list[float | None]:
+    """The recall as tables have it, with the ends of its interval."""
+    return [row.mean(cell.figure), *_rounded(cell.measured)[1:]] if cell.measured else []
 
 
 def _rounded(interval: Interval | None) -> list[float | None]:

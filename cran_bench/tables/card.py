@@ -21,7 +21,7 @@ from cran_bench.registry import METHODS
 from cran_bench.specs import format_value, recorded_spec
 from cran_bench.tables.figures import PHASES, heading
 from cran_bench.tables.method_pages import module_text
-from cran_bench.tables.paper import TABLES, dataset_name, not_comparable, paper_rows
+from cran_bench.tables.paper import TABLES, dataset_name, differences_from_paper, paper_rows
 from cran_bench.tables.record_frame import OF_RECALL, address
 from cran_bench.tables.rows import Row
 from cran_bench.tables.tables import Group, Table
@@ -41,7 +41,7 @@ def card(row: Row, table: Table) -> list[Section]:
     if row.records:
         sections |= {
             "Results": _results(row, table),
-            "Against the paper": _paper(row),
+            "Against the CRAN paper": _paper(row),
             "Training": _training(row),
             "Hyper-parameters": _of_seeds(row, lambda record: record.method.parameters),
             "Chosen on validation": _of_seeds(row, lambda record: record.method.chose),
@@ -153,7 +153,7 @@ def _docstring(name: str) -> Lines:
         return []
     block = next((part for part in text.split("\n\n") if part.startswith("    ")), "")
     papers = "; ".join(_CITATION.findall(" ".join(text.split())))
-    return [("paper", papers), ("equation", "\n".join(line.strip() for line in block.split("\n")))]
+    return [("publication", papers), ("equation", "\n".join(line.strip() for line in block.split("\n")))]
 
 
 def _data(row: Row, table: Table) -> Lines:
@@ -215,7 +215,8 @@ def _figure(row: Row, table: Table, name: str) -> str:
 
 
 def _paper(row: Row) -> Lines:
-    reason, first = _each(row, not_comparable), row.records[0]
+    reason = _each(row, lambda record: "; ".join(differences_from_paper(record)))
+    first = row.records[0]
     own = dataset_name(first.data.label), first.method.paper_row, first.protocol
     rows = [one for table in TABLES for one in paper_rows(table) if not reason and row.task is RECALL]
     printed = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
@@ -161,38 +161,45 @@ def orders(dataset: str) -> list[tuple[str, str]]:
 
 
 def not_comparable(record: Record) -> str:
-    """The reason why a record is not comparable with the paper's numbers; '' if everything in it is the paper's.
+    """The first of the reasons why a record is not comparable with the paper's numbers; '' if there is none."""
+    return next(differences_from_paper(record), "")
+
+
+def differences_from_paper(record: Record) -> Iterator[str]:
+    """Yield the reasons why a record is not comparable with the paper's numbers.
 
     The paper uses VGG-19 features, VGG-16 regions of a Faster R-CNN, networks of full width, and 1,000 (Flickr-30K)
     and 5,000 (MS-COCO) test pairs.  Flickr-30K needs the split `entities`; both splits of MS-COCO are random.  CRAN's
     preset `tuned` is another model.
     """
-    if record.data.fitted_on:
-        return "tested on another dataset than the paper's"
     data, label = recorded_spec(record.data.label), recorded_spec(record.method.label)
-    if data.name not in TEST_PAIRS:
-        return f"the paper has no {data.name}"
-    if record.data.quick or data.argument or record.folds or set(data.options) - {"split", "seed"}:
-        return "part of the data"
-    if data.name == "flickr30k" and data.options.get("split") != "entities":
-        return "no split=entities, whose numbers of images are the paper's"
-    if record.data.images != TEST_PAIRS[data.name]:
-        return f"{record.data.images:,} test images, but the paper has {TEST_PAIRS[data.name]:,}"
+    if record.data.fitted_on:
+        yield "tested on another dataset than the paper's"
+    elif data.name not in TEST_PAIRS:
+        yield f"the paper has no {data.name}"
+    elif record.data.quick or data.argument or record.folds or set(data.options) - {"split", "seed"}:
+        yield "part of the data"
+    elif data.name == "flickr30k" and data.options.get("split") != "entities":
+        yield "no split=entities, whose numbers of images are the paper's"
+    elif record.data.images != TEST_PAIRS[data.name]:
+        yield f"{record.data.images:,} test images, but the paper has {TEST_PAIRS[data.name]:,}"
     changed = set(label.options) - {"width"}
     if changed or label.argument not in ("paper", "tuned"):
-        return f"other options ({', '.join(sorted(changed)) or label.argument or 'no preset'})"
+        yield f"other options ({', '.join(sorted(changed)) or label.argument or 'no preset'})"
     row = record.method.paper_row
     if row is None or paper_name(label.name) != row:
-        return "a method that the paper does not have"
+        yield "a method that the paper does not have"
+        return
     width = record.method.parameters.get("width", label.options.get("width", "full"))
     if width != "full":
-        return f"width {width}"
+        yield f"width {width}"
     if row.startswith("CRAN") and label.argument == "tuned":
-        return "preset tuned projects images by CCA and pretrains text encoders on CCA targets, the paper does not"
+        yield "preset tuned projects images by CCA and pretrains text encoders on CCA targets, the paper does not"
     backbone, _, regions = record.data.front_end.partition(" + ")
-    return _changes(backbone, "torchvision:vgg19", "backbone") or (
-        _changes(regions, "paper", "regions") if row in _WITH_REGIONS else ""
-    )
+    if change := _changes(backbone, "torchvision:vgg19", "backbone"):
+        yield change
+    if row in _WITH_REGIONS and (change := _changes(regions, "paper", "regions")):
+        yield change
 
 
 def _changes(given: str, wanted: str, what: str) -> str:

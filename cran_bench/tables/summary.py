@@ -261,12 +261,12 @@ class TaskSummary:
             kept = {left: len(set.intersection(*(set(of[x]) for x in of if x != left))) for left in of}
             name = max(kept, key=lambda name: kept[name])
             without += f"; without {name}, {kept[name]} rows would have one" * (kept[name] > len(self.complete))
-        return f"{without}: choose datasets with -d, or run the missing rows."
+        return f"{without}."
 
     def contents(self, table_id: Callable[[Table], str]) -> dict[str, Any]:
         """The values of `Summary.contents`."""
         columns = [
-            {"id": table_id(table), "name": name, "title": table.title, "inMean": place in self.counted}
+            {"id": table_id(table), "name": name, "inMean": place in self.counted}
             for place, (name, table) in enumerate(zip(self.names, self.tables, strict=True))
         ]
         return {
@@ -275,7 +275,7 @@ class TaskSummary:
             "figure": heading(self.headline),
             "columns": columns,
             "rows": [row.contents() for row in self.standings],
-            "notes": [*self.notes, *Summary([self]).explanations],
+            "notes": self.notes,
         }
 
     def lines(self) -> list[dict[str, Any]]:

@@ -90,7 +90,7 @@ def test_what_differs_between_seeds_is_said_of_each():
         about["method"].startswith("CCA: canonical correlation analysis")
         and about["options beside the preset"] == "text=bow"
     )
-    assert about["paper"].startswith('H. Hotelling, "Relations between two sets of variates"')
+    assert about["publication"].startswith('H. Hotelling, "Relations between two sets of variates"')
     assert about["equation"].startswith("max  w' Cxy v") and about["row of the paper"] == "CCA"
     assert found["Training"]["tuned"] == "trial 2 of 2, drawn with seed 7 from dim=8|16; on validation: failed, 1.5"
     assert found["Training"]["seeds"] == "0, 2" and found["Cost"]["fit, seconds"] == "2.25, mean over seeds"
@@ -119,14 +119,16 @@ def test_limits_and_exposures_are_told():
         == found["Data and protocol"]["exposed to the test split"]
     )
     assert found["Data and protocol"]["training of these"] == "backbone trained on flickr30k"
-    assert found["Against the paper"] == {"comparable": "no: the paper has no flickr8k"}
+    assert found["Against the CRAN paper"] == {
+        "comparable": "no: the paper has no flickr8k; other backbone than torchvision:vgg19"
+    }
 
 
 def test_a_comparable_row_has_the_printed_figures_beside_it():
     found, *_ = sections([finished(protocol="documents", **PAPER)])
     (printed,) = (row for row in paper_rows(1) if (row.name, row.dataset) == ("CCA", "flickr30k"))
-    assert found["Against the paper"]["comparable"] == "yes"
-    numbers = [float(x) for x in re.findall(r"R@\d+ ([\d.]+)", found["Against the paper"]["printed in Table 1"])]
+    assert found["Against the CRAN paper"]["comparable"] == "yes"
+    numbers = [float(x) for x in re.findall(r"R@\d+ ([\d.]+)", found["Against the CRAN paper"]["printed in Table 1"])]
     assert numbers == list(printed.values.values())
 
 
@@ -140,7 +142,8 @@ def test_a_row_that_failed_or_whose_method_is_not_here_has_a_card():
     )
     found, *_ = sections([other], label="mine.py:M")
     assert (
-        found["What it is"]["method"] == "mine.py:M, which is not installed here" and "paper" not in found["What it is"]
+        found["What it is"]["method"] == "mine.py:M, which is not installed here"
+        and "publication" not in found["What it is"]
     )
     assert "-m mine.py:M" in found["Make it again"]["command"]
 

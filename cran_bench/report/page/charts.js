@@ -176,12 +176,9 @@ const COSTS = {
     axis: "peak memory",
     better: "smaller",
     text: memoryText,
-    ticks: [1, 4, 16, 64, 256]
-      .flatMap(n => [
-        [n * 2 ** 20, `${n} MiB`],
-        [n * 2 ** 30, `${n} GiB`],
-      ])
-      .sort((a, b) => a[0] - b[0]),
+    ticks: [6, 7, 8, 9, 10, 11].flatMap(power =>
+      [1, 1.5, 2, 3, 5, 7].map(factor => [factor * 10 ** power, memoryText(factor * 10 ** power)]),
+    ),
   },
 };
 

@@ -69,10 +69,10 @@ function durationText(seconds) {
   return `${number < 1 ? Number(number.toPrecision(2)) : number.toFixed(number < 10 ? 1 : 0)} ${unit}`;
 }
 
-/** "800 MiB", "1.2 GiB"; "" if it is not known. */
+/** "800 MB", "1.2 GB"; "" if it is not known. */
 function memoryText(bytes) {
   if (!bytes) return "";
-  return bytes < 1000 * 2 ** 20 ? `${Math.round(bytes / 2 ** 20)} MiB` : `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+  return bytes < 1e9 ? `${Math.round(bytes / 1e6)} MB` : `${Number((bytes / 1e9).toFixed(1))} GB`;
 }
 
 function count(number, one, many) {

@@ -67,7 +67,7 @@ views.overview = (main, { query }) => {
   const tables = all.filter(
     table => wanted(name => !query.get(name) || table[name] === query.get(name)) && rowsOf(table).length,
   );
-  const methods = new Set(all.flatMap(table => table.rows.map(row => row.method)));
+  const methods = new Set(tables.flatMap(table => rowsOf(table).map(row => row.method)));
   const presets = [...new Set(all.flatMap(table => table.rows.map(row => row.preset)).filter(Boolean))].sort();
   add(
     main,
@@ -75,7 +75,8 @@ views.overview = (main, { query }) => {
     el(
       "p",
       {},
-      `${count(methods.size, "method")} on ${count(new Set(all.map(table => table.dataset)).size, "dataset")}, ${count(site.runs, "run")}. `,
+      `${count(methods.size, "method")} on ${count(new Set(tables.map(table => table.dataset)).size, "dataset")}`,
+      tables.length === all.length ? `, ${count(site.runs, "run")}. ` : ". ",
       "Image annotation (i2t) ranks texts for an image, image retrieval (t2i) ranks images for a text.",
     ),
     el(
@@ -94,7 +95,7 @@ views.overview = (main, { query }) => {
         "Rows",
         [
           ["", "all"],
-          ["yes", "comparable with the paper"],
+          ["yes", "comparable with the CRAN paper"],
         ],
         query.get("comparable") || "",
         comparable => change({ comparable }),
@@ -103,7 +104,7 @@ views.overview = (main, { query }) => {
   );
   if (!tables.length) {
     const why = query.get("comparable")
-      ? "No row here is comparable with the paper: each row's page says why not."
+      ? "No row here is comparable with the CRAN paper (IJCAI 2018): each row's page says why not."
       : "There are no such results.";
     add(
       main,
@@ -133,7 +134,8 @@ views.overview = (main, { query }) => {
       "p",
       { class: "notes" },
       "Only rows of one table are compared: they saw the same images, captions and features, under one protocol. ",
-      "A row is certainly the best if the 95 % intervals of its differences to all others, which hold at once, exclude zero.",
+      "A row is certainly the best if the 95 % intervals of its differences from all others, which hold at once, exclude zero. ",
+      "† An encoder of the row was trained on images or captions of the test split.",
     ),
   );
   standings(main, tables, rowsOf, query);
@@ -149,14 +151,14 @@ function bestRows(tables, rowsOf) {
       cells: {
         table: anchor(link(["table", table.id]), bdi(table.dataset)),
         protocol: table.protocol + (table.folds ? `, ${table.folds} folds` : ""),
-        task: table.kind + (table.apart ? `, ${table.apart}` : ""),
+        task: table.kind,
         best: best ? rowLink(table, best) : "none finished",
         value: best ? `${table.headlineName} ${valueText(table, best.value)}` : "",
         certain: word,
         rows: String(rowsOf(table).length),
         images: table.images.toLocaleString("en"),
       },
-      small: { value: best ? intervalText(table, best.interval) : "" },
+      small: { value: best ? intervalText(table, best.interval) : "", table: table.apart },
       values: {
         table: table.dataset,
         protocol: table.protocol,
@@ -183,7 +185,7 @@ function bestRows(tables, rowsOf) {
       { name: "rows", heading: "Rows" },
       { name: "images", heading: "Images" },
     ],
-    important: ["table", "best", "value", "certain", "protocol", "task", "rows", "images"],
+    important: ["table", "protocol", "task", "best", "certain", "value", "rows", "images"],
   });
 }
 
@@ -197,6 +199,8 @@ function standings(main, tables, rowsOf, query) {
   const rows = block.rows.filter(row => columns.some(column => isWanted(row, column)));
   const isMean = columns.filter(column => column.inMean).length > 1,
     only = columns.length === 1 ? tableOf(columns[0].id) : null;
+  const last = Math.max(...rows.map(row => (row.rankAlike ? row.rankAlike[1] : 0)));
+  const isAlike = rows.some(row => row.rankAlike && (row.rankAlike[0] > 1 || row.rankAlike[1] < last));
   const costOf = row => {
     const own = only && rowOf(only, row.label);
     return own
@@ -258,16 +262,16 @@ function standings(main, tables, rowsOf, query) {
         ...columns.map(column => ({
           name: `c${column.place}`,
           heading: `${column.name}, ${block.figure}`,
-          help: column.title,
+          help: tableOf(column.id).name,
         })),
         ...(isMean
           ? [
               { name: "mean", heading: "Mean score", help: "0 at chance, 100 if perfect" },
-              { name: "alike", heading: "Rank on datasets like these" },
+              ...(isAlike ? [{ name: "alike", heading: "Rank on datasets like these" }] : []),
             ]
           : []),
-        { name: "fit", heading: "Fit" },
-        { name: "memory", heading: "Memory" },
+        { name: "fit", heading: isMean ? "Fit, sum" : "Fit", help: "Seconds of all fits that the row is made of" },
+        { name: "memory", heading: "Memory", help: "The most that the process held" },
         ...(only ? [] : [{ name: "front", heading: "Pareto front" }]),
       ],
       important: ["label", "mean", ...columns.map(column => `c${column.place}`), "front", "fit", "memory", "alike"],
@@ -279,7 +283,20 @@ function standings(main, tables, rowsOf, query) {
       el(
         "ul",
         {},
-        block.notes.map(note => el("li", {}, note)),
+        [
+          "Small: the interval of the rank in that column, of which 1 is the best; all of a column hold at once at 95 %. ≈ may be the best.",
+          isMean
+            ? "Mean score: of scores that are 0 at chance and 100 for a perfect ranking; each dataset weighs the same. It hides where a row is bad, and datasets on which scores differ more decide more. Small: its rank on these datasets."
+            : "",
+          isMean && !isAlike
+            ? "On other datasets like these, any row may have any rank: these are too few to tell."
+            : "",
+          isMean ? "Fit, sum: over the datasets of the mean." : "",
+          "Pareto front: no other row is as good for less time or memory, whatever machine each was run on.",
+          ...block.notes,
+        ]
+          .filter(Boolean)
+          .map(note => el("li", {}, note)),
       ),
     ),
   );

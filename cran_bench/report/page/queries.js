@@ -277,7 +277,7 @@ function drawQueries(main, shown) {
       el(
         "div",
         { class: "orders", role: "group", "aria-label": "Order" },
-        press({ order: "apart" }, "Where they differ most"),
+        press({ order: "apart" }, "Where they differ most, by the ratio of ranks"),
         press({ order: "data" }, "All, in the order of the data"),
         isTold(shown) ? press({ order: "told" }, "Those with recorded answers") : "",
         isExplained(shown) ? press({ order: "why" }, "Those whose first answer is explained") : "",
@@ -311,7 +311,13 @@ function notesOf({ table, data, texts, chosen }) {
       : "",
     data.data
       ? ""
-      : `The dataset is not where the page was made, or is not the one measured: captions and images are numbered by their place in the test split.`,
+      : "The page was made without these data: captions and images are numbered by their place in the test split.",
+    table.task === "category"
+      ? "Ranks are of the query's own image or text; the table counts all of the same category as right."
+      : "",
+    !data.folds && data.protocol !== "mean" && chosen.some(label => !data.line(label).answers)
+      ? "What a row found is recorded for every query by runs of this version, unless the method scores pairs; of others, for ten example queries in each direction."
+      : "",
     texts && !texts.words ? "The data has features in place of captions: what stands here are ids of texts." : "",
   ].filter(Boolean);
 }
@@ -413,7 +419,7 @@ function sentenceOf({ way, texts }, { order, first, find, listed }) {
     why: " whose first answer is explained",
   }[order];
   const holding = find ? ` with “${find}” in ${texts ? "caption or id" : "their number"}` : "";
-  return `${count(listed.length, WAYS[way].one)}${holding}${which}.`;
+  return `${count(listed.length, WAYS[way].one)}${holding}${which}. Numbers are ranks of the right answer; ✓: among the first ${first}.`;
 }
 
 function drawList(list, shown, now, choose, refresh) {
@@ -688,9 +694,7 @@ function absence({ data }, line, all) {
   if (all) return "What it found is recorded for a sample of the queries, not for this one.";
   if (line.answers)
     return "There is no room for what it found: cran-bench report --site DIR writes a folder that has it.";
-  return line.few
-    ? "Its record has answers to ten examples of each direction only: it is of an earlier version, or of a method that scores pairs."
-    : "Its record has no answers that can be shown.";
+  return "What it found is not recorded for this query.";
 }
 
 // Contrasts ---------------------------------------------------------------------------------------------------------------
@@ -733,18 +737,14 @@ views.contrasts = (main, { parts, query }) => {
       "p",
       { role: "status" },
       row.hard.length
-        ? `${count(row.hard.length, "contrast")} that ${row.label}, seed ${row.seed}, gets most wrong, the worst first: the false caption scores above the true one.`
+        ? `${count(row.hard.length, "contrast")} that ${row.label}, seed ${row.seed}, gets wrong by the widest margin, the widest first: the false caption scores above the true one.`
         : `${row.label}, seed ${row.seed}, gets none wrong, or its contrasts are not recorded.`,
     ),
   );
   if (!data.data)
     add(
       main,
-      el(
-        "p",
-        { class: "notes" },
-        "The dataset is not where the page was made, or is not the one measured: captions and pictures are not shown.",
-      ),
+      el("p", { class: "notes" }, "The page was made without these data: captions and pictures are not shown."),
     );
   const names = { image: image => image, own: () => [], url: () => "" };
   add(

@@ -1,7 +1,7 @@
 // The state of the page is the part of its address after #, so that a link opens what one sees ----------------------------
 
 const views = {};
-const state = { parts: [], query: new URLSearchParams() };
+let drawn = null; // the view that is drawn, with its parts
 
 function route() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
@@ -15,7 +15,8 @@ function route() {
         return part;
       }
     });
-  return { view: parts[0] || "overview", parts: parts.slice(1), query: new URLSearchParams(query || "") };
+  const view = parts[0] && parts[0] !== "main" ? parts[0] : "overview"; // main: the skip link, in a tab of its own
+  return { view, parts: parts.slice(1), query: new URLSearchParams(query || "") };
 }
 
 /** The address of a state: the view and its parts, and what is chosen in it. */
@@ -27,14 +28,24 @@ function link(parts, query) {
   return `#/${path}${chosen.size ? `?${chosen}` : ""}`;
 }
 
-/** Choose something in the present view: the address changes, and the view is drawn again unless `quietly`. */
+/**
+ * Choose something in the present view: the address changes, and the view is drawn again unless `quietly`.
+ * The browser's Back undoes what is drawn again, and the choice of a query.
+ */
 function change(values, quietly) {
   const now = route(),
     query = Object.fromEntries(now.query);
   for (const [name, value] of Object.entries(values)) query[name] = value;
   const view = now.view === "overview" && !now.parts.length ? [] : [now.view, ...now.parts];
-  history.replaceState(null, "", link(view, query));
+  const isStep = !quietly || "order" in values || (values.query && !("find" in values));
+  history[isStep ? "pushState" : "replaceState"](null, "", link(view, query));
   if (!quietly) draw(true);
+}
+
+/** What the address names, whatever is chosen in it. */
+function named() {
+  const { view, parts } = route();
+  return [view, ...parts].join("/");
 }
 
 /** Draw the view that the address names; the focus stays where it was if the view is the same. */
@@ -43,6 +54,7 @@ function draw(isSame) {
     now = route();
   const focus = isSame ? pathTo(document.activeElement, main) : null;
   const view = views[now.view];
+  drawn = named();
   main.replaceChildren();
   if (view) view(main, now);
   else add(main, el("h1", {}, "There is no such page"), el("p", {}, anchor("#/", "To the overview")));

@@ -20,18 +20,19 @@ views.row = (main, { parts }) => {
   for (const failure of row.failures) add(main, el("p", { class: "warning" }, failure));
   if (!row.seeds.length) return;
   const { best, maybe, word } = verdictOf(table);
-  const standing =
-    row === best
-      ? `It is the best row${maybe && maybe.length ? `, with ${count(maybe.length, "other that may be as good", "others that may be as good")}` : word === "yes" ? ", certainly" : ""}.`
-      : row.place === "maybe"
-        ? `It may be the best row: it is ${row.cells.behind_best} behind ${best.label}.`
-        : row.cells.behind_best
-          ? `It is behind ${best.label}: ${row.cells.behind_best}.`
-          : "";
+  const others = maybe && maybe.length ? count(maybe.length, "other row may be", "other rows may be") : "";
+  const certainty = others ? `; ${others} as good` : word === "yes" ? ", certainly" : "";
   const place =
     row.rank && !table.quick
-      ? ` ${placesText(row.rank).replace("rank", "Rank")} of ${table.rows.filter(one => one.rank).length}.`
+      ? ` Its ${placesText(row.rank).replace("rank ", "rank among all rows is ").replace("–", " to ")} of ${table.rows.filter(one => one.rank).length} (95 % interval).`
       : "";
+  const standing = table.quick
+    ? "A quick run is for trying out, not for comparison."
+    : row === best
+      ? `It has the highest value${certainty}.`
+      : row.behind
+        ? `It is ${valueText(table, -row.behind[0])} behind ${best.label}, 95 % interval ${valueText(table, -row.behind[2])} to ${valueText(table, -row.behind[1])}${row.place === "maybe" ? ", so that it may be as good" : ""}.`
+        : "";
   add(
     main,
     el(
@@ -51,8 +52,8 @@ views.row = (main, { parts }) => {
     el(
       "p",
       { class: "answer" },
-      el("b", {}, row.comparable ? "Not comparable with the paper: " : "Comparable with the paper. "),
-      row.comparable ? `${row.comparable}.` : anchor(link(["paper"]), "Beside its figures"),
+      el("b", {}, `${row.comparable ? "Not comparable" : "Comparable"} with the CRAN paper (IJCAI 2018). `),
+      row.comparable ? `Why not: ${row.comparable}.` : anchor(link(["paper"]), "Beside its figures"),
     ),
   );
   for (const mark of row.marks) add(main, el("p", { class: "warning" }, `† ${mark}.`));

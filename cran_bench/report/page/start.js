@@ -15,5 +15,5 @@ document.querySelector(".skip").addEventListener("click", event => {
   event.preventDefault(); // the part after # is the state
   document.getElementById("main").focus();
 });
-addEventListener("hashchange", () => draw(false));
+addEventListener("hashchange", () => draw(named() === drawn));
 draw(true);

@@ -1,5 +1,12 @@
 // A table with all that belongs to it; and the tables of a dataset, and the rows of a method --------------------------------
 
+const HELP = {
+  medr: "Median rank of the right answer, for image and text queries",
+  rsum: "Sum of the six recalls, at most 600",
+  twin_accuracy: "Share of captions, in percent, that score their own scene above its twin; chance is 50",
+  behind_best: "Difference from the best other row; the intervals of a table hold at once at 95 %",
+};
+
 views.table = (main, { parts }) => {
   const table = tableOf(parts[0]);
   if (!table) return missing(main, `There is no table ${parts[0]}.`);
@@ -47,6 +54,7 @@ views.table = (main, { parts }) => {
   const finished = table.rows.filter(row => row.environment.length);
   add(
     main,
+    el("h2", {}, "Environment"),
     el(
       "details",
       {},
@@ -96,7 +104,8 @@ function drawTable(main, table, heading) {
         sentence,
       ),
     );
-  const links = [];
+  const links =
+    heading === "h2" ? [anchor(link(["dataset", table.dataset]), "All tables of ", bdi(table.dataset))] : [];
   if (table.details.queries)
     links.push(anchor(link(["queries", table.id]), "Query by query: what one row found and another missed"));
   if (table.details.contrasts) links.push(anchor(link(["contrasts", table.id]), "Hardest contrasts, with pictures"));
@@ -114,11 +123,11 @@ function drawTable(main, table, heading) {
     dataTable({
       caption: `Figures of ${table.name}`,
       key: heading === "h2" ? "" : table.id,
-      columns: table.columns.map(column => ({ ...column, isText: column.name === "method" })),
+      columns: table.columns.map(column => ({ ...column, isText: column.name === "method", help: HELP[column.name] })),
       rows: table.rows.map(row => ({
         mark: row.status === "ok" ? "" : "failed",
         cells: { ...row.cells, method: [rowLink(table, row), row.marks.length ? " †" : ""] },
-        small: { [table.headline]: intervalText(table, row.interval) },
+        small: (row.cells[table.headline] || "").includes("[") ? {} : { [table.headline]: intervalText(table, row.interval) },
         values: {
           ...Object.fromEntries(Object.entries(row.cells).map(([name, text]) => [name, sortValue(text)])),
           method: row.label,
@@ -131,6 +140,8 @@ function drawTable(main, table, heading) {
       ),
     }),
   );
+  if (table.rows.some(row => row.place === "maybe"))
+    add(main, el("p", { class: "notes" }, "≈ may be as good as the best row: the 95 % interval reaches zero."));
   for (const mark of table.marks) add(main, el("p", { class: "notes" }, mark));
   for (const failure of table.rows.flatMap(row => row.failures)) add(main, el("p", { class: "warning" }, failure));
   add(
@@ -183,7 +194,9 @@ views.method = (main, { parts }) => {
         "p",
         {},
         about.summary,
-        about.paperRow ? ` It reproduces the paper's row ${about.paperRow}.` : " It reproduces no row of the paper.",
+        about.paperRow
+          ? ` It reproduces the row ${about.paperRow} of the CRAN paper.`
+          : " It reproduces no row of the CRAN paper.",
       ),
     );
   const labels = [...new Set(found.map(one => one.row.label))];
@@ -201,7 +214,7 @@ views.method = (main, { parts }) => {
         { name: "behind", heading: "Behind best" },
         { name: "rank", heading: "Rank" },
         { name: "fit", heading: "Fit" },
-        { name: "paper", heading: "With the paper", isText: true },
+        { name: "paper", heading: "With the CRAN paper", isText: true },
       ],
       rows: found.map(({ table, row }) => ({
         mark: row.label === parts[0] ? "chosen" : row.status === "ok" ? "" : "failed",
@@ -217,7 +230,7 @@ views.method = (main, { parts }) => {
           behind: row.cells.behind_best || "",
           rank: placesText(row.rank).replace("rank ", ""),
           fit: durationText(row.seconds.fit),
-          paper: row.comparable ? `no: ${row.comparable}` : row.seeds.length ? "comparable" : "",
+          paper: row.comparable ? "not comparable" : row.seeds.length ? "comparable" : "",
         },
         small: { value: intervalText(table, row.interval) },
         values: {
