@@ -13,7 +13,7 @@ from cran_bench.machine.progress import say
 from cran_bench.machine.storage import require_folder
 
 from . import options
-from .options import app, dataset_label, echo, labels_of, load_runs, load_tables
+from .options import app, dataset_label, labels_of, load_runs, load_tables, print_or_write
 
 exports = typer.Typer(help="Write what is recorded for other programs and for papers.", no_args_is_help=True)
 app.add_typer(exports, name="export")
@@ -24,9 +24,7 @@ def records(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", callback=require_folder, help="FILE.csv, or FILE.parquet (extra parquet).")
     ],
-    datasets: Annotated[
-        list[str] | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only these; may be repeated.")
-    ] = None,
+    datasets: options.Datasets = None,
     protocol: options.Protocols = "all",
     methods: options.Methods = None,
     results: options.ResultFolders = options.RESULTS,
@@ -53,25 +51,19 @@ def records(
 @exports.command()
 def card(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="A row, by its label or as in run.")],
-    datasets: Annotated[
-        list[str] | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only these; may be repeated.")
-    ] = None,
+    datasets: options.Datasets = None,
     protocol: options.Protocols = "all",
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="Write to a file.")
-    ] = None,
+    out: options.Out = None,
     results: options.ResultFolders = options.RESULTS,
 ) -> None:
     """Print all that is known of a row as Markdown: data, figures, hyper-parameters, cost, code, limits, the command.
 
     Example: cran-bench export card cca -d flickr8k -p captions -o cca.md --results results/reference
     """
-    from cran_bench.machine.storage import write_text
     from cran_bench.protocols import parse_protocols
     from cran_bench.records.tasks import TASKS
     from cran_bench.registry import METHODS
     from cran_bench.specs import parse_spec
-    from cran_bench.tables.card import card as make_card
     from cran_bench.tables.card import markdown
 
     wanted = [dataset_label(text) for text in datasets or ()]
@@ -81,20 +73,13 @@ def card(
     (label,) = [method] if method in known or not is_installed else labels_of([method])
     if label not in known:
         raise BadInput(f"there is no record of {label}{did_you_mean(label, known)}")
-    text = markdown([make_card(row, table) for table in tables for row in table.rows if row.label == label])
-    if out is None:
-        echo(text)
-    else:
-        write_text(out, text)
-        say(f"wrote {out}")
+    print_or_write(markdown([(row, table) for table in tables for row in table.rows if row.label == label]), out)
 
 
 @exports.command()
 def figures(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; files of the same names are replaced.")],
-    datasets: Annotated[
-        list[str] | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only these; may be repeated.")
-    ] = None,
+    datasets: options.Datasets = None,
     protocol: options.Protocols = "all",
     methods: options.Methods = None,
     formats: Annotated[str, typer.Option("-f", "--format", metavar="NAMES", help="svg, pdf or both.")] = "svg,pdf",
@@ -133,9 +118,7 @@ def rankings(
     top: Annotated[int, typer.Option("-n", "--top", min=1, help="Candidates listed for each query.")] = 1000,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     dataset: options.Dataset = "scenes",
-    protocol: Annotated[
-        str, typer.Option("-p", "--protocol", metavar="NAME", help="captions, documents, mean or single.")
-    ] = "captions",
+    protocol: options.Protocol = "captions",
     seed: options.Seed = 0,
     test_on: options.TestOn = None,
     test_data: options.TestData = None,

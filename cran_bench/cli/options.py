@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cran_bench.errors import BadInput, escaped
-from cran_bench.machine.storage import cache_folder, require_folder
+from cran_bench.machine.progress import say
+from cran_bench.machine.storage import cache_folder, require_folder, write_text
 
 if TYPE_CHECKING:
     from cran_bench.records.schema import Failure
@@ -37,6 +38,15 @@ RESULTS = [Path("results")]
 def echo(text: object) -> None:
     """Print to stdout, with control characters escaped."""
     typer.echo(escaped(str(text)))
+
+
+def print_or_write(text: str, out: Path | None) -> None:
+    """Print text, or write it to a file, with control characters escaped."""
+    if out is None:
+        echo(text)
+    else:
+        write_text(out, escaped(text))
+        say(f"wrote {out}")
 
 
 def typed(context: typer.Context, **changed: Any) -> str:
@@ -75,6 +85,9 @@ TestData = Annotated[
 Dataset = Annotated[
     str, typer.Option("-d", "--dataset", metavar="DATASET", help="Dataset, with options as in 'scenes[train=600]'.")
 ]
+Datasets = Annotated[
+    list[str] | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only these; may be repeated.")
+]
 Methods = Annotated[
     list[str] | None,
     typer.Option(
@@ -84,6 +97,7 @@ Methods = Annotated[
         help="Methods: cca,cca:paper,'cca[dim=128]',mine.py:Mine; may be repeated. Default: all rows of the paper.",
     ),
 ]
+Protocol = Annotated[str, typer.Option("-p", "--protocol", metavar="NAME", help="captions, documents, mean or single.")]
 Protocols = Annotated[str, typer.Option("-p", "--protocol", metavar="NAMES", help="Only these protocols.")]
 Format = Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="terminal, markdown, csv, latex, json.")]
 Data = Annotated[Path, typer.Option("--data", envvar="CRAN_BENCH_DATA", metavar="DIR", help="Folder of the datasets.")]
@@ -131,6 +145,10 @@ TextEncoder = Annotated[
 ]
 Seed = Annotated[int, typer.Option("-s", "--seed", min=0, help="Seed of the fit.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Less data and training, as in run.")]
+Out = Annotated[
+    Path | None, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="Write to a file.")
+]
+Wide = Annotated[bool, typer.Option("--wide", help="All columns, however wide the terminal is.")]
 Drawing = Annotated[
     Path | None,
     typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="Also draw it, as a PNG."),

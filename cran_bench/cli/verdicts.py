@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cran_bench.errors import BadInput, escaped
+from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import require_folder
 
 from . import options
-from .options import app, dataset_label, echo, labels_of, load_tables, to_run
+from .options import app, dataset_label, echo, labels_of, load_tables, print_or_write, to_run
 
 if TYPE_CHECKING:
     from cran_bench.records.tasks import TaskName
@@ -47,10 +47,8 @@ def table(
     columns: Annotated[
         str | None, typer.Option("--columns", metavar="NAMES", help="Only these: method,rsum,medr. -f csv has more.")
     ] = None,
-    is_wide: Annotated[bool, typer.Option("--wide", help="All columns, however wide the terminal is.")] = False,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="Write to a file.")
-    ] = None,
+    is_wide: options.Wide = False,
+    out: options.Out = None,
     results: options.ResultFolders = options.RESULTS,
 ) -> None:
     """Print tables of the records, the best row first; the paper's tables keep its order.
@@ -70,7 +68,6 @@ def table(
     Example: cran-bench table 1 -d flickr8k --preset tuned --results results/reference
     """
     from cran_bench.errors import did_you_mean
-    from cran_bench.machine.storage import write_text
     from cran_bench.protocols import parse_protocols
     from cran_bench.records.store import roots_of
     from cran_bench.records.tasks import TASKS
@@ -115,18 +112,12 @@ def table(
         chosen = [label] if label else [], () if protocol == "all" else wanted, labels
         tables = load_tables(results, *chosen, *(task for task in TASKS if task == (which or "recall")))
         text = render(tables, style, [name.strip() for name in (columns or "").split(",") if name.strip()], width)
-    if out is None:
-        echo(text)
-    else:
-        write_text(out, escaped(text))
-        say(f"wrote {out}")
+    print_or_write(text, out)
 
 
 @app.command()
 def summary(
-    datasets: Annotated[
-        list[str] | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only these; may be repeated.")
-    ] = None,
+    datasets: options.Datasets = None,
     protocol: options.Protocols = "all",
     methods: options.Methods = None,
     task: Annotated[
@@ -134,10 +125,8 @@ def summary(
     ] = "all",
     preset: Annotated[str, typer.Option("--preset", metavar="NAME", help="Only rows of this preset.")] = "",
     style: options.Format = "terminal",
-    is_wide: Annotated[bool, typer.Option("--wide", help="All columns, however wide the terminal is.")] = False,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", callback=require_folder, help="Write to a file.")
-    ] = None,
+    is_wide: options.Wide = False,
+    out: options.Out = None,
     results: options.ResultFolders = options.RESULTS,
 ) -> None:
     """Print all records at a glance: methods x datasets for each task and protocol, with ranks and their intervals.
@@ -152,7 +141,6 @@ def summary(
     Example: cran-bench summary -f csv -o summary.csv
     """
     from cran_bench.errors import did_you_mean
-    from cran_bench.machine.storage import write_text
     from cran_bench.protocols import parse_protocols
     from cran_bench.records.tasks import TASKS
     from cran_bench.tables.summary import summarise
@@ -166,11 +154,7 @@ def summary(
     protocols = () if protocol == "all" else parse_protocols(protocol)
     found = summarise(load_tables(results, labels, protocols, labels_of(methods), *wanted), preset)
     text = found.render(style, None if is_wide else options.width())
-    if out is None:
-        echo(text)
-    else:
-        write_text(out, escaped(text))
-        say(f"wrote {out}")
+    print_or_write(text, out)
 
 
 @app.command()
@@ -249,9 +233,7 @@ def significance(
         list[str] | None, typer.Argument(metavar="[METHOD]...", help="Two or more; none compares all with the best.")
     ] = None,
     dataset: options.Dataset = "scenes",
-    protocol: Annotated[
-        str, typer.Option("-p", "--protocol", metavar="NAME", help="captions, documents, mean or single.")
-    ] = "captions",
+    protocol: options.Protocol = "captions",
     across: Annotated[
         bool, typer.Option("--across", help="Compare rows with different features, such as two encoders, too.")
     ] = False,
@@ -303,9 +285,7 @@ def significance(
 
 @app.command()
 def report(
-    datasets: Annotated[
-        list[str] | None, typer.Option("-d", "--dataset", metavar="DATASET", help="Only these; may be repeated.")
-    ] = None,
+    datasets: options.Datasets = None,
     protocol: options.Protocols = "all",
     methods: options.Methods = None,
     data: options.Data = Path("data"),

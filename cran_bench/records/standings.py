@@ -23,10 +23,12 @@ class Gaps:
     Attributes:
         values: (K, K), row minus column.
         half: (K, K), half the lengths of their intervals.
+        most: the largest difference that is possible.
     """
 
     values: NDArray[np.float64]
     half: NDArray[np.float64]
+    most: float = np.inf
 
     @property
     def certain(self) -> NDArray[np.bool_]:
@@ -43,7 +45,7 @@ class Gaps:
         low, high = values - self.half, (values + self.half).min(axis=1)
         to_best = np.where(high >= 0, low, np.inf).min(axis=1)  # the best row is one that is not behind
         low = np.where(np.isinf(to_best), low.min(axis=1), to_best)
-        return np.stack([values.min(axis=1), low, high], axis=1)
+        return np.stack([values.min(axis=1), low, high], axis=1).clip(-self.most, self.most)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Estimates:
         freedom: (K,) their degrees of freedom.
         images: number of images.
         resolution: how far apart equal values may be, by rounding.
+        most: the largest difference that is possible.
     """
 
     values: NDArray[np.float64]
@@ -65,6 +68,7 @@ class Estimates:
     freedom: NDArray[np.float64]
     images: int
     resolution: float
+    most: float = np.inf
 
     def scaled(self, zero: float, one: float) -> Estimates:
         """The estimates in percent of the way from one value of the figure to another."""
@@ -92,7 +96,7 @@ class Estimates:
         of_seeds, freedom = welch(*(np.stack(np.broadcast_arrays(x[:, None], x)) for x in (variance, self.freedom)))
         critical = [stdtrit(np.maximum(f, 1), percentile) for f in (self.images - 1, freedom)]
         of_images *= self.images / max(1, self.images - 1)  # the variance of resamples is that of their population
-        return Gaps(gaps, np.sqrt(critical[0] ** 2 * of_images + critical[1] ** 2 * of_seeds))
+        return Gaps(gaps, np.sqrt(critical[0] ** 2 * of_images + critical[1] ** 2 * of_seeds), self.most)
 
 
 @dataclass(frozen=True)

@@ -164,28 +164,23 @@ def _agree(queries: Sequence[NDArray[Any]], others: Sequence[NDArray[Any]]) -> b
     return len(queries) == len(others) and all(map(np.array_equal, queries, others))
 
 
-def behind_best(rows: Mapping[str, Sample], figure: str = "", level: float = LEVEL) -> dict[str, Interval]:
-    """Each row's mean minus the best of the other rows' means, by default of the task's headline.
+def behind_best(rows: Mapping[str, Sample]) -> dict[str, Interval]:
+    """Each row's headline minus the best of the other rows': multiple comparisons with the best.
 
-    These are multiple comparisons with the best.
-
-    All intervals hold at once with probability 1 - `level`, so rows that are equally good are told apart, by an
-    interval below zero, in no more than that share of tables (Hsu, *Multiple Comparisons*, 1996).  They come from
-    intervals for all pairs of rows, those of `Estimates.gaps`, without what no difference can be.
+    All intervals hold at once with probability 1 - `LEVEL`, so rows that are equally good are told apart, by an
+    interval below zero, in no more than that share of tables (Hsu, *Multiple Comparisons*, 1996).
     """
-    task = next(iter(rows.values())).task
-    most = task.perfect(figure or task.headline) * (2 if task.correlations else 1)
-    bounds = np.clip(estimates(list(rows.values()), figure).gaps(level).to_best(), -most, most).tolist()
-    return {label: Interval(*interval) for label, interval in zip(rows, bounds, strict=True)}
+    gaps = estimates(list(rows.values())).gaps(LEVEL).to_best().tolist()
+    return {label: Interval(*gap) for label, gap in zip(rows, gaps, strict=True)}
 
 
-def estimates(rows: Sequence[Sample], figure: str = "") -> Estimates:
-    """A figure of several rows, by default the headline of their task, for comparisons between all of them.
+def estimates(rows: Sequence[Sample]) -> Estimates:
+    """The headline of several rows, for comparisons between all of them.
 
     A row with one seed gets the mean variance over seeds of the rows that depend on them.
     """
     task = rows[0].task
-    figure = figure or task.headline
+    figure = task.headline
     values = np.array([row._value(figure) for row in rows])
     draws = np.stack([task.combined(row.draws, figure) for row in rows], axis=1) - values
     seeds = np.array([len(row.values) for row in rows])
@@ -195,7 +190,8 @@ def estimates(rows: Sequence[Sample], figure: str = "") -> Estimates:
         total, freedom[seeds == 1] = welch(variance[known] * seeds[known], freedom[known])
         variance[seeds == 1] = total / known.sum()
     resolution = 1e-11 * (1.0 if figure in task.fractions else 100.0)
-    return Estimates(values, draws, variance, freedom, rows[0].images, resolution)
+    most = task.perfect(figure) * (2 if task.correlations else 1)
+    return Estimates(values, draws, variance, freedom, rows[0].images, resolution, most)
 
 
 def mcnemar(a: Ranks, b: Ranks, direction: Direction) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from cran_bench.machine.storage import sha256_json, slug
@@ -14,68 +14,75 @@ from cran_bench.registry import METHODS
 from cran_bench.tables.figures import PHASES, heading
 from cran_bench.tables.paper import differences_from_paper
 from cran_bench.tables.rows import Row, exposure_notes, merge_notes
-from cran_bench.tables.tables import Table
+from cran_bench.tables.tables import Group, Table
 
 ENVIRONMENT = "unit", "kernel", "processor", "GPU", "threads", "torch", "commit"
 LONGEST = 80
 """Characters of a name, as it becomes that of a file."""
-_NUMBER = re.compile(r"-?[\d,]*\.?\d+")
 
 
 def table_ids(tables: Sequence[Table]) -> list[str]:
     """A name for each table that stays the same when others are added, unless they have its labels but other data."""
-    plain = [_plain_id(table) for table in tables]
-    shared = {name for name, count in Counter(plain).items() if count > 1}
-    ids = [f"{name}-{_data(table)}" if name in shared else name for name, table in zip(plain, tables, strict=True)]
-    return [f"{name}-{ids[:place].count(name) + 1}" if ids.count(name) > 1 else name for place, name in enumerate(ids)]
+    plain, told = [_plain_id(table) for table in tables], tables_apart(tables)
+    return [_shortened(f"{name}-{slug(text)}" if text else name) for name, text in zip(plain, told, strict=True)]
+
+
+def tables_apart(tables: Sequence[Table]) -> list[str]:
+    """What tells each table from others with its labels but other data, as in `apart`."""
+    return apart([table.group for table in tables], [_plain_id(table) for table in tables])
+
+
+def apart(groups: Sequence[Group], labels: Sequence[str]) -> list[str]:
+    """What tells groups of equal labels from each other: front end, word vectors or encoder, or a sha256; else ''."""
+    found = []
+    for group, label in zip(groups, labels, strict=True):
+        alike = [other for other, its in zip(groups, labels, strict=True) if its == label]
+        of = [tuple(getattr(one, name) for one in alike) for name in ("front_end", "vectors", "text_encoder")]
+        texts = [values[alike.index(group)] or "no text encoder" for values in of if len({*values}) > 1]
+        parts = [re.sub(r"\[[^\]]*\]", "", text).split(" + ") for text in texts]
+        told = [" + ".join(part.rpartition(":")[2] for part in some) for some in parts]
+        is_told = len({*zip(*of, strict=True)}) == len(alike)
+        found.append(", ".join(told if is_told else [*told, sha256_json(asdict(group))[:6]]))
+    return found
 
 
 def _plain_id(table: Table) -> str:
     group = table.group
     folds = f"{group.folds}folds" if group.folds else ""
-    name = slug("-".join(filter(None, (group.dataset, group.protocol, folds, table.task.name, group.of))))
+    return slug("-".join(filter(None, (group.dataset, group.protocol, folds, table.task.name, group.of))))
+
+
+def _shortened(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{sha256_json(name)[:6]}"
 
 
-def _data(table: Table) -> str:
-    """Six digits of what the features were made from, or with, if that is all in which data differ."""
-    group = table.group
-    for text in (group.front_end, group.text_encoder, group.vectors):
-        if ":" in text:
-            return slug(re.sub(r"\[[^\]]*\]", "", text.partition(" + ")[0]).rpartition(":")[2])[:40]
-    return (group.features or group.split_sha)[:6]
-
-
-def table_contents(table: Table, table_id: str) -> dict[str, Any]:
+def table_contents(table: Table, table_id: str, told: str = "") -> dict[str, Any]:
     """A table: its columns, rows and notes.
 
     Args:
         table: whose ranks are read.
         table_id: its name in links.
+        told: what tells it from other tables, as in `tables_apart`.
     """
     group, task, finished = table.group, table.task, table.finished
     columns, lines = table.display(), len(table.above.get("method", ()))
+    folds = f"{group.folds} folds" if group.folds else ""
     notes = exposure_notes(finished) + merge_notes(table.rows, table.folders)
-    data = [record.data for row in finished for record in row.records]
     return {
         "id": table_id,
+        "name": ", ".join(filter(None, (group.dataset, group.protocol, table.kind, folds, told))),
+        "apart": told,
         "title": table.title,
         "dataset": group.dataset,
         "protocol": group.protocol,
         "task": task.name,
-        "of": group.of,
         "kind": table.kind or "recall",
         "folds": group.folds,
         "quick": group.quick,
-        "frontEnd": group.front_end,
-        "vectors": group.vectors,
-        "textEncoder": group.text_encoder,
         "inputs": group.inputs,
-        "images": max((info.images for info in data), default=0),
-        "captions": max((info.captions for info in data), default=0),
+        "images": max((record.data.images for row in finished for record in row.records), default=0),
         "marks": notes,
         "notes": [note for note in table.notes if note not in notes],
-        "failed": table.failed,
         "headline": task.headline,
         "headlineName": heading(task.headline),
         "most": task.perfect(task.headline),
@@ -91,30 +98,24 @@ def table_contents(table: Table, table_id: str) -> dict[str, Any]:
 
 
 def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
-    method = row.records[0].method if row.records else None
-    name, preset = (method.name, method.preset) if method else _named(row.label)
-    behind, ranked = table.behind_best(), row in table.ranked
-    value = row.mean(table.task.headline)
-    gap, rank = behind.get(row.label), table.rank_intervals().get(row.label) if table.has_intervals else None
-    place = "" if not behind or not ranked else "best" if gap is None else "maybe" if gap.high >= 0 else "behind"
+    rank, headline = table.rank_intervals().get(row.label), table.task.headline
+    gap, value, ends = table.behind_best().get(row.label), row.mean(headline), [math.nan]
     reasons = dict.fromkeys(reason for record in row.records for reason in differences_from_paper(record))
-    figures = [x for x in (*table.task.keys, *table.task.columns) if table.task.has(x)] if table.has_intervals else []
-    intervals = {x: table.samples[row.label].interval(x).ends for x in figures} if row.records else {}
+    if table.has_intervals and row.records and table.task.has(headline):
+        ends = [round(end, 4) for end in table.samples[row.label].interval(headline).ends]
     return {
         "label": row.label,
-        "method": name,
-        "preset": preset,
-        "paperRow": (method.paper_row if method else None) or "",
+        "method": row.spec.name,
+        "preset": row.spec.argument,
         "seeds": [record.seed for record in row.records],
         "status": row.status,
         "failures": [failure.sentence for failure in row.failures],
         "marks": row.exposures,
         "cells": {column: cell.strip() for column, cell in cells.items()},
-        "values": {column: _sort_value(cell) for column, cell in cells.items()},
-        "intervals": {x: [round(end, 4) for end in ends] for x, ends in intervals.items() if not math.isnan(ends[0])},
+        "interval": None if math.isnan(ends[0]) else ends,
         "value": None if math.isnan(value) else value,
         "behind": [gap.value, *gap.ends] if gap else None,
-        "place": place,
+        "place": table.places().get(row.label, ""),
         "rank": rank and list(rank),
         "unseen": row.is_order_unseen and not row.is_ranked,
         "seconds": {phase: _number(row.seconds(phase)) for phase in PHASES[1:]} if row.records else {},
@@ -138,30 +139,12 @@ def _environment(row: Row) -> list[str]:
     return [record.method.unit, record.similarity.kernel, *machine, " ".join(row.commits)]
 
 
-def _named(label: str) -> tuple[str, str]:
-    """The method and preset that a label names."""
-    name, _, preset = label.partition("[")[0].partition(":")
-    return name, preset
-
-
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 4)
-
-
-def _sort_value(cell: str) -> float | str:
-    """The first number in a cell; the best row sorts as 0 behind itself; '' for a cell that says nothing."""
-    text = cell.strip()
-    if text == "best":
-        return 0.0
-    found = _NUMBER.match(text)
-    return float(found[0].replace(",", "")) if found else text
 
 
 def method_contents(names: Sequence[str]) -> dict[str, Any]:
     """What is known of the methods of these names that are installed, without importing them."""
     known = [name for name in dict.fromkeys(names) if name in METHODS.names()]
     described = {name: METHODS.describe(name) for name in known}
-    return {
-        name: {"summary": about.summary, "presets": list(about.presets), "paperRow": about.paper_row or ""}
-        for name, about in described.items()
-    }
+    return {name: {"summary": about.summary, "paperRow": about.paper_row or ""} for name, about in described.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from cran_bench.errors import BadInput
+from cran_bench.errors import BadInput, escaped
 from cran_bench.machine.storage import write_atomically, write_text
-from cran_bench.report.script_json import as_json
 
 SIDE = 144  # pixels, longer side of a thumbnail
 ROOM = 3_600_000  # bytes of details in a page of one file
@@ -37,8 +37,8 @@ class Details:
         self.left_out: list[str] = []
         self._room, self._shown = float(ROOM), dict[str, bool]()
 
-    def put(self, name: str, value: Mapping[str, Any]) -> bool:
-        """Keep a value, which scripts get by ``details(name)``; False if there is no room.
+    def put(self, name: str, value: Mapping[str, Any]) -> str:
+        """Keep a value, which scripts get by ``details(name)``, and return the name; '' if there is no room.
 
         Args:
             name: of letters, digits, ``-`` and ``_``, as it becomes a file's name.
@@ -47,13 +47,13 @@ class Details:
         text = as_json(value)
         if self.folder is not None:
             write_text(self.folder / "details" / f"{name}.js", f"keep({as_json(name)}, {text});\n")
-            return True
+            return name
         if (size := len(text.encode())) > self._room:
             self.left_out.append(name)
-            return False
+            return ""
         self._room -= size
         self.values[name] = text
-        return True
+        return name
 
     def picture(self, key: str, make: Callable[[], Image.Image]) -> str:
         """Keep the thumbnail of an image, and return its key; '' if it cannot be read, or if there is no room.
@@ -83,3 +83,18 @@ class Details:
         self.pictures[key] = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
         self._room -= len(self.pictures[key])
         return True
+
+
+def as_json(value: Any) -> str:
+    """JSON that is safe inside a script element: nothing in it closes the element."""
+    text = json.dumps(_visible(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _visible(value: Any) -> Any:
+    """A JSON value with control characters escaped in all its strings."""
+    if isinstance(value, Mapping):
+        return {_visible(key): _visible(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_visible(inner) for inner in value]
+    return escaped(value) if isinstance(value, str) else value

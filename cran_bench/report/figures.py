@@ -22,6 +22,7 @@ from cran_bench.ranking.contrasted import HEADLINE
 from cran_bench.records.tasks import DIRECTIONS
 from cran_bench.tables.figures import heading
 from cran_bench.tables.paper import DATASET_NAMES, dataset_name, paper_rows
+from cran_bench.tables.summary import on_front
 from cran_bench.tables.tables import Table
 
 from .contents import table_ids
@@ -154,7 +155,9 @@ def cost_figure(table: Table) -> Figure:
     figure_of = table.task.headline
     rows = sorted((row for row in table.ranked if row.seconds("fit") > 0), key=lambda row: -row.mean(figure_of))
     points = {escaped(row.label): (row.seconds("fit"), row.mean(figure_of)) for row in rows}
-    best = front(points)
+    times, figures = np.array([*points.values()]).T
+    on = dict(zip(points, on_front(figures, times).tolist(), strict=True))
+    best = sorted((label for label in points if on[label]), key=points.__getitem__)
     more = f" (and {len(best) - NAMED} faster ones)" * (len(best) > NAMED)
     names = f"On the front, from fast to good: {', '.join(best[-NAMED:])}{more}"
     timeless = len(table.ranked) - len(rows)
@@ -179,15 +182,6 @@ def cost_figure(table: Table) -> Figure:
     _legend(figure, below, {"on the Pareto front": ON_FRONT, "behind it": BEHIND})
     _name(figure, axes, {label: points[label] for label in (*best, *(other for other in points if other not in best))})
     return figure
-
-
-def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The names of points (cost, quality) that none beats in quality without costing more, the cheapest first."""
-    found: list[str] = []
-    for label, (cost, quality) in sorted(points.items(), key=lambda point: (point[1][0], -point[1][1])):
-        if not found or quality > points[found[-1]][1] or (cost, quality) == points[found[-1]]:
-            found.append(label)
-    return found
 
 
 def paper_figure(rows: Sequence[Sequence[PaperCell]], data: SameData) -> Figure:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -13,12 +12,11 @@ from cran_bench.comparison.with_paper import PRESETS, READINGS, VERDICTS, PaperC
 from cran_bench.machine.storage import sha256_json, slug
 from cran_bench.records.statistics import Interval
 from cran_bench.records.tasks import FIGURES, RECALL
-from cran_bench.tables.figures import heading
-from cran_bench.tables.paper import DATASET_NAMES, TABLES, TEST_PAIRS, PaperRow, dataset_name, paper_rows
+from cran_bench.tables.paper import DATASET_NAMES, TABLES, PaperRow, dataset_name, paper_rows
 from cran_bench.tables.rows import Row
 from cran_bench.tables.tables import Group, Table
 
-from .contents import table_ids
+from .contents import apart, table_ids
 
 SECTIONS = [(number, dataset) for number, sets in TABLES.items() for dataset in sets]
 """The paper's tables by number and dataset, of which the third has two."""
@@ -34,7 +32,7 @@ def paper_contents(tables: Sequence[Table]) -> dict[str, Any]:
     """
     sets = [_set(data) for data in same_data(tables)]
     return {
-        "figures": [{"name": figure, "heading": heading(figure)} for figure in FIGURES],
+        "figures": list(FIGURES),
         "presets": list(PRESETS),
         "readings": dict(READINGS),
         "verdicts": dict(VERDICTS),
@@ -43,7 +41,6 @@ def paper_contents(tables: Sequence[Table]) -> dict[str, Any]:
                 "number": number,
                 "dataset": dataset,
                 "title": DATASET_NAMES[dataset],
-                "pairs": TEST_PAIRS[dataset],
                 "rows": [_printed(row) for row in paper_rows(number, dataset)],
             }
             for number, dataset in SECTIONS
@@ -84,27 +81,14 @@ def same_data(tables: Sequence[Table]) -> list[SameData]:
         if table.task is RECALL and not table.group.quick:
             found.setdefault(table.group.data(), {})[table_id] = table
     sets = []
-    for group, some in found.items():
-        apart, name = _apart(group, [*found]), slug(group.dataset)
-        name = f"{name}-{sha256_json(asdict(group))[:6]}" if apart else name
-        sets.append(SameData(name, ", ".join(filter(None, (group.dataset, apart))), group, some))
+    for told, (group, some) in zip(apart([*found], [one.dataset for one in found]), found.items(), strict=True):
+        name = slug(group.dataset) + (f"-{sha256_json(asdict(group))[:6]}" if told else "")
+        sets.append(SameData(name, ", ".join(filter(None, (group.dataset, told))), group, some))
     return sets
 
 
 def _printed(row: PaperRow) -> dict[str, Any]:
     return {"name": row.name, "values": [row.values[figure] for figure in FIGURES], "provenance": row.provenance}
-
-
-def _apart(group: Group, groups: Sequence[Group]) -> str:
-    """What tells data from others with the same label: the front end, word vectors or encoder, or a sha256; or ''."""
-    alike = [other for other in groups if other.dataset == group.dataset]
-    named = [
-        name for name in ("front_end", "vectors", "text_encoder") if len({getattr(one, name) for one in alike}) > 1
-    ]
-    texts = [re.sub(r"\[[^\]]*\]", "", getattr(group, name)) for name in named]
-    short = [" + ".join(part.rpartition(":")[2] for part in text.split(" + ")) for text in texts if text]
-    is_told = len({tuple(getattr(one, name) for name in named) for one in alike}) == len(alike)
-    return ", ".join(short if is_told else [*short, sha256_json(asdict(group))[:6]])
 
 
 def _set(data: SameData) -> dict[str, Any]:

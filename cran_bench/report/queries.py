@@ -59,14 +59,13 @@ class Explorer:
         if not table.finished or not table.has_intervals:
             return "", ""
         if table.task.name == HEADLINE:
-            name, contrasts = f"contrasts-{table_id}", self._contrasts(table)
-            return "", name if contrasts["pairs"] and self.details.put(name, contrasts) else ""
+            contrasts = self._contrasts(table)
+            return "", self.details.put(f"contrasts-{table_id}", contrasts) if contrasts["pairs"] else ""
         if table.task.name not in ("recall", "category"):
             return "", ""
         runs = frozenset(row.runs[0].record.fingerprint for row in table.finished)
         if runs not in self._put:  # a table by category may be of the runs of one of recalls
-            name = f"queries-{table_id}"
-            self._put[runs] = name if self.details.put(name, self._queries(table)) else ""
+            self._put[runs] = self.details.put(f"queries-{table_id}", self._queries(table))
         return self._put[runs], ""
 
     def fill(self) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cran_bench.comparison import Verdict, compare_dataset
+from cran_bench.comparison import compare_dataset
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say, track
 from cran_bench.machine.storage import write_text
@@ -17,12 +16,11 @@ from cran_bench.tables.card import card
 from cran_bench.tables.summary import summarise
 from cran_bench.tables.tables import Table
 
-from .charts import curve_contents
-from .contents import method_contents, table_contents, table_ids
-from .details import Details
+from .contents import method_contents, table_contents, table_ids, tables_apart
+from .curves import curve_contents
+from .details import Details, as_json
 from .paper import paper_contents
 from .queries import Explorer
-from .script_json import as_json
 
 SCRIPTS = "dom", "route", "tables", "charts", "overview", "table", "row", "queries", "paper", "start"
 """The scripts of the page, in their order."""
@@ -68,19 +66,15 @@ def write_page(
 
 def _contents(tables: Sequence[Table], details: Details, data: Path, cache: Path) -> dict[str, Any]:
     ids, shown, explorer = table_ids(tables), [], Explorer(data, cache, details)
-
     curves: dict[tuple[Path, ...], str] = {}  # tables of several tasks have the same runs
-
-    def put(kind: str, table_id: str, value: Mapping[str, Any]) -> str:
-        name = f"{kind}-{table_id}"
-        return name if value and details.put(name, value) else ""
-
-    for table_id, table in track(zip(ids, tables, strict=True), "computing intervals", total=len(tables)):
-        of = table_contents(table, table_id)
-        cards = put("cards", table_id, {row.label: card(row, table).contents() for row in table.rows})
+    every = zip(ids, tables_apart(tables), tables, strict=True)
+    for table_id, told, table in track(every, "computing intervals", total=len(tables)):
+        of = table_contents(table, table_id, told)
+        cards = details.put(f"cards-{table_id}", {row.label: card(row, table) for row in table.rows})
         first = tuple(row.runs[0].path for row in sorted(table.finished, key=lambda row: row.label))
         if first not in curves:
-            curves[first] = put("curves", table_id, curve_contents(table.finished))
+            trained = curve_contents(table.finished)
+            curves[first] = details.put(f"curves-{table_id}", trained) if trained else ""
         of["details"] = {"cards": cards, "curves": curves[first]}
         shown.append(of)
     for of, table in zip(shown, tables, strict=True):  # what takes most room comes last
@@ -88,27 +82,16 @@ def _contents(tables: Sequence[Table], details: Details, data: Path, cache: Path
     explorer.fill()
     names = {id(table): name for table, name in zip(tables, ids, strict=True)}
     return {
-        "version": version("cran-bench"),
         "runs": len({record.fingerprint for table in tables for row in table.rows for record in row.records}),
         "tables": shown,
         "methods": method_contents([row["method"] for of in shown for row in of["rows"]]),
         "standings": summarise(tables).contents(lambda table: names[id(table)]),
         "paper": paper_contents(tables),
         "comparisons": [
-            _verdict(dataset, verdict)
+            {"dataset": dataset, **vars(verdict)}
             for dataset in dict.fromkeys(table.group.dataset for table in tables)
             for verdict in compare_dataset([t for t in tables if t.group.dataset == dataset], dataset, None)
         ],
-    }
-
-
-def _verdict(dataset: str, verdict: Verdict) -> dict[str, Any]:
-    return {
-        "dataset": dataset,
-        "title": verdict.title,
-        "headings": list(verdict.headings),
-        "lines": [list(line) for line in verdict.lines],
-        "notes": [*verdict.notes, *verdict.regressions],
     }
 
 

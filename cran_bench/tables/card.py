@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -36,31 +35,8 @@ _AS_THEY_ARE = "equation", "command"
 _MACHINE = "threads", "cores", "cpu", "gpu"
 
 
-@dataclass(frozen=True)
-class Card:
-    """All that is known of a row, as names and values below headings.
-
-    Attributes:
-        label: the method's label.
-        group: what the table's rows have in common.
-        title: the table's title.
-        kind: what the table's rows are measured by.
-        sections: headings, each with its names and values; an equation may have several lines.
-    """
-
-    label: str
-    group: Group
-    title: str
-    kind: str
-    sections: Sequence[Section]
-
-    def contents(self) -> list[list[Any]]:
-        """The sections as JSON: ``[[heading, [[name, value]]]]``."""
-        return [[heading, [list(line) for line in lines]] for heading, lines in self.sections]
-
-
-def card(row: Row, table: Table) -> Card:
-    """The card of a row of a table; of a row without a finished run, what there is."""
+def card(row: Row, table: Table) -> list[Section]:
+    """All that is known of a row of a table, as names and values below headings; an equation may have several lines."""
     sections = {"What it is": _method(row), "Data and protocol": _data(row, table)}
     if row.records:
         sections |= {
@@ -75,41 +51,26 @@ def card(row: Row, table: Table) -> Card:
     files = [("files", "named here without their folders")] * (":" in table.group.inputs)
     sections["Limits"] = _limits(row, table)
     sections["Make it again"] = [("command", shlex.join(command(row, table.group))), *files]
-    return Card(
-        row.label,
-        table.group,
-        table.title,
-        table.kind or "recall",
-        [(name, lines) for name, lines in sections.items() if lines],
-    )
+    return [(name, lines) for name, lines in sections.items() if lines]
 
 
-def markdown(cards: Sequence[Card]) -> str:
-    """Cards of one label as a page of Markdown: what all share, what those of one data and protocol share, the rest."""
-    parts, alike = [f"# {_plain(cards[0].label)}"], dict[Group, list[Card]]()
-    for one in cards:
-        own = replace(one.group, labels="", contrasts="", judgments="", of="")
-        alike.setdefault(own, []).append(one)
-    written = _write(parts, "##", cards, []) if len(alike) > 1 else []
-    for of_data in alike.values():
-        parts.append(f"## {_plain(of_data[0].title)}")
-        both = [*written, *_write(parts, "###", of_data, written)]
-        for one in of_data if len(of_data) > 1 else ():
-            parts.append(f"### {_plain(one.kind[0].upper() + one.kind[1:])}")
-            _write(parts, "####", [one], both)
+def markdown(rows: Sequence[tuple[Row, Table]]) -> str:
+    """The cards of one label in several tables as a page of Markdown; what all have in common is written once."""
+    cards = [card(*one) for one in rows]
+    shared = [one for one in cards[0] if len(cards) > 1 and all(one in other for other in cards)]
+    parts = [f"# {_plain(rows[0][0].label)}", *(_written("##", *one) for one in shared)]
+    for (_, table), sections in zip(rows, cards, strict=True):
+        parts.append(f"## {_plain(table.title)}")
+        parts += [_written("###", *one) for one in sections if one not in shared]
     return "\n\n".join(parts) + "\n"
 
 
-def _write(parts: list[str], head: str, cards: Sequence[Card], written: Sequence[Section]) -> list[Section]:
-    """Append the sections that all these cards have, but for those that are written, and return them."""
-    shared = [one for one in cards[0].sections if all(one in card.sections for card in cards) and one not in written]
-    for name, lines in shared:
-        items = []
-        for key, value in lines:
-            block = "".join(f"\n      {escaped(line, '')}" for line in value.split("\n"))
-            items.append(f"- {_plain(key)}:" + (f"\n{block}\n" if key in _AS_THEY_ARE else f" {_plain(value)}"))
-        parts.append(f"{head} {name}\n\n" + "\n".join(items))
-    return shared
+def _written(head: str, name: str, lines: Lines) -> str:
+    items = []
+    for key, value in lines:
+        block = "".join(f"\n      {escaped(line, '')}" for line in value.split("\n"))
+        items.append(f"- {_plain(key)}:" + (f"\n{block}\n" if key in _AS_THEY_ARE else f" {_plain(value)}"))
+    return f"{head} {name}\n\n" + "\n".join(items)
 
 
 def _plain(text: str) -> str:
@@ -167,14 +128,17 @@ def _said(*lines: tuple[str, str]) -> Lines:
 
 
 def _method(row: Row) -> Lines:
-    spec, method = recorded_spec(row.label), row.records[0].method if row.records else None
-    name = method.name if method else spec.name
+    name, method = row.spec.name, row.records[0].method if row.records else None
     known = name in (*METHODS.names(), *METHODS.with_argument())
-    changes = [f"{key}={value}" for key, value in spec.options.items() if key not in ("unit", "metric", "tune")]
+    changes = [
+        f"{key}={value}"
+        for key, value in recorded_spec(row.label).options.items()
+        if key not in ("unit", "metric", "tune")
+    ]
     return _said(
         ("method", METHODS.describe(name).summary if known else f"{name}, which is not installed here"),
         *(_docstring(name) if known else ()),
-        ("preset", (method.preset if method else spec.argument) or "none"),
+        ("preset", row.spec.argument or "none"),
         ("options beside the preset", ", ".join(changes) or "none"),
         ("row of the paper", (method.paper_row or "none") if method else ""),
         ("input of the text side", str(method.parameters.get("text") or "") if method else ""),

@@ -18,6 +18,7 @@ from cran_bench.records.schema import Failure, Record
 from cran_bench.records.statistics import Sample, sample
 from cran_bench.records.store import Finished, folder_of
 from cran_bench.records.tasks import RECALL, Task
+from cran_bench.specs import Spec, recorded_spec
 from cran_bench.tables.figures import heading
 
 EXPOSED = "†"
@@ -40,6 +41,12 @@ class Row:
     failures: Sequence[Failure]
     task: Task = RECALL
     others: Sequence[Finished] = ()
+
+    @property
+    def spec(self) -> Spec:
+        """The name and the preset of its method, as recorded, or else as in its label."""
+        method = self.records[0].method if self.records else None
+        return Spec(method.name, method.preset) if method else recorded_spec(self.label)
 
     @property
     def records(self) -> list[Record]:

@@ -98,6 +98,24 @@ class Standing:
     cells: Sequence[Cell | None]
     mean: MeanScore | None
 
+    def contents(self) -> dict[str, Any]:
+        """JSON values: an object for each cell, and the mean with its ranks and costs, null without one."""
+        cells = [
+            one and {"value": _rounded(one.value), "text": one.text, "rank": one.rank, "place": one.place}
+            for one in self.cells
+        ]
+        mean = self.mean
+        return {
+            "label": self.label,
+            "cells": cells,
+            "mean": _rounded(mean.score) if mean else None,
+            "rankHere": mean and mean.here,
+            "rankAlike": mean and mean.alike,
+            "seconds": mean and _rounded(mean.seconds),
+            "memory": mean and mean.memory,
+            "front": [FRONTS[name] for name in FRONTS if mean and name in mean.fronts],
+        }
+
 
 @dataclass(frozen=True)
 class TaskSummary:
@@ -247,21 +265,16 @@ class TaskSummary:
 
     def contents(self, table_id: Callable[[Table], str]) -> dict[str, Any]:
         """The values of `Summary.contents`."""
-        group = self.tables[0].group
         columns = [
-            {"id": table_id(table), "dataset": table.group.dataset, "name": name, "title": table.title}
-            for name, table in zip(self.names, self.tables, strict=True)
+            {"id": table_id(table), "name": name, "inMean": place in self.counted}
+            for place, (name, table) in enumerate(zip(self.names, self.tables, strict=True))
         ]
         return {
             "title": self.title,
-            "task": self.tables[0].task.name,
-            "protocol": group.protocol,
-            "of": group.of,
-            "folds": group.folds,
-            "quick": group.quick,
+            "quick": self.is_quick,
             "figure": heading(self.headline),
-            "columns": [{**column, "inMean": place in self.counted} for place, column in enumerate(columns)],
-            "rows": [_row_contents(row) for row in self.standings],
+            "columns": columns,
+            "rows": [row.contents() for row in self.standings],
             "notes": self.notes,
         }
 
@@ -393,10 +406,10 @@ def summarise(tables: Sequence[Table], preset: str = "") -> Summary:
         BadInput: no row has this preset.
     """
     if preset:
-        known = {_preset(row) for table in tables for row in table.rows}
+        known = {row.spec.argument for table in tables for row in table.rows}
         if preset not in known:
             raise BadInput(f"no record has the preset '{preset}'{did_you_mean(preset, known)}")
-        chosen = [replace(table, rows=[row for row in table.rows if _preset(row) == preset]) for table in tables]
+        chosen = [replace(table, rows=[row for row in table.rows if row.spec.argument == preset]) for table in tables]
         tables = [table for table in chosen if table.rows]
     tasks: dict[tuple[object, ...], list[Table]] = {}
     for table in sorted(tables, key=lambda table: table.group.quick):
@@ -420,12 +433,6 @@ def ranks_text(rank: Rank | None) -> str:
     return str(rank[0]) if rank[0] == rank[1] else f"{rank[0]}-{rank[1]}"
 
 
-def _preset(row: Row) -> str:
-    if row.records:
-        return row.records[0].method.preset
-    return row.label.partition("[")[0].partition(":")[2]
-
-
 def _cluster(label: str) -> str:
     """The dataset of a label whose images are ranked, whatever its options."""
     return dataset_name(label.rpartition(TESTED_ON)[2])
@@ -444,43 +451,15 @@ def _score(value: float, chance: float, perfect: float) -> float:
 
 def _cells(table: Table, chance: float, perfect: float) -> dict[str, Cell]:
     """The cells of a table by label."""
-    headline, ranks = table.task.headline, table.rank_intervals()
-    best = max(table.ranked, key=lambda row: row.mean(headline)).label if len(ranks) > 1 else ""
-    cells = {}
+    headline, ranks, places, cells = table.task.headline, table.rank_intervals(), table.places(), {}
     for row in table.rows:
         value, rank = row.mean(headline), ranks.get(row.label)
         text = f"{value:z.{table.task.digits(headline)}f}" if not math.isnan(value) else NO_FIGURE
         text += f" {EXPOSED}" * bool(row.exposures) + f" {UNSEEN}" * (row.is_order_unseen and not row.is_ranked)
         text, status = (text, "ok") if row.records else (row.status, row.status)
-        place = "best" if row.label == best else "maybe" if rank and rank[0] == 1 else "behind"
         score = _score(value, chance, perfect)
-        cells[row.label] = Cell(value, score, text, status, rank, place if rank and best else "")
+        cells[row.label] = Cell(value, score, text, status, rank, places.get(row.label, ""))
     return cells
-
-
-def _row_contents(row: Standing) -> dict[str, Any]:
-    mean = row.mean
-    return {
-        "label": row.label,
-        "cells": [_cell_contents(cell) if cell else None for cell in row.cells],
-        "mean": _rounded(mean.score) if mean else None,
-        "rankHere": mean.here if mean else None,
-        "rankAlike": mean.alike if mean else None,
-        "seconds": _rounded(mean.seconds) if mean else None,
-        "memory": mean.memory if mean else None,
-        "front": {name: bool(mean and name in mean.fronts) for name in FRONTS},
-    }
-
-
-def _cell_contents(cell: Cell) -> dict[str, Any]:
-    return {
-        "value": _rounded(cell.value),
-        "text": cell.text,
-        "rank": cell.rank,
-        "place": cell.place,
-        "missing": cell.text if math.isnan(cell.value) else "",
-        "failed": cell.status != "ok",
-    }
 
 
 def _ends(name: str, rank: Rank | None) -> dict[str, int | None]:

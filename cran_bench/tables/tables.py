@@ -229,6 +229,15 @@ class Table:
         found = rank_intervals(self._gaps.certain).tolist()
         return {row.label: (low, high) for row, (low, high) in zip(self.ranked, found, strict=True)}
 
+    def places(self) -> dict[str, str]:
+        """Whether each ranked row is ``best``, ``maybe`` the best, or ``behind``; empty without `behind_best`."""
+        behind = self.behind_best()
+        return {
+            row.label: "best" if row.label not in behind else "maybe" if behind[row.label].high >= 0 else "behind"
+            for row in self.ranked
+            if behind
+        }
+
     @cached_property
     def _gaps(self) -> Gaps:
         return estimates([self.samples[row.label] for row in self.ranked]).gaps(LEVEL)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
-from cran_bench.ranking.metrics import FEW_IMAGES, Counts, Ranks
+from cran_bench.ranking.metrics import Counts, Ranks
 from cran_bench.records.standings import Scored, gaps_like_these, mean_over, rank_intervals
 from cran_bench.records.statistics import Sample, estimates, holm, samples
 from cran_bench.records.tasks import RECALL

@@ -173,7 +173,7 @@ def test_the_papers_numbers_are_drawn_where_they_are(opened, example):
     (data,) = (one for one in paper["sets"] if f"on={one['id']}&" in page.url)
     found = 0
     for place, figure in enumerate(paper["figures"]):
-        name = "{} R@{}".format(*figure["name"].split("_r"))
+        name = "{} R@{}".format(*figure.split("_r"))
         strips = page.get_by_label(f"{name}, {section['title']}", exact=True).locator(".strip:not(.axis)")
         drawn = strips.evaluate_all(STRIPS)
         for printed, (label, marks, text) in zip(section["rows"], drawn, strict=True):

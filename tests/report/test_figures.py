@@ -10,7 +10,7 @@ from invented import as_printed, made, stored, tabled
 
 from cran_bench.comparison.with_paper import PRESETS
 from cran_bench.errors import BadInput
-from cran_bench.report.figures import MARKS, front, paper_figure, write_figures
+from cran_bench.report.figures import MARKS, paper_figure, write_figures
 from cran_bench.report.paper import same_data
 from cran_bench.tables.paper import paper_rows
 
@@ -97,16 +97,6 @@ def test_the_papers_table_is_drawn_as_printed_and_as_measured():
             cell = rows[at][place]
             assert line.get_xdata()[0] == cell.measured.value and line.get_marker() == MARKS[cell.verdict]["marker"]
     assert {line.get_marker() for line in figure.axes[0].lines} >= {"x", "o", "|"}
-
-
-def test_the_front_is_what_nothing_beats():
-    random = np.random.default_rng(0)
-    points = {f"row {k}": (float(a), float(b)) for k, (a, b) in enumerate(random.integers(0, 12, (60, 2)))}
-    best = front(points)
-    for name, (cost, quality) in points.items():
-        beaten = any(a <= cost and b >= quality and (a, b) != (cost, quality) for a, b in points.values())
-        assert (name in best) is not beaten
-    assert best == sorted(best, key=lambda name: points[name])
 
 
 @pytest.mark.parametrize(

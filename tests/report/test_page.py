@@ -10,7 +10,7 @@ import pytest
 from cran_bench.cli.options import load_tables
 from cran_bench.records.tasks import TASKS
 from cran_bench.report.contents import ENVIRONMENT, table_contents, table_ids
-from cran_bench.report.script_json import as_json
+from cran_bench.report.details import as_json
 from cran_bench.report.site import SCRIPTS
 
 PAGE = resources.files("cran_bench.report") / "page"
@@ -48,11 +48,9 @@ def test_figures_are_those_of_the_table(page, recorded_scenes):
     assert [row["label"] for row in shown["rows"]] == list(frame.index)
     for row in shown["rows"]:
         assert row["value"] == pytest.approx(frame.loc[row["label"], "rsum"], abs=1e-4)
-        for figure, (low, high) in row["intervals"].items():
-            if f"{figure}_low" in frame:
-                ends = frame.loc[row["label"], [f"{figure}_low", f"{figure}_high"]].to_numpy(float)
-                np.testing.assert_allclose([low, high], ends, atol=1e-3)
-            assert low <= row["values"][figure] + 0.05 and row["values"][figure] - 0.05 <= high
+        ends = frame.loc[row["label"], ["rsum_low", "rsum_high"]].to_numpy(float)
+        np.testing.assert_allclose(row["interval"], ends, atol=1e-3)
+        assert row["interval"][0] <= row["value"] <= row["interval"][1]
         assert row["cells"]["rsum"] == f"{row['value']:.1f}"
         assert len(row["environment"]) == len(ENVIRONMENT) and row["comparable"].startswith("the paper has no scenes; ")
 

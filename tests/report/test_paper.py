@@ -10,9 +10,9 @@ from invented import as_printed, made, tabled
 from cran_bench.comparison import compare_dataset
 from cran_bench.comparison.with_paper import VERDICTS, paper_cells
 from cran_bench.records.tasks import FIGURES
-from cran_bench.report.charts import POINTS, curve_contents
+from cran_bench.report.curves import POINTS, curve_contents
+from cran_bench.report.details import as_json
 from cran_bench.report.paper import paper_contents
-from cran_bench.report.script_json import as_json
 from cran_bench.tables.paper import paper_rows
 
 OWN = {"data": "flickr30k[split=entities]"}

@@ -127,14 +127,14 @@ def test_what_is_missing_is_seen_and_counted(two):
 
 def test_contents_for_the_page(two):
     (task,) = json.loads(json.dumps(two.contents(lambda table: f"id-{table.group.dataset}"), allow_nan=False))
-    assert (task["task"], task["protocol"], task["of"], task["quick"]) == ("recall", "captions", "", False)
+    assert (task["title"], task["figure"], task["quick"]) == ("recall · protocol captions", "rsum", False)
     assert {column["id"] for column in task["columns"]} == {"id-scenes", "id-flickr8k"}
     best, *_, last = task["rows"]
-    assert best["label"] == "cca:tuned" and best["rankHere"] == [1, 1] and best["front"]["seconds"] is True
-    assert all(cell["rank"] and cell["missing"] == "" and not cell["failed"] for cell in best["cells"])
+    assert best["label"] == "cca:tuned" and best["rankHere"] == [1, 1] and best["front"] == ["time", "memory"]
+    assert all(cell["rank"] and cell["value"] for cell in best["cells"])
     assert last["mean"] is last["rankHere"] is last["rankAlike"] is last["seconds"] is None
     cells = [cell for row in task["rows"] for cell in row["cells"]]
-    assert cells.count(None) == 1 and [cell["value"] for cell in cells if cell and cell["failed"]] == [None]
+    assert cells.count(None) == 1 and [cell["text"] for cell in cells if cell and cell["value"] is None] == ["failed"]
     assert task["notes"] == two.tasks[0].notes
 
 

@@ -103,13 +103,6 @@ function bars(rows, { title, note = "", least = 0, most = 100, chance }) {
 
 const PHASES = ["fit", "embed", "similarity", "rank"];
 
-function durationText(seconds) {
-  if (typeof seconds !== "number") return "unknown";
-  const [number, unit] =
-    seconds < 120 ? [seconds, "s"] : seconds < 7200 ? [seconds / 60, "min"] : [seconds / 3600, "h"];
-  return `${number < 1 ? Number(number.toPrecision(2)) : number.toFixed(number < 10 ? 1 : 0)} ${unit}`;
-}
-
 /** Seconds by phase, stacked; rows: {label, seconds: {fit, embed, similarity, rank}}. */
 function phases(rows) {
   const total = row => PHASES.reduce((sum, phase) => sum + (row.seconds[phase] || 0), 0);
@@ -189,11 +182,6 @@ const COSTS = {
   },
 };
 
-function memoryText(bytes) {
-  if (!bytes) return "unknown";
-  return bytes < 1e9 ? `${Math.round(bytes / 1e6)} MB` : `${Number((bytes / 1e9).toFixed(1))} GB`;
-}
-
 /** The points that no other beats in quality without costing more, from cheap to good. */
 function front(points, cost) {
   const found = [];
@@ -226,8 +214,8 @@ function scatter(points, { quality }) {
         rows.map(point => [
           bdi(point.label),
           numberText(point.quality),
-          COSTS.seconds.text(point.seconds),
-          COSTS.memory.text(point.memory),
+          durationText(point.seconds) || "unknown",
+          memoryText(point.memory) || "unknown",
           fronts
             .filter(([, some]) => some.has(point))
             .map(([cost]) => COSTS[cost].axis)

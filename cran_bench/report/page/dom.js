@@ -61,12 +61,18 @@ function choice(label, options, value, onchange) {
 
 // Numbers -------------------------------------------------------------------------------------------------------------
 
-function secondsText(seconds) {
-  if (seconds === null || seconds === undefined) return "";
-  if (seconds < 10) return `${seconds.toFixed(1)} s`;
-  if (seconds < 120) return `${seconds.toFixed(0)} s`;
-  if (seconds < 7200) return `${(seconds / 60).toFixed(0)} min`;
-  return `${(seconds / 3600).toFixed(1)} h`;
+/** "12 s", "3.4 min"; "" if it is not known. */
+function durationText(seconds) {
+  if (typeof seconds !== "number") return "";
+  const [number, unit] =
+    seconds < 120 ? [seconds, "s"] : seconds < 7200 ? [seconds / 60, "min"] : [seconds / 3600, "h"];
+  return `${number < 1 ? Number(number.toPrecision(2)) : number.toFixed(number < 10 ? 1 : 0)} ${unit}`;
+}
+
+/** "800 MB", "1.2 GB"; "" if it is not known. */
+function memoryText(bytes) {
+  if (!bytes) return "";
+  return bytes < 1e9 ? `${Math.round(bytes / 1e6)} MB` : `${Number((bytes / 1e9).toFixed(1))} GB`;
 }
 
 function count(number, one, many) {
@@ -118,31 +124,4 @@ function tableOf(id) {
 
 function rowOf(table, label) {
   return table && table.rows.find(row => row.label === label);
-}
-
-/** What tells a table from others: "flickr8k, captions, contrasts". */
-function nameOf(table) {
-  const folds = table.folds ? `${table.folds} folds` : "";
-  return [table.dataset, table.protocol, table.kind === "recall" ? "" : table.kind, folds, apart(table)]
-    .filter(Boolean)
-    .join(", ");
-}
-
-/** What tells a table from those with the same labels but other data: its front end. */
-function apart(table) {
-  const alike = site.tables.filter(other =>
-    ["dataset", "protocol", "kind", "folds"].every(name => other[name] === table[name]),
-  );
-  if (alike.length < 2) return "";
-  const differs = name => new Set(alike.map(other => other[name])).size > 1;
-  const short = text =>
-    text
-      .replace(/\[[^\]]*\]/g, "")
-      .split(" + ")[0]
-      .split(":")
-      .pop();
-  const parts = ["frontEnd", "textEncoder", "vectors"]
-    .filter(differs)
-    .map(name => short(table[name]) || "no text encoder");
-  return parts.length ? parts.join(", ") : table.id.split("-").pop();
 }

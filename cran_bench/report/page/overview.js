@@ -158,7 +158,7 @@ function bestRows(tables, rowsOf) {
         rows: String(rowsOf(table).length),
         images: table.images.toLocaleString("en"),
       },
-      small: { value: best ? intervalText(table, best.intervals[table.headline]) : "", table: apart(table) },
+      small: { value: best ? intervalText(table, best.interval) : "", table: table.apart },
       values: {
         table: table.dataset,
         protocol: table.protocol,
@@ -218,18 +218,16 @@ function standings(main, tables, rowsOf, query) {
       small[key] = cell ? placesText(cell.rank) : "";
       values[key] = cell ? (cell.value ?? "") : "";
     }
-    const front = Object.keys(row.front)
-      .filter(name => row.front[name])
-      .map(name => ({ seconds: "time", memory: "memory" })[name]);
+    const front = row.front.join(", ");
     const { seconds, memory } = costOf(row);
     return {
       cells: {
         ...cells,
         mean: row.mean === null ? "–" : row.mean.toFixed(1),
         alike: placesText(row.rankAlike),
-        fit: secondsText(seconds),
-        memory: memory ? memoryText(memory) : "",
-        front: front.join(", "),
+        fit: durationText(seconds),
+        memory: memoryText(memory),
+        front,
       },
       small: { ...small, mean: placesText(row.rankHere) },
       values: {
@@ -238,7 +236,7 @@ function standings(main, tables, rowsOf, query) {
         alike: row.rankAlike ? row.rankAlike[0] : "",
         fit: seconds ?? "",
         memory: memory ?? "",
-        front: front.join(", "),
+        front,
       },
     };
   });
@@ -264,7 +262,7 @@ function standings(main, tables, rowsOf, query) {
         ...columns.map(column => ({
           name: `c${column.place}`,
           heading: `${column.name}, ${block.figure}`,
-          help: nameOf(tableOf(column.id)),
+          help: tableOf(column.id).name,
         })),
         ...(isMean
           ? [

@@ -58,9 +58,9 @@ views.paper = (main, { query }) => {
   const setOf = section => chosen || (query.get("on") ? undefined : sets.find(set => set.of === section.dataset));
   const preset = presets.includes(query.get("preset")) ? query.get("preset") : presets[0];
   const reading = query.get("reading") in readings ? query.get("reading") : Object.keys(readings)[0];
-  const side = figure => figure.name.split("_r")[1];
+  const side = figure => figure.split("_r")[1];
   const shown = figures
-    .filter(figure => !query.get("figure") || figure.name === query.get("figure"))
+    .filter(figure => !query.get("figure") || figure === query.get("figure"))
     .sort((a, b) => side(a) - side(b));
   const counts = (name, other) =>
     sections
@@ -110,7 +110,7 @@ views.paper = (main, { query }) => {
       ),
       choice(
         "Recall",
-        [["", "all six"], ...figures.map((figure, place) => [figure.name, figureName(figure, place)])],
+        [["", "all six"], ...figures.map(figure => [figure, figureName(figure)])],
         query.get("figure") || "",
         figure => change({ figure }),
       ),
@@ -142,9 +142,9 @@ views.paper = (main, { query }) => {
     main.append(el("h2", {}, "The same as text, and the paper's orders among rows"), ...about.map(comparison));
 };
 
-/** "i2t R@5", also where a heading is without its direction. */
+/** "i2t R@5" of "i2t_r5". */
 function figureName(figure) {
-  const [direction, k] = figure.name.split("_r");
+  const [direction, k] = figure.split("_r");
   return `${direction} R@${k}`;
 }
 
@@ -244,7 +244,7 @@ function dotPlot(section, lines, figure, place) {
       {},
       figureName(figure),
       " ",
-      el("small", {}, figure.name.startsWith("i2t") ? "image annotation, percent" : "image retrieval, percent"),
+      el("small", {}, figure.startsWith("i2t") ? "image annotation, percent" : "image retrieval, percent"),
     ),
     el(
       "ul",
@@ -274,7 +274,7 @@ function paperTable(section, lines, figures, caption, hasReasons) {
     key: `t${section.number}${section.dataset}`,
     columns: [
       { name: "row", heading: "Row of the paper", isText: true },
-      ...figures.map(figure => ({ name: figure.name, heading: figureName(figure) })),
+      ...figures.map(figure => ({ name: figure, heading: figureName(figure) })),
       ...(isMeasured ? [{ name: "measured", heading: "Measured row", isText: true }] : []),
       ...(hasReasons ? [{ name: "why", heading: "Why not comparable", isText: true }] : []),
     ],
@@ -285,14 +285,14 @@ function paperTable(section, lines, figures, caption, hasReasons) {
       figures.forEach((figure, place) => {
         const cell = line.cells[place],
           printed = recallText(line.printed.values[place]);
-        cells[figure.name] = cell ? [`${printed} → ${recallText(cell.value)} `, verdictMark(cell.verdict)] : printed;
-        small[figure.name] = cell
+        cells[figure] = cell ? [`${printed} → ${recallText(cell.value)} `, verdictMark(cell.verdict)] : printed;
+        small[figure] = cell
           ? [
               el("span", { class: "line" }, cell.verdict),
               cell.gap ? gapText(cell.gap) : cell.interval ? `[${cell.interval.map(recallText).join(", ")}]` : "",
             ]
           : line.status;
-        values[figure.name] = line.printed.values[place];
+        values[figure] = line.printed.values[place];
       });
       cells.measured = line.row
         ? [

@@ -110,7 +110,7 @@ function tablesWith(kind) {
     site.tables
       .filter(table => table.details[kind])
       .map(table =>
-        el("li", {}, anchor(link([kind, table.id]), bdi(nameOf(table))), `: ${count(table.rows.length, "row")}`),
+        el("li", {}, anchor(link([kind, table.id]), bdi(table.name)), `: ${count(table.rows.length, "row")}`),
       ),
   );
 }
@@ -136,7 +136,7 @@ views.queries = (main, { parts, query }) => {
   if (!table) return missing(main, `There is no table ${parts[0]}.`);
   add(
     main,
-    el("h1", {}, "Query by query: ", bdi(nameOf(table))),
+    el("h1", {}, "Query by query: ", bdi(table.name)),
     el("p", {}, anchor(link(["table", table.id]), "The table of these rows")),
   );
   const data = loaded(table.details.queries, preparedQueries);
@@ -247,58 +247,31 @@ function drawQueries(main, shown) {
     add(
       main,
       el(
+        "p",
+        { class: "notes" },
+        `Number of queries of which A, or B, found ${way === "t2i" ? "the right image" : "a right caption"}; the buttons list them`,
+      ),
+      el(
         "div",
-        { class: "scroll", tabindex: "0", role: "region", "aria-label": "Who found what" },
-        el(
-          "table",
-          { class: "plain sums" },
-          el(
-            "caption",
-            {},
-            `Number of queries of which A, or B, found ${way === "t2i" ? "the right image" : "a right caption"}; the buttons list them`,
-          ),
-          el(
-            "thead",
-            {},
-            el(
-              "tr",
-              {},
-              ["among the first", "A, not B", "B, not A", "both", "neither"].map(text =>
-                el("th", { scope: "col" }, text),
-              ),
+        { class: "sums" },
+        plainTable(
+          ["among the first", "A, not B", "B, not A", "both", "neither"],
+          sums.map(({ first, onlyA, onlyB, both, neither }) => [
+            String(first),
+            press(
+              { order: "a", first },
+              onlyA.toLocaleString("en"),
+              `${onlyA}: A found the right one among the first ${first}, B missed it`,
             ),
-          ),
-          el(
-            "tbody",
-            {},
-            sums.map(({ first, onlyA, onlyB, both, neither }) =>
-              el(
-                "tr",
-                {},
-                el("th", { scope: "row" }, String(first)),
-                el(
-                  "td",
-                  {},
-                  press(
-                    { order: "a", first },
-                    onlyA.toLocaleString("en"),
-                    `${onlyA}: A found the right one among the first ${first}, B missed it`,
-                  ),
-                ),
-                el(
-                  "td",
-                  {},
-                  press(
-                    { order: "b", first },
-                    onlyB.toLocaleString("en"),
-                    `${onlyB}: B found the right one among the first ${first}, A missed it`,
-                  ),
-                ),
-                el("td", {}, both.toLocaleString("en")),
-                el("td", {}, neither.toLocaleString("en")),
-              ),
+            press(
+              { order: "b", first },
+              onlyB.toLocaleString("en"),
+              `${onlyB}: B found the right one among the first ${first}, A missed it`,
             ),
-          ),
+            both.toLocaleString("en"),
+            neither.toLocaleString("en"),
+          ]),
+          "Who found what",
         ),
       ),
       el(
@@ -732,7 +705,7 @@ views.contrasts = (main, { parts, query }) => {
   if (!table) return missing(main, `There is no table ${parts[0]}.`);
   add(
     main,
-    el("h1", {}, "Hardest contrasts: ", bdi(nameOf(table))),
+    el("h1", {}, "Hardest contrasts: ", bdi(table.name)),
     el("p", {}, anchor(link(["table", table.id]), "The table of these rows")),
   );
   const data = loaded(table.details.contrasts);

@@ -11,7 +11,7 @@ views.row = (main, { parts }) => {
       "p",
       {},
       "On ",
-      anchor(link(["table", table.id]), bdi(nameOf(table))),
+      anchor(link(["table", table.id]), bdi(table.name)),
       ". All rows of ",
       anchor(link(["method", row.label]), bdi(row.method)),
       ".",
@@ -41,7 +41,7 @@ views.row = (main, { parts }) => {
       el(
         "b",
         {},
-        `${table.headlineName} ${valueText(table, row.value)} ${intervalText(table, row.intervals[table.headline])}. `,
+        `${table.headlineName} ${valueText(table, row.value)} ${intervalText(table, row.interval)}. `,
       ),
       standing,
       place,
@@ -57,16 +57,6 @@ views.row = (main, { parts }) => {
     ),
   );
   for (const mark of row.marks) add(main, el("p", { class: "warning" }, `† ${mark}.`));
-  const figures = table.columns.filter(column => column.name !== "method" && row.cells[column.name]);
-  add(
-    main,
-    el("h2", {}, "Figures"),
-    plainTable(
-      ["figure", "value", "95 % interval"],
-      figures.map(column => [column.heading, row.cells[column.name], intervalText(table, row.intervals[column.name])]),
-      `Figures of ${row.label}`,
-    ),
-  );
   const links = [];
   if (table.details.queries && best) {
     const other = row === best ? table.rows.find(one => one.seeds.length && one !== row) : best;
@@ -94,8 +84,7 @@ views.row = (main, { parts }) => {
   add(main, about);
   Promise.all([details(table.details.cards), details(table.details.curves)]).then(([cards, trained]) => {
     const card = (cards && cards[row.label]) || [];
-    for (const [heading, lines] of card.filter(([heading]) => heading !== "Results"))
-      add(about, el("h2", {}, heading), facts(lines));
+    for (const [heading, lines] of card) add(about, el("h2", {}, heading), facts(lines));
     const mine = trained && trained[row.label];
     if (mine) add(about, el("h2", {}, "Training curves"), curves({ [row.label]: mine }));
   });

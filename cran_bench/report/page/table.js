@@ -10,7 +10,7 @@ const HELP = {
 views.table = (main, { parts }) => {
   const table = tableOf(parts[0]);
   if (!table) return missing(main, `There is no table ${parts[0]}.`);
-  add(main, el("h1", {}, bdi(nameOf(table))));
+  add(main, el("h1", {}, bdi(table.name)));
   drawTable(main, table, "h2");
   const drawn = table.rows.filter(row => typeof row.value === "number");
   add(
@@ -20,8 +20,8 @@ views.table = (main, { parts }) => {
       drawn.map(row => ({
         label: row.label,
         value: row.value,
-        interval: row.intervals[table.headline],
-        text: `${valueText(table, row.value)} ${intervalText(table, row.intervals[table.headline])}`,
+        interval: row.interval,
+        text: `${valueText(table, row.value)} ${intervalText(table, row.interval)}`,
       })),
       {
         title: table.headlineName,
@@ -31,7 +31,7 @@ views.table = (main, { parts }) => {
       },
     ),
     bars(
-      drawn.map(row => ({ label: row.label, value: row.values.twin_accuracy, text: row.cells.twin_accuracy })),
+      drawn.map(row => ({ label: row.label, value: sortValue(row.cells.twin_accuracy), text: row.cells.twin_accuracy })),
       { title: "Twin accuracy", note: "in percent.", chance: 50 },
     ),
     scatter(
@@ -83,7 +83,7 @@ function comparison(one) {
     el(
       "ul",
       { class: "notes" },
-      one.notes.map(note => el("li", {}, note)),
+      [...one.notes, ...one.regressions].map(note => el("li", {}, note)),
     ),
   );
 }
@@ -100,7 +100,7 @@ function drawTable(main, table, heading) {
         "p",
         { class: "answer" },
         el("b", {}, "Best: ", rowLink(table, best)),
-        `, ${table.headlineName} ${valueText(table, best.value)} ${intervalText(table, best.intervals[table.headline])}. `,
+        `, ${table.headlineName} ${valueText(table, best.value)} ${intervalText(table, best.interval)}. `,
         sentence,
       ),
     );
@@ -121,18 +121,17 @@ function drawTable(main, table, heading) {
   add(
     main,
     dataTable({
-      caption: `Figures of ${nameOf(table)}`,
+      caption: `Figures of ${table.name}`,
       key: heading === "h2" ? "" : table.id,
       columns: table.columns.map(column => ({ ...column, isText: column.name === "method", help: HELP[column.name] })),
       rows: table.rows.map(row => ({
         mark: row.status === "ok" ? "" : "failed",
         cells: { ...row.cells, method: [rowLink(table, row), row.marks.length ? " †" : ""] },
-        small: Object.fromEntries(
-          Object.entries(row.intervals)
-            .filter(([name]) => name === table.headline && !row.cells[name].includes("["))
-            .map(([name, ends]) => [name, intervalText(table, ends)]),
-        ),
-        values: { ...row.values, method: row.label },
+        small: (row.cells[table.headline] || "").includes("[") ? {} : { [table.headline]: intervalText(table, row.interval) },
+        values: {
+          ...Object.fromEntries(Object.entries(row.cells).map(([name, text]) => [name, sortValue(text)])),
+          method: row.label,
+        },
       })),
       above: table.above,
       sort: `-${table.headline}`,
@@ -144,7 +143,7 @@ function drawTable(main, table, heading) {
   if (table.rows.some(row => row.place === "maybe"))
     add(main, el("p", { class: "notes" }, "≈ may be as good as the best row: the 95 % interval reaches zero."));
   for (const mark of table.marks) add(main, el("p", { class: "notes" }, mark));
-  for (const failure of table.failed) add(main, el("p", { class: "warning" }, failure));
+  for (const failure of table.rows.flatMap(row => row.failures)) add(main, el("p", { class: "warning" }, failure));
   add(
     main,
     el(
@@ -170,12 +169,12 @@ views.dataset = (main, { parts }) => {
       "ul",
       { class: "links" },
       tables.map(table =>
-        el("li", {}, anchor(link(["table", table.id]), bdi(nameOf(table))), `: ${count(table.rows.length, "row")}`),
+        el("li", {}, anchor(link(["table", table.id]), bdi(table.name)), `: ${count(table.rows.length, "row")}`),
       ),
     ),
   );
   for (const table of tables) {
-    add(main, el("h2", {}, anchor(link(["table", table.id]), bdi(nameOf(table)))));
+    add(main, el("h2", {}, anchor(link(["table", table.id]), bdi(table.name))));
     drawTable(main, table, "h3");
   }
 };
@@ -223,24 +222,24 @@ views.method = (main, { parts }) => {
           row: rowLink(table, row),
           dataset: anchor(link(["table", table.id]), bdi(table.dataset)),
           protocol: table.protocol,
-          task: table.kind + (apart(table) ? `, ${apart(table)}` : ""),
+          task: table.kind + (table.apart ? `, ${table.apart}` : ""),
           value:
             row.value === null || row.value === undefined
               ? row.status
               : `${table.headlineName} ${valueText(table, row.value)}`,
           behind: row.cells.behind_best || "",
           rank: placesText(row.rank).replace("rank ", ""),
-          fit: secondsText(row.seconds.fit),
+          fit: durationText(row.seconds.fit),
           paper: row.comparable ? "not comparable" : row.seeds.length ? "comparable" : "",
         },
-        small: { value: intervalText(table, row.intervals[table.headline]) },
+        small: { value: intervalText(table, row.interval) },
         values: {
           row: row.label,
           dataset: table.dataset,
           protocol: table.protocol,
           task: table.kind,
           value: row.value ?? "",
-          behind: row.values.behind_best ?? "",
+          behind: sortValue(row.cells.behind_best),
           rank: row.rank ? row.rank[0] : "",
           fit: row.seconds.fit ?? "",
           paper: row.comparable,

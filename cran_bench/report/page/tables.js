@@ -179,6 +179,13 @@ function dataTable({ caption, columns, rows, above = [], sort = "", important = 
   );
 }
 
+/** What a cell is sorted by: its first number, or its text; the best row is 0 behind itself. */
+function sortValue(text = "") {
+  if (text === "best") return 0;
+  const found = /^-?[\d,]*\.?\d+/.exec(text);
+  return found ? Number(found[0].replaceAll(",", "")) : text;
+}
+
 /** A small table of texts, whose first column is a heading. */
 function plainTable(headings, lines, caption) {
   return el(
