@@ -119,7 +119,7 @@ def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
         "rank": rank and list(rank),
         "unseen": row.is_order_unseen and not row.is_ranked,
         "seconds": {phase: _number(row.seconds(phase)) for phase in PHASES[1:]} if row.records else {},
-        "memory": max((record.peak_memory for record in row.records), default=0),
+        "memory": row.peak_memory,
         "comparable": "; ".join(reasons),
         "environment": _environment(row),
     }

@@ -201,7 +201,7 @@ class Plan:
         fits: dict[Unit, tuple[list[Cost], str] | Exception] = {}
         for one in planned:
             try:
-                if runner.found(method, one.protocol, seed):
+                if runner.recorded(method, [one.protocol], seed):
                     continue
                 address, part = runner.address(method, one.protocol, seed), method.build()
                 require_ranked(part.similarity, one.protocol)

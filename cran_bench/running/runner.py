@@ -179,10 +179,6 @@ class Runner:
         """
         return self._address(_Fitted(self, method, seed, fit_unit(method, protocol)), protocol)
 
-    def found(self, method: Configured[Method], protocol: Protocol, seed: int) -> Outcome | None:
-        """Return the recorded outcome of a row; None if it has to be computed."""
-        return self._recorded(_Fitted(self, method, seed, fit_unit(method, protocol)), protocol)
-
     def recorded(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> list[Outcome] | None:
         """Return what `outcomes` would yield if nothing has to be computed, else None."""
         outcomes = [self._recorded(fitted, protocol) for fitted, protocol in self._rows(method, protocols, seed)]
@@ -643,9 +639,9 @@ def row_count(number: int) -> str:
     return f"{number:,} row{'s' * (number != 1)}"
 
 
-def shortened(names: Sequence[str], most: int = 3) -> str:
+def shortened(names: Sequence[str]) -> str:
     """``a, b, c and 7 more``."""
-    return ", ".join(names[:most]) + f" and {len(names) - most:,} more" * (len(names) > most)
+    return ", ".join(names[:3]) + f" and {len(names) - 3:,} more" * (len(names) > 3)
 
 
 def each_once(remarks: Iterable[tuple[str, str]]) -> list[str]:

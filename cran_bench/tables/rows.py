@@ -93,6 +93,11 @@ class Row:
         return float(np.mean(values)) if values else float("nan")
 
     @property
+    def peak_memory(self) -> int:
+        """The most bytes of memory in any run; 0 if none finished."""
+        return max((record.peak_memory for record in self.records), default=0)
+
+    @property
     def exposures(self) -> list[str]:
         """A sentence for each of its encoders that was trained on images or captions of the test split."""
         return list(dict.fromkeys(sentence for record in self.records for sentence in record.exposures))

@@ -193,7 +193,7 @@ class TaskSummary:
         scores = [[_score(row.mean(self.headline), *x) for row, x in zip(of, scales, strict=True)] for of in rows]
         means = np.array(scores) @ weights(datasets).sum(axis=0)
         seconds = [sum(row.seconds("fit") for row in of) for of in rows]
-        memory = [max(record.peak_memory for row in of for record in row.records) for of in rows]
+        memory = [max(row.peak_memory for row in of) for of in rows]
         on = {"seconds": on_front(means, np.array(seconds)), "memory": on_front(means, np.array(memory))}
         here, alike = self._ranks(scales, datasets)
         return {
@@ -294,10 +294,8 @@ class TaskSummary:
                 if cell:
                     line |= {"status": cell.status, "value": _rounded(cell.value), "score": _rounded(cell.score)}
                     line |= {**_ends("rank", cell.rank), "place": cell.place}
-                    records = next(one for one in table.rows if one.label == row.label).records
-                    if records:
-                        line["fit_s"] = _rounded(float(np.mean([record.seconds.fit for record in records])))
-                        line["peak_memory"] = max(record.peak_memory for record in records)
+                    its = next(one for one in table.rows if one.label == row.label)
+                    line |= {"fit_s": _rounded(its.seconds("fit")), "peak_memory": its.peak_memory or None}
                 lines.append({**about, **line})
             if mean := row.mean:
                 line = {**own, "status": "ok", "figure": "mean", "score": _rounded(mean.score)}

@@ -40,6 +40,38 @@ function anchor(href, ...children) {
   return el("a", { href }, ...children);
 }
 
+/** A list of links; "" if there are none. */
+function linkList(links) {
+  return links.length
+    ? el(
+        "ul",
+        { class: "links" },
+        links.map(one => el("li", {}, one)),
+      )
+    : "";
+}
+
+/** Notes below a heading that opens them. */
+function foldedNotes(heading, notes) {
+  return el(
+    "details",
+    { class: "notes" },
+    el("summary", {}, heading),
+    el(
+      "ul",
+      {},
+      notes.map(note => el("li", {}, note)),
+    ),
+  );
+}
+
+/** Links to tables, with the number of their rows. */
+function tableLinks(tables, view) {
+  return linkList(
+    tables.map(table => [anchor(link([view, table.id]), bdi(table.name)), `: ${count(table.rows.length, "row")}`]),
+  );
+}
+
 let made = 0;
 
 /** An id that no other element has. */

@@ -276,28 +276,18 @@ function standings(main, tables, rowsOf, query) {
       ],
       important: ["label", "mean", ...columns.map(column => `c${column.place}`), "front", "fit", "memory", "alike"],
     }),
-    el(
-      "details",
-      { class: "notes" },
-      el("summary", {}, "What ranks and means say, and what they hide"),
-      el(
-        "ul",
-        {},
-        [
-          "Small: the interval of the rank in that column, of which 1 is the best; all of a column hold at once at 95 %. ≈ may be the best.",
-          isMean
-            ? "Mean score: of scores that are 0 at chance and 100 for a perfect ranking; each dataset weighs the same. It hides where a row is bad, and datasets on which scores differ more decide more. Small: its rank on these datasets."
-            : "",
-          isMean && !isAlike
-            ? "On other datasets like these, any row may have any rank: these are too few to tell."
-            : "",
-          isMean ? "Fit, sum: over the datasets of the mean." : "",
-          "Pareto front: no other row is as good for less time or memory, whatever machine each was run on.",
-          ...block.notes,
-        ]
-          .filter(Boolean)
-          .map(note => el("li", {}, note)),
-      ),
+    foldedNotes(
+      "What ranks and means say, and what they hide",
+      [
+        "Small: the interval of the rank in that column, of which 1 is the best; all of a column hold at once at 95 %. ≈ may be the best.",
+        isMean
+          ? "Mean score: of scores that are 0 at chance and 100 for a perfect ranking; each dataset weighs the same. It hides where a row is bad, and datasets on which scores differ more decide more. Small: its rank on these datasets."
+          : "",
+        isMean && !isAlike ? "On other datasets like these, any row may have any rank: these are too few to tell." : "",
+        isMean ? "Fit, sum: over the datasets of the mean." : "",
+        "Pareto front: no other row is as good for less time or memory, whatever machine each was run on.",
+        ...block.notes,
+      ].filter(Boolean),
     ),
   );
   const points = rows.map(row => ({

@@ -217,20 +217,14 @@ function paperSection(main, section, set, { preset, reading, shown, figures, tol
       reasons.size > 1 || (reasons.size && measured.some(line => !line.why)),
     ),
   );
-  const sources = [...new Set(section.rows.map(printed => printed.provenance))].map(source =>
-    el(
-      "li",
-      {},
-      section.rows
-        .filter(printed => printed.provenance === source)
-        .map(printed => printed.name)
-        .join(", "),
-      `: ${source}.`,
-    ),
-  );
-  main.append(
-    el("details", { class: "notes" }, el("summary", {}, "Where the printed numbers are from"), el("ul", {}, sources)),
-  );
+  const sources = [...new Set(section.rows.map(printed => printed.provenance))].map(source => [
+    section.rows
+      .filter(printed => printed.provenance === source)
+      .map(printed => printed.name)
+      .join(", "),
+    `: ${source}.`,
+  ]);
+  main.append(foldedNotes("Where the printed numbers are from", sources));
 }
 
 /** The rows of a table down, a recall across: printed, and measured with its interval. */

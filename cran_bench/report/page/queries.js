@@ -104,14 +104,9 @@ function rankText(rank) {
 
 /** Links to the tables that have something of a kind. */
 function tablesWith(kind) {
-  return el(
-    "ul",
-    { class: "links" },
-    site.tables
-      .filter(table => table.details[kind])
-      .map(table =>
-        el("li", {}, anchor(link([kind, table.id]), bdi(table.name)), `: ${count(table.rows.length, "row")}`),
-      ),
+  return tableLinks(
+    site.tables.filter(table => table.details[kind]),
+    kind,
   );
 }
 

@@ -38,11 +38,7 @@ views.row = (main, { parts }) => {
     el(
       "p",
       { class: "answer" },
-      el(
-        "b",
-        {},
-        `${table.headlineName} ${valueText(table, row.value)} ${intervalText(table, row.interval)}. `,
-      ),
+      el("b", {}, `${table.headlineName} ${valueText(table, row.value)} ${intervalText(table, row.interval)}. `),
       standing,
       place,
     ),
@@ -71,15 +67,7 @@ views.row = (main, { parts }) => {
   }
   if (table.details.contrasts)
     links.push(anchor(link(["contrasts", table.id], { method: row.label }), "Its hardest contrasts"));
-  if (links.length)
-    add(
-      main,
-      el(
-        "ul",
-        { class: "links" },
-        links.map(one => el("li", {}, one)),
-      ),
-    );
+  add(main, linkList(links));
   const about = el("div", {});
   add(main, about);
   Promise.all([details(table.details.cards), details(table.details.curves)]).then(([cards, trained]) => {

@@ -31,7 +31,11 @@ views.table = (main, { parts }) => {
       },
     ),
     bars(
-      drawn.map(row => ({ label: row.label, value: sortValue(row.cells.twin_accuracy), text: row.cells.twin_accuracy })),
+      drawn.map(row => ({
+        label: row.label,
+        value: sortValue(row.cells.twin_accuracy),
+        text: row.cells.twin_accuracy,
+      })),
       { title: "Twin accuracy", note: "in percent.", chance: 50 },
     ),
     scatter(
@@ -109,15 +113,7 @@ function drawTable(main, table, heading) {
   if (table.details.queries)
     links.push(anchor(link(["queries", table.id]), "Query by query: what one row found and another missed"));
   if (table.details.contrasts) links.push(anchor(link(["contrasts", table.id]), "Hardest contrasts, with pictures"));
-  if (links.length)
-    add(
-      main,
-      el(
-        "ul",
-        { class: "links" },
-        links.map(one => el("li", {}, one)),
-      ),
-    );
+  add(main, linkList(links));
   add(
     main,
     dataTable({
@@ -127,7 +123,9 @@ function drawTable(main, table, heading) {
       rows: table.rows.map(row => ({
         mark: row.status === "ok" ? "" : "failed",
         cells: { ...row.cells, method: [rowLink(table, row), row.marks.length ? " †" : ""] },
-        small: (row.cells[table.headline] || "").includes("[") ? {} : { [table.headline]: intervalText(table, row.interval) },
+        small: (row.cells[table.headline] || "").includes("[")
+          ? {}
+          : { [table.headline]: intervalText(table, row.interval) },
         values: {
           ...Object.fromEntries(Object.entries(row.cells).map(([name, text]) => [name, sortValue(text)])),
           method: row.label,
@@ -144,35 +142,14 @@ function drawTable(main, table, heading) {
     add(main, el("p", { class: "notes" }, "≈ may be as good as the best row: the 95 % interval reaches zero."));
   for (const mark of table.marks) add(main, el("p", { class: "notes" }, mark));
   for (const failure of table.rows.flatMap(row => row.failures)) add(main, el("p", { class: "warning" }, failure));
-  add(
-    main,
-    el(
-      "details",
-      { class: "notes" },
-      el("summary", {}, "What the figures are, and how they were measured"),
-      el(
-        "ul",
-        {},
-        table.notes.map(note => el("li", {}, note)),
-      ),
-    ),
-  );
+  add(main, foldedNotes("What the figures are, and how they were measured", table.notes));
 }
 
 views.dataset = (main, { parts }) => {
   const tables = site.tables.filter(table => table.dataset === parts[0]);
   if (!tables.length) return missing(main, `There is no dataset ${parts[0]}.`);
   add(main, el("h1", {}, bdi(parts[0])));
-  add(
-    main,
-    el(
-      "ul",
-      { class: "links" },
-      tables.map(table =>
-        el("li", {}, anchor(link(["table", table.id]), bdi(table.name)), `: ${count(table.rows.length, "row")}`),
-      ),
-    ),
-  );
+  add(main, tableLinks(tables, "table"));
   for (const table of tables) {
     add(main, el("h2", {}, anchor(link(["table", table.id]), bdi(table.name))));
     drawTable(main, table, "h3");
