@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 
 from cran_bench.machine.storage import cache_folder
 
-LONGEST = 1 << 22  # bytes of a file, beside an older one
+LONGEST = 1 << 22  # bytes at the end of the journal that are read
 
 
 class Noted(NamedTuple):
@@ -55,12 +54,9 @@ class Journal:
         line = json.dumps(Noted(what, like, size, round(seconds, 3), self.where, self.jobs)) + "\n"
         path = journal_file()
         with contextlib.suppress(OSError):
-            if path.exists() and path.stat().st_size > LONGEST:
-                path.replace(path.with_suffix(".old"))
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            with contextlib.closing(os.fdopen(file, "wb", buffering=0)) as opened:
-                opened.write(line.encode())  # at once, so that lines of several processes do not mix
+            with path.open("ab", buffering=0) as file:
+                file.write(line.encode())  # at once, so that lines of several processes do not mix
 
 
 def journal_file() -> Path:
@@ -70,10 +66,8 @@ def journal_file() -> Path:
 
 def read_journal() -> Iterator[Noted]:
     """The notes of this machine, the oldest first; damaged lines are left out."""
-    path = journal_file()
-    for file in (path.with_suffix(".old"), path):
-        with contextlib.suppress(OSError):
-            for line in file.read_bytes().splitlines():
-                with contextlib.suppress(ValueError, TypeError):
-                    what, like, size, seconds, where, jobs = json.loads(line)
-                    yield Noted(str(what), str(like), int(size), float(seconds), dict(where), int(jobs))
+    with contextlib.suppress(OSError):
+        for line in journal_file().read_bytes()[-LONGEST:].splitlines():
+            with contextlib.suppress(ValueError, TypeError):
+                what, like, size, seconds, where, jobs = json.loads(line)
+                yield Noted(str(what), str(like), int(size), float(seconds), dict(where), int(jobs))
