@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cran_bench.errors import BadInput
-from cran_bench.machine.storage import cache_folder, read_bounded
+from cran_bench.machine.storage import cache_folder, is_file
 
-LONGEST = 1 << 22  # bytes of a file, beside an older one
+LONGEST = 1 << 22  # bytes at the end of the journal that are read
 
 
 class Noted(NamedTuple):
@@ -57,8 +56,6 @@ class Journal:
         line = json.dumps(Noted(what, like, size, round(seconds, 3), self.where, self.jobs)) + "\n"
         path = journal_file()
         with contextlib.suppress(OSError):
-            if path.exists() and path.stat().st_size > LONGEST:
-                path.replace(path.with_suffix(".old"))
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
             with contextlib.closing(os.fdopen(file, "wb", buffering=0)) as opened:
@@ -73,11 +70,13 @@ def journal_file() -> Path:
 def read_journal() -> Iterator[Noted]:
     """The notes of this machine, the oldest first; damaged lines are left out."""
     path = journal_file()
-    for file in (path.with_suffix(".old"), path):
-        with contextlib.suppress(OSError, BadInput):
-            for line in read_bounded(file, 2 * LONGEST).splitlines():
-                with contextlib.suppress(ValueError, TypeError, OverflowError, RecursionError):
-                    what, like, size, seconds, where, jobs = json.loads(line)
-                    note = Noted(str(what), str(like), int(size), float(seconds), dict(where), int(jobs))
-                    if note.size >= 0 and 0 <= note.seconds < math.inf:
-                        yield note
+    if not is_file(path):
+        return
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LONGEST))
+        for line in file.read().splitlines():
+            with contextlib.suppress(ValueError, TypeError, OverflowError, RecursionError):
+                what, like, size, seconds, where, jobs = json.loads(line)
+                note = Noted(str(what), str(like), int(size), float(seconds), dict(where), int(jobs))
+                if note.size >= 0 and 0 <= note.seconds < math.inf:
+                    yield note

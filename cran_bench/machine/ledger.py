@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,23 +23,8 @@ SETTLED = 2_000_000_000
 """Nanoseconds for which a file must be unchanged before its digest is noted: the coarsest clock of a file system."""
 
 
-_dry = False
-
-
-@contextlib.contextmanager
-def dry_run() -> Iterator[None]:
-    """Within the block this process keeps nothing for later, and what makes features says how long that takes."""
-    global _dry
-    before, _dry = _dry, True
-    try:
-        yield
-    finally:
-        _dry = before
-
-
-def is_dry_run() -> bool:
-    """Whether this is within `dry_run`."""
-    return _dry
+DRY_RUN: ContextVar[bool] = ContextVar("dry run", default=False)
+"""Whether nothing is kept for later, and whatever makes features says how long that takes instead."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +88,9 @@ def noted_sha256(path: Path) -> str:
 def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
     """Write JSON values by key with a checksum; a cache that cannot be written costs time only."""
     with contextlib.suppress(BadInput, OSError):
-        if _dry:
-            return
         text = json.dumps(values, separators=(",", ":"))
-        write_text(path, f"{sha256_bytes(text.encode())}\n{text}")
+        if not DRY_RUN.get():
+            write_text(path, f"{sha256_bytes(text.encode())}\n{text}")
 
 
 def read_sealed(path: Path) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from cran_bench.embeddings import Embedding, Levels, as_levels, rows_of
 from cran_bench.errors import BadInput, NotReady, did_you_mean
-from cran_bench.machine import ledger
 from cran_bench.machine.environment import own_device
+from cran_bench.machine.ledger import DRY_RUN
 from cran_bench.machine.processes import joined, started
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import cache_folder
@@ -232,7 +232,8 @@ def run(
 
         threads = threads or 1
         jobs = jobs or max(1, cpu_count() // threads)
-    with joined(kind) as processes, ledger.dry_run() if dry_run else contextlib.nullcontext():
+    with joined(kind) as processes, contextlib.ExitStack() as after:
+        after.callback(DRY_RUN.reset, DRY_RUN.set(dry_run))
         try:
             request, prepared = processes.in_turn(parse, parse)
         except NotReady as missing:
@@ -250,8 +251,8 @@ def run(
             plan, most = Plan(runner, request, workers is not None), jobs or 1
             if dry_run:
                 return [], dry(plan, most)
-            say(plan.line(most))
-            expected = plan.expected(most)
+            line, expected = plan.forecast(most)
+            say(line)
             try:
                 return computed(plan, most), plan.count.summary(expected)
             except BaseException:  # such as Ctrl-C
@@ -259,11 +260,11 @@ def run(
                 raise
 
         def dry(plan: Plan, most: int) -> str:
-            told = [plan.text(), plan.line(most)]
+            lines = [plan.forecast(most)[0]]
             if plan.has_results:
                 runner.force = True
-                told.append(f"with --force: {Plan(runner, request, workers is not None).line(most)}")
-            return "\n".join([told[0], "", *(textwrap.fill(line, WIDTH) for line in told[1:])])
+                lines += [f"with --force: {Plan(runner, request, workers is not None).forecast(most)[0]}"]
+            return "\n".join([plan.text(), "", *(textwrap.fill(line, WIDTH) for line in lines)])
 
         def computed(plan: Plan, most: int) -> list[Outcome]:
             if any(map(runner.asks, request.protocols)):

@@ -13,16 +13,11 @@ SOURCES = {
     "similar": "another seed, code or trial, or other data, in proportion to the number of texts",
     "": "nothing like it was computed on this machine",
 }
-"""Where a cost is from, and what that means; the most certain first."""
+"""Where a cost is from, and what that means."""
 
 
 class Cost(NamedTuple):
-    """Seconds of something to be computed.
-
-    Attributes:
-        seconds: how long it takes, as far as is known; a guess where `source` is ''.
-        source: one of `SOURCES`; the seconds of a `record` are those of a fit with all its parts.
-    """
+    """Seconds of something to be computed, a guess if `source`, one of `SOURCES`, is ''; a `record` includes parts."""
 
     seconds: float
     source: str = ""
@@ -31,8 +26,8 @@ class Cost(NamedTuple):
 class Past:
     """The seconds of fits and rows by the journal of this machine, and by the records of a run that were made here.
 
-    What was computed by another processor or GPU, or with another number of threads, is not used, and what was computed
-    beside another number of jobs only if there is nothing else.
+    What another processor or GPU, or another number of threads, computed is not used; what was computed with another
+    number of jobs at a time is used only for want of better.
     """
 
     def __init__(self, runner: Runner, labels: list[str], anywhere: bool = False) -> None:
@@ -44,8 +39,8 @@ class Past:
             record, method, seconds = run.record, run.record.method, run.record.seconds
             about = {"processes": 1, **record.environment}
             if anywhere or {name: about.get(name) for name in where} == where:
-                beside = seconds.embed + seconds.similarity + seconds.rank
                 like = like_row(method.name, method.label, record.protocol, record.folds)
+                beside = seconds.embed + seconds.similarity + seconds.rank
                 notes.append(Noted(record.fingerprint, like, record.data.captions, beside, where, 0))
                 if not method.tuning:  # whose seconds are those of all trials
                     self._fits[method.fit_fingerprint] = seconds.fit
@@ -53,30 +48,19 @@ class Past:
         notes += sorted(noted, key=lambda note: note.jobs == runner.jobs)
         self._same = {note.what: note for note in notes}  # the last of each
         self._like = {note.like: note for note in notes}
-        self._kind = {_kind(note.like): note for note in notes}
+        self._kind = {note.like.partition(" ")[0]: note for note in notes}
 
     def cost(self, what: str, like: str, size: int, loosely: bool = False) -> Cost:
-        """Return the cost of what has this fingerprint, in proportion to the number of texts if these are others.
+        """Return the cost of what has this fingerprint and, as in `Noted`, is like other things and of some size.
 
-        Args:
-            what: its fingerprint.
-            like: as in `Noted`.
-            size: number of texts that it is computed from.
-            loosely: whether what differs in its configuration, but not in what it is, is similar enough.
+        With `loosely`, what only begins with the same word is similar too.
         """
         if what in self._same:
             return Cost(self._same[what].seconds, "before")
         if what in self._fits:
             return Cost(self._fits[what], "record")
-        if like in self._like:
-            return Cost(_scaled(self._like[like], size), "similar")
-        other = self._kind.get(_kind(like))
-        return Cost(_scaled(other, size), "similar" if loosely else "") if other else Cost(1.0)
-
-
-def _kind(like: str) -> str:
-    return like.partition(" ")[0]
-
-
-def _scaled(note: Noted, size: int) -> float:
-    return note.seconds * size / max(1, note.size)
+        kin = self._like.get(like)
+        other = kin or self._kind.get(like.partition(" ")[0])
+        if other is None:
+            return Cost(1.0)
+        return Cost(other.seconds * size / max(1, other.size), "similar" if kin or loosely else "")

@@ -98,8 +98,8 @@ class PlannedRow:
 
     Attributes:
         state: `RECORDED`, `STORED`, `TO_FIT` or `CANNOT`.
-        costs: of the fit and its missing parts, if no earlier protocol needs it too, and of the rest of the row.
         missing: names of the parts, or the number of trials, that are not stored.
+        costs: of the fit and its missing parts, if no earlier protocol needs it too, and of the rest of the row.
         memory: estimated bytes of the fit; 0 if it is stored, or its method gives no estimate.
         remark: why it cannot run, or failed before.
     """
@@ -108,20 +108,15 @@ class PlannedRow:
     seed: int
     protocol: ProtocolName
     state: str = RECORDED
-    costs: list[Cost] = field(default_factory=list)
     missing: str = ""
+    costs: list[Cost] = field(default_factory=list)
     memory: float = 0
     remark: str = ""
 
     @property
     def source(self) -> str:
-        """Where the greatest of `costs` is from, one of `SOURCES`; '' if any of them is not known."""
-        return max(self.costs, default=Cost(0)).source if self.is_known else ""
-
-    @property
-    def is_known(self) -> bool:
-        """Whether all of its cost is known."""
-        return all(cost.source for cost in self.costs)
+        """Where the greatest of `costs` is from, one of `SOURCES`; '' if any is not known, or there are none."""
+        return max(self.costs, default=Cost(0)).source if all(cost.source for cost in self.costs) else ""
 
     def cells(self) -> dict[str, str]:
         """Its cells in the table of a dry run."""
@@ -129,8 +124,8 @@ class PlannedRow:
             "row": self.method,
             "seed": str(self.seed),
             "protocol": self.protocol,
-            "state": self.state + (f": {self.missing}" if self.missing else ""),
-            "time": duration(sum(cost.seconds for cost in self.costs)) if self.costs and self.is_known else "",
+            "state": ": ".join(filter(None, (self.state, self.missing))),
+            "time": duration(sum(cost.seconds for cost in self.costs)) if self.source else "",
             "memory": f"{self.memory / GIB:.1f} GiB" if self.memory else "",
             "from": self.source or NEVER if self.costs else "",
         }
@@ -201,9 +196,9 @@ class Plan:
         fits: dict[Unit, tuple[list[Cost], str] | Exception] = {}
         for one in planned:
             try:
-                if runner.recorded(method, [one.protocol], seed):
+                (address, found), part = runner.found(method, one.protocol, seed), method.build()
+                if found:
                     continue
-                address, part = runner.address(method, one.protocol, seed), method.build()
                 require_ranked(part.similarity, one.protocol)
                 unit, is_first = fit_unit(method, one.protocol), False
                 if unit not in fits:
@@ -325,34 +320,24 @@ class Plan:
             job.needs = before
         return now, most
 
-    def line(self, jobs: int) -> str:
-        """Say in one line how many rows are recorded, stored and to fit, and how long that takes in how much memory."""
+    def forecast(self, jobs: int) -> tuple[str, str]:
+        """Say in one line what is there, what is left, how long that takes, and in how much memory.
+
+        Returns:
+            The line, and what the summary of the run repeats of it.
+        """
         of = {RECORDED: "recorded", STORED: "with stored fits", TO_FIT: "to fit", CANNOT: "that cannot run"}
         counts = {told: sum(row.state == state for row in self.table) for state, told in of.items()}
         told = f"{row_count(len(self.table))}: {', '.join(f'{n:,} {what}' for what, n in counts.items() if n)}"
-        costly, unknown = self._costly
-        if not costly:
-            return told
-        if unknown == costly:
-            return f"{told}; none of these ran here before, so how long it takes is not known"
+        known = [bool(row.source) for row in self.table if row.costs]
+        if not any(known):
+            return f"{told}; none of these ran here before, so how long it takes is not known" if known else told, ""
         seconds, memory = self.seconds(jobs)
+        never = row_count(known.count(False)) if not all(known) else ""
         on = " of one worker" if self.elsewhere else f" on {jobs} jobs" if jobs > 1 and self.is_parallel else ""
         told += f"; about {duration(seconds)}{on}" + (f", up to {memory / GIB:.1f} GiB" if memory else "")
-        return told + (f" ({row_count(unknown)} never ran here, not counted)" if unknown else "")
-
-    def expected(self, jobs: int) -> str:
-        """Return what the summary of the run says of `seconds`; '' where they are not known."""
-        costly, unknown = self._costly
-        if unknown == costly:
-            return ""
-        without = f" without {row_count(unknown)}" if unknown else ""
-        return f" (estimated {duration(self.seconds(jobs)[0])}{without})"
-
-    @property
-    def _costly(self) -> tuple[int, int]:
-        """The number of rows to be computed, and of those among them whose cost is not known."""
-        costly = [row for row in self.table if row.costs]
-        return len(costly), sum(not row.is_known for row in costly)
+        told += f" ({never} never ran here, not counted)" if never else ""
+        return told, f" (estimated {duration(seconds)}{f' without {never}' if never else ''})"
 
     @property
     def has_results(self) -> bool:
@@ -364,25 +349,25 @@ class Plan:
         cells = [row.cells() for row in self.table]
         given = {name: {line[name] for line in cells} for name in cells[0]}
         names = [name for name in given if len(given[name]) > (name in ("seed", "protocol")) and given[name] != {""}]
-        widths = {name: max(len(name) + 2, *(len(line[name]) for line in cells)) for name in names}
+        widths = {name: max(len(name) + 2, *map(len, given[name])) for name in names}
         free = WIDTH - sum(widths[name] + 2 for name in names if name not in ("row", "state")) - 2
         widths["row"] = min(widths["row"], free - min(widths["state"], NARROW))
         widths["state"] = min(widths["state"], free - widths["row"])
         for line in cells:
             line["row"] = line["row"] if len(line["row"]) <= widths["row"] else line["row"].replace("[", "\n[", 1)
-        lines = [[line[name] for name in names] for line in cells]
-        sides = ["right" if name in ("seed", "time", "memory") else "left" for name in names]
-        most = [widths[name] for name in names]
-        parts = [tabulate(lines, names, colalign=sides, maxcolwidths=most, disable_numparse=True), ""]
-        constant = ", ".join(f"{name} {cells[0][name]}" for name in ("protocol", "seed") if name not in names)
-        parts += [f"all rows: {constant}"] if constant else []
-        parts += ["what several rows need is fitted once"] if any(row.missing for row in self.table) else []
-        known = dict.fromkeys(line["from"] for line in cells)
-        parts += [f"{source or NEVER}: {SOURCES[source]}" for source in SOURCES if (source or NEVER) in known]
-        named = [(row.remark, f"{row.method} · {row.protocol} · seed {row.seed}") for row in self.table if row.remark]
-        parts += each_once(named)
-        wrapped = [textwrap.fill(part, WIDTH) for part in parts[1:]]
-        return "\n".join([parts[0], *wrapped])
+        table = tabulate(
+            [[line[name] for name in names] for line in cells],
+            names,
+            colalign=["right" if name in ("seed", "time", "memory") else "left" for name in names],
+            maxcolwidths=[widths[name] for name in names],
+            disable_numparse=True,
+        )
+        same = ", ".join(f"{name} {cells[0][name]}" for name in ("protocol", "seed") if name not in names)
+        told = [f"all rows: {same}"] if same else []
+        told += ["what several rows need is fitted once"] if any(row.missing for row in self.table) else []
+        told += [f"{name or NEVER}: {SOURCES[name]}" for name in SOURCES if (name or NEVER) in given["from"]]
+        remarks = [(row.remark, f"{row.method} · {row.protocol} · seed {row.seed}") for row in self.table if row.remark]
+        return "\n".join([table, "", *(textwrap.fill(line, WIDTH) for line in [*told, *each_once(remarks)])])
 
     def gather(
         self, compute: Callable[[list[AskedRow], list[int]], Generator[tuple[int, list[Outcome]]]]

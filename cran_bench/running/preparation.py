@@ -43,7 +43,7 @@ from cran_bench.frontend.text.encoding import (
 from cran_bench.frontend.text.vectors import VectorFile, vector_source
 from cran_bench.frontend.text.words import TOKENIZER_VERSION, TextFrontEnd, tokenize
 from cran_bench.frontend.trained_on import exposures, noted
-from cran_bench.machine.ledger import is_dry_run, noted_sha256, read_sealed, write_sealed
+from cran_bench.machine.ledger import DRY_RUN, noted_sha256, read_sealed, write_sealed
 from cran_bench.machine.progress import say
 from cran_bench.machine.storage import canonical_json, sha256_json
 from cran_bench.needs import Needing, described, missing
@@ -410,7 +410,7 @@ def find_prepared(
             + alike * (len(ways) < len(folders))
         )
     if folders:
-        if not is_dry_run():
+        if not DRY_RUN.get():
             declare(folders[0], {role: spec for role, spec in (("backbone", backbone), ("regions", regions)) if spec})
         features = load_features(folders[0], collection.images.ids)
     else:
@@ -426,7 +426,7 @@ def find_prepared(
                 f"{error}"
             ) from error
         _compare(plan, digests, made, given=bool(backbone and regions))
-        if is_dry_run():
+        if DRY_RUN.get():
             raise NotReady(plan.forecast()[0])
         features = extract(plan, digests)
     return _made(dataset, collection, features, vectors, texts, digests, cache)
@@ -584,11 +584,10 @@ def _encoded(collection: Collection, text_encoder: str | None, cache: Path, forc
             "--text-encoder out"
         )
     encoder = open_text_encoder(text_encoder, collection)
-    if is_dry_run():
-        encoded = encoded_at(collection, dict(encoder.identity()), cache)
-        if encoded is None:
-            raise NotReady(forecast_texts(collection, encoder, text_encoder, cache)[0])
-        return encoded
+    if DRY_RUN.get():
+        if encoded := encoded_at(collection, dict(encoder.identity()), cache):
+            return encoded
+        raise NotReady(forecast_texts(collection, encoder, text_encoder, cache)[0])
     return encode(collection, encoder, text_encoder, cache, force)
 
 

@@ -106,9 +106,9 @@ class Runner:
     @cached_property
     def journal(self) -> Journal:
         """The journal of this process, with all that seconds depend on."""
-        about = {**environment(self.device), "processes": self.processes.count}
-        where = {name: about[name] for name in ("cpu", "gpu", "threads", "processes")}
-        return Journal(where | ({"threads": self.threads} if self.threads else {}), self.jobs)
+        with limited(self.threads):
+            about = self._environment()
+        return Journal({name: about[name] for name in ("cpu", "gpu", "threads", "processes")}, self.jobs)
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -171,13 +171,10 @@ class Runner:
         except Exception:  # reported with the row
             return []
 
-    def address(self, method: Configured[Method], protocol: Protocol, seed: int) -> Address:
-        """Where the record of a row is, or will be.
-
-        Raises:
-            BadInput: the method or a part of the data is unusable.
-        """
-        return self._address(_Fitted(self, method, seed, fit_unit(method, protocol)), protocol)
+    def found(self, method: Configured[Method], protocol: Protocol, seed: int) -> tuple[Address, Outcome | None]:
+        """Return where the record of a row is, or will be, and its outcome; None if it has to be computed."""
+        fitted = _Fitted(self, method, seed, fit_unit(method, protocol))
+        return self._address(fitted, protocol), self._recorded(fitted, protocol)
 
     def recorded(self, method: Configured[Method], protocols: Sequence[Protocol], seed: int) -> list[Outcome] | None:
         """Return what `outcomes` would yield if nothing has to be computed, else None."""

@@ -73,7 +73,7 @@ def test_what_is_there_is_not_planned_unless_forced(make_runner, plan, held):
     ]
     forced = plan(replace(run, force=True), methods)
     assert len(forced.waiting) == 3 and not forced.has_results and asked.has_results
-    assert plan(run, methods[:1]).line(1) == "1 row: 1 recorded" and not plan(run, methods[:1]).waiting
+    assert plan(run, methods[:1]).forecast(1)[0] == "1 row: 1 recorded" and not plan(run, methods[:1]).waiting
 
 
 def test_the_longest_comes_first_and_only_where_there_is_memory(make_runner, plan, held, monkeypatch):
@@ -151,7 +151,9 @@ def test_the_time_is_that_of_the_order_in_which_jobs_start(make_runner, plan, he
 def test_a_run_is_estimated_from_the_one_before_elsewhere_on_this_machine(make_runner, plan, held):
     methods = ["cfa", f"{held}:Held", f"{held}:Held[ridge=2]"]
     first = make_runner("first")
-    assert plan(first, methods).line(1).startswith("3 rows: 3 to fit; none of these ran here before, so how long")
+    assert (
+        plan(first, methods).forecast(1)[0].startswith("3 rows: 3 to fit; none of these ran here before, so how long")
+    )
     first.run([METHODS.configure(text) for text in methods], ["captions", "mean"], [0])
     notes = list(read_journal())
     assert len(notes) == 4 + 6 and all(note.jobs == 1 for note in notes)
@@ -176,7 +178,7 @@ def test_what_another_processor_computed_is_not_used(make_runner, plan, held):
     journal_file().unlink()
     forced = replace(run, force=True)
     known = plan(forced, methods)
-    assert known.line(1).startswith("2 rows: 2 to fit; about ") and "never" not in known.line(1)
+    assert known.forecast(1)[0].startswith("2 rows: 2 to fit; about ") and "never" not in known.forecast(1)[0]
     records = [run.recorded(METHODS.configure(text), ["captions"], 0)[0].record for text in methods]
     told = sum(sum(r.seconds.model_dump(exclude={"features"}).values()) for r in records)
     assert known.seconds(1)[0] == pytest.approx(told)
@@ -185,9 +187,9 @@ def test_what_another_processor_computed_is_not_used(make_runner, plan, held):
     for about in ({"cpu": "another"}, {"threads": 3}, {"processes": 2}, {"gpu": "one"}):
         other = replace(forced)
         other.journal = Journal({**run.journal.where, **about})
-        assert "none of these ran here before" in plan(other, methods).line(1), about
+        assert "none of these ran here before" in plan(other, methods).forecast(1)[0], about
     somewhere = plan(other, methods, elsewhere=True)
-    assert re.search(r"; about \S+ s of one worker, up to", somewhere.line(1))
+    assert re.search(r"; about \S+ s of one worker, up to", somewhere.forecast(1)[0])
 
 
 def test_a_cost_is_that_of_the_nearest_thing_that_was_computed(make_runner):
@@ -232,7 +234,7 @@ def test_rows_that_cannot_run_are_told_with_the_reason_of_the_run(make_runner, p
     monkeypatch.setattr(planning, "available", lambda device=None: 1 << 28)
     made = plan(run, methods, protocols=("captions", "mean"))
     assert [row.state for row in made.table] == 6 * ["cannot run"] and made.seconds(1) == (0, made.seconds(1)[1])
-    assert made.line(1) == "6 rows: 6 that cannot run"
+    assert made.forecast(1)[0] == "6 rows: 6 that cannot run"
     outcomes = run.run([METHODS.configure(text) for text in methods], ["captions", "mean"], [0])
     assert [row.remark for row in made.table] == [f"cannot run: {outcome.failure.error}" for outcome in outcomes]
     assert made.table[0].remark.startswith("cannot run: cca:tuned[text=encoder] cannot run on scenes[")
