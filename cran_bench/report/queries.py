@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -77,7 +78,7 @@ class Explorer:
         for name, why in self._why.items():
             self.details.put(name, why)
         for (_, place), shown in track(self._wanted.items(), "making thumbnails", len(self._wanted)):
-            self.pictures.keep(shown, place)
+            self.details.picture(f"{shown.name}/{place}", partial(shown.read, place))
         for name, run in self._answered.items():
             if answers := read_answers(run.path, run.record):
                 self.details.put(name, {way: packed(getattr(answers, way) + 1) for way in WAYS})  # 0 for none
