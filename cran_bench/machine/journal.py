@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cran_bench.machine.storage import cache_folder
+from cran_bench.errors import BadInput
+from cran_bench.machine.storage import cache_folder, read_bounded
 
 LONGEST = 1 << 22  # bytes of a file, beside an older one
 
@@ -58,7 +60,7 @@ class Journal:
             if path.exists() and path.stat().st_size > LONGEST:
                 path.replace(path.with_suffix(".old"))
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
             with contextlib.closing(os.fdopen(file, "wb", buffering=0)) as opened:
                 opened.write(line.encode())  # at once, so that lines of several processes do not mix
 
@@ -72,8 +74,10 @@ def read_journal() -> Iterator[Noted]:
     """The notes of this machine, the oldest first; damaged lines are left out."""
     path = journal_file()
     for file in (path.with_suffix(".old"), path):
-        with contextlib.suppress(OSError):
-            for line in file.read_bytes().splitlines():
-                with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(OSError, BadInput):
+            for line in read_bounded(file, 2 * LONGEST).splitlines():
+                with contextlib.suppress(ValueError, TypeError, OverflowError, RecursionError):
                     what, like, size, seconds, where, jobs = json.loads(line)
-                    yield Noted(str(what), str(like), int(size), float(seconds), dict(where), int(jobs))
+                    note = Noted(str(what), str(like), int(size), float(seconds), dict(where), int(jobs))
+                    if note.size >= 0 and 0 <= note.seconds < math.inf:
+                        yield note

@@ -164,9 +164,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a temporary file beside `path` with `write`, sync it and rename it to `path`.
 
     Raises:
-        CannotWrite: the disk is full or the folder is not writable; `path` keeps its previous content, if any.
+        CannotWrite: the disk is full, the folder is not writable, or `path` is a device or a pipe, which a file would
+            replace; it keeps its previous content, if any.
     """
     with clear_os_errors(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise CannotWrite(f"cannot write {path}: it is no regular file; give the name of a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         temporary = Path(name)

@@ -151,10 +151,10 @@ def read_examples(path: Path) -> Examples | None:
         BadInput: the file is damaged.
     """
     file = path.with_name(path.stem + EXAMPLES)
-    if not file.exists():
+    if (data := _beside(file, MOST_TEXT)) is None:
         return None
     try:
-        return Examples.model_validate_json(read_bounded(file, MOST_TEXT))
+        return Examples.model_validate_json(data)
     except ValidationError as error:
         raise BadInput(f"{file} holds no example queries ({first_wrong(error, 'record')}): delete it") from error
 
@@ -168,13 +168,13 @@ def read_answers(path: Path, record: Record) -> Answers | None:
     file = path.with_name(path.stem + ANSWERS)
     images = record.data.images
     texts = record.data.captions if record.protocol == "captions" else images
+    if (data := _beside(file, MOST_RANKS)) is None:
+        return None
     try:
-        with zipfile.ZipFile(io.BytesIO(read_bounded(file, MOST_RANKS))) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             most = TOP * max(images, texts)
             arrays = {name: _array(archive, name, np.int32, most, 4 * most, (TOP,)) for name in ("i2t", "t2i")}
         return Answers.from_arrays(arrays, images, texts)
-    except FileNotFoundError:
-        return None
     except Exception as error:  # zipfile and numpy raise many types for a damaged file
         raise BadInput(f"{file} holds no answers ({error}): delete it") from error
 
@@ -189,16 +189,26 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
         BadInput: the file is damaged.
     """
     file, points = path.with_name(path.stem + CURVES), []
-    if not file.exists():
+    if (data := _beside(file, MOST_TEXT)) is None:
         return []
     try:
-        for row in csv.DictReader(read_bounded(file, MOST_TEXT).decode().splitlines(), strict=True):
+        for row in csv.DictReader(data.decode().splitlines(), strict=True):
             points.append({"trained": row.pop("trained"), **{name: float(row[name] or "nan") for name in row}})
         if not points:
             raise ValueError("it is empty")
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise BadInput(f"{file} holds no training curves ({error}): delete it") from error
     return points
+
+
+def _beside(file: Path, most: int) -> bytes | None:
+    """The content of a file beside a record; None if there is none."""
+    try:
+        return read_bounded(file, most)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {error.strerror}; give read access or delete it") from error
 
 
 def _unpacked(data: bytes, most: int) -> dict[str, NDArray[Any]]:

@@ -95,6 +95,7 @@ class Estimates:
         percentile = ndtr(np.quantile(largest, 1 - level))
         of_seeds, freedom = welch(*(np.stack(np.broadcast_arrays(x[:, None], x)) for x in (variance, self.freedom)))
         critical = [stdtrit(np.maximum(f, 1), percentile) for f in (self.images - 1, freedom)]
+        of_images *= self.images / max(1, self.images - 1)  # the variance of resamples is that of their population
         return Gaps(gaps, np.sqrt(critical[0] ** 2 * of_images + critical[1] ** 2 * of_seeds), self.most)
 
 

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from cran_bench.records.archive import read_curves
 from cran_bench.tables.rows import Row
 
+from .details import Details
+
 POINTS = 200
 """The most points of a line: of a longer one, as many that are evenly spaced, its ends included."""
 
 
-def curve_contents(rows: Sequence[Row]) -> dict[str, Any]:
+def curve_contents(rows: Sequence[Row], details: Details) -> dict[str, Any]:
     """The training curves of the first seed of each row that has some, by its label.
 
     There is one plot per trained model, with the loss and a recall, or else with the first two columns that were
-    recorded, by step or epoch.
-
-    Raises:
-        BadInput: a file of curves is damaged.
+    recorded, by step or epoch.  Damaged files are left out, as by `Details.intact`.
     """
     found = {}
     for row in rows:
         run, of = row.runs[0], dict[str, list[dict[str, Any]]]()
-        for point in read_curves(run.path):
+        for point in details.intact(partial(read_curves, run.path)) or ():
             of.setdefault(point["trained"], []).append(point)
         plots = [plot for name, points in of.items() if (plot := _plot(name, points))["lines"]]
         if plots:

@@ -8,13 +8,15 @@ import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from cran_bench.errors import BadInput, escaped
+from cran_bench.machine.progress import say
 from cran_bench.machine.storage import write_atomically, write_text
 
+T = TypeVar("T")
 SIDE = 144  # pixels, longer side of a thumbnail
 ROOM = 3_600_000  # bytes of details in a page of one file
 SHARE = 0.6  # of them for pictures
@@ -35,7 +37,17 @@ class Details:
         self.values: dict[str, str] = {}
         self.pictures: dict[str, str] = {}
         self.left_out: list[str] = []
-        self._room, self._shown = float(ROOM), dict[str, bool]()
+        self._room, self._shown, self._said = float(ROOM), dict[str, bool](), set[str]()
+
+    def intact(self, read: Callable[[], T]) -> T | None:
+        """What is read from a file beside a record; None after a message if it is damaged, as all else can be shown."""
+        try:
+            return read()
+        except BadInput as error:
+            if str(error) not in self._said:
+                say(f"left out: {error}")
+            self._said.add(str(error))
+            return None
 
     def put(self, name: str, value: Mapping[str, Any]) -> str:
         """Keep a value, which scripts get by ``details(name)``, and return the name; '' if there is no room.

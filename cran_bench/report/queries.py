@@ -53,9 +53,6 @@ class Explorer:
 
         Returns:
             The names of queries and of contrasts; '' where there are none, or no room.
-
-        Raises:
-            BadInput: a file beside a record is damaged.
         """
         if not table.finished or not table.has_intervals:
             return "", ""
@@ -70,17 +67,13 @@ class Explorer:
         return self._put[runs], ""
 
     def fill(self) -> None:
-        """Put explanations, pictures and the answers to all queries, while there is room, after the last `add`.
-
-        Raises:
-            BadInput: a file beside a record is damaged.
-        """
+        """Put explanations, pictures and the answers to all queries, while there is room, after the last `add`."""
         for name, why in self._why.items():
             self.details.put(name, why)
         for (_, place), shown in track(self._wanted.items(), "making thumbnails", len(self._wanted)):
             self.details.picture(f"{shown.name}/{place}", partial(shown.read, place))
         for name, run in self._answered.items():
-            if answers := read_answers(run.path, run.record):
+            if answers := self.details.intact(partial(read_answers, run.path, run.record)):
                 self.details.put(name, {way: packed(getattr(answers, way) + 1) for way in WAYS})  # 0 for none
 
     def _queries(self, table: Table) -> dict[str, Any]:
@@ -91,7 +84,7 @@ class Explorer:
             if run.path.with_name(run.path.stem + ANSWERS).exists():
                 line["answers"] = f"answers-{run.record.fingerprint[:16]}"
                 self._answered[line["answers"]] = run
-            stored = read_examples(run.path)
+            stored = self.details.intact(partial(read_examples, run.path))
             if shown and stored and not group.folds:  # examples are of the whole split
                 line["few"], why = self._few(shown, run, stored.examples)
                 if why:
@@ -157,7 +150,7 @@ class Explorer:
         pairs: dict[int, dict[str, Any]] = {}
         outcomes = [row.ranks[0].contrasts for row in table.finished]
         for row in table.finished:
-            stored = read_examples(row.runs[0].path)
+            stored = self.details.intact(partial(read_examples, row.runs[0].path))
             hard = (stored and stored.contrasts) or []
             for one in hard:
                 about: dict[str, Any] = {"image": one.image, "place": -1, "kind": one.kind}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from cran_bench.comparison import compare_dataset
 from cran_bench.errors import BadInput
 from cran_bench.machine.progress import say, track
-from cran_bench.machine.storage import write_text
+from cran_bench.machine.storage import clear_os_errors, write_text
 from cran_bench.tables.card import card
 from cran_bench.tables.summary import summarise
 from cran_bench.tables.tables import Table
@@ -24,6 +25,10 @@ from .queries import Explorer
 
 SCRIPTS = "dom", "route", "tables", "charts", "overview", "table", "row", "queries", "paper", "start"
 """The scripts of the page, in their order."""
+BUILDING = ".cran-bench-"
+"""What the name of a folder begins with in which a page is built."""
+OWN = "details/*.js", "pictures/*/*.webp"
+"""Files of a page in a folder, beside its index."""
 MARK = '<meta name="generator" content="cran-bench">'
 POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; "
 """What a page may load: its own text, and in a folder the files beside it; nothing from a network."""
@@ -49,16 +54,15 @@ def write_page(
         The file to open.
 
     Raises:
-        BadInput: a file beside a record is damaged, or the folder holds something else.
+        BadInput: the folder holds something else, or cannot be written.
     """
-    details = Details(folder)
-    if folder is not None:
-        _require_own(folder)
-    contents = _contents(tables, details, data, cache)
-    page = _page(contents, details, is_folder=folder is not None)
     target = out if folder is None else folder / "index.html"
     assert target is not None
-    write_text(target, page)
+    with contextlib.nullcontext() if folder is None else _replaced(folder) as building:
+        details = Details(building)
+        contents = _contents(tables, details, data, cache)
+        page = _page(contents, details, is_folder=folder is not None)
+        write_text(target if building is None else building / target.name, page)
     if details.left_out:
         say(f"left out for want of room: details of {len(details.left_out)} kinds; --site DIR has all")
     return target
@@ -73,7 +77,7 @@ def _contents(tables: Sequence[Table], details: Details, data: Path, cache: Path
         cards = details.put(f"cards-{table_id}", {row.label: card(row, table) for row in table.rows})
         first = tuple(row.runs[0].path for row in sorted(table.finished, key=lambda row: row.label))
         if first not in curves:
-            trained = curve_contents(table.finished)
+            trained = curve_contents(table.finished, details)
             curves[first] = details.put(f"curves-{table_id}", trained) if trained else ""
         shown.append(contents | {"details": {"cards": cards, "curves": curves[first]}})
     for contents, table in zip(shown, tables, strict=True):  # what takes most room comes last
@@ -118,20 +122,43 @@ def _data(name: str, text: str) -> str:
     return f'<script type="application/json" id="{name}">{text}</script>'
 
 
-def _require_own(folder: Path) -> None:
-    """Delete the details of an earlier page in a folder.
+@contextlib.contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """A folder in which a page is built; when it is complete, its files replace those of an earlier page in `folder`.
 
     Raises:
-        BadInput: it holds something, but no page.
+        BadInput: `folder` holds something, but no page, or cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder} is a file, but --site names a folder: give another")
     there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    there = [name for name in there if not name.startswith(BUILDING)]
     index = folder / "index.html"
     if there and not (index.is_file() and MARK in index.read_text(encoding="utf-8", errors="replace")):
         raise BadInput(f"{folder} holds {there[0]}, and no page of cran-bench: give --site an empty folder")
-    for name in ("details", "pictures"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    for part in (folder / "details", folder / "pictures", *folder.glob("pictures/*")):
+        if part.is_symlink():
+            raise BadInput(f"{part} is a link, and files elsewhere are not replaced: delete it")
+    with clear_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        building = tempfile.TemporaryDirectory(prefix=BUILDING, dir=folder)
+    with building as name:
+        yield Path(name)
+        with clear_os_errors(folder):
+            _move(Path(name), folder)
+
+
+def _move(made: Path, folder: Path) -> None:
+    """Move the files of a page to a folder, the index last, and delete those that only an earlier page has."""
+    before = {path for pattern in OWN for path in folder.glob(pattern) if path.is_file()}
+    files = [path.relative_to(made) for path in made.rglob("*") if path.is_file()]
+    for file in sorted(files, key=lambda file: (len(file.parts) == 1, file)):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (made / file).replace(folder / file)
+    for stale in before - {folder / file for file in files}:
+        stale.unlink()
+        with contextlib.suppress(OSError):  # it holds other files
+            stale.parent.rmdir()
 
 
 def _asset(name: str) -> str:

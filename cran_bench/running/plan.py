@@ -170,6 +170,7 @@ class Plan:
         self._free = math.inf if elsewhere else available(runner.device)
         self._jobs: dict[Hashable, Job] = {}
         self._stores: dict[Hashable, FitStore] = {}
+        self._own: list[tuple[Job, str, Cost]] = []  # of each row that is to be fitted, the fit and its cost
         for number, row in enumerate(self.rows):
             recorded = runner.recorded(row.method, request.protocols, row.seed)
             planned = [PlannedRow(row.method.label, row.seed, protocol) for protocol in request.protocols]
@@ -178,6 +179,11 @@ class Plan:
                 self._add_row(number, row, planned)
             else:
                 self.recorded[number] = recorded
+        for job, key, cost in self._own:
+            if key in self._jobs:  # a part of another row, or one of its trials
+                job.costs.remove(cost)
+                job.needs.add(self._jobs[key])
+                self._jobs[key].needed_by.append(job)
         self.left = [number for number in range(len(self.rows)) if number not in self.recorded]
         self.waiting = sorted(self._jobs.values(), key=lambda job: (job.urgency, job.memory), reverse=True)
         self.count = Count(len(self.table), runner.data.tested.collection.metric)
@@ -256,8 +262,11 @@ class Plan:
             owner.needs.add(self._jobs[key])
             self._jobs[key].needed_by.append(owner)
         if not is_tuned:
-            cost = self._past.cost(store.fingerprint(part, seed), like(part), store.size, is_trial)
+            key = store.fingerprint(part, seed)
+            cost = self._past.cost(key, like(part), store.size, is_trial)
             owner.costs.append(cost if cost.source != "record" else _without_parts(cost, missing))
+            if owner.number is not None:
+                self._own.append((owner, key, owner.costs[-1]))
 
     def pop(self, running: Sequence[Job]) -> Job | None:
         """Take the most urgent job for which there is memory beside the `running` ones, or any if none runs."""

@@ -1,5 +1,7 @@
 """The journal of what was computed: lines of several processes, whatever happens to the file."""
 
+import os
+
 from cran_bench.machine import journal
 from cran_bench.machine.journal import Journal, Noted, journal_file, read_journal
 
@@ -12,7 +14,9 @@ def test_notes_are_read_in_their_order_and_damaged_lines_left_out(monkeypatch, t
     there.note("y", "CFA 34", 5, 2.0)
     with journal_file().open("a") as file:
         file.write('nonsense\n["too", "few"]\n["a", "b", "many", 1, {}, 1]\n[1, 2')
-        file.write("\n")
+        file.write("\n" + "[" * 9000 + "\n")
+        for size, seconds in (("1e999", 1), (5, "NaN"), (5, "Infinity"), (5, -1), (-5, 1)):
+            file.write(f'["a", "b", {size}, {seconds}, {{}}, 1]\n')
     here.note("z", "CCA 12", 500, 3.0)
     first = Noted("x" * 64, "CCA 12", 500, 1.235, {"cpu": "a", "gpu": None}, 1)
     assert next(read_journal()) == first
@@ -33,5 +37,13 @@ def test_a_long_journal_begins_anew_beside_its_past(monkeypatch, tmp_path):
 def test_a_journal_that_cannot_be_written_costs_nothing_else(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    Journal({}).note("x", "CCA", 1, 1.0)
+    assert list(read_journal()) == []
+
+
+def test_a_pipe_in_place_of_a_journal_stops_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    journal_file().parent.mkdir()
+    os.mkfifo(journal_file())
     Journal({}).note("x", "CCA", 1, 1.0)
     assert list(read_journal()) == []

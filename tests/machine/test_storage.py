@@ -111,6 +111,14 @@ def test_a_file_where_a_folder_is_needed(tmp_path):
     assert names(tmp_path) == ["a", "folder"]
 
 
+def test_no_device_or_pipe_is_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(CannotWrite, match="it is no regular file; give the name of a file"):
+        write_text(pipe, "text")
+    assert pipe.is_fifo() and [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
 def test_other_errors_of_the_system_are_not_disguised(tmp_path):
     def fail(file):
         raise OSError(errno.EIO, "broken disk")

@@ -44,7 +44,7 @@ def test_gaps_against_loops():
     for a, b in pairs:
         parts = [x**2 / f for x, f in zip(rows.variance[[a, b]], rows.freedom[[a, b]], strict=True)]
         of_seeds = student.ppf(percentile, seeds[a, b] ** 2 / sum(parts)) ** 2 * seeds[a, b]
-        half = np.sqrt(student.ppf(percentile, 49) ** 2 * apart[a, b].var() + of_seeds)
+        half = np.sqrt(student.ppf(percentile, 49) ** 2 * apart[a, b].var() * 50 / 49 + of_seeds)
         assert found.half[a, b] == pytest.approx(half, rel=1e-6)
         certain[a, b] = rows.values[a] - rows.values[b] > half
     assert np.array_equal(found.certain, certain) and 0 < certain.sum() < 6

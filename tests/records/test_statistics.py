@@ -193,7 +193,7 @@ def test_behind_best_against_loops():
     deviation = {(a, b): np.std(drawn[a] - drawn[b]) for a in rows for b in rows if a != b}
     largest = [max(abs(drawn[a][k] - drawn[b][k]) / s for (a, b), s in deviation.items()) for k in range(300)]
     critical = student.ppf(norm.cdf(np.quantile(largest, 0.95)), 59)
-    half = {pair: critical * s for pair, s in deviation.items()}
+    half = {pair: critical * s * np.sqrt(60 / 59) for pair, s in deviation.items()}
     value = {name: row.by_seed("rsum").mean() for name, row in rows.items()}
     high = {a: min(value[a] - value[b] + half[a, b] for b in rows if b != a) for a in rows}
     maybe = [name for name in rows if high[name] >= 0]

@@ -9,6 +9,7 @@ import pytest
 
 from cran_bench.cli.options import load_tables
 from cran_bench.records.tasks import TASKS
+from cran_bench.report import site
 from cran_bench.report.contents import ENVIRONMENT, table_contents, table_ids
 from cran_bench.report.details import as_json
 from cran_bench.report.site import SCRIPTS
@@ -100,6 +101,45 @@ def test_no_folder_of_others_is_written_over(command, recorded_scenes, tmp_path)
     assert said.code == 2 and "is a file, but --site names a folder" in said.sentence
     said = command("report", "--results", recorded_scenes.results, "--site", tmp_path / "s", "-o", tmp_path / "a.html")
     assert said.code == 2 and "give either --out FILE or --site DIR" in said.sentence
+
+
+def test_a_folder_keeps_the_earlier_page_until_the_next_is_complete(command, recorded_scenes, tmp_path, monkeypatch):
+    folder = tmp_path / "site"
+    build = ["report", "--results", recorded_scenes.results, "--site", folder]
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    def files():
+        return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site, "_page", stop)
+        assert command(*build).code != 0 and not files()
+    assert command(*build).code == 0
+    before = files()
+    with monkeypatch.context() as patch:
+        patch.setattr(site, "_page", stop)
+        assert command(*build, "-m", "cfa").code != 0
+    assert files() == before
+    mine = [folder / "CNAME", folder / "details" / "notes.md", folder / "pictures" / "mine.png"]
+    for file in mine:
+        file.write_text("mine")
+    (folder / "details" / "stale.js").write_text("")
+    assert command(*build).code == 0
+    assert files() == before | {file.relative_to(folder): b"mine" for file in mine}
+
+
+def test_no_link_to_a_folder_of_others_is_followed(command, recorded_scenes, tmp_path):
+    folder = tmp_path / "site"
+    build = ["report", "--results", recorded_scenes.results, "--site", folder]
+    assert command(*build).code == 0
+    (folder / "details").rename(tmp_path / "mine")
+    (folder / "details").symlink_to(tmp_path / "mine")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").iterdir()}
+    said = command(*build)
+    assert said.code == 2 and f"{folder / 'details'} is a link" in said.sentence
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").iterdir()}
 
 
 def test_nothing_recorded(command, tmp_path):

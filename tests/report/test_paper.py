@@ -12,7 +12,7 @@ from cran_bench.comparison.with_paper import VERDICTS, paper_cells
 from cran_bench.records.tasks import FIGURES
 from cran_bench.report.contents import table_ids
 from cran_bench.report.curves import POINTS, curve_contents
-from cran_bench.report.details import as_json
+from cran_bench.report.details import Details, as_json
 from cran_bench.report.paper import paper_contents
 from cran_bench.tables.paper import paper_rows
 
@@ -118,7 +118,7 @@ def test_curves_are_those_that_were_recorded(tmp_path):
     lines += [f"long,{epoch},{1 / epoch:.6g},{'' if epoch % 2 else epoch},1" for epoch in range(1, 1002)]
     lines += ["broken,1,inf,3,1", "broken,2,1,4,1", "short,1,2,,"]
     (tmp_path / "record.curves.csv").write_text("\n".join(lines))
-    found = json.loads(as_json(curve_contents([row])))[row.label]
+    found = json.loads(as_json(curve_contents([row], Details(None))))[row.label]
     long, broken = found["plots"]
     assert [line["name"] for line in long["lines"]] == ["loss", "rsum"] and long["across"] == "epoch"
     loss, rsum = long["lines"]

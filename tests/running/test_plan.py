@@ -46,6 +46,18 @@ def test_parts_are_planned_once_and_rows_wait_for_them(make_runner, plan, held):
     assert all(job.is_ready for job in first.needed_by)
 
 
+def test_a_fit_that_is_a_row_and_a_part_of_another_is_made_once(make_runner, plan):
+    run = make_runner()
+    made = plan(run, ["kcca", "macc"])
+    part, *rows = made.waiting
+    assert part.label == "macc:tuned / KCCA" and {job.number for job in part.needed_by} == {0, 1}
+    assert [job.needs for job in rows] == [{part}, {part}] and made.pop([]) is part and made.pop([part]) is None
+    run.journal.note(part.expected[0], "", 1, 100.0)
+    again = plan(run, ["macc", "kcca"])
+    assert 100 <= sum(cost.seconds for job in again.waiting for cost in job.costs) < 110
+    assert [row.costs[0].seconds for row in again.table if row.method == "kcca:tuned"] == [100]
+
+
 def test_what_is_there_is_not_planned_unless_forced(make_runner, plan, held):
     run, methods = make_runner(), [f"{held}:Held", f"{held}:Held[ridge=2]"]
     run.run([METHODS.configure(methods[0])], ["captions"], [0])
