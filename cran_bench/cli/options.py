@@ -260,17 +260,14 @@ def load_tables(
     methods: Sequence[str] = (),
     *tasks: TaskName,
 ) -> list[Table]:
-    """Build tables from the records below one or several folders, selected as in `load_runs`.
+    """Build tables of the records that `load_runs` reads, with the same errors.
 
     Args:
-        results: the folders.
+        results: as for `load_runs`, as are the next three.
         datasets: labels of datasets.
         protocols: names of protocols.
         methods: labels of methods.
         *tasks: which of `recall`, `category`, `contrasts` and `judgments`, where measured; by default recall.
-
-    Raises:
-        BadInput: there are no records of this selection, or none at all in one of several folders.
     """
     from cran_bench.tables.tables import build_tables
 

@@ -118,7 +118,7 @@ def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
         "place": table.places().get(row.label, ""),
         "rank": rank and list(rank),
         "unseen": row.is_order_unseen and not row.is_ranked,
-        "seconds": {phase: _number(row.seconds(phase)) for phase in PHASES[1:]} if row.records else {},
+        "seconds": {phase: round(row.seconds(phase), 4) for phase in PHASES[1:]} if row.records else {},
         "memory": row.peak_memory,
         "comparable": "; ".join(reasons),
         "environment": _environment(row),
@@ -137,10 +137,6 @@ def _environment(row: Row) -> list[str]:
     record, about = row.records[0], row.records[0].environment
     machine = (str(about.get(name) or "") for name in ("cpu", "gpu", "threads", "torch"))
     return [record.method.unit, record.similarity.kernel, *machine, " ".join(row.commits)]
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 4)
 
 
 def method_contents(names: Sequence[str]) -> dict[str, Any]:

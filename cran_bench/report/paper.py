@@ -13,7 +13,6 @@ from cran_bench.machine.storage import sha256_json, slug
 from cran_bench.records.statistics import Interval
 from cran_bench.records.tasks import FIGURES, RECALL
 from cran_bench.tables.paper import DATASET_NAMES, TABLES, PaperRow, dataset_name, paper_rows
-from cran_bench.tables.rows import Row
 from cran_bench.tables.tables import Group, Table
 
 from .contents import apart, table_ids
@@ -41,7 +40,10 @@ def paper_contents(tables: Sequence[Table]) -> dict[str, Any]:
                 "number": number,
                 "dataset": dataset,
                 "title": DATASET_NAMES[dataset],
-                "rows": [_printed(row) for row in paper_rows(number, dataset)],
+                "rows": [
+                    {"name": row.name, "values": [row.values[x] for x in FIGURES], "provenance": row.provenance}
+                    for row in paper_rows(number, dataset)
+                ],
             }
             for number, dataset in SECTIONS
         ],
@@ -87,10 +89,6 @@ def same_data(tables: Sequence[Table]) -> list[SameData]:
     return sets
 
 
-def _printed(row: PaperRow) -> dict[str, Any]:
-    return {"name": row.name, "values": [row.values[figure] for figure in FIGURES], "provenance": row.provenance}
-
-
 def _set(data: SameData) -> dict[str, Any]:
     """The rows that reproduce rows of the paper on some data, by preset, reading and name."""
     name, rows, why = dataset_name(data.group.dataset), dict[str, dict[str, Any]](), dict[str, str]()
@@ -111,23 +109,14 @@ def _set(data: SameData) -> dict[str, Any]:
 
 
 def _row(tables: Mapping[str, Table], cells: Sequence[PaperCell]) -> dict[str, Any]:
+    """Where a row is, and its recalls as tables have them, with the ends of their intervals."""
     row = cells[0].row
     assert row is not None
     return {
         "label": row.label,
         "table": next(table_id for table_id, table in tables.items() if any(one is row for one in table.rows)),
-        "protocol": cells[0].protocol,
-        "status": row.status,
-        "seeds": len(row.records),
-        "failures": [failure.sentence for failure in row.failures],
-        "marks": row.exposures,
-        "measured": [_measured(row, cell) for cell in cells],
+        "measured": [[row.mean(x.figure), *_rounded(x.measured)[1:]] if x.measured else [] for x in cells],
     }
-
-
-def _measured(row: Row, cell: PaperCell) -> list[float | None]:
-    """The recall as tables have it, with the ends of its interval."""
-    return [row.mean(cell.figure), *_rounded(cell.measured)[1:]] if cell.measured else []
 
 
 def _rounded(interval: Interval | None) -> list[float | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import get_args
 
@@ -89,10 +89,6 @@ class Pictures:
         if key not in self._shown:
             self._shown[key] = self._found(*key)
         return self._shown[key]
-
-    def keep(self, shown: Shown, place: int) -> None:
-        """Keep the thumbnail of an image, if it can be read and if there is room."""
-        self.details.picture(f"{shown.name}/{place}", partial(shown.read, place))
 
     def _found(self, dataset: str, split_sha: str, images_sha: str) -> Shown | None:
         try:

@@ -71,7 +71,7 @@ class Explorer:
         for name, why in self._why.items():
             self.details.put(name, why)
         for (_, place), shown in track(self._wanted.items(), "making thumbnails", len(self._wanted)):
-            self.pictures.keep(shown, place)
+            self.details.picture(f"{shown.name}/{place}", partial(shown.read, place))
         for name, run in self._answered.items():
             if answers := self.details.intact(partial(read_answers, run.path, run.record)):
                 self.details.put(name, {way: packed(getattr(answers, way) + 1) for way in WAYS})  # 0 for none

@@ -73,22 +73,22 @@ def _contents(tables: Sequence[Table], details: Details, data: Path, cache: Path
     curves: dict[tuple[Path, ...], str] = {}  # tables of several tasks have the same runs
     every = zip(ids, tables_apart(tables), tables, strict=True)
     for table_id, told, table in track(every, "computing intervals", total=len(tables)):
-        of = table_contents(table, table_id, told)
+        contents = table_contents(table, table_id, told)
         cards = details.put(f"cards-{table_id}", {row.label: card(row, table) for row in table.rows})
         first = tuple(row.runs[0].path for row in sorted(table.finished, key=lambda row: row.label))
         if first not in curves:
             trained = curve_contents(table.finished, details)
             curves[first] = details.put(f"curves-{table_id}", trained) if trained else ""
-        of["details"] = {"cards": cards, "curves": curves[first]}
-        shown.append(of)
-    for of, table in zip(shown, tables, strict=True):  # what takes most room comes last
-        of["details"]["queries"], of["details"]["contrasts"] = explorer.add(table, of["id"])
+        shown.append(contents | {"details": {"cards": cards, "curves": curves[first]}})
+    for contents, table in zip(shown, tables, strict=True):  # what takes most room comes last
+        queries, contrasts = explorer.add(table, contents["id"])
+        contents["details"] |= {"queries": queries, "contrasts": contrasts}
     explorer.fill()
     names = {id(table): name for table, name in zip(tables, ids, strict=True)}
     return {
         "runs": len({record.fingerprint for table in tables for row in table.rows for record in row.records}),
         "tables": shown,
-        "methods": method_contents([row["method"] for of in shown for row in of["rows"]]),
+        "methods": method_contents([row["method"] for contents in shown for row in contents["rows"]]),
         "standings": summarise(tables).contents(lambda table: names[id(table)]),
         "paper": paper_contents(tables),
         "comparisons": [

@@ -190,10 +190,11 @@ class TaskSummary:
         rows = [[self._ranked[place][label] for place in self.counted] for label in self.complete]
         scales = [scales[place] for place in self.counted]
         datasets = [_cluster(self.tables[place].group.dataset) for place in self.counted]
-        scores = [[_score(row.mean(self.headline), *x) for row, x in zip(of, scales, strict=True)] for of in rows]
-        means = np.array(scores) @ weights(datasets).sum(axis=0)
-        seconds = [sum(row.seconds("fit") for row in of) for of in rows]
-        memory = [max(row.peak_memory for row in of) for of in rows]
+        values = np.array([[row.mean(self.headline) for row in cells] for cells in rows])
+        scores = _score(values, *np.array(scales).T)
+        means = scores @ weights(datasets).sum(axis=0)
+        seconds = [sum(row.seconds("fit") for row in cells) for cells in rows]
+        memory = [max(row.peak_memory for row in cells) for cells in rows]
         on = {"seconds": on_front(means, np.array(seconds)), "memory": on_front(means, np.array(memory))}
         here, alike = self._ranks(scales, datasets)
         return {
@@ -443,7 +444,8 @@ def _scale(table: Table) -> tuple[float, float]:
     return chance_and_perfect(table.task, table.ranked[0].ranks[0], table.group.folds)
 
 
-def _score(value: float, chance: float, perfect: float) -> float:
+def _score(value: Any, chance: Any, perfect: Any) -> Any:
+    """The share, in percent, of the way from chance to a perfect ranking."""
     return 100 * (value - chance) / (perfect - chance)
 
 

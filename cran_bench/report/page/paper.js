@@ -29,7 +29,9 @@ function measuredRow(section, printed, set, preset, reading) {
           verdict: isOwn ? row.verdicts[place] : "not comparable",
         },
   );
-  return { row, why, status: row.seeds ? "" : row.status, cells };
+  const table = tableOf(row.table),
+    measured = { ...rowOf(table, row.label), table: table.id, protocol: table.protocol };
+  return { row: measured, why, status: measured.seeds.length ? "" : measured.status, cells };
 }
 
 function recallText(value) {
@@ -294,7 +296,7 @@ function paperTable(section, lines, figures, caption, hasReasons) {
             line.row.marks.length ? " †" : "",
           ]
         : "none";
-      small.measured = line.row ? `${line.row.protocol}, ${count(line.row.seeds, "seed")}` : "";
+      small.measured = line.row ? `${line.row.protocol}, ${count(line.row.seeds.length, "seed")}` : "";
       values.measured = line.row ? line.row.label : "";
       return { cells, small, values };
     }),
