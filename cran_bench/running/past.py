@@ -55,8 +55,8 @@ class Past:
 
         With `loosely`, what only begins with the same word is similar too.
         """
-        if what in self._same:
-            return Cost(self._same[what].seconds, "before")
+        if same := self._same.get(what):
+            return Cost(same.seconds, "before" if same.jobs else "record")
         if what in self._fits:
             return Cost(self._fits[what], "record")
         kin = self._like.get(like)
