@@ -20,6 +20,7 @@ from cran_bench.records.tasks import RECALL
 TABLES = int(os.environ.get("CRAN_BENCH_SIMULATIONS", "0"))
 IMAGES, CAPTIONS, DRAWS = (500, 5, 4000) if TABLES else (200, 5, 2000)
 RECALLS = {"i2t": (0.30, 0.60, 0.75), "t2i": (0.20, 0.45, 0.60)}
+LEAST = 94 - 0.75  # percent of 1,000 worlds in which all ranks are right, less the standard error of such a share
 at_length = pytest.mark.skipif(not TABLES, reason="set CRAN_BENCH_SIMULATIONS=1000, or tox -e simulations")
 
 
@@ -186,20 +187,16 @@ def test_ranks_cover_on_few_images(ability, images, capsys):
 @pytest.mark.parametrize("rows", [2, 5, 20])
 @pytest.mark.parametrize("design", ["equal", "equal on average", "some equal, two seeds", "apart"])
 def test_ranks_of_means_over_datasets_cover(design, rows, datasets, capsys):
-    """In the last two, half of the rows are equally best, or none.
-
-    Equal rows have the nominal 95 %, others more; 1,000 worlds would not tell 95 from 94.
-    """
+    """In the last two, half of the rows are equally best, or none."""
     ability, of_rows, seeds = np.zeros(rows), 0.0 if design == "equal" else 0.2, {}
     if design == "some equal, two seeds":
         ability[(rows + 1) // 2 :] = -0.3
         seeds = {"seeds": 2, "of_seeds": 0.05}
     if design == "apart":
         ability, of_rows = -np.linspace(0, 1, rows), 0.05
-    worlds = 4 * TABLES if design == "equal" and rows < 20 else TABLES
-    found = simulated_means(worlds, ability, datasets, of_rows, seed=rows + datasets, **seeds)
+    found = simulated_means(TABLES, ability, datasets, of_rows, seed=rows + datasets, **seeds)
     said(capsys, f"{datasets} datasets, {rows} rows, {design}", found)
-    assert found["here"] >= 94 and found["alike"] >= 94, found
+    assert found["here"] >= LEAST and found["alike"] >= LEAST, found
 
 
 @at_length
