@@ -31,7 +31,7 @@ views.row = (main, { parts }) => {
     : row === best
       ? `It has the highest value${certainty}.`
       : row.behind
-        ? `It is ${valueText(table, -row.behind[0])} behind ${best.label}, 95 % interval ${valueText(table, -row.behind[2])} to ${valueText(table, -row.behind[1])}${row.place === "maybe" ? ", so that it may be as good" : ""}.`
+        ? `It is ${valueText(table, -row.behind[0])} behind ${best.label}, ${behindText(table, row)}${row.place === "maybe" ? ", so that it may be as good" : ""}.`
         : "";
   add(
     main,
@@ -77,6 +77,14 @@ views.row = (main, { parts }) => {
     if (mine) add(about, el("h2", {}, "Training curves"), curves({ [row.label]: mine }));
   });
 };
+
+/** The interval of how far a row is behind; its far end says nothing if too few seeds were run to bound it. */
+function behindText(table, row) {
+  const [low, high] = [-row.behind[2], -row.behind[1]];
+  const far =
+    high < table.most ? `${valueText(table, low)} to ${valueText(table, high)}` : `at least ${valueText(table, low)}`;
+  return `95 % interval ${far}`;
+}
 
 function facts(lines) {
   return el(
