@@ -17,7 +17,7 @@ from cran_bench.tables.figures import heading
 from cran_bench.tables.paper import DATASET_NAMES, TABLES, TEST_PAIRS, PaperRow, dataset_name, paper_rows
 from cran_bench.tables.tables import Group, Table
 
-from .contents import table_ids
+from .contents import LONGEST, table_ids
 
 SECTIONS = [(number, dataset) for number, sets in TABLES.items() for dataset in sets]
 """The paper's tables by number and dataset, of which the third has two."""
@@ -85,7 +85,8 @@ def same_data(tables: Sequence[Table]) -> list[SameData]:
     sets = []
     for group, some in found.items():
         apart, name = _apart(group, [*found]), slug(group.dataset)
-        name = f"{name}-{sha256_json(asdict(group))[:6]}" if apart else name
+        is_unclear = apart or len(name) > LONGEST
+        name = f"{name[:LONGEST]}-{sha256_json(asdict(group))[:6]}" if is_unclear else name
         sets.append(SameData(name, ", ".join(filter(None, (group.dataset, apart))), group, some))
     return sets
 
