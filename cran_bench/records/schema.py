@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
@@ -182,14 +182,20 @@ class MethodInfo(_Growing):
     refit: bool = False
 
 
+Duration = Annotated[float, Field(ge=0, le=1e10)]
+"""Seconds, at most three centuries."""
+Size = Annotated[int, Field(ge=0, lt=1 << 63)]
+"""Bytes."""
+
+
 class Seconds(StrictModel):
     """Wall-clock seconds per phase; `features` and `fit` are from the run that computed them, even if reused."""
 
-    features: float
-    fit: float
-    embed: float
-    similarity: float
-    rank: float
+    features: Duration
+    fit: Duration
+    embed: Duration
+    similarity: Duration
+    rank: Duration
 
 
 class SimilarityInfo(_Growing):
@@ -242,8 +248,8 @@ class Record(StrictModel):
     seconds: Seconds
     similarity: SimilarityInfo
     device: str
-    peak_memory: int
-    peak_memory_gpu: int | None = None
+    peak_memory: Size
+    peak_memory_gpu: Size | None = None
     environment: dict[str, Any]
     started: str
     ranks_sha: str

@@ -15,7 +15,7 @@ from cran_bench.records.tasks import FIGURES, RECALL
 from cran_bench.tables.paper import DATASET_NAMES, TABLES, PaperRow, dataset_name, paper_rows
 from cran_bench.tables.tables import Group, Table
 
-from .contents import apart, table_ids
+from .contents import LONGEST, apart, table_ids
 
 SECTIONS = [(number, dataset) for number, sets in TABLES.items() for dataset in sets]
 """The paper's tables by number and dataset, of which the third has two."""
@@ -84,7 +84,9 @@ def same_data(tables: Sequence[Table]) -> list[SameData]:
             found.setdefault(table.group.data(), {})[table_id] = table
     sets = []
     for told, (group, some) in zip(apart([*found], [one.dataset for one in found]), found.items(), strict=True):
-        name = slug(group.dataset) + (f"-{sha256_json(asdict(group))[:6]}" if told else "")
+        name = slug(group.dataset)
+        if told or len(name) > LONGEST:
+            name = f"{name[:LONGEST]}-{sha256_json(asdict(group))[:6]}"
         sets.append(SameData(name, ", ".join(filter(None, (group.dataset, told))), group, some))
     return sets
 

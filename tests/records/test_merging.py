@@ -19,6 +19,7 @@ from cran_bench.ranking.evaluation import metrics_of
 from cran_bench.ranking.precisions import Precision, Precisions
 from cran_bench.records import archive
 from cran_bench.records.archive import read_ranks, read_record
+from cran_bench.records.schema import Seconds
 from cran_bench.records.store import ResultStore
 from cran_bench.running.doctor import examine_results
 from cran_bench.tables.tables import build_tables, render
@@ -193,6 +194,21 @@ def test_no_file_is_read_without_end(tmp_path, monkeypatch, ending, kind):
                 archive.read_examples(path)
             case _:
                 archive.read_curves(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"seconds": {**dict.fromkeys(Seconds.model_fields, 1.0), "fit": fit}} for fit in (-5.0, 1e300)),
+        *({"peak_memory": memory} for memory in (-1, 10**30)),
+    ],
+    ids=str,
+)
+def test_impossible_costs_are_no_record(tmp_path, changes):
+    path = store_run(tmp_path, "cca:tuned")
+    change(path, **changes)
+    with pytest.raises(BadInput, match=r"is not a record \((seconds.fit|peak_memory): "):
+        read_record(path)
 
 
 def test_arrays_are_not_unpacked_beyond_reason(tmp_path, monkeypatch):

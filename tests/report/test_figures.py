@@ -7,7 +7,9 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from invented import as_printed, made, stored, tabled
+from recorded import data_of, store_run
 
+from cran_bench.cli.options import load_tables
 from cran_bench.comparison.with_paper import PRESETS
 from cran_bench.errors import BadInput
 from cran_bench.report.figures import MARKS, paper_figure, write_figures
@@ -115,3 +117,9 @@ def test_what_cannot_be_drawn(command, tmp_path, arguments, sentence):
 def test_failed_rows_alone_give_no_figure(tmp_path):
     with pytest.raises(BadInput, match="no table has a row"):
         write_figures([], tmp_path)
+
+
+def test_the_names_of_files_are_of_limited_length(tmp_path):
+    store_run(tmp_path, "cca:tuned", data=data_of("d" * 240))
+    files = write_figures(load_tables(tmp_path), tmp_path / "figures", ["svg"])
+    assert any("paper" in file.name for file in files) and all(file.exists() for file in files)
