@@ -193,6 +193,7 @@ def test_its_command_finds_the_record_again(recorded_scenes, command, tmp_path):
 )
 def test_what_has_no_card_is_one_sentence(command, tmp_path, monkeypatch, method, options, sentence):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CRAN_BENCH_RESULTS", raising=False)
     run, store = finished(), ResultStore(tmp_path / "results")
     store.write(Address("scenes", "captions", 0, "cca:tuned", 0, run.record.fingerprint), run.record, run.ranks)
     said = command("export", "card", method, *options)
