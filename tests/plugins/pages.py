@@ -10,6 +10,7 @@ from PIL import Image
 
 import cran_bench
 from cran_bench.cli.options import load_tables
+from cran_bench.errors import escaped
 from cran_bench.records.tasks import TASKS
 from cran_bench.report import write_page
 from cran_bench.report.contents import table_ids
@@ -71,8 +72,8 @@ def routes_of(tables):
     names = dict(zip(table_ids(tables), tables, strict=True))
     ids = [quote(name, safe="") for name in sorted(names, key=lambda name: -len(names[name].finished))]
     first = max(tables, key=lambda table: len(table.finished))
-    label = quote(first.finished[0].label, safe="")
+    label = quote(escaped(first.finished[0].label), safe="")
     views = [f"#/table/{name}" for name in ids]
     views += [f"#/row/{ids[0]}/{label}", f"#/queries/{ids[0]}", "#/paper", f"#/method/{label}"]
     views += [f"#/contrasts/{name}" for name in ids if "-contrasts" in name]
-    return ("#/", *views, f"#/dataset/{quote(first.group.dataset, safe='')}")
+    return ("#/", *views, f"#/dataset/{quote(escaped(first.group.dataset), safe='')}")
