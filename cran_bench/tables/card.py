@@ -181,12 +181,12 @@ def _data(row: Row, table: Table) -> Lines:
 
 
 def _results(row: Row, table: Table) -> Lines:
-    task, group, behind = table.task, table.group, table.behind_best()
+    task, group, standing = table.task, table.group, table.places().get(row.label)
     order = [*OF_RECALL, *task.columns, *table.figures]
-    gap, digits = behind.get(row.label), task.digits(task.headline)
-    place = f"best of {len(table.ranked)} rows" if behind and row in table.ranked else ""
+    gap, digits = table.behind_best().get(row.label), task.digits(task.headline)
+    place = f"best of {len(table.ranked)} rows" if standing == "best" else ""
     if gap is not None:
-        word = "may be the best" if gap.high >= 0 else "is not the best"
+        word = "may be the best" if standing == "maybe" else "is not the best"
         place = f"{gap.value:z.{digits}f} [{gap.low:z.{digits}f}, {gap.high:z.{digits}f}], {word}"
     return _said(
         *((f"sha256 of the {name}", getattr(group, name)) for name in ("labels", "contrasts", "judgments")),
