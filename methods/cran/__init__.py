@@ -14,8 +14,9 @@ each text, and 4 bytes for each text and output of a frozen encoder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -27,6 +28,7 @@ from cran_bench import (
     Levels,
     MissingFeature,
     MultiLevel,
+    Part,
     Run,
     Split,
     TrainingBenchmark,
@@ -34,15 +36,19 @@ from cran_bench import (
 )
 from cran_bench.toolbox.states import below
 
+from ..cca import CCA  # noqa: TID252 - the methods beside this folder have no other common name
 from .alignment import Alignment
 from .benchmark import training_benchmark
 from .explanation import explain
-from .model import join, only
-from .recipe import LEVELS, LITERAL, PAPER, QUICK, Recipe
+from .model import join, only, unit
+from .recipe import LEVELS, LITERAL, PAPER, PLUS, PLUS_QUICK, QUICK, Recipe
 
-EQUATION_11 = {"fusion_weights": (1.0, 1.0, 1.0)}
-PRESETS = {"literal": {**LITERAL, **EQUATION_11}, "paper": {**PAPER, **EQUATION_11}, "tuned": {}, "quick": QUICK}
+MEMBERS = 1000  # between the seeds of an ensemble's members
+
 SEARCH = {"lr": (5e-4, 1e-3, 2e-3), "margin": (0.1, 0.2, 0.3), "dropout": (0.0, 0.2, 0.4)}
+PRESETS = {"literal": LITERAL, "paper": PAPER, "tuned": {}, "quick": QUICK}
+CHOSEN = {"fusion_weights": None}
+PLUS_PRESETS = {"tuned": {**PLUS, **CHOSEN}, "quick": {**PLUS_QUICK, **CHOSEN}}
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class FusionOptions:
 
     joint: bool = False
     sim: Literal["dot", "cos"] = "dot"
-    fusion_weights: tuple[float, ...] | None = None
+    fusion_weights: tuple[float, ...] | None = (1.0, 1.0, 1.0)
     fusion_norm: Literal["none", "zscore"] = "none"
 
     def __post_init__(self) -> None:
@@ -89,12 +95,15 @@ class CRAN(Recipe):
         if self.encoder.encoders == "one" and not self.fusion.joint:
             raise ValueError("encoders=one is trained by all levels at once: add joint=true")
         self.fitted: list[Alignment] = []
+        self.residual: CCA | None = None
         self.weights = self._initial_weights
 
     @property
     def similarity(self) -> MultiLevel:
         """Eq. 11."""
-        on_global, on_local, on_relation = self.weights.tolist()
+        on_global, on_local, on_relation, on_residual = self.weights.tolist()
+        if self.residual is not None and self._is_cosine:  # the norm of a global embedding with its residual
+            on_global += on_residual
         return MultiLevel(self._is_cosine, top=self.loss.top, weights=(on_global, on_local, on_relation))
 
     @property
@@ -103,16 +112,22 @@ class CRAN(Recipe):
 
     @property
     def _initial_weights(self) -> Tensor:
-        return torch.tensor(self.fusion.fusion_weights or (1.0, 1.0, 1.0), dtype=torch.float64)
+        residual = float(self.plus.residual != "none")
+        return torch.tensor([*(self.fusion.fusion_weights or (1.0, 1.0, 1.0)), residual], dtype=torch.float64)
 
-    def parts(self) -> list[Alignment]:
+    def alignments(self) -> list[Alignment]:
         """The levels, each by itself or all together."""
         together = [self.levels] if self.fusion.joint else [(level,) for level in self.levels]
         return [Alignment(**self.of(levels), levels=levels) for levels in together]
 
+    def parts(self) -> list[Part]:
+        """The levels, and the row whose similarity is added."""
+        return [*self.alignments(), *([CCA()] if self.plus.residual == "cca" else [])]
+
     def memory(self, train: Split) -> int:
-        """Bytes at the peak of the largest level; the levels are trained one after the other."""
-        return max(part.memory(train) for part in self.parts())
+        """Bytes at the peak of the largest part; they are fitted one after the other."""
+        residual = CCA().memory(train) if self.plus.residual == "cca" else 0
+        return max(residual, *(part.memory(train) for part in self.alignments()))
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Fit the levels, or load their stored fits; then choose their weights.
@@ -124,7 +139,7 @@ class CRAN(Recipe):
         if len(self.levels) > 1 and not train.has_regions:
             raise MissingFeature(
                 f"the levels {', '.join(self.levels)} need regions, and the features were prepared without; prepare "
-                "the dataset again with --regions, or run cran-baseline, which needs none"
+                "the dataset again with --regions, or run a row with the global level alone, which needs none"
             )
         if len(self.levels) > 1:
             regions = train.boxes.shape[1]
@@ -133,47 +148,80 @@ class CRAN(Recipe):
                     raise BadInput(
                         f"{name} is {value}, but an image has {regions} regions: use {name}={regions} or less"
                     )
-        self.fitted = [run.part(part) for part in self.parts()]
+        self.fitted = self._fit_levels(run)
+        self.residual = run.part(CCA()) if self.plus.residual == "cca" else None
         self.weights = self._initial_weights
         with torch.inference_mode():
             if self.fusion.fusion_norm == "zscore":
                 self._divide_by_deviations(val)
-            if self.fusion.fusion_weights is None and len(self.levels) > 1:
-                self._choose_weights(val, run)
+            weighted = list(self.levels[1:]) if self.fusion.fusion_weights is None else []
+            weighted += ["residual"] * (self.residual is not None)
+            if weighted:
+                self._choose_weights(weighted, val, run)
+
+    def _fit_levels(self, run: Run) -> list[Alignment]:
+        return [run.part(part) for part in self.alignments()]
+
+    def _unfitted(self) -> list[Alignment]:
+        return self.alignments()
 
     def _divide_by_deviations(self, val: Split, most: int = 1000) -> None:
         some = val.take(torch.arange(min(most, len(val))).numpy())
-        images, texts = self.embed_images(some), self.embed_texts(some)
+        images = join(part.embed_images(some) for part in self.fitted)
+        texts = join(part.embed_texts(some) for part in self.fitted).rows(slice(most))
         eq11 = MultiLevel(self._is_cosine, top=self.loss.top)
         for level in self.levels:
-            deviation = eq11.scores(only(images, level), only(texts.rows(slice(most)), level)).std()
+            deviation = eq11.scores(only(images, level), only(texts, level)).std()
             self.weights[LEVELS.index(level)] /= float(deviation.clamp_min(1e-12))
 
-    def _choose_weights(self, val: Split, run: Run, most: int = 4) -> None:
-        """Halve a level's weight, or else double it, up to `most` times, as long as rsum on validation grows."""
-        images, texts = self.embed_images(val), self.embed_texts(val)
-        best = run.score(images, texts).criterion
-        for position in map(LEVELS.index, self.levels[1:]):
+    def _choose_weights(self, names: Sequence[str], val: Split, run: Run, most: int = 4) -> None:
+        """Halve a term's weight, or else double it, up to `most` times, as long as rsum on validation grows."""
+        images, texts = self._image_terms(val), self._text_terms(val)
+
+        def criterion() -> float:
+            return run.score(self._with_residual(*images), self._with_residual(*texts)).criterion
+
+        best = criterion()
+        for position in map((*LEVELS, "residual").index, names):
             for factor in (0.5, 2.0):
                 weight = float(self.weights[position])
                 for power in range(1, most + 1):
                     self.weights[position] = weight * factor**power
-                    criterion = run.score(images, texts).criterion
-                    if criterion <= best:
+                    score = criterion()
+                    if score <= best:
                         self.weights[position] /= factor
                         break
-                    best = criterion
+                    best = score
                 if self.weights[position] != weight:
                     break
         run.chose(weights=self.weights.tolist())
 
     def embed_images(self, split: Split) -> Levels:
         """Embeddings of N images on all levels."""
-        return join(part.embed_images(split) for part in self.fitted)
+        return self._with_residual(*self._image_terms(split))
 
     def embed_texts(self, split: Split) -> Levels:
         """Embeddings of T texts on all levels."""
-        return join(part.embed_texts(split) for part in self.fitted)
+        return self._with_residual(*self._text_terms(split))
+
+    def _image_terms(self, split: Split) -> tuple[Levels, Tensor | None]:
+        levels = self._joined([part.embed_images(split) for part in self.fitted])
+        return levels, None if self.residual is None else self.residual.embed_images(split)
+
+    def _text_terms(self, split: Split) -> tuple[Levels, Tensor | None]:
+        levels = self._joined([part.embed_texts(split) for part in self.fitted])
+        return levels, None if self.residual is None else self.residual.embed_texts(split)
+
+    def _joined(self, embeddings: Sequence[Levels]) -> Levels:
+        return join(embeddings)
+
+    def _with_residual(self, levels: Levels, rows: Tensor | None) -> Levels:
+        """The global level with the rows of CCA beside it, so that its product has both terms."""
+        if rows is None:
+            return levels
+        assert levels.globals is not None
+        share = math.sqrt(float(self.weights[3] / self.weights[0]))
+        return replace(levels, globals=torch.cat([levels.globals, share * unit(rows).to(levels.globals)], dim=1))
 
     def explain(self, split: Split, pairs: Sequence[tuple[int, int]]) -> list[Explanation]:
         """Scores per level, attention over characters, best regions and pairs, for (image, text) positions."""
@@ -184,15 +232,24 @@ class CRAN(Recipe):
         return training_benchmark(self.encoder.width, device)
 
     def state(self) -> dict[str, Tensor]:
-        """The states of the trained levels, and the levels' weights."""
-        state = {f"{part.part_name}.{key}": value for part in self.fitted for key, value in part.state().items()}
+        """The states of the trained levels, those of the residual, and the weights."""
+        state = {f"{name}.{k}": v for name, part in self._by_name() for k, v in part.state().items()}
+        if self.residual is not None:
+            state |= {f"residual.{k}": v for k, v in self.residual.state().items()}
         return {**state, "weights": self.weights}
+
+    def _by_name(self) -> Iterator[tuple[str, Alignment]]:
+        """The levels by names that are theirs alone."""
+        return ((part.part_name, part) for part in self.fitted)
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.weights = state["weights"]
-        self.fitted = self.parts()
-        for part in self.fitted:
-            part.load(below(part.part_name, state))
+        self.fitted = self._unfitted()
+        for name, part in self._by_name():
+            part.load(below(name, state))
+        if self.plus.residual == "cca":
+            self.residual = CCA()
+            self.residual.load(below("residual", state))
 
 
 @register("cran-baseline", paper_row="CRAN-baseline", presets=PRESETS, search=SEARCH)
@@ -217,3 +274,69 @@ class CRANRelation(CRAN):
     """CRAN-relation: global and relation level; a row of Table 3."""
 
     levels: ClassVar[tuple[str, ...]] = ("global", "relation")
+
+
+@register("cran-ensemble", presets=PRESETS, search=SEARCH)
+@dataclass
+class CRANEnsemble(CRANBaseline):
+    """CRAN's global level, several times with seeds of their own, and their scores summed: a control for Table 3.
+
+    A sum of several models ranks better than one, whatever they look at.  What local and relation level add beyond that
+    is the difference to as many global levels.
+
+    Attributes:
+        members: number of global levels that are summed.
+    """
+
+    members: int = field(default=2, metadata={"label": "always"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.members < 1:
+            raise ValueError(f"members is at least 1, not {self.members}")
+
+    def _fit_levels(self, run: Run) -> list[Alignment]:
+        (level,) = self.alignments()
+        seeds = (run.seed + MEMBERS * member for member in range(self.members))
+        return [run.part(replace(level), seed) for seed in seeds]
+
+    def _joined(self, embeddings: Sequence[Levels]) -> Levels:
+        """The members' embeddings side by side, whose product is the mean of theirs."""
+        rows = [embedding.globals for embedding in embeddings if embedding.globals is not None]
+        return Levels(globals=torch.cat(rows, dim=1) / math.sqrt(self.members))
+
+    def _by_name(self) -> Iterator[tuple[str, Alignment]]:
+        return ((f"member {number}", part) for number, part in enumerate(self.fitted))
+
+    def _unfitted(self) -> list[Alignment]:
+        return [replace(level) for level in self.alignments() * self.members]
+
+
+@register("cran-plus", presets=PLUS_PRESETS, search=SEARCH)
+@dataclass
+class CRANPlus(CRAN):
+    """CRAN with all levels and everything that helped on validation, see the group `plus`; not in the paper."""
+
+
+@register("cran-plus-baseline", presets=PLUS_PRESETS, search=SEARCH)
+@dataclass
+class CRANPlusBaseline(CRANBaseline):
+    """CRAN-plus with the global level alone."""
+
+
+@register("cran-plus-local", presets=PLUS_PRESETS, search=SEARCH)
+@dataclass
+class CRANPlusLocal(CRANLocal):
+    """CRAN-plus with global and local level."""
+
+
+@register("cran-plus-relation", presets=PLUS_PRESETS, search=SEARCH)
+@dataclass
+class CRANPlusRelation(CRANRelation):
+    """CRAN-plus with global and relation level."""
+
+
+@register("cran-plus-ensemble", presets=PLUS_PRESETS, search=SEARCH)
+@dataclass
+class CRANPlusEnsemble(CRANEnsemble):
+    """CRAN-plus with its global level several times, with seeds of their own, and their scores summed."""

@@ -1,9 +1,10 @@
 """The options of one CRAN training, in groups: what the paper leaves open (A1-A23), sizes and optimisation.
 
-The defaults are the preset `tuned`; `PAPER` and `LITERAL` follow the paper with and without the code of the authors'
-other papers.  Three of the open questions have no option, as they need another model or front end: attention after the
-fully-connected layer (A3), region proposals in place of detections (A24) and a fine-tuned image network (A25).  Which
-levels share a text encoder (A4) is the option `encoders`.
+The defaults are the preset `tuned` of `cran`: the paper's model, its training chosen on validation.  `PAPER` and
+`LITERAL` follow the paper with and without the code of the authors' other papers; `PLUS` is the recipe of `cran-plus`.
+Three of the open questions have no option, as they need another model or front end: attention after the fully-connected
+layer (A3), region proposals in place of detections (A24) and a fine-tuned image network (A25).  Which levels share a
+text encoder (A4) is the option `encoders`.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class EncoderOptions:
     attn_proj: bool = _of(True, "local", "relation")
     attn_dim: int = _of(512, "local", "relation")
     third_pool: bool = False
-    mask_padding: bool = True
+    mask_padding: bool = False
     lstm_layers: int = 1
     normalise: Literal["l2", "none"] = "l2"
     conv_bn: bool = True
@@ -192,7 +193,7 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class PlusOptions:
-    """Additions that the paper does not have; the preset `paper` turns them off.
+    """Departures from the paper, each by itself; `cran` has none of them, `cran-plus` has those of `PLUS`.
 
     Attributes:
         text_init: initial weights of the text encoders: `cca-targets`, pretrained to predict the text's projection by
@@ -220,20 +221,23 @@ class PlusOptions:
             `joint`, for all levels), the only one that can tell such images apart.
         hard_negatives_from: first epoch that has such batches.
         hard_negative_group: images in such a group.
+        residual: `cca` adds the similarity of the row `cca` as a fourth term, whose weight validation chooses; the
+            levels are trained without it.
     """
 
-    text_init: Literal["pretrained", "cca-targets", "word-positions", "random"] = "pretrained"
+    text_init: Literal["pretrained", "cca-targets", "word-positions", "random"] = "random"
     pretraining_epochs: int = 4
     frozen_encoder_epochs: int = 4
-    restarts: int = _of(6, "relation")
-    attn_dropout: float = _of(0.2, "local", "relation")
-    image_scaling: Literal["none", "l2", "standard", "whiten", "cca"] = "cca"
+    restarts: int = _of(1, "relation")
+    attn_dropout: float = _of(0.0, "local", "relation")
+    image_scaling: Literal["none", "l2", "standard", "whiten", "cca"] = "none"
     scaled_dim: int = 128
     ridge: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
-    geometry: Literal["none", "relations", "regions"] = _of("relations", "local", "relation")
-    hard_negative_batches: float = _of(0.5, "relation")
+    geometry: Literal["none", "relations", "regions"] = _of("none", "local", "relation")
+    hard_negative_batches: float = _of(0.0, "relation")
     hard_negatives_from: int = _of(1, "relation")
     hard_negative_group: int = _of(5, "relation")
+    residual: Literal["none", "cca"] = _of("none")
 
     def __post_init__(self) -> None:
         _require_at_least(self, pretraining_epochs=1, frozen_encoder_epochs=0, restarts=1, scaled_dim=1)
@@ -329,17 +333,31 @@ PAPER: dict[str, Any] = {
     "batch_size": 40,
     "caption_sampling": "random",
     "bucket": 1,
-    # plus
-    "text_init": "random",
-    "attn_dropout": 0.0,
-    "image_scaling": "none",
-    "geometry": "none",
-    "hard_negative_batches": 0.0,
 }
 """The paper's figures, with what the authors' other code does where the paper is silent: no 1/m, unit embeddings."""
 
 LITERAL: dict[str, Any] = {**PAPER, "attn_div_m": True, "normalise": "none"}
 """The equations as printed."""
 
-QUICK: dict[str, Any] = {"text_init": "random", "max_epochs": 3, "hard_negative_batches": 0.0}
+QUICK: dict[str, Any] = {"max_epochs": 3}
+"""For a first look at little data: a few epochs."""
+
+PLUS: dict[str, Any] = {
+    # encoder
+    "mask_padding": True,
+    # optimiser
+    "max_epochs": 8,
+    "patience": 2,
+    # plus
+    "text_init": "pretrained",
+    "restarts": 6,
+    "attn_dropout": 0.2,
+    "image_scaling": "cca",
+    "geometry": "relations",
+    "hard_negative_batches": 0.5,
+    "residual": "cca",
+}
+"""The recipe of `cran-plus`: everything that helped on validation."""
+
+PLUS_QUICK: dict[str, Any] = {**PLUS, "text_init": "random", "max_epochs": 3, "hard_negative_batches": 0.0}
 """For a first look at little data: a few epochs from random weights, without hard negatives."""
