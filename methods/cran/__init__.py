@@ -102,12 +102,13 @@ class CRAN(Recipe):
     def similarity(self) -> MultiLevel:
         """Eq. 11."""
         on_global, on_local, on_relation, on_residual = self.weights.tolist()
-        if self.residual is not None and self._is_cosine:  # the norm of a global embedding with its residual
-            on_global += on_residual
-        return MultiLevel(self._is_cosine, top=self.loss.top, weights=(on_global, on_local, on_relation))
+        if self.residual is not None:  # the vectors have these weights already
+            on_global = on_global + on_residual if self.is_cosine else 1.0
+        return MultiLevel(self.is_cosine, top=self.loss.top, weights=(on_global, on_local, on_relation))
 
     @property
-    def _is_cosine(self) -> bool:
+    def is_cosine(self) -> bool:
+        """Whether embeddings are compared by cosine, not by dot product."""
         return self.fusion.sim == "cos" or self.encoder.normalise == "l2"
 
     @property
@@ -169,14 +170,14 @@ class CRAN(Recipe):
         some = val.take(torch.arange(min(most, len(val))).numpy())
         images = join(part.embed_images(some) for part in self.fitted)
         texts = join(part.embed_texts(some) for part in self.fitted).rows(slice(most))
-        eq11 = MultiLevel(self._is_cosine, top=self.loss.top)
+        eq11 = MultiLevel(self.is_cosine, top=self.loss.top)
         for level in self.levels:
             deviation = eq11.scores(only(images, level), only(texts, level)).std()
             self.weights[LEVELS.index(level)] /= float(deviation.clamp_min(1e-12))
 
     def _choose_weights(self, names: Sequence[str], val: Split, run: Run, most: int = 4) -> None:
         """Halve a term's weight, or else double it, up to `most` times, as long as rsum on validation grows."""
-        images, texts = self._image_terms(val), self._text_terms(val)
+        images, texts = self.image_terms(val), self.text_terms(val)
 
         def criterion() -> float:
             return run.score(self._with_residual(*images), self._with_residual(*texts)).criterion
@@ -198,17 +199,19 @@ class CRAN(Recipe):
 
     def embed_images(self, split: Split) -> Levels:
         """Embeddings of N images on all levels."""
-        return self._with_residual(*self._image_terms(split))
+        return self._with_residual(*self.image_terms(split))
 
     def embed_texts(self, split: Split) -> Levels:
         """Embeddings of T texts on all levels."""
-        return self._with_residual(*self._text_terms(split))
+        return self._with_residual(*self.text_terms(split))
 
-    def _image_terms(self, split: Split) -> tuple[Levels, Tensor | None]:
+    def image_terms(self, split: Split) -> tuple[Levels, Tensor | None]:
+        """Embeddings of N images on all levels, and by the residual."""
         levels = self._joined([part.embed_images(split) for part in self.fitted])
         return levels, None if self.residual is None else self.residual.embed_images(split)
 
-    def _text_terms(self, split: Split) -> tuple[Levels, Tensor | None]:
+    def text_terms(self, split: Split) -> tuple[Levels, Tensor | None]:
+        """Embeddings of T texts on all levels, and by the residual."""
         levels = self._joined([part.embed_texts(split) for part in self.fitted])
         return levels, None if self.residual is None else self.residual.embed_texts(split)
 
@@ -216,12 +219,17 @@ class CRAN(Recipe):
         return join(embeddings)
 
     def _with_residual(self, levels: Levels, rows: Tensor | None) -> Levels:
-        """The global level with the rows of CCA beside it, so that its product has both terms."""
+        """The global level with the rows of CCA beside it, so that its product has both terms, with their weights."""
         if rows is None:
             return levels
         assert levels.globals is not None
-        share = math.sqrt(float(self.weights[3] / self.weights[0]))
-        return replace(levels, globals=torch.cat([levels.globals, share * unit(rows).to(levels.globals)], dim=1))
+        on_global, _, _, on_residual = self.weights.sqrt().tolist()
+        both = [on_global * self._comparable(levels.globals), on_residual * unit(rows).to(levels.globals)]
+        return replace(levels, globals=torch.cat(both, dim=1))
+
+    def _comparable(self, rows: Tensor) -> Tensor:
+        """Rows whose dot product is the similarity of the level."""
+        return unit(rows) if self.is_cosine else rows
 
     def explain(self, split: Split, pairs: Sequence[tuple[int, int]]) -> list[Explanation]:
         """Scores per level, attention over characters, best regions and pairs, for (image, text) positions."""
@@ -302,7 +310,7 @@ class CRANEnsemble(CRANBaseline):
 
     def _joined(self, embeddings: Sequence[Levels]) -> Levels:
         """The members' embeddings side by side, whose product is the mean of theirs."""
-        rows = [embedding.globals for embedding in embeddings if embedding.globals is not None]
+        rows = [self._comparable(embedding.globals) for embedding in embeddings if embedding.globals is not None]
         return Levels(globals=torch.cat(rows, dim=1) / math.sqrt(self.members))
 
     def _by_name(self) -> Iterator[tuple[str, Alignment]]:

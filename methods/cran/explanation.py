@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cran_bench import ALPHABET, BadInput, Explanation, Split, region_pairs
+from cran_bench import ALPHABET, COSINE, BadInput, Explanation, MultiLevel, Split, region_pairs
 
-from .model import LENGTH, Attention, Level, join, only
+from .model import LENGTH, Attention, Level, only
 
 if TYPE_CHECKING:
     from . import CRAN
@@ -22,23 +22,27 @@ def explain(method: CRAN, split: Split, image: int, text: int) -> Explanation:
     Raises:
         BadInput: the text contains no character of CRAN's alphabet.
     """
-    eq11 = method.similarity
-    if not bool((split.chars(LENGTH)[text] > 0).any()):
+    pair = split.take(np.array([image])).asking([split.texts[text]])
+    chars = pair.chars(LENGTH)
+    if not bool((chars > 0).any()):
         raise BadInput(
-            f"CRAN reads Latin letters, digits and punctuation, of which '{split.texts[text][:60]}' has none: "
+            f"CRAN reads Latin letters, digits and punctuation, of which '{pair.texts[0][:60]}' has none: "
             "write a sentence in that alphabet"
         )
-    images = method.embed_images(split.take(np.array([image])))
-    chars = split.chars(LENGTH)[text : text + 1]
-    texts = join(part.network.texts(part.network.read(chars)) for part in method.fitted)
+    (images, image_rows), (texts, text_rows) = method.image_terms(pair), method.text_terms(pair)
+    on_global, on_local, on_relation, on_residual = method.weights.tolist()
+    eq11 = MultiLevel(method.is_cosine, method.loss.top, (on_global, on_local, on_relation))
     members = eq11.members(images, texts)
     regions = _winners(*members["regions"], method.loss.top) if "regions" in members else []
     pairs = _winners(*members["relations"], method.loss.top) if "relations" in members else []
     names = region_pairs(split.boxes.shape[1], method.encoder.relation_pairs).tolist() if pairs else []
     scores = {level: float(eq11.scores(only(images, level), only(texts, level))) for level in method.levels}
+    if image_rows is not None and text_rows is not None:
+        scores["cca"] = on_residual * float(COSINE.scores(image_rows, text_rows))
+    total = method.similarity.scores(method.embed_images(pair), method.embed_texts(pair))
     networks = {level: part.network.levels[level] for part in method.fitted for level in part.levels}
     return Explanation(
-        scores={**scores, "total": sum(scores.values())},
+        scores={**scores, "total": float(total)},
         text="".join(ALPHABET[index - 1] for index in chars[0].tolist() if index),
         attention={
             name: _over_characters(level, chars)
