@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,14 +14,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from cran_bench import COSINE, Levels, MultiLevel
+from cran_bench import COSINE, DOT, Levels, MultiLevel
 from cran_bench.dataset import Collection, ImageSource
 from cran_bench.embeddings import region_pairs
 from cran_bench.errors import BadInput
 from cran_bench.frontend.features import Features
 from cran_bench.frontend.text.characters import encode
 from cran_bench.frontend.text.words import TextFrontEnd, tokenize
-from cran_bench.methods.cran import CRAN, CRANBaseline, CRANLocal, CRANRelation, alignment, batches
+from cran_bench.methods.cca import CCA
+from cran_bench.methods.cran import (
+    CRAN,
+    PRESETS,
+    CRANBaseline,
+    CRANEnsemble,
+    CRANLocal,
+    CRANPlus,
+    CRANPlusBaseline,
+    CRANPlusEnsemble,
+    CRANPlusRelation,
+    CRANRelation,
+    alignment,
+    batches,
+)
 from cran_bench.methods.cran.alignment import NEGATIVES, Alignment
 from cran_bench.methods.cran.batches import Batches, nearest
 from cran_bench.methods.cran.correlation import Correlation
@@ -31,7 +46,19 @@ from cran_bench.methods.cran.pretraining import (
     WordPositionPredictor,
     words_of,
 )
-from cran_bench.methods.cran.recipe import LEVELS, LITERAL, PAPER, SIZES, Recipe, Sizes
+from cran_bench.methods.cran.recipe import (
+    LEVELS,
+    LITERAL,
+    PAPER,
+    PLUS,
+    SIZES,
+    BatchOptions,
+    OptimiserOptions,
+    PlusOptions,
+    Recipe,
+    Sizes,
+)
+from cran_bench.ranking.evaluation import as_queries
 from cran_bench.ranking.metrics import Validation
 from cran_bench.ranking.rank import rank
 from cran_bench.registry import METHODS
@@ -97,6 +124,12 @@ def data():
     return make(captions, np.repeat(np.arange(count), 2).tolist(), count, splits)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Fits that several tests share."""
+    return tmp_path_factory.mktemp("fits")
+
+
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setitem(SIZES, "compact", Sizes((24, 32, 48), 32, 24))
@@ -114,7 +147,10 @@ def made(cls, **options):
 def network(levels=LEVELS, seed=0, **fields):
     torch.manual_seed(seed)
     return Network(
-        made(Recipe, **{"conv_bn": False, "dropout": 0.0, "image_scaling": "none", **fields}), levels, 24, 24
+        made(Recipe, **{"conv_bn": False, "dropout": 0.0, "mask_padding": True, "geometry": "relations", **fields}),
+        levels,
+        24,
+        24,
     ).eval()
 
 
@@ -324,26 +360,24 @@ def test_texts_of_one_image_are_never_negatives_of_each_other(owner, negatives):
 
 
 @pytest.mark.no_cover
+@pytest.mark.parametrize("plus", [{}, {**PLUS, "ridge": (1e-3,), "frozen_encoder_epochs": 0}], ids=["cran", "plus"])
 @pytest.mark.parametrize("level", LEVELS)
-def test_64_pairs_are_learned_by_heart(data, tmp_path, level):
-    one = made(
-        Alignment,
-        levels=(level,),
-        max_epochs=60,
-        patience=0,
-        batch_size=16,
-        caption_sampling="first",
-        lr=5e-3,
-        dropout=0.0,
-        hard_negative_batches=0.0,
-        attn_dropout=0.0,
-        bucket=1,
-        frozen_encoder_epochs=0,
-        lr_decay="step",
-        halve_every=20,
-        weight_decay=0.0,
-        ridge=(1e-3,),
-    )
+def test_64_pairs_are_learned_by_heart(data, tmp_path, level, plus):
+    by_heart = {
+        "max_epochs": 60,
+        "patience": 0,
+        "batch_size": 16,
+        "caption_sampling": "first",
+        "lr": 5e-3,
+        "dropout": 0.0,
+        "hard_negative_batches": 0.0,
+        "attn_dropout": 0.0,
+        "bucket": 1,
+        "lr_decay": "step",
+        "halve_every": 20,
+        "weight_decay": 0.0,
+    }
+    one = made(Alignment, levels=(level,), **{**plus, **by_heart})
     train = data.train
     first = torch.arange(0, 128, 2)
 
@@ -361,7 +395,16 @@ def test_64_pairs_are_learned_by_heart(data, tmp_path, level):
     assert (found.metrics().i2t_r1, found.metrics().t2i_r1) == (100.0, 100.0)
 
 
-SHORT = {"max_epochs": 2, "frozen_encoder_epochs": 1, "restarts": 1, "batch_size": 16, "pretraining_epochs": 1}
+PLAIN = {"max_epochs": 2, "batch_size": 16}
+SHORT = {
+    **PLUS,
+    **PLAIN,
+    "frozen_encoder_epochs": 1,
+    "restarts": 1,
+    "pretraining_epochs": 1,
+    "residual": "none",
+}
+"""Two epochs with every departure but the residual."""
 
 
 def counted(function, counts):
@@ -391,19 +434,17 @@ def test_training_goes_on_from_the_best_restart(data, tmp_path, monkeypatch):
 
 
 def test_only_a_relation_level_with_a_frozen_encoder_has_restarts():
-    assert made(Recipe, restarts=5).of(("relation",))["plus"].restarts == 5
-    assert made(Recipe, restarts=5).of(("global",))["plus"].restarts == Recipe().plus.restarts
+    assert made(Recipe, **{**PLUS, "restarts": 5}).of(("relation",))["plus"].restarts == 5
+    assert made(Recipe, **{**PLUS, "restarts": 5}).of(("global",))["plus"].restarts == 1
     for idle in ({"text_init": "random"}, {"frozen_encoder_epochs": 0}):
-        assert made(Recipe, restarts=5, **idle).of(("relation",))["plus"].restarts == Recipe().plus.restarts
+        assert made(Recipe, **{**PLUS, "restarts": 5, **idle}).of(("relation",))["plus"].restarts == 1
     with pytest.raises(BadInput, match="restarts is at least 1, not 0"):
         made(Recipe, restarts=0)
 
 
-def test_four_rows_cost_one_cran_and_are_sums_of_its_levels(data, tmp_path, capsys):
-    rows = [
-        fitted(made(cls, fusion_weights=(1.0, 1.0, 1.0), **SHORT), data, tmp_path).part
-        for cls in (CRAN, CRANLocal, CRANRelation, CRANBaseline)
-    ]
+@pytest.mark.parametrize("options", [PLAIN, SHORT], ids=["cran", "plus"])
+def test_four_rows_cost_one_cran_and_are_sums_of_its_levels(data, tmp_path, options):
+    rows = [fitted(made(cls, **options), data, tmp_path).part for cls in (CRAN, CRANLocal, CRANRelation, CRANBaseline)]
     assert len(list(tmp_path.glob("alignment-*.safetensors"))) == 3
     eq11 = MultiLevel(top=3)
     with torch.inference_mode():
@@ -423,7 +464,7 @@ def test_another_top_shares_the_global_level(data, tmp_path):
 def test_the_sum_can_be_weighted_and_evened_out(data, tmp_path):
     plain = fitted(made(CRAN, **SHORT), data, tmp_path).part
     weighted = fitted(made(CRAN, fusion_weights=(1.0, 0.0, 2.0), **SHORT), data, tmp_path).part
-    evened = fitted(made(CRAN, fusion_weights=(1.0, 1.0, 1.0), fusion_norm="zscore", **SHORT), data, tmp_path).part
+    evened = fitted(made(CRAN, fusion_norm="zscore", **SHORT), data, tmp_path).part
     with torch.inference_mode():
         images, texts = plain.embed_images(data.val), plain.embed_texts(data.val)
     S = {level: MultiLevel(top=3).scores(only(images, level), only(texts, level)) for level in LEVELS}
@@ -431,21 +472,12 @@ def test_the_sum_can_be_weighted_and_evened_out(data, tmp_path):
     torch.testing.assert_close(weighted.similarity.scores(images, texts), S["global"] + 2 * S["relation"], **close)
     expected = sum(S[level] / S[level].std() for level in LEVELS)
     torch.testing.assert_close(evened.similarity.scores(images, texts), expected, **close)
-    again = fitted(made(CRAN, fusion_weights=(1.0, 1.0, 1.0), fusion_norm="zscore", **SHORT), data, tmp_path)
+    again = fitted(made(CRAN, fusion_norm="zscore", **SHORT), data, tmp_path)
     assert again.reused and again.part.similarity == evened.similarity
 
 
-def test_the_weights_of_the_sum_are_chosen_on_validation(data, tmp_path):
-    fit = fitted(made(CRANRelation, **SHORT), data, tmp_path)
-    images, texts = fit.part.embed_images(data.val), fit.part.embed_texts(data.val)
-
-    def rsum(weight):
-        similarity = MultiLevel(True, top=3, weights=(1.0, 1.0, weight))
-        with torch.inference_mode():
-            return rank(images, texts, data.val.image_of, similarity).metrics().rsum
-
-    chosen = fit.part.similarity.weights[2]
-    assert fit.chose["weights"] == [1.0, 1.0, chosen]
+def require_walked_to(chosen, rsum):
+    """A weight is halved, or else doubled, up to four times from 1, as long as `rsum` grows."""
     by_weight = {2.0**power: rsum(2.0**power) for power in range(-4, 5)}
     if chosen < 1:
         walk = [2.0**-power for power in range(5)]
@@ -459,38 +491,71 @@ def test_the_weights_of_the_sum_are_chosen_on_validation(data, tmp_path):
     assert all(by_weight[a] < by_weight[b] for a, b in pairwise(walked))
     beyond = walk[len(walked) : len(walked) + 1]
     assert all(by_weight[weight] <= by_weight[chosen] for weight in beyond)
-    again = fitted(made(CRANRelation, **SHORT), data, tmp_path)
+
+
+def test_the_weights_of_the_sum_are_chosen_on_validation(data, tmp_path):
+    fit = fitted(made(CRANRelation, fusion_weights=None, **SHORT), data, tmp_path)
+    images, texts = fit.part.embed_images(data.val), fit.part.embed_texts(data.val)
+
+    def rsum(weight):
+        similarity = MultiLevel(True, top=3, weights=(1.0, 1.0, weight))
+        with torch.inference_mode():
+            return rank(images, texts, data.val.image_of, similarity).metrics().rsum
+
+    chosen = fit.part.similarity.weights[2]
+    assert fit.chose["weights"] == [1.0, 1.0, chosen, 0.0]
+    require_walked_to(chosen, rsum)
+    again = fitted(made(CRANRelation, fusion_weights=None, **SHORT), data, tmp_path)
     assert again.reused and again.part.similarity == fit.part.similarity
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_weight_of_the_residual_is_chosen_on_validation(data, folder, seed):
+    fit = fitted(made(CRANBaseline, residual="cca", **PLAIN), data, folder, seed)
+    terms = [fit.part.fitted[0], fitted(CCA(), data, folder, seed).part]
+    with torch.inference_mode():
+        images, texts = ([embed(data.val) for embed in side] for side in both_sides(terms))
+
+    def rsum(weight):
+        scores = COSINE.scores(images[0].globals, texts[0].globals) + weight * COSINE.scores(images[1], texts[1])
+        return rank(scores.float(), torch.eye(len(data.val.texts)), data.val.image_of, DOT).metrics().rsum
+
+    chosen = fit.chose["weights"][3]
+    assert fit.chose["weights"][:3] == [1.0, 1.0, 1.0]
+    require_walked_to(chosen, rsum)
+
+
+def both_sides(parts):
+    return [part.embed_images for part in parts], [part.embed_texts for part in parts]
+
+
 @pytest.mark.parametrize(
-    ("best_local", "best_relation", "expected"),
+    ("best", "expected"),
     [
-        (0, 0, [1.0, 1.0, 1.0]),
-        (-2, 3, [1.0, 0.25, 8.0]),
-        (4, -1, [1.0, 16.0, 0.5]),
-        (-9, 9, [1.0, 1 / 16, 16.0]),  # four steps at most
+        ((0, 0, 0), [1.0, 1.0, 1.0, 1.0]),
+        ((-2, 3, 1), [1.0, 0.25, 8.0, 2.0]),
+        ((4, -1, -3), [1.0, 16.0, 0.5, 0.125]),
+        ((-9, 9, 9), [1.0, 1 / 16, 16.0, 16.0]),  # four steps at most
     ],
 )
-def test_weights_are_walked_by_powers_of_two(monkeypatch, best_local, best_relation, expected):
-    row = CRAN()
-    monkeypatch.setattr(row, "embed_images", lambda split: None)
-    monkeypatch.setattr(row, "embed_texts", lambda split: None)
+def test_weights_are_walked_by_powers_of_two(monkeypatch, best, expected):
+    row = made(CRAN, residual="cca")
+    monkeypatch.setattr(row, "image_terms", lambda split: (None, None))
+    monkeypatch.setattr(row, "text_terms", lambda split: (None, None))
 
     class Lent:
         chosen = None
 
         def score(self, images, texts):
-            _, on_local, on_relation = row.similarity.weights
-            far = abs(math.log2(on_local) - best_local) + abs(math.log2(on_relation) - best_relation)
+            far = sum(abs(math.log2(weight) - at) for weight, at in zip(row.weights[1:].tolist(), best, strict=True))
             return SimpleNamespace(criterion=-far)
 
         def chose(self, weights):
             self.chosen = weights
 
     lent = Lent()
-    row._choose_weights(None, lent)
-    assert lent.chosen == expected == list(row.similarity.weights)
+    row._choose_weights(["local", "relation", "residual"], None, lent)
+    assert lent.chosen == expected == row.weights.tolist()
 
 
 def test_levels_trained_jointly_are_one_part(data, tmp_path):
@@ -506,6 +571,117 @@ def test_levels_trained_jointly_are_one_part(data, tmp_path):
         torch.testing.assert_close(
             loaded.part.embed_texts(data.test).relations, shared.embed_texts(data.test).relations, atol=0, rtol=0
         )
+
+
+# the residual and ensembles ----------------------------------------------------------------------------------------
+
+
+def similarity_of(options):
+    is_cosine = options.get("normalise") != "none" or options.get("sim") == "cos"
+    return COSINE if is_cosine else DOT
+
+
+UNITS = [{}, {"normalise": "none"}, {"normalise": "none", "sim": "cos"}]
+
+
+@pytest.mark.parametrize("on_global", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("units", UNITS, ids=str)
+def test_a_residual_is_a_fourth_term(data, folder, units, on_global):
+    weights = (on_global, 1.0, 0.5)
+    row = fitted(made(CRAN, residual="cca", fusion_weights=weights, **units, **PLAIN), data, folder).part
+    cca = fitted(CCA(), data, folder)
+    assert cca.reused  # the fit of the row `cca`
+    row.weights[3] = 0.25
+    levels, how = row.similarity, similarity_of(units)
+    with torch.inference_mode():
+        images, texts = row.embed_images(data.test), row.embed_texts(data.test)
+        scores = levels.scores(images, texts)
+        parts = dict(zip(LEVELS, row.fitted, strict=True))
+        S = {
+            name: MultiLevel(how.cosine, top=3).scores(part.embed_images(data.test), part.embed_texts(data.test))
+            for name, part in parts.items()
+        }
+        i, t = cca.part.embed_images(data.test), cca.part.embed_texts(data.test)
+    by_hand = sum(weight * S[level] for weight, level in zip(weights, LEVELS, strict=True))
+    close = {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(scores, by_hand + 0.25 * COSINE.scores(i, t), **close)
+
+    # of averages, the global level and CCA are one vector
+    with torch.inference_mode():
+        g, h = (getattr(parts["global"], f"embed_{side}")(data.test).globals.double() for side in ("images", "texts"))
+        others = replace(texts, globals=None)
+        queries, _ = as_queries("mean", texts, data.test.image_of, len(data.test), levels)
+        others, _ = as_queries("mean", others, data.test.image_of, len(data.test), levels)
+        expected = levels.scores(replace(images, globals=None), others)
+    g, h = (x / x.norm(dim=1, keepdim=True) if how.cosine else x for x in (g, h))
+    i, t = (x.double() / x.double().norm(dim=1, keepdim=True) for x in (i, t))
+    mean = [torch.stack([x[data.test.image_of == image].mean(dim=0) for image in range(len(g))]) for x in (h, t)]
+    both = on_global * g @ mean[0].T + 0.25 * i @ mean[1].T
+    if how.cosine:
+        squares = on_global * mean[0].square().sum(dim=1) + 0.25 * mean[1].square().sum(dim=1)
+        both = both * ((on_global + 0.25) / squares).sqrt()
+    torch.testing.assert_close(levels.scores(images, queries), expected + both, **close)
+
+
+def test_a_row_with_a_residual_is_stored_whole(data, folder):
+    row = made(CRANRelation, residual="cca", **PLAIN)
+    fitted(row, data, folder)
+    again = fitted(made(CRANRelation, residual="cca", **PLAIN), data, folder)
+    assert again.reused and again.part.similarity == row.similarity
+    with torch.inference_mode():
+        for side in ("embed_images", "embed_texts"):
+            here, there = (getattr(part, side)(data.test) for part in (row, again.part))
+            for a, b in zip(here.tensors(), there.tensors(), strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_levels_are_trained_without_the_residual():
+    rows = [made(CRAN, **PLUS), made(CRAN, **{**PLUS, "residual": "none"})]
+    assert rows[0].alignments() == rows[1].alignments()
+    assert [type(part) for part in rows[0].parts()] == [Alignment] * 3 + [CCA]
+    assert [type(part) for part in rows[1].parts()] == [Alignment] * 3
+
+
+@pytest.mark.parametrize("units", UNITS, ids=str)
+def test_an_ensemble_is_the_mean_of_baselines_of_other_seeds(data, tmp_path, units):
+    options = {**units, **PLAIN}
+    alone = [fitted(made(CRANBaseline, **options), data, tmp_path, seed) for seed in (7, 1007, 2007)]
+    trained = set(tmp_path.glob("alignment-*.safetensors"))
+    fit = fitted(made(CRANEnsemble, members=3, **options), data, tmp_path, 7)
+    assert set(tmp_path.glob("alignment-*.safetensors")) == trained and len(trained) == 3
+
+    def scores(part):
+        return part.similarity.scores(part.embed_images(data.test), part.embed_texts(data.test))
+
+    with torch.inference_mode():
+        each = torch.stack([scores(row.part) for row in alone])
+        torch.testing.assert_close(scores(fit.part), each.mean(dim=0), atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(each[0], each[1], atol=1e-3)
+    prefixes = ("", "seed 1007, ", "seed 2007, ")
+    assert fit.curves == {prefix + "global": row.curves["global"] for prefix, row in zip(prefixes, alone, strict=True)}
+    assert fit.chose == {
+        prefix + k: v for p, row in zip(prefixes, alone, strict=True) for prefix in [p] for k, v in row.chose.items()
+    }
+    assert {key for row in alone for key in row.costs if key != row.fingerprint} <= set(fit.costs)
+    again = fitted(made(CRANEnsemble, members=3, **options), data, tmp_path, 7)
+    assert again.reused
+    for side in ("embed_images", "embed_texts"):
+        with torch.inference_mode():
+            torch.testing.assert_close(
+                getattr(again.part, side)(data.test).globals, getattr(fit.part, side)(data.test).globals, rtol=0, atol=0
+            )
+
+
+def test_an_ensemble_has_the_residual_once(data, folder):
+    row = fitted(made(CRANPlusEnsemble, residual="cca", members=2, **PLAIN), data, folder).part
+    cca = fitted(CCA(), data, folder).part
+    row.weights[3] = 0.5
+    with torch.inference_mode():
+        found = row.similarity.scores(row.embed_images(data.test), row.embed_texts(data.test))
+        terms = [(part.embed_images(data.test).globals, part.embed_texts(data.test).globals) for part in row.fitted]
+        expected = sum(COSINE.scores(*term) for term in terms) / 2
+        expected += 0.5 * COSINE.scores(cca.embed_images(data.test), cca.embed_texts(data.test))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 class FirstBatch:
@@ -671,10 +847,8 @@ def loss_by_hand(first, split, level, o):
 OPEN = {
     "batch_size": 12,
     "dropout": 0.0,
-    "attn_dropout": 0.0,
-    "hard_negative_batches": 0.0,
-    "text_init": "random",
-    "image_scaling": "none",
+    "mask_padding": True,
+    "geometry": "relations",
     "ridge": (1e-3,),
     "pretraining_epochs": 1,
 }
@@ -718,6 +892,7 @@ OPEN = {
         ("global", {"image_scaling": "cca", "scaled_dim": 4}),
         ("global", {"image_scaling": "cca", "ridge": (1.0,)}),
         ("relation", {"geometry": "none"}),
+        ("relation", {"geometry": "none", "mask_padding": False}),
         ("local", {"geometry": "regions"}),
         ("global", {"dropout": 0.5}),
         ("global", {"width": "full"}),
@@ -749,8 +924,9 @@ def test_every_open_question_has_the_loss_computed_by_hand(data, tmp_path, monke
     ],
 )
 def test_what_a_level_does_not_read_does_not_change_its_fit(level, field, value):
-    assert made(Recipe, **{field: value}).of((level,)) == Recipe().of((level,))
-    assert made(Recipe, **{field: value}).of(LEVELS) != Recipe().of(LEVELS)
+    plus, other = made(Recipe, **PLUS), made(Recipe, **{**PLUS, field: value})
+    assert other.of((level,)) == plus.of((level,))
+    assert other.of(LEVELS) != plus.of(LEVELS)
 
 
 @pytest.mark.parametrize(
@@ -798,7 +974,7 @@ def test_patience_counts_from_the_first_epoch_in_which_nothing_changes_any_more(
 
     monkeypatch.setattr(alignment, "Training", Seen)
     with pytest.raises(BadInput, match=rf"counts from {first}$"):
-        plain = {"levels": ("global",), "text_init": "random", "hard_negative_batches": 0.0, **SHORT}
+        plain = {"levels": ("global",), **SHORT, "text_init": "random", "hard_negative_batches": 0.0}
         fitted(made(Alignment, **{**plain, **fields}), data, tmp_path)
 
 
@@ -843,9 +1019,10 @@ def test_cosine_differs_only_without_unit_embeddings(data, tmp_path, normalise, 
     assert torch.allclose(*scores, atol=1e-5) == same
 
 
-def test_one_seed_gives_one_result_and_another_another(data, tmp_path):
+@pytest.mark.parametrize("options", [PLAIN, SHORT], ids=["cran", "plus"])
+def test_one_seed_gives_one_result_and_another_another(data, tmp_path, options):
     def texts(folder, seed):
-        part = fitted(made(CRANRelation, **SHORT), data, tmp_path / folder, seed).part
+        part = fitted(made(CRANRelation, **options), data, tmp_path / folder, seed).part
         with torch.inference_mode():
             return part.embed_texts(data.test).relations
 
@@ -856,6 +1033,7 @@ def test_one_seed_gives_one_result_and_another_another(data, tmp_path):
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_a_stopped_training_goes_on_to_the_same_numbers(data, tmp_path, epoch, monkeypatch, capsys):
     part = {
+        **SHORT,
         "levels": ("local",),
         "max_epochs": 4,
         "frozen_encoder_epochs": 2,
@@ -884,11 +1062,12 @@ def test_a_stopped_training_goes_on_to_the_same_numbers(data, tmp_path, epoch, m
 
 
 def test_levels_start_from_a_pretrained_encoder(data, tmp_path):
-    row = fitted(made(CRAN, max_epochs=2, frozen_encoder_epochs=2, restarts=1, batch_size=16), data, tmp_path)
+    few = {**SHORT, "frozen_encoder_epochs": 2, "pretraining_epochs": 4}
+    row = fitted(made(CRAN, **few), data, tmp_path)
     assert len(list(tmp_path.glob("pretrainedencoder-*.safetensors"))) == 2
     for text_init, criterion in (("cca-targets", "cosine"), ("word-positions", "likelihood")):
         curve = row.curves[text_init]
-        assert curve[-1][criterion] > curve[0][criterion] and len(curve) <= CRAN().plus.pretraining_epochs
+        assert curve[-1][criterion] > curve[0][criterion] and len(curve) <= 4
     for part in row.part.fitted:  # as the encoders were frozen throughout
         (name, level), *_ = part.network.levels.items()
         assert part.plus.text_init == ("word-positions" if name == "relation" else "cca-targets")
@@ -914,7 +1093,7 @@ def test_a_frozen_encoder_is_trained_after_the_first_epochs(data, tmp_path, monk
 
 
 def test_pretraining_depends_on_what_an_encoder_is_made_of():
-    changes = [{"width": "full"}, {"third_pool": True}, {"mask_padding": False}, {"lstm_layers": 2}, {"conv_bn": False}]
+    changes = [{"width": "full"}, {"third_pool": True}, {"mask_padding": True}, {"lstm_layers": 2}, {"conv_bn": False}]
     for change in ({}, *changes):
         recipe = made(Recipe, **change)
         one, other = CharacterEncoder(recipe), CharacterEncoder(Recipe(**recipe.of_encoder()))
@@ -980,7 +1159,7 @@ def test_the_words_of_each_quarter(data, tmp_path):
             if i >= 0
         ]
         assert found == [(word, place * 4 // len(words)) for place, word in enumerate(words)]
-    recipe = Recipe()
+    recipe = made(Recipe, mask_padding=True)
     torch.manual_seed(0)
     targets = fitted(Correlation(recipe.plus.ridge, 4), data, tmp_path).part.words.float()
     positions, projections = (
@@ -1014,8 +1193,6 @@ def test_validation_chooses_the_ridge(data, tmp_path):
 
 
 def test_averages_of_captions_are_unit_again(data, tmp_path):
-    from cran_bench.ranking.evaluation import as_queries
-
     row = fitted(made(CRANBaseline, **SHORT), data, tmp_path).part
     with torch.inference_mode():
         images, texts = row.embed_images(data.test), row.embed_texts(data.test)
@@ -1028,7 +1205,7 @@ def test_options_in_a_record_are_flat():
     row = METHODS.configure("cran[plus.restarts=3,joint=true]").build()
     assert (row.plus.restarts, row.fusion.joint) == (3, True)
     options = fields_json(row)
-    assert options == flat_values(row) | {"ridge": list(row.plus.ridge)} and len(options) == 47
+    assert options == flat_values(row) | {"ridge": list(row.plus.ridge)} and len(options) == 48
     assert (options["width"], options["restarts"]) == ("compact", 3)
 
 
@@ -1048,13 +1225,11 @@ def test_a_checkpoint_of_another_width_is_not_taken_up(data, tmp_path, monkeypat
     monkeypatch.setitem(SIZES, "full", Sizes((16, 16, 16), 16, 16))
     for width in ("full", "compact"):
         with pytest.raises(KeyboardInterrupt):
-            fitted(
-                made(Alignment, levels=("global",), width=width, text_init="random", **SHORT), data, tmp_path / width
-            )
+            fitted(made(Alignment, levels=("global",), width=width, **PLAIN), data, tmp_path / width)
     monkeypatch.setattr(LentRun, "checkpoint", write)
     (full,), (compact,) = ((tmp_path / width).glob("*.checkpoint") for width in ("full", "compact"))
     compact.write_bytes(full.read_bytes())
-    fitted(made(Alignment, levels=("global",), text_init="random", **SHORT), data, tmp_path / "compact")
+    fitted(made(Alignment, levels=("global",), **PLAIN), data, tmp_path / "compact")
     assert "the last checkpoint is of another configuration; fitting from the start" in capsys.readouterr().err
 
 
@@ -1191,7 +1366,7 @@ def test_twins_are_never_looked_at(data, tmp_path, monkeypatch):
         raise AssertionError("training looked at the twins")
 
     monkeypatch.setattr(Split, "twins", property(refuse))
-    fitted(made(CRANRelation, hard_negative_batches=1.0, **SHORT), data, tmp_path)
+    fitted(made(CRANRelation, **{**SHORT, "hard_negative_batches": 1.0}), data, tmp_path)
 
 
 # bad input ----------------------------------------------------------------------------------------------------------
@@ -1211,6 +1386,7 @@ def test_twins_are_never_looked_at(data, tmp_path, monkeypatch):
         ("cran[width=ful]", "did you mean 'full'"),
         ("cran[encoders=one]", "add joint=true"),
         ("cran[fusion_weights=1|2]", "three numbers"),
+        ("cran-ensemble[members=0]", "members is at least 1, not 0"),
         ("cran[margn=1]", "no field 'margn'; did you mean 'margin'"),
         ("cran:papre", "no preset 'papre'; did you mean 'paper'"),
     ],
@@ -1230,7 +1406,9 @@ def test_data_without_regions_says_which_row_works(tmp_path):
     splits = {"train": np.arange(40), "val": np.arange(40, 50), "test": np.arange(50, 60)}
     bare = make(sentences(60), list(range(60)), 60, splits, regions=False)
     for cls in (CRAN, CRANLocal, CRANRelation):
-        with pytest.raises(MissingFeature, match=r"levels global.* need regions.*--regions, or run cran-baseline"):
+        with pytest.raises(
+            MissingFeature, match=r"levels global.* need regions.*--regions, or run a row with the global"
+        ):
             fitted(made(cls, **SHORT), bare, tmp_path)
     fitted(made(CRANBaseline, **SHORT), bare, tmp_path)
 
@@ -1260,8 +1438,7 @@ def test_presets_and_labels():
         METHODS.configure(METHODS.configure("cran-local[top=1]").label).label == "cran-local:tuned[top=1,width=compact]"
     )
     paper, literal = METHODS.configure("cran:paper").build(), METHODS.configure("cran:literal").build()
-    eq11 = {"fusion_weights": (1.0, 1.0, 1.0)}
-    assert paper == made(CRAN, **PAPER, **eq11) and literal == made(CRAN, **LITERAL, **eq11)
+    assert paper == made(CRAN, **PAPER) and literal == made(CRAN, **LITERAL)
     assert (paper.loss.margin, paper.loss.top) == (1.0, 3)
     assert (paper.optimiser.lr, paper.optimiser.halve_every, paper.encoder.normalise) == (4e-4, 50, "l2")
     assert (literal.encoder.attn_div_m, literal.encoder.normalise, literal.loss.negatives) == (True, "none", "random")
@@ -1271,15 +1448,115 @@ def test_presets_and_labels():
         "cran-baseline": "CRAN-baseline",
         "cran-local": "CRAN-local",
         "cran-relation": "CRAN-relation",
+        "cran-ensemble": None,
+        "cran-plus": None,
+        "cran-plus-baseline": None,
+        "cran-plus-local": None,
+        "cran-plus-relation": None,
+        "cran-plus-ensemble": None,
     }
+    assert METHODS.configure("cran-ensemble").label == "cran-ensemble:tuned[members=2,width=compact]"
+    assert METHODS.configure("cran-plus").label == "cran-plus:tuned[width=compact]"
+
+
+def names(*groups):
+    return {field.name for group in groups for field in fields(group)}
+
+
+TRAINING = {"conv_bn", "dropout", "normalise", "bidirectional", "negatives", "warm_up", "margin", "top_train"}
+TRAINING |= names(OptimiserOptions, BatchOptions)
+MODEL = {
+    *("encoders", "attn_div_m", "attn_proj", "attn_dim", "third_pool", "mask_padding", "lstm_layers"),
+    *("image_activation", "relation_pairs", "top", "joint", "sim", "fusion_weights", "fusion_norm"),
+}
+OFF = {
+    "text_init": "random",
+    "restarts": 1,
+    "attn_dropout": 0.0,
+    "image_scaling": "none",
+    "geometry": "none",
+    "hard_negative_batches": 0.0,
+    "residual": "none",
+}
+CRANS = ("cran", "cran-baseline", "cran-local", "cran-relation", "cran-ensemble")
+
+
+def test_every_option_is_of_the_model_or_its_training_or_a_departure():
+    groups = [TRAINING, MODEL, {"width"}, names(PlusOptions)]
+    assert sorted(name for group in groups for name in group) == sorted(flat_values(CRAN()))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", CRANS)
+def test_presets_of_cran_are_the_papers_model(name, preset):
+    row, paper = (flat_values(METHODS.configure(f"{name}:{preset}").build()) for preset in (preset, "paper"))
+    assert {option: row[option] for option in OFF} == OFF
+    assert {option: row[option] for option in names(PlusOptions)} == vars(PlusOptions())
+    differing = {option for option in row if row[option] != paper[option]}
+    if preset == "literal":  # the equations as printed, of which these two are not in the authors' other code
+        assert differing == {"attn_div_m", "normalise"}
+    else:
+        assert differing <= TRAINING | {"width"}
+    assert row["fusion_weights"] == (1.0, 1.0, 1.0) and paper["mask_padding"] is False
+
+
+PLUS_CRANS = tuple(name.replace("cran", "cran-plus", 1) for name in CRANS)
+READ_BY = {
+    "mask_padding": LEVELS,
+    "text_init": LEVELS,
+    "restarts": ("relation",),
+    "attn_dropout": ("local", "relation"),
+    "image_scaling": LEVELS,
+    "geometry": ("relation",),
+    "hard_negative_batches": ("relation",),
+    "residual": (),
+}
+
+
+def test_plus_is_the_recipe_of_cran_plus():
+    departures = {*PLUS} - TRAINING
+    assert departures == {*READ_BY} == {*OFF, "mask_padding"} and all(PLUS[name] != OFF.get(name) for name in PLUS)
+    for name in PLUS_CRANS:
+        row, plain = (METHODS.configure(each).build() for each in (name, name.replace("-plus", "", 1)))
+        assert isinstance(row, type(plain))
+        differing = {o: v for o, v in flat_values(row).items() if v != flat_values(plain)[o]}
+        assert {*differing} - TRAINING == departures | {"fusion_weights"}
+        assert {name: differing.get(name, PLUS[name]) for name in PLUS} == PLUS
+        assert differing["fusion_weights"] is None
+
+
+@pytest.mark.parametrize("departure", READ_BY)
+def test_each_departure_is_one_switch(departure, data):
+    plus = METHODS.configure("cran-plus").build()
+    off = {**OFF, "mask_padding": False}[departure]
+    value = str(off).lower()
+    without = METHODS.configure(f"cran-plus[{departure}={value}]").build()
+    assert flat_values(without) == flat_values(plus) | {departure: off}
+    keys = [fingerprints(row, data) for row in (plus, without)]
+    assert {level for level in LEVELS if keys[0][level] != keys[1][level]} == {*READ_BY[departure]}
+    assert ("CCA" in keys[1]) == (departure != "residual") and keys[0].keys() - keys[1].keys() <= {"CCA"}
+
+
+def fingerprints(row, data):
+    """Of the parts of a row, by name."""
+    store = FitStore(Path("nowhere"), {}, data.train, data.val, CPU)
+    return {getattr(part, "part_name", type(part).__name__): store.fingerprint(part, 0) for part in row.parts()}
+
+
+def test_without_its_departures_cran_plus_is_cran(data):
+    training = {name: value for name, value in PLUS.items() if name in TRAINING}
+    for name in ("cran-plus", "cran-plus-baseline", "cran-plus-local", "cran-plus-relation"):
+        cls, plain = METHODS.get(name).cls, METHODS.get(name.replace("-plus", "", 1)).cls
+        off = made(cls, **{**PLUS, **OFF, "mask_padding": False})
+        assert fingerprints(off, data) == fingerprints(made(plain, **training), data)
 
 
 @pytest.mark.no_cover
-def test_a_row_keeps_every_promise(monkeypatch, tmp_path):
+@pytest.mark.parametrize("spec", ["cran[{}]", "cran-ensemble[{}]", "cran-plus[text_init=random,{}]"])
+def test_a_row_keeps_every_promise(monkeypatch, tmp_path, spec):
     monkeypatch.setattr(checks, "DATASET", "scenes[train=100,val=20,test=60]")
-    verdicts = checks.check_method(
-        METHODS.configure("cran[max_epochs=6,batch_size=20,lr=0.005,text_init=random]"), tmp_path, CPU
-    )
+    method = METHODS.configure(spec.format("max_epochs=6,batch_size=20,lr=0.005"))
+    verdicts = checks.check_method(method, tmp_path, CPU)
     assert {v.promise: v.broken for v in verdicts} == {v.promise: None for v in verdicts}
 
 
@@ -1310,3 +1587,34 @@ def test_a_row_explains_the_levels_it_has(data, tmp_path):
     (found,) = fitted(made(CRANBaseline, **SHORT), data, tmp_path).part.explain(data.test, [(0, 0)])
     assert set(found.scores) == {"global", "total"}
     assert (found.attention, found.regions, found.pairs) == ({}, [], [])
+
+
+@pytest.mark.parametrize("units", UNITS, ids=str)
+@pytest.mark.parametrize("cls", [CRANPlus, CRANPlusBaseline, CRANPlusRelation, CRANPlusEnsemble])
+def test_an_explanation_names_the_residual(data, folder, cls, units):
+    row = fitted(made(cls, residual="cca", **units, **PLAIN), data, folder).part
+    row.weights[3] = 0.25
+    pairs = [(5, 3), (2, 4)]  # a text of another image, and an own one
+    found = row.explain(data.test, pairs)
+    cca = fitted(CCA(), data, folder).part
+    with torch.inference_mode():
+        totals = row.similarity.scores(row.embed_images(data.test), row.embed_texts(data.test))
+        residuals = 0.25 * COSINE.scores(cca.embed_images(data.test), cca.embed_texts(data.test))
+    for (image, text), explanation in zip(pairs, found, strict=True):
+        assert [*explanation.scores] == [*row.levels, "cca", "total"]
+        assert explanation.scores["total"] == pytest.approx(float(totals[image, text]), abs=1e-6)
+        assert explanation.scores["cca"] == pytest.approx(float(residuals[image, text]), abs=1e-6)
+        terms = sum(value for name, value in explanation.scores.items() if name != "total")
+        assert terms == pytest.approx(explanation.scores["total"], abs=1e-6)
+
+
+def test_an_ensemble_is_explained_by_all_its_members(data, folder):
+    row = fitted(made(CRANEnsemble, **PLAIN), data, folder).part
+    (found,) = row.explain(data.test, [(5, 3)])
+    with torch.inference_mode():
+        each = [
+            COSINE.scores(part.embed_images(data.test).globals, part.embed_texts(data.test).globals)[5, 3]
+            for part in row.fitted
+        ]
+    assert abs(each[0] - each[1]) > 1e-4
+    assert found.scores == pytest.approx({"global": float(sum(each)) / 2, "total": float(sum(each)) / 2}, abs=1e-6)
