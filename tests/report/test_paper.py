@@ -114,9 +114,9 @@ def test_curves_are_those_that_were_recorded(tmp_path):
     (row,) = table.rows
     at = tmp_path / "record.json"
     row = replace(row, runs=[replace(row.runs[0], path=at)])
-    lines = ["trained,epoch,loss,rsum,other"]
-    lines += [f"long,{epoch},{1 / epoch:.6g},{'' if epoch % 2 else epoch},1" for epoch in range(1, 1002)]
-    lines += ["broken,1,inf,3,1", "broken,2,1,4,1", "short,1,2,,"]
+    lines = ["trained,epoch,loss,rsum,twins"]
+    lines += [f"long,{epoch},{1 / epoch:.6g},{'' if epoch % 2 else epoch},50" for epoch in range(1, 1002)]
+    lines += ["broken,1,inf,3,50", "broken,2,1,4,50", "short,1,2,,"]
     (tmp_path / "record.curves.csv").write_text("\n".join(lines))
     found = json.loads(as_json(curve_contents([row], Details(None))))[row.label]
     long, broken = found["plots"]
