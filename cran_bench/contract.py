@@ -168,7 +168,8 @@ class Run(Protocol):
     def score(self, images: Embedding, texts: Embedding, similarity: Similarity | None = None) -> Validation:
         """Rank embeddings of the validation split and return recall in percent; choose what has the best `.criterion`.
 
-        That is `rsum`, or mean average precision by category where the dataset or ``[metric=map]`` says so.
+        That is `rsum`, or mean average precision by category where the dataset or ``[metric=map]`` says so.  Data with
+        twins adds `.twins`, the percentage of texts that score their own image above its twin, which chooses nothing.
 
         Args:
             images: N rows, one for each image of the validation split.

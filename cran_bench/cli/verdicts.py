@@ -40,7 +40,9 @@ def table(
     preset: Annotated[
         str | None,
         typer.Option(
-            "--preset", metavar="paper|tuned", help="Preset of the rows in a table of the paper. Default: paper."
+            "--preset",
+            metavar="paper|literal|tuned",
+            help="Preset of the rows in a table of the paper. Default: paper.",
         ),
     ] = None,
     style: options.Format = "terminal",
@@ -71,6 +73,7 @@ def table(
     from cran_bench.protocols import parse_protocols
     from cran_bench.records.store import roots_of
     from cran_bench.records.tasks import TASKS
+    from cran_bench.tables.paper import PRESETS
     from cran_bench.tables.tables import render
 
     others: tuple[TaskName, ...] = ("category", "contrasts", "judgments")
@@ -96,8 +99,8 @@ def table(
             raise BadInput("table kernels shows the timings of one folder: give --results once")
         text = render_all(results[0] / "kernels", style, width)
     elif which and which not in others:
-        if preset not in (None, "paper", "tuned"):
-            raise BadInput(f"--preset is paper or tuned, not '{preset}'")
+        if preset not in (None, *PRESETS):
+            raise BadInput(f"--preset is {' or '.join(PRESETS)}, not '{preset}'")
         if protocol != "all" and len(wanted) > 1:
             raise BadInput(f"paper tables use a single protocol, not {len(wanted)}: name one, or leave -p out")
         from cran_bench.tables.paper_tables import paper_table
@@ -173,6 +176,7 @@ def compare(
     """Compare records with the paper, and on other datasets with committed records.  Exit code 1: a regression.
 
     On flickr30k and mscoco every cell is compared with Tables 1 to 3, on other datasets with the committed records.
+    Against the paper only the presets paper and literal are judged; tuned rows are shown.
     On both, the report says which of the paper's rankings of methods are reproduced. On wikipedia mean average
     precisions by category are compared with published ones, of which those marked M are shown only.
 
@@ -220,7 +224,7 @@ def compare(
         say("these are the committed records themselves, so only the paper's rankings were checked")
     if not judged and not regressions:
         raise BadInput(
-            "no comparable rows found: no row has a counterpart in the paper or the reference, see the notes above"
+            "no comparable rows found: no row is judged against the paper or the reference, see the notes above"
         )
     echo(f"{regressions} regressions" if regressions else "no regression")
     if regressions:

@@ -11,6 +11,8 @@ from cran_bench.records.statistics import LEVEL, Interval, holm
 from cran_bench.records.tasks import DIRECTIONS, FIGURES
 from cran_bench.tables.paper import (
     DATASET_NAMES,
+    JUDGED,
+    PRESETS,
     TABLES,
     TEST_PAIRS,
     PaperRow,
@@ -28,7 +30,6 @@ from .verdict import Verdict, bounds, signed
 
 BAND = 10.0  # points; a row has regressed if its recall is significantly more than this below the paper's
 COPIED_BAND = 3.0  # points; a row that the paper copied from another is the same within this
-PRESETS = ("paper", "tuned")
 READINGS = {"matching": "one to one (CRAN: mean, others: documents; copied rows: captions)", "captions": "captions"}
 MISSING = "missing"
 VERDICTS = {
@@ -39,6 +40,7 @@ VERDICTS = {
     "differs (copied)": "more than 3 points from a number that the paper copied from another",
     "informational": "not judged, as the printed number was most likely measured otherwise",
     "other protocol": "not judged, as the paper measured this row one to one",
+    "shown": "not judged, as the preset tuned has its training chosen on validation",
     "not comparable": "measured on other data, or with other features, width or options",
 }
 """What is said of a cell with a measured recall, and what it means."""
@@ -102,7 +104,9 @@ def paper_cells(printed: PaperRow, tables: Sequence[Table], preset: str, reading
             has_interval = is_same or tables[0].has_intervals
             measured = row.sample.interval(figure) if has_interval else Interval(row.mean(figure), math.nan, math.nan)
             gap = _difference(measured, printed, figure) if is_same else None
-            verdict = _verdict(gap, printed.rules[figure[:3]], reading) if gap and not why else "not comparable"
+            verdict = "not comparable"
+            if gap and not why:
+                verdict = _verdict(gap, printed.rules[figure[:3]], reading) if preset in JUDGED else "shown"
         cells[figure] = PaperCell(printed, figure, preset, reading, protocol, row, measured, gap, verdict, why)
     return cells
 
@@ -127,7 +131,8 @@ def compare_with_paper(tables: Sequence[Table]) -> list[Verdict]:
 def paper_orders(tables: Sequence[Table]) -> list[Verdict]:
     """Check the paper's orders among rows, by preset and protocol; on other data, the orders of both its datasets.
 
-    Only preset `paper` under the matching protocol can regress, because tuning may legitimately reverse an order.
+    Only the presets of `JUDGED` under the matching protocol can regress, because tuning may legitimately reverse an
+    order.
 
     Args:
         tables: of one dataset, with the same images and features.
@@ -143,10 +148,7 @@ def paper_orders(tables: Sequence[Table]) -> list[Verdict]:
                 for name in names
                 if (row := find_row(tables, name, preset, _protocol(name, reading, printed.get(name)))) and row.records
             }
-            counts = preset == "paper" and reading == "matching"
-            verdicts.append(
-                _orders(tables[0], dataset, f"preset {preset} · {READINGS[reading]}", rows, printed, counts)
-            )
+            verdicts.append(_orders(tables[0], dataset, preset, reading, rows, printed))
     return [verdict for verdict in verdicts if verdict]
 
 
@@ -168,12 +170,12 @@ def _cells(number: int, dataset: str, reading: str, preset: str, tables: Sequenc
         for failure in row.failures if row else ():
             sentence = f"{protocol}, {failure.sentence}"
             notes.append(sentence)
-            if "one_to_one" in printed.rules.values():
+            if "one_to_one" in printed.rules.values() and preset in JUDGED:
                 regressions.append(f"REGRESSION {dataset}, {sentence}")
         if row is None or not row.records:
             lines.append([printed.name, protocol, "", *[""] * 6, one.verdict])
             continue
-        judged += not one.why
+        judged += not one.why and preset in JUDGED
         if one.why:
             notes.append(f"{row.label} is not comparable: {one.why}.")
         notes += exposure_notes([row])
@@ -195,6 +197,8 @@ def _cells(number: int, dataset: str, reading: str, preset: str, tables: Sequenc
         ]
     if all(line[-1] == MISSING for line in lines):
         return None
+    if any("shown" in line[-1] for line in lines):
+        notes.append(f"Shown, not judged: preset {preset}, whose training was chosen on validation.")
     if any("other protocol" in line[-1] for line in lines):
         notes.append("Other protocol: the paper measured this row one to one, so it does not apply to captions.")
     return Verdict(
@@ -240,30 +244,35 @@ def _verdict(gap: Interval, rule: str, reading: str) -> str:
 
 
 def _orders(
-    table: Table, dataset: str, reading: str, rows: Mapping[str, Row], printed: Mapping[str, PaperRow], counts: bool
+    table: Table, dataset: str, preset: str, reading: str, rows: Mapping[str, Row], printed: Mapping[str, PaperRow]
 ) -> Verdict | None:
     """Check the orders by rsum; None if there are no two rows to compare."""
     pairs = [(better, worse) for better, worse in orders(dataset) if better in rows and worse in rows]
     if not pairs:
         return None
     differences = [rows[better].sample.minus(rows[worse].sample, "rsum") for better, worse in pairs]
-    lines, regressions = [], []
+    lines, regressions, notes = [], [], []
+    about, is_judged = f"preset {preset} · {READINGS[reading]}", preset in JUDGED
     for (better, worse), gap, p in zip(pairs, differences, holm([gap.p for gap in differences]), strict=True):
         both = [record for name in (better, worse) for record in rows[name].records]
         verdict = "not separable" if p >= LEVEL else "holds" if gap.value > 0 else "reversed"
         verdict = "not comparable" if printed and any(map(not_comparable, both)) else verdict
         in_paper = [signed(printed[better].rsum - printed[worse].rsum)] if printed else []
         lines.append([f"{better} > {worse}", *in_paper, signed(gap.value), bounds(gap), f"{p:.4f}", verdict])
-        if verdict == "reversed" and counts and printed:
+        if verdict == "reversed" and is_judged and reading == "matching" and printed:
             regressions.append(
-                f"REGRESSION {dataset}, {reading}: {rows[better].label} has {-gap.value:.1f} less rsum than "
+                f"REGRESSION {dataset}, {about}: {rows[better].label} has {-gap.value:.1f} less rsum than "
                 f"{rows[worse].label}, but {printed[better].rsum - printed[worse].rsum:.1f} more in the paper"
             )
+    if not printed:
+        notes.append("The orders are those of Tables 1 to 3, on either of the paper's datasets.")
+    elif not is_judged:
+        notes.append(f"Shown, not judged: preset {preset}, whose training was chosen on validation.")
     return Verdict(
-        f"The paper's orders on {_title(table)} · {reading}",
+        f"The paper's orders on {_title(table)} · {about}",
         ["order", *["paper"] * bool(printed), "rsum", "95 % interval", "p (Holm)", "verdict"],
         lines,
-        [] if printed else ["The orders are those of Tables 1 to 3, on either of the paper's datasets."],
+        notes,
         regressions,
-        sum(line[-1] != "not comparable" for line in lines),
+        sum(line[-1] != "not comparable" for line in lines) if is_judged or not printed else 0,
     )

@@ -173,9 +173,11 @@ class Validation(Metrics):
 
     Attributes:
         map: mean average precision by category of both directions, from 0 to 1; None unless the run chooses by it.
+        twins: the percentage of texts that score their own image above its twin; None if images have no twins.
     """
 
     map: float | None = None
+    twins: float | None = None
 
     @property
     def criterion(self) -> float:
@@ -184,8 +186,9 @@ class Validation(Metrics):
 
     @property
     def curve(self) -> dict[str, float]:
-        """The figure that is maximised, by its name, as a point of a training curve."""
-        return {"rsum": self.rsum} if self.map is None else {"map": self.map}
+        """The figure that is maximised, by its name, and `twins` if there are any, as a point of a training curve."""
+        chosen = {"rsum": self.rsum} if self.map is None else {"map": self.map}
+        return chosen if self.twins is None else {**chosen, "twins": self.twins}
 
 
 def mean_metrics(metrics: list[Metrics]) -> Metrics:

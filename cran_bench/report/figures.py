@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cran_bench.comparison.with_paper import PRESETS, READINGS, PaperCell
+from cran_bench.comparison.with_paper import READINGS, PaperCell
 from cran_bench.errors import BadInput, did_you_mean, escaped
 from cran_bench.machine.extras import require
 from cran_bench.machine.progress import track
@@ -21,7 +21,7 @@ from cran_bench.machine.storage import slug, write_atomically
 from cran_bench.ranking.contrasted import HEADLINE
 from cran_bench.records.tasks import DIRECTIONS
 from cran_bench.tables.figures import heading
-from cran_bench.tables.paper import DATASET_NAMES, dataset_name, paper_rows
+from cran_bench.tables.paper import DATASET_NAMES, PRESETS, dataset_name, paper_rows
 from cran_bench.tables.summary import on_front
 from cran_bench.tables.tables import Table
 
@@ -53,7 +53,7 @@ MARKS: dict[str, dict[str, Any]] = {
     **{verdict: FILLED | {"marker": marker} for verdict, marker in (("same", "o"), ("above", "^"), ("below", "v"))},
     **{"REGRESSED": FILLED | {"marker": "x", "mew": 1.6}, "differs (copied)": FILLED | {"marker": "s"}},
     **{"informational": HOLLOW | {"marker": "D"}, "other protocol": HOLLOW | {"marker": "s"}},
-    "not comparable": HOLLOW | {"marker": "o"},
+    **{"shown": HOLLOW | {"marker": ">"}, "not comparable": HOLLOW | {"marker": "o"}},
 }
 """Marks of measured recalls, by verdict; shapes are those of the page."""
 TICKS = {

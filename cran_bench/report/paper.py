@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
-from cran_bench.comparison.with_paper import PRESETS, READINGS, VERDICTS, PaperCell, paper_cells
+from cran_bench.comparison.with_paper import READINGS, VERDICTS, PaperCell, paper_cells
 from cran_bench.machine.storage import sha256_json, slug
 from cran_bench.records.statistics import Interval
 from cran_bench.records.tasks import FIGURES, RECALL
-from cran_bench.tables.paper import DATASET_NAMES, TABLES, PaperRow, dataset_name, paper_rows
+from cran_bench.tables.paper import DATASET_NAMES, PRESETS, TABLES, PaperRow, dataset_name, paper_rows
 from cran_bench.tables.tables import Group, Table
 
 from .contents import LONGEST, apart, table_ids

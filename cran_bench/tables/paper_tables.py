@@ -10,7 +10,16 @@ from cran_bench.errors import BadInput
 from cran_bench.protocols import Protocol
 from cran_bench.records.tasks import FIGURES
 from cran_bench.specs import parse_spec
-from cran_bench.tables.paper import DATASET_NAMES, TABLES, PaperRow, find_row, not_comparable, of_dataset, paper_rows
+from cran_bench.tables.paper import (
+    DATASET_NAMES,
+    PRESETS,
+    TABLES,
+    PaperRow,
+    find_row,
+    not_comparable,
+    of_dataset,
+    paper_rows,
+)
 from cran_bench.tables.rows import Row, commit_note, exposure_notes, merge_notes
 from cran_bench.tables.tables import DATA, Group, Table
 from cran_bench.tables.typesetting import DATA_FORMATS, export, typeset
@@ -30,7 +39,7 @@ def paper_table(
     Args:
         number: 1, 2 or 3.
         tables: all records, possibly none.
-        preset: preset of the measured rows; rows without records of it show `paper` or `tuned` instead.
+        preset: preset of the measured rows; rows without records of it show another instead.
         protocol: protocol of all rows, or None for the one that best matches each row of the paper.
         style: one of `cran_bench.tables.tables.FORMATS`.
         dataset: shows this dataset in the layout of the table, one of the paper's or another.
@@ -166,7 +175,7 @@ def _apart(lines: Sequence[Line]) -> list[str]:
 
 def _measured(printed: PaperRow, tables: Sequence[Table], preset: str, protocol: Protocol | None) -> Line:
     used = protocol or printed.protocol
-    for name in dict.fromkeys((preset, "paper", "tuned")):
+    for name in dict.fromkeys((preset, *PRESETS)):
         row = find_row(tables, printed.name, name, used)
         if row:
             return Line(printed, row, used, next(t for t in tables if any(one is row for one in t.rows)))

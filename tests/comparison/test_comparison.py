@@ -19,7 +19,7 @@ from cran_bench.records.statistics import Interval
 from cran_bench.records.store import ResultStore
 from cran_bench.records.tasks import FIGURES
 from cran_bench.specs import format_value
-from cran_bench.tables.paper import CHAINS, OF_PAPER, TABLES, not_comparable, orders, paper_rows
+from cran_bench.tables.paper import CHAINS, OF_PAPER, PRESETS, TABLES, not_comparable, orders, paper_rows
 from cran_bench.tables.tables import render
 
 
@@ -126,13 +126,9 @@ def test_a_reversed_order_is_a_regression_of_the_preset_paper_only():
         ({"front_end": "torchvision:vgg19 + grid"}, "other regions than paper"),
         ({"front_end": "torchvision:vgg19 + paper[iou=0.9]"}, "other regions than paper: iou=0.9"),
         ({"front_end": "torchvision:vgg19 + paper[vgg16=random.pth]"}, "other regions than paper: vgg16=random.pth"),
-        ({"label": "cran:tuned[width=full]"}, "projects images by CCA"),
-        ({"label": "cran-baseline:tuned[width=full]", "parameters": {"width": "full"}}, "projects images by CCA"),
-        ({"label": "cran-local:tuned[width=full]"}, "projects images by CCA"),
-        ({"label": "cran-relation:tuned[width=full]"}, "projects images by CCA"),
         ({"label": "cran:paper[width=compact]", "parameters": {"width": "compact"}}, "width compact"),
         ({"label": "cran:paper[top=5,width=full]"}, "other options (top"),
-        ({"label": "cran:literal[width=full]"}, "other options (literal"),
+        ({"label": "cran:quick[width=full]"}, "other options (quick"),
         ({"data": "flickr8k"}, "the paper has no flickr8k"),
         ({"folds": 5}, "part of the data"),
         ({"images": 200}, "200 test images, but the paper has 1,000"),
@@ -142,8 +138,9 @@ def test_what_may_not_be_held_against_the_paper(changes, reason):
     asked = {"label": "cran:paper[width=full]", "protocol": "mean", **changes}
     record, _ = made(asked.pop("label"), [1, 2, 3, 1, 2, 3], **asked)
     assert reason in not_comparable(record)
-    fine, _ = made("cran:paper[width=full]", [1, 2, 3, 1, 2, 3], protocol="mean", parameters={"width": "full"})
-    assert not_comparable(fine) == ""
+    for preset in PRESETS:
+        fine, _ = made(f"cran:{preset}[width=full]", [1, 2, 3] * 2, protocol="mean", parameters={"width": "full"})
+        assert not_comparable(fine) == ""
 
 
 def test_a_row_that_is_not_comparable_does_not_regress():
@@ -176,20 +173,43 @@ def test_a_row_of_another_method_is_nobodys():
         assert "a method that the paper does not have" in not_comparable(record.model_copy(update={"method": other}))
 
 
-def test_the_tuned_preset_of_cran_is_shown_but_not_judged():
-    found = verdicts([run for run in as_printed(preset="tuned") if run[0].method.name in ("cran", "cran-local", "cca")])
+PLANTED = {"cran": 25.0, "cran-relation": 1.0}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_planted_regression_fails_unless_it_is_of_the_preset_tuned(command, tmp_path, preset):
+    """Recalls far below the printed ones, orders reversed, and a row that failed."""
+    runs = as_printed(preset=preset, **{name.replace("-", "_"): off for name, off in PLANTED.items()})
+    runs = [run for run in runs if run[0].method.name in PLANTED]
+    failed = failed_run(f"cran-local:{preset}[width=full]", "mean")
+    found = compare_dataset(tabled(runs, [failed]), "flickr30k", None)
+    text = "\n".join(map(str, found))
+    assert "reversed" in text and "failed" in text
+    is_judged = preset in ("paper", "literal")
+    assert ("REGRESSED" in text, "shown" in text) == (is_judged, not is_judged)
+    for sentence in (
+        f"cran:{preset}[width=full], mean, i2t_r1: 13.1, the paper has 38.1",
+        "cran-local",
+        "less rsum than",
+    ):
+        assert any(sentence in one for one in regressions(found)) == is_judged
+    said = command("compare", "--results", stored(tmp_path, runs))
+    assert said.code == (1 if is_judged else 2)
+
+
+def test_tuned_rows_are_shown_beside_the_printed_ones_and_never_judged():
+    found = verdicts(as_printed(preset="tuned", cca=-20.0, corr_ae=3.0))
     cells = next(verdict for verdict in found if "Table 1" in verdict.title)
-    lines = {line[0]: line[-1] for line in cells.lines if line[0]}
-    assert lines["CRAN"] == "not comparable" and lines["CCA"] == "same"
-    assert any(
-        "cran:tuned[width=full] is not comparable: preset tuned projects images by CCA" in n for n in cells.notes
-    )
-    (order,) = (v for v in found if "orders" in v.title and "one to one" in v.title)
-    assert [(line[0], line[-1]) for line in order.lines] == [("CRAN > CRAN-local", "not comparable")]
+    assert {line[-1] for line in cells.lines} == {"shown"} and not any(verdict.judged for verdict in found)
+    (line,) = (line for line in cells.lines if line[0] == "CCA")
+    assert line[4].startswith("+20.0 [") and line[3] == "7.6 → 27.6"
+    assert "Shown, not judged: preset tuned, whose training was chosen on validation." in cells.notes
+    (order,) = (verdict for verdict in found if "orders" in verdict.title and "one to one" in verdict.title)
+    assert order.notes == ["Shown, not judged: preset tuned, whose training was chosen on validation."]
 
 
 def test_what_is_not_comparable_is_not_counted_as_compared(command, tmp_path):
-    results = stored(tmp_path, [made("cran:tuned[width=full]", [1, 2, 3] * 2, protocol="mean")])
+    results = stored(tmp_path, [made("cran:paper[width=compact]", [1, 2, 3] * 2, protocol="mean")])
     said = command("compare", "--results", results)
     assert said.code == 2 and "no comparable rows found" in said.sentence
 
@@ -516,7 +536,7 @@ def test_the_papers_own_data_by_name(command, tmp_path):
     [
         (["1", "-m", "cca"], "--method does not apply to table 1"),
         (["1", "-p", "captions,mean"], "paper tables use a single protocol, not 2"),
-        (["1", "--preset", "best"], "--preset is paper or tuned, not 'best'"),
+        (["1", "--preset", "best"], "--preset is paper or literal or tuned, not 'best'"),
         (["--preset", "tuned"], "--preset does not apply to table"),
         (["kernels", "-d", "scenes"], "--dataset does not apply to table kernels"),
     ],

@@ -28,6 +28,7 @@ def judged():
         made("cran-local:paper[width=compact]", [20, 40, 50] * 2, protocol="mean", parameters={"width": "compact"})
     )
     runs.append(made("cfa:paper", [10, 20, 30] * 2, protocol="captions"))
+    runs.append(made("cfa:tuned", [1, 2, 3] * 2))
     runs += [
         made("cca:tuned", [30, 50, 60] * 2, data=data, quick=":" in data, images=200)
         for data in ("flickr8k", "scenes:quick")
@@ -62,6 +63,7 @@ def test_verdicts_are_those_of_the_text(judged):
         if not verdict.title.startswith("Table"):
             continue
         reading = "captions" if "· captions ·" in verdict.title else "matching"
+        preset = "tuned" if "preset tuned" in verdict.title else "paper"
         name, words, gaps = "", [], []
         for line in verdict.lines:
             if line[2] == "annotation":
@@ -69,7 +71,7 @@ def test_verdicts_are_those_of_the_text(judged):
             words += line[-1].split(" / ") if " / " in line[-1] else [line[-1]] * 3
             gaps += [text.partition(" ")[0] for text in line[4:9:2]]
             if line[2] == "retrieval":
-                shown = one["rows"][f"paper {reading} {name}"]
+                shown = one["rows"][f"{preset} {reading} {name}"]
                 assert shown["verdicts"] == words
                 assert [f"{gap[0]:+z.1f}" for gap in shown["gaps"]] == gaps
                 told |= set(words)
@@ -114,9 +116,9 @@ def test_curves_are_those_that_were_recorded(tmp_path):
     (row,) = table.rows
     at = tmp_path / "record.json"
     row = replace(row, runs=[replace(row.runs[0], path=at)])
-    lines = ["trained,epoch,loss,rsum,other"]
-    lines += [f"long,{epoch},{1 / epoch:.6g},{'' if epoch % 2 else epoch},1" for epoch in range(1, 1002)]
-    lines += ["broken,1,inf,3,1", "broken,2,1,4,1", "short,1,2,,"]
+    lines = ["trained,epoch,loss,rsum,twins"]
+    lines += [f"long,{epoch},{1 / epoch:.6g},{'' if epoch % 2 else epoch},50" for epoch in range(1, 1002)]
+    lines += ["broken,1,inf,3,50", "broken,2,1,4,50", "short,1,2,,"]
     (tmp_path / "record.curves.csv").write_text("\n".join(lines))
     found = json.loads(as_json(curve_contents([row], Details(None))))[row.label]
     long, broken = found["plots"]

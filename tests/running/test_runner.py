@@ -25,9 +25,10 @@ from cran_bench.records.schema import Failure
 from cran_bench.registry import DATASETS, METHODS, Configured, Plugin
 from cran_bench.running import runner as running
 from cran_bench.running.experiment import evaluate
+from cran_bench.running.fits import FitStore
 from cran_bench.running.preparation import find_prepared
 from cran_bench.running.runner import Runner, embed, parse_seeds
-from cran_bench.similarity import COSINE, Pairwise
+from cran_bench.similarity import COSINE, DOT, Pairwise
 from cran_bench.split import Split
 
 CPU = torch.device("cpu")
@@ -428,6 +429,70 @@ def test_training_curves_lie_beside_the_record(runner):
     assert (
         not runner.store.path(plain.address).with_name(runner.store.path(plain.address).stem + ".curves.csv").exists()
     )
+
+
+# twins ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Coarse(Toy):
+    """Compares small integers, many of which tie, and keeps what `run.score` says of validation."""
+
+    similarity = DOT
+    kept: ClassVar = {}
+
+    def fit(self, train, val, run):
+        images, texts = self.embed_images(val), self.embed_texts(val)
+        self.kept[val] = found = run.score(images, texts)
+        run.log(epoch=1, **found.curve)
+
+    def embed_images(self, split):
+        return self.drawn(len(split), 1)
+
+    def embed_texts(self, split):
+        return self.drawn(len(split.texts), 2)
+
+    def drawn(self, rows, seed):
+        return torch.randint(-2, 3, (rows, 2), generator=torch.Generator().manual_seed(seed)).float()
+
+    def state(self):
+        return {}
+
+    def load(self, state):
+        pass
+
+
+@dataclass
+class CoarsePairs(Coarse):
+    """The same by a function of its own."""
+
+    similarity = Pairwise(lambda images, texts: images @ texts.T)
+
+
+@pytest.mark.parametrize("cls", [Coarse, CoarsePairs])
+@pytest.mark.parametrize("unit", ["captions", "documents"])
+@pytest.mark.parametrize("metric", ["rsum", "map"])
+def test_validation_has_the_twin_accuracy_of_its_own_split(prepared, tmp_path, cls, unit, metric):
+    train, val = (prepared.split(name, unit, CPU) for name in ("train", "val"))
+    fit = FitStore(tmp_path, {}, train, val, CPU, metric=metric).fitted(cls(), 0, "coarse")
+    found = cls.kept.pop(val)
+    images, texts = fit.part.embed_images(val).tolist(), fit.part.embed_texts(val).tolist()
+    gaps = [
+        sum(x * (a - b) for x, a, b in zip(text, images[own], images[own ^ 1], strict=True))
+        for text, own in zip(texts, val.image_of.tolist(), strict=True)
+    ]
+    wins = sum(1 if gap > 0 else 0.5 if gap == 0 else 0 for gap in gaps)
+    assert 0 < gaps.count(0) < len(gaps)
+    assert found.twins == pytest.approx(100 * wins / len(gaps))
+    assert found.criterion == (found.rsum if metric == "rsum" else 100 * found.map)
+    chosen = {"rsum": found.rsum} if metric == "rsum" else {"map": found.map}
+    assert fit.curves == {cls.__name__: [{"epoch": 1, **chosen, "twins": found.twins}]}
+
+
+def test_without_twins_validation_and_curves_have_none(tiny, tmp_path):
+    fit = FitStore(tmp_path, {}, tiny.train, tiny.val, CPU).fitted(Coarse(), 0, "coarse")
+    assert Coarse.kept.pop(tiny.val).twins is None
+    assert fit.curves["Coarse"][0].keys() == {"epoch", "rsum"}
 
 
 # answers ----------------------------------------------------------------------------------------------------------

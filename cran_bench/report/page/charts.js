@@ -6,6 +6,7 @@ const SHAPES = {
   down: "M6 10.8 1 1.8H11z",
   square: "M2.2 2.2H9.8V9.8H2.2z",
   diamond: "M6 .6 11.4 6 6 11.4 .6 6z",
+  right: "M1.8 1 10.8 6 1.8 11z",
   cross: "M2 2 10 10M10 2 2 10",
   tick: "M6 0V12",
 };

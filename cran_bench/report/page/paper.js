@@ -9,6 +9,7 @@ const LOOKS = {
   "differs (copied)": ["square", "filled"],
   informational: ["diamond", "hollow"],
   "other protocol": ["square", "hollow"],
+  shown: ["right", "hollow"],
   "not comparable": ["circle", "hollow"],
 };
 const RECALLS = [0, 100];
@@ -79,7 +80,7 @@ views.paper = (main, { query }) => {
     el(
       "p",
       {},
-      "The recalls that the paper prints, beside those that were measured here. A row is comparable only if its data, features, width and options are the paper's.",
+      "The recalls that the paper prints, beside those that were measured here. A row is comparable only if its data, features, width and options are the paper's, and judged only with the presets paper and literal: what tuned chose on validation is shown.",
     ),
     el(
       "form",

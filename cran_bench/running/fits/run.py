@@ -20,13 +20,14 @@ from torch import Tensor
 from cran_bench.contract import Composite, Part
 from cran_bench.embeddings import Embedding, no_tensor, on_device
 from cran_bench.errors import BadInput, first_wrong
+from cran_bench.machine.arithmetic import in_full_precision
 from cran_bench.machine.processes import current
 from cran_bench.machine.progress import say, track
 from cran_bench.protocols import Metric
 from cran_bench.ranking.metrics import Validation
 from cran_bench.ranking.pairs import backend_of
-from cran_bench.ranking.problem import Backend
-from cran_bench.ranking.rank import rank
+from cran_bench.ranking.problem import Backend, Clock, make_problem
+from cran_bench.ranking.rank import count, twin_accuracy
 from cran_bench.running.fits.serialisation import About, load_state, save_state
 from cran_bench.similarity import Pairwise, Similarity, depends_on_query
 from cran_bench.split import Split
@@ -224,11 +225,13 @@ def _figures_of_val(
     """The figures of the validation split, with mean average precision if the run chooses by it."""
     images, texts = _of_val(run, images, texts)
     val = run.store.val
-    labels = val.labels if run.store.metric == "map" else None
-    with torch.inference_mode():
-        ranks = rank(images, texts, val.image_of, similarity, backend=backend, labels=labels)
+    labels, twins = val.labels if run.store.metric == "map" else None, val.twins
+    with torch.inference_mode(), in_full_precision(run.device):
+        problem = make_problem(images, texts, val.image_of, similarity)
+        ranks = count(problem, Clock(run.device), backend, labels=labels)
+        accuracy = None if twins is None else twin_accuracy(problem, twins)
     precision = ranks.precisions.figures()["map"] if ranks.precisions else None
-    return Validation(**vars(ranks.metrics()), map=precision)
+    return Validation(**vars(ranks.metrics()), map=precision, twins=accuracy)
 
 
 def run_of(part: Part) -> type[LentRun]:
