@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise, repeat
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +28,8 @@ from cran_bench.protocols import Metric, Unit
 
 SPLITS = ("train", "val", "test")
 """The names of the splits that every dataset has."""
+Truths: TypeAlias = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
+"""From t rows of captions and n rows of images to (t, n) bool: which captions are true of which images."""
 CATEGORIES_UP_TO = 8000
 """Labels of more are refused: what is stored for a test split stays small."""
 
@@ -108,6 +110,8 @@ class Collection:
         boxes: (N, 5, 4) float32 or None, region boxes that come with the data: x0 y0 x1 y1 as fractions of width and
             height.
         twins: (N,) int64 or None, the row of the image with the same objects in exchanged positions.
+        truths: a function that says which captions are true of which images, or None where nobody knows.  It is called
+            when it is needed, and follows from what generates images and captions.
         labels: (N, C) uint8 or None, multi-hot categories; a row of zeros for an image without any.
         label_names: C names of the categories, or none.
         text_features: (T, q) float32 or None, features that the data has in place of captions, one text per image; the
@@ -140,6 +144,7 @@ class Collection:
     splits: Mapping[str, NDArray[np.int64]]
     boxes: NDArray[np.float32] | None = None
     twins: NDArray[np.int64] | None = None
+    truths: Truths | None = None
     labels: NDArray[np.uint8] | None = None
     label_names: Sequence[str] = field(default=())
     text_features: NDArray[np.float32] | None = None

@@ -44,7 +44,7 @@ class Plugin(Generic[T]):
     """A registered class with its presets (field values by preset name) and the row of the paper it reproduces.
 
     A spec ``name:TEXT`` sets the field called `argument`, if that is not '', in place of a preset.  `search` has the
-    values that tuning may try, by field.
+    values that tuning may try, by field.  What makes a row a `reference` is described in `register`.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Plugin(Generic[T]):
     paper_row: str | None = None
     argument: str = ""
     search: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    reference: str = ""
 
     def preset(self, name: str) -> Mapping[str, Any]:
         """Field values of a preset; '' means `tuned`, or the class's own defaults if it has no presets.
@@ -118,6 +119,7 @@ class Registry(Generic[T]):
         paper_row: str | None = None,
         argument: str = "",
         search: Mapping[str, Sequence[Any]] | None = None,
+        reference: str = "",
     ) -> Callable[[C], C]:
         """Class decorator that registers a dataclass as `name`.
 
@@ -130,7 +132,8 @@ class Registry(Generic[T]):
                 what = f"{place(cls)}: {self.kind} '{name}'"
                 raise BadInput(f"{what}: put @dataclass under @{DECORATORS[self.kind]}, its fields are the options")
             self._require_free(name, cls.__module__, cls.__qualname__, cls)
-            self.plugins[name] = Plugin(name, cast("type[T]", cls), presets or {}, paper_row, argument, search or {})
+            about = presets or {}, paper_row, argument, search or {}, reference
+            self.plugins[name] = Plugin(name, cast("type[T]", cls), *about)
             return cls
 
         return add
@@ -144,6 +147,10 @@ class Registry(Generic[T]):
         names = {name for name, (declaration, _) in self._read().items() if declaration.argument}
         return sorted(names | {name for name, plugin in self.plugins.items() if plugin.argument})
 
+    def references(self) -> list[str]:
+        """Names of those that are no methods but references for others, sorted."""
+        return [name for name in self.names() if self.describe(name).reference]
+
     def describe(self, name: str) -> Declaration:
         """Describe a known plugin, from its source if possible."""
         if name in self._read():
@@ -152,7 +159,7 @@ class Registry(Generic[T]):
         cls, module = plugin.cls, plugin.cls.__module__
         is_alone = sum(other.cls.__module__ == module for other in self.plugins.values()) == 1
         summary = first_line((is_alone and sys.modules[module].__doc__) or cls.__doc__)
-        about = tuple(plugin.presets), plugin.paper_row, plugin.argument
+        about = tuple(plugin.presets), plugin.paper_row, plugin.argument, plugin.reference
         return Declaration(name, module, cls.__qualname__, summary, *about)
 
     def usable(self) -> list[str]:
@@ -404,6 +411,7 @@ def register(
     paper_row: str | None = None,
     argument: str = "",
     search: Mapping[str, Sequence[Any]] | None = None,
+    reference: str = "",
 ) -> Callable[[C], C]:
     """Class decorator that registers a dataclass as a method.
 
@@ -414,11 +422,13 @@ def register(
         argument: the field that the text after the colon sets, as the file in ``scores:FILE``, for a method that cannot
             do without a file; it has no presets, and its label names files without their folders.
         search: values of fields that ``run --tune`` may try, as in ``{"lr": (1e-3, 2e-3), "dropout": (0.0, 0.2)}``.
+        reference: for what learns nothing and is no method, but what others are read beside: a clause on what it scores
+            and what that cannot say.  Its rows are recorded with it, marked in tables, and not ranked.
 
     Raises:
         BadInput: the name is taken, or the class is not a dataclass.
     """
-    return METHODS.register(name, presets, paper_row, argument, search)
+    return METHODS.register(name, presets, paper_row, argument, search, reference)
 
 
 def register_dataset(name: str, presets: Mapping[str, Mapping[str, Any]] | None = None) -> Callable[[C], C]:
@@ -466,9 +476,9 @@ def search_space(plugin: Plugin[Any]) -> dict[str, Sequence[Any]]:
 
 
 def tuned_method(method: str, trials: int) -> str:
-    """The spec of a method with a number of trials, unless it has one or, as ``scores:FILE``, fits nothing."""
+    """The spec of a method with a number of trials, unless it has one, or fits nothing: ``scores:FILE``, references."""
     spec = parse_spec(method)
-    if spec.name in METHODS.with_argument():
+    if spec.name in (*METHODS.with_argument(), *METHODS.references()):
         return method
     return str(replace(spec, options={"tune": str(trials), **spec.options}))
 

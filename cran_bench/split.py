@@ -414,7 +414,31 @@ class Split:
         documents: Any = Documents(encoded, image_of)  # of which only rows are read
         return FeatureRows.of(documents, self._rows, self._device)
 
-    # twins ------------------------------------------------------------------------------------------------------
+    # truths and twins -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def truths(self) -> tuple[Tensor, Tensor]:
+        """(T, n) bool, which texts are true of which images; and (N,) int64, the columns of this split's own images.
+
+        The n columns are the images of the dataset's split of this name, also where only some are taken from it.  A
+        document is true of an image if all its captions are.
+
+        Raises:
+            MissingFeature: the data does not say, or the texts are not its own.
+        """
+        truths = self._collection.truths
+        if truths is None:
+            raise MissingFeature(
+                f"{self._collection.name} does not say which captions are true of which images: use data that does, "
+                "such as scenes"
+            )
+        if self._asked is not None:
+            raise MissingFeature(f"{self._collection.name} says of its own captions only which images they are true of")
+        every = np.union1d(self._collection.splits[self.name], self._rows)
+        captions, first = captions_of(self._collection.image_of, self._rows)
+        found = truths(captions, every)
+        found = np.logical_and.reduceat(found, first) if self.unit == "documents" else found
+        return self._tensor(found), self._tensor(np.searchsorted(every, self._rows))
 
     @property
     def twins(self) -> Tensor | None:

@@ -21,11 +21,12 @@ class Fact(NamedTuple):
 
 
 class Caption(NamedTuple):
-    """A sentence, the facts that it states, and its template."""
+    """A sentence, the facts that it states, its template, and by object the attributes that its noun phrase names."""
 
     text: str
     form: tuple[Fact, ...]
     pattern: str
+    named: Mapping[int, tuple[str, ...]]
 
 
 def holds(form: tuple[Fact, ...], scene: Scene) -> bool:
@@ -171,15 +172,16 @@ _MENTIONS: tuple[tuple[str, ...], ...] = (
 )
 
 
-def refer(stream: Stream, things: tuple[Thing, ...], which: int, *, definite: bool) -> str:
-    """Return a noun phrase whose attributes identify one of `things` uniquely."""
+def refer(stream: Stream, things: tuple[Thing, ...], which: int, *, definite: bool) -> tuple[str, tuple[str, ...]]:
+    """Return a noun phrase whose attributes identify one of `things` uniquely, and these attributes."""
     thing = things[which]
     mention = stream.choose(_fitting(things, which))
-    words = [stream.choose(_WORDS[getattr(thing, kind)]) for kind in mention]
+    named = tuple(getattr(thing, kind) for kind in mention)
+    words = [stream.choose(_WORDS[attribute]) for attribute in named]
     if "shape" not in mention:
         words.append(stream.choose(("one", "shape", "object") if definite else ("shape", "object")))
     article = "the" if definite else "an" if words[0][0] in "aeiou" else "a"
-    return " ".join((article, *words))
+    return " ".join((article, *words)), named
 
 
 @lru_cache(maxsize=16)
@@ -211,8 +213,8 @@ def describe(stream: Stream, scene: Scene, twin: Scene, count: int) -> list[Capt
             for pair, way in zip(pairs, directions, strict=True)
         )
         if holds(form, scene) and fails(form, twin):
-            text = _say(stream, scene, pattern, slots, directions)
-            captions.setdefault(text, Caption(text, form, pattern))
+            text, named = _say(stream, scene, pattern, slots, directions)
+            captions.setdefault(text, Caption(text, form, pattern, named))
     return list(captions.values())
 
 
@@ -228,14 +230,20 @@ def _draw_sentence(stream: Stream) -> tuple[str, tuple[str, ...], list[_Directio
     return stream.choose(joint.patterns), joint.pairs, [first, second]
 
 
-def _say(stream: Stream, scene: Scene, pattern: str, slots: Mapping[str, int], directions: Sequence[_Direction]) -> str:
-    words = {}
+def _say(
+    stream: Stream, scene: Scene, pattern: str, slots: Mapping[str, int], directions: Sequence[_Direction]
+) -> tuple[str, dict[int, tuple[str, ...]]]:
+    """Return a sentence, and by object the attributes of its noun phrases."""
+    words, named = {}, {}
     for slot, which in slots.items():
         definite = f"{{some_{slot}}}" not in pattern and stream.below(2) == 0
-        words[slot] = words[f"some_{slot}"] = refer(stream, scene.things, which, definite=definite)
+        phrase, attributes = refer(stream, scene.things, which, definite=definite)
+        words[slot] = words[f"some_{slot}"] = phrase
+        if f"{slot}}}" in pattern:
+            named[which] = attributes
     for number, direction in zip(("", "2"), directions, strict=False):
         words["of" + number] = stream.choose(direction.of)
         words["its" + number] = stream.choose(direction.its)
         words["way" + number] = direction.way
     text = pattern.format(**words)
-    return f"{text[0].upper()}{text[1:]}." if stream.below(3) else text
+    return (f"{text[0].upper()}{text[1:]}." if stream.below(3) else text), named

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cran_bench import SPLITS, Collection, ImageSource, register_dataset
 
 from ._scene_drawing import VERSION, draw, frames
-from ._scene_language import can_tell_apart, describe
+from ._scene_language import Caption, can_tell_apart, describe
 from ._scene_layout import COLOURS, SHAPES, Scene, Stream, draw_twins
+from ._scene_truths import truths
 
 CAPTIONS = 5
 KINDS = [(colour, shape) for colour in COLOURS for shape in SHAPES]
@@ -73,7 +75,7 @@ class Scenes:
         """Generate the scenes; nothing is read from `data`."""
         ids: list[str] = []
         scenes: list[Scene] = []
-        captions: list[str] = []
+        captions: list[Caption] = []
         splits = {}
         for split in SPLITS:
             count: int = getattr(self, split)
@@ -86,15 +88,20 @@ class Scenes:
                 for letter, scene, twin in (("a", first, second), ("b", second, first)):
                     ids.append(f"{split}-{pair:05}{letter}")
                     scenes.append(scene)
-                    captions += [caption.text for caption in describe(stream, scene, twin, CAPTIONS)]
+                    captions += describe(stream, scene, twin, CAPTIONS)
+
+        def true_of(some: NDArray[np.int64], images: NDArray[np.int64]) -> NDArray[np.bool_]:
+            return truths([captions[row] for row in some.tolist()], [scenes[row] for row in images.tolist()])
+
         return Collection(
             name="scenes",
             images=SceneImages(ids, scenes, self.size),
-            captions=captions,
+            captions=[caption.text for caption in captions],
             image_of=np.repeat(np.arange(len(ids), dtype=np.int64), CAPTIONS),
             splits=splits,
             boxes=np.array([frames(scene, self.size) for scene in scenes], dtype=np.float32) / np.float32(self.size),
             twins=np.arange(len(ids), dtype=np.int64) ^ 1,
+            truths=true_of,
             labels=np.array([_contains(scene) for scene in scenes], dtype=np.uint8),
             label_names=[f"{colour} {shape}" for colour, shape in KINDS],
         )

@@ -20,6 +20,7 @@ def list_plugins() -> None:
     """List the installed methods and datasets, and those whose import failed.
 
     Further methods reproduce no row of the paper; `run` without methods leaves them out unless --all is given.
+    References are no methods, but rows that others are read beside, on data that has what they need.
 
     Example: cran-bench list
     """
@@ -27,9 +28,10 @@ def list_plugins() -> None:
 
     for registry in (METHODS, DATASETS):
         known = map(registry.describe, (*registry.names(), *registry.with_argument()))
-        grouped = {plugin: registry is METHODS and not plugin.paper_row for plugin in known}
-        for is_further, group in groupby(sorted(grouped, key=grouped.__getitem__), grouped.__getitem__):
-            echo("further methods" if is_further else f"{registry.kind}s")
+        kinds = f"{registry.kind}s", "further methods", "references"
+        grouped = {p: 2 if p.reference else int(registry is METHODS and not p.paper_row) for p in known}
+        for kind, group in groupby(sorted(grouped, key=grouped.__getitem__), grouped.__getitem__):
+            echo(kinds[kind])
             for plugin in group:
                 name = f"{plugin.name}:{plugin.argument.upper()}" if plugin.argument else plugin.name
                 presets = f"  [{', '.join(plugin.presets)}]" if plugin.presets else ""

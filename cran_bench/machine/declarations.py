@@ -31,6 +31,7 @@ class Declaration:
         summary: first line of the module's docstring, or of the class's if the module registers several.
         presets: names of the presets.
         argument: the field that a spec ``name:TEXT`` sets, or ''.
+        reference: what it scores, if it is no method but a reference for others; else ''.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Declaration:
     presets: tuple[str, ...]
     paper_row: str | None
     argument: str = ""
+    reference: str = ""
 
 
 def find_module(name: str) -> ModuleSpec | None:
@@ -98,7 +100,8 @@ def declarations(module: str, kind: str, within: str, name: str = "", class_name
         for cls, given in calls.items():
             doc = (len(calls) == 1 and ast.get_docstring(tree)) or ast.get_docstring(classes[cls])
             keys, row = _keys(given.get("presets"), statements), _literal(given.get("paper_row"))
-            about = first_line(doc), keys, row, str(_literal(given.get("argument")) or "")
+            texts = (str(_literal(given.get(name)) or "") for name in ("argument", "reference"))
+            about = first_line(doc), keys, row, *texts
             declared.append(Declaration(str(_literal(given["name"])), target, cls, *about))
         if name or is_package:
             package = target if is_package else target.rpartition(".")[0]

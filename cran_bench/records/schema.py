@@ -166,6 +166,7 @@ class MethodInfo(_Growing):
             in older records.
         tuning: the trials of a tuned row; None, and not written, for others.
         refit: whether it was fitted again, on train and validation together, with what validation chose.
+        reference: what it scores, if it is no method but a reference for others; '', and not written, for methods.
     """
 
     label: str
@@ -180,6 +181,7 @@ class MethodInfo(_Growing):
     encoders: list[str] = []
     tuning: TuningInfo | None = None
     refit: bool = False
+    reference: str = ""
 
 
 Duration = Annotated[float, Field(ge=0, le=1e10)]

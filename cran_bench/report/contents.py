@@ -13,7 +13,7 @@ from cran_bench.records.tasks import FIGURES
 from cran_bench.registry import METHODS
 from cran_bench.tables.figures import PHASES, heading
 from cran_bench.tables.paper import differences_from_paper
-from cran_bench.tables.rows import Row, exposure_notes, merge_notes
+from cran_bench.tables.rows import Row, exposure_notes, merge_notes, reference_notes
 from cran_bench.tables.tables import Group, Table
 
 ENVIRONMENT = "unit", "kernel", "processor", "GPU", "threads", "torch", "commit"
@@ -67,7 +67,7 @@ def table_contents(table: Table, table_id: str, told: str = "") -> dict[str, Any
     group, task, finished = table.group, table.task, table.finished
     columns, lines = table.display(), len(table.above.get("method", ()))
     folds = f"{group.folds} folds" if group.folds else ""
-    notes = exposure_notes(finished) + merge_notes(table.rows, table.folders)
+    notes = reference_notes(finished) + exposure_notes(finished) + merge_notes(table.rows, table.folders)
     return {
         "id": table_id,
         "name": ", ".join(filter(None, (group.dataset, group.protocol, table.kind, folds, told))),
@@ -117,7 +117,8 @@ def _row(table: Table, row: Row, cells: dict[str, str]) -> dict[str, Any]:
         "behind": [gap.value, *gap.ends] if gap else None,
         "place": table.places().get(row.label, ""),
         "rank": rank and list(rank),
-        "unseen": row.is_order_unseen and not row.is_ranked,
+        "ranked": row.is_ranked,
+        "reference": row.reference,
         "seconds": {phase: round(row.seconds(phase), 4) for phase in PHASES[1:]} if row.records else {},
         "memory": row.peak_memory,
         "comparable": "; ".join(reasons),

@@ -265,6 +265,7 @@ def with_other_test(prepared: Prepared) -> Prepared:
         captions=[text[::-1] if rows[k] != k else text for text, k in zip(captions, image_of, strict=True)],
         image_of=image_of,
         splits={**collection.splits, "test": test[: len(test) // 2]},
+        truths=None,  # of other captions
         **{key: x[rows] for key in ("boxes", "twins", "labels") if (x := getattr(collection, key)) is not None},
     )
     arrays = ("globals", "regions", "boxes", "scores", "mask", "classes")

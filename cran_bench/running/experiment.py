@@ -184,7 +184,8 @@ def run(
         named = each(given)
         if named and everything:
             raise BadInput(f"--all is for a run without methods, not with {', '.join(named)}: leave out one of the two")
-        found = named or METHODS.usable()
+        references = METHODS.references()
+        found = named or [name for name in METHODS.usable() if name not in references]
         further = [name for name in found if not (named or everything or METHODS.describe(name).paper_row)]
         specs = [quick_method(text) if quick else text for text in found if text not in further]
         specs = specs if tune is None else [tuned_method(text, number_of_trials(tune)) for text in specs]
@@ -215,6 +216,7 @@ def run(
         other = (DATASETS.configure(test[0]), test[1]) if test else None
         used = backbone, regions, vectors, text_encoder
         prepared = find_tested((DATASETS.configure(source), where), other, folder, used)
+        specs += references if not named and prepared.tested.collection.truths else []
         if folds:
             fold_rows(len(prepared.tested.collection.splits["test"]), folds)  # before any fit
         return Request(source, where, specs, wanted, numbers, test), prepared

@@ -454,7 +454,8 @@ class _Fitted:
         self.runner, self.method, self.seed, self.unit = runner, method, seed, unit
         self._fit: Fit[Method] | BaseException | None = None
         self._embedded: dict[Unit, tuple[Split, Embedding, Embedding, float]] = {}
-        self.about: dict[str, Any] = {}  # `tuning` and `refit` of the record, where they apply
+        said = method.plugin.reference
+        self.about: dict[str, Any] = {"reference": said} if said else {}  # and `tuning` and `refit`, where they apply
         self.used: set[str] = set()  # roles of the encoders whose features of the test split were read
 
     @cached_property

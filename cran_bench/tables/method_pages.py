@@ -72,13 +72,13 @@ def _page(plugin: Plugin[Any], tables: Sequence[Table]) -> str:
         module_text(plugin.cls),
         "## Options",
         *description(METHODS.configure(plugin.name).build()),
-        "Values are those of the preset `tuned`.",
+        *["Values are those of the preset `tuned`."] * ("tuned" in plugin.presets),
     ]
     presets = [
         [f"`{name}`", ", ".join(f"{key}={format_value(value)}" for key, value in fields.items()) or "the values above"]
         for name, fields in plugin.presets.items()
     ]
-    parts += ["## Presets", _table(["preset", "changes"], presets)]
+    parts += ["## Presets", _table(["preset", "changes"], presets)] if presets else []
     measured = _measured(plugin.name, tables)
     if measured:
         parts += [

@@ -25,7 +25,7 @@ OF_RECALL = *FIGURES, "i2t_medr", "i2t_meanr", "t2i_medr", "t2i_meanr", "rsum"
 ENDINGS = ".csv", ".parquet"
 COLUMNS = {
     "row": "dataset quick fitted_on front_end vectors text_encoder contrasts_made protocol folds images captions "
-    "method plugin preset paper_row unit seed status reason shown exposures",
+    "method plugin preset paper_row reference unit seed status reason shown exposures",
     "figures": " ".join(OF_RECALL),
     "cost": " ".join(("ties", *_SECONDS, "peak_memory", "peak_memory_gpu", "device", "cpu", "gpu", "threads", "torch")),
     "fit": "parameters chose tuning refit encoders trained_on overlap",

@@ -23,6 +23,8 @@ from cran_bench.tables.figures import heading
 
 EXPOSED = "†"
 """Marks a row of which an encoder was trained on images or captions of the test split."""
+REFERENCE = "‡"
+"""Marks a row that is no method but a reference for others."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,16 @@ class Row:
         return bool(of) and all(contrasts is not None and contrasts.is_order_unseen for contrasts in of)
 
     @property
+    def reference(self) -> str:
+        """What it scores, if it is no method but a reference for others; else ''."""
+        return next((record.method.reference for record in self.records), "")
+
+    @property
     def is_ranked(self) -> bool:
-        """Whether it is compared by the headline, which has tested it."""
+        """Whether it is compared by the headline, which has tested it; a reference is not."""
         headline = self.task.headline
         is_untested = headline in self.task.by_order and self.is_order_unseen
-        return bool(self.records) and self.task.has(headline) and not is_untested
+        return bool(self.records) and self.task.has(headline) and not is_untested and not self.reference
 
     def seconds(self, phase: str) -> float:
         """Mean seconds of a phase over seeds; NaN if none finished."""
@@ -104,8 +111,8 @@ class Row:
 
     @property
     def marked_label(self) -> str:
-        """The label, with a mark if there are `exposures`."""
-        return self.label + f" {EXPOSED}" * bool(self.exposures)
+        """The label, with marks if it is a `reference` or there are `exposures`."""
+        return self.label + f" {REFERENCE}" * bool(self.reference) + f" {EXPOSED}" * bool(self.exposures)
 
     @property
     def status(self) -> str:
@@ -143,9 +150,17 @@ def exposure_notes(rows: Iterable[Row]) -> list[str]:
     return [f"{EXPOSED} {', '.join(labels)}: {sentence}." for sentence, labels in of.items()]
 
 
+def reference_notes(rows: Iterable[Row]) -> list[str]:
+    """A line on each row that is no method but a reference for others."""
+    told = {row.label: row.reference for row in rows if row.reference}
+    return [
+        f"{REFERENCE} {label}: a reference row, not a method and not ranked: {what}." for label, what in told.items()
+    ]
+
+
 def fit_notes(rows: Iterable[Row]) -> list[str]:
     """Lines on the trials of tuned rows, naming those that had fewer, and on rows fitted on validation too."""
-    finished = [row for row in rows if row.records]
+    finished = [row for row in rows if row.records and not row.reference]
     of: dict[int, dict[str, int]] = {}
     for row in finished:
         for record in row.records:

@@ -21,7 +21,7 @@ from cran_bench.records.statistics import LEVEL, estimates
 from cran_bench.records.store import INTERVALS_UP_TO
 from cran_bench.tables.figures import UNSEEN, heading
 from cran_bench.tables.paper import dataset_name
-from cran_bench.tables.rows import EXPOSED, Row, exposure_notes, merge_notes
+from cran_bench.tables.rows import EXPOSED, REFERENCE, Row, exposure_notes, merge_notes, reference_notes
 from cran_bench.tables.tables import Table
 from cran_bench.tables.typesetting import BEST, DATA_FORMATS, MAYBE, export, require_format, typeset
 
@@ -92,11 +92,15 @@ class MeanScore:
 
 @dataclass(frozen=True)
 class Standing:
-    """A method in all tables of a task: a cell per table, None where it was not run, and its mean, if it has one."""
+    """A method in all tables of a task: a cell per table, None where it was not run, and its mean, if it has one.
+
+    A reference, which is no method, has neither ranks nor a mean.
+    """
 
     label: str
     cells: Sequence[Cell | None]
     mean: MeanScore | None
+    is_reference: bool = False
 
     def contents(self) -> dict[str, Any]:
         """JSON values: an object for each cell, and the mean with its ranks and costs, null without one."""
@@ -107,6 +111,7 @@ class Standing:
         mean = self.mean
         return {
             "label": self.label,
+            "reference": self.is_reference,
             "cells": cells,
             "mean": _rounded(mean.score) if mean else None,
             "rankHere": mean and mean.here,
@@ -180,7 +185,11 @@ class TaskSummary:
         scales = [_scale(table) for table in self.tables]
         columns = [_cells(table, *scale) for table, scale in zip(self.tables, scales, strict=True)]
         labels, means = dict.fromkeys(label for column in columns for label in column), self._means(scales)
-        rows = [Standing(label, [column.get(label) for column in columns], means.get(label)) for label in labels]
+        references = {row.label for table in self.tables for row in table.rows if row.reference}
+        rows = [
+            Standing(label, [column.get(label) for column in columns], means.get(label), label in references)
+            for label in labels
+        ]
         return sorted(rows, key=lambda row: (-row.mean.score if row.mean else math.inf, row.cells.count(None)))
 
     def _means(self, scales: Sequence[tuple[float, float]]) -> dict[str, MeanScore]:
@@ -228,7 +237,7 @@ class TaskSummary:
     @property
     def notes(self) -> list[str]:
         """Sentences on what the cells are, and on what is missing."""
-        rows, tables = self.standings, self.tables
+        rows, tables = [row for row in self.standings if not row.is_reference], self.tables
         named = list(zip(self.names, tables, strict=True))
         figure = heading(self.headline)
         lines = [f"Cells: {_FIGURES.get(figure, figure)}."]
@@ -250,7 +259,8 @@ class TaskSummary:
             lines.append(f"{UNSEEN} does not see the order of words, so that it was not tested and is not ranked.")
         if not tables[0].has_intervals:
             lines.append(f"No ranks for over {INTERVALS_UP_TO:,} records: select fewer.")
-        lines += dict.fromkeys(note for table in tables for note in exposure_notes(table.rows))
+        for told in (reference_notes, exposure_notes):
+            lines += dict.fromkeys(note for table in tables for note in told(table.rows))
         return lines + merge_notes([row for table in tables for row in table.rows], tables[0].folders)
 
     def _without_mean(self, rows: int) -> str:
@@ -309,7 +319,8 @@ class TaskSummary:
         """The table with its notes; see `cran_bench.tables.typesetting.typeset`."""
         rows, names = self.standings, {f"column {place}": name for place, name in enumerate(self.names)}
         marked = {row.label for table in self.tables for row in table.rows if row.exposures}
-        columns = {"method": [row.label + f" {EXPOSED}" * (row.label in marked) for row in rows]}
+        marks = [f" {REFERENCE}" * row.is_reference + f" {EXPOSED}" * (row.label in marked) for row in rows]
+        columns = {"method": [row.label + mark for row, mark in zip(rows, marks, strict=True)]}
         means = [row.mean for row in rows]
         if self.has_means:
             columns["mean"] = [f"{mean.score:z.1f}" if mean else NOT_RUN for mean in means]

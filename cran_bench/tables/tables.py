@@ -21,7 +21,15 @@ from cran_bench.records.statistics import LEVEL, Interval, Sample, estimates, sa
 from cran_bench.records.store import INTERVALS_UP_TO, Finished, folder_of
 from cran_bench.records.tasks import CATEGORY, RECALL, Task, TaskName, tasks_of
 from cran_bench.tables.figures import CORRELATED, HEADINGS, PHASES, UNSEEN, above, blind, heading, meaning
-from cran_bench.tables.rows import Row, commit_note, exposure_notes, fit_notes, folders_of, merge_notes
+from cran_bench.tables.rows import (
+    Row,
+    commit_note,
+    exposure_notes,
+    fit_notes,
+    folders_of,
+    merge_notes,
+    reference_notes,
+)
 from cran_bench.tables.typesetting import BY_IMPORTANCE, DATA_FORMATS, MAYBE, export, require_format, typeset
 
 if TYPE_CHECKING:
@@ -160,7 +168,8 @@ class Table:
                 lines.append("Here, rows with one seed get the mean variance over seeds of the rows with several.")
         if self._has_seeds:
             lines.append("± is the standard deviation over seeds.")
-        lines += exposure_notes(self.rows) + fit_notes(self.rows) + merge_notes(self.rows, self.folders)
+        lines += reference_notes(self.rows) + exposure_notes(self.rows)
+        lines += fit_notes(self.rows) + merge_notes(self.rows, self.folders)
         return [*lines, *commit_note(self.rows), *self._too_short()]
 
     @property
@@ -275,6 +284,8 @@ class Table:
                 "seeds": " ".join(str(record.seed) for record in row.records),
                 "status": row.status,
             }
+            if any(other.reference for other in self.rows):
+                line["reference"] = bool(row.reference)
             if any(other.exposures for other in self.rows):
                 line["exposures"] = "; ".join(row.exposures)
             if len(self.folders) > 1:
@@ -393,7 +404,8 @@ def build_tables(
 ) -> list[Table]:
     """Group runs into tables; each seed shows its newest record, or its failure if it has none.
 
-    Rows are sorted by the task's headline, the best first, those that do not see the order of words last; a damaged
+    Rows are sorted by the task's headline, the best first, references and those that do not see the order of words
+    last; a damaged
     record hides others of its seed in its folder of results, which may be older.  No ranks are read for more than
     `INTERVALS_UP_TO` runs, except for contrasts and judgments.
 
@@ -441,7 +453,8 @@ def build_tables(
 
 def _place(row: Row) -> tuple[int, float]:
     value = row.mean(row.task.headline)
-    return (int(row.is_order_unseen and not row.is_ranked) if row.records else 2, np.inf if np.isnan(value) else -value)
+    is_apart = bool(row.reference) or (row.is_order_unseen and not row.is_ranked)
+    return (int(is_apart) if row.records else 2, np.inf if np.isnan(value) else -value)
 
 
 def _tasks(run: Finished, name: TaskName) -> list[Task]:

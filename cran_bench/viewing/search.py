@@ -111,6 +111,8 @@ def texts_for(method: Method, split: Split, picture: Split, top: int) -> list[Hi
         try:
             image = method.embed_images(picture)
         except MissingFeature:
+            if picture.has_regions == split.has_regions:
+                raise
             raise BadInput(
                 "the method needs regions, but this dataset comes with its own and a new image has none: prepare the "
                 "dataset with --regions grid or a detector, or use a method without regions"

@@ -124,6 +124,15 @@ def test_a_method_has_the_numbers_of_the_cpu(world, tmp_path, spec):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", sorted({*METHODS.names(), *SWEEP} - {"aligned"}))  # which needs a text encoder
+@pytest.mark.parametrize("name", sorted({*METHODS.names(), *SWEEP} - {"aligned", "truth"}))  # one needs a text encoder
 def test_every_method_has_the_numbers_of_the_cpu(world, tmp_path, name):
     check(world, tmp_path, SWEEP.get(name, name))
+
+
+def test_truth_which_no_new_sentence_has_has_the_numbers_of_the_cpu(world):
+    part = METHODS.configure("truth").build()
+    expected = metrics(world, torch.device("cpu"), part, 60)
+    with pretended_cuda() as gpu:
+        assert metrics(world, torch.device("cuda"), part, 60) == expected
+        embeddings = embed(part, split(world, "test", "captions", torch.device("cuda"), 60))
+        assert not left_on_the_cpu(part, embeddings) and not +gpu.unordered

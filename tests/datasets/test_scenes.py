@@ -1,13 +1,15 @@
 import re
 from collections import Counter
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cran_bench.datasets._scene_drawing import RGB, draw, frames
-from cran_bench.datasets._scene_language import PATTERNS, can_tell_apart, describe, fails, holds
-from cran_bench.datasets._scene_layout import COLOURS, REGIONS, SHAPES, Stream, draw_twins
+from cran_bench.datasets._scene_language import PATTERNS, Caption, Fact, can_tell_apart, describe, fails, holds
+from cran_bench.datasets._scene_layout import COLOURS, REGIONS, SHAPES, Placement, Scene, Stream, Thing, draw_twins
+from cran_bench.datasets._scene_truths import truths
 from cran_bench.datasets.scenes import Scenes
 from cran_bench.errors import BadInput
 from cran_bench.machine.storage import sha256_bytes
@@ -89,25 +91,47 @@ def direction(found, name):
     raise AssertionError(found)
 
 
-def referent(scene, phrase):
+def fitting(scene, phrase):
+    """Indices of the things with all attributes that a noun phrase names."""
     wanted = {MEANING[word] for word in re.findall("|".join(MEANING), phrase)}
-    fitting = [k for k, thing in enumerate(scene.things) if wanted <= {thing.colour, thing.shape, thing.size}]
-    assert len(fitting) == 1, f"'{phrase}' fits {len(fitting)} things"
-    return fitting[0]
+    return [k for k, thing in enumerate(scene.things) if wanted <= {thing.colour, thing.shape, thing.size}]
 
 
-def read(text, scene):
-    """Index of the thing, way, index of the other thing; once for each relation that `text` states."""
+def referent(scene, phrase):
+    (only,) = fitting(scene, phrase)
+    return only
+
+
+def parsed(text):
+    """The noun phrase of each letter; and letter, way, letter for each relation that `text` states."""
     plain = (text[0].lower() + text[1:]).removesuffix(".")
     for pattern, said in GRAMMAR:
         match = pattern.fullmatch(plain)
         if match:
             found = match.groupdict()
-            return [
-                (referent(scene, found[a.upper()]), direction(found, way), referent(scene, found[b.upper()]))
-                for a, way, b in said
-            ]
+            nouns = {letter: found[letter.upper()] for letter in "abc" if letter.upper() in found}
+            return nouns, [(a, direction(found, way), b) for a, way, b in said]
     raise AssertionError(f"cannot read '{text}'")
+
+
+def read(text, scene):
+    """Index of the thing, way, index of the other thing; once for each relation that `text` states."""
+    nouns, said = parsed(text)
+    which = {letter: referent(scene, phrase) for letter, phrase in nouns.items()}
+    return [(which[a], way, which[b]) for a, way, b in said]
+
+
+def is_true(text, scene):
+    """Whether any different things fit the noun phrases of `text` and lie as it says, 16 or more units apart."""
+    nouns, said = parsed(text)
+    for things in permutations(range(len(scene.things)), len(nouns)):
+        which = dict(zip(nouns, things, strict=True))
+        if all(which[letter] in fitting(scene, phrase) for letter, phrase in nouns.items()):
+            ways = [(way, *map(scene.places.__getitem__, (which[a], which[b]))) for a, way, b in said]
+            gaps = [{"left": b.x - a.x, "right": a.x - b.x, "up": b.y - a.y, "down": a.y - b.y}[w] for w, a, b in ways]
+            if min(gaps) >= 16:
+                return True
+    return False
 
 
 def is_so(thing, way, other, scene):
@@ -138,6 +162,38 @@ def test_forms_mean_what_the_sentences_say_and_are_clear():
     assert set(used) <= set(PATTERNS)
     joint = sum(n for pattern, n in used.items() if "{of2}" in pattern or "{c}" in pattern)
     assert 0.1 < joint / used.total() < 0.5
+
+
+def test_truths_are_those_of_a_search_through_all_things_by_an_independent_grammar():
+    collection = Scenes(train=2, val=2, test=40).load(Path())
+    captions, images = np.arange(20, 220), collection.splits["test"]
+    found = collection.truths(captions, images)
+    scenes = [collection.images.scenes[row] for row in images]
+    expected = np.array([[is_true(collection.captions[row], scene) for scene in scenes] for row in captions])
+    assert np.array_equal(found, expected)
+    own = np.repeat(np.arange(40), 5)
+    assert found[np.arange(200), own].all() and not found[np.arange(200), own ^ 1].any()
+    assert found.sum() > 220 and found.any(axis=0).all()
+    few = np.array([3, 31, 7]), np.array([40, 4])
+    assert np.array_equal(collection.truths(captions[few[0]], few[1]), found[few[0]][:, few[1] - 4])
+
+
+def test_a_caption_is_true_where_different_things_fit_it_and_are_clearly_so():
+    def scene(*things):
+        made = [(Thing(*kind.split(), (0, 0, 0)), Placement(x, y)) for kind, x, y in things]
+        return Scene(*map(tuple, zip(*made, strict=True)), (), None)
+
+    caption = Caption("a red shape is left of a circle", (Fact(0, 0, 1),), "", {0: ("red",), 1: ("circle",)})
+    scenes = {
+        scene(("red circle small", 20, 50), ("blue circle large", 80, 50)): True,  # the first may be either
+        scene(("blue circle large", 80, 50), ("green star large", 50, 50), ("red circle small", 20, 50)): True,
+        scene(("red circle small", 20, 50), ("blue square large", 80, 50)): False,  # the only circle is the red shape
+        scene(("red star small", 20, 50), ("blue circle large", 36, 50)): True,
+        scene(("red star small", 20, 50), ("blue circle large", 35, 50)): False,  # not clearly
+        scene(("red star small", 80, 50), ("blue circle large", 20, 50)): False,
+        scene(("red star small", 80, 50), ("blue circle large", 50, 50), ("red cross small", 20, 50)): True,
+    }
+    assert truths([caption], list(scenes)).tolist() == [list(scenes.values())]
 
 
 def test_captions_say_no_absolute_place(collection):

@@ -33,7 +33,8 @@ HEADS = {"linear-head", "pcmepp"}
 SEMANTIC = {"sm", "scm"}
 VOTING = {"jrl", "s2upg"}
 LABELLED = SEMANTIC | VOTING | {"cca3v", "ml-cca"}
-ALL = LINEAR | STACKS | CRANS | HINGES | HEADS | LABELLED | {"aligned", "dual-path", "gmm-hglmm", "region-phrase"}
+GIVEN = {"aligned", "truth"}  # which fit nothing
+ALL = LINEAR | STACKS | CRANS | HINGES | HEADS | LABELLED | GIVEN | {"dual-path", "gmm-hglmm", "region-phrase"}
 OTHERS = {"cca[text=word_cnn]", "kcca[text=word_cnn]", "cran:paper"}
 SPECS = sorted(ALL | OTHERS)
 
@@ -360,7 +361,7 @@ OTHER_MEANING = [
     ("toolbox.linalg", "s > 1e-7 * s[0]", "s > 1e-8 * s[0]", CORRELATED | {"cfa", "cran:paper"}),
     ("toolbox.linalg", "TEXT_BLOCK = 8192", "TEXT_BLOCK = 4096", CORRELATED | LABELLED | {"cfa", "cran:paper"}),
     ("toolbox.linalg", "import numpy as np", "import numpy_of_ours as np",
-     EVERY - STACKS - HEADS - HINGES - {"aligned", "dual-path"}),
+     EVERY - STACKS - HEADS - HINGES - GIVEN - {"dual-path"}),
     ("toolbox.losses", "margin - positive", "margin + positive", RANKED),
     ("toolbox.losses", '== "hardest"', '== "harder"', RANKED),
     ("toolbox.training", "0.9 - 0.4 * math.exp", "0.9 - 0.5 * math.exp", STACKS),
@@ -371,12 +372,12 @@ OTHER_MEANING = [
     ("toolbox.kernels", 'if name == "rbf":', 'if name == "gauss":', {"kcca", "macc", "kcca[text=word_cnn]"}),
     ("toolbox.mixtures", "math.log(2 * math.pi)", "math.log(3 * math.pi)", {"gmm-hglmm"}),
     ("toolbox.rbm", "0.01 * torch.randn", "0.02 * torch.randn", STACKS),
-    ("toolbox.states", 'f"{part}.{key}": value for', 'f"{part}/{key}": value for', EVERY - {"aligned"}),
+    ("toolbox.states", 'f"{part}.{key}": value for', 'f"{part}/{key}": value for', EVERY - GIVEN),
     ("similarity", "self.top, scores.shape[1])", "self.top, scores.shape[0])", EVERY),
     ("frontend.feature_rows", "BLOCK = 4096", "BLOCK = 2048", EVERY),
     ("split", "def chars(self, length: int = 201", "def chars(self, length: int = 202", CRANS | {"cran:paper"}),
     ("split", "size: int = 3000, sublinear: bool = False", "size: int = 3000, sublinear: bool = True",
-     EVERY - HINGES - {"aligned", "dual-path", "gmm-hglmm"}),
+     EVERY - HINGES - GIVEN - {"dual-path", "gmm-hglmm"}),
     ("split", "return self._text.vector_sample", "return -self._text.vector_sample", {"gmm-hglmm"}),
     ("split", "position[self._rows] = np", "position[self._rows] = 1 + np", EVERY),  # twins of validation
     ("split", "return self.region_rows[:]", "return self.region_rows[1:]",
@@ -441,6 +442,8 @@ OTHER_MEANING = [
     ("methods.sm", "STOP = 0.01", "STOP = 0.001", SEMANTIC),
     ("methods.scm", "A * rho**power", "A / rho**power", {"scm"}),
     ("methods.aligned", "return split.images", "return -split.images", {"aligned"}),
+    ("methods.truth", "split.truths[0].float()", "-split.truths[0].float()", {"truth"}),
+    ("split", "np.logical_and.reduceat", "np.logical_or.reduceat", {"truth"}),
     ("methods.bimodal_ae", "square().sum(dim=2)", "abs().sum(dim=2)", {"bimodal-ae", "cmdn"}),
     ("methods.corr_ae", "0.5 * ((1 - self.alpha)", "0.6 * ((1 - self.alpha)", {"corr-ae", "ccl"}),
     ("methods.multimodal_dbn", "range(self.mean_field_steps)", "range(1 + self.mean_field_steps)",

@@ -117,6 +117,7 @@ def record_of(
             name=name,
             preset=preset,
             paper_row=METHODS.describe(name).paper_row if name in METHODS.names() else None,
+            **({"reference": METHODS.describe(name).reference} if name in METHODS.references() else {}),
             parameters=parameters or {},
             chose={},
             unit="documents" if protocol == "documents" else "captions",

@@ -132,7 +132,7 @@ def test_fields_that_a_spec_gives_are_fixed_even_if_they_are_the_presets():
 def test_every_method_accepts_what_it_searches(name):
     for preset in ("", *METHODS.get(name).presets):
         require_search(METHODS.configure(f"{name}:{preset}" if preset else name))
-    assert len(labels(f"{name}[tune=20]")) == (1 if name == "aligned" else 20)
+    assert len(labels(f"{name}[tune=20]")) == (1 if name in ("aligned", "truth") else 20)
 
 
 # the choice -----------------------------------------------------------------------------------------------------
@@ -315,13 +315,13 @@ def test_given_scores_are_left_as_they_are_and_a_row_with_nothing_to_choose_need
     file = tmp_path / "scores.npy"
     np.save(file, np.zeros((2, 3), np.float32))
     given = f"scores:{file}[t2i={file}]"
-    assert tuned_method(given, 5) == given
+    assert (tuned_method(given, 5), tuned_method("truth", 5)) == (given, "truth")
     with pytest.raises(BadInput, match="scores has nothing to tune: leave tune=5 out"):
         METHODS.configure(f"scores:{file}[tune=5]")
     record = run_one(runner, "toy[ridge=1,words=20,tune=3]").record
     about = record.method.tuning
     assert (about.rsum, about.tried, about.chosen) == ([None], [{}], 0) and "val" not in Toy.calls
-    row = SimpleNamespace(label=record.method.label, records=[record])
+    row = SimpleNamespace(label=record.method.label, records=[record], reference="")
     assert fit_notes([row]) == [f"Each row: best of 3 trials on validation; fewer: {row.label} 1."]
 
 

@@ -292,3 +292,24 @@ def test_a_damaged_record_is_a_cell(command, tmp_path):
     said = command("summary", "--results", tmp_path)
     assert said.code == 0 and re.search(r"cfa:tuned +damaged", said.out)
     assert "1 cell has failed runs or damaged records" in " ".join(said.out.split())
+
+
+# references ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_reference_is_shown_beside_the_rows_and_has_no_rank_and_no_mean():
+    best = finished("truth", 0.99, seconds=0.001), finished("truth", 0.99, "flickr8k", seconds=0.001)
+    both = [*three("scenes"), *three("flickr8k")]
+    with_it, without = (summary_of(runs).tasks[0] for runs in ([*both, *best], both))
+    assert with_it.complete == without.complete
+    rows = {row.label: row for row in with_it.standings}
+    reference, others = rows.pop("truth"), {row.label: row for row in without.standings}
+    assert rows == others
+    assert reference.is_reference and reference.mean is None and with_it.standings[-1] is reference
+    assert [(cell.rank, cell.place) for cell in reference.cells] == [(None, "")] * 2
+    assert all(cell.value > 580 for cell in reference.cells)
+    assert reference.contents()["reference"] and not rows["cca:tuned"].contents()["reference"]
+    told = [note for note in with_it.notes if note not in without.notes]
+    assert len(told) == 1 and told[0].startswith("‡ truth: a reference row, not a method and not ranked: a caption ")
+    text = with_it.text("markdown", None)
+    assert text.count("truth ‡") == 1 and "cca:tuned ‡" not in text

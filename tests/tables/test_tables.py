@@ -308,3 +308,34 @@ def test_quick_says_what_it_cannot_show_by_its_own_figures():
     assert line == "So short a training cannot show that cran:quick has more rsum than cran-baseline:quick."
     long = [finished("cran:tuned", twins=50.0)]
     assert not [line for line in build_tables(long, [])[0].notes if "So short" in line]
+
+
+# references
+
+
+def test_a_reference_stands_below_the_rows_and_is_not_compared_with_them():
+    rows = [finished("cca:tuned", 1), finished("cfa:tuned", 6)]
+    (plain,), (table,) = build_tables(rows, []), build_tables([finished("truth", 0), *rows], [])
+    assert [row.label for row in table.rows] == ["cca:tuned", "cfa:tuned", "truth"]
+    assert table.rows[2].mean("rsum") > table.rows[0].mean("rsum")
+    assert table.ranked == table.rows[:2] and table.behind_best().keys() == {"cfa:tuned"}
+    assert (table.places(), table.rank_intervals()) == (plain.places(), plain.rank_intervals())
+    cells = table.display()
+    assert cells["method"] == ["cca:tuned", "cfa:tuned", "truth ‡"] and cells["behind_best"][2] == ""
+    (note,) = (note for note in table.notes if "‡" in note)
+    assert note.startswith("‡ truth: a reference row, not a method and not ranked: a caption scores 1 with each image")
+    contents = table_contents(table, "scenes")
+    assert [row["ranked"] for row in contents["rows"]] == [True, True, False]
+    assert [bool(row["reference"]) for row in contents["rows"]] == [False, False, True]
+    assert contents["marks"] == [note] and note not in contents["notes"]
+    frame = table.frame().set_index("method")
+    assert frame["reference"].tolist() == [False, False, True] and "reference" not in plain.frame()
+    assert frame.loc["truth", "rsum_low"] > 0 and np.isnan(frame.loc["truth", "behind_best"])
+
+
+def test_a_reference_has_no_part_in_tests_of_the_best_unless_it_is_named(store, command, tmp_path):
+    for method, better in (("truth", 0), ("cca:tuned", 1), ("cfa:tuned", 6)):
+        written(store, method, better)
+    where = ("-d", "scenes", "--results", tmp_path)
+    assert "truth" not in command("significance", *where).out
+    assert "truth" in command("significance", "truth", "cca", *where).out

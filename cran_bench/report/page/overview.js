@@ -6,7 +6,7 @@ const NAMED = 5; // rows that a sentence names
 
 /** The best row of a table and whether that is certain, in words. */
 function verdictOf(table) {
-  const ranked = table.rows.filter(row => row.value !== null && row.value !== undefined && !row.unseen);
+  const ranked = table.rows.filter(row => row.value !== null && row.value !== undefined && row.ranked);
   const best = ranked.find(row => row.place === "best") || ranked[0];
   const maybe = ranked.filter(row => row.place === "maybe"),
     behind = ranked.filter(row => row.place === "behind");
@@ -144,7 +144,7 @@ views.overview = (main, { query }) => {
 function bestRows(tables, rowsOf) {
   const rows = tables.map(table => {
     const verdict = verdictOf(table),
-      rows = rowsOf(table).filter(row => row.value !== null && row.value !== undefined);
+      rows = rowsOf(table).filter(row => row.value !== null && row.value !== undefined && !row.reference);
     const best = verdict.best && rows.includes(verdict.best) ? verdict.best : rows[0];
     const word = best === verdict.best ? verdict.word : `no: ${verdict.best ? verdict.best.label : "another"} is ahead`;
     return {
@@ -208,7 +208,7 @@ function standings(main, tables, rowsOf, query) {
       : { seconds: row.seconds, memory: row.memory };
   };
   const lines = rows.map(row => {
-    const cells = { label: anchor(link(["method", row.label]), bdi(row.label)) },
+    const cells = { label: [anchor(link(["method", row.label]), bdi(row.label)), row.reference ? " ‡" : ""] },
       small = {},
       values = { label: row.label };
     for (const column of columns) {
@@ -290,12 +290,14 @@ function standings(main, tables, rowsOf, query) {
       ].filter(Boolean),
     ),
   );
-  const points = rows.map(row => ({
-    label: row.label,
-    href: link(["method", row.label]),
-    quality: only ? row.cells[columns[0].place]?.value : row.mean,
-    ...costOf(row),
-  }));
+  const points = rows
+    .filter(row => !row.reference)
+    .map(row => ({
+      label: row.label,
+      href: link(["method", row.label]),
+      quality: only ? row.cells[columns[0].place]?.value : row.mean,
+      ...costOf(row),
+    }));
   const known = points.filter(point => typeof point.quality === "number" && point.seconds !== null);
   if (known.length)
     add(main, el("h2", {}, "Quality and cost"), scatter(known, { quality: only ? block.figure : "mean score" }));

@@ -52,6 +52,8 @@ views.row = (main, { parts }) => {
       row.comparable ? `Why not: ${row.comparable}.` : anchor(link(["paper"]), "Beside its figures"),
     ),
   );
+  if (row.reference)
+    add(main, el("p", { class: "notes" }, `‡ A reference row, not a method and not ranked: ${row.reference}.`));
   for (const mark of row.marks) add(main, el("p", { class: "warning" }, `† ${mark}.`));
   const links = [];
   if (table.details.queries && best) {

@@ -39,13 +39,15 @@ views.table = (main, { parts }) => {
       { title: "Twin accuracy", note: "in percent.", chance: 50 },
     ),
     scatter(
-      drawn.map(row => ({
-        label: row.label,
-        href: link(["row", table.id, row.label]),
-        quality: row.value,
-        seconds: row.seconds.fit,
-        memory: row.memory,
-      })),
+      drawn
+        .filter(row => !row.reference)
+        .map(row => ({
+          label: row.label,
+          href: link(["row", table.id, row.label]),
+          quality: row.value,
+          seconds: row.seconds.fit,
+          memory: row.memory,
+        })),
       { quality: table.headlineName },
     ),
     phases(drawn.map(row => ({ label: row.label, seconds: row.seconds }))),
@@ -73,6 +75,11 @@ views.table = (main, { parts }) => {
   const mine = site.comparisons.filter(one => one.dataset === table.dataset);
   if (mine.length) add(main, el("h2", {}, "Comparisons"), mine.map(comparison));
 };
+
+/** The marks of a row that is a reference, or exposed to the test split. */
+function markText(row) {
+  return (row.reference ? " ‡" : "") + (row.marks.length ? " †" : "");
+}
 
 function missing(main, sentence) {
   add(main, el("h1", {}, "Not found"), el("p", {}, sentence, " ", anchor("#/", "To the overview")));
@@ -122,7 +129,7 @@ function drawTable(main, table, heading) {
       columns: table.columns.map(column => ({ ...column, isText: column.name === "method", help: HELP[column.name] })),
       rows: table.rows.map(row => ({
         mark: row.status === "ok" ? "" : "failed",
-        cells: { ...row.cells, method: [rowLink(table, row), row.marks.length ? " †" : ""] },
+        cells: { ...row.cells, method: [rowLink(table, row), markText(row)] },
         small: (row.cells[table.headline] || "").includes("[")
           ? {}
           : { [table.headline]: intervalText(table, row.interval) },
