@@ -170,7 +170,7 @@ def differences_from_paper(record: Record) -> Iterator[str]:
 
     The paper uses VGG-19 features, VGG-16 regions of a Faster R-CNN, networks of full width, and 1,000 (Flickr-30K)
     and 5,000 (MS-COCO) test pairs.  Flickr-30K needs the split `entities`; both splits of MS-COCO are random.  CRAN's
-    preset `tuned` is another model.
+    preset `tuned` is the paper's model with another training.
     """
     data, label = recorded_spec(record.data.label), recorded_spec(record.method.label)
     if record.data.fitted_on:
@@ -194,7 +194,7 @@ def differences_from_paper(record: Record) -> Iterator[str]:
     if width != "full":
         yield f"width {width}"
     if row.startswith("CRAN") and label.argument == "tuned":
-        yield "preset tuned projects images by CCA and pretrains text encoders on CCA targets, the paper does not"
+        yield "preset tuned has a training that was chosen on validation, not the paper's"
     backbone, _, regions = record.data.front_end.partition(" + ")
     if change := _changes(backbone, "torchvision:vgg19", "backbone"):
         yield change

@@ -126,10 +126,13 @@ def test_a_reversed_order_is_a_regression_of_the_preset_paper_only():
         ({"front_end": "torchvision:vgg19 + grid"}, "other regions than paper"),
         ({"front_end": "torchvision:vgg19 + paper[iou=0.9]"}, "other regions than paper: iou=0.9"),
         ({"front_end": "torchvision:vgg19 + paper[vgg16=random.pth]"}, "other regions than paper: vgg16=random.pth"),
-        ({"label": "cran:tuned[width=full]"}, "projects images by CCA"),
-        ({"label": "cran-baseline:tuned[width=full]", "parameters": {"width": "full"}}, "projects images by CCA"),
-        ({"label": "cran-local:tuned[width=full]"}, "projects images by CCA"),
-        ({"label": "cran-relation:tuned[width=full]"}, "projects images by CCA"),
+        ({"label": "cran:tuned[width=full]"}, "a training that was chosen on validation"),
+        (
+            {"label": "cran-baseline:tuned[width=full]", "parameters": {"width": "full"}},
+            "a training that was chosen on validation",
+        ),
+        ({"label": "cran-local:tuned[width=full]"}, "a training that was chosen on validation"),
+        ({"label": "cran-relation:tuned[width=full]"}, "a training that was chosen on validation"),
         ({"label": "cran:paper[width=compact]", "parameters": {"width": "compact"}}, "width compact"),
         ({"label": "cran:paper[top=5,width=full]"}, "other options (top"),
         ({"label": "cran:literal[width=full]"}, "other options (literal"),
@@ -182,7 +185,8 @@ def test_the_tuned_preset_of_cran_is_shown_but_not_judged():
     lines = {line[0]: line[-1] for line in cells.lines if line[0]}
     assert lines["CRAN"] == "not comparable" and lines["CCA"] == "same"
     assert any(
-        "cran:tuned[width=full] is not comparable: preset tuned projects images by CCA" in n for n in cells.notes
+        "cran:tuned[width=full] is not comparable: preset tuned has a training that was chosen on validation" in n
+        for n in cells.notes
     )
     (order,) = (v for v in found if "orders" in v.title and "one to one" in v.title)
     assert [(line[0], line[-1]) for line in order.lines] == [("CRAN > CRAN-local", "not comparable")]

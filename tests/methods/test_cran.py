@@ -1205,7 +1205,8 @@ def test_options_in_a_record_are_flat():
     row = METHODS.configure("cran[plus.restarts=3,joint=true]").build()
     assert (row.plus.restarts, row.fusion.joint) == (3, True)
     options = fields_json(row)
-    assert options == flat_values(row) | {"ridge": list(row.plus.ridge)} and len(options) == 48
+    listed = {"ridge": list(row.plus.ridge), "fusion_weights": list(row.fusion.fusion_weights)}
+    assert options == flat_values(row) | listed and len(options) == 48
     assert (options["width"], options["restarts"]) == ("compact", 3)
 
 
@@ -1552,7 +1553,7 @@ def test_without_its_departures_cran_plus_is_cran(data):
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("spec", ["cran[{}]", "cran-ensemble[{}]", "cran-plus[text_init=random,{}]"])
+@pytest.mark.parametrize("spec", ["cran-plus[text_init=random,{}]", "cran-ensemble[{}]"])
 def test_a_row_keeps_every_promise(monkeypatch, tmp_path, spec):
     monkeypatch.setattr(checks, "DATASET", "scenes[train=100,val=20,test=60]")
     method = METHODS.configure(spec.format("max_epochs=6,batch_size=20,lr=0.005"))
