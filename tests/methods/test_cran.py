@@ -1,6 +1,7 @@
 """CRAN: the sanity tests of its model and losses, what every open question of the paper changes, and its bad inputs."""
 
 import math
+import re
 from collections import Counter
 from dataclasses import fields, replace
 from itertools import pairwise
@@ -1536,6 +1537,15 @@ def test_each_departure_is_one_switch(departure, data):
     keys = [fingerprints(row, data) for row in (plus, without)]
     assert {level for level in LEVELS if keys[0][level] != keys[1][level]} == {*READ_BY[departure]}
     assert ("CCA" in keys[1]) == (departure != "residual") and keys[0].keys() - keys[1].keys() <= {"CCA"}
+
+
+def test_the_page_on_cran_names_every_departure():
+    page = (Path(__file__).parents[2] / "docs/cran.md").read_text()
+    told = dict(re.findall(r"\| `cran-plus\[(\w+)=([^\]]+)\]` \|", page.replace("\\|", "|")))
+    assert told.keys() == READ_BY.keys() | {"fusion_weights"}
+    plain = flat_values(CRAN())
+    for departure, value in told.items():
+        assert flat_values(METHODS.configure(f"cran-plus[{departure}={value}]").build())[departure] == plain[departure]
 
 
 def fingerprints(row, data):
