@@ -19,7 +19,7 @@ from cran_bench.records.store import ResultStore
 
 MOMENTS = int(os.environ.get("CRAN_BENCH_FAULTS", "8"))
 DATASET = "scenes[train=60,val=20,test=20]"
-METHODS = "cca[ridge_image=0.1,ridge_text=0.1,dim=8],cran-baseline:quick[text_init=random,max_epochs=2,batch_size=100]"
+METHODS = "cca[ridge_image=0.1,ridge_text=0.1,dim=8],cran-baseline:quick[max_epochs=2,batch_size=100]"
 
 # Commands run in forks of a process that has everything imported and all sources read, so that a moment is one of work.
 # A fork is killed after some seconds, or when it is about to make its n-th change of a file.

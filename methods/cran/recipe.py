@@ -222,7 +222,7 @@ class PlusOptions:
         hard_negatives_from: first epoch that has such batches.
         hard_negative_group: images in such a group.
         residual: `cca` adds the similarity of the row `cca` as a fourth term, whose weight validation chooses; the
-            levels are trained without it.
+            levels are trained without it.  Of several texts, it is averaged together with the global level.
     """
 
     text_init: Literal["pretrained", "cca-targets", "word-positions", "random"] = "random"

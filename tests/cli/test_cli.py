@@ -599,7 +599,7 @@ def test_control_c_while_fitting(run, quick_scenes, mine, tmp_path):
 
 
 def test_training_goes_on_after_a_kill(run, quick_scenes, tmp_path):
-    method = "cran-baseline:quick[max_epochs=6,patience=0,text_init=random,caption_sampling=random,batch_size=20]"
+    method = "cran-baseline:quick[max_epochs=6,patience=0,caption_sampling=random,batch_size=20]"
     arguments = ("run", "-m", method, *quick_scenes.arguments, "--results", tmp_path / "results")
     process = start(*arguments)
     wait_for(lambda: list(tmp_path.rglob("*.checkpoint")), process)

@@ -16,10 +16,11 @@ from cran_bench.viewing.search import images_for, texts_for
 
 STACKS = "hidden_image=32,hidden_text=32,rbm_steps=6"
 SMALL = "width=compact,lstm_layers=1"
+PRETRAINED = "pretraining_epochs=1,frozen_encoder_epochs=1"
 GATE = {
     "kcca": "kcca:quick[ridge_image=0.02,ridge_text=0.01,dim=16]",
     "corr-ae": f"corr-ae:quick[{STACKS},steps=6]",
-    "cran-relation": f"cran-relation[{SMALL},text_init=random,max_epochs=1]",
+    "cran-plus-relation": f"cran-plus-relation[{SMALL},text_init=random,max_epochs=1]",
     "pcmepp": "pcmepp[dim=16,epochs=1,batch_size=8]",
 }
 """The exact solver, stacks and networks, quick enough for every run of the tests."""
@@ -36,10 +37,16 @@ SWEEP = {
     "ccl": f"ccl:quick[{STACKS},joint_steps=6,autoencoder_steps=6,steps=6,joint_units=32,code_units=16,units=16]",
     "cca-word-cnn": "cca[text=word_cnn,dim=32]",
     "corr-ae": GATE["corr-ae"],
-    "cran": f"cran[{SMALL},conv_bn=false,pretraining_epochs=1,max_epochs=2,frozen_encoder_epochs=1,restarts=2]",
-    "cran-baseline": f"cran-baseline[{SMALL},text_init=cca-targets,pretraining_epochs=1,max_epochs=1]",
-    "cran-local": f"cran-local[{SMALL},text_init=random,max_epochs=1]",
-    "cran-relation": GATE["cran-relation"],
+    "cran": f"cran[{SMALL},max_epochs=1]",
+    "cran-baseline": f"cran-baseline[{SMALL},max_epochs=1]",
+    "cran-local": f"cran-local[{SMALL},max_epochs=1]",
+    "cran-relation": f"cran-relation[{SMALL},max_epochs=1]",
+    "cran-ensemble": f"cran-ensemble[{SMALL},max_epochs=1]",
+    "cran-plus": f"cran-plus[{SMALL},conv_bn=false,{PRETRAINED},max_epochs=2,restarts=2]",
+    "cran-plus-baseline": f"cran-plus-baseline[{SMALL},text_init=cca-targets,pretraining_epochs=1,max_epochs=1]",
+    "cran-plus-local": f"cran-plus-local[{SMALL},text_init=random,max_epochs=1]",
+    "cran-plus-relation": GATE["cran-plus-relation"],
+    "cran-plus-ensemble": f"cran-plus-ensemble[{SMALL},text_init=random,max_epochs=1]",
     "vsepp": "vsepp:quick[dim=16,epochs=2]",
     "vse-infinity": "vse-infinity:quick[dim=16,epochs=2]",
     "scan": "scan:quick[dim=16,epochs=2]",

@@ -94,9 +94,9 @@ def test_rows_that_were_first_read_in_inference_can_be_trained_on(fresh, monkeyp
         f"multimodal-dbn[{STEPS}]",
         f"corr-ae[{STEPS},granularity=parts]",
         f"ccl[{STEPS},autoencoder_steps=8,joint_steps=8,joint_units=8,code_units=8,units=8]",
-        "cran[top=2,max_epochs=1,pretraining_epochs=1,restarts=1]",
-        "cran[top=2,max_epochs=1,text_init=random,image_scaling=standard]",
-        "cran-baseline[max_epochs=1,text_init=random,image_scaling=whiten]",
+        "cran-plus[top=2,max_epochs=1,pretraining_epochs=1,restarts=1]",
+        "cran[top=2,max_epochs=1,image_scaling=standard]",
+        "cran-baseline[max_epochs=1,image_scaling=whiten]",
     ],
 )
 def test_a_fit_is_the_same_whether_features_are_held_or_read_anew(fresh, tmp_path, monkeypatch, spec):

@@ -27,7 +27,8 @@ from cran_bench.similarity import COSINE
 CPU = torch.device("cpu")
 LINEAR = {"cca", "cfa", "kcca", "macc", "dcca"}
 STACKS = {"bimodal-ae", "multimodal-dbn", "corr-ae", "ccl", "cmdn"}
-CRANS = {"cran", "cran-baseline", "cran-local", "cran-relation"}
+PLUS = {"cran-plus", "cran-plus-baseline", "cran-plus-local", "cran-plus-relation", "cran-plus-ensemble"}
+CRANS = {"cran", "cran-baseline", "cran-local", "cran-relation", "cran-ensemble"} | PLUS
 HINGES = {"scan", "vsepp", "vse-infinity"}
 HEADS = {"linear-head", "pcmepp"}
 SEMANTIC = {"sm", "scm"}
@@ -388,7 +389,8 @@ OTHER_MEANING = [
     ("frontend.text.words", "_WORD.findall(text.lower())", "_WORD.findall(text)", EVERY),
     ("frontend.text.words", 'kind="stable"', 'kind="quicksort"', EVERY),
     ("frontend.text.words", "FIRST_WORD = 2", "FIRST_WORD = 3", EVERY),
-    ("frontend.text.words", "PADDING, UNKNOWN = 0, 1", "PADDING, UNKNOWN = 1, 1", RANKED - {"cran:paper"}),
+    ("frontend.text.words", "PADDING, UNKNOWN = 0, 1", "PADDING, UNKNOWN = 1, 1",
+     HINGES | WITH_WORDS | PLUS | {"dual-path"}),
     ("dataset", '[" ".join(captions[a:b])', '["  ".join(captions[a:b])', EVERY),
     ("ranking.problem", "best[image_of] - reach.of_pairs", "best[image_of] + reach.of_pairs", EVERY),
     ("ranking.metrics", "self.better + self.tied /", "self.better - self.tied /", EVERY),
@@ -406,17 +408,19 @@ OTHER_MEANING = [
     ("methods._word_cnn", "filters: int = 100", "filters: int = 200", WITH_WORDS),
     ("methods._word_cnn", "WIDTHS = (3, 4, 5)", "WIDTHS = (3, 4)", WITH_WORDS),
     ("methods._linear", 'if self.text == "tfidf":', 'if self.text == "tf-idf":',
-     LINEAR | LABELLED | WITH_WORDS | {"region-phrase"}),
+     LINEAR | LABELLED | WITH_WORDS | PLUS | {"region-phrase"}),
     ("methods._linear", "spectrum / spectrum[0]", "spectrum / spectrum[-1]",
-     LINEAR | WITH_WORDS | {"gmm-hglmm", "region-phrase", "cca3v", "ml-cca"}),
+     LINEAR | WITH_WORDS | PLUS | {"gmm-hglmm", "region-phrase", "cca3v", "ml-cca"}),
     ("methods._linear", '"Wx", "Wy", "spectrum")', '"Wx", "Wy")',
-     LINEAR | LABELLED | WITH_WORDS | {"gmm-hglmm", "region-phrase"}),
+     LINEAR | LABELLED | WITH_WORDS | PLUS | {"gmm-hglmm", "region-phrase"}),
     ("methods._linear", "rows.sign() * rows.abs().sqrt()", "rows.abs().sqrt()",
-     LINEAR | LABELLED | WITH_WORDS | {"dual-path", "gmm-hglmm", "region-phrase", "scan"} | HINGES | STACKS | HEADS),
+     LINEAR | LABELLED | WITH_WORDS | PLUS | HINGES | STACKS | HEADS
+     | {"dual-path", "gmm-hglmm", "region-phrase", "scan"}),
     ("methods._linear", "WORDS_BYTES = 400", "WORDS_BYTES = 4000", set()),
-    ("methods.cca", "1e-2, 2e-2, 5e-2)", "1e-2, 2e-2)", {"cca", "cca[text=word_cnn]", "region-phrase"}),
+    ("methods.cca", "1e-2, 2e-2, 5e-2)", "1e-2, 2e-2)",
+     PLUS | {"cca", "cca[text=word_cnn]", "region-phrase"}),
     ("methods.cca", "self.ridge_image, self.ridge_text)\n", "(0,), self.ridge_text)\n",
-     {"cca", "cca[text=word_cnn]", "region-phrase"}),
+     PLUS | {"cca", "cca[text=word_cnn]", "region-phrase"}),
     ("toolbox.linalg", "1e-3 * deviation", "1e-2 * deviation", {"cfa"}),
     ("toolbox.kernels", "PIVOTS_AMONG = 50_000", "PIVOTS_AMONG = 5_000", {"kcca", "macc", "kcca[text=word_cnn]"}),
     ("methods.macc", "weight * (x - codebook[codeword])", "weight * (x + codebook[codeword])", {"macc"}),
@@ -454,8 +458,8 @@ OTHER_MEANING = [
     ("methods.cran", "best = criterion", "best = criterion + 1", CRANS | {"cran:paper"}),
     ("methods.cran.alignment", "NEGATIVES = 1 << 40", "NEGATIVES = 1 << 41", CRANS | {"cran:paper"}),
     ("methods.cran.recipe", "margin: float = 0.2", "margin: float = 0.3", CRANS | {"cran:paper"}),
-    ("methods.cran.pretraining", "QUARTERS = 4", "QUARTERS = 5", CRANS),
-    ("methods.cran.correlation", "Wy * rho", "Wy / rho", CRANS),
+    ("methods.cran.pretraining", "QUARTERS = 4", "QUARTERS = 5", PLUS),
+    ("methods.cran.correlation", "Wy * rho", "Wy / rho", PLUS),
     ("methods.cran.model", "table.shape[1]\n", "table.shape[0]\n", CRANS | {"cran:paper"}),
     ("methods.cran.explanation", "return", "return 1 or", set()),
     ("methods.cran.benchmark", "IMAGES = 2000", "IMAGES = 3000", set()),
@@ -888,7 +892,7 @@ def test_neither_is_one_whose_own_parts_are_not(tiny, tmp_path):
         fits.fitted(Outer(), 0, "outer")
 
 
-CRAN_OPTIONS = "cran[fusion.joint=true]", "cran[text_init=word-positions,ridge=0.1]"
+CRAN_OPTIONS = "cran[fusion.joint=true]", "cran[text_init=word-positions,ridge=0.1]", "cran-plus[residual=none]"
 
 
 @pytest.mark.parametrize("spec", [*SPECS, *CRAN_OPTIONS])

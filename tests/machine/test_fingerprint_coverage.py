@@ -40,9 +40,11 @@ QUICK = [
     *(
         pytest.param(spec, marks=pytest.mark.no_cover)
         for spec in (
-            "cran[max_epochs=2,top=2,restarts=2]",
-            "cran:quick[max_epochs=2,top=2,joint=true]",
-            "cran-baseline[max_epochs=2]",
+            "cran[max_epochs=2,top=2]",
+            "cran-ensemble[max_epochs=2]",
+            "cran-plus[max_epochs=2,top=2,restarts=2]",
+            "cran-plus:quick[max_epochs=2,top=2,joint=true]",
+            "cran-plus-baseline[max_epochs=2]",
         )
     ),
     *("vsepp:quick[dim=8,epochs=2,word_init=random]", "vse-infinity:quick[dim=8,epochs=2]"),

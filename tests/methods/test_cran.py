@@ -1,6 +1,7 @@
 """CRAN: the sanity tests of its model and losses, what every open question of the paper changes, and its bad inputs."""
 
 import math
+import re
 from collections import Counter
 from dataclasses import fields, replace
 from itertools import pairwise
@@ -1205,7 +1206,8 @@ def test_options_in_a_record_are_flat():
     row = METHODS.configure("cran[plus.restarts=3,joint=true]").build()
     assert (row.plus.restarts, row.fusion.joint) == (3, True)
     options = fields_json(row)
-    assert options == flat_values(row) | {"ridge": list(row.plus.ridge)} and len(options) == 48
+    listed = {"ridge": list(row.plus.ridge), "fusion_weights": list(row.fusion.fusion_weights)}
+    assert options == flat_values(row) | listed and len(options) == 48
     assert (options["width"], options["restarts"]) == ("compact", 3)
 
 
@@ -1537,6 +1539,15 @@ def test_each_departure_is_one_switch(departure, data):
     assert ("CCA" in keys[1]) == (departure != "residual") and keys[0].keys() - keys[1].keys() <= {"CCA"}
 
 
+def test_the_page_on_cran_names_every_departure():
+    page = (Path(__file__).parents[2] / "docs/cran.md").read_text()
+    told = dict(re.findall(r"\| `cran-plus\[(\w+)=([^\]]+)\]` \|", page.replace("\\|", "|")))
+    assert told.keys() == READ_BY.keys() | {"fusion_weights"}
+    plain = flat_values(CRAN())
+    for departure, value in told.items():
+        assert flat_values(METHODS.configure(f"cran-plus[{departure}={value}]").build())[departure] == plain[departure]
+
+
 def fingerprints(row, data):
     """Of the parts of a row, by name."""
     store = FitStore(Path("nowhere"), {}, data.train, data.val, CPU)
@@ -1552,7 +1563,7 @@ def test_without_its_departures_cran_plus_is_cran(data):
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("spec", ["cran[{}]", "cran-ensemble[{}]", "cran-plus[text_init=random,{}]"])
+@pytest.mark.parametrize("spec", ["cran-plus[text_init=random,{}]", "cran-ensemble[{}]"])
 def test_a_row_keeps_every_promise(monkeypatch, tmp_path, spec):
     monkeypatch.setattr(checks, "DATASET", "scenes[train=100,val=20,test=60]")
     method = METHODS.configure(spec.format("max_epochs=6,batch_size=20,lr=0.005"))

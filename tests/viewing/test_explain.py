@@ -16,7 +16,7 @@ FOUND = Explanation(
     regions=[(1, 0.6), (0, 0.4)],
     pairs=[(1, 0, 0.2), (0, 1, 0.05)],
 )
-QUICK = "cran[max_epochs=1,batch_size=16,frozen_encoder_epochs=0]"
+QUICK = "cran-plus[max_epochs=1,batch_size=16,frozen_encoder_epochs=0]"
 
 
 @pytest.fixture(autouse=True)
@@ -63,9 +63,9 @@ def test_explain_prints_and_draws(command, quick_scenes, tmp_path):
     said = command("explain", "test-00000a", "-m", QUICK, *quick_scenes.arguments, "-o", tmp_path / "why.png")
     assert said.code == 0, said.err
     assert said.out.startswith(
-        "cran:tuned[batch_size=16,frozen_encoder_epochs=0,max_epochs=1,width=compact]: test-00000a\n"
+        "cran-plus:tuned[batch_size=16,frozen_encoder_epochs=0,max_epochs=1,width=compact]: test-00000a\n"
     )
-    for words in ("total", "local attention", "relation attention", "best regions", "best region pairs"):
+    for words in ("total", "cca", "local attention", "relation attention", "best regions", "best region pairs"):
         assert words in said.out
     assert (tmp_path / "why.png").exists()
     other = command("explain", "test-00000a", "a red star is above a blue square", "-m", QUICK, *quick_scenes.arguments)

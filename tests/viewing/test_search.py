@@ -91,7 +91,7 @@ def test_what_cannot_be_searched(command, quick_scenes, arguments, message):
 
 def test_a_new_picture_has_no_regions_that_come_with_the_data(command, quick_scenes, tmp_path):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
-    quick = "cran-local[max_epochs=1,batch_size=16,text_init=random]"
+    quick = "cran-local[max_epochs=1,batch_size=16]"
     said = command("search", "--image", str(tmp_path / "red.png"), "-m", quick, *quick_scenes.arguments)
     assert (
         said.code == 2
