@@ -68,6 +68,7 @@ class Labelled(LinearMethod):
         standardize: whether every column of the features is standardised by its training mean and deviation.
     """
 
+    sublinear: bool = False
     labels: str = "given"
     standardize: bool = True
 

@@ -221,11 +221,14 @@ class LinearMethod(Projections):
         text_scaling: scaling of the text encoder's features, or of those of the data: unit length (`l2`), unit length
             of their signed square roots (`sqrt`), or `none`.
         vocabulary: number of words of tf-idf or counts, the most frequent ones.
+        sublinear: whether tf-idf takes 1 + ln(count) in place of a word's count, so that a word in all five captions of
+            a document does not hide the others.
     """
 
     text: Literal["tfidf", "bow", "vectors", "word_cnn", "encoder", "encoder+tfidf"] = "tfidf"
     text_scaling: ImageScaling = "l2"
     vocabulary: int = 3000
+    sublinear: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -263,13 +266,17 @@ class LinearMethod(Projections):
             return train.text_dim + (self.vocabulary if self.text == "encoder+tfidf" else 0)
         return WordCNN().dim if self.text == "word_cnn" else self.vocabulary
 
+    def tfidf(self, split: Split) -> sparse.csr_array:
+        """(T, V) tf-idf of the texts."""
+        return split.tfidf(self.vocabulary, self.sublinear)
+
     def text_features(self, split: Split) -> Tensor | sparse.csr_array | FeatureRows:
         """(T, q) text features of the chosen kind."""
         if self.text_kind(split).startswith("encoder"):
             encoded = split.text_rows.map(partial(scaled, how=self.text_scaling))
-            return encoded if self.text != "encoder+tfidf" else beside(encoded, split.tfidf(self.vocabulary))
+            return encoded if self.text != "encoder+tfidf" else beside(encoded, self.tfidf(split))
         if self.text == "tfidf":
-            return split.tfidf(self.vocabulary)
+            return self.tfidf(split)
         if self.text == "word_cnn":
             return self.word_cnn.embed_texts(split)
         return split.bow(self.vocabulary) if self.text == "bow" else split.mean_vectors()

@@ -24,10 +24,18 @@ from ._linear import LinearMethod
     "cca",
     paper_row="CCA",
     presets={
-        "paper": {"image": "l2", "ridge_image": (1e-8,), "ridge_text": (1e-8,), "dim": (4096,), "power": (0.0,)},
+        "paper": {
+            "image": "l2",
+            "sublinear": False,
+            "ridge_image": (1e-8,),
+            "ridge_text": (1e-8,),
+            "dim": (4096,),
+            "power": (0.0,),
+        },
         "cm": {
             "image": "none",
             "text_scaling": "none",
+            "sublinear": False,
             "ridge_image": (1e-10,),
             "ridge_text": (1e-10,),
             "dim": (5,),

@@ -23,7 +23,10 @@ from ._linear import LinearMethod
 @register(
     "cfa",
     paper_row="CFA",
-    presets={"paper": {"image": "l2", "dim": (300,), "power": (0.0,), "text_std_power": (0.0,)}, "tuned": {}},
+    presets={
+        "paper": {"image": "l2", "sublinear": False, "dim": (300,), "power": (0.0,), "text_std_power": (0.0,)},
+        "tuned": {},
+    },
     search={"image": ("sqrt", "l2", "none"), "text": ("tfidf", "bow", "vectors"), "vocabulary": (1500, 3000, 6000)},
 )
 @dataclass

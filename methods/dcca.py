@@ -30,6 +30,7 @@ from ._linear import WORDS_BYTES, LinearMethod
 
 PAPER = {
     "image": "l2",
+    "sublinear": False,
     "hidden_image": (),
     "hidden_text": (1024, 1024),
     "output_dim": 128,

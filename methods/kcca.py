@@ -54,6 +54,7 @@ EXACT_BY_ITSELF = 1000
 
 PAPER = {
     "image": "l2",
+    "sublinear": False,
     "kernel_image": "rbf",
     "columns": 3000,
     "solver": "cholesky",

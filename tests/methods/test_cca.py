@@ -5,8 +5,10 @@ import pytest
 import scipy.linalg
 import torch
 from sklearn.cross_decomposition import CCA as Reference
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
 from cran_bench.errors import BadInput
+from cran_bench.frontend.text.words import tokenize
 from cran_bench.methods.cca import CCA
 from cran_bench.methods.cfa import CFA
 from cran_bench.methods.dcca import DCCA
@@ -203,6 +205,23 @@ def test_the_image_ridge_is_chosen_first_then_the_text_ridge(tiny, run_on):
     assert max(run.scored) == pytest.approx(max(singles[image, ry] for ry in ridges))
 
 
+@pytest.mark.parametrize("sublinear", [False, True])
+def test_tfidf_damps_repeated_words_only_where_it_is_sublinear(tiny, sublinear):
+    words = CountVectorizer(analyzer=tokenize).fit(tiny.train.texts)
+    counts = [words.transform(split.texts) for split in (tiny.train, tiny.val)]
+    assert counts[1].max() > 1
+    expected = TfidfTransformer(sublinear_tf=sublinear).fit(counts[0]).transform(counts[1]).toarray()
+    found = CCA(sublinear=sublinear).text_features(tiny.val).toarray()
+    order = [words.vocabulary_[word] for word in tiny.train._text.vocabulary]
+    np.testing.assert_allclose(found, expected[:, order], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cca", "cfa", "kcca", "macc", "dcca"])
+def test_counts_are_damped_in_tuned_and_plain_in_paper(name):
+    assert METHODS.configure(name).build().sublinear
+    assert not METHODS.configure(f"{name}:paper").build().sublinear
+
+
 def test_dim_is_at_most_the_rank(tiny, run_on):
     run = run_on(tiny.val, COSINE)
     CCA(ridge_image=(0.01,), ridge_text=(0.01,), dim=(4096,), power=(0.0,)).fit(tiny.train, tiny.val, run)
@@ -229,6 +248,7 @@ def test_wrong_fields_are_refused(spec, message):
 
 def test_the_preset_of_the_paper():
     configured = METHODS.configure("cca:paper")
-    assert configured.build() == CCA(image="l2", ridge_image=(1e-8,), ridge_text=(1e-8,), dim=(4096,), power=(0.0,))
+    plain = {"image": "l2", "sublinear": False, "power": (0.0,)}
+    assert configured.build() == CCA(**plain, ridge_image=(1e-8,), ridge_text=(1e-8,), dim=(4096,))
     assert configured.plugin.paper_row == "CCA"
     assert METHODS.configure("cca").build() == CCA()

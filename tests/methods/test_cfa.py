@@ -179,5 +179,5 @@ def test_wrong_fields_are_refused(spec, message):
 
 def test_the_preset_of_the_paper():
     configured = METHODS.configure("cfa:paper")
-    assert configured.build() == CFA(image="l2", dim=(300,), power=(0.0,), text_std_power=(0.0,))
+    assert configured.build() == CFA(image="l2", sublinear=False, dim=(300,), power=(0.0,), text_std_power=(0.0,))
     assert configured.plugin.paper_row == "CFA"
