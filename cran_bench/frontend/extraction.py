@@ -86,6 +86,38 @@ def extract(
     return load_features(folder, collection.images.ids)
 
 
+def features_at(plan: ExtractionPlan, digests: list[str]) -> Features:
+    """The features of a plan if they are complete, or else zeros in their place, of the same shapes and sources.
+
+    Nothing is extracted or written, and no memory is taken up.
+    """
+    collection = plan.collection
+    folder = plan.folder(collection.images_sha(digests))
+    if (folder / MANIFEST).exists():
+        return load_features(folder, collection.images.ids)
+    blank = {name: np.broadcast_to(np.zeros((), dtype), shape) for name, (shape, dtype) in plan.shapes.items()}
+    arrays = {name: {"shape": list(shape), "dtype": dtype} for name, (shape, dtype) in plan.shapes.items()}
+    return Features(folder, _manifest(plan, digests, arrays, {}, 0.0), **blank)
+
+
+def _manifest(
+    plan: ExtractionPlan, digests: list[str], arrays: Mapping[str, Any], failed: Mapping[str, str], seconds: float
+) -> dict[str, Any]:
+    ids = plan.collection.images.ids
+    return {
+        "schema": SCHEMA,
+        "dataset": plan.collection.name,
+        **plan.specs,
+        **plan.identity,
+        "images": len(ids),
+        "ids_sha": ids_sha(ids),
+        "images_sha": plan.collection.images_sha(digests),
+        "arrays": arrays,
+        "failed": {row: ids[int(row)] for row in failed},
+        "seconds": round(seconds, 1),
+    }
+
+
 class _Extraction:
     def __init__(self, plan: ExtractionPlan, digests: list[str], folder: Path, skip_bad: bool) -> None:
         self.plan, self.collection, self.front_end, self.folder = plan, plan.collection, plan.front_end, folder
@@ -231,20 +263,8 @@ class _Extraction:
             name: {"shape": list(shape), "dtype": dtype, "sha256": sha256_file(self.folder / f"{name}.npy")}
             for name, (shape, dtype) in self.plan.shapes.items()
         }
-        manifest = {
-            "schema": SCHEMA,
-            "dataset": self.collection.name,
-            **self.plan.specs,
-            **self.plan.identity,
-            "images": len(self.collection.images.ids),
-            "ids_sha": ids_sha(self.collection.images.ids),
-            "images_sha": self.collection.images_sha(self.digests),
-            "arrays": arrays,
-            "failed": {row: self.collection.images.ids[int(row)] for row in failed},
-            "seconds": round(seconds, 1),
-        }
         write_json(self.folder / DIGESTS, self.digests)
-        write_json(self.folder / MANIFEST, manifest)
+        write_json(self.folder / MANIFEST, _manifest(self.plan, self.digests, arrays, failed, seconds))
 
 
 def _name(rows: range) -> str:

@@ -19,7 +19,7 @@ from PIL.Image import Image
 from cran_bench.dataset import Collection, Dataset
 from cran_bench.errors import BadInput, NotReady, file_of, one_sentence, place
 from cran_bench.frontend.catalogue import open_backbone, open_proposer, open_text_encoder
-from cran_bench.frontend.extraction import extract, image_digests
+from cran_bench.frontend.extraction import extract, features_at, image_digests
 from cran_bench.frontend.features import MANIFEST, Features, declare, ids_sha, load_features, prepared, read_digests
 from cran_bench.frontend.front_end import (
     ExtractionPlan,
@@ -39,6 +39,7 @@ from cran_bench.frontend.text.encoding import (
     forecast_texts,
     given_documents,
     load_texts,
+    texts_at,
 )
 from cran_bench.frontend.text.vectors import VectorFile, vector_source
 from cran_bench.frontend.text.words import TOKENIZER_VERSION, TextFrontEnd, tokenize
@@ -430,6 +431,32 @@ def find_prepared(
             raise NotReady(plan.forecast()[0])
         features = extract(plan, digests)
     return _made(dataset, collection, features, vectors, texts, digests, cache)
+
+
+def at_hand(
+    dataset: Configured[Dataset],
+    data: Path,
+    cache: Path,
+    backbone: str | None = None,
+    regions: str | None = None,
+    vectors: str = "ppmi-svd",
+    text_encoder: str | None = None,
+) -> Prepared:
+    """Load a dataset with features that are in the cache, and with zeros in place of others; nothing is extracted.
+
+    Its digests, except those of features that are missing, and estimates of time and memory are those of the data as
+    `prepare` makes it.  No method may be fitted on it, unless all features are there.
+
+    Raises:
+        BadInput: data or specs are not usable.
+    """
+    collection, defaults = _load(dataset, data, vectors)
+    texts = None
+    if text_encoder:
+        texts = texts_at(collection, open_text_encoder(text_encoder, collection), text_encoder, cache)
+    plan = _front_end(collection, defaults, backbone, regions).plan(collection, cache)
+    features = features_at(plan, image_digests(collection, cache))
+    return Prepared(dataset, collection.without(features.failed), features, vectors, texts)
 
 
 def find_tested(

@@ -344,7 +344,7 @@ class Runner:
                 "evaluation": _evaluation(parts[0].similarity),
                 **({"test": self.data.test_on.identity} if self.data.test_on else {}),
                 **({"refit": True} if self.refits(fitted.method) else {}),
-                **({"evidence": [self.evidence.shas, code(Evidence, asked=["measured"]).sha]} if judged else {}),
+                **({"evidence": [self.evidence.shas, _judging()]} if judged else {}),
             }
         )
 
@@ -387,7 +387,7 @@ class Runner:
                 parameters=fields_json(fit.part),
                 chose=dict(fit.chose),
                 unit=fitted.unit,
-                code_sha=sha256_json([code_of(fit.part), code(run_of(fit.part).score).sha, _evaluation(similarity)]),
+                code_sha=code_sha(fit.part, self.asks(protocol) and bool(self.evidence.shas)),
                 fit_fingerprint=fit.fingerprint,
                 encoders=sorted(fitted.used),
                 **fitted.about,
@@ -523,6 +523,22 @@ class _Fitted:
         queries = as_queries(protocol, texts, test.image_of, len(images), similarity)
         with torch.inference_mode(), in_full_precision(self.runner.device):
             return find_answers(make_problem(images, *queries, similarity))
+
+
+def code_sha(method: Method, is_judged: bool) -> str:
+    """The sha256 of the code that the numbers of a record depend on.
+
+    Args:
+        method: fitted or not.
+        is_judged: whether it was asked for contrasts or judgments, too.
+    """
+    scoring, judging = code(run_of(method).score).sha, [_judging()] * is_judged
+    return sha256_json([code_of(method), scoring, _evaluation(method.similarity), *judging])
+
+
+def _judging() -> str:
+    """The sha256 of the code that computes figures of contrasts and judgments."""
+    return code(Evidence, asked=["measured"]).sha
 
 
 def _evaluation(similarity: Similarity) -> list[str]:

@@ -192,6 +192,17 @@ def test_what_another_processor_computed_is_not_used(make_runner, plan, held):
     assert re.search(r"; about \S+ s of one worker, up to", somewhere.forecast(1)[0])
 
 
+def test_the_record_of_a_row_tells_what_its_fit_costs_with_another_seed_or_code(make_runner, plan, held):
+    run, methods = make_runner(), ["cfa", f"{held}:Held"]
+    run.run([METHODS.configure(text) for text in methods], ["captions", "documents"], [0])
+    journal_file().unlink()
+    record = run.recorded(METHODS.configure("cfa"), ["captions"], 0)[0].record
+    other = plan(run, methods, seeds=(1,))
+    (fit, beside), unknown = (row.costs for row in other.table)
+    assert fit == (pytest.approx(record.seconds.fit), "record") and beside.source == "similar"
+    assert any(not cost.source for cost in unknown)  # a file of the test's own is known by its records only
+
+
 def test_a_cost_is_that_of_the_nearest_thing_that_was_computed(make_runner):
     run = make_runner()
     assert Past(run, []).cost("a", "CCA x", 100) == (1.0, "")

@@ -114,8 +114,8 @@ def encode(
         BadInput: features computed elsewhere are not of these captions, an encoder returns NaN or another shape, or the
             disk is full.
     """
-    label, captions_sha = without_folders(spec), sha256_json(list(collection.captions))
-    manifest = TextManifest(encoder=label, identity=dict(encoder.identity()), captions_sha=captions_sha)
+    manifest = _sources(collection, encoder, spec)
+    label = manifest.encoder
     path = cache / FOLDER / f"{manifest.sources_sha()[:16]}.npy"
     unfinished = path.with_name(UNFINISHED + path.name)
     with locked(path, "encoding these captions"), clear_os_errors(path):
@@ -138,6 +138,30 @@ def encode(
         if (names := declared(spec, manifest.trained_on)) != manifest.trained_on:
             write_json(path.with_suffix(".json"), {**manifest.model_dump(), TRAINED_ON: names})
     return load_texts(path, collection, None if isinstance(encoder, PrecomputedTexts) else encoder)
+
+
+def _sources(collection: Collection, encoder: TextEncoder | PrecomputedTexts, spec: str) -> TextManifest:
+    """The manifest of what `spec` makes of a collection's captions, without the digest of the array."""
+    captions_sha = sha256_json(list(collection.captions))
+    return TextManifest(encoder=without_folders(spec), identity=dict(encoder.identity()), captions_sha=captions_sha)
+
+
+def texts_at(collection: Collection, encoder: TextEncoder | PrecomputedTexts, spec: str, cache: Path) -> TextFeatures:
+    """The features of a collection's captions if they are complete, or else zeros in their place; nothing is encoded.
+
+    Args:
+        collection: the captions.
+        encoder: an encoder, or features computed elsewhere.
+        spec: its spec.
+        cache: the folder below which features are stored.
+    """
+    manifest = _sources(collection, encoder, spec)
+    path = cache / FOLDER / f"{manifest.sources_sha()[:16]}.npy"
+    if path.exists():
+        return load_texts(path, collection)
+    rows, first = _distinct(collection)
+    shape = len(first) + len(_documents(collection, encoder)), encoder.dim
+    return TextFeatures(path, manifest, np.broadcast_to(np.zeros((), np.float32), shape), rows)
 
 
 def _write(collection: Collection, encoder: TextEncoder | PrecomputedTexts, label: str, path: Path) -> None:

@@ -66,7 +66,12 @@ def code_of(part: Part, asked: Iterable[str] = ASKED) -> list[Any]:
 
 def like(part: Part) -> str:
     """The class of a part, a space, and the sha256 of its fields: the same for fits that cost the same, up to size."""
-    return f"{type(part).__name__} {sha256_json(fields_json(part))[:12]}"
+    return like_fields(type(part), fields_json(part))
+
+
+def like_fields(cls: type, fields: Mapping[str, Any]) -> str:
+    """As `like`, of a class and fields, as `fields_json` gives them."""
+    return f"{cls.__name__} {sha256_json(fields)[:12]}"
 
 
 def fit_fingerprint(
