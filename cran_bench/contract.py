@@ -216,12 +216,8 @@ class Run(Protocol):
         """Return the last checkpoint of this fit (same part, data and seed), or None."""
         ...
 
-    def part(self, spec: P, seed: int | None = None) -> P:
+    def part(self, spec: P) -> P:
         """`spec` fitted on this run's data: loaded where this very fit is stored, else made and stored.
-
-        Args:
-            spec: the unfitted part.
-            seed: seed of its fit; None for `run.seed`.
 
         Raises:
             BadInput: the part that asks says which `parts` it has, and this is none of them.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise, repeat
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -22,6 +23,7 @@ from cran_bench.contrasts import Contrasts
 from cran_bench.errors import BadInput
 from cran_bench.images import open_image
 from cran_bench.judgments import Judgments, Relevance, judgments_sha
+from cran_bench.machine.fingerprint import code
 from cran_bench.machine.ledger import Ledger
 from cran_bench.machine.storage import sha256_bytes, sha256_file, sha256_json
 from cran_bench.protocols import Metric, Unit
@@ -110,8 +112,8 @@ class Collection:
         boxes: (N, 5, 4) float32 or None, region boxes that come with the data: x0 y0 x1 y1 as fractions of width and
             height.
         twins: (N,) int64 or None, the row of the image with the same objects in exchanged positions.
-        truths: a function that says which captions are true of which images, or None where nobody knows.  It is called
-            when it is needed, and follows from what generates images and captions.
+        truths: says which captions are true of which images, or None where nobody knows; an object of a class with
+            `__call__`, or a function of a module, whose code identifies the data.  It is called when it is needed.
         labels: (N, C) uint8 or None, multi-hot categories; a row of zeros for an image without any.
         label_names: C names of the categories, or none.
         text_features: (T, q) float32 or None, features that the data has in place of captions, one text per image; the
@@ -334,8 +336,11 @@ class Collection:
         return self.text_features is None
 
     def extras_sha(self) -> str:
-        """Return the sha256 of labels, twins and annotated phrases."""
+        """Return the sha256 of labels, twins, annotated phrases, and the code that says what is true."""
         parts = [b"" if extra is None else np.ascontiguousarray(extra).tobytes() for extra in (self.labels, self.twins)]
+        if self.truths is not None:
+            truths = self.truths if isinstance(self.truths, FunctionType) else type(self.truths)
+            parts.append(code(truths, asked=["__call__"]).sha.encode())
         if self.phrase_boxes is not None:
             parts.append(sha256_json([[*map(list, own)] for own in self.phrase_boxes]).encode())
         return sha256_bytes(b"\0".join(parts))

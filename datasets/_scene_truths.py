@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
@@ -15,26 +16,35 @@ MOST = 4  # objects of a scene
 ATTRIBUTES = (*COLOURS, *SHAPES, *RADII)
 
 
-def truths(captions: Sequence[Caption], scenes: Sequence[Scene]) -> NDArray[np.bool_]:
-    """Decide of T captions and N scenes which are true: (T, N).
+@dataclass(frozen=True)
+class Truths:
+    """Which of these captions are true of which of these scenes.
 
     A caption is true of a scene if different objects can be found there for its noun phrases, each with the attributes
     that its phrase names, between which all facts clearly hold.
     """
-    has, ahead = _objects(scenes)
-    found = np.zeros((len(captions), len(scenes)), dtype=np.bool_)
-    fitting: dict[tuple[str, ...], NDArray[np.bool_]] = {}
-    for row, caption in enumerate(captions):
-        slots = {which: place for place, which in enumerate(caption.named)}
-        for attributes in caption.named.values():
-            if attributes not in fitting:
-                fitting[attributes] = np.logical_and.reduce(has[[ATTRIBUTES.index(name) for name in attributes]])
-        fits = [fitting[attributes] for attributes in caption.named.values()]
-        for chosen in permutations(range(MOST), len(slots)):
-            parts = [fit[which] for fit, which in zip(fits, chosen, strict=True)]
-            parts += [ahead[axis, chosen[slots[before]], chosen[slots[after]]] for axis, before, after in caption.form]
-            found[row] |= np.stack(parts).all(axis=0)
-    return found
+
+    captions: Sequence[Caption]
+    scenes: Sequence[Scene]
+
+    def __call__(self, captions: NDArray[np.int64], scenes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Decide of T rows of captions and N rows of scenes: (T, N)."""
+        has, ahead = _objects([self.scenes[row] for row in scenes.tolist()])
+        found = np.zeros((len(captions), len(scenes)), dtype=np.bool_)
+        fitting: dict[tuple[str, ...], NDArray[np.bool_]] = {}
+        for row, caption in enumerate(self.captions[row] for row in captions.tolist()):
+            slots = {which: place for place, which in enumerate(caption.named)}
+            for attributes in caption.named.values():
+                if attributes not in fitting:
+                    fitting[attributes] = np.logical_and.reduce(has[[ATTRIBUTES.index(name) for name in attributes]])
+            fits = [fitting[attributes] for attributes in caption.named.values()]
+            for chosen in permutations(range(MOST), len(slots)):
+                parts = [fit[which] for fit, which in zip(fits, chosen, strict=True)]
+                parts += [
+                    ahead[axis, chosen[slots[before]], chosen[slots[after]]] for axis, before, after in caption.form
+                ]
+                found[row] |= np.stack(parts).all(axis=0)
+        return found
 
 
 def _objects(scenes: Sequence[Scene]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from cran_bench import SPLITS, Collection, ImageSource, register_dataset
@@ -18,7 +17,7 @@ from cran_bench import SPLITS, Collection, ImageSource, register_dataset
 from ._scene_drawing import VERSION, draw, frames
 from ._scene_language import Caption, can_tell_apart, describe
 from ._scene_layout import COLOURS, SHAPES, Scene, Stream, draw_twins
-from ._scene_truths import truths
+from ._scene_truths import Truths
 
 CAPTIONS = 5
 KINDS = [(colour, shape) for colour in COLOURS for shape in SHAPES]
@@ -89,10 +88,6 @@ class Scenes:
                     ids.append(f"{split}-{pair:05}{letter}")
                     scenes.append(scene)
                     captions += describe(stream, scene, twin, CAPTIONS)
-
-        def true_of(some: NDArray[np.int64], images: NDArray[np.int64]) -> NDArray[np.bool_]:
-            return truths([captions[row] for row in some.tolist()], [scenes[row] for row in images.tolist()])
-
         return Collection(
             name="scenes",
             images=SceneImages(ids, scenes, self.size),
@@ -101,7 +96,7 @@ class Scenes:
             splits=splits,
             boxes=np.array([frames(scene, self.size) for scene in scenes], dtype=np.float32) / np.float32(self.size),
             twins=np.arange(len(ids), dtype=np.int64) ^ 1,
-            truths=true_of,
+            truths=Truths(captions, scenes),
             labels=np.array([_contains(scene) for scene in scenes], dtype=np.uint8),
             label_names=[f"{colour} {shape}" for colour, shape in KINDS],
         )

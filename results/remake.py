@@ -51,6 +51,7 @@ from cran_bench.specs import parse_spec
 from cran_bench.tables.tables import render
 
 HERE = Path(__file__).resolve().parent
+PLAN = HERE / "remake.toml"
 MOST = 10_000_000  # bytes of committed results
 LEFT = 3  # the exit code
 Key = tuple[str, Protocol, int]
@@ -166,12 +167,14 @@ class Remake:
         results: folder of results.
         models: the folder below which the files of networks and word vectors are.
         jobs: rows computed at a time.
+        uncommitted: whether records of code that was not committed count.
     """
 
     book: Book
     results: Path
     models: Path
     jobs: int
+    uncommitted: bool = False
     _records: dict[str, list[Finished]] = field(default_factory=dict)
 
     def work(self, call: Call) -> Work:
@@ -199,6 +202,8 @@ class Remake:
         left: dict[str, list[tuple[Protocol, int]]] = {}
         known: dict[Key, list[Finished]] = {}
         for run in self._recorded(runner.data.label):
+            if is_uncommitted(run.record) and not self.uncommitted:
+                continue
             if is_of_data(run.record, runner.data_info) and is_by_present_code(run.record):
                 known.setdefault(_key(run.record), []).append(run)
         for spec in _methods(call):
@@ -239,6 +244,11 @@ class Remake:
     def again(self) -> Remake:
         """The same, with records read anew."""
         return replace(self, _records={})
+
+
+def is_uncommitted(record: Record) -> bool:
+    """Whether the code that made a record had changes that were not committed."""
+    return str(record.environment.get("commit")).endswith("+")
 
 
 def _key(record: Record) -> Key:
@@ -348,11 +358,15 @@ def write_tables(book: Book, results: Path) -> None:
 
 
 def remove_old(done: Iterable[Finished], results: Path) -> int:
-    """Remove the records below results/*/runs that are of other code or superseded, and errors; return how many."""
+    """Remove the records that are of other code or superseded, and errors; return how many.
+
+    In the folder of the committed results these are also those of the other folders beside it.
+    """
     kept = {run.path.resolve(): run.record for run in done}
     current = {(record.data.cell, *_key(record)) for record in kept.values()}
     count = 0
-    for folder in sorted({results.resolve(), *(runs.parent for runs in results.resolve().parent.glob("*/runs"))}):
+    beside = {runs.parent for runs in HERE.glob("*/runs")} if results.resolve().parent == HERE else set()
+    for folder in sorted({results.resolve(), *beside}):
         store = ResultStore(folder)
         for error in store.root.rglob(f"*{ERROR}"):
             error.unlink()
@@ -361,7 +375,7 @@ def remove_old(done: Iterable[Finished], results: Path) -> int:
             is_old = not is_by_present_code(record) or (record.data.cell, *_key(record)) in current
             if is_old and run.path.resolve() not in kept:
                 count += 1
-                for ending in (".json", ".npz", EXAMPLES, ANSWERS, CURVES):
+                for ending in (".npz", EXAMPLES, ANSWERS, CURVES, ".json"):
                     run.path.with_name(run.path.stem + ending).unlink(missing_ok=True)
         for empty in sorted((path for path in store.root.rglob("*") if path.is_dir()), reverse=True):
             with contextlib.suppress(OSError):  # it is not empty
@@ -377,9 +391,8 @@ def examine(results: Path) -> bool:
     bad = {one.path for one in complaints}
     runs = [run for run in ResultStore(results).runs(damaged={}) if run.path not in bad]
     others = sum(not is_by_present_code(run.record) for run in runs)
-    changed = sum(str(run.record.environment.get("commit")).endswith("+") for run in runs)
+    changed = sum(is_uncommitted(run.record) for run in runs)
     say(count_provenance(results, bad))
-    say(f"records by other code than the present: {others}")
     size = sum(path.stat().st_size for path in results.parent.rglob("*") if path.is_file())
     say(f"{results.parent}: {size / 1e6:.1f} MB" + f", more than {MOST / 1e6:.0f}" * (size > MOST))
     return not (complaints or others or changed or size > MOST)
@@ -403,7 +416,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description="Measure every row of the committed results again.")
     add = parser.add_argument
-    add("--plan", type=Path, default=HERE / "remake.toml", metavar="FILE", help="the rows (default: %(default)s)")
+    add("--plan", type=Path, default=PLAN, metavar="FILE", help="the rows (default: %(default)s)")
     add("--results", type=Path, default=HERE / "reference", metavar="DIR", help="the records (default: %(default)s)")
     add("--models", type=Path, metavar="DIR", help="networks and word vectors (default: $CRAN_BENCH_DATA, or data)")
     add("-d", "--dataset", action="append", metavar="NAME", help="only calls on this dataset; may be repeated")
@@ -422,7 +435,7 @@ def remake(given: argparse.Namespace, until: float) -> int:
         why = "has changes that are not committed" if now else "is not that of a checkout (pip install -e .)"
         raise BadInput(f"the code that runs {why}: commit it first, so that all records name it, or give --uncommitted")
     jobs = given.jobs or int(os.environ.get("CRAN_BENCH_JOBS") or 0) or cpu_count()
-    remaking = Remake(book, given.results.resolve(), (given.models or folders()[0]).resolve(), jobs)
+    remaking = Remake(book, given.results.resolve(), (given.models or folders()[0]).resolve(), jobs, given.uncommitted)
     calls = [c for c in book.calls if not given.dataset or parse_spec(c.dataset).name in given.dataset]
     works = [remaking.work(call) for call in calls]
     echo(told(works, jobs))
@@ -435,7 +448,8 @@ def remake(given: argparse.Namespace, until: float) -> int:
     if given.dry_run:
         return LEFT if left else 0
     is_whole = not left and len(calls) == len(book.calls)
-    if is_whole:
+    is_committed_plan = given.plan.resolve() == PLAN
+    if is_whole and (is_committed_plan or given.results.resolve().parent != HERE):
         say(f"removed old records: {remove_old([run for work in works for run in work.done], given.results)}")
     if is_whole or given.tables:
         write_tables(book, given.results.resolve())

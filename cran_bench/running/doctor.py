@@ -18,12 +18,12 @@ from cran_bench.errors import BadInput
 from cran_bench.frontend.features import MANIFEST, UNFINISHED, read_manifest
 from cran_bench.frontend.text.encoding import FOLDER, read_text_manifest
 from cran_bench.frontend.trained_on import described, noted
-from cran_bench.machine.checkout import commit
 from cran_bench.machine.storage import clear_os_errors, is_abandoned, is_locked, sha256_file
 from cran_bench.machine.tensor_files import require_intact
 from cran_bench.records.archive import read_answers, read_curves, read_examples, read_ranks, read_record
 from cran_bench.records.schema import ANSWERS, CURVES, ERROR, EXAMPLES
 from cran_bench.records.store import ResultStore
+from cran_bench.running.present import is_by_present_code
 
 ASIDE = "set-aside"
 AT_LENGTH = 5  # number of files of which the same is said one by one
@@ -74,14 +74,14 @@ def examine_results(results: Path) -> Iterator[Complaint]:
 def count_provenance(results: Path, bad: Container[Path]) -> str:
     """A sentence on how many records other code than the present one measured, and how many uncommitted changes.
 
-    Those at the paths `bad` are not counted.
+    Code is other code if it could give other numbers.  Records at the paths `bad` are not counted.
     """
-    now, store = commit(), ResultStore(results)
-    commits = [run.record.environment.get("commit") for run in store.runs(damaged={}) if run.path not in bad]
-    others = [commit for commit in commits if commit != now]
+    records = [run.record for run in ResultStore(results).runs(damaged={}) if run.path not in bad]
+    commits = [str(record.environment.get("commit")) for record in records]
     return (
-        f"records: {len(commits)}; by the code of other commits than the present ({now or 'none is known'}): "
-        f"{len(others)}, of {len(set(others))}; with uncommitted changes: {sum(str(c).endswith('+') for c in commits)}"
+        f"records: {len(records)}, of {len(set(commits))} commits; by other code than the present: "
+        f"{sum(not is_by_present_code(record) for record in records)}; "
+        f"with uncommitted changes: {sum(commit.endswith('+') for commit in commits)}"
     )
 
 

@@ -42,6 +42,7 @@ class Training(Generic[B]):
         stop_at: stop once `criterion` is at least this.
         patience: stop after this many epochs without a better `criterion`; 0 never stops.
         patience_from: first epoch that counts towards `patience`, such as the one that unfreezes an encoder.
+        seed: seed of the batches; None for that of the run.
         is_trial: whether it only leads to a choice: it reads and writes no checkpoint, and reports no best epoch.
         rate: maps (fractional) elapsed epochs to a learning-rate multiplier.
         momentum: maps (fractional) elapsed epochs to the optimizer's momentum; None keeps it.
@@ -65,6 +66,7 @@ class Training(Generic[B]):
     momentum: Callable[[float], float] | None = None
     clip: float = 0.0
     patience_from: int = 1
+    seed: int | None = None
     is_trial: bool = False
 
     def __post_init__(self) -> None:
@@ -91,13 +93,13 @@ class Training(Generic[B]):
 
     def _train(self, run: Run, first: int) -> Iterator[None]:
         """Yield once per step."""
-        processes = current()
+        processes, seed = current(), run.seed if self.seed is None else self.seed
         for epoch in range(first, self.epochs + 1):
             self.module.train()
             if processes.count > 1:  # so that each process draws its own dropout, also after resuming
-                torch.manual_seed((1_000_003 * run.seed + epoch) * processes.count + processes.number)
+                torch.manual_seed((1_000_003 * seed + epoch) * processes.count + processes.number)
             losses: list[Tensor] = []
-            for batch in self.batches(epoch, torch.Generator().manual_seed(1_000_003 * run.seed + epoch)):
+            for batch in self.batches(epoch, torch.Generator().manual_seed(1_000_003 * seed + epoch)):
                 self._update_schedules(epoch - 1 + len(losses) / self.steps)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss = self.loss(batch)

@@ -15,7 +15,7 @@ each text, and 4 bytes for each text and output of a frozen encoder.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -42,8 +42,6 @@ from .benchmark import training_benchmark
 from .explanation import explain
 from .model import join, only, unit
 from .recipe import LEVELS, LITERAL, PAPER, PLUS, PLUS_QUICK, QUICK, Recipe
-
-MEMBERS = 1000  # between the seeds of an ensemble's members
 
 SEARCH = {"lr": (5e-4, 1e-3, 2e-3), "margin": (0.1, 0.2, 0.3), "dropout": (0.0, 0.2, 0.4)}
 PRESETS = {"literal": LITERAL, "paper": PAPER, "tuned": {}, "quick": QUICK}
@@ -149,7 +147,7 @@ class CRAN(Recipe):
                     raise BadInput(
                         f"{name} is {value}, but an image has {regions} regions: use {name}={regions} or less"
                     )
-        self.fitted = self._fit_levels(run)
+        self.fitted = [run.part(part) for part in self.alignments()]
         self.residual = run.part(CCA()) if self.plus.residual == "cca" else None
         self.weights = self._initial_weights
         with torch.inference_mode():
@@ -160,16 +158,10 @@ class CRAN(Recipe):
             if weighted:
                 self._choose_weights(weighted, val, run)
 
-    def _fit_levels(self, run: Run) -> list[Alignment]:
-        return [run.part(part) for part in self.alignments()]
-
-    def _unfitted(self) -> list[Alignment]:
-        return self.alignments()
-
     def _divide_by_deviations(self, val: Split, most: int = 1000) -> None:
         some = val.take(torch.arange(min(most, len(val))).numpy())
-        images = join(part.embed_images(some) for part in self.fitted)
-        texts = join(part.embed_texts(some) for part in self.fitted).rows(slice(most))
+        (images, _), (texts, _) = self.image_terms(some), self.text_terms(some)
+        texts = texts.rows(slice(most))
         eq11 = MultiLevel(self.is_cosine, top=self.loss.top)
         for level in self.levels:
             deviation = eq11.scores(only(images, level), only(texts, level)).std()
@@ -241,20 +233,16 @@ class CRAN(Recipe):
 
     def state(self) -> dict[str, Tensor]:
         """The states of the trained levels, those of the residual, and the weights."""
-        state = {f"{name}.{k}": v for name, part in self._by_name() for k, v in part.state().items()}
+        state = {f"{part.part_name}.{k}": v for part in self.fitted for k, v in part.state().items()}
         if self.residual is not None:
             state |= {f"residual.{k}": v for k, v in self.residual.state().items()}
         return {**state, "weights": self.weights}
 
-    def _by_name(self) -> Iterator[tuple[str, Alignment]]:
-        """The levels by names that are theirs alone."""
-        return ((part.part_name, part) for part in self.fitted)
-
     def load(self, state: dict[str, Tensor]) -> None:
         self.weights = state["weights"]
-        self.fitted = self._unfitted()
-        for name, part in self._by_name():
-            part.load(below(name, state))
+        self.fitted = self.alignments()
+        for part in self.fitted:
+            part.load(below(part.part_name, state))
         if self.plus.residual == "cca":
             self.residual = CCA()
             self.residual.load(below("residual", state))
@@ -303,21 +291,14 @@ class CRANEnsemble(CRANBaseline):
         if self.members < 1:
             raise ValueError(f"members is at least 1, not {self.members}")
 
-    def _fit_levels(self, run: Run) -> list[Alignment]:
-        (level,) = self.alignments()
-        seeds = (run.seed + MEMBERS * member for member in range(self.members))
-        return [run.part(replace(level), seed) for seed in seeds]
+    def alignments(self) -> list[Alignment]:
+        """The members."""
+        return [replace(level, member=member) for level in super().alignments() for member in range(self.members)]
 
     def _joined(self, embeddings: Sequence[Levels]) -> Levels:
         """The members' embeddings side by side, whose product is the mean of theirs."""
         rows = [self._comparable(embedding.globals) for embedding in embeddings if embedding.globals is not None]
         return Levels(globals=torch.cat(rows, dim=1) / math.sqrt(self.members))
-
-    def _by_name(self) -> Iterator[tuple[str, Alignment]]:
-        return ((f"member {number}", part) for number, part in enumerate(self.fitted))
-
-    def _unfitted(self) -> list[Alignment]:
-        return [replace(level) for level in self.alignments() * self.members]
 
 
 @register("cran-plus", presets=PLUS_PRESETS, search=SEARCH)

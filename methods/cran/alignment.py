@@ -19,7 +19,7 @@ from cran_bench.toolbox.training import Training, linear_decay, step_decay
 from .batches import POOL, Batches, nearest
 from .correlation import WORDS, Correlation
 from .model import BLOCK, KERNEL, LENGTH, Network, Scaling, ViewRows, in_blocks, lengths, only
-from .pretraining import PretrainedEncoder
+from .pretraining import PretrainedEncoder, seed_of
 from .recipe import LEVELS, Recipe
 
 NEGATIVES = 1 << 40  # added to the seed of an epoch's batches for its random negatives
@@ -36,11 +36,13 @@ class Alignment(Recipe):
 
     Attributes:
         levels: names of the levels: global, local, relation.
+        member: which of several equal ones in an ensemble, which differ in their random numbers.
     """
 
     by_all_processes: ClassVar[bool] = True
 
     levels: tuple[str, ...] = LEVELS
+    member: int = 0
 
     def __post_init__(self) -> None:
         self.restart: int | None = None  # the one that is being tried
@@ -51,8 +53,13 @@ class Alignment(Recipe):
     @property
     def part_name(self) -> str:
         """The name of its curve: the levels, and the restart while one is tried."""
-        name = "+".join(self.levels)
+        name = "+".join(self.levels) + f", member {self.member}" * bool(self.member)
         return name if self.restart is None else f"{name}, restart {self.restart}"
+
+    @property
+    def draw(self) -> int:
+        """Number of its stream of random numbers: every level and every member of an ensemble has one of its own."""
+        return LEVELS.index(self.levels[0]) + len(LEVELS) * self.member
 
     @property
     def similarity(self) -> MultiLevel:
@@ -80,7 +87,10 @@ class Alignment(Recipe):
         """The CCA that chooses the ridge, and the pretrained text encoder."""
         plus = self.plus
         correlation = [Correlation(plus.ridge, plus.scaled_dim)] if self._chooses_ridge else []
-        return [*correlation, *([PretrainedEncoder(**self.of_encoder())] if plus.text_init != "random" else [])]
+        return [*correlation, *([self._pretrained()] if plus.text_init != "random" else [])]
+
+    def _pretrained(self) -> PretrainedEncoder:
+        return PretrainedEncoder(**self.of_encoder(), draw=self.draw)
 
     @property
     def _chooses_ridge(self) -> bool:
@@ -91,7 +101,8 @@ class Alignment(Recipe):
 
         Keeps the epoch with the best rsum on validation.
         """
-        processes = current()
+        processes, seed = current(), seed_of(run, self.draw)
+        torch.manual_seed(seed)
         views, chars = self.views(train), train.chars(LENGTH)
         warn_of_unread(train, chars)
         plus, options, frozen = self.plus, self.optimiser, self.plus.frozen
@@ -99,7 +110,7 @@ class Alignment(Recipe):
         if self._chooses_ridge:
             ridge = run.part(Correlation(plus.ridge, plus.scaled_dim)).best
         if plus.text_init != "random":
-            pretrained = run.part(PretrainedEncoder(**self.of_encoder())).network
+            pretrained = run.part(self._pretrained()).network
         neighbours = None
         if self._has_hard_negatives:
             neighbours = processes.lead(lambda: nearest(train.image_rows, POOL * plus.hard_negative_group))
@@ -115,7 +126,7 @@ class Alignment(Recipe):
         def build() -> None:
             nonlocal encode
             if self.restart is not None:
-                torch.manual_seed(RESTARTS * (run.seed + 1) + self.restart)
+                torch.manual_seed(RESTARTS * (seed + 1) + self.restart)
             self._build(views.globals.shape[1], 0 if views.regions is None else views.regions.shape[2], run.device)
             encode = self.network
             if not scalings:
@@ -186,6 +197,7 @@ class Alignment(Recipe):
                 rate=step_decay(options.halve_every) if options.lr_decay == "step" else linear_decay(epochs),
                 clip=options.clip,
                 patience_from=settled,
+                seed=seed,
                 is_trial=is_trial,
             ).run(run)
 

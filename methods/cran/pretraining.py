@@ -25,11 +25,17 @@ from cran_bench.toolbox.training import Training, linear_decay
 
 from .correlation import WORDS, Correlation
 from .model import LENGTH, CharacterEncoder, Mean, in_blocks, lengths
-from .recipe import Recipe
+from .recipe import LEVELS, Recipe
 
 QUARTERS = 4
 BATCH = 50
 LEARNING_RATE = 2e-3
+DRAWS_APART = 1_000_000  # between the seeds of a run's streams of random numbers
+
+
+def seed_of(run: Run, draw: int) -> int:
+    """The seed of one of a run's streams of random numbers; the first has the seed of the run."""
+    return run.seed + DRAWS_APART * draw
 
 
 class Words(NamedTuple):
@@ -141,12 +147,19 @@ class CCATargetPredictor(Predictor):
 
 @dataclass
 class PretrainedEncoder(Recipe):
-    """A pretrained text encoder, shared by all levels with the same `text_init`."""
+    """A pretrained text encoder.
+
+    Attributes:
+        draw: number of its stream of random numbers, that of the level it is for.
+    """
+
+    draw: int = 0
 
     @property
     def part_name(self) -> str:
-        """The name of its curve: what it predicts."""
-        return self.plus.text_init
+        """The name of its curve: what it predicts, and the level that it is for."""
+        member, level = divmod(self.draw, len(LEVELS))
+        return f"{self.plus.text_init}, {LEVELS[level]}" + f", member {member}" * bool(member)
 
     def parts(self) -> list[Correlation]:
         """The CCA whose projections of texts are the targets."""
@@ -155,6 +168,8 @@ class PretrainedEncoder(Recipe):
 
     def fit(self, train: Split, val: Split, run: Run) -> None:
         """Train the encoder; keep the epoch that predicts best for the validation texts."""
+        seed = seed_of(run, self.draw)
+        torch.manual_seed(seed)
         texts, unseen = words_of(train), words_of(val)
         if self.plus.text_init == "cca-targets":
             words = run.part(Correlation(self.plus.ridge, self.plus.scaled_dim)).words.float()
@@ -190,6 +205,7 @@ class PretrainedEncoder(Recipe):
             epochs=self.plus.pretraining_epochs,
             rate=linear_decay(self.plus.pretraining_epochs),
             clip=1.0,
+            seed=seed,
         ).run(run)
         self.network = model.encoder.eval()
 

@@ -329,6 +329,7 @@ PAPER: dict[str, Any] = {
     "max_epochs": 150,
     "patience": 20,
     "weight_decay": 0.0,
+    "clip": 0.0,
     # batches
     "batch_size": 40,
     "caption_sampling": "random",

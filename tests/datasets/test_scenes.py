@@ -9,7 +9,7 @@ import pytest
 from cran_bench.datasets._scene_drawing import RGB, draw, frames
 from cran_bench.datasets._scene_language import PATTERNS, Caption, Fact, can_tell_apart, describe, fails, holds
 from cran_bench.datasets._scene_layout import COLOURS, REGIONS, SHAPES, Placement, Scene, Stream, Thing, draw_twins
-from cran_bench.datasets._scene_truths import truths
+from cran_bench.datasets._scene_truths import Truths
 from cran_bench.datasets.scenes import Scenes
 from cran_bench.errors import BadInput
 from cran_bench.machine.storage import sha256_bytes
@@ -193,7 +193,7 @@ def test_a_caption_is_true_where_different_things_fit_it_and_are_clearly_so():
         scene(("red star small", 80, 50), ("blue circle large", 20, 50)): False,
         scene(("red star small", 80, 50), ("blue circle large", 50, 50), ("red cross small", 20, 50)): True,
     }
-    assert truths([caption], list(scenes)).tolist() == [list(scenes.values())]
+    assert Truths([caption], list(scenes))(np.arange(1), np.arange(len(scenes))).tolist() == [list(scenes.values())]
 
 
 def test_captions_say_no_absolute_place(collection):

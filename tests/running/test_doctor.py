@@ -31,21 +31,23 @@ def test_a_healthy_tree_is_left_alone(command, tree):
     before = files(tree)
     assert list(examine_results(tree)) == []
     said = command("doctor", "--results", tree, "--check")
-    assert said.code == 0 and "records: 3; by the code of other commits than the present (" in said.err
+    assert (
+        said.code == 0
+        and "records: 3, of 1 commits; by other code than the present: 0; with uncommitted changes: " in said.err
+    )
     said = command("doctor", "--results", tree)
     assert (said.code, said.out) == (0, "no problems found\n") and files(tree) == before
 
 
 def test_records_of_other_code_are_counted(monkeypatch, tmp_path):
     commits = ["aaa", "aaa+", "bbb+", None, "now", "damaged"]
+    present = ["aaa", "now"]
     records = [SimpleNamespace(environment={"commit": commit}) for commit in commits]
     runs = [SimpleNamespace(record=one, path=tmp_path / str(one.environment["commit"])) for one in records]
     monkeypatch.setattr(ResultStore, "runs", lambda self, damaged: runs)
-    monkeypatch.setattr(doctor, "commit", lambda: "now")
+    monkeypatch.setattr(doctor, "is_by_present_code", lambda record: record.environment["commit"] in present)
     said = doctor.count_provenance(tmp_path, {tmp_path / "damaged"})
-    assert said == (
-        "records: 5; by the code of other commits than the present (now): 4, of 4; with uncommitted changes: 2"
-    )
+    assert said == "records: 5, of 5 commits; by other code than the present: 3; with uncommitted changes: 2"
 
 
 def changed(path):

@@ -20,7 +20,7 @@ from cran_bench.errors import BadInput
 from cran_bench.ranking.evaluation import metrics_of
 from cran_bench.ranking.metrics import mean_metrics
 from cran_bench.ranking.rank import rank
-from cran_bench.records.archive import read_answers, read_curves, read_record
+from cran_bench.records.archive import read_answers, read_record
 from cran_bench.records.schema import Failure
 from cran_bench.registry import DATASETS, METHODS, Configured, Plugin
 from cran_bench.running import runner as running
@@ -543,58 +543,6 @@ def test_a_part_of_a_part_costs_its_seconds_once(runner):
 
     record = one(runner.run([configured(Outer)], ["captions"], [0])).record
     assert 0.5 <= record.seconds.fit < 0.95
-
-
-@dataclass
-class Seeded(Centre):
-    """A part that says which seed it has, and takes its time."""
-
-    def fit(self, train, val, run):
-        super().fit(train, val, run)
-        run.log(epoch=1, loss=float(run.seed))
-        run.chose(seeds=[run.seed, torch.initial_seed()])
-        time.sleep(0.3)
-
-
-@dataclass
-class Several(Toy):
-    of: ClassVar = []
-
-    def fit(self, train, val, run):
-        Several.of = [run.part(Seeded(), seed) for seed in (None, run.seed, run.seed + 1000, run.seed + 1000)]
-        super().fit(train, val, run)
-
-
-@dataclass
-class Single(Toy):
-    def fit(self, train, val, run):
-        run.part(Seeded())
-        super().fit(train, val, run)
-
-
-def test_a_part_may_have_a_seed_of_its_own(runner, calls):
-    outcome = one(runner.run([configured(Several)], ["captions"], [7]))
-    record = outcome.record
-    assert calls.count("fit Centre") == 2  # of each seed one
-    assert {name: value for name, value in record.method.chose.items() if "seeds" in name} == {
-        "Seeded.seeds": [7, 7],
-        "seed 1007, Seeded.seeds": [1007, 1007],
-    }
-    path = runner.store.path(outcome.address)
-    assert [(point["trained"], point["loss"]) for point in read_curves(path)] == [
-        ("Seeded", 7),
-        ("seed 1007, Seeded", 1007),
-    ]
-    assert len(list((runner.cache / "fits").glob("seeded-*.safetensors"))) == 2
-    assert 0.6 <= record.seconds.fit < 1.1  # each fit once, though both were asked for twice
-
-    # the fit of the other seed is that of a row with this seed
-    assert one(runner.run([configured(Single)], ["captions"], [1007])).record.seconds.fit >= 0.3
-    assert calls.count("fit Centre") == 2
-    assert one(runner.run([configured(Single)], ["captions"], [8])).record and calls.count("fit Centre") == 3
-
-    forced = one(again(runner, force=True).run([configured(Several)], ["captions"], [7])).record
-    assert calls.count("fit Centre") == 5 and forced.method.chose == record.method.chose
 
 
 # checkpoints ----------------------------------------------------------------------------------------------------

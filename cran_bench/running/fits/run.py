@@ -176,23 +176,21 @@ class LentRun:
             return None
         return None if self.store.forced_by not in ("", last.run) else (state, last)
 
-    def part(self, spec: P, seed: int | None = None) -> P:
+    def part(self, spec: P) -> P:
         if _declares(self.owner) and not _classes(spec) <= _classes(self.owner):
             raise BadInput(
                 f"{self.label} requests the part {type(spec).__name__}, which {type(self.owner).__name__}.parts does "
                 "not return: add it there, as the fingerprint of a fit covers the parts that are declared"
             )
         start = time.perf_counter()
-        own = self.seed if seed is None else seed
-        prefix = "" if own == self.seed else f"seed {own}, "
         fit = current().in_turn(
-            lambda: self.store.fitted(spec, own, f"{self.label} / {prefix}{part_name(spec)}", is_nested=True),
-            lambda: self.store.stored(spec, own),
+            lambda: self.store.fitted(spec, self.seed, f"{self.label} / {part_name(spec)}", is_nested=True),
+            lambda: self.store.stored(spec, self.seed),
         )
         self._elsewhere -= time.perf_counter() - start
         self._parts |= fit.costs
-        self.choices |= {f"{prefix}{part_name(spec)}.{key}": value for key, value in fit.chose.items()}
-        self.curves |= {prefix + name: [dict(point) for point in curve] for name, curve in fit.curves.items()}
+        self.choices |= {f"{part_name(spec)}.{key}": value for key, value in fit.chose.items()}
+        self.curves |= {name: [dict(point) for point in curve] for name, curve in fit.curves.items()}
         return fit.part
 
 

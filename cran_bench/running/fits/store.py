@@ -49,7 +49,7 @@ class SharedFit:
 
 LENT = Split, TextFrontEnd, Collection.texts_of, Collection.captions_of, Validation, own_randomness
 """What a part is given, besides `run.score`."""
-ASKED = "fit", "state", "load", "similarity", "embed_images", "embed_texts", "twins"
+ASKED = "fit", "state", "load", "similarity", "embed_images", "embed_texts", "twins", "labels"
 """What the runner asks of a part, and `run.score` of a split."""
 
 
