@@ -23,7 +23,6 @@ from cran_bench.machine.tensor_files import require_intact
 from cran_bench.records.archive import read_answers, read_curves, read_examples, read_ranks, read_record
 from cran_bench.records.schema import ANSWERS, CURVES, ERROR, EXAMPLES
 from cran_bench.records.store import ResultStore
-from cran_bench.running.present import is_by_present_code
 
 ASIDE = "set-aside"
 AT_LENGTH = 5  # number of files of which the same is said one by one
@@ -76,10 +75,12 @@ def count_provenance(results: Path, bad: Container[Path]) -> str:
 
     Code is other code if it could give other numbers.  Records at the paths `bad` are not counted.
     """
+    from cran_bench.running.present import is_by_present_code  # which imports torch
+
     records = [run.record for run in ResultStore(results).runs(damaged={}) if run.path not in bad]
     commits = [str(record.environment.get("commit")) for record in records]
     return (
-        f"records: {len(records)}, of {len(set(commits))} commits; by other code than the present: "
+        f"records: {len(records)}; commits: {len(set(commits))}; by other code than the present: "
         f"{sum(not is_by_present_code(record) for record in records)}; "
         f"with uncommitted changes: {sum(commit.endswith('+') for commit in commits)}"
     )

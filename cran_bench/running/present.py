@@ -13,6 +13,7 @@ from cran_bench.records.schema import DataInfo, Record
 from cran_bench.registry import METHODS
 from cran_bench.running.fits import fields_json
 from cran_bench.running.runner import code_sha
+from cran_bench.specs import parse_spec
 
 _FREE = "features_sha", "trained_on"  # fields of `DataInfo` that may differ: the last bits, and what is declared
 _ASKED = "contrasts", "contrasts_sha", "judgments_sha"  # those that matter where a row was asked for them
@@ -51,8 +52,13 @@ def _is_asked(record: Record) -> bool:
 
 @functools.cache
 def _present(label: str, is_judged: bool) -> tuple[str, dict[str, Any]] | None:
-    """The sha256 of the code and the fields of the method with this label; None if there is none today."""
+    """The sha256 of the code and the fields of the method with this label; None if there is none today.
+
+    A label that names a file is none either: reading a record never runs code that the record names.
+    """
     try:
+        if parse_spec(label).name not in METHODS.names():
+            return None
         configured = METHODS.configure(label)
         if configured.label != label:
             return None

@@ -29,7 +29,7 @@ def training_benchmark(width: Literal["compact", "full"], device: torch.device) 
     # without dropout, and without batch normalisation, whose statistics depend on the steps that are computed
     recipe = Recipe(
         encoder=EncoderOptions(width=width, conv_bn=False, dropout=0.0),
-        plus=PlusOptions(text_init="random", attn_dropout=0.0, image_scaling="l2"),
+        plus=PlusOptions(image_scaling="l2"),
     )
     dim = 4096 if width == "full" else 1280
     views = Views(
@@ -78,7 +78,7 @@ def flop_of_pair(network: Network, recipe: Recipe, dim: int) -> int:
         text += length * KERNEL * a * b
         length = (length - size) // stride + 1
     text += length * 4 * sizes.lstm * (sizes.kernels[-1] + sizes.lstm) + sizes.lstm * sizes.dim
-    images = (dim + 5 * dim + 20 * 2 * (dim + 4)) * sizes.dim
+    images = (dim + 5 * dim + 20 * 2 * dim) * sizes.dim
     return 6 * (len(LEVELS) * text + images)  # a product and a sum, and two more products of each size backward
 
 
@@ -106,7 +106,7 @@ def plain(network: Network, views: Views, chars: Tensor) -> tuple[Levels, Levels
         for convolution, norm, (size, stride) in zip(encoder.convolutions, encoder.norms, encoder.pools, strict=True):
             x = max_pool2d(torch.relu(norm(convolution(x))), (1, size), (1, stride))
         H, _ = encoder.lstm(x.squeeze(2).transpose(1, 2))
-        counts = torch.arange(H.shape[1], device=H.device) < encoder.touched(lengths(chars))[:, None]
+        counts = torch.ones(H.shape[:2], dtype=torch.bool, device=H.device)
         a = level.pooling.weights(H, counts)
         read[name] = (a[:, None] @ H).squeeze(1)
     whole, local = (levels[name].images(views) for name in ("global", "local"))

@@ -846,12 +846,12 @@ STARTS = {  # all in one process, which keeps what it has imported
     "--help": HEAVY | {"numpy"},
     "run --help": HEAVY | {"numpy"},
     "list": HEAVY | {"numpy", "PIL", "cran_bench.methods.cca", "cran_bench.datasets.scenes"},
-    "doctor": HEAVY,
     "table": HEAVY,
     "table -d SCENES": HEAVY,
     "significance -d SCENES": HEAVY,
     "run -m cca,cfa": HEAVY - {"torch"},
     "table -f csv": {"scipy.stats", "sklearn"},
+    "doctor": {"scipy.stats", "sklearn"},  # which asks methods whether records are by their present code
 }
 STARTED = """
 import contextlib, io, json, sys

@@ -419,7 +419,7 @@ def test_training_goes_on_from_the_best_restart(data, tmp_path, monkeypatch):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name), counts))
     fit = fitted(made(Alignment, **{**part, "restarts": 3}), data, tmp_path)
     assert counts == {"nearest": 1, "fit": 1, "_read": 3}  # training and validation texts, and the latter unfrozen
-    assert list(fit.curves) == ["word-positions", *(f"relation, restart {k}" for k in range(3)), "relation"]
+    assert list(fit.curves) == ["word-positions, relation", *(f"relation, restart {k}" for k in range(3)), "relation"]
     tried = [fit.curves[f"relation, restart {k}"][0]["rsum"] for k in range(3)]
     best = int(np.argmax(tried))
     assert len(set(tried)) > 1 and fit.chose["restart"] == best and fit.chose["epoch"] <= 2
@@ -561,7 +561,7 @@ def test_weights_are_walked_by_powers_of_two(monkeypatch, best, expected):
 
 def test_levels_trained_jointly_are_one_part(data, tmp_path):
     joint = fitted(made(CRAN, joint=True, **SHORT), data, tmp_path)
-    assert list(joint.curves) == ["word-positions", "global+local+relation"]
+    assert list(joint.curves) == ["word-positions, global", "global+local+relation"]
     assert len(list(tmp_path.glob("alignment-*.safetensors"))) == 1
     shared = fitted(made(CRAN, joint=True, encoders="one", **SHORT), data, tmp_path).part
     net = shared.fitted[0].network.levels
@@ -931,7 +931,7 @@ def test_every_open_question_has_the_loss_computed_by_hand(data, tmp_path, monke
     first, options = FirstBatch.last, flat_values(part)
     assert first.value == pytest.approx(loss_by_hand(first, data.train, level, options), rel=1e-4)
     if "pretraining_epochs" in changes:
-        assert len(fit.curves["word-positions"]) == 2
+        assert len(fit.curves[f"word-positions, {level}"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -1136,7 +1136,7 @@ def test_words_that_are_only_beyond_what_is_read(tmp_path):
     assert len(long) > LENGTH
     for text_init in ("word-positions", "cca-targets"):
         fit = fitted(made(PretrainedEncoder, text_init=text_init, pretraining_epochs=2, conv_bn=False), data, tmp_path)
-        assert all(math.isfinite(value) for point in fit.curves[text_init] for value in point.values())
+        assert all(math.isfinite(value) for point in fit.curves[f"{text_init}, global"] for value in point.values())
     heard = words_of(data.train)
     words = [data.train._text.vocabulary[i] for i in heard.ids[0].tolist() if i >= 0]
     assert words == tokenize(long[:LENGTH].rpartition(" ")[0])
@@ -1387,12 +1387,18 @@ def test_hard_negatives_are_the_nearest_and_meet_in_a_batch(monkeypatch):
     assert max(together(2)) <= 4
 
 
-def test_twins_are_never_looked_at(data, tmp_path, monkeypatch):
-    def refuse(self):
-        raise AssertionError("training looked at the twins")
+def test_training_never_looks_at_twins(data, tmp_path, monkeypatch):
+    def of_validation(self):  # which `run.score` measures
+        assert self.name == "val", "training looked at the twins"
+        return torch.arange(len(self)) ^ 1
 
-    monkeypatch.setattr(Split, "twins", property(refuse))
-    fitted(made(CRANRelation, **{**SHORT, "hard_negative_batches": 1.0}), data, tmp_path)
+    row = made(CRANRelation, **{**SHORT, "hard_negative_batches": 1.0})
+    without = fitted(row, data, tmp_path / "without")
+    monkeypatch.setattr(Split, "twins", property(of_validation))
+    fit = fitted(row, data, tmp_path / "with")
+    assert "twins" in fit.curves["relation"][0] and "twins" not in without.curves["relation"][0]
+    for key, value in fit.part.state().items():
+        assert torch.equal(value, without.part.state()[key]), key
 
 
 # bad input ----------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def given(encoded, plain_split, text):
     def plain(split):
         rows = normalize(split.text_features)
         if text == "encoder+tfidf":
-            rows = torch.cat([rows, torch.from_numpy(split.tfidf(9).toarray())], dim=1)
+            rows = torch.cat([rows, torch.from_numpy(split.tfidf(9, True).toarray())], dim=1)
         return plain_split(split.images, rows, split.image_of)
 
     return SimpleNamespace(**{name: plain(getattr(encoded, name)) for name in ("train", "val", "test")})

@@ -9,7 +9,7 @@ import pytest
 
 from cran_bench.machine.storage import locked, write_atomically
 from cran_bench.records.store import ResultStore
-from cran_bench.running import doctor
+from cran_bench.running import doctor, present
 from cran_bench.running.doctor import AT_LENGTH, cure, examine_cache, examine_results
 
 
@@ -33,7 +33,7 @@ def test_a_healthy_tree_is_left_alone(command, tree):
     said = command("doctor", "--results", tree, "--check")
     assert (
         said.code == 0
-        and "records: 3, of 1 commits; by other code than the present: 0; with uncommitted changes: " in said.err
+        and "records: 3; commits: 1; by other code than the present: 0; with uncommitted changes: " in said.err
     )
     said = command("doctor", "--results", tree)
     assert (said.code, said.out) == (0, "no problems found\n") and files(tree) == before
@@ -41,13 +41,13 @@ def test_a_healthy_tree_is_left_alone(command, tree):
 
 def test_records_of_other_code_are_counted(monkeypatch, tmp_path):
     commits = ["aaa", "aaa+", "bbb+", None, "now", "damaged"]
-    present = ["aaa", "now"]
+    ours = ["aaa", "now"]
     records = [SimpleNamespace(environment={"commit": commit}) for commit in commits]
     runs = [SimpleNamespace(record=one, path=tmp_path / str(one.environment["commit"])) for one in records]
     monkeypatch.setattr(ResultStore, "runs", lambda self, damaged: runs)
-    monkeypatch.setattr(doctor, "is_by_present_code", lambda record: record.environment["commit"] in present)
+    monkeypatch.setattr(present, "is_by_present_code", lambda record: record.environment["commit"] in ours)
     said = doctor.count_provenance(tmp_path, {tmp_path / "damaged"})
-    assert said == "records: 5, of 5 commits; by other code than the present: 3; with uncommitted changes: 2"
+    assert said == "records: 5; commits: 5; by other code than the present: 3; with uncommitted changes: 2"
 
 
 def changed(path):
