@@ -4,6 +4,8 @@ The rows are listed in remake.toml.  A row is done if the folder has a record of
 data and features of the same sources, on whatever machine it was made.  The command can be stopped at any time and goes
 on where it was, here or on a machine that has only the records.
 
+Records are made small: see `slim`.
+
 Exit codes: 0 all is done; 1 something is wrong with the results; 2 it cannot run; 3 rows are left; 130 it was stopped.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import io
 import os
 import runpy
 import signal
@@ -19,12 +22,15 @@ import sys
 import textwrap
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from joblib import cpu_count  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from tabulate import tabulate
 
@@ -34,9 +40,11 @@ from cran_bench.errors import BadInput, escaped, first_wrong
 from cran_bench.machine.checkout import commit
 from cran_bench.machine.environment import pick_device
 from cran_bench.machine.progress import duration, say
-from cran_bench.machine.storage import write_text
+from cran_bench.machine.storage import canonical_json, sha256_bytes, write_atomically, write_text
 from cran_bench.protocols import Protocol, parse_protocols
-from cran_bench.records.schema import ANSWERS, CURVES, ERROR, EXAMPLES, Record, StrictModel
+from cran_bench.ranking.contrasted import HEADLINE
+from cran_bench.ranking.precisions import CATEGORY_METRICS
+from cran_bench.records.schema import ANSWERS, CURVES, ERROR, EXAMPLES, Failure, Record, StrictModel
 from cran_bench.records.store import Finished, ResultStore
 from cran_bench.records.tasks import TaskName
 from cran_bench.registry import DATASETS, METHODS, each, quick_dataset, quick_method
@@ -54,6 +62,8 @@ HERE = Path(__file__).resolve().parent
 PLAN = HERE / "remake.toml"
 MOST = 10_000_000  # bytes of committed results
 LEFT = 3  # the exit code
+Part = Literal["contrasts", "judgments", "examples"]
+"""Of a record: outcomes and figures of contrasts or of judgments, or example queries."""
 Key = tuple[str, Protocol, int]
 """Label of the method, protocol and seed."""
 
@@ -78,6 +88,7 @@ class Call(StrictModel):
         front_end: one of the plan's; '' for that of the dataset.
         text_encoder: its spec, with the file's name alone, as for the next.
         vectors: spec of the word vectors.
+        keep: what records of the first seed keep beside ranks; those of other seeds keep nothing else.
     """
 
     dataset: str
@@ -89,6 +100,7 @@ class Call(StrictModel):
     front_end: str = ""
     text_encoder: str = ""
     vectors: str = "ppmi-svd"
+    keep: list[Part] = Field(default_factory=list)
 
 
 class Sheet(StrictModel):
@@ -140,6 +152,7 @@ class Work:
         seconds: how long these take, as far as it is known.
         unknown: number of rows of which it is not.
         remarks: why rows cannot run.
+        failed: rows that failed when they last ran, or are damaged, and why.
         error: why the call cannot be planned.
     """
 
@@ -150,6 +163,7 @@ class Work:
     seconds: float = 0.0
     unknown: int = 0
     remarks: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
     error: str = ""
 
     @property
@@ -175,7 +189,7 @@ class Remake:
     models: Path
     jobs: int
     uncommitted: bool = False
-    _records: dict[str, list[Finished]] = field(default_factory=dict)
+    _records: dict[str, tuple[list[Finished], list[Failure]]] = field(default_factory=dict)
 
     def work(self, call: Call) -> Work:
         """Look up which rows of a call are done, and estimate the others."""
@@ -185,6 +199,30 @@ class Remake:
             return Work(call, error=str(error))
 
     def _work(self, call: Call) -> Work:
+        runner, options = self._made(call)
+        made = Work(call, options)
+        runs, failures = self._recorded(runner.data.label)
+        known = self._known(runner, runs)
+        left: dict[str, list[tuple[Protocol, int]]] = {}
+        for spec, row in _rows(call):
+            if found := known.get(row):
+                made.done.append(max(found, key=lambda run: run.record.started))
+            else:
+                left.setdefault(spec, []).append(row[1:])
+        rows = {(METHODS.configure(spec).label, *row) for spec, some in left.items() for row in some}
+        for one in failures:
+            if one.data.cell == runner.data_info.cell and (one.method_label, one.protocol, one.seed) in rows:
+                made.failed.append(f"{one.protocol}, {one.sentence}")
+        made.groups = [*_products(left)]
+        for group in made.groups:
+            plan = Plan(runner, Request(options["dataset"], folders()[0], *group), elsewhere=True)
+            made.seconds += plan.seconds(self.jobs)[0]
+            made.unknown += sum(bool(row.costs) and not row.source for row in plan.table)
+            made.remarks += each_once((row.remark, row.method) for row in plan.table if row.state == CANNOT)
+        return made
+
+    def _made(self, call: Call) -> tuple[Runner, dict[str, Any]]:
+        """What looks up the rows of a call, and its options for `cran_bench.run`."""
         data, _, cache = folders()
         front_end = self.book.front_ends.get(call.front_end)
         if call.front_end and front_end is None:
@@ -196,31 +234,48 @@ class Remake:
             "text_encoder": self.found(call.text_encoder) or None,
         }
         dataset = quick_dataset(call.dataset) if call.quick else call.dataset
-        made = Work(call, {"dataset": dataset, "contrasts": call.contrasts, "results": self.results, **specs})
         runner = _runner(dataset, data, self.results, cache, call.contrasts, self.jobs, **specs)
-        protocols, seeds = parse_protocols(call.protocols), parse_seeds(call.seeds)
-        left: dict[str, list[tuple[Protocol, int]]] = {}
+        return runner, {"dataset": dataset, "contrasts": call.contrasts, "results": self.results, **specs}
+
+    def _known(self, runner: Runner, runs: Iterable[Finished]) -> dict[Key, list[Finished]]:
+        """The records that count, by row."""
         known: dict[Key, list[Finished]] = {}
-        for run in self._recorded(runner.data.label):
+        for run in runs:
             if is_uncommitted(run.record) and not self.uncommitted:
                 continue
             if is_of_data(run.record, runner.data_info) and is_by_present_code(run.record):
                 known.setdefault(_key(run.record), []).append(run)
-        for spec in _methods(call):
-            label = METHODS.configure(spec).label
-            for protocol in protocols:
-                for seed in seeds:
-                    if found := known.get((label, protocol, seed)):
-                        made.done.append(max(found, key=lambda run: run.record.started))
-                    else:
-                        left.setdefault(spec, []).append((protocol, seed))
-        made.groups = [*_products(left)]
-        for group in made.groups:
-            plan = Plan(runner, Request(dataset, data, *group), elsewhere=True)
-            made.seconds += plan.seconds(self.jobs)[0]
-            made.unknown += sum(bool(row.costs) and not row.source for row in plan.table)
-            made.remarks += each_once((row.remark, row.method) for row in plan.table if row.state == CANNOT)
-        return made
+        return known
+
+    def slim(self, calls: Iterable[Call]) -> int:
+        """Make the records of the rows of these calls small; return how many were not."""
+        store = ResultStore(self.results)
+        recorded: dict[str, list[Finished]] = {}
+        found: dict[Path, tuple[Finished, bool]] = {}
+        kept: dict[Path, set[Part]] = {}
+        for call in calls:
+            try:
+                runner, _ = self._made(call)
+            except BadInput:  # its rows cannot be measured
+                continue
+            label, collection = runner.data.label, runner.data.tested.collection
+            if label not in recorded:
+                recorded[label] = store.runs([label], damaged={})
+            known, first = self._known(runner, recorded[label]), parse_seeds(call.seeds)[0]
+            for _, row in _rows(call):
+                for run in known.get(row, ()):
+                    found[run.path] = run, collection.metric == "map"
+                    kept.setdefault(run.path, set()).update(call.keep if row[2] == first else ())
+        drawn, count = set[str](), 0
+        for path, (run, by_category) in sorted(found.items(), key=lambda one: one[1][0].record.protocol):
+            with contextlib.suppress(BadInput):  # a damaged record is measured again
+                count += slim(run, by_category, kept[path])
+            fit, curves = run.record.method.fit_fingerprint, beside(path, CURVES)
+            if curves.exists():
+                if fit in drawn:  # of the same fit under another protocol
+                    curves.unlink()
+                drawn.add(fit)
+        return count
 
     def found(self, spec: str) -> str:
         """A spec with the path of its file, which is given by name.
@@ -236,9 +291,9 @@ class Remake:
             raise BadInput(f"there are {len(paths)} files {parsed.argument} below {self.models}: give --models")
         return str(replace(parsed, argument=str(paths[0])))
 
-    def _recorded(self, label: str) -> list[Finished]:
+    def _recorded(self, label: str) -> tuple[list[Finished], list[Failure]]:
         if label not in self._records:
-            self._records[label] = ResultStore(self.results).read([label])[0]
+            self._records[label] = ResultStore(self.results).read([label])
         return self._records[label]
 
     def again(self) -> Remake:
@@ -249,6 +304,71 @@ class Remake:
 def is_uncommitted(record: Record) -> bool:
     """Whether the code that made a record had changes that were not committed."""
     return str(record.environment.get("commit")).endswith("+")
+
+
+def slim(run: Finished, by_category: bool, keep: Collection[Part] = ()) -> bool:
+    """Store a record again, smaller; return whether it was larger.
+
+    Ranks, figures that stay and all other fields are as they were, but for the digests of the two files.  Arrays
+    are packed by LZMA, which `numpy.load` reads too.  The best answers to all queries are left out.
+
+    Args:
+        run: the record.
+        by_category: whether its data is judged by category; if not, average precisions and their means are left out.
+        keep: which other parts stay.
+
+    Raises:
+        BadInput: the ranks are not those of the record.
+    """
+    record, file = run.record, run.path.with_suffix(".npz")
+    left_out = {name for name in record.metrics if (part := _part(name)) and part not in keep}
+    if not by_category:
+        left_out |= record.metrics.keys() & set(CATEGORY_METRICS)
+    is_large = bool(left_out) or not _is_packed(file)
+    if is_large:
+        ranks = run.ranks if by_category else replace(run.ranks, precisions=None)
+        ranks = ranks if "contrasts" in keep else replace(ranks, contrasts=None)
+        ranks = ranks if "judgments" in keep else replace(ranks, relevant={}, agreements={})
+        data = _packed(ranks.arrays())
+        metrics = {name: value for name, value in record.metrics.items() if name not in left_out}
+        small = record.model_copy(update={"metrics": metrics, "ranks_sha": sha256_bytes(data)}).sealed()
+        write_atomically(file, lambda to: to.write(data))
+        write_text(run.path, canonical_json(small.model_dump()) + "\n")
+    spare = [beside(run.path, ending) for ending in ((ANSWERS,) if "examples" in keep else (ANSWERS, EXAMPLES))]
+    spare = [path for path in spare if path.exists()]
+    for path in spare:
+        path.unlink()
+    return is_large or bool(spare)
+
+
+def _part(figure: str) -> Part | None:
+    """The part of a record that a figure is of; None for recalls, twins and categories."""
+    if figure.partition(".")[0] == HEADLINE:
+        return "contrasts"
+    return "judgments" if "." in figure else None
+
+
+def beside(path: Path, ending: str) -> Path:
+    """A file beside that of a record."""
+    return path.with_name(path.stem + ending)
+
+
+def _packed(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.save(member, array)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue(), zipfile.ZIP_LZMA)
+    return buffer.getvalue()
+
+
+def _is_packed(file: Path) -> bool:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return all(member.compress_type == zipfile.ZIP_LZMA for member in archive.infolist())
+    except (OSError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{file} cannot be read: {error}") from error
 
 
 def _key(record: Record) -> Key:
@@ -273,6 +393,14 @@ def _methods(call: Call) -> list[str]:
     return [quick_method(spec) if call.quick else spec for spec in specs]
 
 
+def _rows(call: Call) -> Iterator[tuple[str, Key]]:
+    """The rows of a call, with the spec of each."""
+    protocols, seeds = parse_protocols(call.protocols), parse_seeds(call.seeds)
+    for spec in _methods(call):
+        label = METHODS.configure(spec).label
+        yield from ((spec, (label, protocol, seed)) for protocol in protocols for seed in seeds)
+
+
 @functools.cache
 def _files(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
@@ -294,8 +422,9 @@ def _products(left: dict[str, list[tuple[Protocol, int]]]) -> Iterator[Group]:
         yield Group(specs, [*dict.fromkeys(p for p, _ in pairs)], [*dict.fromkeys(seed for _, seed in pairs)])
 
 
-def told(works: Sequence[Work], jobs: int) -> str:
-    """The plan and its estimate."""
+def told(works: Sequence[Work], jobs: int, only_left: bool = False) -> str:
+    """The plan and its estimate, or only the calls of which rows are left."""
+    numbered = [(number, work) for number, work in enumerate(works, 1) if work.left or not only_left]
     lines = [
         [
             number,
@@ -307,7 +436,7 @@ def told(works: Sequence[Work], jobs: int) -> str:
             work.left,
             f"{duration(work.seconds)}{' +' * bool(work.unknown)}" if work.left and not work.error else "",
         ]
-        for number, work in enumerate(works, 1)
+        for number, work in numbered
     ]
     headings = ["", "data", "protocols", "seeds", "methods", "done", "left", "about"]
     table = tabulate(lines, headings, disable_numparse=True, maxcolwidths=[None, None, 10])
@@ -316,13 +445,20 @@ def told(works: Sequence[Work], jobs: int) -> str:
     if left:
         line += f"; about {duration(sum(work.seconds for work in works))} with {jobs} at a time, as far as it is known"
         line += f" (+: {row_count(unknown)} never ran, not counted)" * bool(unknown)
-    numbered = [(f"call {number}", work) for number, work in enumerate(works, 1)]
-    notes = each_once((text, name) for name, work in numbered for text in (*work.remarks, work.error) if text)
+    said = [(text, number) for number, work in numbered for text in (*work.remarks, *work.failed, work.error) if text]
+    notes = each_once((text, f"call {number}") for text, number in said)
     return "\n".join([table, "", line, *notes])
 
 
-def run(works: Sequence[Work], until: float, jobs: int) -> None:
-    """Run the calls in order; none begins after `until`, a time of `time.monotonic`."""
+def run(works: Sequence[Work], until: float, jobs: int, after: Callable[[], object]) -> None:
+    """Run the calls in order, and `after` each part of them, though it is stopped.
+
+    Args:
+        works: what is left.
+        until: when no part begins any more, a time of `time.monotonic`.
+        jobs: rows computed at a time.
+        after: called without arguments.
+    """
     for number, work in enumerate(works, 1):
         for group in work.groups:
             if time.monotonic() >= until:
@@ -337,6 +473,8 @@ def run(works: Sequence[Work], until: float, jobs: int) -> None:
                 say(f"call {number} cannot run: {error}")
             else:
                 say(made.told)
+            finally:
+                after()
 
 
 def write_tables(book: Book, results: Path) -> None:
@@ -365,8 +503,8 @@ def remove_old(done: Iterable[Finished], results: Path) -> int:
     kept = {run.path.resolve(): run.record for run in done}
     current = {(record.data.cell, *_key(record)) for record in kept.values()}
     count = 0
-    beside = {runs.parent for runs in HERE.glob("*/runs")} if results.resolve().parent == HERE else set()
-    for folder in sorted({results.resolve(), *beside}):
+    others = {runs.parent for runs in HERE.glob("*/runs")} if results.resolve().parent == HERE else set()
+    for folder in sorted({results.resolve(), *others}):
         store = ResultStore(folder)
         for error in store.root.rglob(f"*{ERROR}"):
             error.unlink()
@@ -376,7 +514,7 @@ def remove_old(done: Iterable[Finished], results: Path) -> int:
             if is_old and run.path.resolve() not in kept:
                 count += 1
                 for ending in (".npz", EXAMPLES, ANSWERS, CURVES, ".json"):
-                    run.path.with_name(run.path.stem + ending).unlink(missing_ok=True)
+                    beside(run.path, ending).unlink(missing_ok=True)
         for empty in sorted((path for path in store.root.rglob("*") if path.is_dir()), reverse=True):
             with contextlib.suppress(OSError):  # it is not empty
                 empty.rmdir()
@@ -437,13 +575,15 @@ def remake(given: argparse.Namespace, until: float) -> int:
     jobs = given.jobs or int(os.environ.get("CRAN_BENCH_JOBS") or 0) or cpu_count()
     remaking = Remake(book, given.results.resolve(), (given.models or folders()[0]).resolve(), jobs, given.uncommitted)
     calls = [c for c in book.calls if not given.dataset or parse_spec(c.dataset).name in given.dataset]
+    if not given.dry_run:
+        remaking.slim(calls)  # what a run left that was killed
     works = [remaking.work(call) for call in calls]
     echo(told(works, jobs))
     if not given.dry_run and any(work.groups for work in works):
-        run(works, until, jobs)
+        run(works, until, jobs, functools.partial(remaking.slim, calls))
         remaking = remaking.again()
         works = [remaking.work(call) for call in calls]
-        echo(told([work for work in works if work.left], jobs))
+        echo(told(works, jobs, only_left=True))
     left = sum(work.left for work in works)
     if given.dry_run:
         return LEFT if left else 0

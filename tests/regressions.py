@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("CRAN_BENCH_DATA", ROOT / "data"))
 CLOSED_FORMS = "cca,cfa,kcca,macc,gmm-hglmm"
 DEEP = "bimodal-ae,multimodal-dbn,corr-ae,ccl"
+CRAN_PLUS = "cran-plus,cran-plus-baseline,cran-plus-local,cran-plus-relation"
 ROWS = [name for name in METHODS.names() if METHODS.describe(name).paper_row]
 PAPER = ",".join(f"{name}:paper" + "[width=full]" * name.startswith("cran") for name in ROWS)
 
@@ -35,14 +37,28 @@ def need(dataset):
         pytest.skip(f"{dataset} is not below {DATA}: it lacks {', '.join(absent)}; set CRAN_BENCH_DATA")
 
 
+def reference_front_end():
+    """The options of the front end of that name in results/remake.toml, whose files are anywhere below the data."""
+    plan = tomllib.loads((ROOT / "results/remake.toml").read_text())
+    options = []
+    for option, spec in plan["front_ends"]["reference"].items():
+        kind, _, name = spec.partition(":")
+        found = sorted(DATA.rglob(name))
+        if len(found) != 1:
+            pytest.skip(f"there are {len(found)} files {name} below {DATA}: set CRAN_BENCH_DATA")
+        options += [f"--{option}", f"{kind}:{found[0]}"]
+    return options
+
+
 def test_scenes(cran_bench):
     assert cran_bench("run") == 0
+    assert cran_bench("run", "-m", CRAN_PLUS) == 0
     assert cran_bench("compare", "-d", "scenes", "--reference", ROOT / "results/reference") == 0
 
 
 def test_flickr8k(cran_bench):
     need("flickr8k")
-    data = ["-d", "flickr8k", "--data", DATA]
+    data = ["-d", "flickr8k", "--data", DATA, *reference_front_end()]
     assert cran_bench("run", *data, "-m", f"{CLOSED_FORMS},dcca") == 0
     assert cran_bench("run", *data, "-p", "documents", "-m", DEEP) == 0
     assert cran_bench("compare", "-d", "flickr8k", "--reference", ROOT / "results/reference") == 0

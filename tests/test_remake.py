@@ -3,19 +3,28 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import cran_bench
+from cran_bench.errors import BadInput
+from cran_bench.protocols import parse_protocols
+from cran_bench.ranking.agreement import Agreement
+from cran_bench.ranking.precisions import CATEGORY_METRICS
+from cran_bench.ranking.relevance import Retrieved
 from cran_bench.records.archive import read_record
 from cran_bench.records.schema import Address
 from cran_bench.records.store import ResultStore
-from cran_bench.registry import DATASETS, METHODS, each
+from cran_bench.records.tasks import evidence_metrics
+from cran_bench.registry import DATASETS, METHODS, each, quick_dataset
+from cran_bench.running.doctor import examine_results
 from cran_bench.running.preparation import at_hand, find_prepared
 from cran_bench.running.present import is_by_present_code, is_of_data
 from cran_bench.running.runner import Runner
@@ -111,9 +120,10 @@ def test_a_dry_run_prints_the_plan_and_does_nothing(remake, tmp_path):
 
 
 def test_all_is_done_once(complete, monkeypatch):
-    before = {path: path.stat().st_mtime_ns for path in paths(complete.results)}
     monkeypatch.setattr(cran_bench, "run", None)
     monkeypatch.setattr(complete.module, "examine", lambda results: True)
+    assert complete()[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in paths(complete.results)}
     assert complete()[0] == 0
     table = (complete.results.parent / "scenes" / "captions.md").read_text()
     assert "| cca:tuned" in table and "| cfa:tuned" in table
@@ -148,7 +158,7 @@ def test_records_of_other_code_are_measured_again_and_removed(complete, method):
     assert not is_by_present_code(read_record(path))
     assert "1 row left of 7" in complete("--dry-run")[1]
     code, said = complete()
-    assert "removed old records: 1" in said and "records by other code than the present: 0" in said
+    assert "removed old records: 1" in said and "; by other code than the present: 0" in said
     assert not path.exists() and not path.with_suffix(".npz").exists() and len(paths(complete.results)) == 6
     assert code == int("with uncommitted changes: 0" not in said)
 
@@ -178,11 +188,158 @@ def test_stopped_at_any_moment_it_goes_on(remake, monkeypatch):
     code, said = remake()
     assert code == 130 and said.endswith("stopped: the same command goes on\n")
     (first,) = paths(remake.results)
+    assert "map" not in read_record(first).metrics and not remake.module.beside(first, ".answers.npz").exists()
     monkeypatch.setattr(ResultStore, "write", write)
     before = first.stat().st_mtime_ns
     assert "5 rows left of 7" in remake("--dry-run")[1]  # the record is of a row in two calls
     assert "removed old records: 0" in remake()[1]
     assert first.stat().st_mtime_ns == before and len(paths(remake.results)) == 6
+
+
+@pytest.fixture
+def large(quick_scenes, tmp_path):
+    """``large()``: a record of a hundred scenes as `cran-bench run` stores it, with contrasts and made-up judgments."""
+    about = {"data": quick_scenes.data, "cache": quick_scenes.cache, "results": tmp_path / "large"}
+    cran_bench.run("cca", quick_scenes.spec, contrasts="swap", **about)
+    store = ResultStore(tmp_path / "large")
+    (run,) = store.runs()
+    count = np.array([0, 2], dtype=np.int32)
+    found = Retrieved(count, count + 1, *(np.array([0.0, 1.0]) for _ in range(6)))
+    places = np.arange(4, dtype=np.int32)
+    rated = Agreement(places, places, places, np.array([[1.0], [2], [4], [3]]))
+    ranks = replace(run.ranks, relevant={"people": {"i2t": found}}, agreements={"people": rated})
+    metrics = run.record.metrics | evidence_metrics(ranks)
+    address = Address(run.record.data.label, "captions", 0, "cca:tuned", 0, run.record.fingerprint)
+    store.write(address, run.record.model_copy(update={"metrics": metrics}), ranks)
+
+    def call():
+        (run,) = store.runs()
+        return run
+
+    call.results = tmp_path / "large"
+    return call
+
+
+PARTS = {"contrasts": ["contrasts."], "judgments": ["agreement.", "relevant."]}
+PRECISIONS = {"labels", *(f"{side}_{name}" for side in ("i2t", "t2i") for name in ("ap", "ap50", "relevant"))}
+
+
+@pytest.mark.parametrize("by_category", [False, True])
+@pytest.mark.parametrize("keep", [(), ("contrasts",), ("judgments", "examples"), ("contrasts", "judgments")])
+def test_a_small_record_is_the_same_but_for_what_is_left_out(large, keep, by_category):
+    module, before = load(), large()
+    arrays = before.ranks.arrays()
+    gone = [start for part, starts in PARTS.items() if part not in keep for start in starts]
+    kept = {name for name in arrays if not name.startswith(tuple(gone) or "-")}
+    kept -= set() if by_category else PRECISIONS
+    assert module.slim(before, by_category, keep)
+    assert [*examine_results(large.results)] == []
+    after = large()
+    with np.load(after.path.with_suffix(".npz")) as stored:
+        assert set(stored) == kept
+        for name in kept:
+            assert stored[name].dtype == arrays[name].dtype and np.array_equal(stored[name], arrays[name]), name
+    here, there = (one.record.model_dump(exclude={"metrics", "ranks_sha", "checksum"}) for one in (before, after))
+    assert here == there
+    assert before.record.metrics.items() >= after.record.metrics.items()
+    lost = before.record.metrics.keys() - after.record.metrics.keys()
+    assert lost == {
+        name
+        for name in before.record.metrics
+        if (name.startswith("contrasts") and "contrasts" not in keep)
+        or (name.startswith("people.") and "judgments" not in keep)
+        or (name in CATEGORY_METRICS and not by_category)
+    }
+    assert {path.name.partition(".")[2] for path in after.path.parent.iterdir() if path.is_file()} == {
+        "npz",
+        "json",
+        *(["examples.json"] if "examples" in keep else []),
+    }
+    bytes_of = [path.read_bytes() for path in (after.path, after.path.with_suffix(".npz"))]
+    assert not module.slim(after, by_category, keep)
+    assert bytes_of == [path.read_bytes() for path in (after.path, after.path.with_suffix(".npz"))]
+
+
+def test_a_small_record_is_a_third_of_a_large_one(large):
+    def size():
+        return sum(path.stat().st_size for path in large().path.parent.iterdir())
+
+    module, before = load(), size()
+    assert module.slim(large(), False) and 3 * size() < before
+
+
+def test_a_damaged_record_is_not_made_small(large):
+    run = large()
+    run.path.with_suffix(".npz").write_bytes(b"PK")
+    with pytest.raises(BadInput, match="not the file its record names"):
+        load().slim(run, False)
+    assert read_record(run.path) == run.record
+
+
+def test_a_run_leaves_small_records_of_which_the_first_seed_keeps_what_the_plan_says(remake, tmp_path):
+    plan = tmp_path / "plan.toml"
+    plan.write_text(plan.read_text().replace('seeds = "0:2"', 'seeds = "0:2"\nkeep = ["examples"]'))
+    remake()
+    stems = {
+        path.name.partition("-tuned")[0] + path.parent.name + path.name.split("-")[2] for path in paths(remake.results)
+    }
+    assert stems == {"ccacaptionss0", "ccacaptionss1", "cfacaptionss0", "cfacaptionss1", "ccameans0", "ccadocumentss0"}
+    for path in paths(remake.results):
+        record = read_record(path)
+        assert "map" not in record.metrics and "twin_accuracy" in record.metrics
+        assert not remake.module.beside(path, ".answers.npz").exists()
+        has_examples = remake.module.beside(path, ".examples.json").exists()
+        assert has_examples == (record.protocol == "captions" and record.seed == 0), path
+    assert remake("--dry-run")[0] == 0
+    assert [*examine_results(remake.results)] == []
+
+
+def test_everything_that_reads_records_reads_small_ones(recorded_scenes, command, tmp_path):
+    shutil.copytree(recorded_scenes.results, tmp_path / "small")
+    module = load()
+    small, as_it_was = (["--results", str(folder)] for folder in (tmp_path / "small", recorded_scenes.results))
+    for run in ResultStore(tmp_path / "small").runs():
+        assert module.slim(run, False)
+    compared = [
+        ["table"],
+        ["table", "--format", "csv"],
+        ["significance", "cca", "cfa", "-d", recorded_scenes.spec],
+    ]
+    for asked in compared:
+        said = [command(*asked, *where) for where in (small, as_it_was)]
+        assert said[0].code == said[1].code == 0, said
+        assert said[0].out.replace("small", "results") == said[1].out.replace("small", "results")
+    said = [command("summary", *where).out.splitlines() for where in (small, as_it_was)]
+    assert "protocol captions" in said[0][0] and set(said[0]) < set(said[1])  # without the figures by category
+    for one, other in ((tmp_path / "small", recorded_scenes.results), (recorded_scenes.results, tmp_path / "small")):
+        said = command("compare", "-d", recorded_scenes.spec, "--results", one, "--reference", other)
+        assert said.code == 0 and " same" in said.out, said
+    assert command("report", *small, "--data", recorded_scenes.data, "--site", tmp_path / "site").code == 0
+    assert command("doctor", "--check", *small).code == 0
+    said = command("run", *recorded_scenes.arguments, "-m", "cca,cfa", *small)
+    assert said.code == 0 and "2 reused" in said.out + said.err
+
+
+def test_curves_of_a_fit_are_kept_once(remake, tmp_path):
+    plan = tmp_path / "plan.toml"
+    spec = "cran[width=compact,max_epochs=1,lstm_layers=1]"
+    text = plan.read_text().split("[[calls]]")
+    call = text[1].split("methods")[0] + f'methods = ["{spec}"]\nprotocols = "captions,mean"\nfront_end = "small"\n'
+    plan.write_text(text[0] + "[[calls]]" + call)
+    remake()
+    assert {path.parent.name for path in remake.results.rglob("*.curves.csv")} == {"captions"}
+    assert {path.parent.name for path in paths(remake.results)} == {"captions", "mean"}
+
+
+def test_rows_that_fail_are_named(remake, monkeypatch):
+    def fit(self, train, val, run):
+        raise ArithmeticError("no inverse")
+
+    monkeypatch.setattr(METHODS.get("cfa").cls, "fit", fit)
+    for code, said in (remake(), remake("--dry-run")):
+        assert code == 3 and "2 rows left of 7" in said
+        assert re.search(r"captions, cfa:tuned seed 0 FAILED: .*no inverse.* \(call 1\)", said)
+        assert re.search(r"captions, cfa:tuned seed 1 FAILED", said) and "cca:tuned seed 0 FAILED" not in said
 
 
 def test_no_call_begins_when_the_time_is_up(remake):
@@ -254,6 +411,28 @@ def test_the_committed_plan_names_what_there_is():
         assert not call.contrasts or "captions" in call.protocols
     files = {sheet.file for sheet in book.tables}
     assert {"scenes/captions", "flickr8k/captions", "wikipedia/category"} <= files
-    measured = {DATASETS.configure(call.dataset).label for call in book.calls if not call.quick}
-    assert {name for sheet in book.tables for name in sheet.datasets} == measured
+    measured, shown = set(), set()
+    for call in book.calls:
+        dataset = DATASETS.configure(quick_dataset(call.dataset) if call.quick else call.dataset).label
+        tasks = {"contrasts"} if "contrasts" in call.keep else set()
+        tasks |= {"judgments"} if "judgments" in call.keep else set()
+        usual = "category" if dataset == "wikipedia" else "recall"
+        measured |= {(dataset, protocol, usual) for protocol in parse_protocols(call.protocols)}
+        measured |= {(dataset, "captions", task) for task in tasks}
+    for sheet in book.tables:
+        labels = [DATASETS.configure(dataset).label for dataset in sheet.datasets]
+        shown |= {(label, protocol, sheet.task) for label in labels for protocol in parse_protocols(sheet.protocols)}
+    assert shown == measured
     assert "shared" not in json.dumps(book.model_dump())
+
+
+def test_the_committed_plan_measures_no_row_twice():
+    module = load()
+    book = module.read_book(ROOT / "results" / "remake.toml")
+    rows = [
+        (call.dataset, call.quick, call.front_end, call.text_encoder, call.vectors, row)
+        for call in book.calls
+        for _, row in module._rows(call)
+    ]
+    assert len(rows) == len(set(rows)) > 500
+    assert all("contrasts" in call.keep for call in book.calls if call.contrasts)
