@@ -223,15 +223,15 @@ def merge_notes(rows: Iterable[Row], folders: Sequence[Path]) -> list[str]:
 
 
 def _is_equal(run: Finished, other: Finished) -> bool:
-    """Whether two runs have the same ranks, and the same answers to contrasts and judgments."""
+    """Whether two runs have the same ranks, and of what else both have kept, the same."""
     if run.record.ranks_sha == other.record.ranks_sha:
         return True
     try:
         here, there = run.ranks.arrays(), other.ranks.arrays()
     except BadInput:  # which is not told of very many records
         return False
-    same = (x.shape == there[n].shape and np.allclose(x, there[n], 1e-9, equal_nan=True) for n, x in here.items())
-    return here.keys() == there.keys() and all(same)
+    both = ((here[name], there[name]) for name in here.keys() & there.keys())
+    return all(x.shape == y.shape and np.allclose(x, y, 1e-9, equal_nan=True) for x, y in both)
 
 
 def folders_of(*runs: Finished | Failure) -> list[Path]:
