@@ -179,9 +179,10 @@ def test_truths_are_those_of_a_search_through_all_things_by_an_independent_gramm
 
 
 def test_a_caption_is_true_where_different_things_fit_it_and_are_clearly_so():
-    def scene(*things):
-        made = [(Thing(*kind.split(), (0, 0, 0)), Placement(x, y)) for kind, x, y in things]
-        return Scene(*map(tuple, zip(*made, strict=True)), (), None)
+    def scene(*given):
+        kinds = [kind.split() for kind, _, _ in given]
+        things = tuple(Thing(colour, shape, size, (0, 0, 0)) for colour, shape, size in kinds)
+        return Scene(things, tuple(Placement(x, y) for _, x, y in given), (), None)
 
     caption = Caption("a red shape is left of a circle", (Fact(0, 0, 1),), "", {0: ("red",), 1: ("circle",)})
     scenes = {
