@@ -340,8 +340,8 @@ PAPER: dict[str, Any] = {
 LITERAL: dict[str, Any] = {**PAPER, "attn_div_m": True, "normalise": "none"}
 """The equations as printed."""
 
-QUICK: dict[str, Any] = {"max_epochs": 3}
-"""For a first look at little data: a few epochs."""
+QUICK: dict[str, Any] = {"max_epochs": 3, "caption_sampling": "random"}
+"""For a first look at little data: a few epochs, with one caption of each image in each."""
 
 PLUS: dict[str, Any] = {
     # encoder
@@ -360,5 +360,5 @@ PLUS: dict[str, Any] = {
 }
 """The recipe of `cran-plus`: everything that helped on validation."""
 
-PLUS_QUICK: dict[str, Any] = {**PLUS, "text_init": "random", "max_epochs": 3, "hard_negative_batches": 0.0}
+PLUS_QUICK: dict[str, Any] = {**PLUS, **QUICK, "text_init": "random", "hard_negative_batches": 0.0}
 """For a first look at little data: a few epochs from random weights, without hard negatives."""
