@@ -158,9 +158,9 @@ class OptimiserOptions:
     lr: float = 1e-3
     lr_decay: Literal["linear", "step"] = "linear"
     halve_every: int = 50
-    max_epochs: int = 8
-    patience: int = 2
-    weight_decay: float = 1e-4
+    max_epochs: int = 15
+    patience: int = 4
+    weight_decay: float = 0.5
     clip: float = 5.0
 
     def __post_init__(self) -> None:
@@ -349,6 +349,7 @@ PLUS: dict[str, Any] = {
     # optimiser
     "max_epochs": 8,
     "patience": 2,
+    "weight_decay": 1e-4,
     # plus
     "text_init": "pretrained",
     "restarts": 6,
