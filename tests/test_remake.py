@@ -416,11 +416,9 @@ def test_the_committed_plan_names_what_there_is():
     measured, shown = set(), set()
     for call in book.calls:
         dataset = DATASETS.configure(quick_dataset(call.dataset) if call.quick else call.dataset).label
-        tasks = {"contrasts"} if "contrasts" in call.keep else set()
-        tasks |= {"judgments"} if "judgments" in call.keep else set()
         usual = "category" if dataset == "wikipedia" else "recall"
         measured |= {(dataset, protocol, usual) for protocol in parse_protocols(call.protocols)}
-        measured |= {(dataset, "captions", task) for task in tasks}
+        measured |= {(dataset, "captions", task) for task in {"contrasts", "judgments"} & {*call.keep}}
     for sheet in book.tables:
         labels = [DATASETS.configure(dataset).label for dataset in sheet.datasets]
         shown |= {(label, protocol, sheet.task) for label in labels for protocol in parse_protocols(sheet.protocols)}

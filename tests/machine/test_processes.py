@@ -40,10 +40,10 @@ PAPER_64 = {
     **PAPER,
     "width": "compact",
     "attn_dim": 8,
-    "batch_size": 9,
+    "batch_size": 9,  # batches of 8 and 9
     "max_epochs": 3,
     "clip": 5.0,
-}  # batches of 8 and 9
+}
 SCRATCH = {"caption_sampling": "random", "max_epochs": 2}
 SURE = {"dropout": 0.0, "attn_dropout": 0.0}
 PRETRAINED = {**PLUS, "frozen_encoder_epochs": 1, "restarts": 2, "pretraining_epochs": 1, "max_epochs": 2}
