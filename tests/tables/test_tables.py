@@ -89,7 +89,7 @@ def test_the_committed_files_are_these_tables(committed, dataset):
 
 def test_only_a_terminal_leaves_columns_out(committed):
     wide = render(committed, "terminal")
-    assert "Left out" not in wide and "rank s" in wide and "cran:tuned[fusion_weights=1|1|1,width=compact]" in wide
+    assert "Left out" not in wide and "rank s" in wide and "cran-plus-ensemble:tuned[members=2,width=compact]" in wide
     for style in FORMATS[1:]:
         assert render(committed, style, width=80) == render(committed, style)
 
