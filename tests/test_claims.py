@@ -1,0 +1,81 @@
+"""The page "What is true of CRAN": every difference on it is that of the committed records."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from cran_bench.cli.options import load_tables
+from cran_bench.comparison.significance import significance_table
+from cran_bench.registry import DATASETS, METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "claims.md"
+REFERENCE = ROOT / "results" / "reference"
+CELL = r"[+-]\d+\.\d \[-?\d+\.\d, -?\d+\.\d\]"
+
+
+def label_of(name: str, preset: str) -> str:
+    """The label of a row that a table calls by its method alone, or for other rows than CRAN's by its label."""
+    if not name.startswith("cran"):
+        return METHODS.configure(name).label
+    plugin, _, fields = name.removesuffix("]").partition("[")
+    plus = preset == "plus"
+    plugin = plugin.replace("cran", "cran-plus", 1) if plus else plugin
+    fields = ",".join(filter(None, [fields, "width=compact"]))
+    return METHODS.configure(f"{plugin}:{'tuned' if plus else preset}[{fields}]").label
+
+
+def differences() -> list[tuple[str, str, str, str]]:
+    """Dataset, labels of both rows, and the difference as printed, for every cell of the tables of differences."""
+    found = []
+    columns: list[tuple[str, str]] = []
+    for line in PAGE.read_text().splitlines():
+        first, *cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else [""]
+        if first == "difference of rsum":
+            columns = [(heading.split(" on ")[1], heading.split(" on ")[0].strip("`")) for heading in cells]
+        elif not cells:
+            columns = []
+        elif columns and (names := re.findall(r"`([^`]+)`", first)):
+            for (dataset, preset), cell in zip(columns, cells, strict=True):
+                if cell:
+                    assert re.fullmatch(CELL, cell), cell
+                    found.append((dataset, *(label_of(name, preset) for name in names), cell))
+    return found
+
+
+def test_there_are_differences():
+    assert len(differences()) >= 20
+
+
+@pytest.mark.parametrize(("dataset", "first", "other", "cell"), differences())
+def test_a_difference_is_that_of_the_records(dataset, first, other, cell):
+    tables = load_tables(REFERENCE, [DATASETS.configure(dataset).label], ["captions"], [first, other])
+    lines = json.loads(significance_table(tables, [first, other], "json"))
+    found = next(line for line in lines if line["figure"] == "rsum")
+    assert cell == f"{found['difference']:+.1f} {found['95 % interval'].replace('+', '')}"
+
+
+def twins(dataset: str, method: str) -> list[float]:
+    """Twin accuracy of every record of a row."""
+    files = (REFERENCE / "runs").glob(f"{dataset}/captions/*.json")
+    records = [json.loads(file.read_text()) for file in files if ".examples" not in file.name]
+    label = METHODS.configure(method).label
+    return [record["metrics"]["twin_accuracy"] for record in records if record["method"]["label"] == label]
+
+
+def test_twins_on_unseen_scenes_are_those_of_the_records():
+    found = twins("scenes-seed-*", "cran-plus-relation")
+    assert len(found) == 10
+    page = " ".join(PAGE.read_text().split())
+    assert f"{min(found):.1f} to {max(found):.1f} % of twins in ten runs" in page
+    assert sum(value >= 85 for value in found) == 8 and "eight of them above 85" in page
+
+
+@pytest.mark.parametrize("method", ["cran", "cran-relation", "cran-local", "cran-baseline"])
+@pytest.mark.parametrize("preset", ["paper", "tuned"])
+def test_the_papers_model_has_twins_at_chance(method, preset):
+    found = twins("scenes", f"{method}:{preset}[width=compact]")
+    assert len(found) == {"paper": 1, "tuned": 5}[preset]
+    assert all(49 <= value <= 51 for value in found) and "in 49 to 51 %" in PAGE.read_text()
