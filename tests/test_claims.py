@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import cran_bench
 from cran_bench.cli.options import load_tables
 from cran_bench.comparison.significance import significance_table
 from cran_bench.registry import DATASETS, METHODS
@@ -57,25 +58,24 @@ def test_a_difference_is_that_of_the_records(dataset, first, other, cell):
     assert cell == f"{found['difference']:+.1f} {found['95 % interval'].replace('+', '')}"
 
 
-def twins(dataset: str, method: str) -> list[float]:
-    """Twin accuracy of every record of a row."""
-    files = (REFERENCE / "runs").glob(f"{dataset}/captions/*.json")
-    records = [json.loads(file.read_text()) for file in files if ".examples" not in file.name]
-    label = METHODS.configure(method).label
-    return [record["metrics"]["twin_accuracy"] for record in records if record["method"]["label"] == label]
+@pytest.fixture(scope="module")
+def records():
+    return cran_bench.read_records(REFERENCE).query("protocol == 'captions'")
 
 
-def test_twins_on_unseen_scenes_are_those_of_the_records():
-    found = twins("scenes-seed-*", "cran-plus-relation")
+def test_twins_on_unseen_scenes_are_those_of_the_records(records):
+    chosen = records["dataset"].isin(["scenes[seed=1]", "scenes[seed=2]"])
+    found = records[chosen & (records["method"] == METHODS.configure("cran-plus-relation").label)]["twin_accuracy"]
     assert len(found) == 10
     page = " ".join(PAGE.read_text().split())
     assert f"{min(found):.1f} to {max(found):.1f} % of twins in ten runs on unseen scenes" in page
-    assert sum(value >= 85 for value in found) == 8 and "eight reach the 85 % that we had set for each" in page
+    assert (found >= 85).sum() == 8 and "eight reach the 85 % that we had set for each" in page
 
 
 @pytest.mark.parametrize("method", ["cran", "cran-relation", "cran-local", "cran-baseline"])
 @pytest.mark.parametrize("preset", ["paper", "tuned"])
-def test_the_papers_model_has_twins_at_chance(method, preset):
-    found = twins("scenes", f"{method}:{preset}[width=compact]")
+def test_the_papers_model_has_twins_at_chance(records, method, preset):
+    chosen = records["method"] == f"{method}:{preset}[width=compact]"
+    found = records[chosen & (records["dataset"] == "scenes")]["twin_accuracy"]
     assert len(found) == {"paper": 1, "tuned": 5}[preset]
-    assert all(49 <= value <= 51 for value in found) and "in 49 to 51 %" in PAGE.read_text()
+    assert found.between(49, 51).all() and "in 49 to 51 %" in PAGE.read_text()
