@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from cran_bench.registry import DATASETS, METHODS
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "claims.md"
 REFERENCE = ROOT / "results" / "reference"
+ROWS = ["cran", "cran-relation", "cran-local", "cran-baseline"]
 CELL = r"[+-]\d+\.\d \[-?\d+\.\d, -?\d+\.\d\]"
 
 
@@ -72,7 +74,21 @@ def test_twins_on_unseen_scenes_are_those_of_the_records(records):
     assert (found >= 85).sum() == 8 and "eight reach the 85 % that we had set for each" in page
 
 
-@pytest.mark.parametrize("method", ["cran", "cran-relation", "cran-local", "cran-baseline"])
+@pytest.mark.parametrize(
+    ("dataset", "told"), [("scenes", "of 4 to 13 on scenes"), ("flickr8k", "of 1 to 3 on Flickr8k")]
+)
+def test_the_deviation_of_differences_over_seeds_is_that_of_the_records(records, dataset, told):
+    rows = records[
+        (records["dataset"] == dataset) & records["method"].isin([f"{row}:tuned[width=compact]" for row in ROWS])
+    ]
+    rsum = rows.pivot(index="seed", columns="method", values="rsum")
+    assert rsum.shape[1] == len(ROWS)
+    found = [(rsum[one] - rsum[other]).std() for one, other in combinations(rsum, 2)]
+    assert f"of {min(found):.0f} to {max(found):.0f} on" in told
+    assert told in " ".join(PAGE.read_text().split())
+
+
+@pytest.mark.parametrize("method", ROWS)
 @pytest.mark.parametrize("preset", ["paper", "tuned"])
 def test_the_papers_model_has_twins_at_chance(records, method, preset):
     chosen = records["method"] == f"{method}:{preset}[width=compact]"
